@@ -1,0 +1,31 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Any]
+SIZES = {"pictures": 6, "copies": 3, "large": 1, "batch": 4, "batches": 2}
+TINY = [part for name, value in SIZES.items() for part in ("--set", f"{name}={value}")]
+
+
+def test_data_measures_both_sides_and_keeps_the_figures(vitctl: Run, tmp_path: Path) -> None:
+    answer = vitctl("bench", "data", "--rounds", "2", "--out", "run", "--json", *TINY).json
+    assert set(answer) == {
+        "command", "version", "run", "machine", "cores", "libraries", "figures", "ratios", "left_out", "remarks",
+        "elapsed_s"}  # fmt: skip
+    figures = {figure["name"]: figure for figure in answer["figures"]}
+    assert {"patchify, 1 core", "torchvision on PIL, 1 core", "loader, uint8", "row gather from RAM"} <= set(figures)
+    assert all(0 < figure["min"] <= figure["median"] <= figure["max"] for figure in figures.values())
+    assert all(figure["runs"] == 2 for figure in figures.values())
+    pairs = {(ratio["name"], ratio["against"]) for ratio in answer["ratios"]}
+    assert ("loader, uint8", "ImageFolder in timm's loader") in pairs
+    kept = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert kept["figures"] == answer["figures"]
+    assert "vitctl" not in vitctl("info", "run").err
+
+
+def test_pictures_may_be_given(vitctl: Run, folder: Callable[..., Path]) -> None:
+    folder({"cat": 4}, ending="jpg")
+    figures = vitctl("bench", "data", "--data", "pictures", "--rounds", "1", "--json", *TINY).json["figures"]
+    assert len(figures) >= 8
+    assert "no JPEG is there" in vitctl("bench", "data", "--data", "cache", code=3).error

@@ -1,0 +1,77 @@
+"""The face of the command: what --help says is frozen here, and costs nothing."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitctl.cli import COMMANDS
+
+FROZEN = Path(__file__).parent / "help"
+NAMES = [command.__name__ for commands in COMMANDS.values() for command in commands]
+HEAVY = {
+    "torch", "torchvision", "timm", "numpy", "h5py", "sklearn", "scipy", "PIL", "matplotlib", "onnx", "onnxruntime",
+    "safetensors", "pyarrow", "pandas"}  # fmt: skip
+
+
+def words(text: str) -> str:
+    """What is said, without the boxes and breaks that differ from one version of the terminal library to the next."""
+    lines = [re.sub(r"[─-╿]|<bool>", " ", line) for line in text.splitlines()]
+    return "\n".join(" ".join(line.split()) for line in lines if line.strip()) + "\n"
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_help_is_as_frozen(vitctl: Callable[..., Any], name: str) -> None:
+    """A change of a flag shows up in the diff: write tests/cli/help/*.txt anew, on purpose, from the output."""
+    answer = vitctl(*([name] if name else []), "--help", env={"COLUMNS": "240", "TERMINAL_WIDTH": "240"})
+    frozen = FROZEN / f"{name or 'vitctl'}.txt"
+    assert words(answer.out).split() == frozen.read_text(encoding="utf-8").split(), f"--help changed; see {frozen.name}"
+
+
+def test_nothing_frozen_is_left_over() -> None:
+    assert {path.stem for path in FROZEN.glob("*.txt")} == {"vitctl", *NAMES}
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_help_imports_nothing_heavy(name: str) -> None:
+    program = (
+        "import json, sys\nfrom vitctl.cli import app\n"
+        f"arguments = {[name, '--help'] if name else ['--help']!r}\n"
+        "try:\n    app(arguments)\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "print(json.dumps([code, sorted({name.split('.')[0] for name in sys.modules})]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0
+    assert not HEAVY & set(modules)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_says_what_it_does_and_gives_an_example(vitctl: Callable[..., Any], name: str) -> None:
+    text = words(vitctl(name, "--help", env={"COLUMNS": "240"}).out)
+    assert f"Example: vitctl {name}" in text
+    flags = re.findall(r"--[a-z-]+", text)
+    assert len(set(flags)) <= 26
+
+
+def test_wrong_usage_is_two(vitctl: Callable[..., Any]) -> None:
+    for arguments in (
+        ["patchfy"],
+        ["patchify"],
+        ["patchify", "x", "--fitt", "crop"],
+        ["patchify", "x", "--fit", "stretch"],
+    ):
+        answer = vitctl(*arguments, code=2)
+        assert answer.out == ""
+        assert "Traceback" not in answer.err
+
+
+def test_version(vitctl: Callable[..., Any]) -> None:
+    from vitctl import __version__
+
+    assert vitctl("--version").out == f"vitctl {__version__}\n"

@@ -1,0 +1,70 @@
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from vitctl.config.overrides import override
+from vitctl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+    kind: Literal["adam", "sgd"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    steps: int | None = None
+    fast: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError("steps must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("inner.rate=3e-4", Outer(Inner(rate=3e-4))),
+        ("inner.kind=sgd", Outer(Inner(kind="sgd"))),
+        ("inner.betas=0.9,0.95", Outer(Inner(betas=(0.9, 0.95)))),
+        ("inner.betas=(0.9, 0.95)", Outer(Inner(betas=(0.9, 0.95)))),
+        ("inner.names=a,b,c", Outer(Inner(names=("a", "b", "c")))),
+        ("steps=10", Outer(steps=10)),
+        ("steps=none", Outer()),
+        (" fast = yes ", Outer(fast=True)),
+    ],
+)
+def test_one_field_changes(text: str, expected: Outer) -> None:
+    assert override(Outer(), [text]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("inner.rte=1", "no field 'rte'; did you mean 'rate'"),
+        ("innr.rate=1", "did you mean 'inner'"),
+        ("inner=1", "name one of its fields: inner.rate"),
+        ("steps.more=1", "has no fields of its own"),
+        ("steps", "write --set name=value"),
+        ("=3", "write --set name=value"),
+        ("steps=many", "a whole number is wanted"),
+        ("inner.rate=fast", "a number is wanted"),
+        ("inner.kind=adm", "did you mean 'adam'"),
+        ("inner.betas=0.9", "2 values are wanted"),
+        ("fast=perhaps", "true or false is wanted"),
+        ("steps=0", "steps must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line_that_names_it(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        override(Outer(), [text])
+    assert "\n" not in str(caught.value)
+
+
+def test_assignments_apply_in_order() -> None:
+    assert override(Outer(), ["steps=1", "steps=2"]).steps == 2

@@ -1,0 +1,44 @@
+from typing import Any
+
+import pytest
+
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"res": "224x"}, "not understood"),
+        ({"res": "0"}, "not understood"),
+        ({"res": "225", "patch": 16}, "nearest are 224x224 and 240x240"),
+        ({"fit": "stretch"}, "fit 'stretch' is unknown"),
+        ({"channels": 2}, "1 or 3"),
+        ({"split": ("val",)}, "write --split val=0.1"),
+        ({"split": ("train=0.5",)}, "only val and test"),
+        ({"split": ("val=0.5", "test=0.5")}, "leave nothing for train"),
+        ({"split": ("val=1.5",)}, "between 0 and 1"),
+        ({"limit": 0}, "at least 1"),
+        ({"shard": "0"}, "wants --shards"),
+        ({"shards": 4, "shard": "4"}, "from 0 to 3, or index"),
+        ({"shards": 4, "shard": "x"}, "from 0 to 3, or index"),
+        ({"level": 12}, "from 0 to 9"),
+        ({"kind": "foldr"}, "did you mean 'folder'"),
+    ],
+)
+def test_nonsense_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PatchifyConfig("x", **fields)
+
+
+def test_sizes_and_parts_are_read() -> None:
+    config = PatchifyConfig("x", res="192x256", split=("valid=0.1", "test=0.2"))
+    assert config.size == (192, 256)
+    assert config.parts == {"val": 0.1, "test": 0.2}
+    assert PatchifyConfig("x").size is None
+
+
+def test_what_decides_the_bytes_leaves_out_who_does_the_work() -> None:
+    one, other = PatchifyConfig("x", workers=1, on_error="fail", out="a.h5"), PatchifyConfig("x", out="b.h5")
+    assert one.content() == other.content()
+    assert one.content() != PatchifyConfig("x", patch=8).content()

@@ -1,0 +1,82 @@
+"""What many tests need: pictures on the disk, and the real command."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Folder = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line that an error is; more than one, or a traceback, fails here."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def vitctl(tmp_path: Path) -> Callable[..., Answer]:
+    """Runs the real command in `tmp_path`, as a shell would."""
+
+    def run(*arguments: str | Path, code: int | None = 0, env: dict[str, str] | None = None,
+            before: Sequence[str] = ()) -> Answer:  # fmt: skip
+        command = [*before, sys.executable, "-m", "vitctl", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, env=clean_environment(tmp_path) | (env or {}), capture_output=True)
+        answer = Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert code is None or answer.code == code, f"{answer.code}\n{answer.out}\n{answer.err}"
+        return answer
+
+    return run
+
+
+def clean_environment(cache: Path) -> dict[str, str]:
+    dropped = ("VITCTL_", "COLUMNS", "FORCE_COLOR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return kept | {"XDG_CACHE_HOME": str(cache / "cache"), "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
+
+
+def picture(seed: int, height: int = 40, width: int = 48, channels: int = 3) -> np.ndarray[Any, Any]:
+    """Something smooth with a little noise, so that JPEG keeps it and resizing has something to do."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [127 + 90 * np.sin(x / random.uniform(4, 12) + random.uniform(0, 6)) * np.cos(y / random.uniform(4, 12))
+             for _ in range(channels)]  # fmt: skip
+    return (np.stack(waves, -1) + random.normal(0, 6, (height, width, channels))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Makes class folders: `folder({"train/cat": 3, "val/cat": 1})`; every picture is another."""
+
+    def make(counts: dict[str, int], root: str = "pictures", ending: str = "png") -> Path:
+        seed = 0
+        for place, count in counts.items():
+            where = tmp_path / root / place
+            where.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                Image.fromarray(picture(seed)).save(where / f"{number:03d}.{ending}")
+                seed += 1
+        return tmp_path / root
+
+    return make

@@ -1,0 +1,204 @@
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vitctl.errors import DataError
+
+PICTURES = ["a/1.jpg", "a/2.jpg", "b c/3.jpg"]
+
+
+@pytest.fixture
+def listed(make, tmp_path, look):
+    """Scans a manifest of this text that lies beside PICTURES."""
+
+    def listed(text, name="list.csv"):
+        root = make.write_folder(tmp_path / "set", {**make.contents(PICTURES), name: text})
+        return look(root / name)
+
+    return listed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label,split\na/1.jpg,cat,train\nb c/3.jpg,dog,valid\n",
+        "\ufeffFile , Class,SET\r\na/1.jpg,cat,training\r\n\r\nb c/3.jpg,dog,VAL\r\n",
+        "split;target;filename\ntrain;cat;a/1.jpg\nvalidation;dog;b c/3.jpg",
+        "image\tcategory\tset\na/1.jpg\tcat\ttrain\n./b c//3.jpg\tdog\tval\n",
+        'id|path|label|split\n1|a/1.jpg|cat|train\n2|"b c/3.jpg"|dog|val\n',
+        '{"path": "a/1.jpg", "label": "cat", "split": "train"}\n\n{"path": "b c/3.jpg", "set": "val", "class": "dog"}',
+    ],
+)
+def test_forms(listed, text):
+    seen = listed(text)
+    assert seen.placed() == {"a/1.jpg": ("cat", "train"), "b c/3.jpg": ("dog", "val")}
+    assert seen.read()["b c/3.jpg"] == b"b c/3.jpg"
+    assert seen.source.kind == "manifest"
+
+
+def test_the_table_decides_the_order_and_may_repeat(listed):
+    assert [each.name for each in listed("path\nb c/3.jpg\na/1.jpg\na/1.jpg\n").found] == [
+        "b c/3.jpg",
+        "a/1.jpg",
+        "a/1.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("0", "12", "-1"), (0, 12, None)),
+        (("0", "12", "cat"), ("0", "12", "cat")),
+        (("01", "2", "3"), ("01", "2", "3")),
+        (("1", "", "2"), (1, None, 2)),
+        (("5000000", "1", "2"), ("5000000", "1", "2")),
+        ((" ", "", " a "), (None, None, "a")),
+    ],
+)
+def test_labels_are_numbers_if_all_are(listed, labels, expected):
+    lines = "\n".join(f"{name},{label}" for name, label in zip(PICTURES, labels, strict=True))
+    assert tuple(each.label for each in listed(f"path,label\n{lines}\n").found) == expected
+    rows = "\n".join(json.dumps({"path": name, "label": label}) for name, label in zip(PICTURES, labels, strict=True))
+    assert tuple(each.label for each in listed(rows, "list.jsonl").found) == expected
+
+
+def test_json_numbers(listed):
+    seen = listed('{"path": "a/1.jpg", "label": 3}\n{"path": "a/2.jpg", "label": null}\n{"path": "b c/3.jpg"}\n')
+    assert [each.label for each in seen.found] == [3, None, None]
+
+
+def test_lines_that_lead_out(listed, tmp_path, make):
+    make.write_folder(tmp_path / "away", make.contents(["1.jpg"]))
+    root = make.write_folder(tmp_path / "set", {})
+    root.mkdir(exist_ok=True)
+    (root / "out").symlink_to(tmp_path / "away")
+    (root / "file.jpg").symlink_to(tmp_path / "away" / "1.jpg")
+    (root / "same").symlink_to(root)
+    seen = listed(
+        f"path\n../away/1.jpg\n{tmp_path}/away/1.jpg\nout/1.jpg\na/../../x.jpg\nfile.jpg\nsame/a/1.jpg\nnone.jpg\na\n"
+    )
+    assert list(seen.read().values()) == [b"1.jpg", b"a/1.jpg"]
+    assert seen.reasons() == {
+        "list.csv line 2": "'../away/1.jpg' leads out of the manifest's folder",
+        "list.csv line 3": f"'{tmp_path}/away/1.jpg' leads out of the manifest's folder",
+        "list.csv line 4": "'out/1.jpg' leads out of the folder through a symbolic link",
+        "list.csv line 5": "'a/../../x.jpg' leads out of the manifest's folder",
+        "list.csv line 8": "'none.jpg' is not there",
+        "list.csv line 9": "'a' is not there",
+    }
+
+
+def test_malformed_lines(listed):
+    seen = listed("path,label\na/1.jpg\na/2.jpg,x,y\n,x\nb c/3.jpg,ok\n" + "x" * 200_000 + ",x\n")
+    assert list(seen.placed()) == ["b c/3.jpg"]
+    assert seen.reasons()["list.csv line 2"] == "1 values where the header has 2"
+    assert set(seen.reasons()) == {f"list.csv line {line}" for line in (2, 3, 4, 6)}
+    rows = [
+        '{"path": "a/1.jpg"}',
+        "{",
+        "[1]",
+        '{"path": 3}',
+        '{"label": "x"}',
+        '{"path": "a/2.jpg", "label": [1]}',
+        '{"path": "\\ud800"}',
+        "[" * 100_000,
+        '{"path": "a/2.jpg", "label": 1.5}',
+    ]
+    seen = listed("\n".join(rows), "list.jsonl")
+    assert set(seen.reasons()) == {f"list.jsonl line {line}" for line in range(2, 10)}
+
+
+def test_splits(listed):
+    with pytest.raises(DataError, match=r"list.csv line 3: split 'tset' is unknown; did you mean 'test'"):
+        listed("path,split\na/1.jpg,train\na/2.jpg,tset\n")
+    seen = listed("path,split\na/1.jpg,train\na/2.jpg,\n")
+    assert seen.reasons() == {"list.csv line 3": "'a/2.jpg' has no split"}
+    assert listed("path,split\na/1.jpg,\na/2.jpg,\n").placed() == {"a/1.jpg": (None, None), "a/2.jpg": (None, None)}
+
+
+def test_names_that_are_not_text(make, tmp_path, look):
+    root = make.write_folder(
+        tmp_path / "set", {"list.csv": "path,label\ncaf\udce9.jpg,\udcff\n".encode("utf-8", "surrogateescape")}
+    )
+    (root / "caf\udce9.jpg").write_bytes(b"1")
+    seen = look(root / "list.csv")
+    assert seen.read() == {r"caf\xe9.jpg": b"1"}
+    assert seen.found[0].label == r"\xff"
+
+
+def test_a_manifest_in_a_folder(make, tmp_path, look):
+    flat = make.write_folder(
+        tmp_path / "flat", {**make.contents(["im/1.jpg", "im/2.jpg"]), "labels.csv": "file,label\nim/2.jpg,x\n"}
+    )
+    seen = look(flat)
+    assert seen.placed() == {"im/2.jpg": ("x", None)}
+    assert seen.source.notes() == ["labels are those of labels.csv"]
+    assert len(look(flat, "flat").found) == 2
+    classes = make.write_folder(tmp_path / "classes", {**make.CLASSES, "labels.csv": "file,label\ncat/1.jpg,x\n"})
+    with pytest.raises(DataError, match=r"labels.csv lists \(--set kind=manifest\) or .*kind=classes"):
+        look(classes)
+    assert look(classes, "manifest").placed() == {"cat/1.jpg": ("x", None)}
+    assert len(look(classes, "classes").found) == 4
+
+
+def test_tables_that_tell_nothing_are_left_out(make, tmp_path, look):
+    files = {
+        **make.contents(["1.jpg", "2.jpg"]),
+        "sizes.csv": "a,b\n1,2\n",
+        "list.csv": "path\n1.jpg\n",
+        "deep/x.csv": "path,label\n",
+    }
+    assert len(look(make.write_folder(tmp_path / "set", files)).found) == 2
+
+
+def test_two_tables(make, tmp_path, look):
+    table = "path,label\n1.jpg,x\n"
+    root = make.write_folder(tmp_path / "set", {"1.jpg": "x", "a.csv": table, "b.csv": table})
+    with pytest.raises(DataError, match=r"several tables \(a.csv, b.csv\)"):
+        look(root)
+
+
+@pytest.mark.parametrize("top", ["", "top/"])
+@pytest.mark.parametrize("form", ["tar_bytes", "zip_bytes"])
+def test_a_manifest_in_an_archive(make, tmp_path, look, form, top):
+    table = "path,label,split\nim/2.jpg,x,train\n../im/1.jpg,x,train\nim/9.jpg,x,val\nim/1.jpg,y,val\n"
+    files = {**make.contents([f"{top}im/1.jpg", f"{top}im/2.jpg"]), f"{top}list.csv": table}
+    (tmp_path / "set").write_bytes(getattr(make, form)(files))
+    seen = look(tmp_path / "set")
+    assert seen.placed() == {f"{top}im/2.jpg": ("x", "train"), f"{top}im/1.jpg": ("y", "val")}
+    assert seen.read()[f"{top}im/1.jpg"] == f"{top}im/1.jpg".encode()
+    assert seen.reasons()["list.csv line 4"] == "'im/9.jpg' is not in the archive"
+
+
+def test_a_member_that_is_there_twice(make, tmp_path, look):
+    members = {"1.jpg": b"old", "list.csv": "path,label\n1.jpg,x\n"}
+    old, new = make.tar_bytes(members), make.tar_bytes({"1.jpg": b"new"})
+    (tmp_path / "set.tar").write_bytes(old[:2048] + new)
+    assert look(tmp_path / "set.tar").read() == {"1.jpg": b"new"}
+
+
+def test_no_manifest(make, tmp_path, look):
+    root = make.write_folder(tmp_path / "set", {**make.CLASSES, "a.csv": "x,y\n1,2\n", "b.csv": ""})
+    with pytest.raises(DataError, match=r"no manifest \(tried a.csv, b.csv\); its first line names columns: path"):
+        look(root, "manifest")
+    with pytest.raises(DataError, match="not a manifest, as its first line"):
+        look(root / "a.csv")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_manifest_or_an_error(listed, junk):
+    for head in (b"path,label\na/1.jpg,x\n", b'{"path": "a/1.jpg"}\n', b""):
+        try:
+            assert listed(head + junk).found
+        except DataError:
+            continue
+
+
+def test_json_lines_may_have_other_keys_each(listed):
+    seen = listed(
+        '{"path": "a/1.jpg"}\n{"file": "a/2.jpg", "class": "x"}\n{"label": "y", "class": "z", "image": "b c/3.jpg"}\n'
+    )
+    assert [each.label for each in seen.found] == [None, "x", "y"]

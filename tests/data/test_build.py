@@ -1,0 +1,325 @@
+"""The patchifier: the same bytes whoever does the work, and however often it is killed."""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.data import build as building
+from vitctl.data.build import BlockResult, Journal, Layout, Workspace, build, final_orders
+from vitctl.data.sources import open_source
+from vitctl.errors import DataError, NoSpace, OutputExists, UsageError
+from vitctl.io.patch_file import Extent, Geometry, PatchFile
+from vitctl.reporting import Silent
+
+Folder = Callable[..., Path]
+RES = "16"
+
+
+@pytest.fixture
+def pictures(folder: Folder) -> Path:
+    """Two splits, with unreadable pictures at the begin, in the middle and at the end of them."""
+    root = folder({"train/cat": 30, "train/dog": 30, "val/cat": 9, "val/dog": 8})
+    for name in ("train/cat/000.png", "train/cat/017.png", "train/dog/029.png", "val/cat/003.png", "val/dog/007.png"):
+        path = root / name
+        path.write_bytes(path.read_bytes()[:100])
+    shutil.copy(root / "train/cat/001.png", root / "val/dog/same.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks from few pictures, and a journal that is written after each."""
+    monkeypatch.setattr(building, "BLOCK_BYTES", 16 * 768)
+    monkeypatch.setattr(building, "SYNC_SECONDS", 0.0)
+
+
+def make(source: Path, out: Path, resume: bool = False, shard: int = 0, **options: Any) -> bytes:
+    config = PatchifyConfig(str(source), str(out), res=RES, patch=4, **{"workers": 1, **options})
+    build(open_source(config.source), config, out, shard, Silent(), resume, False)
+    return out.read_bytes()
+
+
+def test_pictures_names_labels_and_rejects_are_right(pictures: Path, tmp_path: Path) -> None:
+    make(pictures, tmp_path / "a.h5")
+    file = PatchFile(tmp_path / "a.h5")
+    assert {name: split.rows for name, split in file.splits.items()} == {"train": 57, "val": 16}
+    assert file.class_names == ("cat", "dog")
+    rejected = ["train/cat/000.png", "train/cat/017.png", "train/dog/029.png", "val/cat/003.png", "val/dog/007.png"]
+    assert [name for name, _ in file.rejects()] == rejected
+    assert {reason for _, reason in file.rejects()} == {"truncated file"}
+    for split in file.splits.values():
+        every = np.arange(split.rows)
+        names = split.names(every)
+        assert len(set(names)) == split.rows
+        for name, label, image in zip(names, split.labels(), split.images(every), strict=True):
+            assert file.class_names[label] == Path(name).parent.name
+            expected = Image.open(pictures / name).crop((4, 0, 44, 40)).resize((16, 16), Image.Resampling.BICUBIC)
+            assert np.abs(image.astype(int) - np.asarray(expected).astype(int)).max() <= 1
+    assert file.leaks() == [("val", "val/dog/same.png", "train", "train/cat/001.png")]
+    assert file.header.leaked == 1
+
+
+def test_mean_and_std_are_those_of_the_train_pictures(pictures: Path, tmp_path: Path) -> None:
+    make(pictures, tmp_path / "a.h5")
+    file = PatchFile(tmp_path / "a.h5")
+    pixels = file.split("train").images(np.arange(57)).reshape(-1, 3) / 255
+    assert np.allclose(file.header.mean, pixels.mean(0))
+    assert np.allclose(file.header.std, pixels.std(0))
+
+
+def test_workers_do_not_change_a_byte(pictures: Path, tmp_path: Path) -> None:
+    alone = make(pictures, tmp_path / "a.h5")
+    assert make(pictures, tmp_path / "b.h5", workers=2) == alone
+    assert make(pictures, tmp_path / "c.h5", workers=3) == alone
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lzf", "zstd", "lz4"])
+def test_compressing_changes_no_content(pictures: Path, tmp_path: Path, codec: str) -> None:
+    make(pictures, tmp_path / "plain.h5")
+    one = make(pictures, tmp_path / "a.h5", compress=True, codec=codec)
+    assert make(pictures, tmp_path / "b.h5", compress=True, codec=codec, workers=2) == one
+    plain, packed = PatchFile(tmp_path / "plain.h5"), PatchFile(tmp_path / "a.h5")
+    assert plain.digest == packed.digest
+    rows = np.arange(57)
+    assert np.array_equal(plain.split("train").patches(rows), packed.split("train").patches(rows))
+
+
+# --------------------------------------------------------------------------------------------------- killed anywhere
+
+TOUCHING = (
+    "pwrite",
+    "replace",
+    "truncate",
+    "ftruncate",
+    "fsync",
+    "mkdir",
+    "unlink",
+)  # calls of os that change the disk
+
+
+@contextmanager
+def killed_at(fatal: int) -> Iterator[list[int]]:
+    """SIGKILL to this process at the `fatal`-th call that changes the disk, after a part of what it writes."""
+    count = [0]
+
+    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            count[0] += 1
+            if count[0] == fatal:
+                if real is real_calls["pwrite"]:
+                    real(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2], arguments[2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return call
+
+    real_calls = {name: getattr(os, name) for name in TOUCHING}
+    try:
+        for name, real in real_calls.items():
+            setattr(os, name, deadly(real))
+        yield count
+    finally:
+        for name, real in real_calls.items():
+            setattr(os, name, real)
+
+
+def in_a_fork(work: Callable[[], None]) -> int:
+    """Runs `work` in a copy of this process; its exit code, negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def calls_of(work: Callable[[], None]) -> int:
+    with killed_at(-1) as count:
+        work()
+    return count[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python's warning that a forked child has only this thread
+@pytest.mark.parametrize("options", [{}, {"compress": True}, {"shards": 2}], ids=["plain", "compressed", "sharded"])
+def test_killed_at_every_write_and_resumed_it_is_the_same_file(
+    pictures: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    shard = 1 if "shards" in options else 0
+    whole = make(pictures, tmp_path / "whole.h5", shard=shard, **options)
+    out = tmp_path / "out.h5"
+    total = calls_of(lambda: make(pictures, out, shard=shard, **options))  # type: ignore[arg-type, return-value]
+    out.unlink()
+    assert total > 40
+
+    def killed(fatal: int) -> None:
+        with killed_at(fatal):
+            make(pictures, out, resume=True, shard=shard, **options)
+
+    for fatal in range(1, total + 1):
+        code = in_a_fork(lambda fatal=fatal: killed(fatal))  # type: ignore[misc]
+        assert code == -signal.SIGKILL, f"call {fatal} of {total}: exit code {code}"
+        if out.exists():  # it was in its place already, and whole
+            assert out.read_bytes() == whole
+            if not Workspace(out).folder.exists():
+                out.unlink()
+                continue
+        again = random.Random(fatal).randint(1, total)
+        in_a_fork(lambda again=again: killed(again))  # type: ignore[misc]
+        if not out.exists() or Workspace(out).folder.exists():
+            make(pictures, out, resume=True, shard=shard, **options)
+        assert out.read_bytes() == whole, f"killed at call {fatal} of {total}"
+        assert not Workspace(out).folder.exists()
+        out.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("options", [[], ["--shards", "3"], ["--compress"]], ids=["plain", "sharded", "compressed"])
+def test_fifty_kills_of_the_real_command(folder: Folder, tmp_path: Path, workers: int, options: list[str]) -> None:
+    """SIGKILL to `vitctl patchify` at random moments, each followed by --resume, until it is through."""
+    source = folder({f"train/{name}": 150 for name in "abcd"}, ending="jpg")
+    (source / "train/a/000.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    command = [sys.executable, "-m", "vitctl", "patchify", str(source), "out.h5", "--workers", str(workers), *options]
+
+    def digests() -> list[str]:
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(tmp_path.glob("out*.h5"))]
+
+    started = time.monotonic()
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    lasts = time.monotonic() - started
+    expected, moments, kills = digests(), random.Random(workers), 0
+    while kills < 50:
+        for path in tmp_path.glob("out*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for _ in range(5):
+            running = subprocess.Popen(
+                [*command, "--resume"], cwd=tmp_path, stdout=-3, stderr=-3, start_new_session=True
+            )
+            try:
+                running.wait(moments.uniform(0.3, 1.1) * lasts)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                kills += 1
+            running.wait()
+        subprocess.run([*command, "--resume"], cwd=tmp_path, check=True, capture_output=True)
+        assert digests() == expected
+        assert not list(tmp_path.glob("*.building"))
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(1, 30), st.sets(st.integers(0, 29))), min_size=1, max_size=3))
+def test_gaps_are_filled_from_the_end_and_every_good_row_stays(splits: list[tuple[int, set[int]]]) -> None:
+    names = ("train", "val", "test")
+    counts = {name: count for name, (count, _) in zip(names, splits, strict=False)}
+    layout = Layout(Geometry(1, 1, 1, 1), counts, {name: Extent(0, count) for name, count in counts.items()}, 1)
+    begins = layout.begins()
+    bad = {
+        name: {row for row in rejected if row < count} for name, (count, rejected) in zip(names, splits, strict=False)
+    }
+    orders = final_orders(layout, sorted(begins[name] + row for name in counts for row in bad[name]))
+    for name, count in counts.items():
+        order = (orders[name] - begins[name]).tolist()
+        assert sorted(order) == [row for row in range(count) if row not in bad[name]]
+        stayed = [row for row in order if row < len(order)]
+        assert all(order[row] == row for row in stayed)
+
+
+def test_a_line_that_a_kill_cut_short_costs_one_block(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    for number in range(3):
+        journal.add(BlockResult(number, [(number, "bad")], 5, [1], [2]))
+    journal.write()
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        found = Journal(path)
+        assert list(found.done) == list(range(whole[:length].count(b"\n")))
+        found.add(BlockResult(9))
+        found.write()
+        assert list(Journal(path).done) == [*range(whole[:length].count(b"\n")), 9]
+
+
+def test_other_options_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path) -> None:
+    space = Workspace(tmp_path / "a.h5")
+    space.begin(PatchifyConfig(str(pictures), res=RES, patch=4), resume=False, overwrite=False)
+    with pytest.raises(UsageError, match="fit was 'crop' and is 'pad'"):
+        make(pictures, tmp_path / "a.h5", resume=True, fit="pad")
+
+
+def test_what_is_there_is_kept_unless_told(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    whole = make(pictures, out)
+    with pytest.raises(OutputExists, match="--overwrite makes it anew"):
+        make(pictures, out)
+    Workspace(out).folder.mkdir()
+    with pytest.raises(OutputExists, match="go on with --resume"):
+        make(pictures, out)
+    assert out.read_bytes() == whole
+
+
+def test_two_builds_of_one_file_are_one_too_many(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    space = Workspace(out)
+    space.folder.mkdir()
+    with space.locked(), pytest.raises(OutputExists, match="another process"):
+        make(pictures, out, resume=True)
+
+
+def test_a_first_reject_stops_it_when_asked(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train/cat/000\.png: truncated file; --on-error skip"):
+        make(pictures, tmp_path / "a.h5", on_error="fail")
+
+
+def test_nothing_readable_is_an_error_that_names_the_first(folder: Folder, tmp_path: Path) -> None:
+    root = folder({"cat": 3})
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(
+        DataError, match=r"none of the 3 pictures could be read; the first: cat/000\.png: not a picture"
+    ):
+        make(root, tmp_path / "a.h5")
+
+
+def test_no_room_stops_before_the_first_picture(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 10, 10))  # type: ignore[attr-defined]
+    with pytest.raises(NoSpace, match=r"needs .* kB, its disk has 10 B free"):
+        make(pictures, tmp_path / "a.h5")
+
+
+def test_it_is_no_hdf5_file_until_it_is_whole(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, workers=1)
+    space = Workspace(out)
+    space.begin(config, resume=False, overwrite=False)
+    source = open_source(config.source)
+    plan = building.planned(source, config, space, 0, Silent())
+    layout = building.laid_out(plan, config, space)
+    building.decode_blocks((source, plan, layout, space, config), Journal(space.journal), Silent())
+    assert not out.exists()
+    assert not h5py.is_hdf5(space.rows)

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitctl.data import duplicates
+from vitctl.data.duplicates import find_copies
+
+
+def digest(number: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.random.default_rng(number).integers(0, 256, 16, dtype=np.uint8)
+
+
+contents = st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=3)
+
+
+@given(contents, st.sampled_from([3, 10_000]))
+def test_agrees_with_counting_by_hand(splits: list[list[int]], bucket: int) -> None:
+    names = ("train", "val", "test")
+    digests = {name: np.array([digest(value) for value in values], np.uint8).reshape(-1, 16)
+               for name, values in zip(names, splits, strict=False)}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "BUCKET", bucket)
+        found = find_copies(digests)
+    assert found.duplicates == sum(len(values) - len(set(values)) for values in splits)
+    leaked = [(number, row) for number, values in enumerate(splits) for row, value in enumerate(values)
+              if any(value in earlier for earlier in splits[:number])]  # fmt: skip
+    assert found.leaked == len(leaked)
+    assert [(one, row) for one, row, _, _ in found.pairs] == [(names[number], row) for number, row in leaked]
+    for one, row, other, copy in found.pairs:
+        assert (digests[one][row] == digests[other][copy]).all()
+        assert names.index(other) < names.index(one)

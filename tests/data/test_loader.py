@@ -1,0 +1,165 @@
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitctl.data.loader import Batch, Loader, View, normalised
+from vitctl.errors import ConfigError, DataError
+from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile, SplitContent, write_index, write_skeleton
+from vitctl.patches import patchify, unpatchify
+
+ROWS = 37
+GEOMETRY = Geometry(4, 16, 24, 3)
+
+
+def write(path: Path, rows: int = ROWS, seed: int = 0) -> np.ndarray[Any, Any]:
+    """A patch file of random pictures; returns them as [M, H, W, C]."""
+    images = np.random.default_rng(seed).integers(0, 256, (rows, 16, 24, 3), dtype=np.uint8)
+    split = SplitContent(rows, rows, np.arange(rows), np.array([b"n"] * rows), np.zeros((rows, DIGEST), np.uint8))
+    header = Header(GEOMETRY, ("a",), (0.5,) * 3, (0.5,) * 3, "crop", "", "")
+    extents = write_skeleton(path, header, {"train": split}, Notes())
+    with open(path, "r+b") as file:
+        file.seek(extents["train"].offset)
+        file.write(patchify(images, 4).tobytes())
+    return images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> np.ndarray[Any, Any]:
+    return write(tmp_path / "a.h5")
+
+
+@pytest.fixture
+def split(tmp_path: Path, images: np.ndarray[Any, Any]) -> Any:
+    return PatchFile(tmp_path / "a.h5").split("train")
+
+
+def take(loader: Loader, count: int, first: int = 0) -> list[Batch]:
+    stream = loader.stream(first)
+    return [next(stream) for _ in range(count)]
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+def test_batches_are_the_rows_that_they_name(split: Any, images: np.ndarray[Any, Any]) -> None:
+    for batch in take(Loader(split, 8), 10):
+        assert np.array_equal(batch.pixels.numpy(), patchify(images[batch.rows], 4))
+        assert torch.equal(batch.labels, batch.rows)
+
+
+def test_every_epoch_holds_every_row_once_though_batches_cross_it(split: Any) -> None:
+    batches = take(Loader(split, 8), ROWS)  # 8 whole epochs
+    rows, epochs = torch.cat([batch.rows for batch in batches]), torch.cat([batch.epochs for batch in batches])
+    for epoch in range(8):
+        assert rows[epochs == epoch].sort().values.tolist() == list(range(ROWS))
+
+
+def test_a_batch_larger_than_the_split_takes_several_epochs(split: Any) -> None:
+    batch = take(Loader(split, 3 * ROWS), 1)[0]
+    assert batch.epochs.unique().tolist() == [0, 1, 2]
+    assert batch.rows.bincount().tolist() == [3] * ROWS
+
+
+def test_resuming_at_a_step_is_the_same_stream(split: Any) -> None:
+    whole = take(Loader(split, 8, seed=5), 12)
+    assert all(map(same, whole[7:], take(Loader(split, 8, seed=5), 5, first=7)))
+    assert not same(whole[0], take(Loader(split, 8, seed=6), 1)[0])
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_same_global_batches(split: Any, world: int) -> None:
+    alone = take(Loader(split, 8), 6)
+    shares = [take(Loader(split, 8, rank=rank, world=world), 6) for rank in range(world)]
+    for step, batch in enumerate(alone):
+        assert torch.equal(batch.rows, torch.cat([share[step].rows for share in shares]))
+        assert torch.equal(batch.pixels, torch.cat([share[step].pixels for share in shares]))
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_once_is_every_row_once(split: Any, world: int) -> None:
+    seen = [batch.rows for rank in range(world) for batch in Loader(split, 6, rank=rank, world=world).once()]
+    assert torch.cat(seen).sort().values.tolist() == list(range(ROWS))
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4, 8])
+def test_any_patch_size_leaves_the_file(split: Any, images: np.ndarray[Any, Any], patch: int) -> None:
+    batch = take(Loader(split, 5, view=View(patch=patch)), 1)[0]
+    assert np.array_equal(batch.pixels.numpy(), patchify(images[batch.rows], patch))
+
+
+def test_images_leave_the_file(split: Any, images: np.ndarray[Any, Any]) -> None:
+    batch = take(Loader(split, 5, view=View("images")), 1)[0]
+    assert np.array_equal(batch.pixels.numpy(), images[batch.rows])
+
+
+@pytest.mark.parametrize("res", [(8, 8), (32, 48)])
+def test_any_resolution_leaves_the_file(split: Any, images: np.ndarray[Any, Any], res: tuple[int, int]) -> None:
+    batch = take(Loader(split, 5, view=View(patch=8, res=res)), 1)[0]
+    pixels = unpatchify(batch.pixels, *res, 8).numpy().astype(int)
+    expected = [
+        np.asarray(Image.fromarray(images[row]).resize(res[::-1], Image.Resampling.BICUBIC)) for row in batch.rows
+    ]
+    assert np.abs(pixels - np.array(expected).astype(int)).max() <= 1
+
+
+def test_a_patch_that_does_not_divide_is_told_before_the_first_batch(split: Any) -> None:
+    with pytest.raises(ConfigError, match="do not divide"):
+        Loader(split, 4, view=View(patch=16))
+
+
+def test_nonsense_is_refused(split: Any) -> None:
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        Loader(split, 8, world=3)
+    empty = type(split)("val", [], GEOMETRY)
+    with pytest.raises(DataError, match="val is empty"):
+        Loader(empty, 8)
+
+
+def test_shards_read_like_one_file(tmp_path: Path) -> None:
+    parts = [write(tmp_path / f"s{number}.h5", rows, seed=number) for number, rows in enumerate((11, 20, 6))]
+    paths = [tmp_path / f"s{number}.h5" for number in range(3)]
+    write_index(tmp_path / "i.h5", paths, PatchFile(paths[0]).header, Notes())
+    images = np.concatenate(parts)
+    for batch in take(Loader(PatchFile(tmp_path / "i.h5").split("train"), 8), 6):
+        assert np.array_equal(batch.pixels.numpy(), patchify(images[batch.rows], 4))
+
+
+def rows_of(loader: Loader) -> list[int]:
+    return [int(value) for batch in take(loader, 3) for value in batch.pixels.sum((1, 2))]
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_loader_that_was_used_serves_other_processes(split: Any, method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} on this system")
+    loader = Loader(split, 8)
+    expected = rows_of(loader)
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        assert pool.submit(rows_of, pickle.loads(pickle.dumps(loader))).result() == expected
+
+
+def test_a_stream_that_is_left_stops_its_threads(split: Any) -> None:
+    import threading
+
+    stream = Loader(split, 8).stream()
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vitctl-loader")]
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,) * 3, (0.5,) * 3), ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))])
+def test_normalised_is_what_torchvision_does(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    from torchvision.transforms.v2 import functional
+
+    images = torch.randint(0, 256, (4, 8, 12, 3), dtype=torch.uint8)
+    expected = functional.normalize(images.permute(0, 3, 1, 2).float() / 255, list(mean), list(std)).permute(0, 2, 3, 1)
+    assert torch.allclose(normalised(images, mean, std), expected, atol=1e-6)
+    assert torch.allclose(normalised(patchify(images, 4), mean, std), patchify(expected, 4), atol=1e-6)

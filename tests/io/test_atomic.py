@@ -1,0 +1,44 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitctl.io.atomic import replacing, write_bytes, write_json
+
+
+def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    with pytest.raises(RuntimeError, match="half way"), replacing(path) as aside:
+        aside.write_bytes(b"half")
+        raise RuntimeError("half way")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_json_that_no_reader_would_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "file", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_killed_while_writing_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+    program = (
+        "import os, sys, pathlib\nfrom vitctl.io.atomic import replacing\n"
+        "with replacing(pathlib.Path(sys.argv[1])) as aside:\n"
+        "    aside.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == -9
+    assert path.read_bytes() == b"old"

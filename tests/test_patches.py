@@ -1,0 +1,70 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitctl.errors import ConfigError
+from vitctl.patches import fold_normalisation, patchify, unpatchify
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> tuple[int, int, int, int, tuple[int, ...]]:
+    patch, rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return (
+        patch,
+        rows * patch,
+        columns * patch,
+        draw(st.sampled_from([1, 3])),
+        draw(st.sampled_from([(), (2,), (2, 3)])),
+    )
+
+
+@given(grids())
+def test_patches_are_the_papers_order_and_come_back(grid: tuple[int, int, int, int, tuple[int, ...]]) -> None:
+    patch, height, width, channels, lead = grid
+    shape = (*lead, height, width, channels)
+    images = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
+    patches = patchify(images, patch)
+    expected = [
+        images[..., y : y + patch, x : x + patch, :].reshape(*lead, -1)
+        for y in range(0, height, patch)
+        for x in range(0, width, patch)
+    ]
+    assert np.array_equal(patches, np.stack(expected, axis=-2))
+    assert np.array_equal(unpatchify(patches, height, width, patch), images)
+    tensors = patchify(torch.from_numpy(images), patch)
+    assert torch.equal(tensors, torch.from_numpy(patches))
+    assert torch.equal(unpatchify(tensors, height, width, patch), torch.from_numpy(images))
+
+
+@pytest.mark.parametrize(("height", "width", "patch"), [(224, 230, 16), (8, 8, 16), (10, 10, 0)])
+def test_a_size_that_does_not_divide_names_the_nearest(height: int, width: int, patch: int) -> None:
+    with pytest.raises(ConfigError, match="do not divide"):
+        patchify(np.zeros((height, width, 3), np.uint8), patch)
+    if patch == 16 and height == 224:
+        with pytest.raises(ConfigError, match="224x224 and 224x240"):
+            patchify(np.zeros((height, width, 3), np.uint8), patch)
+
+
+def test_unpatchify_refuses_another_picture() -> None:
+    with pytest.raises(ConfigError, match="do not make a picture"):
+        unpatchify(np.zeros((4, 48), np.uint8), 8, 12, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_folded_first_layer_equals_normalising_first(channels: int) -> None:
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (5, 4 * 4 * channels)).astype(np.float64)
+    weight, bias = random.normal(size=(7, 4 * 4 * channels)), random.normal(size=7)
+    mean, std = random.uniform(0.3, 0.6, channels), random.uniform(0.2, 0.3, channels)
+    normalised = (pixels.reshape(5, -1, channels) / 255 - mean) / std
+    expected = normalised.reshape(5, -1) @ weight.T + bias
+    arrays: tuple[Any, ...] = (weight, bias, mean, std)
+    folded, shift = fold_normalisation(*arrays)
+    assert np.allclose(pixels @ folded.T + shift, expected, atol=1e-12)
+    tensor, offset = fold_normalisation(*(torch.from_numpy(value) for value in arrays))
+    assert np.allclose(tensor, folded, atol=1e-15)
+    assert np.allclose(offset, shift, atol=1e-15)

@@ -1,0 +1,32 @@
+"""vitctl: Vision Transformers, from a folder of pictures to a model that ships. Names are loaded when they are used."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+PUBLIC = {  # name -> where it lives
+    "PatchFile": "vitctl.io.patch_file",
+    "Loader": "vitctl.data.loader",
+    "View": "vitctl.data.loader",
+    "Augment": "vitctl.data.augment",
+    "Mixing": "vitctl.data.mixing",
+    "PatchifyConfig": "vitctl.config.patchify",
+    "AugmentConfig": "vitctl.config.augment",
+    "augmentation": "vitctl.config.augment",
+    "patchify": "vitctl.workflows.patchify",
+    "describe": "vitctl.workflows.info",
+    "examine": "vitctl.workflows.doctor",
+    "bench": "vitctl.workflows.bench",
+}
+__all__ = [*PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'vitctl' has no attribute {name!r}")
+    return getattr(import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,68 @@
+"""The command line: flags to config, result to table or JSON, and nothing else.
+
+Nothing heavy is imported before a command's body runs: `--help` answers at once.
+"""
+
+import inspect
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from vitctl import __version__
+from vitctl.cli.bench import bench
+from vitctl.cli.boundary import Boundary
+from vitctl.cli.doctor import doctor
+from vitctl.cli.info import info
+from vitctl.cli.patchify import patchify
+from vitctl.errors import Terminated
+
+app = typer.Typer(
+    cls=Boundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Vision Transformers, from a folder of pictures to a model that ships.",
+    epilog="Start with [bold]vitctl patchify FOLDER[/bold]. Exit codes: 0 done, 2 usage, 3 input, 4 the run failed, "
+    "130 and 143 stopped.",
+)
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {"Data": (patchify, info), "This machine": (bench, doctor)}
+
+
+def paragraphs(text: str) -> str:
+    """A docstring's paragraphs, each on a line of its own: the terminal decides where they break."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
+
+
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vitctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    return None
+
+
+def terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, terminate)
+    app(prog_name="vitctl")
+    sys.exit(0)

@@ -1,0 +1,45 @@
+"""Where errors become one line and an exit code."""
+
+import os
+import shlex
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from vitctl.errors import Interrupted, Terminated, VitctlError, is_no_space
+
+
+class Boundary(TyperGroup):
+    """Our own errors end in one line on stderr; anything else is a bug of ours and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Interrupted as error:
+            fail(f"{error}; go on with: {resume_line()}", error.exit_code)
+        except VitctlError as error:
+            fail(str(error), error.exit_code)
+        except KeyboardInterrupt as error:
+            fail("stopped", 143 if isinstance(error, Terminated) else 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our answer has enough
+            raise typer.Exit(0) from None
+        except OSError as error:
+            if is_no_space(error):
+                fail(f"{error.filename or 'a disk'}: no room left; free some and run the same command again", 4)
+            if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
+                fail(f"{error.filename or 'a file'}: {error.strerror}", 3)
+            raise
+
+
+def fail(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise typer.Exit(code)
+
+
+def resume_line() -> str:
+    """The command as it was given, with --resume."""
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
+    return shlex.join(["vitctl", *arguments, "--resume"])

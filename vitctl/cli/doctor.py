@@ -1,0 +1,35 @@
+from typing import Annotated
+
+import typer
+
+from vitctl.cli.options import Json
+
+
+def doctor(
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="The folder that results will go to.")] = ".",
+    json: Json = False,
+) -> None:
+    """Look at this machine and this installation, and say what is wrong with them.
+
+    The exit code is 0 when nothing is wrong, 4 otherwise. Example: [bold]vitctl doctor --json[/bold]
+    """
+    from vitctl.cli.console import emit, facts, listing
+    from vitctl.reporting import size
+    from vitctl.workflows.doctor import examine
+
+    result = examine(out)
+    about = {
+        "python": f"{result.python} on {result.platform}",
+        "device": f"{result.device}: {', '.join(result.devices)}",
+        "precisions": ", ".join(f"{name} {how}" for name, how in result.precisions.items()),
+        "cores": f"{result.cores}, torch uses {result.threads} threads",
+        "memory": size(result.memory) if result.memory else "unknown",
+        "disk": f"{size(result.free_disk)} free, {'writable' if result.writable else 'NOT writable'}: {result.folder}",
+        "libraries": ", ".join(f"{name} {version}" for name, version in result.libraries.items()),
+        "extras": ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in result.extras.items()),
+        "workers": f"started by {result.start_method}",
+    }
+    advice = listing("to mend", ["advice"], [[line] for line in result.advice]) if result.advice else None
+    emit("doctor", result, json, [facts(about), *([advice] if advice else [])])
+    if not result.ok:
+        raise typer.Exit(4)

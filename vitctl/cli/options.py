@@ -1,0 +1,13 @@
+"""The flags that mean the same in every command."""
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; warnings stay.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other field of the config; repeatable.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a stopped run left off.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where something is already.")]

@@ -1,0 +1,142 @@
+"""Augmentation as data: one dataclass, and the literature's settings as literal rows."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from vitctl.config.checks import at_least, fraction, one_of, require
+from vitctl.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    crop: Literal["none", "inception", "resize-small", "simple"] = "none"
+    crop_area: tuple[float, float] = (0.05, 1.0)  # inception: share of the picture that a crop keeps
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # inception: width / height
+    crop_small: float = 256 / 224  # resize-small: the small side, in units of the resolution
+    crop_pad: int = 4  # simple: reflected border, in pixels
+    filter: Literal["bilinear", "bicubic"] = "bilinear"  # antialiased either way
+    flip: float = 0.0  # probability
+    brightness: float = 0.0  # colour jitter: factors are drawn from 1 ± this
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # in turns, at most 0.5
+    grayscale: float = 0.0  # probability
+    randaug_layers: int = 0
+    randaug_magnitude: float = 10.0
+    randaug_std: float = 0.0  # spread of the magnitude
+    randaug_probability: float = 1.0  # how often a layer does anything at all
+    randaug_space: Literal["tf", "timm-inc"] = "tf"  # whose operations and scales
+    three: bool = False  # DeiT III: one of grayscale, solarize, blur
+    erase: float = 0.0  # probability
+    erase_area: tuple[float, float] = (0.02, 1 / 3)
+    mixup: float = 0.0  # Beta(alpha, alpha); 0 is off
+    cutmix: float = 0.0
+    mix_probability: float = 1.0  # how often a pair is mixed at all
+    mix_switch: float = 0.5  # with both on: how often it is cutmix
+
+    def __post_init__(self) -> None:
+        one_of("augment.crop", self.crop, ("none", "inception", "resize-small", "simple"))
+        one_of("augment.filter", self.filter, ("bilinear", "bicubic"))
+        one_of("augment.randaug_space", self.randaug_space, ("tf", "timm-inc"))
+        for name in ("flip", "grayscale", "randaug_probability", "erase", "mix_probability", "mix_switch"):
+            fraction(f"augment.{name}", getattr(self, name))
+        for name in (
+            "brightness",
+            "contrast",
+            "saturation",
+            "hue",
+            "mixup",
+            "cutmix",
+            "randaug_layers",
+            "randaug_magnitude",
+            "randaug_std",
+            "crop_pad",
+        ):
+            at_least(f"augment.{name}", getattr(self, name), 0)
+        for name in ("crop_area", "erase_area"):
+            low, high = getattr(self, name)
+            require(0 < low <= high <= 1, f"augment.{name} is {low},{high}; it must be 0 < low <= high <= 1")
+        require(0 < self.crop_ratio[0] <= self.crop_ratio[1], "augment.crop_ratio must be 0 < low <= high")
+        require(self.crop_small >= 1, "augment.crop_small must be at least 1")
+        require(self.hue <= 0.5, "augment.hue is in turns, at most 0.5")
+
+    @property
+    def mixes_labels(self) -> bool:
+        return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+    def summary(self) -> str:
+        """What differs from no augmentation, for a log line."""
+        changed = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return " ".join(changed) or "none"
+
+
+def augmentation(name: str) -> AugmentConfig:
+    if name not in PRESETS:
+        raise ConfigError(f"augmentation {name!r} is unknown; {did_you_mean(name, PRESETS)}")
+    return PRESETS[name]
+
+
+PRESETS: dict[str, AugmentConfig] = {
+    "none": AugmentConfig(),
+    "flip": AugmentConfig(flip=0.5),
+    # "An Image is Worth 16x16 Words" (arXiv 2010.11929), through the Inception crop of arXiv 1409.4842, section 6
+    "inception": AugmentConfig(crop="inception", crop_area=(0.05, 1.0), flip=0.5),
+    # "Big Transfer" (arXiv 1912.11370), section 3.3; sizes in the ratio 256 to 224 of big_vision's resize_small
+    "resize-small": AugmentConfig(crop="resize-small", crop_small=256 / 224, flip=0.5),
+    # "How to train your ViT?" (arXiv 2106.10270), section 3.4; the numbers are those of big_vision's
+    # configs/vit_i21k.py, RANDAUG_DEF and MIXUP_DEF. Magnitude 0 of light1 is not nothing: the enhancing
+    # operations of this space are strongest at both of their ends.
+    "augreg-none": AugmentConfig(crop="inception", flip=0.5),
+    "augreg-light1": AugmentConfig(crop="inception", flip=0.5, randaug_layers=2, randaug_magnitude=0.0),
+    "augreg-light2": AugmentConfig(crop="inception", flip=0.5, randaug_layers=2, randaug_magnitude=10.0, mixup=0.2),
+    "augreg-medium1": AugmentConfig(crop="inception", flip=0.5, randaug_layers=2, randaug_magnitude=15.0, mixup=0.2),
+    "augreg-medium2": AugmentConfig(crop="inception", flip=0.5, randaug_layers=2, randaug_magnitude=15.0, mixup=0.5),
+    "augreg-strong1": AugmentConfig(crop="inception", flip=0.5, randaug_layers=2, randaug_magnitude=20.0, mixup=0.5),
+    "augreg-strong2": AugmentConfig(crop="inception", flip=0.5, randaug_layers=2, randaug_magnitude=20.0, mixup=0.8),
+    # "Better plain ViT baselines for ImageNet-1k" (arXiv 2205.01580); big_vision's configs/vit_s16_i1k.py
+    "vit-s16-i1k": AugmentConfig(crop="inception", flip=0.5, randaug_layers=2, randaug_magnitude=10.0, mixup=0.2),
+    # "DeiT III: Revenge of the ViT" (arXiv 2204.07118), table 1, ImageNet-1k; deit's README_revenge.md and augment.py
+    "deit3": AugmentConfig(
+        crop="inception",
+        crop_area=(0.08, 1.0),
+        filter="bicubic",
+        flip=0.5,
+        three=True,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.3,
+        mixup=0.8,
+        cutmix=1.0,
+    ),
+    # the same, ImageNet-21k: the simple random crop (--src), and no mixup
+    "deit3-i21k": AugmentConfig(
+        crop="simple",
+        filter="bicubic",
+        flip=0.5,
+        three=True,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.3,
+        cutmix=1.0,
+    ),
+    # "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377), table 9; mae's FINETUNE.md: --aa
+    # rand-m9-mstd0.5-inc1, in which timm leaves out every second operation, --reprob 0.25 --mixup 0.8 --cutmix 1.0
+    "mae-finetune": AugmentConfig(
+        crop="inception",
+        crop_area=(0.08, 1.0),
+        filter="bicubic",
+        flip=0.5,
+        randaug_layers=2,
+        randaug_magnitude=9.0,
+        randaug_std=0.5,
+        randaug_probability=0.5,
+        randaug_space="timm-inc",
+        erase=0.25,
+        mixup=0.8,
+        cutmix=1.0,
+    ),
+}

@@ -1,0 +1,189 @@
+"""One picture's bytes to uint8 [H, W, C] at the size wanted: the right pixels first, then fast.
+
+JPEGs of ordinary size go through torchvision's decoder, everything else through Pillow; all are resized by the same
+antialiased bicubic kernel on bytes. Photos of more than twice the target are decoded at a half, quarter or eighth of
+their size inside the JPEG decoder itself.
+"""
+
+import io
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from vitctl.errors import DataError
+
+Image.MAX_IMAGE_PIXELS = None  # our own check comes first, counts alike for every format, and can be set
+ORIENTATION = 0x0112  # EXIF tag
+
+
+@dataclass(frozen=True)
+class Target:
+    """The picture that is wanted."""
+
+    height: int
+    width: int
+    channels: int
+    fit: str = "crop"
+    draft: bool = True
+    max_pixels: int = 178_956_970
+
+
+def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
+    """uint8 [H, W, C]; a DataError tells why it cannot be."""
+    if isinstance(content, np.ndarray):
+        return fit(with_channels(content, target.channels), target)
+    if not content:
+        raise DataError("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF and palettes; what matters raises
+            return decode_bytes(content, target)
+    except DataError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken input: each is a rejected picture
+        raise DataError(reason(error)) from error
+
+
+def decode_bytes(content: bytes, target: Target) -> np.ndarray[Any, Any]:
+    with Image.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+        if width * height > target.max_pixels:
+            raise DataError(f"decompression bomb: {width}x{height} pixels, over max_pixels={target.max_pixels}")
+        if width < 1 or height < 1:
+            raise DataError(f"no pixels: {width}x{height}")
+        jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
+        turned = jpeg and picture.getexif().get(ORIENTATION, 1) not in (0, 1)
+        if jpeg and target.draft and min(width / target.width, height / target.height) > 2 and target.fit == "crop":
+            return decode_reduced(picture, target)
+        if jpeg and not turned:
+            return fit(decode_plain_jpeg(content, target.channels), target)
+        return fit(with_channels(flatten(ImageOps.exif_transpose(picture)), target.channels), target)
+
+
+def decode_plain_jpeg(content: bytes, channels: int) -> np.ndarray[Any, Any]:
+    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+    pixels = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), mode=mode)  # [C, H, W], rows inside [H, W, C]
+    return np.asarray(pixels.permute(1, 2, 0).numpy())
+
+
+def decode_reduced(picture: Image.Image, target: Target) -> np.ndarray[Any, Any]:
+    """A large JPEG: the decoder itself halves it, as often as twice the target allows, then Pillow finishes.
+
+    The reduced size is rounded up; the box that `draft` returns says which part of it is picture, and the crop is
+    laid out in that box, to fractions of a pixel.
+    """
+    width, height = picture.size
+    mode = "L" if target.channels == 1 else "RGB"
+    orientation = picture.getexif().get(ORIENTATION, 1)
+    swap = orientation in (5, 6, 7, 8)
+    wanted = (target.width, target.height) if not swap else (target.height, target.width)
+    left, top, crop_width, crop_height = crop_box(width, height, *wanted)
+    reduced = picture.draft(mode, (2 * width * wanted[0] // crop_width, 2 * height * wanted[1] // crop_height))
+    box = reduced[1] if reduced else (0, 0, width, height)
+    picture.load()
+    x, y = (box[2] - box[0]) / width, (box[3] - box[1]) / height
+    area = (
+        left * x,
+        top * y,
+        min((left + crop_width) * x, picture.width),
+        min((top + crop_height) * y, picture.height),
+    )
+    small = picture.convert(mode).resize(wanted, Image.Resampling.BICUBIC, box=area)
+    if orientation not in (0, 1):
+        small.getexif()[ORIENTATION] = orientation
+        small = ImageOps.exif_transpose(small)
+    return np.asarray(small).reshape(target.height, target.width, target.channels)
+
+
+def flatten(picture: Image.Image) -> np.ndarray[Any, Any]:
+    """Any Pillow mode to uint8 [H, W] or [H, W, 3]: transparency on white, 16-bit grey by its high byte."""
+    if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+        return (np.asarray(picture) >> 8).astype(np.uint8)
+    if picture.mode == "I":
+        return high_byte(np.asarray(picture))
+    if picture.mode == "F":
+        raise DataError("floating-point pixels have no known range; save the picture with 8 or 16 bits")
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture)
+    grey = picture.mode in ("1", "L")
+    return np.asarray(picture.convert("L" if grey else "RGB"))
+
+
+def high_byte(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """32-bit integers, as Pillow reads some 16-bit files."""
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError("32-bit pixels have no known range; save the picture with 8 or 16 bits")
+    return (values >> 8).astype(np.uint8)
+
+
+def with_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:
+    """uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] to [H, W, C]; colour to grey by the ITU-R 601 luma."""
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.shape[2] == 4:
+        return with_channels(flatten(Image.fromarray(np.ascontiguousarray(pixels), "RGBA")), channels)
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[:, :, None]
+
+
+def fit(pixels: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
+    """uint8 [h, w, C] to [H, W, C]: the largest centred crop of the target's shape, the whole squashed, or padded."""
+    height, width = pixels.shape[:2]
+    if target.fit == "squash" or (height, width) == (target.height, target.width):
+        return resize(pixels, target.height, target.width)
+    if target.fit == "crop":
+        left, top, crop_width, crop_height = crop_box(width, height, target.width, target.height)
+        crop = pixels[top : top + crop_height, left : left + crop_width]
+        return resize(crop, target.height, target.width)
+    scale = min(target.height / height, target.width / width)
+    inner_height = min(target.height, max(1, round(height * scale)))
+    inner_width = min(target.width, max(1, round(width * scale)))
+    top, left = (target.height - inner_height) // 2, (target.width - inner_width) // 2
+    padded = np.full((target.height, target.width, pixels.shape[2]), 255, np.uint8)
+    padded[top : top + inner_height, left : left + inner_width] = resize(pixels, inner_height, inner_width)
+    return padded
+
+
+def crop_box(width: int, height: int, target_width: int, target_height: int) -> tuple[int, int, int, int]:
+    """left, top, width, height of the largest centred box with the target's shape."""
+    if width * target_height > height * target_width:
+        crop = max(1, round(height * target_width / target_height))
+        return (width - crop) // 2, 0, crop, height
+    crop = max(1, round(width * target_height / target_width))
+    return 0, (height - crop) // 2, width, crop
+
+
+def resize(pixels: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
+    """Antialiased bicubic on bytes."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if not pixels.flags.writeable:
+        pixels = pixels.copy()  # torch will not wrap read-only memory without a warning
+    batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # [1, C, h, w], channels last: its fast path
+    return F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def reason(error: Exception) -> str:
+    """One line for the list of rejects, the same on every run: no addresses, no paths."""
+    text = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "it", " ".join(str(error).split()))
+    if "truncated" in text.lower():
+        return "truncated file"
+    if "cannot identify image file" in text:
+        return "not a picture, or of a kind that Pillow does not read"
+    if isinstance(error, OSError) and error.errno:
+        return error.strerror or type(error).__name__
+    return (text or type(error).__name__)[:200]

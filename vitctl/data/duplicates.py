@@ -1,0 +1,64 @@
+"""Pictures that are there twice: inside a split they weigh double, across splits they leak."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+BUCKET = 4_000_000  # digests sorted at once
+TOLD = 1000  # leaks that are stored by name
+
+Digests = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Copies:
+    duplicates: int  # pictures that equal an earlier one of their own split
+    leaked: int  # pictures that equal one of an earlier split
+    pairs: list[tuple[str, int, str, int]]  # (split, row, earlier split, row): the first leaks, in the order of rows
+
+
+def find_copies(digests: Mapping[str, Digests]) -> Copies:
+    """Compares every picture with every other by its digest [M, 16], with memory for one bucket of them."""
+    names = list(digests)
+    total = sum(len(each) for each in digests.values())
+    if not total:
+        return Copies(0, 0, [])
+    duplicates, leaks = 0, []
+    for split, row, values in buckets(list(digests.values()), -(-total // BUCKET)):
+        order = np.lexsort((row, split, values[:, 1], values[:, 0]))
+        split, row, values = split[order], row[order], values[order]
+        same = np.flatnonzero((values[1:] == values[:-1]).all(axis=1)) + 1  # equal to the one before
+        first = np.arange(len(values))
+        first[same] = 0
+        first = np.maximum.accumulate(first)  # where each run of equals begins
+        inside = split[same] == split[same - 1]
+        duplicates += int(inside.sum())
+        across = same[split[same] != split[first[same]]]
+        leaks += list(
+            zip(
+                split[across].tolist(),
+                row[across].tolist(),
+                split[first[across]].tolist(),
+                row[first[across]].tolist(),
+                strict=True,
+            )
+        )
+    leaks.sort()
+    pairs = [(names[one], row, names[other], copy) for one, row, other, copy in leaks[:TOLD]]
+    return Copies(duplicates, len(leaks), pairs)
+
+
+def buckets(digests: list[Digests], count: int) -> Iterator[tuple[Any, Any, Any]]:
+    """(split number, row, digest as two words) of the pictures whose digest falls into one of `count` equal ranges."""
+    for bucket in range(count):
+        split, row, values = [], [], []
+        for number, each in enumerate(digests):
+            for start in range(0, len(each), BUCKET):
+                words = np.ascontiguousarray(each[start : start + BUCKET]).view(">u8")  # [m, 2]
+                chosen = np.flatnonzero((words[:, 0] >> np.uint64(32)) * np.uint64(count) >> np.uint64(32) == bucket)
+                split.append(np.full(len(chosen), number))
+                row.append(chosen + start)
+                values.append(words[chosen])
+        yield np.concatenate(split), np.concatenate(row), np.concatenate(values)

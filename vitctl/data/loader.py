@@ -1,0 +1,174 @@
+"""Batches from a patch file at the speed of memory.
+
+A loader holds no state: the batch of a step is a function of (file, seed, step). So a run resumes by naming a step, the
+order does not depend on the number of ranks, and the next batches can be fetched while a step computes.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vitctl.data.order import at
+from vitctl.errors import ConfigError, DataError
+from vitctl.io.patch_file import Split
+from vitctl.patches import check_grid, patchify, unpatchify
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    pixels: torch.Tensor  # uint8, patches [B, N, P*P*C] or images [B, H, W, C]
+    labels: torch.Tensor  # int64 [B], -1 = none
+    rows: torch.Tensor  # int64 [B], which pictures these are: with `epochs`, the key of all their randomness
+    epochs: torch.Tensor  # int64 [B]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Pixels and labels on the device, by copies that overlap with its work when they are pinned.
+
+        The keys stay where they are: choices are drawn on the CPU, so that a device is never waited for.
+        """
+        pixels, labels = (value.to(device, non_blocking=True) for value in (self.pixels, self.labels))
+        return replace(self, pixels=pixels, labels=labels)
+
+    def pinned(self) -> "Batch":
+        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
+
+
+@dataclass(frozen=True)
+class View:
+    """The form in which pictures leave, whatever the file was cut with."""
+
+    form: Literal["patches", "images"] = "patches"
+    patch: int | None = None  # as in the file
+    res: tuple[int, int] | None = None  # as in the file
+
+
+class Loader:
+    """`for batch in Loader(split, 256).stream(step)`: from that step on, without end."""
+
+    def __init__(
+        self,
+        split: Split,
+        batch: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        view: View | None = None,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        ahead: int = 3,
+    ) -> None:
+        if batch < 1 or batch % world:
+            raise ConfigError(f"a batch of {batch} cannot be shared by {world} ranks; choose a multiple of {world}")
+        if not split.rows:
+            raise DataError(f"split {split.name} is empty")
+        self.split, self.batch, self.seed, self.shuffle, self.ahead = split, batch, seed, shuffle, ahead
+        self.rank, self.share = rank, batch // world
+        self.device = torch.device(device)
+        self.view = view or View()
+        self.patch = self.view.patch or split.geometry.patch
+        self.res = self.view.res or (split.geometry.height, split.geometry.width)
+        if self.view.form == "patches":
+            check_grid(*self.res, self.patch)
+
+    @property
+    def steps(self) -> float:
+        """Steps in an epoch; where it is not whole, a batch begins in one epoch and ends in the next."""
+        return self.split.rows / self.batch
+
+    def at(self, step: int) -> Batch:
+        """This rank's share of the global batch of a step."""
+        begin = step * self.batch + self.rank * self.share
+        rows, epochs = at(np.arange(begin, begin + self.share), self.split.rows, self.seed, self.shuffle)
+        return self.fetch(rows, epochs)
+
+    def stream(self, first: int = 0) -> Iterator[Batch]:
+        """The batches of steps `first`, first + 1, ... without end."""
+        step = first
+        with Ahead(self) as queue:
+            while True:
+                while len(queue) < self.ahead:
+                    queue.put(self.at, step)
+                    step += 1
+                yield queue.get()
+
+    def once(self) -> Iterator[Batch]:
+        """Every row once, in the order of the file; over ranks, every world-th batch. The last may be short."""
+        starts = range(self.rank * self.share, self.split.rows, self.batch)
+        with Ahead(self) as queue:
+            for start in starts:
+                rows = np.arange(start, min(start + self.share, self.split.rows))
+                queue.put(self.fetch, rows, np.zeros_like(rows))
+                if len(queue) == self.ahead:
+                    yield queue.get()
+            while len(queue):
+                yield queue.get()
+
+    def fetch(self, rows: Ints, epochs: Ints) -> Batch:
+        pixels = self.shaped(torch.from_numpy(self.split.patches(rows)))
+        labels = torch.from_numpy(self.split.labels(rows))
+        batch = Batch(pixels, labels, torch.from_numpy(rows), torch.from_numpy(epochs))
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def shaped(self, patches: torch.Tensor) -> torch.Tensor:
+        """[B, N, P*P*C] as it lies in the file to what the view wants."""
+        shape = self.split.geometry
+        same_res = self.res == (shape.height, shape.width)
+        if self.view.form == "patches" and same_res and self.patch == shape.patch:
+            return patches
+        images = unpatchify(patches, shape.height, shape.width, shape.patch)
+        if not same_res:
+            images = resized(images, *self.res)
+        return images if self.view.form == "images" else patchify(images, self.patch)
+
+
+def resized(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """uint8 [B, H, W, C] at another resolution: antialiased bicubic, the kernel that the patchifier uses."""
+    batch = images.permute(0, 3, 1, 2)
+    return F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+
+
+def normalised(
+    pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """(x / 255 - mean) / std of patches [B, N, P*P*C] or images [B, H, W, C], channels last in both."""
+    if len(set(mean)) == len(set(std)) == 1:
+        return pixels.to(dtype).mul_(1 / (255 * std[0])).sub_(mean[0] / std[0])
+    repeats = pixels.shape[-1] // len(mean)
+    scale = (1 / (255 * torch.tensor(std, device=pixels.device))).repeat(repeats)
+    shift = (torch.tensor(mean, device=pixels.device) / torch.tensor(std, device=pixels.device)).repeat(repeats)
+    return pixels.to(dtype).mul_(scale).sub_(shift)
+
+
+class Ahead:
+    """Fetches of the next batches, by one thread for each: a copy out of the map needs no lock of Python's."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.device = loader.device
+        self.pool = ThreadPoolExecutor(min(loader.ahead, os.cpu_count() or 1), "vitctl-loader")
+        self.futures: deque[Future[Batch]] = deque()
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def __len__(self) -> int:
+        return len(self.futures)
+
+    def put(self, fetch: Any, *arguments: Any) -> None:
+        self.futures.append(self.pool.submit(fetch, *arguments))
+
+    def get(self) -> Batch:
+        batch = self.futures.popleft().result()
+        return batch if self.device.type == "cpu" else batch.to(self.device)

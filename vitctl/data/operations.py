@@ -1,0 +1,279 @@
+"""The operations of RandAugment and of DeiT III, each on many pictures at once with a strength for each picture.
+
+Pictures are uint8 [n, C, H, W]; strengths are NumPy [n], because they are drawn on the CPU. Operations on colours do
+nothing to pictures that have none.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as vision
+
+from vitctl.data.resampling import blur, portions, sent
+
+GREY = 128  # what is seen where a picture was moved away or cut out
+LUMA = (19595, 38470, 7471)  # red, green and blue in grey (ITU-R 601-2), in units of 2^-16
+
+Operation = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
+Scale = Callable[[np.ndarray, np.ndarray], np.ndarray]  # level [B] in units of ten, sign [B] -> strength [B]
+
+
+def apply(
+    images: torch.Tensor, names: np.ndarray, strengths: np.ndarray, places: np.ndarray | float = 0.5
+) -> torch.Tensor:
+    """To each picture its own operation: names [B], strengths [B], and places [B, 2] in [0, 1) of the cutouts."""
+    images = images.clone()
+    places = np.broadcast_to(places, (len(names), 2))
+    kinds = np.where(np.isin(names, list(WARPS)), "warp", names)  # warps go together: their matrices tell them apart
+    for kind in sorted(set(kinds.tolist()) - {"identity"}):
+        rows = np.flatnonzero(kinds == kind)
+        for part in portions(images, len(rows)):
+            some = rows[part]
+            index = sent(some, images.device)
+            changed = one_kind(kind, images.index_select(0, index), names[some], strengths[some], places[some])
+            images.index_copy_(0, index, changed)
+    return images
+
+
+def one_kind(
+    kind: str, images: torch.Tensor, names: np.ndarray, strengths: np.ndarray, places: np.ndarray
+) -> torch.Tensor:
+    height, width = images.shape[-2:]
+    if kind == "warp":
+        each = zip(names.tolist(), strengths.tolist(), strict=True)
+        return warp(images, np.array([WARPS[name](strength, height, width) for name, strength in each]))
+    if kind == "cutout":
+        boxes = cutout_boxes(strengths, places, height, width)
+        return images.masked_fill(inside(boxes, height, width, images.device), GREY)
+    return OPERATIONS[kind](images, strengths)
+
+
+# --- colours ---------------------------------------------------------------------------------------------------------
+
+
+def per_picture(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+    """[n] -> float32 [n, 1, 1, 1] where the pictures are."""
+    return sent(values.astype(np.float32), images.device).view(-1, 1, 1, 1)
+
+
+def blend(images: torch.Tensor, plain: torch.Tensor | float, factors: np.ndarray) -> torch.Tensor:
+    """From `plain` (factor 0) to the pictures (factor 1) and beyond; the rest after the point is dropped, as in PIL."""
+    mixed = images.float().sub_(plain).mul_(per_picture(factors, images)).add_(plain)
+    return mixed.clamp_(0, 255).to(torch.uint8)
+
+
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """float32 [n, 1, H, W], whole numbers: PIL's mode L."""
+    if images.shape[1] != 3:
+        return images.float().mean(1, keepdim=True).round_()
+    red, green, blue = images.float().chunk(3, dim=1)
+    total = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + 2**15  # below 2^24: exact
+    return total.div_(2**16).floor_()
+
+
+def grayscale(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
+    return luma(images).to(torch.uint8).expand_as(images) if images.shape[1] == 3 else images
+
+
+def color(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
+    return blend(images, luma(images), factors) if images.shape[1] == 3 else images
+
+
+def contrast(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
+    pixels = images.shape[-2] * images.shape[-1]
+    total = luma(images).to(torch.int64).sum((1, 2, 3), keepdim=True)  # in integers: the order of a sum is no matter
+    return blend(images, ((2 * total + pixels) // (2 * pixels)).float(), factors)
+
+
+def brightness(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
+    return blend(images, 0.0, factors)
+
+
+def sharpness(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
+    """Against a smoothing by [1 1 1; 1 5 1; 1 1 1] / 13, which leaves the border alone."""
+    smooth = images.float()
+    if min(images.shape[-2:]) >= 3:
+        threes = smooth[:, :, :-2] + smooth[:, :, 1:-1] + smooth[:, :, 2:]
+        nines = threes[..., :-2] + threes[..., 1:-1] + threes[..., 2:]
+        inner = ((nines + 4 * smooth[:, :, 1:-1, 1:-1]) / 13 + 0.5).floor_()
+        smooth[:, :, 1:-1, 1:-1] = inner
+    return blend(images, smooth, factors)
+
+
+def hue(images: torch.Tensor, turns: np.ndarray) -> torch.Tensor:
+    """Every colour turned about the grey axis of HSV, with its lightest and darkest channel kept."""
+    if images.shape[1] != 3:
+        return images
+    pixels = images.float()
+    red, green, blue = pixels.chunk(3, dim=1)
+    value, darkest = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
+    chroma = value - darkest
+    safe = chroma.clamp(min=1.0)  # a grey pixel has any hue
+    sextant = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    ) + 6 * per_picture(turns, images)
+    channels = torch.cat([(sextant + shift) % 6 for shift in (5, 3, 1)], dim=1)
+    lost = torch.minimum(channels, 4 - channels).clamp_(0, 1)  # how much of its chroma each channel lacks
+    return (value - chroma * lost + 0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def autocontrast(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
+    stretched: torch.Tensor = vision.autocontrast(images.flatten(0, 1)[:, None])  # channels one by one
+    return stretched.view_as(images)
+
+
+def equalize(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
+    equalized: torch.Tensor = vision.equalize(images)
+    return equalized
+
+
+def invert(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
+    return 255 - images
+
+
+def posterize(images: torch.Tensor, bits: np.ndarray) -> torch.Tensor:
+    return images & per_picture(0xFF << (8 - bits.astype(np.int64)) & 0xFF, images).to(torch.uint8)
+
+
+def solarize(images: torch.Tensor, thresholds: np.ndarray) -> torch.Tensor:
+    light = images >= per_picture(thresholds, images)
+    return images ^ light.to(torch.uint8).neg_()  # 255 - x flips every bit of x
+
+
+def solarize_add(images: torch.Tensor, amounts: np.ndarray) -> torch.Tensor:
+    """Amounts are whole."""
+    amount = per_picture(amounts, images).to(torch.uint8)
+    dark = (images < 128).to(torch.uint8)
+    return torch.minimum(images, 255 - amount * dark) + amount * dark  # which never passes 255
+
+
+OPERATIONS: dict[str, Operation] = {
+    "grayscale": grayscale,
+    "color": color,
+    "contrast": contrast,
+    "brightness": brightness,
+    "sharpness": sharpness,
+    "hue": hue,
+    "autocontrast": autocontrast,
+    "equalize": equalize,
+    "invert": invert,
+    "posterize": posterize,  # bits kept
+    "solarize": solarize,  # from which value on
+    "solarize-add": solarize_add,
+    "blur": blur,  # sigma in pixels
+}
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+Matrix = tuple[float, float, float, float, float, float]  # a b c d e f, where x = a X + b Y + c and y = d X + e Y + f
+
+
+def rotate(degrees: float, height: int, width: int) -> Matrix:
+    """Anticlockwise about the centre."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    x, y = width / 2, height / 2
+    return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
+
+
+WARPS: dict[str, Callable[[float, int, int], Matrix]] = {  # strength, height, width
+    "rotate": rotate,
+    "shear-x": lambda slope, height, width: (1.0, slope, 0.0, 0.0, 1.0, 0.0),
+    "shear-y": lambda slope, height, width: (1.0, 0.0, 0.0, slope, 1.0, 0.0),
+    "translate-x": lambda share, height, width: (1.0, 0.0, share * width, 0.0, 1.0, 0.0),
+    "translate-y": lambda share, height, width: (1.0, 0.0, 0.0, 0.0, 1.0, share * height),
+}
+
+
+def warp(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
+    """Bilinear; matrices [n, 6] say where on the input the centre X, Y of an output pixel lies. Outside is grey."""
+    height, width = images.shape[-2:]
+    matrix = sent(matrices.astype(np.float32), images.device)
+    a, b, c, d, e, f = matrix[:, :, None, None].unbind(1)  # [n, 1, 1] each
+    across = torch.arange(width, device=images.device) + 0.5  # [W]
+    down = torch.arange(height, device=images.device)[:, None] + 0.5  # [H, 1]
+    grid = images.new_empty(len(images), height, width, 2, dtype=torch.float32)
+    grid[..., 0] = (a * across + b * down + c) * (2 / width) - 1
+    grid[..., 1] = (d * across + e * down + f) * (2 / height) - 1
+    moved = F.grid_sample(images.float().sub_(GREY), grid, padding_mode="zeros", align_corners=False)
+    return moved.add_(GREY + 0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def cutout_boxes(shares: np.ndarray, places: np.ndarray, height: int, width: int) -> np.ndarray:
+    """int64 [n, 4]: top, left, bottom, right; half a side is a share of the picture's small one; centred anywhere."""
+    half = np.floor(shares * min(height, width))[:, None]
+    centre = np.floor(places * (height, width))
+    return np.concatenate([centre - half, centre + half], axis=1).astype(np.int64)
+
+
+def inside(boxes: np.ndarray, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Boxes [n, 4] (top, left, bottom, right) as bool [n, 1, H, W]."""
+    edges = sent(boxes, device)
+    top, left, bottom, right = edges[:, :, None, None, None].unbind(1)  # [n, 1, 1, 1] each
+    down = torch.arange(height, device=device)[:, None]
+    across = torch.arange(width, device=device)
+    return (down >= top) & (down < bottom) & (across >= left) & (across < right)
+
+
+# --- scales ----------------------------------------------------------------------------------------------------------
+
+
+def unused(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
+    return level
+
+
+# RandAugment as in big_vision's pp/autoaugment.py (which has it from TensorFlow's models). Its pixel counts, 100 for
+# translations and 40 for cutouts, are taken as shares of the 224 pixels that they were used with. Levels above one are
+# wanted: AugReg goes to two. Differences: warps are bilinear there nearest, and the pivot of the contrast is the mean
+# grey, where their code divides the count of the pixels. Zero bits keep one there too.
+TF: dict[str, Scale] = {
+    "autocontrast": unused,
+    "equalize": unused,
+    "invert": unused,
+    "rotate": lambda level, sign: 30 * level * sign,
+    "posterize": lambda level, sign: np.clip(np.floor(4 * level), 1, 8),
+    "solarize": lambda level, sign: np.floor(256 * level),
+    "color": lambda level, sign: 1.8 * level + 0.1,
+    "contrast": lambda level, sign: 1.8 * level + 0.1,
+    "brightness": lambda level, sign: 1.8 * level + 0.1,
+    "sharpness": lambda level, sign: 1.8 * level + 0.1,
+    "shear-x": lambda level, sign: 0.3 * level * sign,
+    "shear-y": lambda level, sign: 0.3 * level * sign,
+    "translate-x": lambda level, sign: 100 / 224 * level * sign,
+    "translate-y": lambda level, sign: 100 / 224 * level * sign,
+    "cutout": lambda level, sign: 40 / 224 * level,
+    "solarize-add": lambda level, sign: np.clip(np.floor(110 * level), 0, 255),
+}
+
+
+def away(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
+    factor = 1 + 0.9 * level * sign
+    return np.where(factor > 0.1, factor, 0.1)
+
+
+# timm's "inc" operations (timm/data/auto_augment.py): a higher level is always a stronger change, and ten is the most.
+# Difference: the last bit stays, where timm can make the whole picture black.
+TIMM_INC: dict[str, Scale] = {
+    "autocontrast": unused,
+    "equalize": unused,
+    "invert": unused,
+    "rotate": lambda level, sign: 30 * level * sign,
+    "posterize": lambda level, sign: np.maximum(4 - np.floor(4 * level), 1),
+    "solarize": lambda level, sign: 256 - np.floor(256 * level),
+    "solarize-add": lambda level, sign: np.clip(np.floor(110 * level), 0, 255),
+    "color": away,
+    "contrast": away,
+    "brightness": away,
+    "sharpness": away,
+    "shear-x": lambda level, sign: 0.3 * level * sign,
+    "shear-y": lambda level, sign: 0.3 * level * sign,
+    "translate-x": lambda level, sign: 0.45 * level * sign,
+    "translate-y": lambda level, sign: 0.45 * level * sign,
+}
+
+SPACES: dict[str, dict[str, Scale]] = {"tf": TF, "timm-inc": TIMM_INC}
+HIGHEST = {"tf": np.inf, "timm-inc": 1.0}  # level, in units of ten

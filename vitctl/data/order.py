@@ -1,0 +1,42 @@
+"""The order of an epoch, computed position by position: no list of rows is ever made, for any number of rows."""
+
+from typing import Any
+
+import numpy as np
+
+from vitctl.randomness import STEP, scramble, scramble_int, signed, stream
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+ROUNDS = 8
+
+
+def shuffled(positions: Ints, rows: int, seed: int, epochs: Ints) -> Ints:
+    """The row at each position of its epoch: a bijection of range(rows), keyed by (seed, epoch).
+
+    A Feistel network permutes the next power of two; positions that land outside walk on until they land inside.
+    """
+    left = max(rows - 1, 1).bit_length() // 2
+    right = max(rows - 1, 1).bit_length() - left
+    keys = scramble(epochs + scramble_int(stream(seed, "order")))  # [B]
+    found = network(positions, keys, left, right)
+    outside = np.flatnonzero(found >= rows)
+    while outside.size:
+        found[outside] = network(found[outside], keys[outside], left, right)
+        outside = outside[found[outside] >= rows]
+    return found
+
+
+def network(values: Ints, keys: Ints, left: int, right: int) -> Ints:
+    """One keyed bijection of [0, 2^(left+right))."""
+    high, low = values >> right, values & ((1 << right) - 1)
+    for number in range(0, ROUNDS, 2):
+        high = high ^ (scramble(low + keys + signed(number * STEP)) & ((1 << left) - 1))
+        low = low ^ (scramble(high + keys + signed((number + 1) * STEP)) & ((1 << right) - 1))
+    return (high << right) | low
+
+
+def at(positions: Ints, rows: int, seed: int, shuffle: bool = True) -> tuple[Ints, Ints]:
+    """(rows, epochs) at positions of the endless sequence of epochs: each epoch holds every row once."""
+    epochs = positions // rows
+    inside = positions - epochs * rows
+    return (shuffled(inside, rows, seed, epochs) if shuffle else inside), epochs

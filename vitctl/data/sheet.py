@@ -1,0 +1,89 @@
+"""Contact sheets: pictures in rows with a label each, to be looked at by a person."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Pictures = Sequence[np.ndarray[Any, Any]]  # uint8 [H, W, C] each
+
+INK, QUIET, PAPER, LINE = (24, 26, 30), (112, 118, 128), (255, 255, 255), (226, 229, 233)
+CELL = 144  # pixels of a picture's longer side, at least
+GAP, MARGIN = 8, 36
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    detail: str  # under the label, in grey
+    pictures: Pictures
+
+
+def draw_sheet(title: str, subtitle: str, rows: Sequence[Row]) -> Image.Image:
+    """One row of pictures a label, on white, with the title above."""
+    first = rows[0].pictures[0]
+    scale = max(1, CELL // max(first.shape[:2]))  # small pictures grow by whole pixels, so that they stay what they are
+    height, width = first.shape[0] * scale, first.shape[1] * scale
+    if not scale > 1 and max(height, width) > 2 * CELL:
+        height, width = round(height * 2 * CELL / max(first.shape[:2])), round(width * 2 * CELL / max(first.shape[:2]))
+    columns = max(len(row.pictures) for row in rows)
+    gutter = max([0, *(label_width(row) for row in rows)])
+    top = MARGIN + 72
+    canvas = Image.new(
+        "RGB", (2 * MARGIN + gutter + columns * (width + GAP) - GAP, top + len(rows) * (height + GAP) + MARGIN), PAPER
+    )
+    canvas = widened(canvas, title, subtitle)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN, MARGIN - 8), title, INK, font(26, bold=True))
+    pen.text((MARGIN, MARGIN + 28), subtitle, QUIET, font(16))
+    pen.line((MARGIN, top - 14, canvas.width - MARGIN, top - 14), LINE, 1)
+    for number, row in enumerate(rows):
+        y = top + number * (height + GAP)
+        write_label(pen, row, y, height)
+        for column, picture in enumerate(row.pictures):
+            cell = as_image(picture).resize(
+                (width, height), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+            )
+            canvas.paste(cell, (MARGIN + gutter + column * (width + GAP), y))
+    return canvas
+
+
+def widened(canvas: Image.Image, title: str, subtitle: str) -> Image.Image:
+    needed = int(max(font(26, bold=True).getlength(title), font(16).getlength(subtitle))) + 2 * MARGIN
+    return canvas if canvas.width >= needed else Image.new("RGB", (needed, canvas.height), PAPER)
+
+
+def label_width(row: Row) -> int:
+    wide = max(font(18, bold=True).getlength(shortened(row.label)), font(14).getlength(row.detail))
+    return int(wide) + 20 if wide else 0
+
+
+def write_label(pen: ImageDraw.ImageDraw, row: Row, y: int, height: int) -> None:
+    if row.label:
+        pen.text((MARGIN, y + height // 2 - 2), shortened(row.label), INK, font(18, bold=True), anchor="ls")
+    if row.detail:
+        pen.text((MARGIN, y + height // 2 + 6), row.detail, QUIET, font(14), anchor="la")
+
+
+def shortened(label: str) -> str:
+    return label if len(label) <= 28 else label[:27] + "…"
+
+
+def as_image(picture: np.ndarray[Any, Any]) -> Image.Image:
+    grey = picture.shape[2] == 1
+    return Image.fromarray(np.ascontiguousarray(picture[:, :, 0] if grey else picture)).convert("RGB")
+
+
+def font(points: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which matplotlib brings along: it has the letters of most alphabets."""
+    found = find_spec("matplotlib")
+    folder = Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else Path()
+    path = folder / "mpl-data" / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    try:
+        return ImageFont.truetype(str(path), points)
+    except OSError:
+        return ImageFont.load_default(points)

@@ -1,0 +1,135 @@
+"""What tars and zips share as trees: an index of their members, made in one pass, in their order and by path."""
+
+import io
+import os
+import sqlite3
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.files import File, digest
+from vitctl.data.sources.names import TABLES, Parts, ending, inside, is_junk, is_picture, joined, printable
+from vitctl.data.sources.tree import Entry, Tree, everywhere
+from vitctl.errors import DataError, NoSpace
+from vitctl.io.atomic import flush_file
+from vitctl.reporting import Reporter
+
+COLUMNS = "path, reason, is_folder, file, offset, size"
+
+
+class Archive(Tree):
+    """Reading through an archive may take an hour, and its members may be millions: the index lies on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.where = path, str(path)
+        self.original = self.file = File.at(path)  # what is read may be another file: the archive, unpacked
+        self.spool: Path | None = None  # known once prepared
+
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        self.spool = spool
+
+    @abstractmethod
+    def members(self) -> Iterator[Entry | Refused]:
+        """Everything in the archive's order, read from the archive itself; junk is still in it."""
+
+    def walk(self) -> Iterator[Entry | Refused]:
+        """The same without junk: for who needs one pass only."""
+        for member in self.members():
+            if isinstance(member, Refused) or not any(map(is_junk, member.parts)):
+                yield member
+
+    def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
+        with self.index() as index:
+            yield from map(from_row, index.execute(f"SELECT {COLUMNS} FROM members ORDER BY rowid"))
+
+    def survey(self) -> Iterator[Entry]:
+        for entry in self.entries():
+            if isinstance(entry, Entry) and not entry.is_folder:
+                name = entry.parts[-1]
+                if is_picture(name) or ending(name) in TABLES:
+                    yield entry
+
+    @contextmanager
+    def lookup(self) -> Iterator[Callable[[Parts], Entry | str]]:
+        with self.index() as index:
+            index.execute("CREATE INDEX IF NOT EXISTS by_path ON members (path)")
+
+            def find(parts: Parts) -> Entry | str:
+                query = (
+                    f"SELECT {COLUMNS} FROM members WHERE path = ? AND reason IS NULL AND NOT is_folder "
+                    "ORDER BY rowid DESC"
+                )  # the last of them is what unpacking would leave
+                row = index.execute(query, [as_bytes(parts)]).fetchone()
+                return Entry(parts, False, *row[3:]) if row else "is not in the archive"
+
+            yield find
+
+    @contextmanager
+    def index(self) -> Iterator[sqlite3.Connection]:
+        """Made at first use, aside and renamed, so that a kill leaves a whole one or none."""
+        assert self.spool is not None
+        path = self.spool / f"{digest(self.file)}.members"
+        try:
+            if not path.exists():
+                aside = path.with_suffix(".part")
+                aside.unlink(missing_ok=True)
+                with closing(connected(aside)) as index:
+                    index.execute("PRAGMA journal_mode=OFF")
+                    index.execute(f"CREATE TABLE members ({COLUMNS})")
+                    index.execute("BEGIN")
+                    index.executemany("INSERT INTO members VALUES (?, ?, ?, ?, ?, ?)", map(as_row, self.walk()))
+                    index.execute("COMMIT")
+                flush_file(aside)
+                os.replace(aside, path)
+            with closing(connected(path)) as index:
+                yield index
+        except sqlite3.Error as error:
+            kind = NoSpace if "full" in str(error) else DataError
+            raise kind(
+                f"{path}: the index of {self.where} cannot be written or read ({error}); free some room, or "
+                "remove it and go on with --resume"
+            ) from error
+
+    def text(self, entry: Entry) -> TextIO:
+        content = self.read(joined(entry.parts), entry.file, entry.offset, entry.size)
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """No locks, which some network disks lack: one process writes a file that nobody else knows."""
+    index = sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True, isolation_level=None)
+    index.execute("PRAGMA synchronous=OFF")
+    return index
+
+
+def as_bytes(parts: Parts) -> bytes:
+    return "/".join(parts).encode("utf-8", "surrogateescape")
+
+
+def as_row(member: Entry | Refused) -> tuple[Any, ...]:
+    if isinstance(member, Refused):
+        return member.name.encode(), member.reason, False, 0, 0, 0
+    return as_bytes(member.parts), None, member.is_folder, member.file, member.offset, member.size
+
+
+def from_row(row: tuple[Any, ...]) -> Entry | Refused:
+    path, reason, is_folder, file, offset, size = row
+    if reason is not None:
+        return Refused(path.decode(), reason)
+    text = path.decode("utf-8", "surrogateescape")
+    return Entry(tuple(text.split("/")) if text else (), bool(is_folder), file, offset, size)
+
+
+def member(name: str, is_folder: bool, problem: str, file: int, offset: int, size: int) -> Entry | Refused:
+    """One member, if it may be trusted; `problem` is what else speaks against it."""
+    parts = inside(name)
+    if parts is None:
+        return Refused(printable(name), "its path leads out of the archive")
+    if not parts and not is_folder:
+        return Refused(printable(name), "has no name")
+    if problem:
+        return Refused(joined(parts), problem)
+    return Entry(parts, is_folder, file, offset, size)

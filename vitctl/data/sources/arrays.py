@@ -1,0 +1,263 @@
+"""NumPy's .npz with arrays of pictures and labels, named as Keras, MedMNIST or scikit-learn name them."""
+
+import math
+import os
+import tokenize
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from vitctl.data.sources.contract import Found, Sighting, Source
+from vitctl.data.sources.files import File, damaged, spooled
+from vitctl.data.sources.names import SPLITS, as_label, printable
+from vitctl.errors import DataError
+from vitctl.reporting import Reporter
+
+ROLES = {
+    "images": "images",
+    "image": "images",
+    "x": "images",
+    "data": "images",
+    "labels": "labels",
+    "label": "labels",
+    "y": "labels",
+    "target": "labels",
+    "targets": "labels",
+}
+CHUNK = 1 << 25  # bytes looked at together
+ODD = (RuntimeError, SyntaxError, TypeError, tokenize.TokenError)  # NumPy and zipfile raise them too on broken input
+Values = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Array:
+    """One member of the archive."""
+
+    member: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    file: File | None = None  # once it is in the spool
+
+    @property
+    def name(self) -> str:
+        return printable(self.member.removesuffix(".npy"))
+
+    def values(self) -> Values:
+        assert self.file is not None
+        return npy_map(self.file, os.getpid())
+
+
+@dataclass
+class Part:
+    """One split."""
+
+    split: str | None
+    images: Array
+    labels: Array | None
+
+
+class Arrays(Source):
+    kind = "arrays"
+
+    def __init__(self, path: Path) -> None:
+        self.file = File.at(path)
+        self.scale = 1.0
+        self.remarks: list[str] = []
+        with damaged(str(path), *ODD), zipfile.ZipFile(path) as archive:
+            arrays = [header(archive, member) for member in archive.namelist() if member.endswith(".npy")]
+        self.parts = paired(arrays, str(path))
+        used = {array.name for part in self.parts for array in (part.images, part.labels) if array}
+        self.unused = [array.name for array in arrays if array.name not in used]
+        sizes = {picture_shape(part.images, str(path)) for part in self.parts}
+        self.native = sizes.pop() if len(sizes) == 1 else None
+
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        """Members are compressed as a whole: they become files that can be mapped."""
+        for part in self.parts:
+            part.images = self.spooled(part.images, spool, reporter)
+            part.labels = part.labels and self.spooled(part.labels, spool, reporter)
+        self.scale, self.remarks = scale_of([part.images for part in self.parts], self.file.path)
+
+    def spooled(self, array: Array, spool: Path, reporter: Reporter) -> Array:
+        where = f"{self.file.path}, {array.name}"
+        with damaged(where, *ODD), open(self.file.path, "rb") as raw, zipfile.ZipFile(raw) as archive:
+            with archive.open(array.member) as stream:
+                file = spooled(cast(Any, stream), raw, self.file, array.member, spool, reporter)
+            npy_map(file, os.getpid())  # a shape that its bytes do not fill is found here
+        return Array(array.member, array.shape, array.dtype, file)
+
+    def sightings(self) -> Iterator[Sighting]:
+        for number, part in enumerate(self.parts):
+            for row, label in enumerate(self.labels(part)):
+                yield Found(f"{part.images.name}/{row:06d}", label, part.split, number, row)
+
+    def labels(self, part: Part) -> Iterator[str | int | None]:
+        if part.labels is None:
+            yield from (None for _ in range(part.images.shape[0]))
+            return
+        values = part.labels.values().reshape(-1)  # [M]
+        step = max(CHUNK // values.itemsize, 1)
+        for start in range(0, len(values), step):
+            piece = values[start : start + step]
+            yield from map(as_label, whole(piece, f"{self.file.path}: {part.labels.name}"))
+
+    def read(self, name: str, file: int, offset: int, size: int) -> Values:
+        images = self.parts[file].images
+        picture: Values = images.values()[offset]
+        if channels_first(images.shape):
+            picture = np.moveaxis(picture, 0, -1)
+        if picture.dtype == np.uint8:
+            return np.array(picture, order="C")
+        scaled: Values = np.round(picture.astype(np.float64) * self.scale)
+        return scaled.astype(np.uint8)
+
+    def nothing(self) -> str:
+        return f"{self.file.path}: its arrays hold no picture"
+
+    def notes(self) -> list[str]:
+        left = [f"arrays left out: {', '.join(self.unused)}"] if self.unused else []
+        return self.remarks + left
+
+
+def header(archive: zipfile.ZipFile, member: str) -> Array:
+    """Shape and type of one array, without its values."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        size = archive.getinfo(member).file_size - stream.tell()
+    if not dtype.hasobject and (min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size):
+        raise ValueError(f"{member}: {size} bytes do not make {shape} of {dtype}")
+    return Array(member, shape, dtype)
+
+
+def role_of(name: str) -> tuple[str, str | None] | None:
+    """('images', 'train') of x_train, X_train, train_images; ('labels', None) of y."""
+    words = name.lower().split("_")
+    splits = [SPLITS[word] for word in words if word in SPLITS]
+    roles = [ROLES[word] for word in words if word in ROLES]
+    if len(roles) != 1 or len(splits) > 1 or len(words) != len(roles) + len(splits):
+        return None
+    return roles[0], splits[0] if splits else None
+
+
+def paired(arrays: list[Array], where: str) -> list[Part]:
+    """Pictures with their labels, split by split."""
+    found: dict[tuple[str, str | None], Array] = {}
+    for array in arrays:
+        role = role_of(array.name)
+        if role and role in found:
+            raise DataError(f"{where}: {found[role].name} and {array.name} could both be the {role[0]}; keep one")
+        if role:
+            check_plain(array, where)
+            found[role] = array
+    parts = [
+        Part(split, images, found.get(("labels", split))) for (what, split), images in found.items() if what == "images"
+    ]
+    if not parts:
+        names = ", ".join(array.name for array in arrays) or "nothing"
+        raise DataError(
+            f"{where}: no array of pictures; looked for x_train/y_train, train_images/train_labels, "
+            f"images/labels, x/y and data/target, found {names}"
+        )
+    if len(parts) > 1 and any(part.split is None for part in parts):
+        raise DataError(f"{where}: has pictures with a split and without one; name all of them by split")
+    for part in parts:
+        check_pair(part, where)
+    return parts
+
+
+def check_plain(array: Array, where: str) -> None:
+    if array.dtype.hasobject:
+        raise DataError(
+            f"{where}: {array.name} holds Python objects, that is a pickle, which can run any program "
+            "and is never opened; save it as plain numbers"
+        )
+
+
+def check_pair(part: Part, where: str) -> None:
+    picture_shape(part.images, where)
+    labels, count = part.labels, part.images.shape[0]
+    if labels is None:
+        return
+    if labels.shape not in ((count,), (count, 1)):
+        raise DataError(
+            f"{where}: {labels.name} is {labels.shape}; {count} pictures want one class each, [{count}] or [{count}, 1]"
+        )
+    if labels.dtype.kind not in "biufUS":
+        raise DataError(f"{where}: {labels.name} has the type {labels.dtype}; numbers or names of classes are wanted")
+
+
+def picture_shape(array: Array, where: str) -> tuple[int, int, int]:
+    """height, width, channels"""
+    shape = array.shape
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where}: {array.name} has the type {array.dtype}; numbers are wanted")
+    if len(shape) == 3:
+        return shape[1], shape[2], 1
+    if channels_first(shape):
+        return shape[2], shape[3], shape[1]
+    if len(shape) == 4 and shape[3] in (1, 3, 4):
+        return shape[1], shape[2], shape[3]
+    raise DataError(
+        f"{where}: {array.name} is {shape}; pictures are [M, H, W], [M, H, W, C] or [M, C, H, W] with C of 1, 3 or 4"
+    )
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4)
+
+
+@lru_cache(maxsize=16)
+def npy_map(file: File, process: int) -> Values:
+    return np.lib.format.open_memmap(file.path, mode="r")
+
+
+def scale_of(images: list[Array], where: str) -> tuple[float, list[str]]:
+    """What to multiply with so that values become 0..255: all splits are looked at, and are scaled alike."""
+    others = [array for array in images if array.dtype != np.uint8]
+    if not others:
+        return 1.0, []
+    ranges = [value_range(array, where) for array in others]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    names = ", ".join(array.name for array in others)
+    if any(array.dtype == np.uint8 for array in images) or low < 0 or high > 255:
+        raise DataError(
+            f"{where}: {names} hold values from {low:g} to {high:g} and not bytes; pictures are 0..255, "
+            "or 0..1 as floats, in all splits alike"
+        )
+    unit = high <= 1 and all(array.dtype.kind in "bf" for array in others)
+    return (255.0 if unit else 1.0), [
+        f"{names}: values from {low:g} to {high:g} were {'multiplied by 255 and ' if unit else ''}rounded to bytes"
+    ]
+
+
+def value_range(array: Array, where: str) -> tuple[float, float]:
+    """The smallest and the largest value, a piece at a time."""
+    values = array.values()
+    low, high = np.inf, -np.inf
+    step = max(CHUNK // max(values[:1].nbytes, 1), 1)
+    for start in range(0, len(values), step):
+        piece = values[start : start + step]
+        low, high = min(low, float(piece.min())), max(high, float(piece.max()))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise DataError(f"{where}: {array.name} holds values that are not finite")
+    return low, high
+
+
+def whole(values: Values, where: str) -> list[Any]:
+    """Labels as Python values; floats only if they are whole numbers."""
+    if values.dtype.kind == "f":
+        if not np.array_equal(values, np.trunc(values)):
+            raise DataError(f"{where} holds {values.dtype} that are not whole; numbers or names of classes are wanted")
+        values = values.astype(np.int64)
+    elif values.dtype.kind == "b":
+        values = values.astype(np.int64)
+    elif values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "surrogateescape")
+    return cast(list[Any], values.tolist())

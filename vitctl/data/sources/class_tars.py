@@ -1,0 +1,88 @@
+"""One tar per class, in a folder or in a tar as ImageNet's own ILSVRC2012_img_train.tar: read in place."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source
+from vitctl.data.sources.files import Window
+from vitctl.data.sources.names import ending, is_junk, is_picture, joined, printable
+from vitctl.data.sources.pictures import LeftOut
+from vitctl.data.sources.tars import Tar, as_entry, headers
+from vitctl.data.sources.tree import Entry
+from vitctl.reporting import Reporter
+
+
+class ClassTar(NamedTuple):
+    label: str
+    file: int  # which of the source's tars it is, or lies in
+    offset: int
+    size: int
+
+
+class ClassTars(Source):
+    kind = "class-tars"
+
+    def __init__(self, paths: list[Path], where: str, nested: bool) -> None:
+        """`nested`: the one path is a tar of tars."""
+        self.where, self.nested = where, nested
+        self.tars = [Tar(path) for path in paths]
+        self.left_out = LeftOut()
+
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        for tar in self.tars:
+            tar.prepare(spool, reporter)
+
+    def sightings(self) -> Iterator[Sighting]:
+        self.left_out = LeftOut()
+        for tar in self.class_tars():
+            if isinstance(tar, Refused):
+                yield tar
+            else:
+                yield Declared(tar.label)
+                yield from self.pictures(tar)
+
+    def class_tars(self) -> Iterator[ClassTar | Refused]:
+        if not self.nested:
+            for number, tar in enumerate(self.tars):
+                yield ClassTar(class_of(tar.path.name), number, 0, tar.file.size)
+            return
+        for entry in self.tars[0].walk():
+            if isinstance(entry, Refused):
+                yield entry
+            elif not entry.is_folder and ending(entry.parts[-1]) == "tar":
+                yield ClassTar(class_of(entry.parts[-1]), 0, entry.offset, entry.size)
+            elif not entry.is_folder:
+                self.left_out.file(entry.parts[-1])
+
+    def pictures(self, tar: ClassTar) -> Iterator[Found | Refused]:
+        file = self.tars[tar.file].file
+        stream = cast(BinaryIO, io.BufferedReader(Window(file, tar.offset, tar.size), 1 << 16))
+        for header in headers(stream, f"{file.path}, {tar.label}.tar"):
+            entry = as_entry(header)
+            if isinstance(entry, Refused):
+                yield Refused(f"{tar.label}/{entry.name}", entry.reason)
+            elif not entry.is_folder and not any(map(is_junk, entry.parts)):
+                yield from self.picture(entry, tar)
+
+    def picture(self, entry: Entry, tar: ClassTar) -> Iterator[Found]:
+        if not is_picture(entry.parts[-1]):
+            self.left_out.file(entry.parts[-1])
+            return
+        name = f"{tar.label}/{joined(entry.parts)}"
+        yield Found(name, tar.label, None, tar.file, tar.offset + entry.offset, entry.size)
+
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
+        return self.tars[file].file.read(offset, size)
+
+    def nothing(self) -> str:
+        return f"{self.where}: no picture in its tars; looked for one tar per class, such as n01440764.tar"
+
+    def notes(self) -> list[str]:
+        return self.left_out.notes()
+
+
+def class_of(name: str) -> str:
+    """'n01440764' of n01440764.tar and of n01440764.tar.gz."""
+    return printable(name.partition(".tar")[0].partition(".tgz")[0])

@@ -1,0 +1,263 @@
+"""Which kind of source lies somewhere, told by looking at what is there."""
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from vitctl.config.checks import one_of
+from vitctl.config.patchify import KINDS
+from vitctl.data.sources.arrays import Arrays
+from vitctl.data.sources.cifar import Cifar, cifar_version, refuse_pickles
+from vitctl.data.sources.class_tars import ClassTars
+from vitctl.data.sources.contract import Source, several_readings
+from vitctl.data.sources.digits import Digits
+from vitctl.data.sources.files import compression, damaged, first_unpacked
+from vitctl.data.sources.folder import Folder, list_folder
+from vitctl.data.sources.glance import MEMBERS, is_nested, kind_of_tars, refuse_packed
+from vitctl.data.sources.idx import Idx, idx_sets
+from vitctl.data.sources.manifest import PATHS, table_at
+from vitctl.data.sources.names import PICTURES, ending, split_of
+from vitctl.data.sources.parquet import Parquet
+from vitctl.data.sources.patterns import is_pattern, matching, missing
+from vitctl.data.sources.pictures import Pictures
+from vitctl.data.sources.tars import BLOCK, Tar, starts_as_tar
+from vitctl.data.sources.tree import Entry
+from vitctl.data.sources.webdataset import WebDataset
+from vitctl.data.sources.zips import Zip
+from vitctl.errors import DataError
+
+TREES = ("folder", "classes", "splits", "flat", "manifest")  # picture files in a folder, a tar or a zip
+KNOWN = (
+    "class folders, a flat folder, a manifest (.csv, .tsv, .jsonl), tars and zips of these, WebDataset shards, "
+    "class tars, MNIST's IDX files, CIFAR's .bin files, .npz arrays, Parquet files, or the word digits"
+)
+
+MAGIC = {  # how files start
+    b"PK\3\4": "zip",
+    b"PK\5\6": "zip",
+    b"PAR1": "parquet",
+    b"\0\0\x08\1": "idx",
+    b"\0\0\x08\3": "idx",
+    b"\x89HDF": "hdf5",
+    b"\x93NUMPY": "npy",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "rar",
+    b"\xff\xd8\xff": "picture",
+    b"\x89PNG": "picture",
+    b"GIF8": "picture",
+    b"RIFF": "picture",
+    b"\x80\2": "pickle",
+    b"\x80\3": "pickle",
+    b"\x80\4": "pickle",
+    b"\x80\5": "pickle",
+}
+UNREAD = {
+    "hdf5": "is an HDF5 file; a patch file needs no patchify, `vitctl info` tells what it is",
+    "npy": "is one array without labels; put pictures and labels in a .npz: np.savez('data.npz', x=..., y=...)",
+    "zstd": "is compressed with zstd, which is not read; unpack it first",
+    "7z": "is a 7z archive, which is not read; unpack it first",
+    "rar": "is a rar archive, which is not read; unpack it first",
+    "picture": "is one picture; name the folder that it lies in",
+    "pickle": "is a pickle, which can run any program and is never opened; get the data in another form",
+    "packed": "is compressed and holds neither a tar nor IDX; unpack it first",
+}
+SHARD = re.compile(r"\.(?:tar|tar\.(?:gz|bz2|xz)|tgz|(?P<parquet>parquet))$", re.IGNORECASE)
+DEPTH, FEW = 3, 16  # shards are looked for so many levels deep, among so few folders: more are classes
+
+
+def open_source(text: str, kind: str = "auto") -> Source:
+    """The source at a path, a pattern of paths, or 'digits'; `kind` decides where two readings are possible."""
+    one_of("kind", kind, KINDS)
+    if text == "digits" and kind == "auto" and os.path.exists(text):
+        raise several_readings(text, {"digits": "scikit-learn's digits", "folder": "what is at ./digits"})
+    if kind == "digits" or (text == "digits" and kind == "auto"):
+        return Digits()
+    if "://" in text:
+        raise DataError(f"{text}: is an address; download it first, and name the file")
+    path = Path(text).expanduser()
+    if is_pattern(str(path)):
+        return open_files(matching(str(path)), kind, text)
+    if not os.path.exists(path):
+        raise DataError(missing(path))
+    if path.is_dir():
+        return open_folder(path, kind)
+    if not path.is_file():
+        raise DataError(f"{text}: neither a file nor a folder; write what comes through a pipe to a file first")
+    return open_files([path], kind, text)
+
+
+# --------------------------------------------------------------------------------------------------------- files
+
+
+def open_files(paths: list[Path], kind: str, where: str) -> Source:
+    """One file, or many of one form."""
+    form = form_of(paths[0])
+    if form in UNREAD:
+        raise DataError(f"{paths[0]}: {UNREAD[form]}")
+    if len(paths) > 1 and form not in ("tar", "parquet"):
+        raise DataError(f"{where}: many files are one source only if they are tars or Parquet; name their folder")
+    kinds, opener = FORMS[form]
+    if kind != "auto" and kind not in kinds:
+        raise DataError(f"{where}: cannot be read as {kind}; it is {form}, which can be {' or '.join(kinds)}")
+    return opener(paths, kind, where)
+
+
+def form_of(path: Path) -> str:
+    """What a file is, by its first bytes."""
+    start = first_unpacked(path, BLOCK)
+    form = next((form for magic, form in MAGIC.items() if start.startswith(magic)), None)
+    if starts_as_tar(start):
+        return "tar"
+    if compression(path) and form != "idx":
+        return "packed"
+    if form == "zip" and holds_arrays(path):
+        return "npz"
+    return form or "text"
+
+
+def holds_arrays(path: Path) -> bool:
+    """A .npz is a zip of .npy files."""
+    first = list(islice(Zip(path).members(), 20))
+    return bool(first) and all(isinstance(entry, Entry) and ending(entry.parts[-1]) == "npy" for entry in first)
+
+
+def open_tars(paths: list[Path], kind: str, where: str) -> Source:
+    if kind == "auto":
+        kind = kind_of_tars(paths, where)
+    if kind == "webdataset":
+        return WebDataset(paths, where)
+    if kind == "class-tars":
+        return ClassTars(paths, where, nested=len(paths) == 1 and is_nested(paths[0]))
+    if len(paths) > 1:
+        raise DataError(f"{where}: several tars cannot be read as {kind}; name one of them")
+    return Pictures(Tar(paths[0]), kind)
+
+
+def open_zip(paths: list[Path], kind: str, where: str) -> Source:
+    first = islice(Zip(paths[0]).walk(), MEMBERS)
+    refuse_packed(where, {entry.parts[-1] for entry in first if isinstance(entry, Entry) and not entry.is_folder})
+    return Pictures(Zip(paths[0]), "folder" if kind == "auto" else kind)
+
+
+def open_arrays(paths: list[Path], kind: str, where: str) -> Source:
+    return Arrays(paths[0])
+
+
+def open_parquet(paths: list[Path], kind: str, where: str) -> Source:
+    homes = {path.parent.parent if split_of(path.parent.name) else path.parent for path in paths}
+    if len(homes) > 1:
+        raise DataError(f"{where}: holds several sets ({', '.join(sorted(map(str, homes)))}); name one of them")
+    return Parquet(paths, where)
+
+
+def open_idx(paths: list[Path], kind: str, where: str) -> Source:
+    """One of the files is named: its data set is meant."""
+    folder, name = paths[0].parent, paths[0].name
+    mine = [names for names in idx_sets(os.listdir(folder)).values() if name in names]
+    if not mine:
+        raise DataError(f"{where}: an IDX file, but not named as one of MNIST's four, such as train-images-idx3-ubyte")
+    return Idx([folder / each for each in mine[0]], where)
+
+
+def open_manifest(paths: list[Path], kind: str, where: str) -> Source:
+    tree, entry = Folder(paths[0].parent), Entry((paths[0].name,))
+    if table_at(tree, entry) is None:
+        raise DataError(
+            f"{where}: not a manifest, as its first line names no column {', '.join(PATHS)}; "
+            f"nor anything else that is known: {KNOWN}"
+        )
+    return Pictures(tree, "manifest", entry)
+
+
+FORMS: dict[str, tuple[tuple[str, ...], Callable[[list[Path], str, str], Source]]] = {
+    "tar": ((*TREES, "webdataset", "class-tars"), open_tars),
+    "zip": (TREES, open_zip),
+    "npz": (("arrays",), open_arrays),
+    "parquet": (("parquet",), open_parquet),
+    "idx": (("idx",), open_idx),
+    "text": (("manifest",), open_manifest),
+}
+
+
+# ------------------------------------------------------------------------------------------------------- folders
+
+
+@dataclass(frozen=True)
+class Reading:
+    words: str
+    open: Callable[[], Source]
+
+
+def open_folder(path: Path, kind: str) -> Source:
+    """The only reading that is possible, or the one that was asked for."""
+    if kind in TREES:
+        return Pictures(Folder(path), kind)
+    readings = readings_of(path, kind)
+    if kind != "auto" and kind not in readings:
+        raise DataError(f"{path}: cannot be read as {kind}; known are {KNOWN}")
+    if kind != "auto":
+        return readings[kind].open()
+    if not readings or has_pictures(path):
+        readings["folder"] = Reading("picture files in folders", lambda: Pictures(Folder(path)))
+    if len(readings) > 1:
+        raise several_readings(str(path), {name: reading.words for name, reading in readings.items()})
+    return next(iter(readings.values())).open()
+
+
+def readings_of(path: Path, kind: str) -> dict[str, Reading]:
+    """What a folder could be besides one of pictures; or what the only folder in it could be."""
+    with damaged(str(path)):
+        listing = list_folder(str(path))
+    if not listing.files and len(listing.folders) == 1 and (inner := readings_of(path / listing.folders[0], kind)):
+        return inner
+    files = set(listing.files)
+    refuse_pickles(str(path), files)
+    readings = {}
+    sets = idx_sets(files)
+    if sets:
+        readings["idx"] = Reading("IDX files", lambda: open_idx_folder(path, sets))
+    version = cifar_version(files)
+    if version:
+        readings["cifar"] = Reading("CIFAR's .bin files", lambda: Cifar(path, version))
+    shards = shards_below(path)
+    if shards["parquet"]:
+        readings["parquet"] = Reading("Parquet files", lambda: open_parquet(shards["parquet"], kind, str(path)))
+    if shards["tar"] and kind in ("auto", "webdataset", "class-tars"):
+        chosen = kind if kind != "auto" else kind_of_tars(shards["tar"], str(path))
+        if chosen != "folder" or not has_pictures(path):  # a tar of folders beside folders is what they came from
+            readings[chosen] = Reading(f"tars ({chosen})", lambda: open_files(shards["tar"], chosen, str(path)))
+    return readings
+
+
+def open_idx_folder(path: Path, sets: dict[str, list[str]]) -> Source:
+    if len(sets) > 1:
+        examples = ", ".join(names[0] for names in sets.values())
+        raise DataError(f"{path}: holds several IDX sets; name one file of the one that is meant: {examples}")
+    return Idx([path / name for names in sets.values() for name in names], str(path))
+
+
+def has_pictures(path: Path) -> bool:
+    """Files that are called pictures: those without an ending would be a poor reason for a second reading."""
+    return any(not entry.is_folder and ending(entry.parts[-1]) in PICTURES for entry in Folder(path).survey())
+
+
+def shards_below(root: Path) -> dict[str, list[Path]]:
+    """The tars and Parquet files in a folder and a few levels below, in order."""
+    found: dict[str, list[Path]] = {"tar": [], "parquet": []}
+    level = [root]
+    for _ in range(DEPTH):
+        below: list[Path] = []
+        for folder in level:
+            with suppress(OSError):  # the walk for pictures tells of folders that cannot be read
+                listing = list_folder(str(folder))
+                for name in sorted(listing.files):
+                    if match := SHARD.search(name):
+                        found["parquet" if match["parquet"] else "tar"].append(folder / name)
+                below += [folder / name for name in sorted(listing.folders)] if len(listing.folders) <= FEW else []
+        level = below
+    return found

@@ -1,0 +1,187 @@
+"""Files as bytes: read at an offset, mapped, unpacked; opened once per process, however often they are read."""
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from vitctl.errors import DataError, NoSpace, is_no_space
+from vitctl.io.atomic import flush_file
+from vitctl.reporting import Reporter
+
+LARGEST = 1 << 30  # bytes of one encoded picture: a film or a disk image without an ending would fill the memory
+PIECE = 1 << 20
+
+PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+DAMAGE: tuple[type[Exception], ...] = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    IndexError,
+)
+
+
+@contextmanager
+def damaged(where: str, *more: type[Exception]) -> Iterator[None]:
+    """What the standard library raises on broken input, as one error of ours that names the file."""
+    try:
+        yield
+    except (*DAMAGE, *more) as error:
+        raise DataError(f"{where}: damaged or cut short ({plain(error)}); copy or download it again") from error
+    except OSError as error:
+        if is_no_space(error):
+            raise NoSpace(f"{where}: no room left to unpack it; free some and go on with --resume") from error
+        raise DataError(f"{where}: cannot be read ({error.strerror or plain(error)})") from error
+
+
+def plain(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it was when it was looked at first; another one under the same name is not mistaken for it."""
+
+    path: str
+    size: int
+    modified: int
+
+    @classmethod
+    def at(cls, path: Path | str) -> "File":
+        with damaged(str(path)):
+            status = os.stat(path)
+        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    def read(self, offset: int, size: int) -> bytes:
+        check_size(size)
+        held = descriptor(self, os.getpid())  # by name, or it might close before it is read
+        content = os.pread(held.number, size, offset)
+        if len(content) != size:
+            raise DataError(f"{self.path}: ends before byte {offset + size}; it was changed or cut short")
+        return content
+
+    def mapped(self, shape: tuple[int, ...], offset: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return byte_map(self, shape, offset, os.getpid())
+
+    def unpacked_in(self, spool: Path, reporter: Reporter) -> "File":
+        """The file itself, or what it is the compressed form of, in `spool`: made once, also if killed in between."""
+        packed = compression(self.path)
+        if packed is None:
+            return self
+        with open(self.path, "rb") as raw, packed(raw) as stream:
+            return spooled(cast(BinaryIO, stream), raw, self, self.name, spool, reporter)
+
+
+def check_size(size: int) -> None:
+    if size > LARGEST:
+        raise DataError(f"{size >> 20} MB are too many for a picture")
+
+
+def digest(*what: object) -> str:
+    """A name for what was made from that."""
+    return hashlib.sha256(repr(what).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+class Descriptor:
+    """An open file that closes when nobody has it any more, so that one thread may drop it while another reads."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at exit the module may have gone before
+        close(self.number)
+
+
+@lru_cache(maxsize=64)  # shards may be more than a process may have open
+def descriptor(file: File, process: int) -> Descriptor:
+    return Descriptor(os.open(file.path, os.O_RDONLY))
+
+
+@lru_cache(maxsize=64)
+def byte_map(file: File, shape: tuple[int, ...], offset: int, process: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.memmap(file.path, np.uint8, "r", offset, shape)
+
+
+class Window(io.RawIOBase):
+    """A part of a file as a file of its own: a tar inside a tar."""
+
+    def __init__(self, file: File, offset: int, size: int) -> None:
+        self.file, self.offset, self.size = file, offset, size
+        self.place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self.size - self.place))
+        buffer[:count] = self.file.read(self.offset + self.place, count)
+        self.place += count
+        return count
+
+
+def compression(path: Path | str) -> Any:
+    """The function that opens what `path` compresses, told by its first bytes; None if it is not compressed."""
+    start = first_bytes(path, 6)
+    return next((opener for magic, opener in PACKED.items() if start.startswith(magic)), None)
+
+
+def first_bytes(path: Path | str, count: int) -> bytes:
+    with damaged(str(path)), open(path, "rb") as file:
+        return file.read(count)
+
+
+def first_unpacked(path: Path | str, count: int) -> bytes:
+    """The first bytes of what `path` holds, under its compression if it has one."""
+    with damaged(str(path)), (compression(path) or open)(path, "rb") as file:
+        return cast(bytes, file.read(count))
+
+
+def spooled(stream: BinaryIO, raw: Any, origin: File, name: str, spool: Path, reporter: Reporter) -> File:
+    """`stream`, which comes out of `origin`, as a file in `spool`; `raw` tells how far through `origin` it has come."""
+    target = spool / digest(origin, name)
+    aside = target.with_suffix(".part")
+    if not target.exists():
+        with damaged(origin.path), reporter.progress(f"unpack {name}", origin.size >> 20 or None, "MB") as bar:
+            with open(aside, "wb") as out:
+                done = 0
+                while piece := stream.read(PIECE):
+                    out.write(piece)
+                    bar.advance((raw.tell() >> 20) - done)
+                    done = raw.tell() >> 20
+            flush_file(aside)
+            os.replace(aside, target)
+    return File.at(target)

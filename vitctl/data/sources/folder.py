@@ -1,0 +1,124 @@
+"""A folder on disk as a tree: walked in sorted order, symbolic links followed, loops refused."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TextIO
+
+from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.files import check_size, damaged
+from vitctl.data.sources.names import TABLES, Parts, ending, is_junk, is_picture, joined, on_disk
+from vitctl.data.sources.tree import Entry, Tree, everywhere
+from vitctl.errors import DataError
+
+Identity = tuple[int, int]
+
+
+@dataclass
+class Listing:
+    """One folder's content, in no order."""
+
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)  # name, reason
+
+
+class Folder(Tree):
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.abspath(root)
+        self.where = str(root)
+
+    def survey(self) -> Iterator[Entry]:
+        for parts, listing in self.walk(everywhere):
+            if not isinstance(listing, Listing):
+                continue
+            if not (listing.files or listing.folders or listing.refused):
+                yield Entry(parts, is_folder=True)
+            picture = next((name for name in listing.files if is_picture(name)), None)
+            if picture is not None:
+                yield Entry((*parts, picture))
+            yield from (Entry((*parts, name)) for name in listing.files if ending(name) in TABLES)
+
+    def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
+        for parts, listing in self.walk(enters):
+            if not isinstance(listing, Listing):
+                yield Refused(joined(parts), listing)
+                continue
+            if parts:
+                yield Entry(parts, is_folder=True)
+            yield from (Refused(joined((*parts, name)), reason) for name, reason in sorted(listing.refused))
+            yield from (Entry((*parts, name)) for name in sorted(listing.files))
+
+    def walk(self, enters: Callable[[Parts], bool]) -> Iterator[tuple[Parts, Listing | str]]:
+        """Every folder, sorted, with its content or the reason why it has none that can be read."""
+        pending: list[tuple[Parts, tuple[Identity, ...]]] = [((), ())]
+        while pending:
+            parts, above = pending.pop()
+            try:
+                status = os.stat(self.path(parts))
+                identity = (status.st_dev, status.st_ino)
+                if identity in above:
+                    yield parts, "a symbolic link to a folder above it: a loop"
+                    continue
+                listing = list_folder(self.path(parts))
+            except OSError as error:
+                if not parts:
+                    raise DataError(f"{self.where}: cannot be read ({error.strerror})") from error
+                yield parts, f"this folder cannot be read ({error.strerror})"
+                continue
+            yield parts, listing
+            below = [(*parts, name) for name in sorted(listing.folders, reverse=True)]
+            pending += [(each, (*above, identity)) for each in below if enters(each)]
+
+    def path(self, parts: Parts) -> str:
+        return os.path.join(self.root, *parts)
+
+    @contextmanager
+    def lookup(self) -> Iterator[Callable[[Parts], Entry | str]]:
+        top = os.path.realpath(self.root)
+        is_inside = lru_cache(maxsize=1024)(lambda folder: is_below(os.path.realpath(folder), top))
+
+        def find(parts: Parts) -> Entry | str:
+            if not is_inside(self.path(parts[:-1])):
+                return "leads out of the folder through a symbolic link"
+            return Entry(parts) if os.path.isfile(self.path(parts)) else "is not there"
+
+        yield find
+
+    def text(self, entry: Entry) -> TextIO:
+        with damaged(self.path(entry.parts)):
+            return open(self.path(entry.parts), encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
+        with open(os.path.join(self.root, on_disk(name)), "rb") as picture:
+            check_size(os.fstat(picture.fileno()).st_size)
+            return picture.read()
+
+
+def list_folder(path: str) -> Listing:
+    listing = Listing()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if is_junk(entry.name):
+                continue
+            try:
+                if entry.is_dir():
+                    listing.folders.append(entry.name)
+                elif entry.is_file():
+                    listing.files.append(entry.name)
+                else:
+                    listing.refused.append((entry.name, odd(entry)))
+            except OSError as error:
+                listing.refused.append((entry.name, f"cannot be read ({error.strerror})"))
+    return listing
+
+
+def odd(entry: "os.DirEntry[str]") -> str:
+    return "a symbolic link to nothing" if entry.is_symlink() else "neither a file nor a folder"
+
+
+def is_below(folder: str, root: str) -> bool:
+    return folder == root or folder.startswith(os.path.join(root, ""))

@@ -1,0 +1,124 @@
+"""MNIST's own files, and those of its many relatives: train-images-idx3-ubyte and its three brothers, gzipped or not.
+
+An IDX file is two zero bytes, a type (8: bytes), the number of dimensions, each dimension as a big-endian 32-bit
+number, then the values.
+"""
+
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitctl.data.sources.contract import Found, Sighting, Source
+from vitctl.data.sources.files import File, first_unpacked
+from vitctl.data.sources.names import printable, split_of
+from vitctl.errors import DataError
+from vitctl.reporting import Reporter
+
+NAME = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[-.]idx([13])-ubyte(\.gz)?", re.IGNORECASE)
+BYTES = 8  # the type
+CHUNK = 1 << 16  # labels looked at together
+
+
+@dataclass
+class Part:
+    """One split."""
+
+    split: str
+    name: str  # of its pictures' file
+    originals: tuple[File, File]  # of pictures and labels
+    shape: tuple[int, ...]  # M, H, W
+    images: File  # the same, unpacked once prepared
+    labels: File
+
+
+class Idx(Source):
+    kind = "idx"
+
+    def __init__(self, paths: Iterable[Path], where: str) -> None:
+        """The files of one data set."""
+        self.where = where
+        found = {}
+        for path in sorted(paths, reverse=True):  # where both are there, what is unpacked already comes after its .gz
+            if match := NAME.fullmatch(path.name):
+                found[match[2].lower(), match[3].lower()] = path
+        self.parts = []
+        for word in sorted({word for word, _ in found}, key=["train", "t10k", "test"].index):
+            pair = found.get((word, "images")), found.get((word, "labels"))
+            if pair[0] is None or pair[1] is None:
+                raise DataError(f"{where}: {word}-images and {word}-labels belong together, and one is missing")
+            self.parts.append(as_part(word, pair[0], pair[1]))
+        sizes = {part.shape[1:] for part in self.parts}
+        if len(sizes) == 1:
+            height, width = sizes.pop()
+            self.native = height, width, 1
+
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        for part in self.parts:
+            part.images, part.labels = (file.unpacked_in(spool, reporter) for file in part.originals)
+            check_length(part.images, part.shape, part.name)
+            check_length(part.labels, part.shape[:1], part.name.replace("images", "labels"))
+
+    def sightings(self) -> Iterator[Sighting]:
+        for number, part in enumerate(self.parts):
+            labels = part.labels.mapped(part.shape[:1], header_size(1))
+            for start in range(0, len(labels), CHUNK):
+                for row, label in enumerate(labels[start : start + CHUNK].tolist(), start):
+                    yield Found(f"{part.name}/{row:06d}", label, part.split, number, row)
+
+    def read(self, name: str, file: int, offset: int, size: int) -> np.ndarray[Any, Any]:
+        part = self.parts[file]
+        return np.array(part.images.mapped(part.shape, header_size(3))[offset])  # [H, W]
+
+    def nothing(self) -> str:
+        return f"{self.where}: its IDX files hold no picture"
+
+    def notes(self) -> list[str]:
+        if any("emnist" in part.name.lower() for part in self.parts):
+            return ["EMNIST's own files hold every picture transposed; they are kept as they are"]
+        return []
+
+
+def as_part(word: str, images: Path, labels: Path) -> Part:
+    split = "test" if word == "t10k" else split_of(word) or ""
+    shape, count = dimensions(images, 3), dimensions(labels, 1)
+    if shape[0] != count[0]:
+        raise DataError(
+            f"{images}: {shape[0]} pictures, but {count[0]} labels in {labels.name}; copy or download both again"
+        )
+    files = File.at(images), File.at(labels)
+    return Part(split, printable(images.name.removesuffix(".gz")), files, shape, *files)
+
+
+def header_size(dimensions: int) -> int:
+    return 4 + 4 * dimensions
+
+
+def dimensions(path: Path, wanted: int) -> tuple[int, ...]:
+    """The sizes that an IDX file's header tells."""
+    start = first_unpacked(path, header_size(wanted))
+    if start[:3] != bytes((0, 0, BYTES)) or start[3:4] != bytes((wanted,)) or len(start) < header_size(wanted):
+        raise DataError(f"{path}: not an IDX file of bytes in {wanted} dimensions; copy or download it again")
+    sizes = struct.unpack(f">{wanted}I", start[4:])
+    if 0 in sizes:
+        raise DataError(f"{path}: is empty ({' x '.join(map(str, sizes))})")
+    return sizes
+
+
+def check_length(file: File, shape: tuple[int, ...], name: str) -> None:
+    expected = header_size(len(shape)) + int(np.prod(shape, dtype=object))
+    if file.size != expected:
+        raise DataError(f"{name}: {file.size} bytes where its header promises {expected}; copy or download it again")
+
+
+def idx_sets(names: Iterable[str]) -> dict[str, list[str]]:
+    """{'emnist-letters-': its files}: what data sets the IDX files of a folder make."""
+    sets: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if match := NAME.fullmatch(name):
+            sets.setdefault(match[1].lower(), []).append(name)
+    return sets

@@ -1,0 +1,122 @@
+"""What the names of files and folders mean: a picture, a split, junk; and names that are not text."""
+
+import os
+import re
+
+Parts = tuple[str, ...]  # a path inside a source
+
+PICTURES = frozenset(
+    (
+        "jpg",
+        "jpeg",
+        "jpe",
+        "jfif",
+        "png",
+        "bmp",
+        "gif",
+        "webp",
+        "tif",
+        "tiff",
+        "ppm",
+        "pgm",
+        "pbm",
+        "pnm",
+        "jp2",
+        "avif",
+    )
+)
+TABLES = frozenset(("csv", "tsv", "jsonl", "ndjson"))
+PAPERS = frozenset(
+    (
+        "readme",
+        "license",
+        "licence",
+        "copying",
+        "notice",
+        "authors",
+        "citation",
+        "changelog",
+        "version",
+        "makefile",
+        "_success",
+    )
+)
+JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
+CLASSES = 1_000_000  # numbers from here on are somebody's identifiers: names
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def ending(name: str) -> str:
+    """'jpg' of 'a.b.JPG'; nothing where there is no dot."""
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def is_picture(name: str) -> bool:
+    """By its ending; a file without one is taken for a picture, as in some dumps of ImageNet."""
+    return ending(name) in PICTURES or ("." not in name and name.lower() not in PAPERS)
+
+
+def is_junk(name: str) -> bool:
+    """What systems leave behind: hidden files, macOS's forks, Windows's thumbnails."""
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def inside(path: str) -> Parts | None:
+    """The parts of a relative path; None for one that is absolute or climbs with '..'."""
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts:
+        return None
+    return tuple(part for part in parts if part not in ("", "."))
+
+
+def split_of(folder: str) -> str | None:
+    """The split that a folder or a column's value names."""
+    return SPLITS.get(folder.strip().lower())
+
+
+def split_in(name: str) -> str | None:
+    """The one split among the words of a file's name: 'imagenet-val-0001.tar' is of val."""
+    words = {SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS}
+    return words.pop() if len(words) == 1 else None
+
+
+def printable(name: str) -> str:
+    """`name` as text that any file can hold: bytes that are not UTF-8, NUL, and the backslash itself become \\xNN."""
+    plain = name.replace("\\", r"\x5c").replace("\0", r"\x00")
+    return plain.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def on_disk(name: str) -> str:
+    """The inverse of `printable`."""
+    return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), name.encode()))
+
+
+def joined(parts: Parts) -> str:
+    return printable("/".join(parts))
+
+
+def as_label(value: object) -> str | int | None:
+    """A class's number or its name, as the source wrote it; nothing, an empty name and -1 mean that there is none."""
+    if isinstance(value, int) and not isinstance(value, bool) and value < CLASSES:
+        return value if value >= 0 else None
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return printable(str(value).strip()) or None
+    return None
+
+
+def label_of(text: str) -> str | int | None:
+    """The same for what has no types: text that looks like a class number is one."""
+    return as_label(int(text)) if is_number(text.strip()) else as_label(text)
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a class number; "007" and numbers over a million are names that happen to be digits."""
+    return re.fullmatch(r"0|-1|[1-9][0-9]{0,5}", text) is not None

@@ -1,0 +1,135 @@
+"""Parquet tables with a picture and a label in each row, as the Hugging Face hub stores data sets."""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vitctl.data.sources.contract import Found, Sighting, Source
+from vitctl.data.sources.files import File, damaged
+from vitctl.data.sources.names import as_label, printable, split_in
+from vitctl.errors import DataError
+
+IMAGES = ("image", "img", "picture", "jpg", "png")  # the likeliest names first
+LABELS = ("label", "labels", "class", "target", "category", "fine_label")
+GROUPS = 2  # row groups kept per process: a worker reads neighbours
+
+
+class Parquet(Source):
+    kind = "parquet"
+
+    def __init__(self, paths: list[Path], where: str) -> None:
+        self.where = where
+        self.files = [File.at(path) for path in paths]
+        self.remarks: list[str] = []
+        self.splits = self.splits_of(paths)
+        schema = opened(self.files[0], os.getpid()).schema_arrow
+        image = self.choose("picture", [field.name for field in schema if is_image(field.type)], IMAGES)
+        if image is None:
+            raise DataError(
+                f"{where}: no column of pictures (bytes, or a struct with bytes); its columns: "
+                + ", ".join(schema.names)
+            )
+        classes = class_labels(schema)
+        named = [name for name in schema.names if name.lower() in LABELS and name != image]
+        self.image, self.label = image, self.choose("label", list(classes) or named, LABELS)
+        self.class_names = classes.get(self.label or "")
+
+    def splits_of(self, paths: list[Path]) -> list[str | None]:
+        splits = [split_in(path.name) or split_in(path.parent.name) for path in paths]
+        silent = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
+        if not silent:
+            return splits
+        if len(silent) < len(paths):
+            self.remarks.append(f"{silent[0]} names no split, so all files are read as one set")
+        return [None] * len(paths)
+
+    def choose(self, what: str, columns: list[str], likely: tuple[str, ...]) -> str | None:
+        """The likeliest column; which it was is said if there were others."""
+        order = sorted(columns, key=lambda name: likely.index(name.lower()) if name.lower() in likely else len(likely))
+        if len(order) > 1:
+            self.remarks.append(f"{what} column: {order[0]}; left out: {', '.join(order[1:])}")
+        return order[0] if order else None
+
+    def sightings(self) -> Iterator[Sighting]:
+        for number, file in enumerate(self.files):
+            done = 0
+            for group in range(opened(file, os.getpid()).num_row_groups):
+                labels, paths = self.told(file, group)
+                for row, (label, path) in enumerate(zip(labels, paths, strict=True)):
+                    name = f"{file.name}/{done + row:06d}" + (f"/{path}" if path else "")
+                    yield Found(printable(name), as_label(label), self.splits[number], number, group, row)
+                done += len(labels)
+
+    def told(self, file: File, group: int) -> tuple[list[Any], list[str | None]]:
+        """The labels and the paths of one row group: its pictures are not read."""
+        with damaged(file.path, *arrow_errors()):
+            table = opened(file, os.getpid())
+            columns = [f"{self.image}.path", *([self.label] if self.label else [])]
+            rows = table.read_row_group(group, columns=columns)
+            count = table.metadata.row_group(group).num_rows
+            labels = rows.column(self.label).to_pylist() if self.label else [None] * count
+            structs = rows.column(self.image).to_pylist() if self.image in rows.column_names else [{}] * count
+            return labels, [struct and struct.get("path") for struct in structs]
+
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
+        """`offset` is the row group, `size` the row in it."""
+        with damaged(self.files[file].path, *arrow_errors()):
+            value = pictures(self.files[file], offset, self.image, os.getpid())[size].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if content is None:
+            raise DataError("the table has no bytes for it, at most a path to somewhere else")
+        return bytes(content)
+
+    def nothing(self) -> str:
+        return f"{self.where}: its tables have no rows"
+
+    def notes(self) -> list[str]:
+        return self.remarks
+
+
+def pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f"Parquet needs pyarrow ({error}); pip install 'vitctl[parquet]'") from error
+    return pyarrow
+
+
+def arrow_errors() -> tuple[type[Exception], ...]:
+    return pyarrow().ArrowException, KeyError
+
+
+@lru_cache(maxsize=16)
+def opened(file: File, process: int) -> Any:
+    with damaged(file.path, *arrow_errors()):
+        return pyarrow().parquet.ParquetFile(file.path)
+
+
+@lru_cache(maxsize=GROUPS)
+def pictures(file: File, group: int, column: str, process: int) -> Any:
+    with damaged(file.path, *arrow_errors()):
+        return opened(file, process).read_row_group(group, columns=[column]).column(column)
+
+
+def is_image(kind: Any) -> bool:
+    """Bytes, or a struct that has some: {bytes, path}."""
+    types = pyarrow().types
+    if types.is_struct(kind):
+        return any(kind.field(place).name == "bytes" for place in range(kind.num_fields))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
+    """The columns that the hub's metadata calls class labels, and the names of their classes."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            name: tuple(map(printable, feature["names"]))
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in schema.names
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}  # no metadata of theirs, or of a form that says nothing about classes

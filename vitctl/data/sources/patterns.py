@@ -1,0 +1,65 @@
+"""Paths with braces and wildcards: train-{000000..000012}.tar, {train,val}-*.tar."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from vitctl.errors import DataError, did_you_mean
+
+SIBLINGS = 1000  # names compared with a misspelt one
+
+
+def is_pattern(text: str) -> bool:
+    return bool(re.search(r"[*?\[{]", text)) and not os.path.exists(text)
+
+
+def matching(pattern: str) -> list[Path]:
+    """The files that a pattern stands for: all that braces name must be there, wildcards take what is."""
+    paths: list[Path] = []
+    for each in expanded(pattern):
+        if glob.has_magic(each):
+            paths += map(Path, sorted(glob.glob(each)))
+        elif os.path.exists(each):
+            paths.append(Path(each))
+        else:
+            raise DataError(f"{pattern}: {missing(Path(each))}")
+    if not paths:
+        raise DataError(f"{pattern}: no file matches")
+    return paths
+
+
+def expanded(pattern: str) -> Iterator[str]:
+    """Every path that braces stand for, as a shell writes them out."""
+    for group in re.finditer(r"\{([^{}]*)\}", pattern):
+        choices = alternatives(group[1])
+        if choices is not None:
+            for choice in choices:
+                yield from (pattern[: group.start()] + choice + tail for tail in expanded(pattern[group.end() :]))
+            return
+    yield pattern
+
+
+def alternatives(text: str) -> Iterable[str] | None:
+    """What stands between braces: a..b counts, commas list, anything else is not for us."""
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    if span:
+        width = len(max(span.groups(), key=len)) if any(end.startswith("0") for end in span.groups()) else 0
+        return (f"{number:0{width}d}" for number in range(int(span[1]), int(span[2]) + 1))
+    return text.split(",") if "," in text else None
+
+
+def missing(path: Path) -> str:
+    """What is not there, and what is there instead."""
+    absent = Path(os.path.abspath(path))
+    while not absent.parent.is_dir():
+        absent = absent.parent
+    try:
+        with os.scandir(absent.parent) as entries:
+            siblings = sorted(entry.name for entry, _ in zip(entries, range(SIBLINGS), strict=False))
+    except OSError:
+        siblings = []
+    near = f"; {did_you_mean(absent.name, siblings)}" if siblings else ""
+    place = path if absent == Path(os.path.abspath(path)) else f"{path} ({absent.name} is missing)"
+    return f"{place} does not exist{near}"

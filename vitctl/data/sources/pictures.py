@@ -1,0 +1,187 @@
+"""Picture files in a folder, a tar or a zip, with the labels and splits that their folders or a manifest give them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source, several_readings
+from vitctl.data.sources.layouts import Evidence, Layout, Misplaced, Place, common_start, layout_of
+from vitctl.data.sources.manifest import LABELS, PATHS, SPLIT_COLUMNS, Table, checked, listed, table_at
+from vitctl.data.sources.names import TABLES, Parts, ending, is_picture, joined, printable, split_of
+from vitctl.data.sources.tree import Entry, Tree
+from vitctl.errors import DataError
+from vitctl.reporting import Reporter
+
+SHOWN = 5  # names in a note
+KINDS = 100  # endings counted one by one: names such as frame.000001 must not fill the memory
+MANY = 20  # tables: of so many none describes the whole
+
+
+class LeftOut:
+    """What a scan did not take, for its notes."""
+
+    def __init__(self) -> None:
+        self.endings: Counter[str] = Counter()  # of files that are not pictures
+        self.folders: dict[str, None] = {}
+        self.beside = 0  # pictures beside the split folders
+
+    def file(self, name: str) -> None:
+        kind = ending(name)
+        self.endings[kind if kind in self.endings or len(self.endings) < KINDS else "*"] += 1
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.endings:
+            count = self.endings.total()
+            kinds = listing([f".{name}" if name else "no ending" for name, _ in self.endings.most_common()])
+            notes.append(
+                f"{count} file{' that is not a picture' if count == 1 else 's that are not pictures'} "
+                f"({kinds}) {'was' if count == 1 else 'were'} left out"
+            )
+        if self.folders:
+            notes.append(f"folders left out: {listing(list(self.folders))}")
+        if self.beside:
+            notes.append(f"{self.beside} pictures beside the split folders were left out")
+        return notes
+
+
+def listing(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+class Pictures(Source):
+    """`kind` is what was asked for until the tree was scanned, then flat, classes, splits or manifest."""
+
+    def __init__(self, tree: Tree, kind: str = "folder", manifest: Entry | None = None) -> None:
+        self.tree, self.asked, self.manifest = tree, kind, manifest
+        self.kind = kind
+        self.left_out = LeftOut()
+        self.remarks: list[str] = []
+
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        self.tree.prepare(spool, reporter)
+
+    def sightings(self) -> Iterator[Sighting]:
+        self.left_out, self.remarks = LeftOut(), []
+        plan = self.plan()
+        if isinstance(plan, Table):
+            self.kind = "manifest"
+            yield from listed(self.tree, checked(self.tree, plan))
+        else:
+            self.kind = plan.kind
+            yield from self.placed(plan)
+
+    def plan(self) -> Layout | Table:
+        """Looks before it leaps: which reading is the right one."""
+        if self.manifest:
+            return self.only_table([self.manifest])
+        evidence, tables = self.survey()
+        if self.asked == "manifest":
+            return self.only_table(tables)
+        layout = layout_of(evidence, self.asked, self.tree.where)
+        telling = [table for table in map(self.table, tables) if table and (table.label or table.split)]
+        if self.asked != "folder" or not telling:
+            self.remark(layout, evidence)
+            return layout
+        if layout.labels:
+            raise several_readings(
+                self.tree.where,
+                {
+                    "manifest": f"what {telling[0].name} lists",
+                    layout.kind: "folders that are classes",
+                },
+            )
+        self.remarks.append(f"labels are those of {telling[0].name}")
+        return self.only_table([table.at for table in telling])
+
+    def survey(self) -> tuple[Evidence, list[Entry]]:
+        """Where pictures lie, and the tables above them all."""
+        evidence = Evidence()
+        tables: list[Entry] = []
+        for entry in self.tree.survey():
+            if entry.is_folder:
+                evidence.add_empty(entry.parts)
+            elif ending(entry.parts[-1]) not in TABLES:
+                evidence.add(entry.parts[:-1])
+            elif len(tables) < MANY:
+                tables.append(entry)
+        top = evidence.top or ()
+        return evidence, [table for table in tables if table.parts[:-1] == top[: len(table.parts) - 1]]
+
+    def table(self, entry: Entry) -> Table | None:
+        return table_at(self.tree, entry)
+
+    def only_table(self, entries: list[Entry]) -> Table:
+        tables = [table for table in map(self.table, entries) if table]
+        if len(tables) > 1:
+            raise DataError(
+                f"{self.tree.where}: holds several tables ({listing([table.name for table in tables])}); "
+                "unpack it if it is an archive, and name the one that is meant"
+            )
+        if not tables:
+            tried = f" (tried {listing([joined(entry.parts) for entry in entries])})" if entries else ""
+            raise DataError(
+                f"{self.tree.where}: no manifest{tried}; its first line names columns: {', '.join(PATHS)}; "
+                f"{', '.join(LABELS)}; {', '.join(SPLIT_COLUMNS)}"
+            )
+        return tables[0]
+
+    def remark(self, layout: Layout, evidence: Evidence) -> None:
+        """What somebody may have meant otherwise."""
+        splits = sorted(printable(name) for name in evidence.folders if split_of(name))
+        if layout.kind == "classes" and splits:
+            self.remarks.append(f"{listing(splits)}: read as classes, as there is no train folder beside")
+        if layout.kind == "flat" and layout.base:
+            self.remarks.append(f"every picture lies in {joined(layout.base)}: read as one folder without labels")
+
+    def placed(self, layout: Layout) -> Iterator[Sighting]:
+        """The pictures with what their folders say, each class before its first picture."""
+        declared: set[Place] = set()
+        for entry in self.tree.entries(lambda folder: self.enters(layout, folder)):
+            if isinstance(entry, Refused):
+                yield entry
+                continue
+            place = layout.place(entry.parts if entry.is_folder else entry.parts[:-1])
+            if isinstance(place, Place) and place.label is not None and place not in declared:
+                declared.add(place)
+                yield Declared(place.label, place.split)
+            if not entry.is_folder:
+                yield from self.file(entry, layout, place)
+
+    def enters(self, layout: Layout, folder: Parts) -> bool:
+        if layout.enters(folder):
+            return True
+        self.left_out.folders[joined(folder)] = None
+        return False
+
+    def file(self, entry: Entry, layout: Layout, place: Place | Misplaced) -> Iterator[Sighting]:
+        name = entry.parts[-1]
+        if place == "outside":
+            self.pass_by(entry, layout)
+        elif not is_picture(name):
+            self.left_out.file(name)
+        elif place == "stray":
+            yield Refused(joined(entry.parts), "lies beside the class folders, in none of them")
+        else:
+            yield Found(joined(entry.parts), *place, entry.file, entry.offset, entry.size)
+
+    def pass_by(self, entry: Entry, layout: Layout) -> None:
+        depth = len(common_start(layout.base, entry.parts)) + 1
+        if len(entry.parts) > depth:
+            self.left_out.folders[joined(entry.parts[:depth])] = None
+        elif is_picture(entry.parts[-1]):
+            self.left_out.beside += 1
+
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
+        return self.tree.read(name, file, offset, size)
+
+    def nothing(self) -> str:
+        kinds = listing([f"{count} .{name}" for name, count in self.left_out.endings.most_common()])
+        return (
+            f"{self.tree.where}: no picture there; looked for .jpg, .png and the like in class folders, "
+            "below train / val / test, and in the folder itself" + (f"; found {kinds}" if kinds else "")
+        )
+
+    def notes(self) -> list[str]:
+        return self.remarks + self.left_out.notes()

@@ -1,0 +1,63 @@
+"""Tars, read in place by offset and size; compressed ones are unpacked once, to a plain tar."""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from vitctl.data.sources.archives import Archive, member
+from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.files import damaged
+from vitctl.data.sources.tree import Entry
+from vitctl.reporting import Reporter
+
+BLOCK = tarfile.BLOCKSIZE
+
+
+class Tar(Archive):
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        super().prepare(spool, reporter)
+        self.file = self.original.unpacked_in(spool, reporter)
+
+    def members(self) -> Iterator[Entry | Refused]:
+        with damaged(self.where), open(self.file.path, "rb") as stream:
+            yield from (as_entry(header) for header in headers(stream, self.where))
+
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
+        return self.file.read(offset, size)
+
+
+def headers(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:
+    """Front to back; none is kept, and a tar that stops too early is an error and not a short tar."""
+    with damaged(where), tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape") as tar:
+        while (header := tar.next()) is not None:
+            if tar.offset <= header.offset:  # a negative size would lead back, for ever
+                raise tarfile.ReadError(f"broken header at byte {header.offset}")
+            tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out
+            yield header
+        stream.seek(tar.offset)
+        end = stream.read(BLOCK)
+        if end != bytes(BLOCK):
+            raise tarfile.ReadError(f"no header at byte {tar.offset}" if end else "the mark at its end is missing")
+
+
+def as_entry(header: tarfile.TarInfo) -> Entry | Refused:
+    problem = "" if header.isdir() or (header.isreg() and header.sparse is None) else oddity(header)
+    return member(header.name, header.isdir(), problem, 0, header.offset_data, header.size)
+
+
+def oddity(header: tarfile.TarInfo) -> str:
+    if header.issym() or header.islnk():
+        return "a link inside an archive"
+    return "a device" if header.isdev() else "not an ordinary file"
+
+
+def starts_as_tar(start: bytes) -> bool:
+    """Whether the first 512 bytes of a file are a tar's first header, or its end."""
+    if start == bytes(BLOCK):
+        return True
+    try:
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True

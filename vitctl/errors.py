@@ -1,0 +1,83 @@
+"""Every way in which vitctl can fail on purpose, and the exit code that scripts see for it.
+
+    VitctlError
+    ├── UsageError          2   what was asked for makes no sense
+    │   ├── ConfigError         a field of the config, a `--set`, a name that does not exist
+    │   └── OutputExists        something is there already
+    ├── InputError          3   what was read is missing, corrupt, of another version, or does not fit
+    │   ├── DataError           pictures, patch files
+    │   └── WeightsError        models
+    ├── RunError            4   it began well and failed
+    │   └── NoSpace             the disk is full
+    └── Interrupted       130   Ctrl-C, or 143 for SIGTERM
+
+A message is one line: what, where, and what to do next.
+"""
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+
+class VitctlError(Exception):
+    exit_code = 1
+
+
+class UsageError(VitctlError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class OutputExists(UsageError):
+    pass
+
+
+class InputError(VitctlError):
+    exit_code = 3
+
+
+class DataError(InputError):
+    pass
+
+
+class WeightsError(InputError):
+    pass
+
+
+class RunError(VitctlError):
+    exit_code = 4
+
+
+class NoSpace(RunError):
+    pass
+
+
+class Interrupted(VitctlError):
+    exit_code = 130
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Whether the file system refused to take more: full, over quota, or over the largest file it allows."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """A tail for an error message: the nearest option, or all of them when they are few."""
+    known = list(options)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if len(known) <= 12:
+        return "known: " + ", ".join(known)
+    return f"{len(known)} are known"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken like Ctrl-C: finish what must be finished, then go."""

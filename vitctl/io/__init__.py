@@ -1,0 +1,1 @@
+"""Every byte format, one file each. Knows arrays and names, not modules."""

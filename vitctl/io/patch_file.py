@@ -1,0 +1,559 @@
+"""The patch file: uint8 patches [M, N, P*P*C] of each split in one HDF5 file that is read by mapping it.
+
+    /                 format, version, patch, height, width, channels, fit, mean, std, source, created_by, digest, ...
+    /class_names      [K] text
+    /rejects          [R] (name, reason)
+    /leaks            [L] (split, name, other_split, other_name): the same picture in two splits
+    /<split>/patches  uint8 [M, N, P*P*C]      contiguous, or chunked by picture when compressed
+    /<split>/labels   int64 [M]                -1 = none
+    /<split>/names    text  [M]                where each picture came from
+    /<split>/digests  uint8 [M, 16]            of each picture's patches: SHA-256, first half
+
+An index over shards has the same groups as virtual data sets, and beside them `/shards` and `/<split>/shard_rows`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vitctl.config.checks import at_least
+from vitctl.errors import ConfigError, DataError, did_you_mean
+from vitctl.patches import check_grid, unpatchify
+
+FORMAT = "vitctl.patches"
+VERSION = 1
+DIGEST = 16  # bytes of a picture's digest
+PAGE = 4096  # rows begin on a page: a mapping of them is aligned, and so is a write
+FRONT = 65536  # bytes at the front for what HDF5 writes of its own
+CHUNK = 65536  # rows of labels, names or digests handled at once
+FIELDS = ("patches", "labels", "names", "digests")
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    patch: int
+    height: int
+    width: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        check_grid(self.height, self.width, self.patch)
+        at_least("channels", self.channels, 1)
+
+    @property
+    def count(self) -> int:
+        """N, patches in a picture."""
+        return (self.height // self.patch) * (self.width // self.patch)
+
+    @property
+    def values(self) -> int:
+        """P*P*C, bytes in a patch."""
+        return self.patch * self.patch * self.channels
+
+    @property
+    def row(self) -> int:
+        """Bytes in a picture."""
+        return self.height * self.width * self.channels
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.channels} in patches of {self.patch}"
+
+
+@dataclass(frozen=True)
+class Header:
+    geometry: Geometry
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]  # of each channel over train, in units of 255
+    std: tuple[float, ...]
+    fit: str
+    source: str
+    created_by: str
+    duplicates: int = 0  # pictures that equal an earlier one of their split
+    leaked: int = 0  # pictures of val and test that stand in an earlier split too
+
+
+@dataclass(frozen=True)
+class SplitContent:
+    """What is written of one split; rows are planned row numbers in their final order."""
+
+    capacity: int  # rows planned: the room that is kept
+    rows: int  # rows that came out
+    labels: Any  # int64 [rows], and the same for the others: arrays or maps, read by slices
+    names: Any
+    digests: Any
+
+
+@dataclass(frozen=True)
+class Extent:
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Notes:
+    rejects: Sequence[tuple[str, str]] = ()
+    leaks: Sequence[tuple[str, str, str, str]] = ()
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def aligned(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def create(path: Path) -> h5py.File:
+    """An empty file of which equal calls make equal bytes: no times are stored, places are a function of sizes alone.
+
+    What HDF5 writes of its own comes out of one block at the front, never out of the gaps between the rows.
+    """
+    return h5py.File(path, "w", alignment_threshold=1, alignment_interval=PAGE, meta_block_size=FRONT)
+
+
+def row_extents(folder: Path, geometry: Geometry, capacities: Mapping[str, int]) -> dict[str, Extent]:
+    """Where each split's rows will lie: asked of HDF5 itself, with a sparse file that is thrown away."""
+    probe = folder / "probe.h5"
+    try:
+        with create(probe) as file:
+            kept = [reserve(file, name, geometry, count, count) for name, count in capacities.items()]
+            return {name: extent for (name, _), (extent, _) in zip(capacities.items(), kept, strict=True)}
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def reserve(file: h5py.File, split: str, geometry: Geometry, rows: int, capacity: int) -> tuple[Extent, Any]:
+    """Creates /split/patches with `rows` rows and keeps the room of `capacity`, so that the next split lies where
+    it would if no picture had been rejected. The room is a nameless data set: it is gone when the file is closed."""
+    made = file.create_group(split).create_dataset(
+        "patches",
+        (rows, geometry.count, geometry.values),
+        np.uint8,
+        fill_time="never",
+        dcpl=early_allocation(),
+    )
+    spare = aligned(capacity * geometry.row) + PAGE - aligned(rows * geometry.row)
+    room = h5py.h5d.create(file.id, None, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((spare,)), early_allocation())
+    return Extent(made.id.get_offset(), rows * geometry.row), room
+
+
+def early_allocation() -> Any:
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return plist
+
+
+def write_skeleton(path: Path, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> dict[str, Extent]:
+    """Everything but the rows themselves, which are left as holes; says where they belong."""
+    with create(path) as file:
+        kept = [reserve(file, name, header.geometry, split.rows, split.capacity) for name, split in splits.items()]
+        write_contents(file, header, splits, notes)
+        return {name: extent for name, (extent, _) in zip(splits, kept, strict=True)}
+
+
+def write_contents(file: h5py.File, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> None:
+    for name, split in splits.items():
+        for field_name in FIELDS[1:]:
+            write_column(file[name], field_name, getattr(split, field_name), split.rows)
+    write_root(file, header, notes)
+    file.attrs["digest"] = content_digest(file)
+
+
+def write_root(file: h5py.File, header: Header, notes: Notes) -> None:
+    text = h5py.string_dtype()
+    file.attrs.update({"format": FORMAT, "version": VERSION, **asdict(header.geometry)})
+    file.attrs.update({"mean": np.array(header.mean), "std": np.array(header.std)})
+    for name in ("fit", "source", "created_by", "duplicates", "leaked"):
+        file.attrs[name] = getattr(header, name)
+    file.create_dataset("class_names", data=np.array(header.class_names, dtype=object), dtype=text)
+    write_table(file, "rejects", ("name", "reason"), notes.rejects)
+    write_table(file, "leaks", ("split", "name", "other_split", "other_name"), notes.leaks)
+
+
+def write_table(file: h5py.File, name: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    kind = np.dtype([(column, h5py.string_dtype()) for column in columns])
+    file.create_dataset(name, data=np.array([tuple(row) for row in rows], dtype=kind))
+
+
+def write_column(group: h5py.Group, name: str, values: Any, rows: int) -> None:
+    kind = h5py.string_dtype("utf-8", values.dtype.itemsize) if name == "names" else values.dtype
+    column = group.create_dataset(name, (rows, *values.shape[1:]), kind)
+    for start in range(0, rows, CHUNK):
+        column[start : start + CHUNK] = np.asarray(values[start : start + CHUNK]).view(
+            kind
+        )  # a view: UTF-8 is said in the dtype alone
+
+
+def content_digest(file: h5py.File) -> str:
+    """SHA-256 over what the file says and the digests of its pictures: the same however they are stored."""
+    what: dict[str, Any] = {name: int(file.attrs[name]) for name in ("patch", "height", "width", "channels")}
+    what |= {"classes": [name.decode() for name in file["class_names"][:]]}
+    whole = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    for split in split_names(file):
+        whole.update(f"{split} {file[split]['labels'].shape[0]}".encode())
+        for name in FIELDS[1:]:
+            column = file[split][name]
+            for start in range(0, column.shape[0], CHUNK):
+                whole.update(np.ascontiguousarray(column[start : start + CHUNK]).tobytes())
+    return whole.hexdigest()
+
+
+def split_names(file: h5py.File) -> list[str]:
+    """train, val, test first, whatever the order in the file."""
+    order = {"train": 0, "val": 1, "test": 2}
+    found = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+    return sorted(found, key=lambda name: (order.get(name, 3), name))
+
+
+def picture_digest(row: Bytes) -> bytes:
+    return hashlib.sha256(row.data).digest()[:DIGEST]
+
+
+def write_index(path: Path, shards: Sequence[Path], header: Header, notes: Notes) -> None:
+    """An HDF5 file of virtual data sets over the shards, which must lie beside it."""
+    parts = [PatchFile(shard) for shard in shards]
+    with create(path) as file:
+        names = [shard.name for shard in shards]
+        file.create_dataset("shards", data=np.array(names, dtype=object), dtype=h5py.string_dtype())
+        for split in parts[0].splits:
+            rows = [part.splits[split].rows if split in part.splits else 0 for part in parts]
+            group = file.create_group(split)
+            group.create_dataset("shard_rows", data=np.array(rows, np.int64))
+            for name in FIELDS:
+                add_virtual(group, name, names, rows, parts[0].splits[split])
+        write_root(file, header, notes)
+        file.attrs["digest"] = content_digest(file)
+
+
+def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Sequence[int], like: "Split") -> None:
+    with h5py.File(like.segments[0].path) as first:
+        model = first[like.name][name]
+        kind, inner = model.dtype, model.shape[1:]
+    layout = h5py.VirtualLayout((sum(rows), *inner), kind)
+    start = 0
+    for shard, count in zip(shards, rows, strict=True):
+        if count:
+            source = h5py.VirtualSource(shard, f"{like.name}/{name}", (count, *inner), kind)
+            layout[start : start + count] = source
+            start += count
+    group.create_virtual_dataset(name, layout)
+
+
+class RowCodec:
+    """Compressed chunks made outside the file that will hold them, in any process: HDF5's own filters in memory."""
+
+    def __init__(self, geometry: Geometry, codec: str, level: int) -> None:
+        self.options = filter_options(codec, level)
+        self.file = h5py.File.in_memory()
+        shape = (1, geometry.count, geometry.values)
+        self.scratch = self.file.create_dataset("row", shape, np.uint8, chunks=shape, **self.options)
+
+    def encode(self, row: Bytes) -> bytes:
+        """The chunk, behind the four bytes of HDF5's filter mask: a row that does not shrink is kept as it is."""
+        self.scratch[0] = row
+        self.scratch.flush()
+        mask, chunk = self.scratch.id.read_direct_chunk((0, 0, 0))
+        return bytes(mask.to_bytes(4, "little") + chunk)
+
+
+def filter_options(codec: str, level: int) -> dict[str, Any]:
+    if codec == "gzip":
+        return {"compression": "gzip", "compression_opts": level}
+    if codec == "lzf":
+        return {"compression": "lzf"}
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise DataError(f"codec {codec} needs hdf5plugin: pip install 'vitctl[compress]'") from None
+    return dict(hdf5plugin.Zstd(clevel=level) if codec == "zstd" else hdf5plugin.LZ4())
+
+
+def write_compressed(
+    path: Path,
+    header: Header,
+    splits: Mapping[str, SplitContent],
+    notes: Notes,
+    chunks: Mapping[str, Iterator[bytes]],
+    options: dict[str, Any],
+) -> None:
+    """The whole file, from rows that are compressed already."""
+    geometry = header.geometry
+    with h5py.File(path, "w") as file:
+        for name, split in splits.items():
+            shape = (split.rows, geometry.count, geometry.values)
+            data = file.create_group(name).create_dataset("patches", shape, np.uint8, chunks=(1, *shape[1:]), **options)
+            for row, chunk in enumerate(chunks[name]):
+                data.id.write_direct_chunk((row, 0, 0), chunk[4:], int.from_bytes(chunk[:4], "little"))
+        write_contents(file, header, splits, notes)
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass
+class Segment:
+    """One split in one real file. Opened on first use, once per process; a copy sent elsewhere opens its own."""
+
+    path: Path
+    split: str
+    rows: int
+    geometry: Geometry
+    _maps: dict[str, Any] = field(default_factory=dict, repr=False)
+    _process: int = field(default=0, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_maps": {}, "_process": 0}
+
+    def column(self, name: str) -> Any:
+        """patches, labels, names or digests: a read-only map of the file, or an HDF5 data set when compressed."""
+        if self._process != os.getpid():
+            self._maps, self._process = {}, os.getpid()
+        if not self._maps:
+            self._maps = self.open()
+        return self._maps[name]
+
+    def open(self) -> dict[str, Any]:
+        with reading(self.path) as file:
+            if self.split not in file or file[self.split]["labels"].shape[0] != self.rows:
+                raise DataError(f"{self.path}: split {self.split} is not as its index says; write the index anew")
+            if read_geometry(file) != self.geometry:
+                raise DataError(f"{self.path}: holds {read_geometry(file)}, its index says {self.geometry}")
+            group, shape = file[self.split], (self.rows, self.geometry.count, self.geometry.values)
+            if group["patches"].shape != shape or group["patches"].dtype != np.uint8:
+                raise ValueError(
+                    f"{self.split}/patches is {group['patches'].dtype} {group['patches'].shape}, not {shape}"
+                )
+            maps = {name: map_column(self.path, group[name]) for name in FIELDS if name in group}
+            chunked = group["patches"].chunks is not None
+        if chunked:
+            maps["patches"] = open_hdf5(self.path)[self.split]["patches"]  # the data set keeps its file open
+        return maps
+
+
+def map_column(path: Path, data: h5py.Dataset) -> Any:
+    if data.chunks is not None or data.size == 0:
+        return None if data.size else np.empty(data.shape, data.dtype)
+    offset = data.id.get_offset()
+    if offset is None or offset + data.id.get_storage_size() > path.stat().st_size:
+        raise DataError(f"{path}: cut short inside {data.name}; make it anew with vitctl patchify")
+    return np.memmap(path, data.dtype, "r", offset, data.shape)
+
+
+class Split:
+    """The rows of one split, across shards where there are several."""
+
+    def __init__(self, name: str, segments: Sequence[Segment], geometry: Geometry) -> None:
+        self.name, self.segments, self.geometry = name, list(segments), geometry
+        self.starts = np.cumsum([0] + [segment.rows for segment in self.segments])
+
+    @property
+    def rows(self) -> int:
+        return int(self.starts[-1])
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def patches(self, rows: Ints, out: Bytes | None = None) -> Bytes:
+        """uint8 [B, N, P*P*C] of the rows asked for, in their order, copied once."""
+        rows = self.checked(rows)
+        if out is None:
+            out = np.empty((len(rows), self.geometry.count, self.geometry.values), np.uint8)
+        for segment, where, local in self.parts(rows):
+            try:
+                gather(segment.column("patches"), local, out, where)
+            except OSError as error:
+                raise DataError(f"{segment.path}: damaged pictures; vitctl info --verify names them") from error
+        return out
+
+    def images(self, rows: Ints) -> Bytes:
+        """uint8 [B, H, W, C]."""
+        shape = self.geometry
+        return unpatchify(self.patches(rows), shape.height, shape.width, shape.patch)
+
+    def labels(self, rows: Ints | None = None) -> Ints:
+        """int64 [B], or of the whole split."""
+        return np.asarray(self.take("labels", rows), np.int64)
+
+    def names(self, rows: Ints) -> list[str]:
+        return [name.decode("utf-8", "replace") for name in self.take("names", rows)]
+
+    def digests(self, rows: Ints | None = None) -> Bytes:
+        """uint8 [B, 16]."""
+        return np.asarray(self.take("digests", rows))
+
+    def take(self, name: str, rows: Ints | None) -> Any:
+        if rows is None:
+            columns = [segment.column(name) for segment in self.segments if segment.rows]
+            return np.asarray(columns[0]) if len(columns) == 1 else np.concatenate(columns)
+        rows = self.checked(rows)
+        out: Any = None
+        for segment, where, local in self.parts(rows):
+            found = np.asarray(segment.column(name))[local]
+            if out is None:
+                out = np.empty((len(rows), *found.shape[1:]), found.dtype)
+            out[where] = found
+        return np.empty(0, np.int64) if out is None else out
+
+    def checked(self, rows: Ints) -> Ints:
+        rows = np.asarray(rows, np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= self.rows):
+            raise IndexError(f"split {self.name} has {self.rows} rows")
+        return rows
+
+    def parts(self, rows: Ints) -> Iterator[tuple[Segment, Any, Ints]]:
+        """For each shard that is touched: where its rows go in the batch, and which of its rows they are."""
+        if len(self.segments) == 1:
+            yield self.segments[0], slice(None), rows
+            return
+        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(owner):
+            where = np.flatnonzero(owner == number)
+            yield self.segments[number], where, rows[where] - self.starts[number]
+
+
+def gather(source: Any, rows: Ints, out: Bytes, where: Any) -> None:
+    if isinstance(source, np.ndarray) and isinstance(where, slice):
+        np.take(source, rows, axis=0, out=out, mode="clip")  # rows are checked; "raise" would copy through a buffer
+    elif isinstance(source, np.ndarray):
+        out[where] = source[rows]
+    else:  # compressed: a fancy index on a chunked data set is two orders slower than one row at a time
+        for target, row in zip(range(len(rows)) if isinstance(where, slice) else where, rows, strict=True):
+            out[target] = source[row]
+
+
+class PatchFile:
+    """A patch file, or an index over shards, open for reading; may be pickled, forked and shared between threads."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with reading(self.path) as file:
+            self.header = read_header(file)
+            self.digest = str(file.attrs["digest"])
+            self.splits = {name: self.read_split(file, name) for name in split_names(file)}
+
+    def read_split(self, file: h5py.File, name: str) -> Split:
+        geometry = self.header.geometry
+        if "shards" not in file:
+            return Split(name, [Segment(self.path, name, file[name]["labels"].shape[0], geometry)], geometry)
+        shards = [self.path.parent / shard.decode() for shard in file["shards"][:]]
+        counts = file[name]["shard_rows"][:].tolist()
+        return Split(
+            name,
+            [Segment(*each, geometry) for each in zip(shards, [name] * len(shards), counts, strict=True)],
+            geometry,
+        )
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.header.geometry
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.header.class_names
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The files that hold its rows: itself, or its shards."""
+        return list(dict.fromkeys(segment.path for split in self.splits.values() for segment in split.segments))
+
+    def split(self, name: str) -> Split:
+        if name not in self.splits:
+            raise DataError(f"{self.path}: there is no split {name!r}; {did_you_mean(name, self.splits)}")
+        return self.splits[name]
+
+    def rejects(self) -> list[tuple[str, str]]:
+        return [(name, reason) for name, reason in self.table("rejects")]
+
+    def leaks(self) -> list[tuple[str, str, str, str]]:
+        return [(one, name, other, copy) for one, name, other, copy in self.table("leaks")]
+
+    def table(self, name: str) -> list[tuple[str, ...]]:
+        with reading(self.path) as file:
+            return [tuple(value.decode() for value in row) for row in file[name][:]]
+
+    @property
+    def compressed(self) -> bool:
+        segment = next(segment for split in self.splits.values() for segment in split.segments if segment.rows)
+        return not isinstance(segment.column("patches"), np.ndarray)
+
+    def stored_bytes(self) -> int:
+        return self.path.stat().st_size + sum(path.stat().st_size for path in self.files if path != self.path)
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    if not path.exists():
+        raise DataError(f"{path}: no such file; make one with vitctl patchify SOURCE {path}")
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, not a patch file; make one with vitctl patchify {path}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "truncated" in str(error):
+            raise DataError(f"{path}: cut short; make it anew with vitctl patchify") from error
+        raise DataError(f"{path}: not an HDF5 file; make a patch file with vitctl patchify") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """An open patch file; whatever h5py raises over a damaged one becomes a line that names it."""
+    with open_hdf5(path) as file:
+        try:
+            check_header(file, path)
+            yield file
+        except (
+            ConfigError,
+            KeyError,
+            OSError,
+            ValueError,
+            TypeError,
+            RuntimeError,
+            OverflowError,
+            MemoryError,
+        ) as error:
+            raise DataError(
+                f"{path}: damaged ({' '.join(str(error).split())}); make it anew with vitctl patchify"
+            ) from error
+
+
+def check_header(file: h5py.File, path: Path) -> None:
+    found = file.attrs.get("format")
+    if found != FORMAT:
+        what = f"holds {found!r}" if found else "is HDF5 without a format"
+        raise DataError(f"{path}: not a patch file ({what}); make one with vitctl patchify")
+    if file.attrs.get("version") != VERSION:
+        raise DataError(
+            f"{path}: patch file version {file.attrs.get('version')}, this vitctl reads {VERSION}; "
+            "update vitctl, or make the file anew with vitctl patchify"
+        )
+
+
+def read_geometry(file: h5py.File) -> Geometry:
+    return Geometry(*(int(file.attrs[name]) for name in ("patch", "height", "width", "channels")))
+
+
+def read_header(file: h5py.File) -> Header:
+    attrs = file.attrs
+    return Header(
+        geometry=read_geometry(file),
+        class_names=tuple(name.decode() for name in file["class_names"][:]),
+        mean=tuple(float(value) for value in attrs["mean"]),
+        std=tuple(float(value) for value in attrs["std"]),
+        fit=str(attrs["fit"]),
+        source=str(attrs["source"]),
+        created_by=str(attrs["created_by"]),
+        duplicates=int(attrs["duplicates"]),
+        leaked=int(attrs["leaked"]),
+    )

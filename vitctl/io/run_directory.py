@@ -1,0 +1,89 @@
+"""The run directory: everything that makes a printed number traceable.
+
+    config.json     the whole resolved config, command, version, argv, library versions
+    metrics.jsonl   one object a logged step
+    result.json     what --json printed; its presence means finished
+
+`runs/LATEST` names the newest run, so that the next command finds it.
+"""
+
+import json
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vitctl.errors import DataError, OutputExists
+from vitctl.io.atomic import write_bytes, write_json
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
+LATEST = "LATEST"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        write_json(self.path / "result.json", result)
+
+    def log(self, **metrics: Any) -> None:
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every whole line; one that a kill cut short does not count."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+def create_run(path: Path, command: str, config: dict[str, Any], program: str, overwrite: bool = False) -> RunDirectory:
+    """A new run; one that holds something is refused unless it may be overwritten."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not overwrite or not (path / "config.json").exists():
+            raise OutputExists(
+                f"{path}: is not empty; --overwrite starts over in a run directory, or name another with --out"
+            )
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    whole = {
+        "command": command,
+        "version": program,
+        "argv": sys.argv[1:],
+        "python": platform.python_version(),
+        "libraries": library_versions(),
+        "config": config,
+    }
+    write_json(path / "config.json", whole)
+    write_bytes(path.parent / LATEST, f"{path.name}\n".encode())
+    return RunDirectory(path, whole)
+
+
+def open_run(path: Path) -> RunDirectory:
+    """A run that is there; `runs/` itself means its newest."""
+    if (path / LATEST).exists() and not (path / "config.json").exists():
+        path = path / (path / LATEST).read_text().strip()
+    try:
+        return RunDirectory(path, json.loads((path / "config.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a run directory (no readable config.json)") from error
+
+
+def library_versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

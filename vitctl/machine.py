@@ -1,0 +1,57 @@
+"""What this machine is and how it is best used."""
+
+import ctypes
+import os
+import platform
+import sys
+
+
+def cores() -> int:
+    """Cores that this process may use: a container or a scheduler may give fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> bool:
+    """Asks glibc to keep large freed buffers instead of returning them to the kernel, which must then clear them anew.
+
+    Batches and activations of the same sizes come again at every step, so nothing grows for it. True where it was done.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def memory_bytes() -> int | None:
+    """Memory that this process may use: the machine's, or its container's if that is less."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            limit = file.read().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def native_bf16() -> str | None:
+    """The instructions with which this processor multiplies bfloat16, best first, or None."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = set(next((line for line in file if line.startswith(("flags", "Features"))), "").split())
+    except OSError:
+        return "NEON" if platform.machine() == "arm64" else None  # Apple's processors since the M2
+    return next(
+        (name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512"), ("bf16", "NEON")) if flag in flags),
+        None,
+    )

@@ -1,0 +1,56 @@
+"""Images to patches and back, for NumPy arrays and torch tensors alike.
+
+Letters, as in the paper: B batch, N patches, P patch size, C channels, D width.
+"""
+
+from typing import TypeVar
+
+from vitctl.errors import ConfigError
+
+Array = TypeVar("Array")  # np.ndarray or torch.Tensor: both have shape, reshape and swapaxes
+
+
+def patchify(images: Array, patch: int) -> Array:
+    """[..., H, W, C] -> [..., N, P*P*C]: patches row by row; inside a patch row, column, channel (the paper's x_p)."""
+    *lead, height, width, channels = images.shape  # type: ignore[attr-defined]
+    check_grid(height, width, patch)
+    grid = images.reshape(*lead, height // patch, patch, width // patch, patch, channels)  # type: ignore[attr-defined]
+    rows = grid.swapaxes(-4, -3)  # [..., H/P, W/P, P, P, C]
+    return rows.reshape(*lead, (height // patch) * (width // patch), patch * patch * channels)  # type: ignore[no-any-return]
+
+
+def unpatchify(patches: Array, height: int, width: int, patch: int) -> Array:
+    """[..., N, P*P*C] -> [..., H, W, C], the exact inverse of `patchify`."""
+    *lead, count, values = patches.shape  # type: ignore[attr-defined]
+    check_grid(height, width, patch)
+    channels = values // (patch * patch)
+    if count * values != height * width * channels:
+        raise ConfigError(f"{count} patches of {patch}x{patch} do not make a picture of {height}x{width}")
+    grid = patches.reshape(*lead, height // patch, width // patch, patch, patch, channels)  # type: ignore[attr-defined]
+    return grid.swapaxes(-4, -3).reshape(*lead, height, width, channels)  # type: ignore[no-any-return]
+
+
+def check_grid(height: int, width: int, patch: int) -> None:
+    if patch < 1 or height % patch or width % patch or height < patch or width < patch:
+        near = (
+            [f"{round_to(height, patch, up)}x{round_to(width, patch, up)}" for up in (False, True)] if patch > 0 else []
+        )
+        raise ConfigError(
+            f"patches of {patch} do not divide a picture of {height}x{width}; the nearest are {' and '.join(near)}"
+        )
+
+
+def round_to(size: int, patch: int, up: bool) -> int:
+    return max(patch, -(-size // patch) * patch if up else size // patch * patch)
+
+
+def fold_normalisation(weight: Array, bias: Array, mean: Array, std: Array) -> tuple[Array, Array]:
+    """The first layer for raw 0..255 pixels that equals `weight, bias` on (x/255 - mean) / std.
+
+    weight [D, P*P*C] with channels last, bias [D], mean and std [C]. A byte is exact in bfloat16, so a batch can go
+    into the layer as it lies in the file. In training fold anew at each step: the optimiser must see the plain weight.
+    """
+    per_channel = weight.reshape(weight.shape[0], -1, mean.shape[0])  # type: ignore[attr-defined]  # [D, P*P, C]
+    folded = (per_channel / (std * 255.0)).reshape(weight.shape)  # type: ignore[attr-defined,operator]
+    shift = (per_channel * (mean / std)).sum(-1).sum(-1)  # type: ignore[operator]  # [D]
+    return folded, bias - shift

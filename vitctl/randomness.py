@@ -1,0 +1,103 @@
+"""Random numbers as a function of (seed, epoch, sample, purpose): no generator state is kept anywhere.
+
+So a run that is killed and resumed, a run on other ranks, and a run with other workers draw the same numbers. The same
+code serves NumPy arrays and torch tensors on any device, and gives the same bits on all of them: integers alone decide.
+"""
+
+import math
+import zlib
+from typing import Any
+
+MASK64 = (1 << 64) - 1
+
+
+def signed(value: int) -> int:
+    """A 64-bit pattern as the int64 that holds it: torch has no unsigned arithmetic."""
+    value &= MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+STEP = signed(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: consecutive counters land far apart
+MIX_A = signed(0xBF58476D1CE4E5B9)  # the finaliser of SplitMix64 (Steele, Lea & Flood 2014)
+MIX_B = signed(0x94D049BB133111EB)
+
+
+def scramble(keys: Any) -> Any:
+    """A bijection of int64 [..] under which neighbouring keys have nothing in common."""
+    keys = (keys ^ ((keys >> 30) & 0x3FFFFFFFF)) * MIX_A
+    keys = (keys ^ ((keys >> 27) & 0x1FFFFFFFFF)) * MIX_B
+    return keys ^ ((keys >> 31) & 0x1FFFFFFFF)
+
+
+def scramble_int(value: int) -> int:
+    """`scramble` for one Python integer."""
+    value &= MASK64
+    value = (value ^ (value >> 30)) * (MIX_A & MASK64) & MASK64
+    value = (value ^ (value >> 27)) * (MIX_B & MASK64) & MASK64
+    return signed(value ^ (value >> 31))
+
+
+def stream(seed: int, purpose: str) -> int:
+    """The key of everything that one seed draws for one purpose."""
+    return scramble_int(scramble_int(seed * STEP + 1) ^ zlib.crc32(purpose.encode()) * STEP)
+
+
+class Draws:
+    """What each sample of a batch draws: `Draws(0, 3, samples).uniform("crop", 2)` is float32 [B, 2] in [0, 1).
+
+    `epoch` is one number, or one for each sample: a batch may begin in one epoch and end in the next.
+    """
+
+    def __init__(self, seed: int, epoch: Any, samples: Any) -> None:
+        self.seed, self.samples = seed, samples  # int64 [B], NumPy or torch
+        self.epochs = samples * 0 + epoch  # [B]
+
+    def bits(self, purpose: str, count: int = 1) -> Any:
+        """int64 [B, count], every bit fair."""
+        keys = scramble(self.samples * STEP + scramble(self.epochs * STEP + stream(self.seed, purpose)))  # [B]
+        return scramble(keys[:, None] + (range_like(self.samples, count) * STEP)[None, :])
+
+    def uniform(self, purpose: str, count: int = 1) -> Any:
+        """float32 [B, count]: multiples of 2^-24 in [0, 1)."""
+        top = (self.bits(purpose, count) >> 40) & 0xFFFFFF
+        return as_float32(top) * (2.0**-24)
+
+    def integers(self, purpose: str, high: int, count: int = 1) -> Any:
+        """int64 [B, count] in [0, high); the bias is under high / 2^31."""
+        return (((self.bits(purpose, count) >> 33) & 0x7FFFFFFF) * high) >> 31
+
+    def normal(self, purpose: str, count: int = 1) -> Any:
+        """float32 [B, count], standard normal (Box-Muller)."""
+        pairs = self.uniform(purpose, 2 * count)
+        radius = (-2.0 * _log(1.0 - pairs[:, 0::2])) ** 0.5
+        return radius * _cos(pairs[:, 1::2] * (2 * math.pi))
+
+
+def range_like(samples: Any, count: int) -> Any:
+    if hasattr(samples, "new_tensor"):
+        import torch
+
+        return torch.arange(1, count + 1, device=samples.device)
+    import numpy as np
+
+    return np.arange(1, count + 1, dtype=np.int64)
+
+
+def as_float32(values: Any) -> Any:
+    return values.float() if hasattr(values, "new_tensor") else values.astype("float32")
+
+
+def _log(values: Any) -> Any:
+    if hasattr(values, "new_tensor"):
+        return values.log()
+    import numpy as np
+
+    return np.log(values)
+
+
+def _cos(values: Any) -> Any:
+    if hasattr(values, "new_tensor"):
+        return values.cos()
+    import numpy as np
+
+    return np.cos(values)

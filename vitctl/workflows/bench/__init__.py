@@ -1,0 +1,51 @@
+"""`vitctl bench`: how far this machine's runs are from its limits, and from the usual tools."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitctl import __version__
+from vitctl.config.bench import BenchConfig
+from vitctl.io.run_directory import create_run, library_versions
+from vitctl.machine import cores
+from vitctl.reporting import Reporter, Silent
+from vitctl.workflows.bench.data import bench_data
+from vitctl.workflows.bench.measure import Figure, Ratio
+from vitctl.workflows.doctor import examine
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    machine: str
+    cores: int
+    libraries: dict[str, str]
+    figures: list[Figure]
+    ratios: list[Ratio]
+    left_out: list[str]  # peers that are not installed
+    remarks: list[str]
+    elapsed_s: float
+
+
+def bench(
+    config: BenchConfig, reporter: Reporter | None = None, *, out: str | None = None, overwrite: bool = False
+) -> BenchResult:
+    started = time.perf_counter()
+    run = create_run(Path(out), "bench", dataclasses.asdict(config), __version__, overwrite) if out else None
+    figures, ratios, left_out, remarks = bench_data(config, reporter or Silent())
+    result = BenchResult(
+        machine(), cores(), library_versions(), figures, ratios, left_out, remarks, time.perf_counter() - started
+    )
+    if run:
+        run.finish(as_values(result))
+    return result
+
+
+def machine() -> str:
+    facts = examine()
+    return f"{facts.device} ({', '.join(facts.devices)}), bf16 {facts.precisions.get('bf16', 'unknown')}"
+
+
+def as_values(result: BenchResult) -> dict[str, Any]:
+    return dataclasses.asdict(result)

@@ -1,0 +1,62 @@
+"""What a command works on when it was not told: told in one line, and always found by the same rule."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import h5py
+
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.errors import UsageError
+from vitctl.reporting import Reporter
+from vitctl.workflows.patchify import patchify
+
+DEFAULT = "data.h5"
+
+
+def choose_data(flag: str | None, reporter: Reporter) -> Path:
+    """The flag, else $VITCTL_DATA, else ./data.h5, else the embedded digits. What is no patch file is made into one."""
+    if flag:
+        return as_patch_file(flag, "--data", reporter)
+    if os.environ.get("VITCTL_DATA"):
+        return as_patch_file(os.environ["VITCTL_DATA"], "$VITCTL_DATA", reporter)
+    if Path(DEFAULT).exists():
+        return as_patch_file(DEFAULT, "found here", reporter)
+    return as_patch_file("digits", "embedded, as no --data was given", reporter)
+
+
+def as_patch_file(text: str, why: str, reporter: Reporter) -> Path:
+    path = Path(text)
+    if text == "digits" and not path.exists():
+        path = cache_folder() / "digits.h5"
+    elif path.is_file() and h5py.is_hdf5(path):
+        reporter.note(f"data: {path} ({why})")
+        return path
+    elif path.suffix in (".h5", ".hdf5"):
+        return path  # whoever opens it says what is wrong with it
+    else:
+        path = path.resolve().with_name(path.resolve().name.partition(".")[0] + ".h5")
+    if path.exists() and h5py.is_hdf5(path):
+        reporter.note(f"data: {text} ({why}), patchified before as {path}")
+        return path
+    reporter.note(f"data: {text} ({why}), patchified now as {path}")
+    patchify(PatchifyConfig(source=text, out=str(path)), reporter, resume=True)
+    return path
+
+
+def cache_folder() -> Path:
+    """Where this user's caches go; a folder for this process where none can be written."""
+    home = Path.home()
+    default = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or default) / "vitctl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    try:
+        return Path(tempfile.mkdtemp(prefix="vitctl-"))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written, nor can a temporary folder; set XDG_CACHE_HOME") from error

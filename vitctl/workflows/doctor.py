@@ -1,0 +1,129 @@
+"""`vitctl doctor`: what this machine and installation can do, and one line of advice for each thing that is wrong."""
+
+import importlib
+import os
+import platform
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vitctl.io.run_directory import library_versions
+from vitctl.machine import cores, memory_bytes, native_bf16
+from vitctl.reporting import Reporter, size
+
+LOW_DISK = 5 << 30
+OLDEST_TORCH = (2, 11)
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    ok: bool
+    python: str
+    platform: str
+    libraries: dict[str, str]
+    extras: dict[str, bool]
+    device: str
+    devices: list[str]
+    precisions: dict[str, str]  # of the device: native, emulated or none
+    cores: int
+    threads: int
+    memory: int | None
+    folder: str
+    writable: bool
+    free_disk: int
+    start_method: str
+    advice: list[str] = field(default_factory=list)
+
+
+def examine(out: str | Path = ".", reporter: Reporter | None = None) -> DoctorResult:
+    advice: list[str] = []
+    working = imports_work(advice)
+    device, devices, precisions, threads = torch_facts(advice) if "torch" in working else ("none", [], {}, 0)
+    folder = Path(out)
+    writable, free = disk_facts(folder, advice)
+    if threads and threads > cores():
+        advice.append(f"torch uses {threads} threads on {cores()} cores: set OMP_NUM_THREADS={cores()}")
+    return DoctorResult(
+        ok=not advice,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        libraries=library_versions(),
+        extras={
+            name: importlib.util.find_spec(module) is not None
+            for name, module in (("parquet", "pyarrow"), ("tensorboard", "tensorboard"), ("compress", "hdf5plugin"))
+        },
+        device=device,
+        devices=devices,
+        precisions=precisions,
+        cores=cores(),
+        threads=threads,
+        memory=memory_bytes(),
+        folder=str(folder),
+        writable=writable,
+        free_disk=free,
+        start_method=start_method(),
+        advice=advice,
+    )
+
+
+def imports_work(advice: list[str]) -> set[str]:
+    """Heavy libraries that can be imported together; torch and torchvision that do not match are the usual fault."""
+    working = set()
+    for name in ("torch", "torchvision", "timm", "h5py", "PIL", "sklearn"):
+        try:
+            importlib.import_module(name)
+            working.add(name)
+        except Exception as error:  # a broken extension module may raise anything
+            advice.append(
+                f"import {name} fails ({type(error).__name__}: {str(error).splitlines()[0][:120]}): "
+                "pip install --force-reinstall torch torchvision timm, in one line so that they match"
+            )
+    return working
+
+
+def torch_facts(advice: list[str]) -> tuple[str, list[str], dict[str, str], int]:
+    import torch
+
+    found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if found < OLDEST_TORCH:
+        advice.append(f"torch {torch.__version__} is too old: pip install --upgrade torch torchvision")
+    threads = torch.get_num_threads()
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        native = "native" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated"
+        return "cuda", names, {"float32": "native", "bf16": native, "fp16": "native"}, threads
+    if torch.backends.mps.is_available():
+        return (
+            "mps",
+            [platform.processor() or "Apple"],
+            {"float32": "native", "bf16": "native", "fp16": "native"},
+            threads,
+        )
+    if shutil.which("nvidia-smi"):
+        advice.append(
+            "an NVIDIA driver is here, but this torch sees no GPU: look at nvidia-smi, or install a torch with CUDA"
+        )
+    bf16 = native_bf16()
+    return (
+        "cpu",
+        [platform.processor() or platform.machine()],
+        {"float32": "native", "bf16": f"native ({bf16})" if bf16 else "emulated", "fp16": "emulated"},
+        threads,
+    )
+
+
+def disk_facts(folder: Path, advice: list[str]) -> tuple[bool, int]:
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK)
+    free = shutil.disk_usage(nearest).free
+    if not writable:
+        advice.append(f"{folder}: nothing can be written there: name another folder with --out")
+    if free < LOW_DISK:
+        advice.append(f"{folder}: {size(free)} free on its disk: a patch file of 10,000 pictures at 224 takes 1.5 GB")
+    return writable, free
+
+
+def start_method() -> str:
+    import multiprocessing
+
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

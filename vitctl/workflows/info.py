@@ -1,0 +1,171 @@
+"""`vitctl info`: what an artefact of ours holds, and whether it is still what it was."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitctl.errors import DataError
+from vitctl.io import run_directory
+from vitctl.io.patch_file import PatchFile, Split, content_digest, picture_digest, reading
+from vitctl.reporting import Reporter, Silent, counted
+
+LISTED = 1000  # rejects and leaks in a result; the file has them all
+VERIFIED = 64  # pictures checked at once
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    images: int
+    labelled: int
+    classes: int  # that occur
+    smallest_class: int
+    largest_class: int
+
+
+@dataclass(frozen=True)
+class PatchFileInfo:
+    path: str
+    kind: str
+    splits: dict[str, SplitInfo]
+    classes: int
+    class_names: list[str]
+    height: int
+    width: int
+    channels: int
+    patch: int
+    patches: int  # N, of a picture
+    fit: str
+    mean: list[float]
+    std: list[float]
+    rejects: int
+    rejected: list[dict[str, str]]
+    duplicates: int
+    leaked: int
+    leaks: list[dict[str, str]]
+    shards: int
+    compressed: bool
+    bytes: int
+    source: str
+    created_by: str
+    digest: str
+    verified: bool | None = None  # None: not asked for
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    path: str
+    kind: str
+    command: str
+    version: str
+    finished: bool
+    config: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] | None = None
+
+
+def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool = False) -> PatchFileInfo | RunInfo:
+    """Looks at `path` and says what it is."""
+    path = Path(path)
+    if path.is_dir():
+        return describe_run(path)
+    file = PatchFile(path)
+    if verify:
+        verify_patch_file(file, reporter or Silent())
+    return describe_patch_file(file, verified=True if verify else None)
+
+
+def describe_run(path: Path) -> RunInfo:
+    run = run_directory.open_run(path)
+    return RunInfo(
+        str(path),
+        "run",
+        run.config["command"],
+        run.config["version"],
+        run.result is not None,
+        run.config["config"],
+        run.result,
+    )
+
+
+def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchFileInfo:
+    header, shape = file.header, file.geometry
+    rejects, leaks = file.rejects(), file.leaks()
+    return PatchFileInfo(
+        path=str(file.path),
+        kind="patches",
+        splits={name: describe_split(split, len(header.class_names)) for name, split in file.splits.items()},
+        classes=len(header.class_names),
+        class_names=list(header.class_names),
+        height=shape.height,
+        width=shape.width,
+        channels=shape.channels,
+        patch=shape.patch,
+        patches=shape.count,
+        fit=header.fit,
+        mean=list(header.mean),
+        std=list(header.std),
+        rejects=len(rejects),
+        rejected=[{"name": name, "reason": reason} for name, reason in rejects[:LISTED]],
+        duplicates=header.duplicates,
+        leaked=header.leaked,
+        leaks=[dict(zip(("split", "name", "other_split", "other_name"), leak, strict=True)) for leak in leaks],
+        shards=len(file.files) if file.files != [file.path] else 0,
+        compressed=file.compressed,
+        bytes=file.stored_bytes(),
+        source=header.source,
+        created_by=header.created_by,
+        digest=file.digest,
+        verified=verified,
+    )
+
+
+def describe_split(split: Split, classes: int) -> SplitInfo:
+    labels = split.labels()
+    counts = np.bincount(labels[labels >= 0], minlength=max(classes, 1))
+    present = counts[counts > 0]
+    return SplitInfo(
+        split.rows,
+        int((labels >= 0).sum()),
+        len(present),
+        int(present.min(initial=split.rows)) if len(present) else 0,
+        int(counts.max()),
+    )
+
+
+def placed(split: str, name: str) -> str:
+    """A picture's name, with its split in front where the name does not say it."""
+    return name if name.startswith(f"{split}/") else f"{split}/{name}"
+
+
+def verify_patch_file(file: PatchFile, reporter: Reporter) -> None:
+    """Reads every picture again and compares it with its digest, and these with the file's."""
+    with reading(file.path) as opened:
+        if content_digest(opened) != file.digest:
+            raise DataError(f"{file.path}: labels, names or digests are not what was written; make it anew")
+    damaged: list[str] = []
+    with reporter.progress("verify", sum(split.rows for split in file.splits.values())) as bar:
+        for split in file.splits.values():
+            for start in range(0, split.rows, VERIFIED):
+                rows = np.arange(start, min(start + VERIFIED, split.rows))
+                damaged += [placed(split.name, name) for name in damaged_rows(split, rows)]
+                bar.advance(len(rows))
+    if damaged:
+        shown = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
+        raise DataError(
+            f"{file.path}: {counted(len(damaged), 'picture')} damaged ({shown}); make it anew with vitctl patchify"
+        )
+
+
+def damaged_rows(split: Split, rows: np.ndarray[Any, Any]) -> list[str]:
+    try:
+        patches = split.patches(rows)
+    except DataError:  # a compressed chunk that cannot be unpacked: which?
+        return (
+            split.names(rows) if len(rows) == 1 else [name for row in rows for name in damaged_rows(split, row[None])]
+        )
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(picture_digest, patches))
+    wrong = [row for row, one, other in zip(rows, found, split.digests(rows), strict=True) if one != other.tobytes()]
+    return split.names(np.array(wrong, np.int64))

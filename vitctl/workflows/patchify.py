@@ -1,0 +1,186 @@
+"""`vitctl patchify`: images in, one HDF5 file of patches out."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.data import build as building
+from vitctl.data.duplicates import find_copies
+from vitctl.data.sources import open_source
+from vitctl.data.sources.contract import Source
+from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
+from vitctl.io.atomic import replacing
+from vitctl.io.patch_file import Header, Notes, PatchFile, write_index
+from vitctl.reporting import Reporter, Silent, counted
+from vitctl.workflows.info import PatchFileInfo, describe_patch_file, placed
+
+SHOWN = 3  # rejects and leaks that are told by name
+
+
+@dataclass(frozen=True)
+class PatchifyResult:
+    out: str
+    data: PatchFileInfo | None  # None while other shards are still to be made
+    elapsed_s: float
+    images_per_s: float
+
+
+def patchify(
+    config: PatchifyConfig, reporter: Reporter | None = None, *, resume: bool = False, overwrite: bool = False
+) -> PatchifyResult:
+    reporter = reporter or Silent()
+    started = time.perf_counter()
+    try:
+        made = make(config, reporter, resume, overwrite)
+    except KeyboardInterrupt as error:
+        code = 143 if isinstance(error, Terminated) else 130
+        raise Interrupted("stopped; what is done is kept", code) from error
+    elapsed = time.perf_counter() - started
+    info = describe_patch_file(PatchFile(made)) if made else None
+    if info:
+        tell_findings(info, reporter)
+    count = sum(split.images for split in info.splits.values()) if info else 0
+    return PatchifyResult(str(made or config.out), info, elapsed, count / elapsed)
+
+
+def make(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bool) -> Path | None:
+    """The file that is whole now: the one asked for, one shard of it, or None where shards are missing."""
+    out = Path(config.out)
+    if config.shard == "index":
+        return make_index(config, reporter, overwrite)
+    if finished(out, resume, overwrite):
+        reporter.note(f"{out} is finished already")
+        return out
+    source = open_source(config.source, config.kind)
+    config = with_defaults(config, source, reporter)
+    if not config.shards:
+        make_one(source, config, out, 0, reporter, resume, overwrite)
+        return out
+    if config.shard is not None:
+        path = shard_path(out, int(config.shard), config.shards)
+        make_one(source, config, path, int(config.shard), reporter, resume, overwrite)
+        return path
+    for shard in range(config.shards):
+        make_one(source, config, shard_path(out, shard, config.shards), shard, reporter, resume, overwrite)
+    return make_index(config, reporter, overwrite)
+
+
+def make_one(
+    source: Source, config: PatchifyConfig, out: Path, shard: int, reporter: Reporter, resume: bool, overwrite: bool
+) -> None:
+    if finished(out, resume, overwrite):
+        reporter.note(f"{out} is finished already")
+        return
+    plan = building.build(source, config, out, shard, reporter, resume, overwrite)
+    for note in plan.notes:
+        reporter.note(note)
+    for warning in plan.warnings:
+        reporter.warn(warning)
+
+
+def finished(out: Path, resume: bool, overwrite: bool) -> bool:
+    return resume and not overwrite and out.exists() and not building.Workspace(out).folder.exists()
+
+
+def with_defaults(config: PatchifyConfig, source: Source, reporter: Reporter) -> PatchifyConfig:
+    """What a kind of source wants when nothing was said: told, because it decides what is in the file."""
+    if source.kind == "digits" and not config.split:
+        reporter.note("digits has no splits: a stratified fifth becomes val (--split val=0.2)")
+        config = dataclasses.replace(config, split=("val=0.2",))
+    if source.kind == "digits" and config.res == "auto":
+        config = dataclasses.replace(config, res="32", patch=config.patch or 4)
+    return config
+
+
+def shard_path(out: Path, shard: int, shards: int) -> Path:
+    return out.with_name(f"{out.stem}-{shard:05d}-of-{shards:05d}{out.suffix}")
+
+
+def make_index(config: PatchifyConfig, reporter: Reporter, overwrite: bool) -> Path | None:
+    """The index over the shards, once they are all there."""
+    out, count = Path(config.out), config.shards or 0
+    if out.exists() and not overwrite:
+        raise OutputExists(f"{out}: exists already; --overwrite makes the index anew")
+    paths = [shard_path(out, shard, count) for shard in range(count)]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise DataError(
+            f"{out}: {len(missing)} of {count} shards are missing, {missing[0]} first; "
+            "make it with --shard, then write the index"
+        )
+    shards = [PatchFile(path) for path in paths]
+    check_alike(shards)
+    with replacing(out) as aside:
+        write_index(aside, paths, *joined(shards))
+    reporter.note(f"index over {count} shards: {out}")
+    return out
+
+
+def check_alike(shards: list[PatchFile]) -> None:
+    first = shards[0]
+    for shard in shards[1:]:
+        for name in ("geometry", "class_names", "fit"):
+            if getattr(shard.header, name) != getattr(first.header, name):
+                raise DataError(
+                    f"{shard.path}: its {name} differs from that of {first.path}; make both with the same options"
+                )
+
+
+def joined(shards: list[PatchFile]) -> tuple[Header, Notes]:
+    """The header and notes of all shards together; copies are looked for across them."""
+    names = list(dict.fromkeys(name for shard in shards for name in shard.splits))
+    digests: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {
+        name: np.concatenate([shard.splits[name].digests() for shard in shards if name in shard.splits])
+        for name in ("train", "val", "test")
+        if name in names
+    }
+    copies = find_copies(digests)
+    weights = np.array([next(iter(shard.splits.values())).rows for shard in shards], np.float64)
+    weights /= weights.sum()
+    means = np.array([shard.header.mean for shard in shards])  # [shards, C]
+    variances = np.array([shard.header.std for shard in shards]) ** 2
+    mean = weights @ means
+    std = np.sqrt(weights @ (variances + means**2) - mean**2)
+    header = dataclasses.replace(
+        shards[0].header,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        duplicates=copies.duplicates,
+        leaked=copies.leaked,
+    )
+    leaks = [
+        (one, row_name(shards, one, row), other, row_name(shards, other, copy))
+        for one, row, other, copy in copies.pairs
+    ]
+    return header, Notes([reject for shard in shards for reject in shard.rejects()], leaks)
+
+
+def row_name(shards: list[PatchFile], split: str, row: int) -> str:
+    for shard in shards:
+        rows = shard.splits[split].rows if split in shard.splits else 0
+        if row < rows:
+            return shard.splits[split].names(np.array([row]))[0]
+        row -= rows
+    raise IndexError(row)
+
+
+def tell_findings(info: PatchFileInfo, reporter: Reporter) -> None:
+    """What the user should know before training on it."""
+    if info.rejects:
+        shown = "; ".join(f"{reject['name']}: {reject['reason']}" for reject in info.rejected[:SHOWN])
+        more = f"; and {info.rejects - SHOWN} more (vitctl info --rejects lists them)" if info.rejects > SHOWN else ""
+        reporter.warn(f"{info.rejects:,} rejected: {shown}{more}")
+    if info.leaked:
+        pair = info.leaks[0]
+        first = f"{placed(pair['split'], pair['name'])} is {placed(pair['other_split'], pair['other_name'])}"
+        reporter.warn(
+            f"{counted(info.leaked, 'picture')} of one split in another too: {first}"
+            + (" (vitctl info --rejects lists them)" if info.leaked > 1 else "")
+        )
+    if info.duplicates:
+        reporter.warn(f"exact copies inside a split: {counted(info.duplicates, 'picture')}")

@@ -1,0 +1,98 @@
+"""Contact sheets of a patch file, and of what augmentation makes of its pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitctl.config.augment import augmentation
+from vitctl.data.sheet import Row, draw_sheet
+from vitctl.errors import DataError, UsageError
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.randomness import Draws
+
+CLASSES, COLUMNS = 12, 8
+
+
+def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int = 0) -> None:
+    """A row of pictures a class, drawn at random; without classes, rows of any."""
+    split = file.split(split_name or next(iter(file.splits)))
+    labels = split.labels()
+    present = np.unique(labels)
+    rows: list[Row] = []
+    for label in evenly(present, CLASSES) if present.max() >= 0 else [-1] * 4:
+        of_class = np.flatnonzero(labels == label)
+        chosen = drawn(of_class, COLUMNS, seed + len(rows))
+        name = file.class_names[label] if label >= 0 else ""
+        rows.append(Row(name, f"{len(of_class):,} pictures" if name else "", list(split.images(chosen))))
+    shown = f", {len(rows)} shown" if len(rows) < len(present) else ""
+    about = (
+        f"{split.name}: {split.rows:,} pictures of {len(present)} classes{shown}"
+        if present.max() >= 0
+        else (f"{split.name}: {split.rows:,} pictures")
+    )
+    save(draw_sheet(file.path.name, f"{about}  ·  {file.geometry}", rows), path)
+
+
+def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, path: Path, seed: int = 0) -> None:
+    """Each picture as it is stored, then as eight epochs would show it."""
+    from vitctl.data.augment import Augment
+
+    config = augmentation(preset)
+    split = file.split(split_name or next(iter(file.splits)))
+    chosen = drawn(np.arange(split.rows), CLASSES // 2 * 2, seed)
+    columns = [
+        split.images(chosen),
+        *(augmented(Augment(config, seed, None), split, chosen, epoch) for epoch in range(COLUMNS)),
+    ]
+    rows = [
+        Row(*caption(file, split, row), [column[number] for column in columns]) for number, row in enumerate(chosen)
+    ]
+    save(
+        draw_sheet(
+            f"{file.path.name}: {preset}",
+            f"first as stored, then epochs 0 to {COLUMNS - 1}  ·  {config.summary()}",
+            rows,
+        ),
+        path,
+    )
+
+
+def augmented(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int) -> np.ndarray[Any, Any]:
+    """uint8 [B, H, W, C], mixing included where the preset mixes."""
+    import torch
+
+    from vitctl.data.mixing import Mixing
+
+    samples = torch.from_numpy(rows)
+    images = augment(torch.from_numpy(split.images(rows)), epoch, samples)
+    if augment.config.mixes_labels:
+        images = Mixing(augment.config, augment.seed).plan(epoch, samples, *images.shape[1:3]).images(images)
+    return np.asarray(images.numpy())
+
+
+def caption(file: PatchFile, split: Split, row: int) -> tuple[str, str]:
+    label = int(split.labels(np.array([row]))[0])
+    return (file.class_names[label] if label >= 0 else ""), ""
+
+
+def evenly(values: np.ndarray[Any, Any], count: int) -> list[int]:
+    values = values[values >= 0]
+    if len(values) <= count:
+        return [int(value) for value in values]
+    return [int(values[place]) for place in np.linspace(0, len(values) - 1, count).round().astype(int)]
+
+
+def drawn(rows: np.ndarray[Any, Any], count: int, seed: int) -> np.ndarray[Any, Any]:
+    """`count` of `rows` at random, the same each time."""
+    keys = Draws(seed, 0, rows.astype(np.int64)).bits("sheet")[:, 0]
+    return rows[np.argsort(keys, kind="stable")[:count]]
+
+
+def save(sheet: Any, path: Path) -> None:
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UsageError(f"{path}: a sheet is a .png, .jpg or .webp")
+    try:
+        sheet.save(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
