@@ -11,7 +11,8 @@ from PIL import Image
 
 from vitctl.data.loader import Batch, Loader, View, normalised
 from vitctl.errors import ConfigError, DataError
-from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile, SplitContent, write_index, write_skeleton
+from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile
+from vitctl.io.patch_writer import SplitContent, write_index, write_skeleton
 from vitctl.patches import patchify, unpatchify
 
 ROWS = 37

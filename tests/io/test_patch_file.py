@@ -11,17 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitctl.errors import DataError
-from vitctl.io.patch_file import (
-    DIGEST,
-    Geometry,
-    Header,
-    Notes,
-    PatchFile,
+from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile, content_digest, picture_digest
+from vitctl.io.patch_writer import (
     RowCodec,
     SplitContent,
-    content_digest,
     filter_options,
-    picture_digest,
     row_extents,
     write_compressed,
     write_index,

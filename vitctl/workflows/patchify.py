@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data import build as building
-from vitctl.data.duplicates import find_copies
+from vitctl.data.patchifier.build import build
+from vitctl.data.patchifier.duplicates import find_copies
+from vitctl.data.patchifier.workspace import Workspace
 from vitctl.data.sources import open_source
 from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
 from vitctl.io.atomic import replacing
-from vitctl.io.patch_file import Header, Notes, PatchFile, write_index
+from vitctl.io.patch_file import Header, Notes, PatchFile
+from vitctl.io.patch_writer import write_index
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.info import PatchFileInfo, describe_patch_file, placed
 
@@ -76,7 +78,7 @@ def make_one(
     if finished(out, resume, overwrite):
         reporter.note(f"{out} is finished already")
         return
-    plan = building.build(source, config, out, shard, reporter, resume, overwrite)
+    plan = build(source, config, out, shard, reporter, resume, overwrite)
     for note in plan.notes:
         reporter.note(note)
     for warning in plan.warnings:
@@ -84,7 +86,7 @@ def make_one(
 
 
 def finished(out: Path, resume: bool, overwrite: bool) -> bool:
-    return resume and not overwrite and out.exists() and not building.Workspace(out).folder.exists()
+    return resume and not overwrite and out.exists() and not Workspace(out).folder.exists()
 
 
 def with_defaults(config: PatchifyConfig, source: Source, reporter: Reporter) -> PatchifyConfig:

@@ -36,7 +36,7 @@ def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int
 
 def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, path: Path, seed: int = 0) -> None:
     """Each picture as it is stored, then as eight epochs would show it."""
-    from vitctl.data.augment import Augment
+    from vitctl.data.augmentation.augment import Augment
 
     config = augmentation(preset)
     split = file.split(split_name or next(iter(file.splits)))
@@ -62,7 +62,7 @@ def augmented(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int
     """uint8 [B, H, W, C], mixing included where the preset mixes."""
     import torch
 
-    from vitctl.data.mixing import Mixing
+    from vitctl.data.augmentation.mixing import Mixing
 
     samples = torch.from_numpy(rows)
     images = augment(torch.from_numpy(split.images(rows)), epoch, samples)

@@ -14,8 +14,10 @@ import torch
 
 from vitctl.config.bench import BenchConfig
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data import build
 from vitctl.data.loader import Loader, normalised
+from vitctl.data.patchifier.build import laid_out, planned
+from vitctl.data.patchifier.pool import run_blocks
+from vitctl.data.patchifier.workspace import Workspace
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split
@@ -101,16 +103,16 @@ class Decoder:
         folder.mkdir()
         config = PatchifyConfig(str(multiply(folder / "pictures", paths, 1)), str(folder / "out.h5"), res=str(RES))
         source = open_source(config.source)
-        space = build.Workspace(Path(config.out))
+        space = Workspace(Path(config.out))
         space.begin(config, resume=False, overwrite=False)
-        plan = build.planned(source, config, space, 0, Silent())
-        self.layout = build.laid_out(plan, config, space)
+        plan = planned(source, config, space, 0, Silent())
+        self.layout = laid_out(plan, config, space)
         self.recipe = (source, plan, self.layout, space, config)
 
     def rate(self, workers: int) -> float:
         """Pictures a second, once every worker has begun."""
         repeats = 2 * workers if workers > 1 else 1
-        results = build.run_blocks(self.recipe, list(range(self.layout.blocks)) * repeats, workers)
+        results = run_blocks(self.recipe, list(range(self.layout.blocks)) * repeats, workers)
         for _ in range(workers if workers > 1 else 0):
             next(results)
         started, count = time.perf_counter(), 0

@@ -7,7 +7,18 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms.v2 import functional as vision
 
-from vitctl.data.operations import GREY, OPERATIONS, SPACES, TF, TIMM_INC, WARPS, apply, cutout_boxes, inside, warp
+from vitctl.data.augmentation.operations import (
+    GREY,
+    OPERATIONS,
+    SPACES,
+    TF,
+    TIMM_INC,
+    WARPS,
+    apply,
+    cutout_boxes,
+    inside,
+    warp,
+)
 
 COUNT, HEIGHT, WIDTH = 12, 23, 34
 LEVELS = np.linspace(0, 1, COUNT)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as vision
 
-from vitctl.data.resampling import blur, portions, sent
+from vitctl.data.augmentation.resampling import blur, portions, sent
 
 GREY = 128  # what is seen where a picture was moved away or cut out
 LUMA = (19595, 38470, 7471)  # red, green and blue in grey (ITU-R 601-2), in units of 2^-16

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
-from vitctl.data.resampling import (
+from vitctl.data.augmentation.resampling import (
     ONE,
     Axis,
     Taps,

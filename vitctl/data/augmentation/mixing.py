@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from scipy.special import betaincinv
 
 from vitctl.config.augment import AugmentConfig
-from vitctl.data.operations import inside
-from vitctl.data.resampling import portions, sent
+from vitctl.data.augmentation.operations import inside
+from vitctl.data.augmentation.resampling import portions, sent
 from vitctl.randomness import Draws
 
 

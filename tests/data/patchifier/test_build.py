@@ -21,8 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data import build as building
-from vitctl.data.build import BlockResult, Journal, Layout, Workspace, build, final_orders
+from vitctl.data.patchifier import build as building
+from vitctl.data.patchifier.build import build
+from vitctl.data.patchifier.finish import final_orders
+from vitctl.data.patchifier.worker import Layout
+from vitctl.data.patchifier.workspace import BlockResult, Journal, Workspace
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, NoSpace, OutputExists, UsageError
 from vitctl.io.patch_file import Extent, Geometry, PatchFile

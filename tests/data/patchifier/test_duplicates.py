@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitctl.data import duplicates
-from vitctl.data.duplicates import find_copies
+from vitctl.data.patchifier import duplicates
+from vitctl.data.patchifier.duplicates import find_copies
 
 
 def digest(number: int) -> np.ndarray:  # type: ignore[type-arg]

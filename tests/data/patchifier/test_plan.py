@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data.plan import Plan, largest_patch, make_plan
+from vitctl.data.patchifier.plan import Plan, largest_patch, make_plan
 from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source
 from vitctl.errors import ConfigError, DataError
 from vitctl.reporting import Silent

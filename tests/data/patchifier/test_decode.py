@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vitctl.data.decode import Target, crop_box, decode, fit
+from vitctl.data.patchifier.decode import Target, crop_box, decode, fit
 from vitctl.errors import DataError
 
 Pixels = np.ndarray[Any, Any]

@@ -4,7 +4,7 @@ import torch
 from scipy.stats import beta, binomtest, kstest
 
 from vitctl.config.augment import PRESETS, AugmentConfig
-from vitctl.data.mixing import Mixing
+from vitctl.data.augmentation.mixing import Mixing
 from vitctl.randomness import Draws
 
 BOTH = PRESETS["deit3"]

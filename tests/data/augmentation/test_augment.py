@@ -8,7 +8,7 @@ from scipy.stats import binomtest, chisquare, ks_2samp, kstest
 from torchvision.transforms import RandomResizedCrop
 
 from vitctl.config.augment import PRESETS, AugmentConfig
-from vitctl.data.augment import (
+from vitctl.data.augmentation.augment import (
     Augment,
     erase_boxes,
     frame,
@@ -18,7 +18,7 @@ from vitctl.data.augment import (
     three,
     window,
 )
-from vitctl.data.operations import GREY, SPACES
+from vitctl.data.augmentation.operations import GREY, SPACES
 from vitctl.randomness import Draws
 
 EVERYTHING = AugmentConfig(

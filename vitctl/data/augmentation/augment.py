@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from vitctl.config.augment import AugmentConfig
-from vitctl.data.operations import HIGHEST, SPACES, apply, inside
-from vitctl.data.resampling import Axis, reflect, resample, sent
+from vitctl.data.augmentation.operations import HIGHEST, SPACES, apply, inside
+from vitctl.data.augmentation.resampling import Axis, reflect, resample, sent
 from vitctl.randomness import Draws
 
 ATTEMPTS = 10  # at a box that fits, as in torchvision and timm

@@ -1,0 +1,134 @@
+"""The patchifier: rows are decoded by workers straight into their place, and nothing is lost by a kill.
+
+Everything happens in `OUT.building/`, and `OUT` appears when it is whole:
+
+    plan/       which picture goes to which row (plan.py), and plan/plan.json when it is complete
+    spool/      what the source could not read in place (a .tar.gz unpacked, say)
+    rows        the future file: rows lie where HDF5 will look for them, everything else is a hole
+    blocks/     instead of rows, when compressing: one file of compressed rows a block
+    digests     16 bytes a row
+    journal     one line per finished block, written after its rows are on the disk
+    filled      the holes that rejected pictures left are filled
+    skeleton.h5 what HDF5 writes around the rows, to be laid over `rows`
+
+Which bytes come out depends on the source and the config alone, so it does not matter who wrote which block, or when.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.data.patchifier.finish import finish
+from vitctl.data.patchifier.plan import Plan, make_plan
+from vitctl.data.patchifier.pool import run_blocks, workers_for
+from vitctl.data.patchifier.worker import Layout, Recipe
+from vitctl.data.patchifier.workspace import Journal, Workspace
+from vitctl.data.sources.contract import Source
+from vitctl.errors import DataError, InputError, NoSpace, UsageError, is_no_space
+from vitctl.io.patch_file import DIGEST
+from vitctl.io.patch_writer import row_extents
+from vitctl.reporting import Reporter, size
+
+BLOCK_BYTES = 8 << 20  # of rows in a block
+SYNC_SECONDS = 2.0  # between two writings of the journal
+
+
+def build(
+    source: Source, config: PatchifyConfig, out: Path, shard: int, reporter: Reporter, resume: bool, overwrite: bool
+) -> Plan:
+    """Makes `out` from the source; what the file cannot say (notes, warnings) is in the plan that comes back."""
+    space = Workspace(out)
+    space.begin(config, resume, overwrite)
+    try:
+        with space.locked():
+            if space.placed():
+                plan = Plan.load(space.plan)
+            else:
+                plan = make_file(source, config, space, shard, reporter)
+            space.discard()
+    except OSError as error:
+        if is_no_space(error):
+            raise NoSpace(f"{out}: no room left on its disk; free some and go on with --resume") from error
+        raise
+    except (InputError, UsageError):
+        if not space.journal.exists():
+            shutil.rmtree(space.folder, ignore_errors=True)  # nothing was decoded: leave nothing in the way
+        raise
+    return plan
+
+
+def make_file(source: Source, config: PatchifyConfig, space: Workspace, shard: int, reporter: Reporter) -> Plan:
+    plan = planned(source, config, space, shard, reporter)
+    layout = laid_out(plan, config, space)
+    journal = Journal(space.journal)
+    if not space.filled.exists():
+        decode_blocks((source, plan, layout, space, config), journal, reporter)
+    finish(plan, layout, space, journal, config)
+    return plan
+
+
+def planned(source: Source, config: PatchifyConfig, space: Workspace, shard: int, reporter: Reporter) -> Plan:
+    space.spool.mkdir(exist_ok=True)
+    source.prepare(space.spool, reporter)
+    if (space.plan / "plan.json").exists():
+        return Plan.load(space.plan)
+    shutil.rmtree(space.plan, ignore_errors=True)
+    return make_plan(source, config, space.plan, shard, reporter)
+
+
+def laid_out(plan: Plan, config: PatchifyConfig, space: Workspace) -> Layout:
+    extents = row_extents(space.folder, plan.geometry, plan.splits)
+    layout = Layout(plan.geometry, plan.splits, extents, min(max(BLOCK_BYTES // plan.geometry.row, 16), 256))
+    if config.compress:
+        space.blocks.mkdir(exist_ok=True)
+    elif not space.rows.exists():
+        check_room(space, layout.end)
+    for path, length in (
+        (space.digests, layout.total * DIGEST),
+        *(() if config.compress else ((space.rows, layout.end),)),
+    ):
+        with open(path, "ab") as file:
+            file.truncate(max(length, file.tell()))
+    return layout
+
+
+def check_room(space: Workspace, needed: int) -> None:
+    free = shutil.disk_usage(space.folder).free
+    if needed > free:
+        raise NoSpace(
+            f"{space.out}: needs {size(needed)}, its disk has {size(free)} free; a smaller --res, "
+            "--limit, --compress or another place for OUT would do"
+        )
+
+
+def decode_blocks(recipe: Recipe, journal: Journal, reporter: Reporter) -> None:
+    _, plan, layout, space, config = recipe
+    todo = [number for number in range(layout.blocks) if number not in journal.done]
+    done = layout.total - sum(len(layout.rows(number)) for number in todo)
+    rejected = len(plan.refused) + len(journal.rejects())
+    stop_at_reject(plan, journal.rejects(), config)
+    workers = workers_for(config, len(todo))
+    if workers == 1:
+        import vitctl.data.patchifier.decode  # noqa: F401 - torch takes seconds to import: before the clock of the bar starts
+    results = run_blocks(recipe, todo, workers)
+    written = time.monotonic()
+    try:
+        with reporter.progress("patchify", layout.total, "img", done) as bar:
+            for result in results:
+                journal.add(result)
+                rejected += len(result.rejects)
+                stop_at_reject(plan, result.rejects, config)
+                bar.advance(len(layout.rows(result.number)), rejects=rejected)
+                if time.monotonic() - written > SYNC_SECONDS:
+                    journal.write(space.rows, space.digests)
+                    written = time.monotonic()
+    finally:
+        results.close()
+        journal.write(space.rows, space.digests)
+
+
+def stop_at_reject(plan: Plan, rejects: list[tuple[int, str]], config: PatchifyConfig) -> None:
+    if config.on_error == "fail" and (plan.refused or rejects):
+        name, reason = plan.refused[0] if plan.refused else (plan.column("name")[rejects[0][0]].decode(), rejects[0][1])
+        raise DataError(f"{name}: {reason}; --on-error skip leaves such pictures out and lists them")

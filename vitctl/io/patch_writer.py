@@ -1,0 +1,204 @@
+"""Writing patch files: plain ones around rows that are there already, compressed ones, and indexes over shards."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vitctl.errors import DataError
+from vitctl.io.patch_file import (
+    CHUNK,
+    FIELDS,
+    FORMAT,
+    VERSION,
+    Bytes,
+    Extent,
+    Geometry,
+    Header,
+    Notes,
+    PatchFile,
+    Split,
+    content_digest,
+)
+
+PAGE = 4096  # rows begin on a page: a mapping of them is aligned, and so is a write
+FRONT = 65536  # bytes at the front for what HDF5 writes of its own
+
+
+@dataclass(frozen=True)
+class SplitContent:
+    """What is written of one split; rows are planned row numbers in their final order."""
+
+    capacity: int  # rows planned: the room that is kept
+    rows: int  # rows that came out
+    labels: Any  # int64 [rows], and the same for the others: arrays or maps, read by slices
+    names: Any
+    digests: Any
+
+
+def aligned(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def create(path: Path) -> h5py.File:
+    """An empty file of which equal calls make equal bytes: no times are stored, places are a function of sizes alone.
+
+    What HDF5 writes of its own comes out of one block at the front, never out of the gaps between the rows.
+    """
+    return h5py.File(path, "w", alignment_threshold=1, alignment_interval=PAGE, meta_block_size=FRONT)
+
+
+def row_extents(folder: Path, geometry: Geometry, capacities: Mapping[str, int]) -> dict[str, Extent]:
+    """Where each split's rows will lie: asked of HDF5 itself, with a sparse file that is thrown away."""
+    probe = folder / "probe.h5"
+    try:
+        with create(probe) as file:
+            kept = [reserve(file, name, geometry, count, count) for name, count in capacities.items()]
+            return {name: extent for (name, _), (extent, _) in zip(capacities.items(), kept, strict=True)}
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def reserve(file: h5py.File, split: str, geometry: Geometry, rows: int, capacity: int) -> tuple[Extent, Any]:
+    """Creates /split/patches with `rows` rows and keeps the room of `capacity`, so that the next split lies where
+    it would if no picture had been rejected. The room is a nameless data set: it is gone when the file is closed."""
+    made = file.create_group(split).create_dataset(
+        "patches",
+        (rows, geometry.count, geometry.values),
+        np.uint8,
+        fill_time="never",
+        dcpl=early_allocation(),
+    )
+    spare = aligned(capacity * geometry.row) + PAGE - aligned(rows * geometry.row)
+    room = h5py.h5d.create(file.id, None, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((spare,)), early_allocation())
+    return Extent(made.id.get_offset(), rows * geometry.row), room
+
+
+def early_allocation() -> Any:
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return plist
+
+
+def write_skeleton(path: Path, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> dict[str, Extent]:
+    """Everything but the rows themselves, which are left as holes; says where they belong."""
+    with create(path) as file:
+        kept = [reserve(file, name, header.geometry, split.rows, split.capacity) for name, split in splits.items()]
+        write_contents(file, header, splits, notes)
+        return {name: extent for name, (extent, _) in zip(splits, kept, strict=True)}
+
+
+def write_contents(file: h5py.File, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> None:
+    for name, split in splits.items():
+        for field_name in FIELDS[1:]:
+            write_column(file[name], field_name, getattr(split, field_name), split.rows)
+    write_root(file, header, notes)
+    file.attrs["digest"] = content_digest(file)
+
+
+def write_root(file: h5py.File, header: Header, notes: Notes) -> None:
+    text = h5py.string_dtype()
+    file.attrs.update({"format": FORMAT, "version": VERSION, **asdict(header.geometry)})
+    file.attrs.update({"mean": np.array(header.mean), "std": np.array(header.std)})
+    for name in ("fit", "source", "created_by", "duplicates", "leaked"):
+        file.attrs[name] = getattr(header, name)
+    file.create_dataset("class_names", data=np.array(header.class_names, dtype=object), dtype=text)
+    write_table(file, "rejects", ("name", "reason"), notes.rejects)
+    write_table(file, "leaks", ("split", "name", "other_split", "other_name"), notes.leaks)
+
+
+def write_table(file: h5py.File, name: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    kind = np.dtype([(column, h5py.string_dtype()) for column in columns])
+    file.create_dataset(name, data=np.array([tuple(row) for row in rows], dtype=kind))
+
+
+def write_column(group: h5py.Group, name: str, values: Any, rows: int) -> None:
+    kind = h5py.string_dtype("utf-8", values.dtype.itemsize) if name == "names" else values.dtype
+    column = group.create_dataset(name, (rows, *values.shape[1:]), kind)
+    for start in range(0, rows, CHUNK):
+        column[start : start + CHUNK] = np.asarray(values[start : start + CHUNK]).view(
+            kind
+        )  # a view: UTF-8 is said in the dtype alone
+
+
+def write_index(path: Path, shards: Sequence[Path], header: Header, notes: Notes) -> None:
+    """An HDF5 file of virtual data sets over the shards, which must lie beside it."""
+    parts = [PatchFile(shard) for shard in shards]
+    with create(path) as file:
+        names = [shard.name for shard in shards]
+        file.create_dataset("shards", data=np.array(names, dtype=object), dtype=h5py.string_dtype())
+        for split in parts[0].splits:
+            rows = [part.splits[split].rows if split in part.splits else 0 for part in parts]
+            group = file.create_group(split)
+            group.create_dataset("shard_rows", data=np.array(rows, np.int64))
+            for name in FIELDS:
+                add_virtual(group, name, names, rows, parts[0].splits[split])
+        write_root(file, header, notes)
+        file.attrs["digest"] = content_digest(file)
+
+
+def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Sequence[int], like: "Split") -> None:
+    with h5py.File(like.segments[0].path) as first:
+        model = first[like.name][name]
+        kind, inner = model.dtype, model.shape[1:]
+    layout = h5py.VirtualLayout((sum(rows), *inner), kind)
+    start = 0
+    for shard, count in zip(shards, rows, strict=True):
+        if count:
+            source = h5py.VirtualSource(shard, f"{like.name}/{name}", (count, *inner), kind)
+            layout[start : start + count] = source
+            start += count
+    group.create_virtual_dataset(name, layout)
+
+
+class RowCodec:
+    """Compressed chunks made outside the file that will hold them, in any process: HDF5's own filters in memory."""
+
+    def __init__(self, geometry: Geometry, codec: str, level: int) -> None:
+        self.options = filter_options(codec, level)
+        self.file = h5py.File.in_memory()
+        shape = (1, geometry.count, geometry.values)
+        self.scratch = self.file.create_dataset("row", shape, np.uint8, chunks=shape, **self.options)
+
+    def encode(self, row: Bytes) -> bytes:
+        """The chunk, behind the four bytes of HDF5's filter mask: a row that does not shrink is kept as it is."""
+        self.scratch[0] = row
+        self.scratch.flush()
+        mask, chunk = self.scratch.id.read_direct_chunk((0, 0, 0))
+        return bytes(mask.to_bytes(4, "little") + chunk)
+
+
+def filter_options(codec: str, level: int) -> dict[str, Any]:
+    if codec == "gzip":
+        return {"compression": "gzip", "compression_opts": level}
+    if codec == "lzf":
+        return {"compression": "lzf"}
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise DataError(f"codec {codec} needs hdf5plugin: pip install 'vitctl[compress]'") from None
+    return dict(hdf5plugin.Zstd(clevel=level) if codec == "zstd" else hdf5plugin.LZ4())
+
+
+def write_compressed(
+    path: Path,
+    header: Header,
+    splits: Mapping[str, SplitContent],
+    notes: Notes,
+    chunks: Mapping[str, Iterator[bytes]],
+    options: dict[str, Any],
+) -> None:
+    """The whole file, from rows that are compressed already."""
+    geometry = header.geometry
+    with h5py.File(path, "w") as file:
+        for name, split in splits.items():
+            shape = (split.rows, geometry.count, geometry.values)
+            data = file.create_group(name).create_dataset("patches", shape, np.uint8, chunks=(1, *shape[1:]), **options)
+            for row, chunk in enumerate(chunks[name]):
+                data.id.write_direct_chunk((row, 0, 0), chunk[4:], int.from_bytes(chunk[:4], "little"))
+        write_contents(file, header, splits, notes)
