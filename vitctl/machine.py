@@ -8,9 +8,13 @@ import sys
 
 def cores() -> int:
     """Cores that this process may use: a container or a scheduler may give fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return allowed
+    return min(allowed, max(1, -(-int(quota) // int(period)))) if quota.isdigit() else allowed
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitctl.data.loader import Batch, Loader, View, normalised
 from vitctl.errors import ConfigError, DataError
-from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile
+from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile, Sampled
 from vitctl.io.patch_writer import SplitContent, write_index, write_skeleton
 from vitctl.patches import patchify, unpatchify
 
@@ -23,7 +23,7 @@ def write(path: Path, rows: int = ROWS, seed: int = 0) -> np.ndarray[Any, Any]:
     """A patch file of random pictures; returns them as [M, H, W, C]."""
     images = np.random.default_rng(seed).integers(0, 256, (rows, 16, 24, 3), dtype=np.uint8)
     split = SplitContent(rows, rows, np.arange(rows), np.array([b"n"] * rows), np.zeros((rows, DIGEST), np.uint8))
-    header = Header(GEOMETRY, ("a",), (0.5,) * 3, (0.5,) * 3, "crop", "", "")
+    header = Header(GEOMETRY, ("a",), "crop", "", "", "", "", Sampled(0, (0,) * 3, (0,) * 3))
     extents = write_skeleton(path, header, {"train": split}, Notes())
     with open(path, "r+b") as file:
         file.seek(extents["train"].offset)

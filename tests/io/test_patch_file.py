@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitctl.errors import DataError
-from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile, content_digest, picture_digest
+from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile, Sampled, picture_digest
 from vitctl.io.patch_writer import (
     RowCodec,
     SplitContent,
@@ -26,8 +26,8 @@ GEOMETRY = Geometry(patch=4, height=8, width=12, channels=3)
 
 
 def header(geometry: Geometry = GEOMETRY, classes: tuple[str, ...] = ("cat", "dög")) -> Header:
-    means = (0.5,) * geometry.channels
-    return Header(geometry, classes, means, means, "crop", "somewhere", "vitctl test")
+    sampled = Sampled(2, (255,) * geometry.channels, (65025,) * geometry.channels)
+    return Header(geometry, classes, "crop", "somewhere", "vitctl test", "options", "plan", sampled)
 
 
 def rows(count: int, geometry: Geometry = GEOMETRY, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -127,8 +127,9 @@ def test_the_digest_knows_every_part_of_the_content(tmp_path: Path) -> None:
     others = [write(tmp_path / "b.h5", {"train": rows(5, seed=3)}), write(tmp_path / "c.h5", {"val": rows(5)})]
     assert len({digest, *(other.digest for other in others)}) == 3
     with h5py.File(tmp_path / "a.h5", "r+") as file:
+        assert file.attrs["digest"] == PatchFile(tmp_path / "a.h5").computed_digest()
         file["train/labels"][0] = 1
-        assert content_digest(file) != digest
+    assert PatchFile(tmp_path / "a.h5").computed_digest() != digest
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lzf", "zstd", "lz4"])
@@ -200,9 +201,8 @@ def sparse(path: Path, count: int) -> None:
         file.attrs.update(
             {"format": "vitctl.patches", "version": 1, "patch": 4, "height": 8, "width": 12, "channels": 3}
         )
-        file.attrs.update(
-            {"mean": [0.5] * 3, "std": [0.5] * 3, "fit": "crop", "source": "", "created_by": "", "digest": ""}
-        )
+        file.attrs.update(dict.fromkeys(("fit", "source", "created_by", "options", "plan", "digest"), ""))
+        file.attrs.update({"pixels": 0, "sums": [0] * 3, "squares": [0] * 3})
         file.attrs.update({"duplicates": 0, "leaked": 0})
         file.create_dataset("class_names", data=np.array(["a"], dtype=object), dtype=h5py.string_dtype())
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

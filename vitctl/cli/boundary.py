@@ -18,7 +18,7 @@ class Boundary(TyperGroup):
         try:
             return super().invoke(ctx)
         except Interrupted as error:
-            fail(f"{error}; go on with: {resume_line()}", error.exit_code)
+            fail(f"{error}; go on with: {again(str(ctx.invoked_subcommand))}", error.exit_code)
         except VitctlError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt as error:
@@ -39,7 +39,10 @@ def fail(message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
-def resume_line() -> str:
-    """The command as it was given, with --resume."""
-    arguments = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
-    return shlex.join(["vitctl", *arguments, "--resume"])
+def again(command: str) -> str:
+    """The command as it was given; with --resume where that goes on."""
+    words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    if command != "patchify":
+        return shlex.join(["vitctl", *words])  # what it was patchifying by the way is resumed by itself
+    end = words.index("--") if "--" in words else len(words)
+    return shlex.join(["vitctl", *words[:end], "--resume", *words[end:]])

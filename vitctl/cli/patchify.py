@@ -91,7 +91,7 @@ def patchify(
     )
     result = run(override(config, settings or ()), reporter(quiet), resume=resume, overwrite=overwrite)
     speed = f"{result.elapsed_s:.1f} s, {result.images_per_s:,.0f} img/s"
-    emit("patchify", result, json, summary(result.data, {"made in": speed}) if result.data else [])
+    emit("patchify", result, json, summary(result.data, {"made in": speed}))
 
 
 def summary(info: "PatchFileInfo", more: dict[str, str]) -> "list[Table]":

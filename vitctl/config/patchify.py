@@ -29,7 +29,7 @@ class PatchifyConfig:
     limit: int | None = None  # pictures per split, spread over the classes
     seed: int = 0  # of split and limit
     on_error: Literal["skip", "fail"] = "skip"
-    max_pixels: int = 178_956_970  # a picture of more is refused before it is decoded
+    max_pixels: int = 89_478_485  # a picture of more is refused before it is decoded
     draft: bool = True  # JPEGs over twice the target are decoded at a fraction of their size
     shards: int | None = None
     shard: str | None = None  # "3", or "index" to write the index over finished shards
@@ -47,8 +47,8 @@ class PatchifyConfig:
         for name in ("limit", "workers", "shards", "patch", "max_pixels"):
             at_least(name, getattr(self, name), 1)
         require(0 <= self.level <= 9, f"level is {self.level}; it goes from 0 to 9")
-        if self.size and self.patch:
-            check_grid(*self.size, self.patch)
+        if self.size:
+            check_grid(*self.size, self.patch or 16)
         require(sum(self.parts.values()) < 1, "the parts of --split leave nothing for train")
         self.check_shards()
 
@@ -56,7 +56,7 @@ class PatchifyConfig:
         require(self.shard is None or self.shards is not None, "--shard wants --shards K beside it")
         require(self.shards is None or self.shards <= 100_000, "at most 100000 shards")
         if self.shard not in (None, "index"):
-            number = int(self.shard) if str(self.shard).isdigit() else -1
+            number = int(self.shard) if re.fullmatch("[0-9]{1,6}", str(self.shard)) else -1
             require(
                 0 <= number < (self.shards or 0),
                 f"--shard {self.shard}: write a number from 0 to {(self.shards or 1) - 1}, or index",
@@ -79,7 +79,10 @@ class PatchifyConfig:
                 raise ConfigError(
                     f"--split {text!r}: only val and test are cut out of train; {did_you_mean(name, SPLITS[1:])}"
                 )
-            parts[name] = float(match[2])
+            try:
+                parts[name] = float(match[2])
+            except ValueError:
+                raise ConfigError(f"--split {text!r}: {match[2]} is not a number") from None
             fraction(f"--split {name}", parts[name])
         return parts
 

@@ -4,7 +4,6 @@ A loader holds no state: the batch of a step is a function of (file, seed, step)
 order does not depend on the number of ranks, and the next batches can be fetched while a step computes.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from vitctl.data.order import at
 from vitctl.errors import ConfigError, DataError
 from vitctl.io.patch_file import Split
+from vitctl.machine import cores
 from vitctl.patches import check_grid, patchify, unpatchify
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -69,6 +69,10 @@ class Loader:
     ) -> None:
         if batch < 1 or batch % world:
             raise ConfigError(f"a batch of {batch} cannot be shared by {world} ranks; choose a multiple of {world}")
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank {rank} is not one of {world}")
+        if ahead < 1:
+            raise ConfigError(f"ahead is {ahead}; at least one batch must be fetched")
         if not split.rows:
             raise DataError(f"split {split.name} is empty")
         self.split, self.batch, self.seed, self.shuffle, self.ahead = split, batch, seed, shuffle, ahead
@@ -154,7 +158,7 @@ class Ahead:
 
     def __init__(self, loader: Loader) -> None:
         self.device = loader.device
-        self.pool = ThreadPoolExecutor(min(loader.ahead, os.cpu_count() or 1), "vitctl-loader")
+        self.pool = ThreadPoolExecutor(min(loader.ahead, cores()), "vitctl-loader")
         self.futures: deque[Future[Batch]] = deque()
 
     def __enter__(self) -> "Ahead":

@@ -14,11 +14,12 @@ An index over shards has the same groups as virtual data sets, and beside them `
 
 import hashlib
 import json
+import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ FORMAT = "vitctl.patches"
 VERSION = 1
 DIGEST = 16  # bytes of a picture's digest
 CHUNK = 65536  # rows of labels, names or digests handled at once
+TEXTS = ("fit", "source", "created_by", "options", "plan")  # of the header, as they stand
 FIELDS = ("patches", "labels", "names", "digests")
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -70,16 +72,51 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """Exact sums over sampled pictures of train, so that shards can be added up."""
+
+    pixels: int
+    sums: tuple[int, ...]  # of each channel
+    squares: tuple[int, ...]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel, in units of 255."""
+        return tuple(total / self.pixels / 255 if self.pixels else 0.5 for total in self.sums)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        if not self.pixels:
+            return (0.5,) * len(self.sums)
+        pairs = zip(self.sums, self.squares, strict=True)
+        return tuple((square * self.pixels - total * total) ** 0.5 / self.pixels / 255 for total, square in pairs)
+
+    def __add__(self, other: "Sampled") -> "Sampled":
+        sums = tuple(one + two for one, two in zip(self.sums, other.sums, strict=True))
+        squares = tuple(one + two for one, two in zip(self.squares, other.squares, strict=True))
+        return Sampled(self.pixels + other.pixels, sums, squares)
+
+
+@dataclass(frozen=True)
 class Header:
     geometry: Geometry
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]  # of each channel over train, in units of 255
-    std: tuple[float, ...]
     fit: str
     source: str
     created_by: str
+    options: str  # digest of the options that made it
+    plan: str  # digest of what was to be in it: shards of one plan belong together
+    sampled: Sampled
     duplicates: int = 0  # pictures that equal an earlier one of their split
     leaked: int = 0  # pictures of val and test that stand in an earlier split too
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.sampled.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.sampled.std
 
 
 @dataclass(frozen=True)
@@ -94,60 +131,82 @@ class Notes:
     leaks: Sequence[tuple[str, str, str, str]] = ()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a contiguous data set lies in its file."""
+
+    dtype: Any
+    shape: tuple[int, ...]
+    offset: int
+
+
 @dataclass
 class Segment:
-    """One split in one real file. Opened on first use, once per process; a copy sent elsewhere opens its own."""
+    """One split in one real file. Looked at on first use; maps and handles belong to a process, and are never sent."""
 
     path: Path
     split: str
     rows: int
     geometry: Geometry
-    _maps: dict[str, Any] = field(default_factory=dict, repr=False)
-    _process: int = field(default=0, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_maps": {}, "_process": 0}
+    _places: dict[str, Place | None] = field(default_factory=dict, repr=False)  # None: an HDF5 data set in chunks
+    _stamp: tuple[int, ...] = field(default=(), repr=False)
 
     def column(self, name: str) -> Any:
-        """patches, labels, names or digests: a read-only map of the file, or an HDF5 data set when compressed."""
-        if self._process != os.getpid():
-            self._maps, self._process = {}, os.getpid()
-        if not self._maps:
-            self._maps = self.open()
-        return self._maps[name]
+        """patches, labels, names or digests: a read-only map of the file, or an HDF5 data set when in chunks."""
+        if not self._places:
+            self._places, self._stamp = self.look()
+        place = self._places[name]
+        if place is None:
+            return chunked(self.path, f"{self.split}/{name}", os.getpid())
+        if 0 in place.shape:
+            return np.empty(place.shape, place.dtype)
+        whole = mapped(self.path, self._stamp)
+        return np.frombuffer(whole, place.dtype, int(np.prod(place.shape)), place.offset).reshape(place.shape)
 
-    def open(self) -> dict[str, Any]:
+    def look(self) -> tuple[dict[str, Place | None], tuple[int, ...]]:
+        """Where its columns lie, and which file this was: another one under the same name has another stamp."""
         with reading(self.path) as file:
             if self.split not in file or file[self.split]["labels"].shape[0] != self.rows:
                 raise DataError(f"{self.path}: split {self.split} is not as its index says; write the index anew")
             if read_geometry(file) != self.geometry:
                 raise DataError(f"{self.path}: holds {read_geometry(file)}, its index says {self.geometry}")
             group, shape = file[self.split], (self.rows, self.geometry.count, self.geometry.values)
-            if group["patches"].shape != shape or group["patches"].dtype != np.uint8:
-                raise ValueError(
-                    f"{self.split}/patches is {group['patches'].dtype} {group['patches'].shape}, not {shape}"
-                )
-            maps = {name: map_column(self.path, group[name]) for name in FIELDS if name in group}
-            chunked = group["patches"].chunks is not None
-        if chunked:
-            maps["patches"] = open_hdf5(self.path)[self.split]["patches"]  # the data set keeps its file open
-        return maps
+            patches = group["patches"]
+            if patches.shape != shape or patches.dtype != np.uint8:
+                raise ValueError(f"{self.split}/patches is {patches.dtype} {patches.shape}, not {shape}")
+            status = os.stat(self.path)
+            places = {name: place_of(group[name], status.st_size) for name in FIELDS if name in group}
+        return places, (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def map_column(path: Path, data: h5py.Dataset) -> Any:
-    if data.chunks is not None or data.size == 0:
-        return None if data.size else np.empty(data.shape, data.dtype)
-    offset = data.id.get_offset()
-    if offset is None or offset + data.id.get_storage_size() > path.stat().st_size:
-        raise DataError(f"{path}: cut short inside {data.name}; make it anew with vitctl patchify")
-    return np.memmap(path, data.dtype, "r", offset, data.shape)
+def place_of(data: h5py.Dataset, length: int) -> Place | None:
+    if data.chunks is not None:
+        return None
+    offset = data.id.get_offset() or 0
+    if offset + data.id.get_storage_size() > length or (data.size and not offset):
+        raise ValueError(f"{data.name} is cut short")
+    return Place(data.dtype, data.shape, offset)
+
+
+@lru_cache(maxsize=256)  # each holds a descriptor, and an index may have thousands of shards
+def mapped(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
+    """The whole file, once for all of its columns; a fork shares it."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@lru_cache(maxsize=256)
+def chunked(path: Path, name: str, process: int) -> h5py.Dataset:
+    """A data set that holds its file open, for this process alone: HDF5 must not be carried through a fork."""
+    return open_hdf5(path)[name]
 
 
 class Split:
     """The rows of one split, across shards where there are several."""
 
     def __init__(self, name: str, segments: Sequence[Segment], geometry: Geometry) -> None:
-        self.name, self.segments, self.geometry = name, list(segments), geometry
+        self.name, self.geometry = name, geometry
+        self.segments = [segment for segment in segments if segment.rows]
         self.starts = np.cumsum([0] + [segment.rows for segment in self.segments])
 
     @property
@@ -187,8 +246,10 @@ class Split:
 
     def take(self, name: str, rows: Ints | None) -> Any:
         if rows is None:
-            columns = [segment.column(name) for segment in self.segments if segment.rows]
-            return np.asarray(columns[0]) if len(columns) == 1 else np.concatenate(columns)
+            columns = [np.asarray(segment.column(name)[:]) for segment in self.segments]
+            if not columns:
+                return np.empty((0, DIGEST) if name == "digests" else 0, np.uint8 if name == "digests" else np.int64)
+            return columns[0] if len(columns) == 1 else np.concatenate(columns)
         rows = self.checked(rows)
         out: Any = None
         for segment, where, local in self.parts(rows):
@@ -197,6 +258,12 @@ class Split:
                 out = np.empty((len(rows), *found.shape[1:]), found.dtype)
             out[where] = found
         return np.empty(0, np.int64) if out is None else out
+
+    def slices(self, name: str) -> Iterator[Any]:
+        """A whole column in pieces, in order."""
+        for segment in self.segments:
+            for start in range(0, segment.rows, CHUNK):
+                yield np.asarray(segment.column(name)[start : start + CHUNK])
 
     def checked(self, rows: Ints) -> Ints:
         rows = np.asarray(rows, np.int64)
@@ -275,13 +342,24 @@ class PatchFile:
         with reading(self.path) as file:
             return [tuple(value.decode() for value in row) for row in file[name][:]]
 
+    def computed_digest(self) -> str:
+        """What `digest` must be."""
+        rows = {name: split.rows for name, split in self.splits.items()}
+        return content_digest(
+            self.geometry, self.class_names, rows, lambda name, column: self.splits[name].slices(column)
+        )
+
     @property
     def compressed(self) -> bool:
-        segment = next(segment for split in self.splits.values() for segment in split.segments if segment.rows)
+        segment = next(segment for split in self.splits.values() for segment in split.segments)
         return not isinstance(segment.column("patches"), np.ndarray)
 
     def stored_bytes(self) -> int:
         return self.path.stat().st_size + sum(path.stat().st_size for path in self.files if path != self.path)
+
+
+def is_hdf5(path: Path) -> bool:
+    return bool(h5py.is_hdf5(path))
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -292,6 +370,8 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
+        if error.errno:
+            raise DataError(f"{path}: cannot be read ({os.strerror(error.errno)})") from error
         if "truncated" in str(error):
             raise DataError(f"{path}: cut short; make it anew with vitctl patchify") from error
         raise DataError(f"{path}: not an HDF5 file; make a patch file with vitctl patchify") from error
@@ -340,35 +420,37 @@ def read_header(file: h5py.File) -> Header:
     return Header(
         geometry=read_geometry(file),
         class_names=tuple(name.decode() for name in file["class_names"][:]),
-        mean=tuple(float(value) for value in attrs["mean"]),
-        std=tuple(float(value) for value in attrs["std"]),
-        fit=str(attrs["fit"]),
-        source=str(attrs["source"]),
-        created_by=str(attrs["created_by"]),
+        **{name: str(attrs[name]) for name in TEXTS},
+        sampled=Sampled(int(attrs["pixels"]), *(tuple(map(int, attrs[name])) for name in ("sums", "squares"))),
         duplicates=int(attrs["duplicates"]),
         leaked=int(attrs["leaked"]),
     )
 
 
-def content_digest(file: h5py.File) -> str:
-    """SHA-256 over what the file says and the digests of its pictures: the same however they are stored."""
-    what: dict[str, Any] = {name: int(file.attrs[name]) for name in ("patch", "height", "width", "channels")}
-    what |= {"classes": [name.decode() for name in file["class_names"][:]]}
+def content_digest(
+    geometry: Geometry, class_names: Sequence[str], rows: Mapping[str, int], slices: Callable[[str, str], Iterator[Any]]
+) -> str:
+    """SHA-256 over what the file says and the digests of its pictures: the same however they are stored.
+
+    `slices(split, column)` gives a column in pieces.
+    """
+    what = asdict(geometry) | {"classes": list(class_names)}
     whole = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
-    for split in split_names(file):
-        whole.update(f"{split} {file[split]['labels'].shape[0]}".encode())
+    for split in sorted(rows, key=split_place):
+        whole.update(f"{split} {rows[split]}".encode())
         for name in FIELDS[1:]:
-            column = file[split][name]
-            for start in range(0, column.shape[0], CHUNK):
-                whole.update(np.ascontiguousarray(column[start : start + CHUNK]).tobytes())
+            for piece in slices(split, name):
+                whole.update(np.ascontiguousarray(piece).tobytes())
     return whole.hexdigest()
 
 
 def split_names(file: h5py.File) -> list[str]:
+    return sorted((name for name, item in file.items() if isinstance(item, h5py.Group)), key=split_place)
+
+
+def split_place(name: str) -> tuple[int, str]:
     """train, val, test first, whatever the order in the file."""
-    order = {"train": 0, "val": 1, "test": 2}
-    found = [name for name, item in file.items() if isinstance(item, h5py.Group)]
-    return sorted(found, key=lambda name: (order.get(name, 3), name))
+    return {"train": 0, "val": 1, "test": 2}.get(name, 3), name
 
 
 def picture_digest(row: Bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Writing patch files: plain ones around rows that are there already, compressed ones, and indexes over shards."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from vitctl.io.patch_file import (
     CHUNK,
     FIELDS,
     FORMAT,
+    TEXTS,
     VERSION,
     Bytes,
     Extent,
@@ -22,6 +23,7 @@ from vitctl.io.patch_file import (
     PatchFile,
     Split,
     content_digest,
+    split_place,
 )
 
 PAGE = 4096  # rows begin on a page: a mapping of them is aligned, and so is a write
@@ -66,15 +68,11 @@ def reserve(file: h5py.File, split: str, geometry: Geometry, rows: int, capacity
     """Creates /split/patches with `rows` rows and keeps the room of `capacity`, so that the next split lies where
     it would if no picture had been rejected. The room is a nameless data set: it is gone when the file is closed."""
     made = file.create_group(split).create_dataset(
-        "patches",
-        (rows, geometry.count, geometry.values),
-        np.uint8,
-        fill_time="never",
-        dcpl=early_allocation(),
+        "patches", (rows, geometry.count, geometry.values), np.uint8, dcpl=early_allocation()
     )
     spare = aligned(capacity * geometry.row) + PAGE - aligned(rows * geometry.row)
     room = h5py.h5d.create(file.id, None, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((spare,)), early_allocation())
-    return Extent(made.id.get_offset(), rows * geometry.row), room
+    return Extent(made.id.get_offset() or 0, rows * geometry.row), room
 
 
 def early_allocation() -> Any:
@@ -97,16 +95,26 @@ def write_contents(file: h5py.File, header: Header, splits: Mapping[str, SplitCo
     for name, split in splits.items():
         for field_name in FIELDS[1:]:
             write_column(file[name], field_name, getattr(split, field_name), split.rows)
-    write_root(file, header, notes)
-    file.attrs["digest"] = content_digest(file)
+    rows = {name: split.rows for name, split in splits.items()}
+    write_root(file, header, notes, content_digest(header.geometry, header.class_names, rows, slices_of(file)))
 
 
-def write_root(file: h5py.File, header: Header, notes: Notes) -> None:
-    text = h5py.string_dtype()
+def slices_of(file: h5py.File) -> Callable[[str, str], Iterator[Any]]:
+    def slices(split: str, name: str) -> Iterator[Any]:
+        column = file[split][name]
+        for start in range(0, column.shape[0], CHUNK):
+            yield column[start : start + CHUNK]
+
+    return slices
+
+
+def write_root(file: h5py.File, header: Header, notes: Notes, digest: str) -> None:
+    text, sampled = h5py.string_dtype(), header.sampled
     file.attrs.update({"format": FORMAT, "version": VERSION, **asdict(header.geometry)})
-    file.attrs.update({"mean": np.array(header.mean), "std": np.array(header.std)})
-    for name in ("fit", "source", "created_by", "duplicates", "leaked"):
-        file.attrs[name] = getattr(header, name)
+    file.attrs.update({"mean": np.array(header.mean), "std": np.array(header.std), "pixels": sampled.pixels})
+    file.attrs.update({"sums": np.array(sampled.sums, np.int64), "squares": np.array(sampled.squares, np.int64)})
+    file.attrs.update({name: getattr(header, name) for name in (*TEXTS, "duplicates", "leaked")})
+    file.attrs["digest"] = digest
     file.create_dataset("class_names", data=np.array(header.class_names, dtype=object), dtype=text)
     write_table(file, "rejects", ("name", "reason"), notes.rejects)
     write_table(file, "leaks", ("split", "name", "other_split", "other_name"), notes.leaks)
@@ -129,20 +137,28 @@ def write_column(group: h5py.Group, name: str, values: Any, rows: int) -> None:
 def write_index(path: Path, shards: Sequence[Path], header: Header, notes: Notes) -> None:
     """An HDF5 file of virtual data sets over the shards, which must lie beside it."""
     parts = [PatchFile(shard) for shard in shards]
+    names = [shard.name for shard in shards]
+    splits = sorted({name for part in parts for name in part.splits}, key=split_place)
     with create(path) as file:
-        names = [shard.name for shard in shards]
         file.create_dataset("shards", data=np.array(names, dtype=object), dtype=h5py.string_dtype())
-        for split in parts[0].splits:
-            rows = [part.splits[split].rows if split in part.splits else 0 for part in parts]
+        counts = {split: [part.splits[split].rows if split in part.splits else 0 for part in parts] for split in splits}
+        for split, rows in counts.items():
             group = file.create_group(split)
             group.create_dataset("shard_rows", data=np.array(rows, np.int64))
+            like = next(part.splits[split] for part in parts if split in part.splits)
             for name in FIELDS:
-                add_virtual(group, name, names, rows, parts[0].splits[split])
-        write_root(file, header, notes)
-        file.attrs["digest"] = content_digest(file)
+                add_virtual(group, name, names, rows, like)
+
+        def slices(split: str, name: str) -> Iterator[Any]:
+            for part in parts:
+                if split in part.splits:
+                    yield from part.splits[split].slices(name)
+
+        totals = {split: sum(rows) for split, rows in counts.items()}
+        write_root(file, header, notes, content_digest(header.geometry, header.class_names, totals, slices))
 
 
-def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Sequence[int], like: "Split") -> None:
+def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Sequence[int], like: Split) -> None:
     with h5py.File(like.segments[0].path) as first:
         model = first[like.name][name]
         kind, inner = model.dtype, model.shape[1:]
@@ -161,7 +177,7 @@ class RowCodec:
 
     def __init__(self, geometry: Geometry, codec: str, level: int) -> None:
         self.options = filter_options(codec, level)
-        self.file = h5py.File.in_memory()
+        self.file = h5py.File("row", "w", driver="core", backing_store=False)
         shape = (1, geometry.count, geometry.values)
         self.scratch = self.file.create_dataset("row", shape, np.uint8, chunks=shape, **self.options)
 

@@ -5,10 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import h5py
-
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.errors import UsageError
+from vitctl.errors import DataError, UsageError
+from vitctl.io.patch_file import PatchFile, is_hdf5
 from vitctl.reporting import Reporter
 from vitctl.workflows.patchify import patchify
 
@@ -30,14 +29,20 @@ def as_patch_file(text: str, why: str, reporter: Reporter) -> Path:
     path = Path(text)
     if text == "digits" and not path.exists():
         path = cache_folder() / "digits.h5"
-    elif path.is_file() and h5py.is_hdf5(path):
+    elif path.is_file() and is_hdf5(path):
         reporter.note(f"data: {path} ({why})")
         return path
     elif path.suffix in (".h5", ".hdf5"):
         return path  # whoever opens it says what is wrong with it
     else:
-        path = path.resolve().with_name(path.resolve().name.partition(".")[0] + ".h5")
-    if path.exists() and h5py.is_hdf5(path):
+        path = path.with_name(path.resolve().name + ".h5")
+    if path.exists():
+        made_from = PatchFile(path).header.source
+        if made_from != text:
+            raise DataError(
+                f"{path}: stands where {text} would be patchified, but was made from {made_from}; name it, "
+                f"or make another with vitctl patchify {text} OTHER.h5"
+            )
         reporter.note(f"data: {text} ({why}), patchified before as {path}")
         return path
     reporter.note(f"data: {text} ({why}), patchified now as {path}")

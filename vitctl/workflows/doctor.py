@@ -1,6 +1,7 @@
 """`vitctl doctor`: what this machine and installation can do, and one line of advice for each thing that is wrong."""
 
 import importlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from vitctl.io.run_directory import library_versions
 from vitctl.machine import cores, memory_bytes, native_bf16
-from vitctl.reporting import Reporter, size
+from vitctl.reporting import size
 
 LOW_DISK = 5 << 30
 OLDEST_TORCH = (2, 11)
@@ -35,7 +36,7 @@ class DoctorResult:
     advice: list[str] = field(default_factory=list)
 
 
-def examine(out: str | Path = ".", reporter: Reporter | None = None) -> DoctorResult:
+def examine(out: str | Path = ".") -> DoctorResult:
     advice: list[str] = []
     working = imports_work(advice)
     device, devices, precisions, threads = torch_facts(advice) if "torch" in working else ("none", [], {}, 0)
@@ -75,7 +76,7 @@ def imports_work(advice: list[str]) -> set[str]:
             working.add(name)
         except Exception as error:  # a broken extension module may raise anything
             advice.append(
-                f"import {name} fails ({type(error).__name__}: {str(error).splitlines()[0][:120]}): "
+                f"import {name} fails ({type(error).__name__}: {' '.join(str(error).split())[:120]}): "
                 "pip install --force-reinstall torch torchvision timm, in one line so that they match"
             )
     return working

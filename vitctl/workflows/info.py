@@ -9,7 +9,7 @@ import numpy as np
 
 from vitctl.errors import DataError
 from vitctl.io import run_directory
-from vitctl.io.patch_file import PatchFile, Split, content_digest, picture_digest, reading
+from vitctl.io.patch_file import PatchFile, Split, picture_digest
 from vitctl.reporting import Reporter, Silent, counted
 
 LISTED = 1000  # rejects and leaks in a result; the file has them all
@@ -141,9 +141,8 @@ def placed(split: str, name: str) -> str:
 
 def verify_patch_file(file: PatchFile, reporter: Reporter) -> None:
     """Reads every picture again and compares it with its digest, and these with the file's."""
-    with reading(file.path) as opened:
-        if content_digest(opened) != file.digest:
-            raise DataError(f"{file.path}: labels, names or digests are not what was written; make it anew")
+    if file.computed_digest() != file.digest:
+        raise DataError(f"{file.path}: labels, names or digests are not what was written; make it anew")
     damaged: list[str] = []
     with reporter.progress("verify", sum(split.rows for split in file.splits.values())) as bar:
         for split in file.splits.values():

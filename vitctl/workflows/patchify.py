@@ -1,6 +1,9 @@
 """`vitctl patchify`: images in, one HDF5 file of patches out."""
 
 import dataclasses
+import functools
+import operator
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.patchify import SPLITS, PatchifyConfig
 from vitctl.data.patchifier.build import build
 from vitctl.data.patchifier.duplicates import find_copies
+from vitctl.data.patchifier.finish import options_digest
 from vitctl.data.patchifier.workspace import Workspace
 from vitctl.data.sources import open_source
 from vitctl.data.sources.contract import Source
@@ -27,7 +31,7 @@ SHOWN = 3  # rejects and leaks that are told by name
 @dataclass(frozen=True)
 class PatchifyResult:
     out: str
-    data: PatchFileInfo | None  # None while other shards are still to be made
+    data: PatchFileInfo
     elapsed_s: float
     images_per_s: float
 
@@ -43,50 +47,74 @@ def patchify(
         code = 143 if isinstance(error, Terminated) else 130
         raise Interrupted("stopped; what is done is kept", code) from error
     elapsed = time.perf_counter() - started
-    info = describe_patch_file(PatchFile(made)) if made else None
-    if info:
-        tell_findings(info, reporter)
-    count = sum(split.images for split in info.splits.values()) if info else 0
-    return PatchifyResult(str(made or config.out), info, elapsed, count / elapsed)
+    info = describe_patch_file(PatchFile(made))
+    tell_findings(info, reporter)
+    count = sum(split.images for split in info.splits.values())
+    return PatchifyResult(str(made), info, elapsed, count / elapsed)
 
 
-def make(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bool) -> Path | None:
-    """The file that is whole now: the one asked for, one shard of it, or None where shards are missing."""
+def make(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bool) -> Path:
+    """The file that is whole now: the one asked for, or one shard of it."""
     out = Path(config.out)
     if config.shard == "index":
-        return make_index(config, reporter, overwrite)
-    if finished(out, resume, overwrite):
-        reporter.note(f"{out} is finished already")
-        return out
+        return make_index(config, reporter, resume, overwrite)
     source = open_source(config.source, config.kind)
     config = with_defaults(config, source, reporter)
     if not config.shards:
-        make_one(source, config, out, 0, reporter, resume, overwrite)
-        return out
+        return make_one(source, config, out, 0, reporter, resume, overwrite)
     if config.shard is not None:
         path = shard_path(out, int(config.shard), config.shards)
-        make_one(source, config, path, int(config.shard), reporter, resume, overwrite)
-        return path
-    for shard in range(config.shards):
-        make_one(source, config, shard_path(out, shard, config.shards), shard, reporter, resume, overwrite)
-    return make_index(config, reporter, overwrite)
+        return make_one(source, config, path, int(config.shard), reporter, resume, overwrite)
+    return make_shards(source, config, out, reporter, resume, overwrite)
+
+
+def make_shards(
+    source: Source, config: PatchifyConfig, out: Path, reporter: Reporter, resume: bool, overwrite: bool
+) -> Path:
+    """All shards here, from one scan of the source, and the index."""
+    paths = [shard_path(out, shard, config.shards or 0) for shard in range(config.shards or 0)]
+    shared = out.with_name(f".{out.name}.shared")
+    if overwrite:
+        for path in (out, *paths):
+            path.unlink(missing_ok=True)  # or else what is left of them would pass for new after a stop
+        shutil.rmtree(shared, ignore_errors=True)
+    elif out.exists() and not resume:
+        raise OutputExists(f"{out}: exists already; --overwrite makes it anew")
+    for shard, path in enumerate(paths):
+        make_one(source, config, path, shard, reporter, resume, overwrite, shared)
+    shutil.rmtree(shared, ignore_errors=True)
+    return make_index(config, reporter, resume, overwrite)
 
 
 def make_one(
-    source: Source, config: PatchifyConfig, out: Path, shard: int, reporter: Reporter, resume: bool, overwrite: bool
-) -> None:
-    if finished(out, resume, overwrite):
+    source: Source,
+    config: PatchifyConfig,
+    out: Path,
+    shard: int,
+    reporter: Reporter,
+    resume: bool,
+    overwrite: bool,
+    shared: Path | None = None,
+) -> Path:
+    if finished(out, config, resume, overwrite):
         reporter.note(f"{out} is finished already")
-        return
-    plan = build(source, config, out, shard, reporter, resume, overwrite)
-    for note in plan.notes:
-        reporter.note(note)
-    for warning in plan.warnings:
-        reporter.warn(warning)
+        return out
+    plan = build(source, config, out, shard, reporter, resume, overwrite, shared)
+    if not (shared and shard):  # what is said of the whole source is said once
+        for note in plan.notes:
+            reporter.note(note)
+        for warning in plan.warnings:
+            reporter.warn(warning)
+    return out
 
 
-def finished(out: Path, resume: bool, overwrite: bool) -> bool:
-    return resume and not overwrite and out.exists() and not Workspace(out).folder.exists()
+def finished(out: Path, config: PatchifyConfig, resume: bool, overwrite: bool) -> bool:
+    """Whether --resume has nothing to do: the file is there, and these options made it."""
+    if not resume or overwrite or not out.exists() or Workspace(out).folder.exists():
+        return False
+    if PatchFile(out).header.options != options_digest(config):
+        raise OutputExists(f"{out}: exists already, made with other options; --overwrite makes it anew")
+    return True
 
 
 def with_defaults(config: PatchifyConfig, source: Source, reporter: Reporter) -> PatchifyConfig:
@@ -103,10 +131,10 @@ def shard_path(out: Path, shard: int, shards: int) -> Path:
     return out.with_name(f"{out.stem}-{shard:05d}-of-{shards:05d}{out.suffix}")
 
 
-def make_index(config: PatchifyConfig, reporter: Reporter, overwrite: bool) -> Path | None:
+def make_index(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bool) -> Path:
     """The index over the shards, once they are all there."""
     out, count = Path(config.out), config.shards or 0
-    if out.exists() and not overwrite:
+    if out.exists() and not (overwrite or resume):
         raise OutputExists(f"{out}: exists already; --overwrite makes the index anew")
     paths = [shard_path(out, shard, count) for shard in range(count)]
     missing = [path.name for path in paths if not path.exists()]
@@ -126,32 +154,25 @@ def make_index(config: PatchifyConfig, reporter: Reporter, overwrite: bool) -> P
 def check_alike(shards: list[PatchFile]) -> None:
     first = shards[0]
     for shard in shards[1:]:
-        for name in ("geometry", "class_names", "fit"):
+        for name in ("geometry", "class_names", "fit", "plan"):
             if getattr(shard.header, name) != getattr(first.header, name):
                 raise DataError(
-                    f"{shard.path}: its {name} differs from that of {first.path}; make both with the same options"
+                    f"{shard.path}: its {name} differs from that of {first.path}; "
+                    "make both from the same source with the same options"
                 )
 
 
 def joined(shards: list[PatchFile]) -> tuple[Header, Notes]:
     """The header and notes of all shards together; copies are looked for across them."""
-    names = list(dict.fromkeys(name for shard in shards for name in shard.splits))
     digests: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {
         name: np.concatenate([shard.splits[name].digests() for shard in shards if name in shard.splits])
-        for name in ("train", "val", "test")
-        if name in names
+        for name in SPLITS
+        if any(name in shard.splits for shard in shards)
     }
     copies = find_copies(digests)
-    weights = np.array([next(iter(shard.splits.values())).rows for shard in shards], np.float64)
-    weights /= weights.sum()
-    means = np.array([shard.header.mean for shard in shards])  # [shards, C]
-    variances = np.array([shard.header.std for shard in shards]) ** 2
-    mean = weights @ means
-    std = np.sqrt(weights @ (variances + means**2) - mean**2)
     header = dataclasses.replace(
         shards[0].header,
-        mean=tuple(mean.tolist()),
-        std=tuple(std.tolist()),
+        sampled=functools.reduce(operator.add, (shard.header.sampled for shard in shards)),
         duplicates=copies.duplicates,
         leaked=copies.leaked,
     )

@@ -18,9 +18,9 @@ def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int
     """A row of pictures a class, drawn at random; without classes, rows of any."""
     split = file.split(split_name or next(iter(file.splits)))
     labels = split.labels()
-    present = np.unique(labels)
+    present = np.unique(labels[labels >= 0])
     rows: list[Row] = []
-    for label in evenly(present, CLASSES) if present.max() >= 0 else [-1] * 4:
+    for label in evenly(present, CLASSES) or [-1] * 4:
         of_class = np.flatnonzero(labels == label)
         chosen = drawn(of_class, COLUMNS, seed + len(rows))
         name = file.class_names[label] if label >= 0 else ""
@@ -28,7 +28,7 @@ def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int
     shown = f", {len(rows)} shown" if len(rows) < len(present) else ""
     about = (
         f"{split.name}: {split.rows:,} pictures of {len(present)} classes{shown}"
-        if present.max() >= 0
+        if len(present)
         else (f"{split.name}: {split.rows:,} pictures")
     )
     save(draw_sheet(file.path.name, f"{about}  ·  {file.geometry}", rows), path)
@@ -77,7 +77,6 @@ def caption(file: PatchFile, split: Split, row: int) -> tuple[str, str]:
 
 
 def evenly(values: np.ndarray[Any, Any], count: int) -> list[int]:
-    values = values[values >= 0]
     if len(values) <= count:
         return [int(value) for value in values]
     return [int(values[place]) for place in np.linspace(0, len(values) - 1, count).round().astype(int)]

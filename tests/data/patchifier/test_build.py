@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,19 +17,20 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier import build as building
+from vitctl.data.patchifier import worker as working
 from vitctl.data.patchifier.build import build
 from vitctl.data.patchifier.finish import final_orders
-from vitctl.data.patchifier.worker import Layout
+from vitctl.data.patchifier.worker import Layout, Worker
 from vitctl.data.patchifier.workspace import BlockResult, Journal, Workspace
 from vitctl.data.sources import open_source
-from vitctl.errors import DataError, NoSpace, OutputExists, UsageError
-from vitctl.io.patch_file import Extent, Geometry, PatchFile
+from vitctl.errors import DataError, NoSpace, OutputExists, RunError, UsageError
+from vitctl.io.patch_file import Extent, Geometry, PatchFile, picture_digest
 from vitctl.reporting import Silent
 
 Folder = Callable[..., Path]
@@ -212,7 +214,7 @@ def test_fifty_kills_of_the_real_command(folder: Folder, tmp_path: Path, workers
     lasts = time.monotonic() - started
     expected, moments, kills = digests(), random.Random(workers), 0
     while kills < 50:
-        for path in tmp_path.glob("out*"):
+        for path in [*tmp_path.glob("out*"), *tmp_path.glob(".out*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for _ in range(5):
             running = subprocess.Popen(
@@ -226,28 +228,32 @@ def test_fifty_kills_of_the_real_command(folder: Folder, tmp_path: Path, workers
             running.wait()
         subprocess.run([*command, "--resume"], cwd=tmp_path, check=True, capture_output=True)
         assert digests() == expected
-        assert not list(tmp_path.glob("*.building"))
+        assert not list(tmp_path.glob(".*.building"))
 
 
 # ------------------------------------------------------------------------------------------------------------ parts
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(1, 30), st.sets(st.integers(0, 29))), min_size=1, max_size=3))
-def test_gaps_are_filled_from_the_end_and_every_good_row_stays(splits: list[tuple[int, set[int]]]) -> None:
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 30), st.sets(st.integers(0, 29))), min_size=1, max_size=3), st.data())
+def test_gaps_are_filled_from_the_end_and_every_good_row_stays(
+    splits: list[tuple[int, set[int]]], data: st.DataObject
+) -> None:
     names = ("train", "val", "test")
     counts = {name: count for name, (count, _) in zip(names, splits, strict=False)}
-    layout = Layout(Geometry(1, 1, 1, 1), counts, {name: Extent(0, count) for name, count in counts.items()}, 1)
+    extents = {name: Extent(0, count) for name, count in counts.items()}
+    layout = Layout(Geometry(1, 1, 1, 1), counts, extents, 1)
     begins = layout.begins()
     bad = {
         name: {row for row in rejected if row < count} for name, (count, rejected) in zip(names, splits, strict=False)
     }
     orders = final_orders(layout, sorted(begins[name] + row for name in counts for row in bad[name]))
     for name, count in counts.items():
-        order = (orders[name] - begins[name]).tolist()
+        order = (orders[name][:] - begins[name]).tolist()
         assert sorted(order) == [row for row in range(count) if row not in bad[name]]
-        stayed = [row for row in order if row < len(order)]
-        assert all(order[row] == row for row in stayed)
+        assert all(order[row] == row for row in order if row < len(order))
+        start, stop = sorted(data.draw(st.tuples(st.integers(0, 30), st.integers(0, 30))))
+        assert (orders[name][start:stop] - begins[name]).tolist() == order[start:stop]
 
 
 def test_a_line_that_a_kill_cut_short_costs_one_block(tmp_path: Path) -> None:
@@ -266,11 +272,31 @@ def test_a_line_that_a_kill_cut_short_costs_one_block(tmp_path: Path) -> None:
         assert list(Journal(path).done) == [*range(whole[:length].count(b"\n")), 9]
 
 
+def begun(pictures: Path, out: Path, **options: Any) -> Workspace:
+    """A build that was stopped before its first block."""
+    config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, **options)
+    space = Workspace(out)
+    space.begin(building.made_of(open_source(config.source), config), resume=False, overwrite=False)
+    return space
+
+
 def test_other_options_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path) -> None:
-    space = Workspace(tmp_path / "a.h5")
-    space.begin(PatchifyConfig(str(pictures), res=RES, patch=4), resume=False, overwrite=False)
+    begun(pictures, tmp_path / "a.h5")
     with pytest.raises(UsageError, match="fit was 'crop' and is 'pad'"):
         make(pictures, tmp_path / "a.h5", resume=True, fit="pad")
+
+
+def test_another_source_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path) -> None:
+    """The plan holds places in an archive: in one that was packed anew they are other pictures."""
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(pictures, "pictures")
+    begun(archive, tmp_path / "a.h5")
+    with tarfile.open(archive, "w") as tar:
+        for name in ("train/dog", "train/cat", "val/dog"):
+            tar.add(pictures / name, f"pictures/{name}")
+    with pytest.raises(UsageError, match="cannot go on with what was begun: files was"):
+        make(archive, tmp_path / "a.h5", resume=True)
 
 
 def test_what_is_there_is_kept_unless_told(pictures: Path, tmp_path: Path) -> None:
@@ -284,12 +310,56 @@ def test_what_is_there_is_kept_unless_told(pictures: Path, tmp_path: Path) -> No
     assert out.read_bytes() == whole
 
 
-def test_two_builds_of_one_file_are_one_too_many(pictures: Path, tmp_path: Path) -> None:
+def test_a_second_build_of_one_file_is_refused_and_harms_the_first_in_nothing(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    space = Workspace(out)
-    space.folder.mkdir()
-    with space.locked(), pytest.raises(OutputExists, match="another process"):
-        make(pictures, out, resume=True)
+    space = begun(pictures, out)
+    before = sorted(path.name for path in space.folder.iterdir())
+    with space.locked(Silent()):
+        for overwrite in (False, True):
+            config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4)
+            with pytest.raises(OutputExists, match="another process"):
+                build(open_source(config.source), config, out, 0, Silent(), not overwrite, overwrite)
+            assert sorted(path.name for path in space.folder.iterdir()) == before
+
+
+def test_a_split_of_which_nothing_can_be_read_is_empty(folder: Folder, tmp_path: Path) -> None:
+    root = folder({"train/cat": 2, "val/cat": 3})
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"no picture")
+    make(root, tmp_path / "a.h5")
+    file = PatchFile(tmp_path / "a.h5")
+    assert {name: split.rows for name, split in file.splits.items()} == {"train": 0, "val": 3}
+    assert file.split("val").digests().tobytes() == b"".join(
+        map(picture_digest, file.split("val").patches(np.arange(3)))
+    )
+
+
+def test_a_source_that_goes_away_is_no_heap_of_rejects(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    whole = make(pictures, tmp_path / "whole.h5")
+    real = Worker.block
+
+    def unmounted(worker: Worker, number: int) -> BlockResult:
+        if number == 2:
+            pictures.rename(tmp_path / "elsewhere")
+        return real(worker, number)
+
+    monkeypatch.setattr(Worker, "block", unmounted)
+    with pytest.raises(RunError, match="cannot be read now"):
+        make(pictures, tmp_path / "a.h5")
+    (tmp_path / "elsewhere").rename(pictures)
+    monkeypatch.setattr(Worker, "block", real)
+    assert make(pictures, tmp_path / "a.h5", resume=True) == whole
+
+
+def test_mean_and_std_look_at_evenly_spaced_pictures(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(working, "SAMPLES", 20)  # of the 60 that are planned: every third
+    make(pictures, tmp_path / "a.h5")
+    train = PatchFile(tmp_path / "a.h5").split("train")
+    seen = [f"train/{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(0, 30, 3)]
+    rows = [row for row, name in enumerate(train.names(np.arange(57))) if name in seen]
+    assert len(rows) == 19  # cat/000 is a reject
+    pixels = train.images(np.array(rows)).reshape(-1, 3) / 255
+    assert np.allclose(PatchFile(tmp_path / "a.h5").header.mean, pixels.mean(0))
 
 
 def test_a_first_reject_stops_it_when_asked(pictures: Path, tmp_path: Path) -> None:
@@ -318,11 +388,31 @@ def test_no_room_stops_before_the_first_picture(
 def test_it_is_no_hdf5_file_until_it_is_whole(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, workers=1)
-    space = Workspace(out)
-    space.begin(config, resume=False, overwrite=False)
+    space = begun(pictures, out)
     source = open_source(config.source)
-    plan = building.planned(source, config, space, 0, Silent())
+    plan = building.planned(source, config, space, 0, Silent(), space.folder)
     layout = building.laid_out(plan, config, space)
     building.decode_blocks((source, plan, layout, space, config), Journal(space.journal), Silent())
     assert not out.exists()
     assert not h5py.is_hdf5(space.rows)
+
+
+def test_a_journal_that_a_power_cut_garbled_counts_up_to_there(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    for number in range(3):
+        journal.add(BlockResult(number))
+    journal.write()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + bytes(40) + b"\n" + lines[2])
+    assert list(Journal(path).done) == [0]
+    assert path.read_bytes() == lines[0]
+
+
+def test_a_journal_without_its_rows_is_not_believed(pictures: Path, tmp_path: Path) -> None:
+    space = begun(pictures, tmp_path / "a.h5")
+    journal = Journal(space.journal)
+    journal.add(BlockResult(0))
+    journal.write()
+    with pytest.raises(DataError, match="digests is gone; start over with --overwrite"):
+        make(pictures, tmp_path / "a.h5", resume=True)

@@ -36,7 +36,15 @@ def plan(
     tmp_path: Path, sightings: list[Sighting], shard: int = 0, source: dict[str, Any] | None = None, **options: Any
 ) -> Plan:
     config = PatchifyConfig("listed", **options)
-    return make_plan(Listed(sightings, **(source or {})), config, tmp_path / f"plan-{shard}", shard, Silent())
+    scan = tmp_path / "scans" / str(len(list(tmp_path.glob("scans/*"))))  # a new one each time
+    return make_plan(
+        Listed(sightings, **(source or {})),
+        config,
+        tmp_path / f"plan-{shard}",
+        shard,
+        Silent(),
+        scan,
+    )
 
 
 def named(made: Plan) -> list[tuple[str, int]]:
@@ -184,7 +192,9 @@ def test_memory_is_not_a_matter_of_names(tmp_path: Path, folder: Callable[..., P
                 yield Found(f"class{number % 10}/{'x' * 100}{number}", f"class{number % 10}", None, 0, number)
 
     tracemalloc.start()
-    made = make_plan(Many([]), PatchifyConfig("listed", split=("val=0.1",)), tmp_path / "plan", 0, Silent())
+    made = make_plan(
+        Many([]), PatchifyConfig("listed", split=("val=0.1",)), tmp_path / "plan", 0, Silent(), tmp_path / "scan"
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert made.total == 200_000

@@ -26,7 +26,7 @@ class Augment:
         self.config, self.seed, self.res = config, seed, res
 
     def __call__(self, images: torch.Tensor, epoch: int | torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, H, W, C] -> uint8 [B, h, w, C]. Call it outside of autocast, which would round the weights.
+        """uint8 [B, H, W, C] -> uint8 [B, h, w, C].
 
         Keep `samples` [B], and `epoch` where it is [B], on the CPU: they are read there.
         """

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import betaincinv
 
 from vitctl.config.augment import AugmentConfig
@@ -43,8 +42,9 @@ class MixPlan:
     def targets(self, labels: torch.Tensor, classes: int, smoothing: float = 0.0) -> torch.Tensor:
         """Labels int64 [B] -> float32 [B, K]; a label of -1 asks for nothing."""
         known = (labels >= 0)[:, None]
-        sharp = F.one_hot(labels.clamp(min=0), classes) * (1 - smoothing)
-        each = (sharp + smoothing / classes) * known  # float32 [B, K]
+        each = torch.full((len(labels), classes), smoothing / classes, device=labels.device)  # float32 [B, K]
+        each.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / classes)
+        each *= known
         own = sent(self.lam, labels.device)[:, None]
         return own * each + (1 - own) * each[sent(self.partner, labels.device)]
 

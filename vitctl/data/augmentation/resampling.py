@@ -4,7 +4,8 @@ The weights are multiples of 2^-15 that sum to one, and the pixels are bytes, af
 sum is exact in float32, in whatever order a device takes it. A sample comes out the same, bit for bit, in any batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,9 +125,22 @@ def fixed(weights: np.ndarray) -> np.ndarray:
 def weigh(images: torch.Tensor, down: Taps, across: Taps) -> torch.Tensor:
     """The two products: uint8 [B, C, H, W] -> uint8 [B, C, h, w]."""
     result = images.new_empty(*images.shape[:2], down.pixels.shape[1], across.pixels.shape[1])
-    for part in portions(images, len(images)):
-        result[part] = weigh_portion(images[part], down, across, part)
+    with full_precision(images.device.type):
+        for part in portions(images, len(images)):
+            result[part] = weigh_portion(images[part], down, across, part)
     return result
+
+
+@contextmanager
+def full_precision(device: str) -> Iterator[None]:
+    """Float32 products as they stand, whatever the training around them asks for: neither bfloat16 nor TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """The patchifier: rows are decoded by workers straight into their place, and nothing is lost by a kill.
 
-Everything happens in `OUT.building/`, and `OUT` appears when it is whole:
+Everything happens in `.OUT.building/`, and `OUT` appears when it is whole:
 
     plan/       which picture goes to which row (plan.py), and plan/plan.json when it is complete
+    scan/       what the source has, while the plan is made
     spool/      what the source could not read in place (a .tar.gz unpacked, say)
     rows        the future file: rows lie where HDF5 will look for them, everything else is a hole
     blocks/     instead of rows, when compressing: one file of compressed rows a block
@@ -14,9 +15,11 @@ Everything happens in `OUT.building/`, and `OUT` appears when it is whole:
 Which bytes come out depends on the source and the config alone, so it does not matter who wrote which block, or when.
 """
 
+import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.finish import finish
@@ -25,9 +28,12 @@ from vitctl.data.patchifier.pool import run_blocks, workers_for
 from vitctl.data.patchifier.worker import Layout, Recipe
 from vitctl.data.patchifier.workspace import Journal, Workspace
 from vitctl.data.sources.contract import Source
+from vitctl.data.sources.files import digest, files_in
+from vitctl.data.sources.names import printable
 from vitctl.errors import DataError, InputError, NoSpace, UsageError, is_no_space
+from vitctl.io.atomic import flush_folder
 from vitctl.io.patch_file import DIGEST
-from vitctl.io.patch_writer import row_extents
+from vitctl.io.patch_writer import filter_options, row_extents
 from vitctl.reporting import Reporter, size
 
 BLOCK_BYTES = 8 << 20  # of rows in a block
@@ -35,31 +41,52 @@ SYNC_SECONDS = 2.0  # between two writings of the journal
 
 
 def build(
-    source: Source, config: PatchifyConfig, out: Path, shard: int, reporter: Reporter, resume: bool, overwrite: bool
+    source: Source,
+    config: PatchifyConfig,
+    out: Path,
+    shard: int,
+    reporter: Reporter,
+    resume: bool,
+    overwrite: bool,
+    shared: Path | None = None,
 ) -> Plan:
-    """Makes `out` from the source; what the file cannot say (notes, warnings) is in the plan that comes back."""
+    """Makes `out` from the source; what the file cannot say (notes, warnings) is in the plan that comes back.
+
+    `shared` is a folder where several shards that one process makes keep what they have in common.
+    """
     space = Workspace(out)
-    space.begin(config, resume, overwrite)
-    try:
-        with space.locked():
+    if config.compress:
+        filter_options(config.codec, config.level)  # a codec that is not installed is told now, not after the scan
+    with space.locked(reporter):
+        space.begin(made_of(source, config), resume, overwrite)
+        try:
             if space.placed():
                 plan = Plan.load(space.plan)
             else:
-                plan = make_file(source, config, space, shard, reporter)
+                plan = make_file(source, config, space, shard, reporter, shared or space.folder)
             space.discard()
-    except OSError as error:
-        if is_no_space(error):
-            raise NoSpace(f"{out}: no room left on its disk; free some and go on with --resume") from error
-        raise
-    except (InputError, UsageError):
-        if not space.journal.exists():
-            shutil.rmtree(space.folder, ignore_errors=True)  # nothing was decoded: leave nothing in the way
-        raise
+        except OSError as error:
+            if is_no_space(error):
+                raise NoSpace(f"{out}: no room left on its disk; free some and go on with --resume") from error
+            raise
+        except (InputError, UsageError):
+            if not space.journal.exists():
+                shutil.rmtree(space.folder, ignore_errors=True)  # nothing was decoded: leave nothing in the way
+            raise
     return plan
 
 
-def make_file(source: Source, config: PatchifyConfig, space: Workspace, shard: int, reporter: Reporter) -> Plan:
-    plan = planned(source, config, space, shard, reporter)
+def made_of(source: Source, config: PatchifyConfig) -> dict[str, Any]:
+    """What must be the same for a build to go on: the options, and the source as it is now."""
+    looked_at = sorted((file.path, file.size, file.modified) for file in files_in(source))
+    where = os.path.abspath(config.source) if os.path.exists(config.source) else config.source
+    return {**config.content(), "place": printable(where), "files": digest(looked_at) if looked_at else ""}
+
+
+def make_file(
+    source: Source, config: PatchifyConfig, space: Workspace, shard: int, reporter: Reporter, shared: Path
+) -> Plan:
+    plan = planned(source, config, space, shard, reporter, shared)
     layout = laid_out(plan, config, space)
     journal = Journal(space.journal)
     if not space.filled.exists():
@@ -68,28 +95,34 @@ def make_file(source: Source, config: PatchifyConfig, space: Workspace, shard: i
     return plan
 
 
-def planned(source: Source, config: PatchifyConfig, space: Workspace, shard: int, reporter: Reporter) -> Plan:
-    space.spool.mkdir(exist_ok=True)
-    source.prepare(space.spool, reporter)
+def planned(
+    source: Source, config: PatchifyConfig, space: Workspace, shard: int, reporter: Reporter, shared: Path
+) -> Plan:
+    spool = shared / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    source.prepare(spool, reporter)
     if (space.plan / "plan.json").exists():
         return Plan.load(space.plan)
     shutil.rmtree(space.plan, ignore_errors=True)
-    return make_plan(source, config, space.plan, shard, reporter)
+    return make_plan(source, config, space.plan, shard, reporter, shared / "scan")
 
 
 def laid_out(plan: Plan, config: PatchifyConfig, space: Workspace) -> Layout:
     extents = row_extents(space.folder, plan.geometry, plan.splits)
     layout = Layout(plan.geometry, plan.splits, extents, min(max(BLOCK_BYTES // plan.geometry.row, 16), 256))
+    lengths = {space.digests: layout.total * DIGEST}
     if config.compress:
         space.blocks.mkdir(exist_ok=True)
-    elif not space.rows.exists():
-        check_room(space, layout.end)
-    for path, length in (
-        (space.digests, layout.total * DIGEST),
-        *(() if config.compress else ((space.rows, layout.end),)),
-    ):
+    else:
+        lengths[space.rows] = layout.end
+    for path, length in lengths.items():
+        if not path.exists():
+            if space.journal.exists():
+                raise DataError(f"{space.folder}: {path.name} is gone; start over with --overwrite")
+            check_room(space, length)
         with open(path, "ab") as file:
             file.truncate(max(length, file.tell()))
+    flush_folder(space.folder)
     return layout
 
 
@@ -110,8 +143,8 @@ def decode_blocks(recipe: Recipe, journal: Journal, reporter: Reporter) -> None:
     stop_at_reject(plan, journal.rejects(), config)
     workers = workers_for(config, len(todo))
     if workers == 1:
-        import vitctl.data.patchifier.decode  # noqa: F401 - torch takes seconds to import: before the clock of the bar starts
-    results = run_blocks(recipe, todo, workers)
+        import vitctl.data.patchifier.decode  # noqa: F401 - torch takes seconds to import: before the bar's clock starts
+    results = run_blocks(recipe, todo, workers, late=journal.add)
     written = time.monotonic()
     try:
         with reporter.progress("patchify", layout.total, "img", done) as bar:

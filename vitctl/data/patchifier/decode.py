@@ -19,7 +19,6 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from vitctl.errors import DataError
 
-Image.MAX_IMAGE_PIXELS = None  # our own check comes first, counts alike for every format, and can be set
 ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -32,7 +31,7 @@ class Target:
     channels: int
     fit: str = "crop"
     draft: bool = True
-    max_pixels: int = 178_956_970
+    max_pixels: int = 89_478_485
 
 
 def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
@@ -54,19 +53,36 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
 
 
 def decode_bytes(content: bytes, target: Target) -> np.ndarray[Any, Any]:
-    with Image.open(io.BytesIO(content)) as picture:
+    with opened(content) as picture:
         width, height = picture.size
         if width * height > target.max_pixels:
             raise DataError(f"decompression bomb: {width}x{height} pixels, over max_pixels={target.max_pixels}")
         if width < 1 or height < 1:
             raise DataError(f"no pixels: {width}x{height}")
         jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
-        turned = jpeg and picture.getexif().get(ORIENTATION, 1) not in (0, 1)
+        turned = orientation_of(picture) not in (0, 1)
         if jpeg and target.draft and min(width / target.width, height / target.height) > 2 and target.fit == "crop":
             return decode_reduced(picture, target)
         if jpeg and not turned:
             return fit(decode_plain_jpeg(content, target.channels), target)
-        return fit(with_channels(flatten(ImageOps.exif_transpose(picture)), target.channels), target)
+        upright = ImageOps.exif_transpose(picture) if turned else picture
+        return fit(with_channels(flatten(upright), target.channels), target)
+
+
+def opened(content: bytes) -> Image.Image:
+    """Without Pillow's own check for bombs: ours counts alike for every format, and can be set."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return Image.open(io.BytesIO(content))
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def orientation_of(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # EXIF that is broken says nothing about the pixels
+        return 1
 
 
 def decode_plain_jpeg(content: bytes, channels: int) -> np.ndarray[Any, Any]:
@@ -83,7 +99,7 @@ def decode_reduced(picture: Image.Image, target: Target) -> np.ndarray[Any, Any]
     """
     width, height = picture.size
     mode = "L" if target.channels == 1 else "RGB"
-    orientation = picture.getexif().get(ORIENTATION, 1)
+    orientation = orientation_of(picture)
     swap = orientation in (5, 6, 7, 8)
     wanted = (target.width, target.height) if not swap else (target.height, target.width)
     left, top, crop_width, crop_height = crop_box(width, height, *wanted)
@@ -132,7 +148,7 @@ def with_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] == 4:
-        return with_channels(flatten(Image.fromarray(np.ascontiguousarray(pixels), "RGBA")), channels)
+        return with_channels(flatten(Image.fromarray(np.ascontiguousarray(pixels))), channels)
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:

@@ -25,7 +25,8 @@ def find_copies(digests: Mapping[str, Digests]) -> Copies:
     total = sum(len(each) for each in digests.values())
     if not total:
         return Copies(0, 0, [])
-    duplicates, leaks = 0, []
+    duplicates, leaked = 0, 0
+    leaks: list[tuple[int, int, int, int]] = []
     for split, row, values in buckets(list(digests.values()), -(-total // BUCKET)):
         order = np.lexsort((row, split, values[:, 1], values[:, 0]))
         split, row, values = split[order], row[order], values[order]
@@ -36,6 +37,7 @@ def find_copies(digests: Mapping[str, Digests]) -> Copies:
         inside = split[same] == split[same - 1]
         duplicates += int(inside.sum())
         across = same[split[same] != split[first[same]]]
+        leaked += len(across)
         leaks += list(
             zip(
                 split[across].tolist(),
@@ -45,9 +47,9 @@ def find_copies(digests: Mapping[str, Digests]) -> Copies:
                 strict=True,
             )
         )
-    leaks.sort()
-    pairs = [(names[one], row, names[other], copy) for one, row, other, copy in leaks[:TOLD]]
-    return Copies(duplicates, len(leaks), pairs)
+        leaks = sorted(leaks)[:TOLD]
+    pairs = [(names[one], row, names[other], copy) for one, row, other, copy in leaks]
+    return Copies(duplicates, leaked, pairs)
 
 
 def buckets(digests: list[Digests], count: int) -> Iterator[tuple[Any, Any, Any]]:

@@ -1,7 +1,10 @@
 """From rows to a file: the gaps closed, what HDF5 needs laid around them, and the whole put into its place."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ from vitctl.data.patchifier.duplicates import Copies, find_copies
 from vitctl.data.patchifier.plan import Plan
 from vitctl.data.patchifier.worker import Layout, read_chunks, write_at
 from vitctl.data.patchifier.workspace import Journal, Workspace
+from vitctl.data.sources.names import printable
 from vitctl.errors import DataError
 from vitctl.io import patch_writer
 from vitctl.io.atomic import flush_file, flush_folder, write_bytes
-from vitctl.io.patch_file import DIGEST, Header, Notes
+from vitctl.io.patch_file import CHUNK, DIGEST, Header, Notes, Sampled
 from vitctl.io.patch_writer import SplitContent
 
 COPY = 1 << 20
@@ -52,32 +56,72 @@ def finish(plan: Plan, layout: Layout, space: Workspace, journal: Journal, confi
     flush_folder(space.out.parent)
 
 
-def final_orders(layout: Layout, rejected: list[int]) -> dict[str, np.ndarray[Any, Any]]:
-    """{split: planned rows in their final order}: a rejected row's place is taken by one from the end of its split."""
+@dataclass(frozen=True)
+class Order:
+    """Planned rows of a split in their final order: a rejected row's place is taken by one from the end of its split.
+
+    Only the exceptions are kept; a slice of it is an array, and so is a slice of a column in that order.
+    """
+
+    begin: int
+    rows: int  # that are left
+    holes: np.ndarray[Any, Any]  # places of rejected rows among them, ascending
+    fillers: np.ndarray[Any, Any]  # planned rows that go there
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, part: slice) -> np.ndarray[Any, Any]:
+        start, stop, _ = part.indices(self.rows)
+        planned = np.arange(self.begin + start, self.begin + stop)
+        first, last = np.searchsorted(self.holes, (start, stop))
+        planned[self.holes[first:last] - start] = self.fillers[first:last]
+        return planned
+
+
+@dataclass(frozen=True)
+class Column:
+    """A plan's column [total, ..] as the rows of one split will have it; read by slices, never whole."""
+
+    values: Any
+    order: Order
+
+    @property
+    def dtype(self) -> Any:
+        return self.values.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.order), *self.values.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, part: slice) -> Any:
+        return np.asarray(self.values[self.order[part]])
+
+
+def final_orders(layout: Layout, rejected: list[int]) -> dict[str, Order]:
     orders = {}
     for split, begin in layout.begins().items():
-        planned = np.arange(begin, begin + layout.splits[split])
-        missing = np.array([row for row in rejected if begin <= row < begin + len(planned)], np.int64)
-        kept = len(planned) - len(missing)
-        holes = missing[missing < begin + kept]
-        tail = np.setdiff1d(planned[kept:], missing)
-        order = planned[:kept].copy()
-        order[holes - begin] = tail
-        orders[split] = order
+        end = begin + layout.splits[split]
+        missing = np.array([row for row in rejected if begin <= row < end], np.int64)
+        kept = end - begin - len(missing)
+        holes = missing[missing < begin + kept] - begin
+        orders[split] = Order(begin, kept, holes, np.setdiff1d(np.arange(begin + kept, end), missing))
     return orders
 
 
-def fill_gaps(layout: Layout, orders: dict[str, np.ndarray[Any, Any]], space: Workspace) -> None:
+def fill_gaps(layout: Layout, orders: dict[str, Order], space: Workspace) -> None:
     """Moves rows from the end of a split into the places of rejected ones, once."""
     if space.filled.exists():
         return
     handle = os.open(space.rows, os.O_RDWR)
     try:
-        for split, begin in layout.begins().items():
-            order = orders[split]
-            for place in np.flatnonzero(order != np.arange(begin, begin + len(order))).tolist():
-                row = os.pread(handle, layout.geometry.row, layout.offset(int(order[place])))
-                write_at(handle, np.frombuffer(row, np.uint8), layout.offset(begin + place))
+        for order in orders.values():
+            for hole, filler in zip(order.holes.tolist(), order.fillers.tolist(), strict=True):
+                row = os.pread(handle, layout.geometry.row, layout.offset(filler))
+                write_at(handle, np.frombuffer(row, np.uint8), layout.offset(order.begin + hole))
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -85,76 +129,81 @@ def fill_gaps(layout: Layout, orders: dict[str, np.ndarray[Any, Any]], space: Wo
 
 
 def write_skeleton(
-    plan: Plan, layout: Layout, journal: Journal, orders: dict[str, Any], config: PatchifyConfig, space: Workspace
+    plan: Plan, layout: Layout, journal: Journal, orders: dict[str, Order], config: PatchifyConfig, space: Workspace
 ) -> None:
     header, splits, notes = contents(plan, layout, journal, orders, config, space)
     aside = space.folder / "skeleton.tmp"
     extents = patch_writer.write_skeleton(aside, header, splits, notes)
     for split, extent in extents.items():
-        if extent.offset != layout.extents[split].offset:
+        if extent.size and extent.offset != layout.extents[split].offset:
             raise AssertionError(f"HDF5 put {split} at {extent.offset}, its rows are at {layout.extents[split].offset}")
     flush_file(aside)
     os.replace(aside, space.skeleton)
 
 
 def contents(
-    plan: Plan, layout: Layout, journal: Journal, orders: dict[str, Any], config: PatchifyConfig, space: Workspace
+    plan: Plan, layout: Layout, journal: Journal, orders: dict[str, Order], config: PatchifyConfig, space: Workspace
 ) -> tuple[Header, dict[str, SplitContent], Notes]:
     """All that the file says beside its rows."""
-    digests = np.fromfile(space.digests, np.uint8).reshape(-1, DIGEST)[: layout.total]
+    digests = np.memmap(space.digests, np.uint8, "r", shape=(layout.total, DIGEST))
     labels, names = plan.column("label"), plan.column("name")
     splits = {
-        name: SplitContent(layout.splits[name], len(order), labels[order], names[order], digests[order])
+        name: SplitContent(
+            layout.splits[name], len(order), Column(labels, order), Column(names, order), Column(digests, order)
+        )
         for name, order in orders.items()
-        if len(order)
     }
     copies = find_copies({name: split.digests for name, split in splits.items()})
     rejects = [(names[row].decode(), reason) for row, reason in journal.rejects()]
-    mean, std = statistics(journal, plan.geometry.channels)
     header = Header(
-        plan.geometry,
-        plan.class_names,
-        mean,
-        std,
-        config.fit,
-        config.source,
-        f"vitctl {__version__}",
-        copies.duplicates,
-        copies.leaked,
+        geometry=plan.geometry,
+        class_names=plan.class_names,
+        fit=config.fit,
+        source=printable(config.source),
+        created_by=f"vitctl {__version__}",
+        options=options_digest(config),
+        plan=plan.digest,
+        duplicates=copies.duplicates,
+        leaked=copies.leaked,
+        sampled=sampled(journal, plan.geometry.channels),
     )
     return header, splits, Notes([*plan.refused, *rejects], leak_names(copies, splits))
 
 
+def options_digest(config: PatchifyConfig) -> str:
+    """So that a finished file can be told from one that other options would make."""
+    return hashlib.sha256(json.dumps(config.content(), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def leak_names(copies: Copies, splits: dict[str, SplitContent]) -> list[tuple[str, str, str, str]]:
-    return [
-        (one, splits[one].names[row].decode(), other, splits[other].names[copy].decode())
-        for one, row, other, copy in copies.pairs
-    ]
+    def name(split: str, row: int) -> str:
+        return str(splits[split].names[row : row + 1][0].decode())
+
+    return [(one, name(one, row), other, name(other, copy)) for one, row, other, copy in copies.pairs]
 
 
-def statistics(journal: Journal, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """mean and std of each channel in units of 255, from sums of integers: the same whoever added them."""
+def sampled(journal: Journal, channels: int) -> Sampled:
+    """Sums of integers over the sampled pictures: the same whoever added them."""
     results = [result for result in journal.done.values() if result.pixels]
-    pixels = sum(result.pixels for result in results)
-    if not pixels:
-        return (0.5,) * channels, (0.5,) * channels
-    sums = [sum(result.sums[channel] for result in results) for channel in range(channels)]
-    squares = [sum(result.squares[channel] for result in results) for channel in range(channels)]
-    variances = [(square * pixels - total * total) / pixels**2 for total, square in zip(sums, squares, strict=True)]
-    return tuple(total / pixels / 255 for total in sums), tuple(variance**0.5 / 255 for variance in variances)
+    columns = [
+        tuple(sum(getattr(result, name)[channel] for result in results) for channel in range(channels))
+        for name in ("sums", "squares")
+    ]
+    return Sampled(sum(result.pixels for result in results), *columns)
 
 
-def chunks_of(space: Workspace, layout: Layout, order: np.ndarray[Any, Any]) -> Iterator[bytes]:
+def chunks_of(space: Workspace, layout: Layout, order: Order) -> Iterator[bytes]:
     """Compressed rows in their final order, a block's file at a time."""
     number, chunks = -1, list[bytes]()
-    for row in order.tolist():
-        if row // layout.block != number:
-            number = row // layout.block
-            chunks = read_chunks(space.blocks / f"{number:08d}")
-        yield chunks[row - number * layout.block]
+    for start in range(0, len(order), CHUNK):
+        for row in order[start : start + CHUNK].tolist():
+            if row // layout.block != number:
+                number = row // layout.block
+                chunks = read_chunks(space.blocks / f"{number:08d}")
+            yield chunks[row - number * layout.block]
 
 
-def lay_over(skeleton: Path, rows: Path, layout: Layout, orders: dict[str, Any]) -> None:
+def lay_over(skeleton: Path, rows: Path, layout: Layout, orders: dict[str, Order]) -> None:
     """Copies everything of the skeleton that is not a row into the file of rows, and cuts that to its length.
 
     The room behind each split's last row, where rejected pictures were planned, is cleared by the same copy.

@@ -4,11 +4,13 @@ It lies on the disk in columns, so that a set of any size can be planned, worker
 that was killed goes on with the plan it began with.
 """
 
+import hashlib
 import json
+import shutil
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 from vitctl.config.patchify import SPLITS, PatchifyConfig
 from vitctl.data.sources.contract import Found, Refused, Source
 from vitctl.errors import DataError, did_you_mean
-from vitctl.io.atomic import write_json
+from vitctl.io.atomic import flush_file, write_json
 from vitctl.io.patch_file import Geometry
 from vitctl.randomness import scramble, stream
 from vitctl.reporting import Reporter
@@ -45,6 +47,7 @@ class Plan:
     refused: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    digest: str  # of what all shards have in common: two plans with the same one share out the same rows
 
     @property
     def total(self) -> int:
@@ -72,39 +75,53 @@ class Plan:
             tuple((name, reason) for name, reason in values["refused"]),
             tuple(values["notes"]),
             tuple(values["warnings"]),
+            values["digest"],
         )
 
 
-def make_plan(source: Source, config: PatchifyConfig, folder: Path, shard: int, reporter: Reporter) -> Plan:
-    """Scans the source and writes the plan of one shard (0 of 1 when there are none) into `folder`."""
-    scan = Scan(folder)
-    with reporter.progress("scan", None, "files") as bar:
-        scan.run(source, bar.advance)
-    if not scan.count:
-        raise DataError(f"{config.source}: no picture was found" + (f"; {scan.refused[0][1]}" if scan.refused else ""))
+def make_plan(
+    source: Source, config: PatchifyConfig, folder: Path, shard: int, reporter: Reporter, scan_folder: Path
+) -> Plan:
+    """Scans the source, unless `scan_folder` has its scan, and writes the plan of one shard (0 of 1) into `folder`."""
+    geometry = choose_geometry(source, config)
+    scan = Scan(scan_folder)
+    if not scan.load():
+        with reporter.progress("scan", None, "files") as bar:
+            scan.run(source, bar.advance)
     classes = Classes(scan, source.class_names, config)
     splits = assign_splits(scan, classes, config)
+    folder.mkdir(parents=True, exist_ok=True)
     counts = write_rows(scan, classes, splits, folder, shard, config.shards or 1)
-    refused = scan.refused + classes.refused if shard == 0 else []
     plan = Plan(
         folder,
-        choose_geometry(source, config),
+        geometry,
         counts,
         classes.names,
-        tuple(refused),
-        tuple(source.notes() + classes.notes),
-        tuple(classes.warnings),
+        tuple(scan.refused + classes.refused if shard == 0 else []),
+        tuple(scan.notes + classes.notes),
+        tuple(classes.warnings + emptied(splits, classes)),
+        scan.digest(classes.final),
     )
     plan.save()
-    scan.discard()
+    if scan_folder.parent == folder.parent:
+        shutil.rmtree(scan_folder)  # no other shard wants it
     return plan
+
+
+def emptied(splits: Mapping[str, Ints], classes: "Classes") -> list[str]:
+    """Classes that had pictures and have none in train any more."""
+    if "train" not in splits or not classes.names:
+        return []
+    had, has = (np.unique(values[values >= 0]) for values in (classes.final, classes.final[splits["train"]]))
+    return [
+        f"class {classes.names[label]!r} is left without a picture in train" for label in np.setdiff1d(had, has)[:5]
+    ]
 
 
 class Scan:
     """What the source has, as it comes: columns on the disk, and the few things that stay small."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.count = self.widest = 0
         self.refused: list[tuple[str, str]] = []
@@ -112,8 +129,39 @@ class Scan:
         self.splits: dict[str | None, int] = {}
         self.declared: dict[str | None, list[str]] = {}  # split -> its class folders
         self.numbered = False  # the source's labels are numbers
+        self.notes: list[str] = []
+
+    def load(self) -> bool:
+        """Takes up a scan that is there, and whole."""
+        path = self.folder / "scan.json"
+        if not path.exists():
+            return False
+        values = json.loads(path.read_text())
+        pairs = {name: values.pop(name) for name in ("refused", "splits", "declared")}
+        vars(self).update(values)
+        self.refused = [(name, reason) for name, reason in pairs["refused"]]
+        self.splits, self.declared = dict(pairs["splits"]), dict(pairs["declared"])
+        return True
+
+    def save(self) -> None:
+        values = {name: value for name, value in vars(self).items() if name != "folder"}
+        values |= {name: list(values[name].items()) for name in ("splits", "declared")}
+        write_json(self.folder / "scan.json", values)
+
+    def digest(self, labels: Ints) -> str:
+        """Of names, splits and final labels."""
+        whole = hashlib.sha256()
+        with open(self.folder / "scan.names", "rb") as names:
+            while piece := names.read(1 << 20):
+                whole.update(piece)
+        for column in (self.column("end"), self.column("split"), labels):
+            for start in range(0, len(column), BATCH):
+                whole.update(np.ascontiguousarray(column[start : start + BATCH]).data)
+        return whole.hexdigest()
 
     def run(self, source: Source, advance: Any) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
         with ExitStack() as stack:
             files = {
                 name: stack.enter_context(open(self.folder / f"scan.{name}", "wb")) for name in (*NUMBERS, "names")
@@ -131,6 +179,8 @@ class Scan:
                     empty(columns, files)
             advance(len(columns["key"]))
             empty(columns, files)
+        self.notes = source.notes()
+        self.save()
 
     def found(self, picture: Found, columns: Mapping[str, "array[int]"], names: BinaryIO) -> None:
         name = picture.name.encode("utf-8", "backslashreplace")
@@ -165,10 +215,6 @@ class Scan:
         starts = np.where(rows > 0, ends[rows - 1], 0)
         return [blob[start:end].tobytes() for start, end in zip(starts, ends[rows], strict=True)]
 
-    def discard(self) -> None:
-        for path in self.folder.glob("scan.*"):
-            path.unlink()
-
 
 def empty(columns: Mapping[str, "array[int]"], files: Mapping[str, BinaryIO]) -> None:
     for name, values in columns.items():
@@ -192,14 +238,24 @@ class Classes:
             self.final = self.named(scan, wanted, config)
 
     def numbers(self, scan: Scan, names: tuple[str, ...] | None, config: PatchifyConfig) -> Ints:
-        labels = scan.column("label")
-        highest = int(labels.max())
+        """Labels that are numbers stay what they are; without names, there are as many classes as train has numbers."""
+        labels = np.array(scan.column("label"), np.int64)
         if labels.min() < NO_CLASS:
             raise DataError(f"{config.source}: label {labels.min()} is negative; -1 means none")
-        self.names = names or tuple(str(number) for number in range(highest + 1))
-        if highest >= len(self.names):
-            raise DataError(f"{config.source}: label {highest} is there, but only {len(self.names)} classes are named")
-        return np.array(labels, np.int64)
+        train = scan.splits.get("train", scan.splits.get(None))
+        counts = np.bincount(labels[(labels >= 0) & ((scan.column("split") == train) | (train is None))])
+        self.names = names or tuple(str(number) for number in range(len(counts)))
+        if names and labels.max() >= len(names):
+            raise DataError(f"{config.source}: label {labels.max()} is there, but only {len(names)} classes are named")
+        self.tell_empty(self.names, {self.names[number]: int(count) for number, count in enumerate(counts)})
+        outside = np.setdiff1d(labels[labels >= 0], np.flatnonzero(counts)) if not names else np.empty(0, np.int64)
+        if len(outside):
+            final = np.where(np.isin(labels, outside), UNKNOWN, labels)
+            self.refuse(
+                scan, final, [str(label) for label in outside], dict(enumerate(map(str, range(labels.max() + 1))))
+            )
+            return final
+        return labels
 
     def named(self, scan: Scan, wanted: tuple[str, ...] | None, config: PatchifyConfig) -> Ints:
         """Final number of each picture's class; pictures of classes that train lacks are refused by name."""
@@ -225,10 +281,10 @@ class Classes:
         if wanted:
             self.tell_left_out(outside, counts, known, config)
         elif outside:
-            self.refuse(scan, final, outside)
+            self.refuse(scan, final, outside, by_number)
         return final
 
-    def tell_empty(self, known: set[str], counts: Mapping[str, int]) -> None:
+    def tell_empty(self, known: Iterable[str], counts: Mapping[str, int]) -> None:
         for name in sorted(name for name in known if not counts.get(name)):
             self.warnings.append(f"class {name!r} has no picture")
 
@@ -245,9 +301,8 @@ class Classes:
                 f"that {config.classes} does not name are left out"
             )
 
-    def refuse(self, scan: Scan, final: Ints, outside: list[str]) -> None:
+    def refuse(self, scan: Scan, final: Ints, outside: list[str], by_number: Mapping[int, str]) -> None:
         rows = np.flatnonzero(final == UNKNOWN)
-        by_number = {number: name for name, number in scan.labels.items()}
         labels = scan.column("label")[rows]
         for name, label in zip(scan.names(rows), labels.tolist(), strict=True):
             self.refused.append((name.decode(), f"class {by_number[label]!r} is not in train"))
@@ -299,6 +354,7 @@ def cut_parts(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> d
     parts, begin = {}, np.zeros(len(rows), np.int64)
     for name, share in config.parts.items():
         end = begin + np.floor(of * share + 0.5).astype(np.int64)
+        end = np.minimum(end, np.maximum(of - 1, begin))  # train keeps at least one of each class
         parts[name] = rows[(rank >= begin) & (rank < end)]
         if not len(parts[name]):
             raise DataError(f"--split {name}={share}: no class has enough pictures for it")
@@ -331,6 +387,8 @@ def write_rows(
                 for name in WHERE:
                     columns[name][part].tofile(files[name])
                 np.array(scan.names(part), f"S{max(scan.widest, 1)}").tofile(files["name"])
+    for name in (*WHERE, "name"):
+        flush_file(folder / name)
     if not counts:
         raise DataError(f"shard {shard} of {shards} would be empty; use fewer shards")
     return counts

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,8 +23,13 @@ def workers_for(config: PatchifyConfig, blocks: int) -> int:
     return min(config.workers or (cores() if blocks >= 8 else 1), max(blocks, 1))
 
 
-def run_blocks(recipe: Recipe, todo: list[int], workers: int) -> Generator[BlockResult, None, None]:
-    """Results as they come: from this process, or from others that write the rows themselves."""
+def run_blocks(
+    recipe: Recipe, todo: list[int], workers: int, late: Callable[[BlockResult], None]
+) -> Generator[BlockResult, None, None]:
+    """Results as they come: from this process, or from others that write the rows themselves.
+
+    What is finished after the caller has stopped listening (Ctrl-C, say) is given to `late`.
+    """
     if not todo:
         return
     if workers == 1:
@@ -32,14 +37,18 @@ def run_blocks(recipe: Recipe, todo: list[int], workers: int) -> Generator[Block
             yield from map(Worker(*recipe).block, todo)
         return
     pool = ProcessPoolExecutor(workers, start_context(), become_worker, (recipe,))
+    waiting: set[Future[BlockResult]] = set()
     try:
-        yield from in_flight(pool, todo, 2 * workers)
+        yield from in_flight(pool, todo, 2 * workers, waiting)
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process died, perhaps for want of memory; go on with --resume and fewer --workers"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        for future in waiting:
+            if not future.cancelled() and future.exception() is None:
+                late(future.result())
 
 
 @contextmanager
@@ -55,8 +64,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def in_flight(pool: ProcessPoolExecutor, todo: list[int], most: int) -> Iterator[BlockResult]:
-    waiting: set[Future[BlockResult]] = set()
+def in_flight(
+    pool: ProcessPoolExecutor, todo: list[int], most: int, waiting: set[Future[BlockResult]]
+) -> Iterator[BlockResult]:
+    """Keeps `most` blocks with the workers; those whose results were not given out are in `waiting`."""
     queue = iter(todo)
     while True:
         for number in queue:
@@ -65,8 +76,9 @@ def in_flight(pool: ProcessPoolExecutor, todo: list[int], most: int) -> Iterator
                 break
         if not waiting:
             return
-        ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
         for future in ready:
+            waiting.discard(future)
             yield future.result()
 
 

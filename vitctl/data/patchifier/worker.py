@@ -1,5 +1,6 @@
 """Decodes rows into their place; the same in this process and in others."""
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.plan import Plan
 from vitctl.data.patchifier.workspace import BlockResult, Workspace
 from vitctl.data.sources.contract import Source
-from vitctl.errors import DataError
+from vitctl.errors import DataError, RunError
 from vitctl.io.atomic import write_bytes
 from vitctl.io.patch_file import DIGEST, Extent, Geometry, picture_digest
 from vitctl.io.patch_writer import RowCodec
 
+OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG)
 SAMPLES = 1024  # pictures of train that mean and std are taken from
 
 
@@ -69,7 +71,7 @@ class Worker:
         from vitctl.data.patchifier.decode import Target  # torch comes with it: only who decodes pays for it
 
         shape = plan.geometry
-        self.source, self.layout, self.space = source, layout, space
+        self.source, self.layout, self.space, self.config = source, layout, space, config
         self.target = Target(shape.height, shape.width, shape.channels, config.fit, config.draft, config.max_pixels)
         self.rows = self.digests = -1
         self.names = plan.column("name")
@@ -87,10 +89,8 @@ class Worker:
         for row in rows:
             try:
                 patches = self.read(row)
-            except (DataError, OSError) as error:
-                result.rejects.append(
-                    (row, error.strerror if isinstance(error, OSError) and error.strerror else str(error))
-                )
+            except DataError as error:
+                result.rejects.append((row, str(error)))
                 chunks.append(b"")
                 continue
             digests[row - rows.start] = np.frombuffer(picture_digest(patches), np.uint8)
@@ -112,8 +112,24 @@ class Worker:
 
         name = self.names[row].decode()
         file, offset, length = (int(column[row]) for column in self.where)
-        picture = decode(self.source.read(name, file, offset, length), self.target)
-        return patchify(picture, self.layout.geometry.patch)
+        try:
+            content = self.source.read(name, file, offset, length)
+        except OSError as error:
+            if error.errno in OF_ONE_FILE and self.source_is_there():
+                raise DataError(error.strerror) from error
+            raise RunError(f"{name}: cannot be read now ({error.strerror}); go on with --resume when it can") from error
+        try:
+            return patchify(decode(content, self.target), self.layout.geometry.patch)
+        except MemoryError as error:
+            raise RunError(
+                f"{name}: too large for the memory; go on with fewer --workers, or start over with a "
+                "lower --set max_pixels"
+            ) from error
+
+    def source_is_there(self) -> bool:
+        """Or else a disk was unmounted: then nothing can be said of a single picture."""
+        place = Path(self.config.source)
+        return next(place.iterdir(), None) is not None if place.is_dir() else place.exists()
 
     def measure(self, patches: np.ndarray[Any, Any], result: BlockResult) -> None:
         """Adds one picture [N, P*P*C] to the sums. Float32 is exact here: 256 squares of a byte stay under 2^24."""

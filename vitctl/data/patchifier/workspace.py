@@ -1,5 +1,6 @@
 """Where a build lies while it is made: the folder, its lock, and the journal of what is done."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,26 +10,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitctl.config.patchify import PatchifyConfig
 from vitctl.errors import OutputExists, UsageError
 from vitctl.io.atomic import flush_file, write_json
+from vitctl.reporting import Reporter
 
 
 class Workspace:
-    """The folder OUT.building/ and what is in it."""
+    """The folder .OUT.building/ and what is in it; hidden, so that a scan of the folder it lies in passes it by."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.folder = out.with_name(out.name + ".building")
-        self.discarded = out.with_name(out.name + ".done")
+        self.folder, self.lock, self.discarded = (
+            out.with_name(f".{out.name}.{ending}") for ending in ("building", "lock", "discarded")
+        )
         self.plan, self.spool, self.blocks = (self.folder / name for name in ("plan", "spool", "blocks"))
         self.rows, self.digests, self.journal = (self.folder / name for name in ("rows", "digests", "journal"))
-        self.filled, self.skeleton, self.config = (
-            self.folder / name for name in ("filled", "skeleton.h5", "config.json")
+        self.filled, self.skeleton, self.made_of = (
+            self.folder / name for name in ("filled", "skeleton.h5", "made_of.json")
         )
 
-    def begin(self, config: PatchifyConfig, resume: bool, overwrite: bool) -> None:
-        """Refuses to destroy, or to go on with something else than was begun."""
+    def begin(self, made_of: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        """Refuses to destroy, or to go on with something else than was begun. Call it with the lock held."""
         if self.out.is_dir():
             raise OutputExists(f"{self.out}: is a folder; name a file")
         shutil.rmtree(self.discarded, ignore_errors=True)
@@ -36,30 +38,25 @@ class Workspace:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif self.folder.exists() and not resume:
             raise OutputExists(
-                f"{self.folder}: an unfinished build is there; go on with --resume, or start over with --overwrite"
+                f"{self.out}: was begun and not finished; go on with --resume, or start over with --overwrite"
             )
         elif self.out.exists() and not self.folder.exists():
             raise OutputExists(f"{self.out}: exists already; --overwrite makes it anew")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"{self.folder}: cannot be made ({error.strerror}); choose another place for OUT"
-            ) from error
-        if self.config.exists():
-            self.compare(json.loads(self.config.read_text()), config)
+        self.folder.mkdir(exist_ok=True)
+        if self.made_of.exists():
+            self.compare(json.loads(self.made_of.read_text()), made_of)
         else:
-            write_json(self.config, config.content())
+            write_json(self.made_of, made_of)
 
-    def compare(self, before: dict[str, Any], config: PatchifyConfig) -> None:
-        now = json.loads(json.dumps(config.content()))
+    def compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        now = json.loads(json.dumps(now))
         changed = [
             f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in now if before.get(name) != now[name]
         ]
         if changed:
             raise UsageError(
-                f"{self.folder}: cannot go on with other options: {'; '.join(changed)}; "
-                "repeat the first ones, or start over with --overwrite"
+                f"{self.out}: cannot go on with what was begun: {'; '.join(changed)}; "
+                "repeat it as it was, or start over with --overwrite"
             )
 
     def placed(self) -> bool:
@@ -72,20 +69,26 @@ class Workspace:
         shutil.rmtree(self.discarded)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One build at a time; the lock dies with its holder."""
-        with open(self.folder / "lock", "w") as handle:
+    def locked(self, reporter: Reporter) -> Iterator[None]:
+        """One build at a time; the lock dies with its holder, and its file goes with the last of them."""
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(self.lock, "w")  # noqa: SIM115 - closed below, after the file is gone
+        except OSError as error:
+            raise UsageError(f"{self.out}: cannot be made ({error.strerror}); choose another place") from error
+        with handle:
             try:
-                import fcntl
-
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (
-                ImportError
-            ):  # no such lock on Windows: two builds of one file at a time are then the user's to avoid
-                pass
-            except OSError:
-                raise OutputExists(f"{self.folder}: another process is building it now") from None
-            yield
+            except BlockingIOError:
+                raise OutputExists(f"{self.out}: another process is building it now") from None
+            except OSError as error:  # some network file systems have no locks
+                reporter.warn(f"{self.out}: cannot be locked ({error.strerror}); see that no other process builds it")
+            if not self.lock.exists() or os.fstat(handle.fileno()).st_ino != self.lock.stat().st_ino:
+                raise OutputExists(f"{self.out}: another process has just built it; run the command again")
+            try:
+                yield
+            finally:
+                self.lock.unlink(missing_ok=True)
 
 
 @dataclass
@@ -105,11 +108,15 @@ class Journal:
         self.done: dict[int, BlockResult] = {}
         self.waiting: list[BlockResult] = []
         if path.exists():
-            *lines, torn = path.read_bytes().split(b"\n")
-            if torn:
-                os.truncate(path, path.stat().st_size - len(torn))  # a kill cut it short
-            results = [BlockResult(**json.loads(line)) for line in lines]
-            self.done = {result.number: result for result in results}
+            content, whole = path.read_bytes(), 0
+            for line in content.splitlines(keepends=True):
+                result = parsed(line)
+                if result is None:
+                    break
+                self.done[result.number] = result
+                whole += len(line)
+            if whole < len(content):
+                os.truncate(path, whole)  # a kill or a power cut left half a line, or worse
 
     def add(self, result: BlockResult) -> None:
         self.waiting.append(result)
@@ -131,3 +138,11 @@ class Journal:
 
     def rejects(self) -> list[tuple[int, str]]:
         return sorted((row, reason) for result in self.done.values() for row, reason in result.rejects)
+
+
+def parsed(line: bytes) -> BlockResult | None:
+    """A whole line of the journal, or None."""
+    try:
+        return BlockResult(**json.loads(line)) if line.endswith(b"\n") else None
+    except (ValueError, TypeError):
+        return None

@@ -96,6 +96,17 @@ class File:
             return spooled(cast(BinaryIO, stream), raw, self, self.name, spool, reporter)
 
 
+def files_in(thing: object, depth: int = 6) -> Iterator[File]:
+    """Every File that a source holds, at whatever place in it."""
+    if isinstance(thing, File):
+        yield thing
+    elif depth and isinstance(thing, dict | list | tuple):
+        for part in thing.values() if isinstance(thing, dict) else thing:
+            yield from files_in(part, depth - 1)
+    elif depth and hasattr(thing, "__dict__") and type(thing).__module__.startswith("vitctl."):
+        yield from files_in(vars(thing), depth - 1)
+
+
 def check_size(size: int) -> None:
     if size > LARGEST:
         raise DataError(f"{size >> 20} MB are too many for a picture")

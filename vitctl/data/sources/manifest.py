@@ -50,7 +50,7 @@ def table_at(tree: Tree, at: Entry) -> Table | None:
     if first.startswith("{"):
         columns, delimiter = json_keys(first), None
     else:
-        rows = {mark: next(csv.reader([first], delimiter=mark), []) for mark in DELIMITERS}
+        rows = {mark: [name.strip() for name in next(csv.reader([first], delimiter=mark), [])] for mark in DELIMITERS}
         delimiter = next((mark for mark, row in rows.items() if column(row, PATHS) is not None), ",")
         columns = rows[delimiter]
     path = column(columns, PATHS)
@@ -123,7 +123,7 @@ def rows(tree: Tree, table: Table) -> Iterator[Row | Refused]:
 
 def csv_rows(text: TextIO, table: Table) -> Iterator[Row | Refused]:
     reader = csv.reader(text, delimiter=table.delimiter or ",")
-    header = next(reader)
+    header = [name.strip() for name in next(reader)]
     while True:
         try:
             values = next(reader)

@@ -14,7 +14,7 @@ from vitctl.errors import DataError
 
 IMAGES = ("image", "img", "picture", "jpg", "png")  # the likeliest names first
 LABELS = ("label", "labels", "class", "target", "category", "fine_label")
-GROUPS = 2  # row groups kept per process: a worker reads neighbours
+GROUPS = 1  # row groups kept per process: a worker reads neighbours
 
 
 class Parquet(Source):

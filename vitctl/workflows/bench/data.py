@@ -15,7 +15,7 @@ import torch
 from vitctl.config.bench import BenchConfig
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.loader import Loader, normalised
-from vitctl.data.patchifier.build import laid_out, planned
+from vitctl.data.patchifier.build import laid_out, made_of, planned
 from vitctl.data.patchifier.pool import run_blocks
 from vitctl.data.patchifier.workspace import Workspace
 from vitctl.data.sources import open_source
@@ -65,7 +65,8 @@ def prepare(
         else write_jpegs(folder / "small", config.pictures, 500, 375, 95, config.seed)
     )
     large = write_jpegs(folder / "large", config.large, 4000, 3000, 90, config.seed + 1)
-    many = multiply(folder / "many", small, config.copies)
+    copies = max(config.copies, -(-3 * config.batch // len(small)))  # the peer drops its last batch, and one warms up
+    many = multiply(folder / "many", small, copies)
     patchify(PatchifyConfig(str(many), str(folder / "many.h5"), res=str(RES)), Silent())
     split = PatchFile(folder / "many.h5").split("train")
     rows = np.array(split.patches(np.arange(split.rows)))
@@ -104,15 +105,15 @@ class Decoder:
         config = PatchifyConfig(str(multiply(folder / "pictures", paths, 1)), str(folder / "out.h5"), res=str(RES))
         source = open_source(config.source)
         space = Workspace(Path(config.out))
-        space.begin(config, resume=False, overwrite=False)
-        plan = planned(source, config, space, 0, Silent())
+        space.begin(made_of(source, config), resume=False, overwrite=False)
+        plan = planned(source, config, space, 0, Silent(), space.folder)
         self.layout = laid_out(plan, config, space)
         self.recipe = (source, plan, self.layout, space, config)
 
     def rate(self, workers: int) -> float:
         """Pictures a second, once every worker has begun."""
         repeats = 2 * workers if workers > 1 else 1
-        results = run_blocks(self.recipe, list(range(self.layout.blocks)) * repeats, workers)
+        results = run_blocks(self.recipe, list(range(self.layout.blocks)) * repeats, workers, late=lambda _: None)
         for _ in range(workers if workers > 1 else 0):
             next(results)
         started, count = time.perf_counter(), 0
