@@ -74,7 +74,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
-    if len(known) <= 12:
+    if 0 < len(known) <= 24:
         return "known: " + ", ".join(known)
     return f"{len(known)} are known"
 

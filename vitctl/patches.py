@@ -35,9 +35,8 @@ def check_grid(height: int, width: int, patch: int) -> None:
         near = (
             [f"{round_to(height, patch, up)}x{round_to(width, patch, up)}" for up in (False, True)] if patch > 0 else []
         )
-        raise ConfigError(
-            f"patches of {patch} do not divide a picture of {height}x{width}; the nearest are {' and '.join(near)}"
-        )
+        sizes = " and ".join(dict.fromkeys(near))
+        raise ConfigError(f"patches of {patch} do not divide a picture of {height}x{width}; the nearest are {sizes}")
 
 
 def round_to(size: int, patch: int, up: bool) -> int:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -45,7 +45,7 @@ class Silent:
 
     def warn(self, text: str) -> None:
         if self.stream:
-            print(f"warning: {text}", file=self.stream, flush=True)
+            tell(self.stream, f"warning: {text}")
 
     def progress(self, label: str, total: int | None, unit: str = "img", done: int = 0) -> Progress:
         return Progress()
@@ -59,10 +59,10 @@ class Plain:
         self.interval = interval
 
     def note(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        tell(self.stream, text)
 
     def warn(self, text: str) -> None:
-        print(f"warning: {text}", file=self.stream, flush=True)
+        tell(self.stream, f"warning: {text}")
 
     def progress(self, label: str, total: int | None, unit: str = "img", done: int = 0) -> Progress:
         return PlainProgress(self.note, label, total, unit, done, self.interval)
@@ -102,6 +102,17 @@ class PlainProgress(Progress):
     ) -> None:
         if self.done > self.before and kind is None:
             self.line()
+
+
+def tell(stream: TextIO, text: str) -> None:
+    """The work does not depend on somebody listening: a reader that is gone, or a full disk, stops no build."""
+    with suppress(OSError):
+        print(printed(text), file=stream, flush=True)
+
+
+def printed(text: str) -> str:
+    """Text that may hold names from anywhere, on one line, with nothing in it that would steer a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def duration(seconds: float) -> str:

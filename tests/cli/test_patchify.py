@@ -328,3 +328,28 @@ def test_numbered_classes_are_fixed_by_train_too(vitctl: Run, tmp_path: Path) ->
 @pytest.mark.parametrize("arguments", [["--split", "val=1.2.3"], ["--shards", "3", "--shard", "²"]])
 def test_numbers_that_are_none_are_one_line(vitctl: Run, arguments: list[str]) -> None:
     assert vitctl("patchify", "digits", *arguments, code=2).error
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4", "lzf"])
+def test_compressed_shards_are_read_by_another_process(vitctl: Run, folder: Folder, codec: str) -> None:
+    folder({"cat": 6})
+    vitctl("patchify", "pictures", *SMALL, "--compress", "--set", f"codec={codec}", "--shards", "2")
+    assert vitctl("info", "--verify", "--json").json["verified"] is True
+
+
+def test_a_reader_of_the_story_that_goes_away_stops_nothing(folder: Folder, tmp_path: Path) -> None:
+    folder({"cat": 4})
+    command = f"{sys.executable} -m vitctl patchify pictures out.h5 --res 16 --patch 4 2>&1 >/dev/null | true"
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, env=os.environ)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out.h5").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_names_cannot_steer_a_terminal(vitctl: Run, folder: Folder) -> None:
+    root = folder({"cat": 1})
+    (root / "cat" / "bad\x1b[31m\nerror: fake.png").write_bytes(b"no picture")
+    answer = vitctl("patchify", "pictures", *SMALL)
+    assert "\x1b" not in answer.err + vitctl("info", "--rejects").out
+    assert not [line for line in answer.err.splitlines() if line.startswith("error")]

@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,6 @@ def test_a_loader_that_was_used_serves_other_processes(split: Any, method: str) 
 
 
 def test_a_stream_that_is_left_stops_its_threads(split: Any) -> None:
-    import threading
-
     stream = Loader(split, 8).stream()
     next(stream)
     stream.close()  # type: ignore[attr-defined]
@@ -164,3 +163,38 @@ def test_normalised_is_what_torchvision_does(mean: tuple[float, ...], std: tuple
     expected = functional.normalize(images.permute(0, 3, 1, 2).float() / 255, list(mean), list(std)).permute(0, 2, 3, 1)
     assert torch.allclose(normalised(images, mean, std), expected, atol=1e-6)
     assert torch.allclose(normalised(patchify(images, 4), mean, std), patchify(expected, 4), atol=1e-6)
+
+
+def test_the_next_batches_are_fetched_while_one_is_used(split: Any) -> None:
+    loader = Loader(split, 8, ahead=3)
+    fetched = threading.Semaphore(0)
+    real = loader.at
+
+    def at(step: int) -> Batch:
+        fetched.release()
+        return real(step)
+
+    loader.at = at  # type: ignore[method-assign]
+    stream = loader.stream()
+    next(stream)
+    for _ in range(3):
+        assert fetched.acquire(timeout=30)
+    stream.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("rank", "world", "ahead"), [(2, 2, 3), (-1, 2, 3), (0, 1, 0)])
+def test_ranks_and_depths_that_cannot_be_are_refused(split: Any, rank: int, world: int, ahead: int) -> None:
+    with pytest.raises(ConfigError):
+        Loader(split, 8, rank=rank, world=world, ahead=ahead)
+
+
+def test_views_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'images'"):
+        View("image")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"view\.patch is 0"):
+        View(patch=0)
+
+
+def test_a_mask_is_not_taken_for_numbers(split: Any) -> None:
+    with pytest.raises(TypeError, match=r"np\.flatnonzero"):
+        split.patches(np.array([True, False]))

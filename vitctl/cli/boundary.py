@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vitctl.errors import Interrupted, Terminated, VitctlError, is_no_space
+from vitctl.reporting import tell
 
 
 class Boundary(TyperGroup):
@@ -26,6 +27,8 @@ class Boundary(TyperGroup):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our answer has enough
             raise typer.Exit(0) from None
+        except UnicodeEncodeError as error:
+            fail(f"this terminal's encoding, {error.encoding}, cannot show the answer; set PYTHONIOENCODING=utf-8", 2)
         except OSError as error:
             if is_no_space(error):
                 fail(f"{error.filename or 'a disk'}: no room left; free some and run the same command again", 4)
@@ -35,7 +38,7 @@ class Boundary(TyperGroup):
 
 
 def fail(message: str, code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    tell(sys.stderr, f"error: {' '.join(message.split())}")
     raise typer.Exit(code)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitctl import __version__, reporting
-from vitctl.reporting import Plain, Reporter, Silent, duration
+from vitctl.reporting import Plain, Reporter, Silent, duration, printed
 
 
 def reporter(quiet: bool) -> Reporter:
@@ -30,10 +30,10 @@ class Rich:
         self.console = Console(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:
-        self.console.print(Text(text, style="dim"), soft_wrap=True)
+        self.console.print(Text(printed(text), style="dim"), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.console.print(Text("warning: ", style="yellow") + Text(text), soft_wrap=True)
+        self.console.print(Text("warning: ", style="yellow") + Text(printed(text)), soft_wrap=True)
 
     def progress(self, label: str, total: int | None, unit: str = "img", done: int = 0) -> reporting.Progress:
         return RichProgress(self.console, label, total, unit, done)
@@ -99,17 +99,22 @@ def facts(rows: Mapping[str, str]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(printed(value)))
     return table
 
 
 def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
     """A table with a header; the columns named in `numbers` are set flush right."""
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim"
+        title=printed(title),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
     )
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(value) for value in row))
+        table.add_row(*(Text(printed(value)) for value in row))
     return table

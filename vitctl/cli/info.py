@@ -68,7 +68,13 @@ def file_tables(result: "PatchFileInfo", rejects: bool) -> "list[Table]":
 
     tables = summary(result, {})
     if rejects:
-        tables.append(listing("rejects", ["name", "reason"], [[one["name"], one["reason"]] for one in result.rejected]))
+        more = (
+            [[f"and {result.rejects - len(result.rejected):,} more", ""]]
+            if result.rejects > len(result.rejected)
+            else []
+        )
+        listed = [[one["name"], one["reason"]] for one in result.rejected]
+        tables.append(listing("rejects", ["name", "reason"], listed + more))
         rows = [
             [placed(leak["split"], leak["name"]), placed(leak["other_split"], leak["other_name"])]
             for leak in result.leaks

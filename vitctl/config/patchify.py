@@ -39,6 +39,7 @@ class PatchifyConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        require(self.out.strip(" ./") != "" and not self.out.endswith("/"), f"OUT {self.out!r} names no file")
         one_of("kind", self.kind, KINDS)
         one_of("fit", self.fit, ("crop", "squash", "pad"))
         one_of("on_error", self.on_error, ("skip", "fail"))

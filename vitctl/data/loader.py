@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vitctl.config.checks import at_least, one_of
 from vitctl.data.order import at
 from vitctl.errors import ConfigError, DataError
 from vitctl.io.patch_file import Split
@@ -49,6 +50,10 @@ class View:
     form: Literal["patches", "images"] = "patches"
     patch: int | None = None  # as in the file
     res: tuple[int, int] | None = None  # as in the file
+
+    def __post_init__(self) -> None:
+        one_of("view.form", self.form, ("patches", "images"))
+        at_least("view.patch", self.patch, 1)
 
 
 class Loader:
@@ -145,12 +150,11 @@ def normalised(
     pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     """(x / 255 - mean) / std of patches [B, N, P*P*C] or images [B, H, W, C], channels last in both."""
-    if len(set(mean)) == len(set(std)) == 1:
-        return pixels.to(dtype).mul_(1 / (255 * std[0])).sub_(mean[0] / std[0])
     repeats = pixels.shape[-1] // len(mean)
-    scale = (1 / (255 * torch.tensor(std, device=pixels.device))).repeat(repeats)
-    shift = (torch.tensor(mean, device=pixels.device) / torch.tensor(std, device=pixels.device)).repeat(repeats)
-    return pixels.to(dtype).mul_(scale).sub_(shift)
+    scale, shift = torch.tensor([[1 / (255 * d) for d in std], [-m / d for m, d in zip(mean, std, strict=True)]])
+    scale, shift = (each.repeat(repeats).to(pixels.device, dtype, non_blocking=True) for each in (scale, shift))
+    values = pixels.to(dtype)
+    return torch.addcmul(shift, values, scale, out=values)  # one pass where a product and a sum would make two
 
 
 class Ahead:

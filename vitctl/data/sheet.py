@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vitctl.reporting import printed
+
 Pictures = Sequence[np.ndarray[Any, Any]]  # uint8 [H, W, C] each
 
 INK, QUIET, PAPER, LINE = (24, 26, 30), (112, 118, 128), (255, 255, 255), (226, 229, 233)
@@ -48,7 +50,9 @@ def draw_sheet(title: str, subtitle: str, rows: Sequence[Row]) -> Image.Image:
             cell = as_image(picture).resize(
                 (width, height), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
             )
-            canvas.paste(cell, (MARGIN + gutter + column * (width + GAP), y))
+            x = MARGIN + gutter + column * (width + GAP)
+            canvas.paste(cell, (x, y))
+            pen.rectangle((x - 1, y - 1, x + width, y + height), outline=LINE)  # pictures on white need an edge
     return canvas
 
 
@@ -70,7 +74,8 @@ def write_label(pen: ImageDraw.ImageDraw, row: Row, y: int, height: int) -> None
 
 
 def shortened(label: str) -> str:
-    return label if len(label) <= 28 else label[:27] + "…"
+    label = printed(label)
+    return label if len(label) <= 28 else f"{label[:16]}…{label[-11:]}"
 
 
 def as_image(picture: np.ndarray[Any, Any]) -> Image.Image:

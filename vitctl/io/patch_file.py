@@ -198,7 +198,19 @@ def mapped(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
 @lru_cache(maxsize=256)
 def chunked(path: Path, name: str, process: int) -> h5py.Dataset:
     """A data set that holds its file open, for this process alone: HDF5 must not be carried through a fork."""
-    return open_hdf5(path)[name]
+    data = open_hdf5(path)[name]
+    if not data.id.get_create_plist().all_filters_avail() and not load_filters():
+        raise DataError(f"{path}: compressed by a filter that is not here: pip install 'vitctl[compress]'")
+    return data
+
+
+def load_filters() -> bool:
+    """Whether HDF5 has got more filters now."""
+    try:
+        import hdf5plugin  # noqa: F401 - importing it is what loads them
+    except ImportError:
+        return False
+    return True
 
 
 class Split:
@@ -266,7 +278,10 @@ class Split:
                 yield np.asarray(segment.column(name)[start : start + CHUNK])
 
     def checked(self, rows: Ints) -> Ints:
-        rows = np.asarray(rows, np.int64)
+        rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise TypeError(f"rows are numbers, not {rows.dtype}; for a mask write np.flatnonzero(mask)")
+        rows = rows.astype(np.int64, copy=False)
         if rows.size and (rows.min() < 0 or rows.max() >= self.rows):
             raise IndexError(f"split {self.name} has {self.rows} rows")
         return rows
@@ -364,7 +379,7 @@ def is_hdf5(path: Path) -> bool:
 
 def open_hdf5(path: Path) -> h5py.File:
     if not path.exists():
-        raise DataError(f"{path}: no such file; make one with vitctl patchify SOURCE {path}")
+        raise DataError(f"{path}: no such file; vitctl patchify SOURCE makes one")
     if path.is_dir():
         raise DataError(f"{path}: a folder, not a patch file; make one with vitctl patchify {path}")
     try:

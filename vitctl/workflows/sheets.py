@@ -10,6 +10,7 @@ from vitctl.data.sheet import Row, draw_sheet
 from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.randomness import Draws
+from vitctl.reporting import counted
 
 CLASSES, COLUMNS = 12, 8
 
@@ -20,16 +21,17 @@ def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int
     labels = split.labels()
     present = np.unique(labels[labels >= 0])
     rows: list[Row] = []
-    for label in evenly(present, CLASSES) or [-1] * 4:
+    for number, label in enumerate(evenly(present, CLASSES) or [-1] * -(-min(split.rows, 4 * COLUMNS) // COLUMNS)):
         of_class = np.flatnonzero(labels == label)
-        chosen = drawn(of_class, COLUMNS, seed + len(rows))
-        name = file.class_names[label] if label >= 0 else ""
-        rows.append(Row(name, f"{len(of_class):,} pictures" if name else "", list(split.images(chosen))))
+        begin = 0 if label >= 0 else number * COLUMNS
+        chosen = drawn(of_class, begin + COLUMNS, seed)[begin:]
+        name = class_name(file, label)
+        rows.append(Row(name, counted(len(of_class), "picture") if name else "", list(split.images(chosen))))
     shown = f", {len(rows)} shown" if len(rows) < len(present) else ""
     about = (
-        f"{split.name}: {split.rows:,} pictures of {len(present)} classes{shown}"
+        f"{split.name}: {counted(split.rows, 'picture')} of {counted(len(present), 'class')}{shown}"
         if len(present)
-        else (f"{split.name}: {split.rows:,} pictures")
+        else f"{split.name}: {counted(split.rows, 'picture')}"
     )
     save(draw_sheet(file.path.name, f"{about}  ·  {file.geometry}", rows), path)
 
@@ -73,7 +75,15 @@ def augmented(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int
 
 def caption(file: PatchFile, split: Split, row: int) -> tuple[str, str]:
     label = int(split.labels(np.array([row]))[0])
-    return (file.class_names[label] if label >= 0 else ""), ""
+    return class_name(file, label), ""
+
+
+def class_name(file: PatchFile, label: int) -> str:
+    if label >= len(file.class_names):
+        raise DataError(
+            f"{file.path}: has label {label} and only {len(file.class_names)} classes; vitctl info --verify"
+        )
+    return file.class_names[label] if label >= 0 else ""
 
 
 def evenly(values: np.ndarray[Any, Any], count: int) -> list[int]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vitctl.data.patchifier.decode import Target, crop_box, decode, fit
+from vitctl.data.patchifier.decode import Target, crop_box, decode, fit, plain_jpeg_size
 from vitctl.errors import DataError
 
 Pixels = np.ndarray[Any, Any]
@@ -196,3 +196,35 @@ def test_flipped_bits_never_crash() -> None:
                 assert decode(bytes(content), FULL).shape == (48, 64, 3)
             except DataError as error:
                 assert "\n" not in str(error)
+
+
+def test_large_jpegs_do_take_the_short_cut() -> None:
+    content = encoded(photo(960, 1280), "JPEG", quality=95)
+    whole = Image.open(io.BytesIO(content))
+    whole.draft("RGB", (256, 192))
+    assert whole.size == (320, 240)  # what a quarter is
+    drafted, full = decode(content, Target(96, 96, 3)), decode(content, Target(96, 96, 3, draft=False))
+    assert not np.array_equal(drafted, full)
+
+
+@pytest.mark.parametrize("broken", ["PNG", "WEBP", "JPEG"])
+def test_broken_exif_says_nothing_about_the_pixels(broken: str) -> None:
+    content = encoded(photo(), broken, exif=b"Exif\0\0 no TIFF at all")
+    assert decode(content, FULL).shape == (48, 64, 3)
+
+
+def test_pillows_own_limit_is_left_as_it_was() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    decode(encoded(photo(), "PNG"), FULL)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"optimize": True}, {"comment": "x" * 500}, {"dpi": (72, 72)}]
+)
+def test_sizes_are_read_from_markers_as_pillow_reads_them(options: dict[str, Any]) -> None:
+    for picture in (photo(31, 57), photo(31, 57).convert("L")):
+        assert plain_jpeg_size(encoded(picture, "JPEG", **options)) == (57, 31)
+    assert plain_jpeg_size(encoded(photo().convert("CMYK"), "JPEG", **options)) is None
+    content = encoded(photo(), "JPEG", **options)
+    assert all(plain_jpeg_size(content[:length]) in (None, (64, 48)) for length in range(0, 400))

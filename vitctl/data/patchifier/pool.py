@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for_handles
 from typing import Any
 
@@ -15,7 +16,7 @@ from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.worker import Recipe, Worker
 from vitctl.data.patchifier.workspace import BlockResult
 from vitctl.errors import RunError
-from vitctl.machine import cores
+from vitctl.machine import cores, keep_freed_memory
 
 
 def workers_for(config: PatchifyConfig, blocks: int) -> int:
@@ -36,7 +37,9 @@ def run_blocks(
         with one_thread():
             yield from map(Worker(*recipe).block, todo)
         return
-    pool = ProcessPoolExecutor(workers, start_context(), become_worker, (recipe,))
+    with deaf_to_ctrl_c():
+        context = start_context()
+    pool = ProcessPoolExecutor(workers, context, become_worker, (recipe,))
     waiting: set[Future[BlockResult]] = set()
     try:
         yield from in_flight(pool, todo, 2 * workers, waiting)
@@ -88,7 +91,21 @@ def start_context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vitctl.data.patchifier.pool", "vitctl.data.patchifier.decode"])
+    forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started here ignores Ctrl-C, which a terminal sends to the whole group: the parent alone decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _worker: Worker | None = None  # in a worker process: the one that its initializer made
@@ -102,6 +119,7 @@ def become_worker(recipe: Recipe) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    keep_freed_memory()
     _worker = Worker(*recipe)
 
 

@@ -30,6 +30,7 @@ from vitctl.workflows.patchify import patchify
 RES = 224
 MEAN = STD = (0.5, 0.5, 0.5)
 IMAGENET = 1_281_167
+LARGE_SET = 32  # times as many pictures as are timed
 PEER_DECODE, PEER_LARGE = "torchvision on PIL, 1 core", "torchvision on PIL, 1 core, large photos"
 DECODE, DECODE_ALL, LARGE = "patchify, 1 core", f"patchify, {cores()} cores", "patchify, 1 core, large photos"
 PEER_LOADER, GATHER, COPY = "ImageFolder in timm's loader", "row gather from RAM", "memory copy"
@@ -94,26 +95,43 @@ def given_jpegs(config: BenchConfig) -> list[Path]:
     found = sorted(path for path in Path(config.data or "").rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not found:
         raise DataError(f"{config.data}: no JPEG is there; name a folder of them, or leave --data out")
-    return found[: config.pictures]
+    whole = list(itertools.islice(filter(can_be_decoded, found), config.pictures))
+    if not whole:
+        raise DataError(f"{config.data}: none of its {len(found)} JPEGs can be decoded")
+    return whole
+
+
+def can_be_decoded(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
 class Decoder:
-    """The patchifier's own workers on given pictures, without its start and its finish."""
+    """The patchifier's own workers on a large set, of which a part is timed: neither its start nor its finish."""
 
     def __init__(self, folder: Path, paths: list[Path]) -> None:
         folder.mkdir()
-        config = PatchifyConfig(str(multiply(folder / "pictures", paths, 1)), str(folder / "out.h5"), res=str(RES))
+        config = PatchifyConfig(
+            str(multiply(folder / "pictures", paths, LARGE_SET)), str(folder / "out.h5"), res=str(RES)
+        )
         source = open_source(config.source)
         space = Workspace(Path(config.out))
         space.begin(made_of(source, config), resume=False, overwrite=False)
         plan = planned(source, config, space, 0, Silent(), space.folder)
         self.layout = laid_out(plan, config, space)
+        self.blocks = list(range(-(-len(paths) // self.layout.block)))
         self.recipe = (source, plan, self.layout, space, config)
 
     def rate(self, workers: int) -> float:
         """Pictures a second, once every worker has begun."""
         repeats = 2 * workers if workers > 1 else 1
-        results = run_blocks(self.recipe, list(range(self.layout.blocks)) * repeats, workers, late=lambda _: None)
+        results = run_blocks(self.recipe, self.blocks * repeats, workers, late=lambda _: None)
         for _ in range(workers if workers > 1 else 0):
             next(results)
         started, count = time.perf_counter(), 0
