@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from vitctl.data.patchifier import decode as decoding
 from vitctl.data.patchifier.decode import Target, crop_box, decode, fit, plain_jpeg_size
 from vitctl.errors import DataError
 
@@ -228,3 +229,12 @@ def test_sizes_are_read_from_markers_as_pillow_reads_them(options: dict[str, Any
     assert plain_jpeg_size(encoded(photo().convert("CMYK"), "JPEG", **options)) is None
     content = encoded(photo(), "JPEG", **options)
     assert all(plain_jpeg_size(content[:length]) in (None, (64, 48)) for length in range(0, 400))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_the_quick_decoder_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
+    """torchvision means to drop it."""
+    content, target = encoded(photo(150, 211), "JPEG", quality=92), Target(64, 64, channels)
+    quick = decode(content, target)
+    monkeypatch.setattr(decoding, "DECODE_JPEG", None)
+    assert difference(quick, decode(content, target)) <= 1

@@ -8,6 +8,7 @@ their size inside the JPEG decoder itself.
 import io
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from vitctl.errors import DataError
 
@@ -42,9 +42,13 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
     if not content:
         raise DataError("empty file")
     try:
+        size = plain_jpeg_size(content)
+        if size and DECODE_JPEG and not is_large(size, target):
+            check_pixels(size, target)
+            return fit(decode_plain_jpeg(content, target.channels), target)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF and palettes; what matters raises
-            return decode_bytes(content, target)
+            return decode_by_pillow(content, target)
     except DataError:
         raise
     except MemoryError:
@@ -53,18 +57,15 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
         raise DataError(reason(error)) from error
 
 
-def decode_bytes(content: bytes, target: Target) -> np.ndarray[Any, Any]:
-    size = plain_jpeg_size(content)
-    if size and not is_large(size, target):
-        check_pixels(size, target)
-        return fit(decode_plain_jpeg(content, target.channels), target)
+def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
+    """Whatever Pillow opens; a JPEG's pixels come by the quick decoder all the same, where it takes them."""
     with opened(content) as picture:
         check_pixels(picture.size, target)
         jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
         if jpeg and is_large(picture.size, target):
             return decode_reduced(picture, target)
         turned = orientation_of(picture) not in (0, 1)
-        if jpeg and not turned:
+        if jpeg and DECODE_JPEG and not turned:
             return fit(decode_plain_jpeg(content, target.channels), target)
         upright = ImageOps.exif_transpose(picture) if turned else picture
         return fit(with_channels(flatten(upright), target.channels), target)
@@ -115,9 +116,19 @@ def orientation_of(picture: Image.Image) -> int:
         return 1
 
 
+def quick_jpeg_decoder() -> Callable[[torch.Tensor, int], torch.Tensor] | None:
+    """torchvision's operator, without the deprecated function around it; None where a later release has dropped it."""
+    try:
+        import torchvision.io  # noqa: F401 - registers the operator
+
+        return torch.ops.image.decode_jpeg
+    except (ImportError, AttributeError):
+        return None
+
+
 def decode_plain_jpeg(content: bytes, channels: int) -> np.ndarray[Any, Any]:
-    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
-    pixels = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), mode=mode)  # [C, H, W], rows inside [H, W, C]
+    assert DECODE_JPEG is not None
+    pixels = DECODE_JPEG(torch.frombuffer(bytearray(content), dtype=torch.uint8), channels)  # [C, H, W] over [H, W, C]
     return np.asarray(pixels.permute(1, 2, 0).numpy())
 
 
@@ -234,3 +245,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return error.strerror or type(error).__name__
     return (text or type(error).__name__)[:200]
+
+
+DECODE_JPEG = quick_jpeg_decoder()

@@ -93,9 +93,10 @@ class Folder(Tree):
             return open(self.path(entry.parts), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes:
-        with open(os.path.join(self.root, on_disk(name)), "rb") as picture:
-            check_size(os.fstat(picture.fileno()).st_size)
-            return picture.read()
+        with open(os.path.join(self.root, on_disk(name)), "rb", buffering=0) as picture:
+            length = os.fstat(picture.fileno()).st_size
+            check_size(length)
+            return picture.read(length)
 
 
 def list_folder(path: str) -> Listing:
