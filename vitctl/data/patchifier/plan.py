@@ -100,7 +100,7 @@ def make_plan(
         tuple(scan.refused + classes.refused if shard == 0 else []),
         tuple(scan.notes + classes.notes),
         tuple(classes.warnings + emptied(splits, classes)),
-        scan.digest(classes.final),
+        scan.digest(classes.final, splits),
     )
     plan.save()
     if scan_folder.parent == folder.parent:
@@ -148,13 +148,13 @@ class Scan:
         values |= {name: list(values[name].items()) for name in ("splits", "declared")}
         write_json(self.folder / "scan.json", values)
 
-    def digest(self, labels: Ints) -> str:
-        """Of names, splits and final labels."""
+    def digest(self, labels: Ints, splits: Mapping[str, Ints]) -> str:
+        """Of the names, their labels, and which of them go to which split."""
         whole = hashlib.sha256()
         with open(self.folder / "scan.names", "rb") as names:
             while piece := names.read(1 << 20):
                 whole.update(piece)
-        for column in (self.column("end"), self.column("split"), labels):
+        for column in (self.column("end"), labels, *splits.values()):
             for start in range(0, len(column), BATCH):
                 whole.update(np.ascontiguousarray(column[start : start + BATCH]).data)
         return whole.hexdigest()

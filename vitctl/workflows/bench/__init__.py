@@ -4,7 +4,6 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vitctl import __version__
 from vitctl.config.bench import BenchConfig
@@ -38,14 +37,10 @@ def bench(
         machine(), cores(), library_versions(), figures, ratios, left_out, remarks, time.perf_counter() - started
     )
     if run:
-        run.finish(as_values(result))
+        run.finish(dataclasses.asdict(result))
     return result
 
 
 def machine() -> str:
     facts = examine()
     return f"{facts.device} ({', '.join(facts.devices)}), bf16 {facts.precisions.get('bf16', 'unknown')}"
-
-
-def as_values(result: BenchResult) -> dict[str, Any]:
-    return dataclasses.asdict(result)
