@@ -60,7 +60,7 @@ def test_consoles_show_what_is_printed(vitctl: Callable[..., Any]) -> None:
             line, _, shown = step.partition("\n")
             answer = vitctl(*shlex.split(line)[1:])
             printed = [*answer.err.splitlines(), *answer.out.splitlines()]
-            assert sorted(map(masked, printed)) == sorted(map(masked, shown.splitlines()))
+            assert set(map(masked, printed)) == set(map(masked, shown.splitlines()))  # progress may take several lines
 
 
 def masked(line: str) -> str:

@@ -204,7 +204,8 @@ def test_fifty_kills_of_the_real_command(folder: Folder, tmp_path: Path, workers
     """SIGKILL to `vitctl patchify` at random moments, each followed by --resume, until it is through."""
     source = folder({f"train/{name}": 150 for name in "abcd"}, ending="jpg")
     (source / "train/a/000.jpg").write_bytes(b"\xff\xd8\xff no picture")
-    command = [sys.executable, "-m", "vitctl", "patchify", str(source), "out.h5", "--workers", str(workers), *options]
+    command = [sys.executable, "-m", "vitctl", "patchify", str(source), "out.h5", "--res", "96", *options]
+    command += ["--workers", str(workers)]
 
     def digests() -> list[str]:
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(tmp_path.glob("out*.h5"))]
