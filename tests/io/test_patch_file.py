@@ -165,6 +165,14 @@ def test_an_index_reads_like_one_file(tmp_path: Path) -> None:
         assert np.array_equal(plain["train/patches"][:], values)
 
 
+def test_an_index_made_again_is_the_same_bytes(tmp_path: Path) -> None:
+    file, _ = shards(tmp_path, [3, 5, 1])
+    before = file.path.read_bytes()
+    time.sleep(1.1)  # times are stored in seconds, where they are stored
+    write_index(file.path, [tmp_path / f"s-{number}.h5" for number in range(3)], header(), Notes())
+    assert file.path.read_bytes() == before
+
+
 def test_a_shard_that_was_made_anew_is_noticed(tmp_path: Path) -> None:
     file, _ = shards(tmp_path, [3, 5])
     write(tmp_path / "s-1.h5", {"train": rows(4)})
