@@ -31,6 +31,7 @@ RES = 224
 MEAN = STD = (0.5, 0.5, 0.5)
 IMAGENET = 1_281_167
 LARGE_SET = 32  # times as many pictures as are timed
+WARM_UP = 4  # batches
 PEER_DECODE, PEER_LARGE = "torchvision on PIL, 1 core", "torchvision on PIL, 1 core, large photos"
 DECODE, DECODE_ALL, LARGE = "patchify, 1 core", f"patchify, {cores()} cores", "patchify, 1 core, large photos"
 PEER_LOADER, GATHER, COPY = "ImageFolder in timm's loader", "row gather from RAM", "memory copy"
@@ -167,9 +168,10 @@ def gathered(rows: np.ndarray[Any, Any], batch: int, seed: int) -> Iterator[np.n
 
 
 def rate(batches: Iterable[Any], config: BenchConfig) -> float:
-    """Pictures a second, after a batch to begin with."""
+    """Pictures a second, once as many batches were had as a loader keeps in flight."""
     iterator = iter(batches)
-    next(iterator)
+    for _ in itertools.islice(iterator, WARM_UP):
+        pass
     started = time.perf_counter()
     for _ in itertools.islice(iterator, config.batches):
         pass
