@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from vitctl.cli import COMMANDS, app
+from vitctl.cli import COMMANDS, app, name_of
 from vitctl.config.augment import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +50,8 @@ def test_every_command_line_is_understood(arguments: list[str]) -> None:
 def test_every_command_has_a_section() -> None:
     for commands in COMMANDS.values():
         for command in commands:
-            assert f"\n## vitctl {command.__name__}\n" in TEXT
-            assert any(line[:1] == [command.__name__] for line in command_lines())
+            assert f"\n## vitctl {name_of(command)}\n" in TEXT
+            assert any(line[:1] == [name_of(command)] for line in command_lines())
 
 
 def test_consoles_show_what_is_printed(vitctl: Callable[..., Any]) -> None:

@@ -58,9 +58,10 @@ class NoSpace(RunError):
 class Interrupted(VitctlError):
     exit_code = 130
 
-    def __init__(self, message: str, exit_code: int = 130) -> None:
+    def __init__(self, message: str, exit_code: int = 130, run: str | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.run = run  # the run directory that says all that is needed to go on
 
 
 def is_no_space(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import signal
 import sys
 
 
@@ -59,3 +60,12 @@ def native_bf16() -> str | None:
         (name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512"), ("bf16", "NEON")) if flag in flags),
         None,
     )
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """In a child, on Linux: when the process that started it is gone, it is asked to stop."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

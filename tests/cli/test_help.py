@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli import COMMANDS
+from vitctl.cli import COMMANDS, name_of
 
 FROZEN = Path(__file__).parent / "help"
-NAMES = [command.__name__ for commands in COMMANDS.values() for command in commands]
+NAMES = [name_of(command) for commands in COMMANDS.values() for command in commands]
 HEAVY = {
     "torch", "torchvision", "timm", "numpy", "h5py", "sklearn", "scipy", "PIL", "matplotlib", "onnx", "onnxruntime",
     "safetensors", "pyarrow", "pandas"}  # fmt: skip

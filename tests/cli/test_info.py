@@ -1,16 +1,23 @@
+import pickle
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import create_run
+from vitctl.io.save import save_as
+from vitctl.io.weights import Weights
 
 Run = Callable[..., Any]
 Folder = Callable[..., Path]
+Refused = Callable[..., str]
 
 
 @pytest.fixture
@@ -56,7 +63,11 @@ def test_verify_finds_a_chunk_that_cannot_be_unpacked(vitctl: Run, folder: Folde
 
 def test_what_is_no_artefact_is_one_line(vitctl: Run, tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("hello")
-    for name, message in (("text.h5", "not an HDF5 file"), ("none.h5", "no such file"), (".", "not a run directory")):
+    for name, message in (
+        ("text.h5", "not an HDF5 file"),
+        ("none.h5", "no such file"),
+        (".", "no weights are in this"),
+    ):
         assert message in vitctl("info", name, code=3).error
 
 
@@ -103,3 +114,130 @@ def test_a_sheet_that_cannot_be_drawn_is_one_line(vitctl: Run, data: Path) -> No
         (["--sheet", "s.png", "--split", "vaal"], 3, "did you mean 'val'"),
     ):
         assert message in vitctl("info", data, *arguments, code=code).error
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "words"),
+    [
+        ("vitctl", "w.safetensors", "vitctl weights"),
+        ("npz", "w.npz", "official npz (original)"),
+        ("timm", "folder", "timm folder"),
+        ("hf", "folder", "Hugging Face ViT"),
+    ],
+)
+def test_weights_of_each_format_that_is_written(
+    vitctl: Run, tiny: Weights, tmp_path: Path, kind: Any, place: str, words: str
+) -> None:
+    digest = save_as(tiny, tmp_path / place, kind)
+    lines = [line.split(maxsplit=1) for line in vitctl("info", place).out.splitlines()]
+    assert ["format", words] in lines
+    assert ["model", "vit-mu/16, 37,827 numbers"] in lines
+    assert ["pictures", "48x48x3, 3x3 patches, 10 tokens"] in lines
+    assert ["digest", digest] in lines
+    assert (["classes", "3: cat, dog, owl"] in lines) == (kind != "npz")  # which has no place for names
+    assert (["came", "from  a test, vitctl"] in lines) == (kind == "vitctl")
+
+
+def test_the_keys_of_weights(vitctl: Run, tiny: Weights, tmp_path: Path) -> None:
+    digest = save_as(tiny, tmp_path / "w.safetensors")
+    answer = vitctl("info", "w.safetensors", "--json").json
+    assert set(answer) == {
+        "command", "version", "path", "kind", "ours", "format", "model", "spec", "grid", "tokens", "parameters",
+        "dtypes", "classes", "class_names", "mean", "std", "source", "history", "training", "apart", "notes", "bytes",
+        "digest"}  # fmt: skip
+    assert (answer["kind"], answer["ours"], answer["model"]) == ("weights", True, "vit-mu/16")
+    assert (answer["grid"], answer["tokens"], answer["parameters"]) == ([3, 3], 10, 37_827)
+    assert (answer["class_names"], answer["dtypes"]) == (["cat", "dog", "owl"], ["float32"])
+    assert (answer["digest"], answer["bytes"]) == (digest, 4 * 37_827)
+    assert answer["spec"]["gelu"] == "tanh"
+
+
+def test_a_head_of_zeros_is_told_in_every_format(vitctl: Run, tiny: Weights, tmp_path: Path) -> None:
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in tiny.tensors.items() if name.startswith("head.")}
+    save_as(replace(tiny, tensors=tiny.tensors | zeros), tmp_path / "w.safetensors")
+    assert "its head is all zeros: features only" in vitctl("info", "w.safetensors").out
+
+
+def test_a_run_with_weights_says_both(vitctl: Run, tiny: Weights, tmp_path: Path) -> None:
+    create_run(tmp_path / "runs" / "one", "pretrain", {"lr": 0.1}, "0.1.0")
+    save_as(tiny, tmp_path / "runs" / "one" / "weights.safetensors")
+    shown = vitctl("info", "runs/one").out
+    assert "pretrain" in shown
+    assert "vit-mu/16, 37,827 numbers" in shown
+    assert vitctl("info", "runs", "--json").json["weights"]["class_names"] == ["cat", "dog", "owl"]
+
+
+@pytest.mark.parametrize("begin", [b"\x80", b"PK"], ids=["a pickle", "a zip"])
+def test_our_file_is_told_though_it_begins_as_another_kind_does(tiny: Weights, tmp_path: Path, begin: bytes) -> None:
+    """A safetensors file begins with the length of its header, whatever bytes that is."""
+    from vitctl.workflows.info import WeightsInfo, describe
+
+    path = tmp_path / "w.safetensors"
+    wanted = next(number for number in range(4096, 65536, 8) if number.to_bytes(8, "little").startswith(begin))
+    length, source = 0, ""
+    while length != wanted:
+        source += "x" * max(1, (wanted - length if length else 0) - 8)
+        save_as(replace(tiny, about=replace(tiny.about, source=source)), path)
+        length = int.from_bytes(path.read_bytes()[:8], "little")
+        assert length <= wanted
+    found = describe(path)
+    assert isinstance(found, WeightsInfo)
+    assert found.ours
+
+
+class Planted:
+    """Whoever unpickles this makes a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, ("planted", "w")
+
+
+def test_code_in_a_file_is_never_run(vitctl: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": {"patch_embed.proj.weight": torch.ones(2)}, "epoch": Planted()}, tmp_path / "zip.pth")
+    torch.save({"epoch": Planted()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "bare.pkl").write_bytes(pickle.dumps(Planted()))
+    for name in ("zip.pth", "old.pth", "bare.pkl"):
+        answer = vitctl("info", name, code=3)
+        assert f"{name}: is a pickle that wants to run" in answer.error
+        assert answer.out == ""
+        assert not (tmp_path / "planted").exists()
+    torch.load(tmp_path / "zip.pth", weights_only=False)["epoch"].close()
+    assert (tmp_path / "planted").exists()  # the trap itself works
+
+
+def test_bad_weights_are_one_line(refused: Refused, tiny: Weights, tmp_path: Path) -> None:
+    save_as(tiny, tmp_path / "w.safetensors")
+    whole = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-1000])
+    (tmp_path / "head.safetensors").write_bytes(whole[:500])
+    (tmp_path / "flipped.safetensors").write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    (tmp_path / "empty.safetensors").touch()
+    (tmp_path / "notes.txt").write_text("my weights are on the other disk")
+    (tmp_path / "folder").mkdir()
+    np.savez(tmp_path / "objects.npz", **{"embedding/kernel": np.array([{}], object), "cls": np.zeros(1)})
+    np.savez(tmp_path / "arrays.npz", x_train=np.zeros(3))
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
+    with zipfile.ZipFile(tmp_path / "docs.zip", "w") as archive:
+        archive.writestr("read.me", "hello")
+    for name, message in (
+        ("cut.safetensors", "cut.safetensors: damaged or truncated .safetensors"),
+        ("head.safetensors", "head.safetensors: damaged or truncated .safetensors"),
+        ("flipped.safetensors", "damaged: its numbers are not what was written"),
+        ("empty.safetensors", "empty.safetensors: is empty"),
+        ("notes.txt", "notes.txt: is no file of weights that vitctl knows"),
+        ("folder", "folder: no weights are in this folder"),
+        ("objects.npz", "holds Python objects (a pickle), which could run code"),
+        ("arrays.npz", "an .npz, but not of a Vision Transformer or BiT (x_train, ...)"),
+        ("cat.png", "cat.png: is a picture"),
+        ("docs.zip", "is a zip without arrays"),
+        ("w.safetensor", "w.safetensor: no such file or folder; did you mean 'w.safetensors'?"),
+        ("folder/w.npz", "folder/w.npz: no such file or folder"),
+        ("nowhere/w.npz", "nowhere/w.npz: there is no folder nowhere"),
+        ("vit-b/16", "vit-b/16: names a model, not weights"),
+    ):
+        assert message in refused("info", name, "--json", code=3)
+
+
+def test_a_name_that_timm_does_not_know(refused: Refused) -> None:
+    assert "did you mean 'vit_tiny_patch16_224'" in refused("info", "timm:vit_tiny_patch16_22", code=2)

@@ -16,9 +16,16 @@ from vitctl import __version__
 from vitctl.cli.bench import bench
 from vitctl.cli.boundary import Boundary
 from vitctl.cli.doctor import doctor
+from vitctl.cli.evaluate import evaluate
+from vitctl.cli.finetune import finetune
 from vitctl.cli.info import info
+from vitctl.cli.interpolate_pos import interpolate_pos
+from vitctl.cli.models import models
 from vitctl.cli.patchify import patchify
+from vitctl.cli.pretrain import pretrain
+from vitctl.cli.recipes import recipes
 from vitctl.errors import Terminated
+from vitctl.machine import keep_freed_memory
 
 app = typer.Typer(
     cls=Boundary,
@@ -30,7 +37,12 @@ app = typer.Typer(
     epilog="Start with [bold]vitctl patchify FOLDER[/bold]. Exit codes: 0 done, 2 usage, 3 input, 4 the run failed, "
     "130 and 143 stopped.",
 )
-COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {"Data": (patchify, info), "This machine": (bench, doctor)}
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Data": (patchify, info),
+    "Training": (pretrain, finetune, evaluate, recipes),
+    "Models": (models, interpolate_pos),
+    "This machine": (bench, doctor),
+}
 
 
 def paragraphs(text: str) -> str:
@@ -38,9 +50,13 @@ def paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
 
 
+def name_of(command: Callable[..., None]) -> str:
+    return command.__name__.replace("_", "-")
+
+
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
+        app.command(name_of(command), rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
 
 
 def show_version(wanted: bool) -> None:
@@ -64,5 +80,6 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
+    keep_freed_memory()
     app(prog_name="vitctl")
     sys.exit(0)

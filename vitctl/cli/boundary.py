@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vitctl.errors import Interrupted, Terminated, VitctlError, is_no_space
+from vitctl.errors import Interrupted, Terminated, UsageError, VitctlError, is_no_space
 from vitctl.reporting import tell
 
 
@@ -19,7 +19,13 @@ class Boundary(TyperGroup):
         try:
             return super().invoke(ctx)
         except Interrupted as error:
-            fail(f"{error}; go on with: {again(str(ctx.invoked_subcommand))}", error.exit_code)
+            command = str(ctx.invoked_subcommand)
+            line = f"vitctl {command} --resume {shlex.quote(error.run)}" if error.run else again(command)
+            silent_on_others(error)
+            fail(f"{error}; go on with: {line}", error.exit_code)
+        except UsageError as error:
+            silent_on_others(error)
+            fail(str(error), error.exit_code)
         except VitctlError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt as error:
@@ -35,6 +41,12 @@ class Boundary(TyperGroup):
             if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
                 fail(f"{error.filename or 'a file'}: {error.strerror}", 3)
             raise
+
+
+def silent_on_others(error: VitctlError) -> None:
+    """What befalls all ranks alike is told by the first alone."""
+    if os.environ.get("RANK", "0") != "0":
+        raise typer.Exit(error.exit_code)
 
 
 def fail(message: str, code: int) -> None:

@@ -7,13 +7,16 @@ from vitctl.cli.options import Json, Quiet
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vitctl.workflows.info import PatchFileInfo, RunInfo
+    from vitctl.workflows.info import Info, PatchFileInfo, RunInfo, WeightsInfo
 
 
 def info(
     path: Annotated[
         str | None,
-        typer.Argument(help="A patch file or a run directory; the data that other commands would take, if left out."),
+        typer.Argument(
+            help="A patch file, weights of any format (timm:NAME too) or a run directory; the data that other commands "
+            "would take, if left out."
+        ),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every picture again and compare it with its digest.")
@@ -33,9 +36,9 @@ def info(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what a patch file or a run directory holds, and check that it is whole.
+    """Say what a patch file, weights of any format or a run directory holds, and check that it is whole.
 
-    Example: [bold]vitctl info data.h5 --sheet sheet.png[/bold]
+    Example: [bold]vitctl info data.h5 --sheet sheet.png[/bold] or [bold]vitctl info vit_b16.npz[/bold]
     """
     from pathlib import Path
 
@@ -43,22 +46,32 @@ def info(
     from vitctl.errors import UsageError
     from vitctl.io.patch_file import PatchFile
     from vitctl.workflows.choose import choose_data
-    from vitctl.workflows.info import RunInfo, describe
+    from vitctl.workflows.info import PatchFileInfo, describe
     from vitctl.workflows.sheets import augmentation_sheet, contact_sheet
 
     teller = reporter(quiet)
-    found = Path(path) if path else choose_data(None, teller)
+    found = path or str(choose_data(None, teller))
     if augment and not sheet:
         raise UsageError("--augment wants --sheet FILE.png beside it")
     result = describe(found, teller, verify=verify)
-    if sheet and not isinstance(result, RunInfo):
+    if sheet and not isinstance(result, PatchFileInfo):
+        raise UsageError(f"--sheet draws the pictures of a patch file; {found} is none")
+    if sheet:
         drawn = Path(sheet)
         if augment:
-            augmentation_sheet(PatchFile(found), split, augment, drawn)
+            augmentation_sheet(PatchFile(Path(found)), split, augment, drawn)
         else:
-            contact_sheet(PatchFile(found), split, drawn)
+            contact_sheet(PatchFile(Path(found)), split, drawn)
         teller.note(f"sheet: {drawn}")
-    emit("info", result, json, run_tables(result) if isinstance(result, RunInfo) else file_tables(result, rejects))
+    emit("info", result, json, tables(result, rejects))
+
+
+def tables(result: "Info", rejects: bool) -> "list[Table]":
+    from vitctl.workflows.info import RunInfo, WeightsInfo
+
+    if isinstance(result, WeightsInfo):
+        return weights_tables(result)
+    return run_tables(result) if isinstance(result, RunInfo) else file_tables(result, rejects)
 
 
 def file_tables(result: "PatchFileInfo", rejects: bool) -> "list[Table]":
@@ -87,4 +100,54 @@ def run_tables(result: "RunInfo") -> "list[Table]":
     from vitctl.cli.console import facts
 
     about = {"command": result.command, "version": result.version, "finished": "yes" if result.finished else "no"}
-    return [facts({"run": result.path} | about | {name: str(value) for name, value in result.config.items()})]
+    whole = facts({"run": result.path} | about | {name: str(value) for name, value in result.config.items()})
+    return [whole, *(weights_tables(result.weights) if result.weights else [])]
+
+
+def weights_tables(result: "WeightsInfo") -> "list[Table]":
+    from vitctl.cli.console import facts
+    from vitctl.cli.patchify import named
+    from vitctl.reporting import size
+
+    about = {
+        "weights": result.path,
+        "format": "vitctl weights" if result.ours else result.format,
+        "model": f"{result.model}, {result.parameters:,} numbers",
+    }
+    about |= architecture(result)
+    if result.class_names:
+        about["classes"] = named(result.class_names)
+    about["mean, std"] = "  ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in zip(result.mean, result.std, strict=True))
+    if result.ours and result.source:
+        about["came from"] = f"{result.source}, {result.format}"
+    for number, step in enumerate(result.history):
+        before, after = (sizes(step.get(key)) for key in ("from", "to"))
+        about[f"step {number + 1}"] = f"{step.get('step')}: {before} to {after}, {step.get('method')}"
+    if result.apart:
+        about["kept apart"] = f"{len(result.apart)} tensors: {', '.join(result.apart[:4])}"
+    about["size"] = f"{size(result.bytes)} of {', '.join(result.dtypes)}"
+    about["digest"] = result.digest
+    return [facts(about | {f"note {number + 1}": note for number, note in enumerate(result.notes)})]
+
+
+def sizes(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def architecture(result: "WeightsInfo") -> dict[str, str]:
+    """The lines that are of the model's kind."""
+    spec = result.spec
+    res = f"{spec['height']}x{spec['width']}x{spec['channels']}"
+    classes = f"{result.classes:,} classes" if result.classes else "no head: features only"
+    if spec["family"] in ("bit", "timm"):
+        return {"pictures": res, "head": classes}
+    hidden = f", hidden layer of {spec['hidden']}" if spec["hidden"] else ""
+    added = "" if spec["added"] == "stem" else f", added at {spec['added']} layer"
+    front = f" and {spec['registers']} registers" if spec["registers"] else ""
+    return {
+        "pictures": f"{res}, {result.grid[0]}x{result.grid[1]} patches, {result.tokens:,} tokens{front}",
+        "blocks": f"{spec['depth']} of width {spec['dim']}, {spec['heads']} heads, MLP {spec['mlp']}",
+        "head": f"{spec['head']}{hidden}, {classes}",
+        "positions": f"{spec['positions']}{added}",
+        "GELU, eps": f"{spec['gelu']}, {spec['norm_eps']:g}",
+    }

@@ -11,3 +11,14 @@ Set = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a stopped run left off.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where something is already.")]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="WEIGHTS",
+        help="A file or folder of weights, or timm:NAME; else $VITCTL_FROM, else the newest run.",
+    ),
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Take the tensors that fit, where some are missing or unknown.")
+]

@@ -1,8 +1,12 @@
 """The run directory: everything that makes a printed number traceable.
 
-    config.json     the whole resolved config, command, version, argv, library versions
-    metrics.jsonl   one object a logged step
-    result.json     what --json printed; its presence means finished
+    config.json            the whole resolved config, command, version, argv, library versions
+    metrics.jsonl          one object a logged step; cut back to the checkpoint that a run goes on from
+    checkpoints/           where it stands: the last two
+    best.safetensors       the weights that were best on val so far
+    weights.safetensors    the last ones
+    curves.png             loss and accuracy
+    result.json            what --json printed; its presence means finished
 
 `runs/LATEST` names the newest run, so that the next command finds it.
 """
@@ -17,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.errors import DataError, OutputExists
-from vitctl.io.atomic import write_bytes, write_json
+from vitctl.io.atomic import flush_file, write_bytes, write_json
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
 LATEST = "LATEST"
@@ -39,6 +43,34 @@ class RunDirectory:
     def log(self, **metrics: Any) -> None:
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(metrics, allow_nan=False) + "\n")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.safetensors"
+
+    def cut(self, step: int) -> None:
+        """Leaves what was logged up to a step."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
+        write_bytes(self.path / "metrics.jsonl", text.encode())
+
+    def flush(self) -> None:
+        if (self.path / "metrics.jsonl").exists():
+            flush_file(self.path / "metrics.jsonl")
+
+    def part(self, name: str) -> "RunDirectory":
+        """A run inside this one."""
+        path = self.path / name
+        path.mkdir(parents=True, exist_ok=True)
+        return RunDirectory(path, self.config)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every whole line; one that a kill cut short does not count."""
@@ -69,13 +101,24 @@ def create_run(path: Path, command: str, config: dict[str, Any], program: str, o
     return RunDirectory(path, whole)
 
 
+def is_run(path: Path) -> bool:
+    """Whether this folder is a run, or the folder of runs."""
+    if (path / LATEST).exists():
+        return True
+    try:
+        return "command" in json.loads((path / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def open_run(path: Path) -> RunDirectory:
     """A run that is there; `runs/` itself means its newest."""
     if (path / LATEST).exists() and not (path / "config.json").exists():
         path = path / (path / LATEST).read_text().strip()
     try:
-        return RunDirectory(path, json.loads((path / "config.json").read_text()))
-    except (OSError, ValueError) as error:
+        config = json.loads((path / "config.json").read_text())
+        return RunDirectory(path, {"command": config["command"], "version": config["version"]} | config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a run directory (no readable config.json)") from error
 
 

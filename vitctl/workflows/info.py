@@ -9,7 +9,7 @@ import numpy as np
 
 from vitctl.errors import DataError
 from vitctl.io import run_directory
-from vitctl.io.patch_file import PatchFile, Split, picture_digest
+from vitctl.io.patch_file import PatchFile, Split, is_hdf5, picture_digest
 from vitctl.reporting import Reporter, Silent, counted
 
 LISTED = 1000  # rejects and leaks in a result; the file has them all
@@ -63,13 +63,44 @@ class RunInfo:
     finished: bool
     config: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] | None = None
+    weights: "WeightsInfo | None" = None
 
 
-def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool = False) -> PatchFileInfo | RunInfo:
+@dataclass(frozen=True)
+class WeightsInfo:
+    path: str
+    kind: str
+    ours: bool  # a file of vitctl
+    format: str  # of the file that the numbers first came from
+    model: str
+    spec: dict[str, Any]
+    grid: list[int]
+    tokens: int
+    parameters: int
+    dtypes: list[str]
+    classes: int
+    class_names: list[str]
+    mean: list[float]
+    std: list[float]
+    source: str
+    history: list[dict[str, Any]]
+    training: dict[str, Any]
+    apart: list[str]  # tensors that are not of the classifier
+    notes: list[str]
+    bytes: int
+    digest: str
+
+
+Info = PatchFileInfo | RunInfo | WeightsInfo
+
+
+def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool = False) -> Info:
     """Looks at `path` and says what it is."""
-    path = Path(path)
-    if path.is_dir():
+    text, path = str(path), Path(path)
+    if path.is_dir() and run_directory.is_run(path):
         return describe_run(path)
+    if path.is_dir() or not (is_named_patches(path) or (path.is_file() and is_hdf5(path))):
+        return describe_weights(text)
     file = PatchFile(path)
     if verify:
         verify_patch_file(file, reporter or Silent())
@@ -86,6 +117,42 @@ def describe_run(path: Path) -> RunInfo:
         run.result is not None,
         run.config["config"],
         run.result,
+        describe_weights(str(run.path)) if (run.path / "weights.safetensors").exists() else None,
+    )
+
+
+def is_named_patches(path: Path) -> bool:
+    """A damaged patch file is still to be told as one."""
+    return path.suffix in (".h5", ".hdf5")
+
+
+def describe_weights(reference: str) -> WeightsInfo:
+    from vitctl.workflows.load import load_weights
+
+    weights = load_weights(reference)
+    spec, about = weights.spec, weights.about
+    return WeightsInfo(
+        path=reference,
+        kind="weights",
+        ours=bool(weights.stated),
+        format=about.format,
+        model=spec.name,
+        spec=spec.as_dict(),
+        grid=list(spec.grid),
+        tokens=spec.tokens,
+        parameters=weights.parameters,
+        dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values()}),
+        classes=spec.classes,
+        class_names=list(about.class_names),
+        mean=list(about.mean),
+        std=list(about.std),
+        source=about.source,
+        history=list(about.history),
+        training=about.training,
+        apart=sorted(weights.extra),
+        notes=list(weights.notes),
+        bytes=sum(tensor.nbytes for tensor in (*weights.tensors.values(), *weights.extra.values())),
+        digest=weights.stated or weights.digest(),
     )
 
 

@@ -8,11 +8,15 @@ from pathlib import Path
 from vitctl import __version__
 from vitctl.config.bench import BenchConfig
 from vitctl.io.run_directory import create_run, library_versions
-from vitctl.machine import cores
+from vitctl.machine import cores, keep_freed_memory
 from vitctl.reporting import Reporter, Silent
 from vitctl.workflows.bench.data import bench_data
-from vitctl.workflows.bench.measure import Figure, Ratio
+from vitctl.workflows.bench.measure import Figure, Part, Ratio
+from vitctl.workflows.bench.models import bench_models
+from vitctl.workflows.bench.train import bench_train
 from vitctl.workflows.doctor import examine
+
+PARTS = {"data": bench_data, "models": bench_models, "train": bench_train}
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,17 @@ def bench(
 ) -> BenchResult:
     started = time.perf_counter()
     run = create_run(Path(out), "bench", dataclasses.asdict(config), __version__, overwrite) if out else None
-    figures, ratios, left_out, remarks = bench_data(config, reporter or Silent())
+    keep_freed_memory()
+    found = Part()
+    for name, measure in PARTS.items():
+        if config.what in (name, "all"):
+            found += measure(config, reporter or Silent())
     result = BenchResult(
-        machine(), cores(), library_versions(), figures, ratios, left_out, remarks, time.perf_counter() - started
+        machine=machine(),
+        cores=cores(),
+        libraries=library_versions(),
+        **vars(found),
+        elapsed_s=time.perf_counter() - started,
     )
     if run:
         run.finish(dataclasses.asdict(result))

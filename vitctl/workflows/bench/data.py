@@ -21,9 +21,9 @@ from vitctl.data.patchifier.workspace import Workspace
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.machine import cores, keep_freed_memory
+from vitctl.machine import cores
 from vitctl.reporting import Reporter, Silent, duration
-from vitctl.workflows.bench.measure import Figure, Measurement, Ratio, figure, in_turn, ratio
+from vitctl.workflows.bench.measure import Measurement, Part, figure, in_turn, ratio
 from vitctl.workflows.bench.pictures import multiply, write_jpegs
 from vitctl.workflows.patchify import patchify
 
@@ -38,8 +38,7 @@ PEER_LOADER, GATHER, COPY = "ImageFolder in timm's loader", "row gather from RAM
 READ, READ_FLOAT = "loader, uint8", "loader, normalised float32"
 
 
-def bench_data(config: BenchConfig, reporter: Reporter) -> tuple[list[Figure], list[Ratio], list[str], list[str]]:
-    keep_freed_memory()
+def bench_data(config: BenchConfig, reporter: Reporter) -> Part:
     with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
         measurements, left_out = prepare(config, Path(folder), reporter)
         values = in_turn(measurements, config.rounds, reporter)
@@ -53,7 +52,7 @@ def bench_data(config: BenchConfig, reporter: Reporter) -> tuple[list[Figure], l
         (READ_FLOAT, PEER_LOADER),
     ]
     ratios = [ratio(values, *pair) for pair in pairs if pair[0] in values and pair[1] in values]
-    return figures, ratios, left_out, remarks({each.name: each.median for each in figures})
+    return Part(figures, ratios, left_out, remarks({each.name: each.median for each in figures}))
 
 
 def prepare(

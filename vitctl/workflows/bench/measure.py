@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vitctl.reporting import Reporter
 
@@ -26,6 +26,24 @@ class Ratio:
     median: float
     min: float
     max: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of the bench found."""
+
+    figures: list[Figure] = field(default_factory=list)
+    ratios: list[Ratio] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # peers that are not installed
+    remarks: list[str] = field(default_factory=list)
+
+    def __add__(self, other: "Part") -> "Part":
+        return Part(
+            self.figures + other.figures,
+            self.ratios + other.ratios,
+            self.left_out + other.left_out,
+            self.remarks + other.remarks,
+        )
 
 
 Measurement = Callable[[], float]

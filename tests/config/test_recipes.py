@@ -1,0 +1,360 @@
+"""The published numbers, stated once more, so that no row drifts."""
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vitctl.cli.recipes import as_set, in_full, overview
+from vitctl.config.augment import PRESETS
+from vitctl.config.model import model_spec
+from vitctl.config.overrides import override
+from vitctl.config.recipes import RECIPES, choose, recipe
+from vitctl.config.train import TrainConfig
+from vitctl.errors import ConfigError
+from vitctl.workflows.recipes import list_recipes
+
+TABLE_3 = {  # model, epochs, lr, decay, weight decay, dropout
+    "vit-b16-jft": ("vit-b/16", 7, 8e-4, "linear", 0.1, 0.0),
+    "vit-b32-jft": ("vit-b/32", 7, 8e-4, "linear", 0.1, 0.0),
+    "vit-l32-jft": ("vit-l/32", 7, 6e-4, "linear", 0.1, 0.0),
+    "vit-l16-jft": ("vit-l/16", 7, 4e-4, "linear", 0.1, 0.0),
+    "vit-l16-jft-14ep": ("vit-l/16", 14, 4e-4, "linear", 0.1, 0.0),
+    "vit-h14-jft": ("vit-h/14", 14, 3e-4, "linear", 0.1, 0.0),
+    "r50x1-jft": ("bit-r50x1", 7, 1e-3, "linear", 0.1, 0.0),
+    "r50x2-jft": ("bit-r50x2", 7, 1e-3, "linear", 0.1, 0.0),
+    "r101x1-jft": ("bit-r101x1", 7, 8e-4, "linear", 0.1, 0.0),
+    "r152x1-jft": ("bit-r152x1", 7, 6e-4, "linear", 0.1, 0.0),
+    "r152x2-jft": ("bit-r152x2", 7, 6e-4, "linear", 0.1, 0.0),
+    "r50+vit-b16-jft": ("r50+vit-b/16", 7, 8e-4, "linear", 0.1, 0.0),
+    "r50+vit-b32-jft": ("r50+vit-b/32", 7, 8e-4, "linear", 0.1, 0.0),
+    "r50+vit-l32-jft": ("r50+vit-l/32", 7, 2e-4, "linear", 0.1, 0.0),
+    "r50+vit-l16-jft": ("r50+vit-l/16", 7, 4e-4, "linear", 0.1, 0.0),
+    "r50+vit-l16-jft-14ep": ("r50+vit-l/16", 14, 4e-4, "linear", 0.1, 0.0),
+    "vit-b-i21k": ("vit-b/16", 90, 1e-3, "linear", 0.03, 0.1),
+    "vit-l-i21k-30ep": ("vit-l/16", 30, 1e-3, "linear", 0.03, 0.1),
+    "vit-l-i21k-90ep": ("vit-l/16", 90, 1e-3, "linear", 0.03, 0.1),
+    "vit-i1k": ("vit-b/16", 300, 3e-3, "cosine", 0.3, 0.1),
+}
+TABLE_4 = {  # steps, lrs
+    "imagenet": (20_000, (0.003, 0.01, 0.03, 0.06)),
+    "cifar100": (10_000, (0.001, 0.003, 0.01, 0.03)),
+    "cifar10": (10_000, (0.001, 0.003, 0.01, 0.03)),
+    "pets": (500, (0.001, 0.003, 0.01, 0.03)),
+    "flowers": (500, (0.001, 0.003, 0.01, 0.03)),
+}
+SHORT = {  # steps, warm-up, what it gave
+    "vit_jax/cifar10-500": (500, 50, "98.59%"),
+    "vit_jax/cifar10-1000": (1000, 100, "98.86%"),
+    "vit_jax/cifar100-500": (500, 50, "89.17%"),
+    "vit_jax/cifar100-1000": (1000, 100, "91.15%"),
+}
+AUGREG = {  # model, augmentation, weight decay, dropout and drop path, what it gave
+    "ti16-i21k": ("vit-ti/16", "none", 3e-5, 0.0, "78.22%"),
+    "s32-i21k": ("vit-s/32", "light1", 3e-5, 0.0, "79.58%"),
+    "s16-i21k": ("vit-s/16", "light1", 3e-5, 0.0, "83.73%"),
+    "b32-i21k": ("vit-b/32", "light1", 1e-4, 0.0, "83.59%"),
+    "b16-i21k": ("vit-b/16", "medium1", 1e-4, 0.0, "85.49%"),
+    "l16-i21k": ("vit-l/16", "medium1", 1e-4, 0.1, "85.59%"),
+    "r+ti16-i21k": ("r+vit-ti/16", "none", 3e-5, 0.0, "75.40%"),
+    "r26+s32-i21k": ("r26+vit-s/32", "medium2", 3e-5, 0.0, "83.85%"),
+    "r50+l32-i21k": ("r50+vit-l/32", "medium2", 1e-4, 0.0, "85.99%"),
+}
+BIG_VISION = {  # lr, steps, warm-up, crop, what it gave
+    "imagenet": (0.03, 20_000, 500, "inception", "83.27%"),
+    "cifar10": (0.003, 10_000, 500, "resize-small", "98.55%"),
+    "cifar100": (0.01, 10_000, 500, "resize-small", "91.35%"),
+    "pets": (0.003, 500, 100, "inception", "93.78%"),
+    "flowers": (0.003, 500, 100, "inception", "99.43%"),
+}
+DEIT = {  # model, resolution, drop path, what it gave
+    "s16": ("vit-s/16", "224", 0.05, "81.4%"),
+    "b16": ("vit-b/16", "192", 0.2, "83.8%"),
+    "l16": ("vit-l/16", "192", 0.45, "84.9%"),
+    "finetune-s": ("vit-s/16", "384", 0.0, "83.4%"),
+    "finetune-b": ("vit-b/16", "224", 0.2, "83.8%"),
+    "finetune-l": ("vit-l/16", "224", 0.45, "84.9%"),
+}
+MAE = {  # model, epochs, lr of 256 pictures, layer decay, drop path, what it gave
+    "finetune-b": ("vit-b/16", 100, 5e-4, 0.65, 0.1, "83.66%"),
+    "finetune-l": ("vit-l/16", 50, 1e-3, 0.75, 0.2, "85.95%"),
+    "finetune-h": ("vit-h/14", 50, 1e-3, 0.75, 0.3, "86.93%"),
+}
+
+
+def names(group: str) -> set[str]:
+    return {name.partition("/")[2] for name in RECIPES if name.startswith(f"{group}/")}
+
+
+def test_no_row_is_without_its_numbers_here() -> None:
+    assert names("paper") == {*TABLE_3, *TABLE_4, "imagenet-512", "imagenet-518"}
+    assert names("big_vision") == {*BIG_VISION, "vit-s16-i1k", "vit-i1k", "vit-i21k"}
+    assert (names("augreg"), names("deit3"), names("mae")) == (set(AUGREG), set(DEIT), set(MAE))
+    rest = {name for name in RECIPES if name.partition("/")[0] not in ("paper", "big_vision", "augreg", "deit3", "mae")}
+    assert rest == {"digits", "small", "vtab-1k", *SHORT, "transfer/500", "transfer/10k", "transfer/20k"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_row_is_whole(name: str) -> None:
+    row = recipe(name)
+    config, words = row.config, shlex.split(row.command)
+    assert row.name == name
+    assert row.source
+    assert (config.steps is None) != (config.epochs is None)
+    assert config.recipe == ""  # whoever runs it says so
+    assert not config.lrs or config.optim.lr in config.lrs
+    spec = model_spec(config.model)  # a name that is known
+    assert config.res is None or not int(config.res) % spec.reach
+    assert words[:2] == ["vitctl", row.purpose]
+    assert words[words.index("--recipe") + 1] == name
+    assert "--data" in words
+    if row.purpose == "pretrain":
+        assert words[words.index("--model") + 1] == config.model
+    else:
+        assert "--from" in words
+    assert TrainConfig.from_dict(vars(config) | {part: vars(getattr(config, part)) for part in PARTS}) == config
+
+
+PARTS = ("optim", "schedule", "augment")
+
+
+def test_the_names_are_unique() -> None:
+    from vitctl.config import recipes
+
+    rows = [*recipes.OURS, *recipes.PAPER, *recipes.SHORT, *recipes.AUGREG, *recipes.DEIT, *recipes.MAE]
+    assert len(rows) == len(RECIPES)
+
+
+@pytest.mark.parametrize("name", TABLE_3)
+def test_table_3(name: str) -> None:
+    config = recipe(f"paper/{name}").config
+    optim, schedule = config.optim, config.schedule
+    row = (config.model, config.epochs, optim.lr, schedule.kind, optim.weight_decay, config.dropout)
+    assert row == TABLE_3[name]
+    assert (config.batch, schedule.warmup, config.res, config.drop_path) == (4096, 10_000, "224", 0.0)
+    assert (optim.name, optim.beta1, optim.beta2, optim.decay) == ("adam", 0.9, 0.999, "lr")
+    assert optim.clip == (1.0 if name == "vit-i1k" else 0.0)
+    assert (config.loss, config.head_bias) == ("sigmoid", -10.0)
+    assert config.hidden == ("vit" in config.model)
+    assert config.augment == PRESETS["inception"]
+
+
+@pytest.mark.parametrize("name", [name for name, row in TABLE_3.items() if row[3] == "linear"])
+def test_the_straight_line_ends_at_the_authors_lr(name: str) -> None:
+    config = recipe(f"paper/{name}").config
+    assert config.schedule.end * config.optim.lr == pytest.approx(1e-5)
+
+
+def is_the_papers_way(config: TrainConfig) -> bool:
+    """Section 4.1: SGD with momentum 0.9, batch 512, clipped at 1, nothing decays."""
+    optim, schedule = config.optim, config.schedule
+    found = (optim.name, optim.momentum, optim.clip, optim.weight_decay, config.batch, schedule.kind, config.loss)
+    return found == ("sgd", 0.9, 1.0, 0.0, 512, "cosine", "softmax") and not config.dropout and not config.hidden
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_table_4(name: str) -> None:
+    config = recipe(f"paper/{name}").config
+    assert (config.steps, config.lrs) == TABLE_4[name]
+    assert is_the_papers_way(config)
+    assert (config.res, config.ema, config.limit) == ("384", 0.0, None)
+    assert config.schedule.warmup == (100 if config.steps == 500 else 500)
+    assert config.augment == PRESETS["inception"]
+
+
+@pytest.mark.parametrize(("name", "model", "res"), [("512", "vit-l/16", "512"), ("518", "vit-h/14", "518")])
+def test_table_2_is_table_4_at_a_higher_resolution_and_averaged(name: str, model: str, res: str) -> None:
+    plain = recipe("paper/imagenet").config
+    assert recipe(f"paper/imagenet-{name}").config == replace(plain, model=model, res=res, ema=0.9999)
+
+
+def test_vtab() -> None:
+    config = recipe("vtab-1k").config
+    assert (config.steps, config.optim.lr, config.lrs, config.limit) == (2_500, 0.01, (), 1000)
+    assert (config.res, config.schedule.warmup) == ("384", 500)
+    assert is_the_papers_way(config)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_the_short_schedules(name: str) -> None:
+    row = recipe(name)
+    found = (row.config.steps, row.config.schedule.warmup, row.expected.split()[0])
+    assert found == SHORT[name]
+    assert is_the_papers_way(row.config)
+
+
+@pytest.mark.parametrize("name", AUGREG)
+def test_augreg(name: str) -> None:
+    row = recipe(f"augreg/{name}")
+    config, optim = row.config, row.config.optim
+    model, preset, wd, drop, expected = AUGREG[name]
+    assert (config.model, optim.weight_decay, row.expected.split()[0]) == (model, wd, expected)
+    assert (config.dropout, config.drop_path) == (drop, drop)
+    assert config.augment == PRESETS[f"augreg-{preset}"]
+    assert (config.epochs, config.batch, config.loss, config.head_bias) == (300, 4096, "sigmoid", -10.0)
+    assert (optim.name, optim.lr, optim.decay, optim.clip) == ("adam", 1e-3, "fixed", 1.0)
+    assert (config.schedule.kind, config.schedule.warmup) == ("cosine", 10_000)
+    file = dict(part.split("_", 1) for part in row.source.split("; ")[-1].split("-")[2:] if "_" in part)  # what it says
+    assert float(file["lr"]) == optim.lr
+    assert float(file["wd"]) == pytest.approx(1000 * wd)
+    assert (file["aug"], float(file["do"]), float(file["sd"])) == (preset, drop, drop)
+
+
+def test_big_vision() -> None:
+    small, i1k, i21k = (recipe(f"big_vision/{name}").config for name in ("vit-s16-i1k", "vit-i1k", "vit-i21k"))
+    assert (small.model, small.epochs, small.batch, small.head, small.positions) == (
+        "vit-s/16", 90, 1024, "gap", "sincos")  # fmt: skip
+    assert (small.augment.mixup, small.augment.randaug_layers, small.augment.randaug_magnitude) == (0.2, 2, 10.0)
+    assert recipe("big_vision/vit-s16-i1k").expected.startswith("76.5%")
+    assert (i21k.loss, i21k.head_bias, i21k.head, i21k.augment) == ("sigmoid", -10.0, "gap", PRESETS["augreg-light2"])
+    assert (i1k.loss, i1k.head, i1k.hidden, i1k.augment) == ("softmax", None, True, PRESETS["augreg-medium2"])
+    for config in (small, i1k, i21k):
+        optim = config.optim
+        assert (optim.lr, optim.weight_decay, optim.decay, optim.clip) == (1e-3, 1e-4, "fixed", 1.0)
+        assert (config.schedule.kind, config.schedule.warmup, config.res) == ("cosine", 10_000, "224")
+
+
+@pytest.mark.parametrize("name", BIG_VISION)
+def test_big_visions_transfers(name: str) -> None:
+    row = recipe(f"big_vision/{name}")
+    config = row.config
+    found = (config.optim.lr, config.steps, config.schedule.warmup, config.augment.crop, row.expected.split()[0])
+    assert found == BIG_VISION[name]
+    assert (config.model, config.res, config.augment.flip, config.lrs) == ("vit-b/32", "384", 0.5, ())
+    assert is_the_papers_way(config)
+
+
+@pytest.mark.parametrize("name", DEIT)
+def test_deit3(name: str) -> None:
+    row = recipe(f"deit3/{name}")
+    config, optim, schedule = row.config, row.config.optim, row.config.schedule
+    assert (config.model, config.res, config.drop_path, row.expected.split()[0]) == DEIT[name]
+    assert (optim.name, optim.decay, schedule.kind) == ("adam", "lr", "cosine")
+    assert schedule.end * optim.lr == pytest.approx(1e-5)
+    assert schedule.warmup * (config.epochs or 0) == pytest.approx(5)
+    found = (config.epochs, config.batch, config.loss, config.smoothing, optim.lr, optim.weight_decay)
+    if row.purpose == "pretrain":
+        assert found == (800, 2048, "sigmoid", 0.0, 3e-3, 0.02)
+        assert config.augment == PRESETS["deit3"]
+        assert "LAMB" in row.source
+    else:
+        assert found == (20, 512, "softmax", 0.1, 1e-5, 0.1)
+        assert (config.augment.mixup, config.augment.cutmix, config.augment.erase) == (0.8, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("name", MAE)
+def test_mae(name: str) -> None:
+    row = recipe(f"mae/{name}")
+    config, optim, schedule = row.config, row.config.optim, row.config.schedule
+    model, epochs, blr, layer_decay, drop_path, expected = MAE[name]
+    assert (config.model, config.epochs, config.drop_path, row.expected.split()[0]) == (
+        model, epochs, drop_path, expected)  # fmt: skip
+    assert optim.lr == pytest.approx(blr * config.batch / 256)
+    assert (optim.layer_decay, optim.weight_decay, optim.decay) == (layer_decay, 0.05, "lr")
+    assert (config.batch, config.head, config.smoothing) == (1024, "gap", 0.1)
+    assert schedule.warmup * epochs == pytest.approx(5)
+    assert schedule.end * optim.lr == pytest.approx(1e-6)
+    assert config.augment == PRESETS["mae-finetune"]
+
+
+@pytest.mark.parametrize("name", ["digits", "small"])
+def test_ours_keep_the_resolution_and_the_length_of_the_data(name: str) -> None:
+    config = recipe(name).config
+    assert config.res is None
+    assert config.schedule.warmup < 1
+
+
+def test_digits_are_not_flipped() -> None:
+    assert recipe("digits").config.augment.flip == 0.0
+
+
+def test_an_unknown_name_is_told_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"recipe 'paper/vit-b16-jtf' is unknown; did you mean 'paper/vit-b16-jft'\?"):
+        recipe("paper/vit-b16-jtf")
+    with pytest.raises(ConfigError, match=r"recipe 'zzz' is unknown; .*; vitctl recipes lists them"):
+        recipe("zzz")
+
+
+@pytest.mark.parametrize(
+    ("purpose", "model", "examples", "classes", "name"),
+    [
+        ("pretrain", "vit-s/16", 1_437, 10, "digits"),
+        ("pretrain", "vit-ti/16", 2_999, 10, "digits"),
+        ("pretrain", "vit-b/16", 3_000, 10, "small"),
+        ("pretrain", "vit-b/16", 1_020, 102, "small"),  # flowers are no digits
+        ("pretrain", "vit-b/16", 50_000, 10, "small"),
+        ("pretrain", "r50+vit-b/16", 200_000, 10, "paper/vit-i1k"),
+        ("pretrain", "vit-b/16", 1_281_167, 1000, "paper/vit-i1k"),
+        ("pretrain", "bit-r50x1", 1_281_167, 1000, "paper/vit-i1k"),
+        ("pretrain", "vit-b/16", 14_000_000, 21_843, "paper/vit-b-i21k"),
+        ("pretrain", "bit-r50x1", 14_000_000, 21_843, "paper/r50x1-jft"),
+        ("pretrain", "vit-b/16", 1_437, 10, "digits-large"),
+        ("pretrain", "r50+vit-b/32", 1_437, 10, "digits-large"),
+        ("finetune", "vit-b/16", 1_437, 10, "transfer/500"),
+        ("finetune", "bit-r50x1", 9_999, 37, "transfer/500"),
+        ("finetune", "vit-b/16", 50_000, 100, "transfer/10k"),
+        ("finetune", "vit-b/16", 1_281_167, 1000, "transfer/20k"),
+    ],
+)
+def test_one_is_chosen_by_the_data(purpose: Any, model: str, examples: int, classes: int, name: str) -> None:
+    chosen = choose(purpose, model_spec(model), examples, classes)
+    assert (chosen.name, chosen.purpose, chosen.config.model) == (name, purpose, model)
+    assert chosen.config.res == {"digits-large": str(model_spec(model).reach)}.get(name)  # else only if asked for
+    assert chosen.config.lrs == ()  # and so is the time for a grid
+
+
+@pytest.mark.parametrize("model", ["bit-r50x1", "timm:resnet18"])
+def test_models_that_have_no_choice_of_head_are_given_none(model: str) -> None:
+    config = choose("pretrain", model_spec(model), 50_000, 10).config
+    assert (config.head, config.positions, config.hidden) == (None, None, False)
+    assert replace(config, head="gap", positions="sincos", model="vit-s/16") == recipe("small").config
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_what_is_chosen_to_finetune_has_the_steps_of_table_4(name: str) -> None:
+    pictures = {"imagenet": 1_281_167, "cifar10": 50_000, "cifar100": 50_000, "pets": 3_312, "flowers": 1_020}[name]
+    config = choose("finetune", model_spec("vit-b/16"), pictures, 10).config
+    assert config.steps == TABLE_4[name][0]
+    assert config.optim.lr in TABLE_4[name][1]
+    assert is_the_papers_way(config)
+
+
+# --- the listing ------------------------------------------------------------------------------------------------------
+
+
+def test_all_are_listed_and_a_part_of_a_name_or_a_glob_picks_some() -> None:
+    assert [row.name for row in list_recipes().recipes] == list(RECIPES)
+    assert {row.name for row in list_recipes("MAE/").recipes} == {f"mae/{name}" for name in MAE}
+    assert {row.name for row in list_recipes("paper/*i21k*").recipes} == {
+        "paper/vit-b-i21k", "paper/vit-l-i21k-30ep", "paper/vit-l-i21k-90ep"}  # fmt: skip
+    assert [row.name for row in list_recipes("paper/cifar10").recipes] == ["paper/cifar10"]  # not cifar100 too
+    with pytest.raises(ConfigError, match="did you mean 'digits'"):
+        list_recipes("digts")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_listed_makes_the_recipe_when_it_is_set(name: str) -> None:
+    (row,) = list_recipes(name).recipes
+    exact = {"schedule.end", "schedule.warmup", "augment.crop_ratio", "augment.crop_small"}  # more digits than shown
+    texts = {key: ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value) if key in exact
+             else as_set(value) for key, value in row.settings.items()}  # fmt: skip
+    made = override(TrainConfig(model=row.model), [f"{key}={text}" for key, text in texts.items()])
+    assert made == RECIPES[name].config
+
+
+def test_the_tables() -> None:
+    rows = list_recipes("mae").recipes
+    table = overview(rows)
+    assert [column.header for column in table.columns] == ["recipe", "purpose", "source", "expected"]
+    assert table.row_count == len(rows)
+    told, settings = in_full(rows[0])
+    assert told.row_count == 6
+    assert settings.row_count == len(rows[0].settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(True, "true"), (0.00075, "0.00075"), ((0.05, 1.0), "0.05,1"), (500, "500"), ("gap", "gap")]
+)
+def test_a_setting_is_shown_as_set_takes_it(value: object, text: str) -> None:
+    assert as_set(value) == text

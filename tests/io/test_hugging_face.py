@@ -1,0 +1,680 @@
+"""Hugging Face's names and numbers to ours and back; transformers itself is asked in the slow tests."""
+
+import json
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from vitctl.config.model import ModelSpec
+from vitctl.errors import OutputExists, UsageError, WeightsError
+from vitctl.io import hugging_face
+from vitctl.io.weights import About, Tensors, Weights
+
+SPEC = ModelSpec(
+    "vit", height=32, width=32, classes=5, patch=8, dim=32, depth=2, heads=4, mlp=48, gelu="erf", norm_eps=1e-12
+)
+SILENT = "ignore"  # transformers warns of its own dependencies
+
+
+def module(spec: ModelSpec) -> nn.Module:
+    """timm's model of a spec; the pre-logits layer is ours."""
+    model: nn.Module = VisionTransformer(
+        img_size=(spec.height, spec.width),
+        patch_size=spec.patch,
+        in_chans=spec.channels,
+        num_classes=spec.classes,
+        embed_dim=spec.dim,
+        depth=spec.depth,
+        num_heads=spec.heads,
+        mlp_ratio=(spec.mlp + 0.5) / spec.dim,
+        qkv_bias=spec.qkv_bias,
+        norm_layer=partial(nn.LayerNorm, eps=spec.norm_eps),
+        act_layer=nn.GELU if spec.gelu == "erf" else partial(nn.GELU, approximate="tanh"),
+        weight_init="skip",
+    )
+    if spec.hidden:
+        model.pre_logits = nn.Sequential()
+        model.pre_logits.add_module("fc", nn.Linear(spec.dim, spec.hidden))
+    return model.eval()
+
+
+def made(spec: ModelSpec = SPEC, seed: int = 0, **about: Any) -> Weights:
+    """Random weights under timm's own names."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator) for name, tensor in module(spec).state_dict().items()
+    }
+    values = {"mean": (0.5,) * spec.channels, "std": (0.5,) * spec.channels} | about
+    return Weights(spec, tensors, About("test", **values))
+
+
+def written(spec: ModelSpec = SPEC, **about: Any) -> tuple[Tensors, dict[str, Any], dict[str, Any]]:
+    tensors, config, preprocessor = hugging_face.write(made(spec, **about))
+    return tensors, json.loads(json.dumps(config)), json.loads(json.dumps(preprocessor))
+
+
+def read(tensors: Tensors, config: dict[str, Any] | None, preprocessor: dict[str, Any] | None = None) -> Weights:
+    return hugging_face.read(tensors, config, preprocessor, "here")
+
+
+def same_bits(one: Tensors, other: Tensors) -> bool:
+    return set(one) == set(other) and all(
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
+    )
+
+
+def renamed(tensors: Tensors) -> Tensors:
+    """As transformers 5.10 and newer name their modules (its own list of patterns)."""
+    patterns = (
+        (r"encoder\.layer\.", "layers."),
+        ("attention.query", "q_proj"),
+        ("attention.key", "k_proj"),
+        ("attention.value", "v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+        ("intermediate.dense", "mlp.fc1"),
+        ("output.dense", "mlp.fc2"),
+    )
+    found = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in patterns:
+            name = re.sub(pattern, replacement, name)
+        found[name] = tensor
+    return found
+
+
+VARIANTS = {
+    "head": SPEC,
+    "no head": SPEC.changed(classes=0),
+    "pooler": SPEC.changed(classes=0, hidden=32),
+    "another width of the pooler": SPEC.changed(classes=0, hidden=24),
+    "wide": SPEC.changed(height=16, width=48),
+    "tanh": SPEC.changed(gelu="tanh", norm_eps=1e-6),
+    "no biases": SPEC.changed(qkv_bias=False),
+    "grey": SPEC.changed(channels=1),
+    "named": SPEC.changed(name="vit-mu/8", depth=1, heads=2, mlp=128),
+}
+
+
+@pytest.mark.parametrize("spec", VARIANTS.values(), ids=VARIANTS)
+def test_a_round_trip_gives_the_same_bits(spec: ModelSpec) -> None:
+    weights, (tensors, config, preprocessor) = made(spec), written(spec)
+    back = read(tensors, config, preprocessor)
+    assert back.spec == spec
+    assert same_bits(back.tensors, weights.tensors)
+    assert (back.about.mean, back.about.std, back.notes) == (weights.about.mean, weights.about.std, ())
+    assert hugging_face.looks_like(tensors)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> ModelSpec:
+    heads, patch = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    classes = draw(st.integers(0, 3))
+    dim = heads * draw(st.integers(1, 4))
+    return ModelSpec(
+        "vit", height=patch * draw(st.integers(1, 3)), width=patch * draw(st.integers(1, 3)), patch=patch, dim=dim,
+        channels=draw(st.integers(1, 4)), depth=draw(st.integers(1, 11)), heads=heads, mlp=draw(st.integers(1, 9)),
+        classes=classes, hidden=0 if classes else draw(st.integers(0, 3)), qkv_bias=draw(st.booleans()),
+        gelu=draw(st.sampled_from(["erf", "tanh"])), norm_eps=draw(st.sampled_from([1e-12, 1e-6, 0.25])),
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40)
+@given(specs(), st.booleans())
+def test_any_plain_vit_comes_back(spec: ModelSpec, new_names: bool) -> None:
+    tensors, config, preprocessor = written(spec)
+    back = read(renamed(tensors) if new_names else tensors, config, preprocessor)
+    assert (back.spec, back.notes) == (spec, ())
+    assert same_bits(back.tensors, made(spec).tensors)
+
+
+def test_the_names_are_the_classic_ones() -> None:
+    layer = "vit.encoder.layer.0."
+    stems = [f"{layer}attention.attention.{part}" for part in ("query", "key", "value")]
+    stems += [f"{layer}{part}" for part in ("layernorm_before", "layernorm_after", "attention.output.dense")]
+    stems += [f"{layer}intermediate.dense", f"{layer}output.dense", "vit.layernorm", "classifier"]
+    stems += ["vit.embeddings.patch_embeddings.projection"]
+    expected = {f"{stem}.{ending}" for stem in stems for ending in ("weight", "bias")}
+    expected |= {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"}
+    tensors, config, _ = written(SPEC.changed(depth=1))
+    assert set(tensors) == expected
+    assert (config["architectures"], config["model_type"]) == (["ViTForImageClassification"], "vit")
+
+
+def test_a_bare_model_has_no_prefix_and_may_have_a_pooler() -> None:
+    tensors, config, _ = written(SPEC.changed(classes=0, hidden=32))
+    assert config["architectures"] == ["ViTModel"]
+    assert {"pooler.dense.weight", "pooler.dense.bias", "layernorm.weight"} <= set(tensors)
+    assert not any(name.startswith(("vit.", "classifier")) for name in tensors)
+
+
+def test_query_key_and_value_are_timms_in_this_order() -> None:
+    weights = made()
+    tensors = hugging_face.write(weights)[0]
+    for place, part in enumerate(("query", "key", "value")):
+        found = tensors[f"vit.encoder.layer.1.attention.attention.{part}.weight"]
+        assert torch.equal(found, weights.tensors["blocks.1.attn.qkv.weight"][32 * place : 32 * (place + 1)])
+
+
+def test_the_names_of_the_newest_modules_are_read() -> None:
+    tensors, config, preprocessor = written()
+    new = renamed(tensors)
+    assert "vit.layers.1.attention.q_proj.weight" in new
+    assert hugging_face.looks_like(new)
+    assert same_bits(read(new, config, preprocessor).tensors, made().tensors)
+    del new["vit.layers.1.mlp.fc2.bias"]
+    with pytest.raises(WeightsError, match=r"misses 1 tensor \(vit\.layers\.1\.mlp\.fc2\.bias\)"):
+        read(new, config)
+
+
+def test_half_precision_stays() -> None:
+    weights = made()
+    half = replace(weights, tensors={name: tensor.bfloat16() for name, tensor in weights.tensors.items()})
+    tensors, config, preprocessor = hugging_face.write(half)
+    assert config["torch_dtype"] == "bfloat16"
+    assert same_bits(read(tensors, config, preprocessor).tensors, half.tensors)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["cls_token", "pos_embed", "blocks.0.norm1.weight"],
+        ["embeddings.cls_token", "encoder.layer.0.norm1.weight"],  # DINOv2
+        ["deit.embeddings.cls_token", "deit.encoder.layer.0.layernorm_before.weight"],
+        ["vision_model.embeddings.patch_embedding.weight", "vision_model.encoder.layers.0.layer_norm1.weight"],
+        ["vit.embeddings.cls_token"],
+    ],
+)
+def test_other_files_do_not_look_like_it(names: list[str]) -> None:
+    assert not hugging_face.looks_like(names)
+
+
+def test_without_a_config_shapes_and_known_widths_decide() -> None:
+    spec = SPEC.changed(name="vit-mu/8", depth=1, heads=2, mlp=128)
+    back = read(written(spec)[0], None)
+    assert back.spec == spec
+    assert [note for note in back.notes if "no config.json: 2 heads, GELU by erf" in note and "32x32" in note]
+    assert [note for note in back.notes if "no preprocessor_config.json" in note]
+
+
+def test_without_a_config_a_head_is_64_wide() -> None:
+    spec = SPEC.changed(dim=128, heads=2)
+    assert read(written(spec)[0], None).spec == spec
+
+
+def test_without_a_config_some_things_cannot_be_told() -> None:
+    with pytest.raises(WeightsError, match="here: the grid cannot be told: 13 positions"):
+        read(written(SPEC.changed(height=16, width=48))[0], None)
+    with pytest.raises(WeightsError, match="how many heads share a width of 48 cannot be told"):
+        read(written(SPEC.changed(dim=48))[0], None)
+
+
+def test_masked_pretraining_is_kept_apart() -> None:
+    tensors, config, preprocessor = written(SPEC.changed(classes=0))
+    tensors = {f"vit.{name}": tensor for name, tensor in tensors.items()}
+    apart = {"decoder.0.weight": torch.ones(192, 32, 1, 1), "decoder.0.bias": torch.ones(192)}
+    tensors |= apart | {"vit.embeddings.mask_token": torch.ones(1, 1, 32)}
+    tensors |= {"vit.embeddings.position_ids": torch.arange(17)[None]}
+    back = read(tensors, config | {"architectures": ["ViTForMaskedImageModeling"]}, preprocessor)
+    assert same_bits(back.tensors, made(SPEC.changed(classes=0)).tensors)
+    assert same_bits(back.extra, apart | {"mask_token": torch.ones(1, 1, 32)})
+    assert [note for note in back.notes if "3 tensors of masked pretraining kept apart" in note]
+    assert [note for note in back.notes if "position_ids left out" in note]
+
+
+def test_class_names_stand_in_the_order_of_their_numbers() -> None:
+    spec = SPEC.changed(classes=11)
+    names = tuple(f"class {letter}" for letter in "abcdefghijk")
+    tensors, config, _ = written(spec, class_names=names)
+    assert config["label2id"]["class k"] == 10
+    config["id2label"] = dict(sorted(config["id2label"].items()))  # "10" before "2"
+    assert read(tensors, config).about.class_names == names
+
+
+def test_made_up_class_names_are_none() -> None:
+    tensors, config, _ = written()
+    assert config["id2label"]["4"] == "LABEL_4"
+    assert read(tensors, config).about.class_names == ()
+    del config["id2label"]  # transformers leaves them out where there are two
+    assert read(tensors, config).about.class_names == ()
+
+
+def test_a_head_of_zeros_is_told() -> None:
+    tensors, config, _ = written()
+    tensors["classifier.weight"] = torch.zeros(5, 32)
+    assert "its head is all zeros: features only" in read(tensors, config).notes
+
+
+def test_what_config_leaves_out_is_what_transformers_takes() -> None:
+    spec = ModelSpec("vit", height=224, width=224, patch=112, dim=24, depth=1, heads=12, mlp=8, classes=0, gelu="erf",
+                     norm_eps=1e-12)  # fmt: skip
+    assert read(written(spec)[0], {"model_type": "vit"}).spec == spec
+
+
+@pytest.mark.parametrize("act", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"])
+def test_every_name_of_the_tanh_gelu(act: str) -> None:
+    tensors, config, _ = written()
+    assert read(tensors, config | {"hidden_act": act}).spec.gelu == "tanh"
+
+
+@pytest.mark.parametrize("size", [[16, 48], {"height": 16, "width": 48}])
+def test_height_comes_before_width(size: Any) -> None:
+    spec = SPEC.changed(height=16, width=48)
+    tensors, config, _ = written(spec)
+    assert config["image_size"] == [16, 48]
+    assert read(tensors, config | {"image_size": size, "patch_size": [8, 8]}).spec == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "relu"}, "says hidden_act 'relu'; vitctl has gelu, gelu_new, gelu_pytorch_tanh, gelu_fast"),
+        ({"hidden_act": "quick_gelu"}, "says hidden_act 'quick_gelu'"),
+        ({"hidden_act": ["gelu"]}, "says hidden_act"),
+        ({"hidden_act": 0}, "says hidden_act 0"),
+        ({"hidden_size": 64}, "disagree: it says hidden_size 64, not 32; take the config.json"),
+        ({"num_hidden_layers": 3, "intermediate_size": 1}, "num_hidden_layers 3, not 2, intermediate_size 1, not 48"),
+        ({"num_channels": 1}, "num_channels 1, not 3"),
+        ({"qkv_bias": False}, "qkv_bias False, not True"),
+        ({"patch_size": 16}, "patch_size 16, not 8"),
+        ({"patch_size": [8, 16]}, "patch_size"),
+        ({"head_dim": 16}, "head_dim 16, not 8"),
+        ({"num_labels": 6}, "num_labels 6, not 5"),
+        ({"num_attention_heads": 5}, "5 heads do not divide a width of 32"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0; it must be a whole number"),
+        ({"num_attention_heads": True}, "num_attention_heads True"),
+        ({"num_attention_heads": "4"}, "num_attention_heads '4'"),
+        ({"layer_norm_eps": "1e-6"}, "layer_norm_eps is '1e-6'; it must be a number"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
+        ({"layer_norm_eps": -1}, "norm_eps is -1.0; it must lie between 0 and 1"),
+        ({"image_size": 40}, "image_size 40x40, which has 26 positions"),
+        ({"image_size": 33}, "image_size 33x33; patches of 8 do not divide it"),
+        ({"image_size": [32]}, "it must be a number, or height and width"),
+        ({"image_size": [32, "32"]}, "image_size '32'; it must be a whole number"),
+        ({"image_size": {"height": 32}}, "image_size 'no width'"),
+        ({"model_type": "dinov2"}, "model_type 'dinov2'; only vit and vit_mae are read"),
+        ({"id2label": {"0": "cat"}}, "id2label has 1 name, classifier.weight numbers 0 to 4"),
+        ({"id2label": ["a", "b", "c", "d", "e"]}, "id2label is not an object"),
+        ({"id2label": {str(index): [index] for index in range(5)}}, "names that are no text"),
+        ({"id2label": {str(index + 1): "a" for index in range(5)}}, "numbers 0 to 4"),
+    ],
+)
+def test_a_config_that_does_not_fit(change: dict[str, Any], message: str) -> None:
+    tensors, config, _ = written()
+    with pytest.raises(WeightsError, match=f"^here: .*{re.escape(message)}") as caught:
+        read(tensors, config | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pooler_has_a_tanh() -> None:
+    tensors, config, _ = written(SPEC.changed(classes=0, hidden=32))
+    with pytest.raises(WeightsError, match="pooler_act 'gelu'"):
+        read(tensors, config | {"pooler_act": "gelu"})
+    with pytest.raises(WeightsError, match="pooler_output_size 31, not 32"):
+        read(tensors, config | {"pooler_output_size": 31})
+
+
+def test_a_classifier_has_no_pooler() -> None:
+    tensors, config, _ = written()
+    pooler = {"vit.pooler.dense.weight": torch.ones(32, 32), "vit.pooler.dense.bias": torch.ones(32)}
+    with pytest.raises(WeightsError, match=r"no use for 2 tensors \(vit\.pooler\.dense\.bias, vit\.pooler\.dense\.w"):
+        read(tensors | pooler, config)
+
+
+def test_a_classifier_that_is_missing_is_no_bare_model() -> None:
+    tensors, config, _ = written()
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
+    with pytest.raises(WeightsError, match=r"classifier\.weight and classifier\.bias are missing"):
+        read(tensors, config)
+    assert read(tensors, config | {"id2label": {}}).spec.classes == 0
+
+
+def test_up_to_five_names_are_told_and_more_are_counted() -> None:
+    tensors, config, _ = written()
+    gone = [name for name in sorted(tensors) if ".layer.1." in name]
+    with pytest.raises(WeightsError) as few:
+        read({name: tensor for name, tensor in tensors.items() if name not in gone[:5]}, config)
+    assert f"misses 5 tensors ({', '.join(gone[:5])})" in str(few.value)
+    with pytest.raises(WeightsError) as many:
+        read({name: tensor for name, tensor in tensors.items() if name not in gone[:6]}, config)
+    assert f"misses 6 tensors ({', '.join(gone[:5])}, ...)" in str(many.value)
+    with pytest.raises(WeightsError, match=r"has no use for 1 tensor \(vit\.odd name\)"):
+        read(tensors | {"vit.odd\nname": torch.ones(1)}, config)
+
+
+@pytest.mark.parametrize("name", sorted(written()[0]))
+def test_a_tensor_that_is_missing_or_malformed_is_named(name: str) -> None:
+    tensors, config, _ = written()
+    shape = tuple(tensors[name].shape)
+    with pytest.raises(WeightsError):
+        read({other: tensor for other, tensor in tensors.items() if other != name}, config)
+    for odd in (torch.ones(()), torch.ones(0), torch.ones(1, *shape), torch.ones((shape[0] + 1, *shape[1:]))):
+        with pytest.raises(WeightsError):
+            read(tensors | {name: odd}, config)
+        with pytest.raises(WeightsError):
+            read(tensors | {name: odd}, None)
+    with pytest.raises(WeightsError, match=r"holds torch\.int8"):
+        read(tensors | {name: torch.ones(shape, dtype=torch.int8)}, config)
+    with pytest.raises(WeightsError, match="is a list, not a tensor"):
+        read(tensors | {name: [1.0]}, config)  # type: ignore[arg-type]
+
+
+def test_layers_without_numbers_between_are_missed() -> None:
+    tensors, config, _ = written()
+    moved = {name.replace("layer.1.", "layer.1000000000."): tensor for name, tensor in tensors.items()}
+    with pytest.raises(WeightsError, match=r"misses 16 tensors \(vit\.encoder\.layer\.1\..*no use for 16 tensors"):
+        read(moved, config)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([4, 8, 32, "gelu"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps",
+    "image_size", "patch_size", "num_channels", "qkv_bias", "id2label", "model_type", "architectures", "pooler_act",
+    "pooler_output_size", "head_dim", "num_labels",
+)  # fmt: skip
+PREPROCESSING = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4),
+    st.dictionaries(st.sampled_from(PREPROCESSING), JSON, max_size=3),
+    st.booleans(),
+)
+def test_untrusted_json_is_read_or_refused(change: Any, preprocessing: Any, pooled: bool) -> None:
+    tensors, config, preprocessor = written(SPEC.changed(classes=0, hidden=32) if pooled else SPEC)
+    try:
+        weights = read(tensors, config | change, preprocessor | preprocessing)
+    except WeightsError as error:
+        assert "\n" not in str(error)
+    else:
+        assert weights.tensors.keys() == made(weights.spec).tensors.keys()
+
+
+@pytest.mark.parametrize("content", [[], "vit", 1])
+def test_json_that_is_no_object(content: Any) -> None:
+    tensors = written()[0]
+    with pytest.raises(WeightsError, match=r"here: config\.json holds a \w+, not an object"):
+        read(tensors, content)
+    with pytest.raises(WeightsError, match=r"here: preprocessor_config\.json holds a \w+, not an object"):
+        read(tensors, None, content)
+
+
+def normalised(preprocessor: dict[str, Any], spec: ModelSpec = SPEC) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    tensors, config, _ = written(spec)
+    about = read(tensors, config, preprocessor).about
+    return about.mean, about.std
+
+
+def test_mean_and_std_are_of_pixels_from_0_to_1() -> None:
+    values = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    assert normalised(values) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert normalised(values | {"rescale_factor": 1 / 255}) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert normalised({"image_mean": [51, 51, 51], "image_std": 25.5, "do_rescale": False}) == ((0.2,) * 3, (0.1,) * 3)
+    assert normalised({"do_normalize": False}) == ((0.0,) * 3, (1.0,) * 3)
+    assert normalised({"do_normalize": False, "rescale_factor": 1 / 127.5}) == ((0.0,) * 3, (0.5,) * 3)
+    assert normalised({"image_mean": [0.5] * 3}, SPEC.changed(channels=1)) == ((0.5,), (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "message"),
+    [
+        ({"image_mean": [0.1, 0.2]}, "says image_mean [0.1, 0.2], but the pictures have 3 channels"),
+        ({"image_mean": []}, "says image_mean []"),
+        ({"image_mean": "half"}, "image_mean is 'half'; it must be a number"),
+        ({"image_mean": [None, 0.5, 0.5]}, "image_mean is None"),
+        ({"image_std": [0.5, 0.5, 0.0]}, "image_std [0.5, 0.5, 0.0]; each must be above 0"),
+        ({"image_std": float("inf")}, "image_std is inf"),
+        ({"rescale_factor": 0}, "rescale_factor 0.0; it must be above 0"),
+        ({"rescale_factor": [1]}, "rescale_factor is [1]"),
+    ],
+)
+def test_a_normalisation_that_cannot_be(preprocessor: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=f"^here: .*{re.escape(message)}"):
+        normalised(preprocessor)
+
+
+def test_a_missing_normalisation_is_told() -> None:
+    tensors, config, _ = written()
+    assert "no image_mean in preprocessor_config.json: 0.5 is assumed" in read(tensors, config, {}).notes
+    assert read(tensors, config, None).about.std == (0.5,) * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"family": "hybrid"}, "its family (hybrid)"),
+        ({"family": "bit"}, "its family (bit)"),
+        ({"head": "gap"}, "head gap"),
+        ({"head": "map"}, "head map"),
+        ({"head": "gap", "class_token": True}, "head gap"),
+        ({"positions": "2d"}, "positions 2d"),
+        ({"positions": "none"}, "positions none"),
+        ({"positions": "relative", "added": "every"}, "positions relative, positions added to every"),
+        ({"added": "shared"}, "positions added to shared"),
+        ({"class_position": False}, "a class token without a position"),
+        ({"registers": 4, "layer_scale": True}, "4 registers, layer scale"),
+        ({"norm": "pooled"}, "a norm behind the pooling"),
+        ({"hidden": 16}, "a layer between pooling and classifier"),
+        ({"pad": True, "height": 33}, "padded pictures"),
+    ],
+)
+def test_what_hugging_face_has_no_place_for(change: dict[str, Any], message: str) -> None:
+    expected = f"vit: Hugging Face's ViT has no place for {message}; write .safetensors instead"
+    with pytest.raises(UsageError, match=re.escape(expected)):
+        hugging_face.write(replace(made(), spec=SPEC.changed(**change)))
+
+
+def test_fixed_positions_are_written_as_they_are() -> None:
+    tensors, config, preprocessor = hugging_face.write(replace(made(), spec=SPEC.changed(positions="sincos")))
+    assert same_bits(read(tensors, config, preprocessor).tensors, made().tensors)
+
+
+def test_weights_that_are_not_of_their_spec_are_not_written() -> None:
+    weights = made()
+    with pytest.raises(WeightsError, match=r"misses 1 tensor \(norm\.bias\) and has no use for 1 tensor \(odd\)"):
+        tensors = {name: tensor for name, tensor in weights.tensors.items() if name != "norm.bias"}
+        hugging_face.write(replace(weights, tensors=tensors | {"odd": torch.ones(1)}))
+    with pytest.raises(WeightsError, match=r"blocks\.0\.attn\.qkv\.bias is \[95\], but the rest makes it \[96\]"):
+        hugging_face.write(replace(weights, tensors=weights.tensors | {"blocks.0.attn.qkv.bias": torch.ones(95)}))
+
+
+def test_names_and_normalisation_must_fit_the_model() -> None:
+    with pytest.raises(UsageError, match="2 class names for 5 classes"):
+        written(class_names=("cat", "dog"))
+    with pytest.raises(UsageError, match="do not fit pictures of 3 channels"):
+        written(mean=(0.1, 0.2))
+    grey = made(SPEC.changed(channels=1), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert hugging_face.write(grey)[2]["image_mean"] == [0.5]
+
+
+def test_a_folder_is_written_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "model"
+    hugging_face.save(made(), folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "model.safetensors", "preprocessor_config.json"]  # fmt: skip
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    config, preprocessor = (
+        json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json")
+    )
+    back = read(load_file(folder / "model.safetensors"), config, preprocessor)
+    assert (back.spec, same_bits(back.tensors, made().tensors)) == (SPEC, True)
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    hugging_face.save(made(), tmp_path)  # empty
+    for place in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(OutputExists, match="is there and not an empty folder"):
+            hugging_face.save(made(), place)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        hugging_face.save(replace(made(), spec=SPEC.changed(registers=1)), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def opened(folder: Path) -> Weights:
+    """What lies in a folder of transformers."""
+    config = json.loads((folder / "config.json").read_text())
+    beside = folder / "preprocessor_config.json"
+    preprocessor = json.loads(beside.read_text()) if beside.exists() else None
+    return hugging_face.read(load_file(folder / "model.safetensors"), config, preprocessor, str(folder))
+
+
+def timm_answer(weights: Weights, pictures: torch.Tensor) -> torch.Tensor:
+    model = module(weights.spec)
+    model.load_state_dict(weights.tensors)
+    return model(pictures)  # type: ignore[no-any-return]
+
+
+def hf_config(library: Any, **options: Any) -> Any:
+    base = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 32,
+        "patch_size": 8, "encoder_stride": 8, "initializer_range": 0.5}  # fmt: skip
+    return library.ViTConfig(**(base | options))
+
+
+@pytest.fixture
+def transformers() -> Any:
+    library = pytest.importorskip("transformers")
+    library.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    return library
+
+
+def whole(loaded: tuple[Any, dict[str, Any]]) -> Any:
+    """A model for which from_pretrained missed nothing and had nothing over."""
+    model, told = loaded
+    assert not any(told.values()), told
+    return model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(SILENT)
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hidden_act": "gelu_new", "layer_norm_eps": 1e-6},
+        {"hidden_act": "gelu_fast"},
+        {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 0.01},
+        {"image_size": [16, 48], "id2label": {0: "cat", 1: "dog", 2: "ox"}, "label2id": {"cat": 0, "dog": 1, "ox": 2}},
+        {"qkv_bias": False, "num_channels": 1},
+    ],
+    ids=str,
+)
+def test_classifiers_of_transformers(transformers: Any, tmp_path: Path, options: dict[str, Any]) -> None:
+    config = hf_config(transformers, **({"num_labels": 5} | options if "id2label" not in options else options))
+    model = transformers.ViTForImageClassification(config).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    weights = opened(tmp_path / "theirs")
+    assert weights.spec.norm_eps == config.layer_norm_eps
+    assert weights.about.class_names == (("cat", "dog", "ox") if "id2label" in options else ())
+    pictures = torch.randn(3, weights.spec.channels, weights.spec.height, weights.spec.width)
+    logits = model(pictures).logits
+    assert logits.std() > 0.1
+    torch.testing.assert_close(timm_answer(weights, pictures), logits, rtol=0, atol=1e-5)
+    hugging_face.save(weights, tmp_path / "ours")
+    back = whole(transformers.ViTForImageClassification.from_pretrained(tmp_path / "ours", output_loading_info=True))
+    assert back.config.id2label == model.config.id2label
+    if options.get("hidden_act", "gelu") not in ("gelu_new", "gelu_fast"):  # those are written as gelu_pytorch_tanh
+        assert torch.equal(back(pictures).logits, logits)
+    torch.testing.assert_close(back(pictures).logits, logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(SILENT)
+@torch.no_grad()
+def test_a_state_dict_of_transformers(transformers: Any, tmp_path: Path) -> None:
+    """The names of the modules themselves, which are new since 5.10."""
+    model = transformers.ViTForImageClassification(hf_config(transformers, num_labels=5))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert same_bits(read(model.state_dict(), config).tensors, opened(tmp_path).tensors)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(SILENT)
+@torch.no_grad()
+def test_bare_models_of_transformers(transformers: Any, tmp_path: Path) -> None:
+    model = transformers.ViTModel(hf_config(transformers)).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    weights = opened(tmp_path / "theirs")
+    assert (weights.spec.hidden, weights.spec.classes) == (32, 0)
+    pictures = torch.randn(3, 3, 32, 32)
+    features = module(weights.spec.changed(hidden=0))
+    features.load_state_dict({name: value for name, value in weights.tensors.items() if "pre_logits" not in name})
+    pooler = nn.functional.linear(
+        features(pictures), weights.tensors["pre_logits.fc.weight"], weights.tensors["pre_logits.fc.bias"]
+    )
+    torch.testing.assert_close(pooler.tanh(), model(pictures).pooler_output, rtol=0, atol=1e-5)
+    hugging_face.save(weights, tmp_path / "ours")
+    back = whole(transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True))
+    assert type(back) is type(model)
+    assert torch.equal(back(pictures).pooler_output, model(pictures).pooler_output)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(SILENT)
+@torch.no_grad()
+def test_masked_models_of_transformers(transformers: Any, tmp_path: Path) -> None:
+    pictures = torch.randn(3, 3, 32, 32)
+    simmim = transformers.ViTForMaskedImageModeling(hf_config(transformers)).eval()
+    simmim.save_pretrained(tmp_path / "simmim")
+    weights = opened(tmp_path / "simmim")
+    assert set(weights.extra) == {"mask_token", "decoder.0.weight", "decoder.0.bias"}
+    torch.testing.assert_close(
+        timm_answer(weights, pictures), simmim.vit(pictures).last_hidden_state[:, 0], rtol=0, atol=1e-4
+    )
+    config = transformers.ViTMAEConfig(
+        **hf_config(transformers).to_dict() | {"model_type": "vit_mae", "mask_ratio": 0.0, "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 32}
+    )  # fmt: skip
+    mae = transformers.ViTMAEForPreTraining(config).eval()
+    mae.save_pretrained(tmp_path / "mae")
+    weights = opened(tmp_path / "mae")
+    assert all(name.startswith("decoder.") for name in weights.extra)
+    torch.testing.assert_close(
+        timm_answer(weights, pictures), mae.vit(pictures).last_hidden_state[:, 0], rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(SILENT)
+@torch.no_grad()
+def test_models_that_began_here(transformers: Any, tmp_path: Path) -> None:
+    """Every variant that can be written is loaded without a word; features alone have a pooler that is new."""
+    for index, (name, spec) in enumerate(VARIANTS.items()):
+        weights = made(spec)
+        hugging_face.save(weights, tmp_path / str(index))
+        kind = transformers.ViTForImageClassification if spec.classes else transformers.ViTModel
+        options = {} if spec.classes or spec.hidden else {"add_pooling_layer": False}
+        if spec.hidden not in (0, spec.dim) and "pooler_output_size" not in transformers.ViTConfig().to_dict():
+            continue
+        back = whole(kind.from_pretrained(tmp_path / str(index), output_loading_info=True, **options))
+        pictures = torch.randn(2, spec.channels, spec.height, spec.width)
+        if not spec.hidden:
+            answer = back(pictures).logits if spec.classes else back(pictures).last_hidden_state[:, 0]
+            mine = timm_answer(weights, pictures)
+            torch.testing.assert_close(answer, mine, rtol=0, atol=1e-5 * float(mine.abs().max()), msg=name)
+        processor = transformers.ViTImageProcessor.from_pretrained(tmp_path / str(index))
+        assert tuple(processor.image_mean) == weights.about.mean
+        assert dict(processor.size) == {"height": spec.height, "width": spec.width}

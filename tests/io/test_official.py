@@ -1,0 +1,157 @@
+"""Official npz files: what they say of themselves, and that nothing is lost on the way to our names and back."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.models import official_files
+from vitctl.config.model import ModelSpec, model_spec
+from vitctl.errors import UsageError, WeightsError
+from vitctl.io import official
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+VITS = [(layout, head) for layout, heads in official_files.VIT_LAYOUTS.items() for head in heads]
+
+
+def equal(one: Arrays, other: Arrays) -> bool:
+    return sorted(one) == sorted(other) and all(
+        one[name].dtype == other[name].dtype and one[name].tobytes() == other[name].tobytes()
+        and one[name].shape == other[name].shape for name in one
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "head"), VITS)
+@pytest.mark.parametrize("hidden", [0, 12])
+def test_vits_come_back_bit_for_bit(layout: str, head: str, hidden: int) -> None:
+    arrays = official_files.make_vit(layout, head, hidden)
+    assert equal(dict(official.write(official.read(arrays, "file.npz"))), arrays)
+
+
+@pytest.mark.parametrize("layers", [(), (1,), (2, 1)])
+def test_hybrids_come_back_bit_for_bit(layers: tuple[int, ...]) -> None:
+    arrays = official_files.make_hybrid(layers)
+    assert equal(dict(official.write(official.read(arrays, "file.npz"))), arrays)
+
+
+@pytest.mark.parametrize("layout", official_files.BIT_LAYOUTS)
+@pytest.mark.parametrize("layers", [(1, 1, 1, 1), (2, 1)])
+def test_bit_comes_back_bit_for_bit(layout: str, layers: tuple[int, ...]) -> None:
+    arrays = official_files.make_bit(layout, layers)
+    assert equal(dict(official.write(official.read(arrays, "file.npz"))), arrays)
+
+
+@given(
+    st.sampled_from(VITS), st.sampled_from([1, 2, 4]), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3),
+    st.integers(1, 4), st.integers(0, 3), st.integers(1, 4),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_sizes_come_back(
+    kind: tuple[str, str], heads: int, depth: int, patch: int, side: int, channels: int, hidden: int, classes: int
+) -> None:
+    layout, head = kind
+    arrays = official_files.make_vit(
+        layout, head, hidden=hidden, dim=8, depth=depth, heads=heads, mlp=6, patch=patch, grid=(side, side),
+        channels=channels, classes=classes,
+    )  # fmt: skip
+    weights = official.read(arrays, "file.npz")
+    spec = weights.spec
+    assert (spec.heads, spec.depth, spec.patch, spec.grid) == (heads, depth, patch, (side, side))
+    assert (spec.channels, spec.hidden, spec.classes, spec.head) == (channels, hidden, classes, head)
+    assert len(weights.about.mean) == channels
+    assert equal(dict(official.write(weights)), arrays)
+
+
+def test_numbers_of_known_models_get_their_names() -> None:
+    arrays = official_files.make_vit("original", dim=32, depth=1, heads=2, mlp=128, patch=16, grid=(14, 14), classes=9)
+    spec = official.read(arrays, "file.npz").spec
+    assert spec == model_spec("vit-mu/16", classes=9)
+    bit = official.read(official_files.make_bit("big_transfer", (3, 4, 6, 3), 1), "file.npz").spec
+    assert bit == model_spec("bit-r50x1", classes=5)
+
+
+@pytest.mark.parametrize("prefix", ["opt/target/", "params/img/", "params/"])
+def test_prefixes_are_found_and_the_rest_is_told(prefix: str) -> None:
+    plain = official_files.make_vit("original")
+    arrays = {prefix + name: array for name, array in plain.items()} | {"opt/state/step": np.ones(1, np.float32)}
+    weights = official.read(arrays, "file.npz")
+    assert any("opt/state/step" in note for note in weights.notes)
+    assert equal(dict(official.write(weights)), plain)
+
+
+def test_bfloat16_stored_as_void_is_read_and_written() -> None:
+    arrays = official_files.make_vit("big_vision")
+    half = {
+        name: torch.from_numpy(array).to(torch.bfloat16).view(torch.int16).numpy().view("V2")
+        for name, array in arrays.items()
+    }
+    weights = official.read(half, "file.npz")
+    assert {tensor.dtype for tensor in weights.tensors.values()} == {torch.bfloat16}
+    kernel = torch.from_numpy(arrays["params/embedding/kernel"]).permute(3, 2, 0, 1)
+    assert torch.equal(weights.tensors["patch_embed.proj.weight"], kernel.to(torch.bfloat16))
+    assert equal(dict(official.write(weights)), half)
+
+
+def test_old_norms_of_four_dimensions_are_read() -> None:
+    old, new = (official.read(official_files.make_hybrid((1,), old_norms=kind), "f").tensors for kind in (True, False))
+    assert all(torch.equal(old[name], new[name]) for name in new)
+
+
+def test_missing_and_unused_arrays_are_named() -> None:
+    arrays = official_files.make_vit("original")
+    del arrays["Transformer/encoder_norm/scale"]
+    arrays["Transformer/surprise"] = np.ones(3, np.float32)
+    with pytest.raises(WeightsError, match=r"misses 1 tensor \(Transformer/encoder_norm/scale\) and has no use for 1"):
+        official.read(arrays, "file.npz")
+    weights = official.read(arrays, "file.npz", allow_missing=True)
+    assert "norm.weight" not in weights.tensors
+    assert any("Transformer/surprise" in note for note in weights.notes)
+
+
+@pytest.mark.parametrize("gone", ["embedding/kernel", "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"])
+def test_without_what_tells_its_sizes_it_is_one_line(gone: str) -> None:
+    arrays = official_files.make_vit("original")
+    del arrays[gone]
+    with pytest.raises(WeightsError):
+        official.read(arrays, "file.npz")
+
+
+def test_a_head_of_zeros_is_told() -> None:
+    arrays = official_files.make_vit("original")
+    assert official.read(arrays, "f").notes == ()
+    arrays["head/kernel"][:] = 0
+    assert official.read(arrays, "f").notes == ("its head is all zeros: features only",)
+
+
+def test_a_file_without_positions_has_fixed_waves() -> None:
+    arrays = official_files.make_vit("big_vision", "gap", dim=16, patch=16, grid=(14, 14))
+    del arrays["params/pos_embedding"]
+    weights = official.read(arrays, "f")
+    assert weights.spec.positions == "sincos"
+    assert weights.spec.grid == (14, 14)
+    assert any("fixed waves" in note for note in weights.notes)
+
+
+def test_positions_that_are_no_square_are_one_line() -> None:
+    with pytest.raises(WeightsError, match="10 positions are no square grid"):
+        official.read(official_files.make_vit("original", "gap", grid=(2, 5)), "f")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"positions": "2d", "class_position": False}, "positions"),
+        ({"registers": 2}, "registers"),
+        ({"layer_scale": True}, "layer scale"),
+        ({"width": 448}, "14x28, not square"),
+        ({"head": "gap", "class_token": True}, "class token"),
+        ({"norm": "pooled"}, "norm"),
+    ],
+)
+def test_what_the_layout_has_no_place_for_is_refused(options: dict[str, Any], said: str) -> None:
+    spec: ModelSpec = model_spec("vit-mu/16", **options)
+    with pytest.raises(UsageError, match=said):
+        official.check_writable(spec)

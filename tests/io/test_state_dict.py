@@ -1,0 +1,176 @@
+"""State dicts of timm, DeiT III, MAE and DINOv2, as timm's own modules make them."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from vitctl.errors import UsageError, WeightsError
+from vitctl.io import state_dict, timm_folder
+from vitctl.io.recognise import open_weights
+from vitctl.io.weights import IMAGENET, Weights
+from vitctl.models.create import build, create_model, fill, named_tensors
+
+SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 5}
+
+
+def drawn(model: nn.Module) -> nn.Module:
+    """Every parameter another number, so that each matters."""
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.05)
+    return model.eval()
+
+
+def logits(weights: Weights, images: torch.Tensor) -> torch.Tensor:
+    model = build(weights.spec).eval()
+    fill(model, weights.tensors, "test")
+    with torch.no_grad():
+        return model(images)  # type: ignore[no-any-return]
+
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "cls": {},
+    "gap, norm after": {"global_pool": "avg", "class_token": False},
+    "gap beside a class token": {"global_pool": "avg"},
+    "registers": {"reg_tokens": 3, "no_embed_class": True},
+    "layer scale": {"init_values": 0.1},
+    "deit3": {"no_embed_class": True, "init_values": 1e-4},
+    "map": {"global_pool": "map", "class_token": False},
+    "no qkv bias": {"qkv_bias": False},
+    "grey": {"in_chans": 1},
+    "no head": {"num_classes": 0},
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_plain_vit_of_timm_computes_the_same(kind: str) -> None:
+    model = drawn(VisionTransformer(**SMALL | PLAIN[kind]))
+    weights = state_dict.read(dict(model.state_dict()), "file.pth")
+    images = torch.randn(2, weights.spec.channels, 32, 32)
+    with torch.no_grad():
+        expected = model(images)
+    torch.testing.assert_close(logits(weights, images), expected, rtol=1e-5, atol=1e-5)
+    assert "1 heads are assumed from the width of 64" in weights.notes
+    assert all(torch.equal(weights.tensors[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "resnetv2_50x1_bit"])
+def test_hybrids_and_bit_of_timm_compute_the_same(name: str) -> None:
+    model = drawn(timm.create_model(name, num_classes=3))
+    weights = state_dict.read(dict(model.state_dict()), "file.pth")
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(weights, images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_mae_keeps_its_decoder_apart(tmp_path: Path) -> None:
+    model = drawn(VisionTransformer(**SMALL | {"num_classes": 0}))
+    mae = dict(model.state_dict()) | {"mask_token": torch.ones(1, 1, 8), "decoder_embed.weight": torch.ones(8, 64)}
+    torch.save({"model": mae, "epoch": 3, "args": argparse.Namespace(lr=1e-3)}, tmp_path / "mae.pth")
+    weights = open_weights(tmp_path / "mae.pth")
+    assert sorted(weights.extra) == ["decoder_embed.weight", "mask_token"]
+    assert not any("decoder" in name or "mask" in name for name in weights.tensors)
+    assert (weights.about.mean, weights.about.std) == IMAGENET
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(weights, images), model(images))
+
+
+def test_dinov2_with_registers_has_the_class_position_in_its_token() -> None:
+    """DINOv2's forward, by hand: class token and patches get positions, then registers are put between."""
+    model = drawn(VisionTransformer(**SMALL | {"num_classes": 0, "init_values": 0.1}))
+    registers = torch.randn(1, 4, 64)
+    tensors = dict(model.state_dict()) | {"register_tokens": registers, "mask_token": torch.ones(1, 64)}
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        x = torch.cat([model.cls_token.expand(2, -1, -1), model.patch_embed(images)], 1) + model.pos_embed
+        x = torch.cat([x[:, :1], registers.expand(2, -1, -1), x[:, 1:]], 1)
+        expected = model.norm(model.blocks(x))[:, 0]
+    weights = state_dict.read(tensors, "dinov2.pth")
+    assert (weights.spec.registers, weights.spec.class_position) == (4, False)
+    torch.testing.assert_close(logits(weights, images), expected)
+
+
+def test_gammas_of_deit3_get_their_names() -> None:
+    model = VisionTransformer(**SMALL | {"init_values": 0.1})
+    old = {
+        name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for name, t in model.state_dict().items()
+    }
+    assert sorted(state_dict.read(old, "f").tensors) == sorted(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensors: {"state_dict": tensors},
+        lambda tensors: {"model": {"state_dict": tensors}, "optimizer": {}},
+        lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
+        lambda tensors: {"teacher": {f"backbone.{name}": tensor for name, tensor in tensors.items()}},
+        lambda tensors: {"state_dict_ema": tensors, "state_dict": {}},
+    ],
+)
+def test_checkpoints_are_unwrapped(wrap: Callable[[Any], Any]) -> None:
+    tensors = dict(VisionTransformer(**SMALL).state_dict())
+    assert sorted(state_dict.unwrapped(wrap(tensors), "f")) == sorted(tensors)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"qk_norm": True}, "norms of queries and keys"), ({"pre_norm": True}, "a norm before the first block")],
+)
+def test_other_models_are_refused_by_what_they_have(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(WeightsError, match=said):
+        state_dict.read(dict(VisionTransformer(**SMALL | options).state_dict()), "f")
+
+
+def test_what_cannot_be_told_is_one_line() -> None:
+    narrow = VisionTransformer(**SMALL | {"embed_dim": 40, "num_heads": 4})
+    with pytest.raises(WeightsError, match="how many heads share a width of 40"):
+        state_dict.read(dict(narrow.state_dict()), "f")
+    wide = VisionTransformer(**SMALL | {"img_size": (16, 40)})
+    with pytest.raises(WeightsError, match="11 positions are no square grid"):
+        state_dict.read(dict(wide.state_dict()), "f")
+
+
+FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cls": ("vit-mu/16", {}),
+    "wide": ("vit-mu/16", {"height": 32, "width": 96, "gelu": "erf"}),
+    "gap": ("vit-mu/16", {"head": "gap"}),
+    "map": ("vit-mu/16", {"head": "map"}),
+    "registers": ("vit-mu/16", {"registers": 2, "class_position": False, "layer_scale": True}),
+    "hybrid": ("r+vit-ti/16", {"numerics": "timm"}),
+    "bit": ("bit-r50x1", {"numerics": "timm"}),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_timm_reads_our_folders_and_we_read_them_back(kind: str, tmp_path: Path) -> None:
+    name, options = FOLDERS[kind]
+    ours = drawn(create_model(name, classes=3, **options))
+    spec = ours.spec
+    weights = Weights(spec, named_tensors(ours), state_dict.about_of({}, "", 3, False, []))
+    timm_folder.save(weights, tmp_path / "folder")
+    images = torch.randn(1, 3, spec.height, spec.width)
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(images), ours(images), rtol=1e-4, atol=1e-4)
+    back = open_weights(tmp_path / "folder")
+    assert back.spec == spec
+    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in theirs.state_dict().items())
+    assert sorted(back.tensors) == sorted(weights.tensors)
+
+
+def test_timm_has_no_place_for_some_things(tmp_path: Path) -> None:
+    for options in ({"positions": "2d", "class_position": False}, {"hidden": 8}, {"norm_eps": 1e-5}):
+        model = create_model("vit-mu/16", **options)
+        with pytest.raises(UsageError, match="timm's layout has no place for"):
+            timm_folder.save(Weights(model.spec, {}, state_dict.about_of({}, "", 3, False, [])), tmp_path / "f")
+    assert not (tmp_path / "f").exists()

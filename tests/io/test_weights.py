@@ -1,0 +1,80 @@
+"""Our file of weights: everything comes back, and damage is seen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vitctl.config.model import model_spec
+from vitctl.errors import WeightsError
+from vitctl.io.recognise import open_weights
+from vitctl.io.weights import About, Weights, differences, save_weights, settle
+
+
+def made(dtype: torch.dtype = torch.float32) -> Weights:
+    torch.manual_seed(0)
+    tensors = {"pos_embed": torch.randn(1, 13, 32, dtype=dtype), "head.weight": torch.randn(4, 32, dtype=dtype)}
+    spec = model_spec("vit-mu/16", height=48, width=64, classes=4, gelu="erf")
+    history = ({"step": "positions", "from": [14, 14], "to": [3, 4], "method": "official"},)
+    about = About("test", "somewhere", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("a", "b", "ü", "d"), history, {"seed": 3})
+    return Weights(spec, tensors, about, {"mask_token": torch.ones(1, 1, 32)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_everything_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    weights = made(dtype)
+    digest = save_weights(weights, tmp_path / "w.safetensors")
+    back = open_weights(tmp_path / "w.safetensors")
+    assert (back.spec, back.about, back.stated) == (weights.spec, weights.about, digest)
+    for one, other in ((back.tensors, weights.tensors), (back.extra, weights.extra)):
+        assert sorted(one) == sorted(other)
+        assert all(torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one)
+    assert back.digest() == digest
+
+
+def test_any_reader_of_safetensors_takes_the_tensors(tmp_path: Path) -> None:
+    save_weights(made(), tmp_path / "w.safetensors")
+    assert torch.equal(load_file(tmp_path / "w.safetensors")["pos_embed"], made().tensors["pos_embed"])
+
+
+def test_saved_twice_it_is_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_weights(made(), tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_the_digest_knows_numbers_names_and_spec() -> None:
+    weights = made()
+    other = {name: tensor.clone() for name, tensor in weights.tensors.items()}
+    other["head.weight"][0, 0] += 1e-6
+    renamed = {"pos_embed": weights.tensors["pos_embed"], "head.wight": weights.tensors["head.weight"]}
+    digests = [
+        weights.digest(),
+        replace(weights, tensors=other).digest(),
+        replace(weights, tensors=renamed).digest(),
+        replace(weights, spec=weights.spec.changed(gelu="tanh")).digest(),
+        replace(weights, extra={}).digest(),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert replace(weights, about=About("other")).digest() == weights.digest()
+
+
+def test_another_version_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(made(), path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"version":"1"', b'"version":"9"'))
+    with pytest.raises(WeightsError, match="is version 9 of our weights; this vitctl reads version 1"):
+        open_weights(path)
+
+
+def test_differences_are_named_and_counted() -> None:
+    assert differences([], []) == ""
+    assert differences(["b", "a"], []) == "misses 2 tensors (a, b)"
+    assert differences([], "abcdefg") == "has no use for 7 tensors (a, b, c, d, e, ...)"
+    assert settle("x", [], [], False) == ()
+    assert settle("x", ["a"], [], True) == ("the model misses 1 tensor (a)",)
+    with pytest.raises(WeightsError, match="x: the model misses 1 tensor"):
+        settle("x", ["a"], [], False)

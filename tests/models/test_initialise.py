@@ -1,0 +1,256 @@
+import itertools
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import nn
+
+from vitctl.config.model import ModelSpec
+from vitctl.models.create import build, create_model, named_tensors
+from vitctl.models.initialise import initialise
+
+D, MLP, PATCH, HIDDEN = 96, 200, 8, 80
+PLAIN: dict[str, Any] = {"height": 64, "width": 48, "patch": PATCH, "dim": D, "depth": 2, "heads": 4, "mlp": MLP}
+NO_TOKEN: dict[str, Any] = {"head": "gap", "class_token": False, "class_position": False}
+SPECS = {
+    "plain": ModelSpec("t", **PLAIN, classes=7, hidden=HIDDEN, registers=3),
+    "map": ModelSpec("t", **PLAIN | NO_TOKEN | {"head": "map"}, classes=7),
+    "2d": ModelSpec("t", **PLAIN, positions="2d", layer_scale=True),
+    "sincos": ModelSpec("t", **PLAIN, positions="sincos"),
+    "every": ModelSpec("t", **PLAIN, added="every"),
+    "relative": ModelSpec("t", **PLAIN, positions="relative", added="every"),
+    "axial": ModelSpec("t", "axial", **PLAIN | NO_TOKEN),
+    "stem": ModelSpec("t", "hybrid", **PLAIN | {"patch": 2, "width": 64}),
+    "hybrid": ModelSpec("t", "hybrid", **PLAIN | {"patch": 1, "width": 64}, layers=(1, 2)),
+    "bit": ModelSpec("t", "bit", layers=(1, 2), patch=1, **NO_TOKEN, positions="none", classes=7),
+}
+
+
+def begun(name: str, seed: int = 0, head_bias: float = 0.0) -> dict[str, torch.Tensor]:
+    """Tensors by name, after every number that may be learned was made unusable."""
+    model = build(SPECS[name])
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad and not is_scale(key):
+                parameter.fill_(math.nan)
+    initialise(model, SPECS[name], seed, head_bias)
+    return named_tensors(model)
+
+
+def is_scale(name: str) -> bool:
+    """Of a norm, or of layer scale."""
+    return re.search(r"norm\d?\.weight$|\.gamma$", name) is not None
+
+
+def check_uniform(value: torch.Tensor, bound: float) -> None:
+    numbers = value.flatten().double().numpy()
+    assert np.abs(numbers).max() <= bound * (1 + 1e-6)
+    assert scipy.stats.kstest(numbers, scipy.stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-3
+
+
+def check_normal(value: torch.Tensor, deviation: float) -> None:
+    assert scipy.stats.kstest(value.flatten().double().numpy(), scipy.stats.norm(0, deviation).cdf).pvalue > 1e-3
+
+
+def check_lecun(kernel: torch.Tensor) -> None:
+    """Flax's: a normal cut off at two deviations, of which 1 / fan-in is the variance after the cut."""
+    deviation = math.sqrt(1 / kernel[0].numel())
+    wide = deviation / scipy.stats.truncnorm(-2, 2).std()
+    numbers = kernel.flatten().double().numpy()
+    assert np.abs(numbers).max() <= 2 * wide * (1 + 1e-6)
+    assert scipy.stats.kstest(numbers, scipy.stats.truncnorm(-2, 2, scale=wide).cdf).pvalue > 1e-3
+    assert numbers.std() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_nothing_is_left_as_it_was(name: str) -> None:
+    assert [key for key, value in begun(name).items() if not value.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_no_two_tensors_are_drawn_alike(name: str) -> None:
+    drawn = {key: value for key, value in begun(name).items() if value.ndim > 1 and value.numel() > 99 and value.any()}
+    drawn = {key: value for key, value in drawn.items() if SPECS[name].positions != "sincos" or key != "pos_embed"}
+    assert len(drawn) > 8
+    for (one, first), (other, second) in itertools.combinations(drawn.items(), 2):
+        ranks = [value.flatten()[:100].argsort().tolist() for value in (first, second)]
+        assert ranks[0] != ranks[1], (one, other)
+
+
+@pytest.mark.parametrize("name", ["plain", "relative", "axial", "hybrid"])
+def test_queries_keys_and_values_have_xaviers_bound_each(name: str) -> None:
+    found = [value for key, value in begun(name).items() if key.endswith("attn.qkv.weight")]
+    assert len(found) == (4 if name == "axial" else 2)
+    own, fused = math.sqrt(6 / (2 * D)), math.sqrt(6 / (4 * D))
+    for weight in found:
+        assert weight.shape == (3 * D, D)
+        for part in weight.chunk(3):
+            check_uniform(part, own)
+            assert part.abs().max() > 1.3 * fused
+
+
+def test_other_matrices_have_xaviers_bound() -> None:
+    tensors = begun("plain")
+    for layer in range(2):
+        check_uniform(tensors[f"blocks.{layer}.attn.proj.weight"], math.sqrt(6 / (2 * D)))
+        for fc in ("fc1", "fc2"):
+            check_uniform(tensors[f"blocks.{layer}.mlp.{fc}.weight"], math.sqrt(6 / (D + MLP)))
+    check_uniform(tensors["pre_logits.fc.weight"], math.sqrt(6 / (D + HIDDEN)))
+
+
+def test_a_map_head_begins_as_big_visions() -> None:
+    tensors = begun("map")
+    for part in tensors["attn_pool.kv.weight"].chunk(2):
+        check_uniform(part, math.sqrt(6 / (2 * D)))
+        assert part.abs().max() > 1.1 * math.sqrt(6 / (3 * D))
+    for name in ("q", "proj"):
+        check_uniform(tensors[f"attn_pool.{name}.weight"], math.sqrt(6 / (2 * D)))
+    check_uniform(tensors["attn_pool.mlp.fc1.weight"], math.sqrt(6 / (D + MLP)))
+    check_normal(tensors["attn_pool.mlp.fc1.bias"], 1e-6)
+    check_uniform(tensors["attn_pool.latent"], math.sqrt(6 / (1 + D)))  # flax takes a probe for a matrix of one row
+
+
+@pytest.mark.parametrize("name", ["plain", "stem", "hybrid"])
+def test_the_kernel_of_the_patches_is_lecuns(name: str) -> None:
+    kernel = begun(name)["patch_embed.proj.weight"]
+    fan_in = {"plain": PATCH * PATCH * 3, "stem": 2 * 2 * 64, "hybrid": 512}[name]
+    assert kernel[0].numel() == fan_in
+    check_lecun(kernel)
+
+
+@pytest.mark.parametrize("name", ["stem", "hybrid", "bit"])
+def test_every_kernel_of_a_resnet_is_lecuns(name: str) -> None:
+    kernels = [value for key, value in begun(name).items() if value.ndim == 4 and not key.startswith("head")]
+    assert len(kernels) == {"stem": 2, "hybrid": 1 + 2 * 1 + 3 * 3 + 1, "bit": 1 + 2 * 1 + 3 * 3}[name]
+    for kernel in kernels:
+        check_lecun(kernel)
+
+
+def test_only_the_last_norm_of_a_hybrids_unit_begins_at_zero() -> None:
+    scales = {key: value for key, value in begun("hybrid").items() if re.search(r"backbone.*norm.*\.weight", key)}
+    last = {key for key in scales if key.endswith("norm3.weight")}
+    assert len(last) == 3
+    for key, value in scales.items():
+        assert torch.equal(value, torch.zeros_like(value) if key in last else torch.ones_like(value)), key
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_scales_are_ones_and_biases_zeros(name: str) -> None:
+    tensors = begun(name)
+    biases = [key for key in tensors if key.endswith(".bias")]
+    assert len(biases) > 5
+    for key in biases:
+        if re.search(r"mlp\.fc[12]\.bias", key):
+            assert tensors[key].abs().max() > 0
+        else:
+            assert not tensors[key].any(), key
+    for key, value in tensors.items():
+        if key.endswith(".gamma"):
+            assert torch.equal(value, torch.full_like(value, 1e-5))
+        elif is_scale(key) and not key.endswith("norm3.weight"):
+            assert torch.equal(value, torch.ones_like(value)), key
+
+
+def test_biases_of_an_mlp_are_tiny_but_not_zero() -> None:
+    tensors = begun("plain")
+    biases = torch.cat([tensors[f"blocks.{layer}.mlp.{fc}.bias"] for layer in (0, 1) for fc in ("fc1", "fc2")])
+    assert biases.numel() == 2 * (MLP + D)
+    check_normal(biases, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("plain", ["pos_embed"]),
+        ("2d", ["positions.x", "positions.y"]),
+        ("every", ["blocks.0.positions.embed", "blocks.1.positions.embed"]),
+        ("relative", ["blocks.0.attn.offsets.embed", "blocks.1.attn.offsets.embed"]),
+        ("axial", ["pos_embed"]),
+        ("hybrid", ["pos_embed"]),
+    ],
+)
+def test_positions_are_normal_with_a_deviation_of_a_fiftieth(name: str, tables: list[str]) -> None:
+    tensors = begun(name)
+    for table in tables:
+        check_normal(tensors[table], 0.02)
+
+
+def test_fixed_positions_are_left_alone() -> None:
+    assert torch.equal(begun("sincos")["pos_embed"], named_tensors(build(SPECS["sincos"]))["pos_embed"])
+
+
+def test_the_class_token_is_zero() -> None:
+    for name in ("plain", "2d", "every", "stem"):
+        assert not begun(name)["cls_token"].any()
+
+
+def test_registers_can_be_told_apart() -> None:
+    """Without positions, registers that begin alike have the same gradient for ever: they would stay one register."""
+    spec = ModelSpec("t", **PLAIN, registers=3, class_position=False)
+    registers = named_tensors(create_model(spec))["reg_token"][0]
+    for one, other in itertools.combinations(range(3), 2):
+        assert not torch.equal(registers[one], registers[other])
+    assert registers.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["plain", "map", "axial", "hybrid", "bit"])
+def test_the_head_is_zero_but_for_a_bias_that_was_asked_for(name: str) -> None:
+    place = "head.fc" if name == "bit" else "head"
+    for bias in (0.0, -10.0):
+        tensors = begun(name, head_bias=bias)
+        assert not tensors[f"{place}.weight"].any()
+        assert (tensors[f"{place}.bias"] == bias).all()
+    without = begun(name)
+    assert all(torch.equal(value, without[key]) for key, value in tensors.items() if not key.startswith("head"))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_only_the_seed_decides(name: str) -> None:
+    models = []
+    for seed, disturbance in ((3, 1), (3, 2), (4, 1)):
+        torch.manual_seed(disturbance)
+        torch.rand(disturbance)
+        models.append(begun(name, seed))
+    one, again, other = models
+    assert all(torch.equal(value, again[key]) for key, value in one.items())
+    assert sum(not torch.equal(value, other[key]) for key, value in one.items()) > 5
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_numbers_of_others_are_not_disturbed(name: str) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(5)
+    model = build(SPECS[name])
+    torch.manual_seed(11)
+    initialise(model, SPECS[name], 5)
+    assert torch.equal(torch.rand(5), expected)
+
+
+@pytest.mark.parametrize("name", ["plain", "hybrid", "bit"])
+def test_making_a_model_does_not_disturb_the_numbers_of_others(name: str) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(5)
+    torch.manual_seed(11)
+    create_model(SPECS[name], seed=5)
+    assert torch.equal(torch.rand(5), expected)
+
+
+def test_initialising_keeps_the_module_trainable() -> None:
+    model = build(SPECS["plain"])
+    places = {key: value.data_ptr() for key, value in model.named_parameters()}
+    initialise(model, SPECS["plain"])
+    for key, value in model.named_parameters():
+        assert value.requires_grad
+        assert value.is_leaf
+        assert value.data_ptr() == places[key]
+
+
+def test_shapes_without_numbers_are_passed_over() -> None:
+    with torch.device("meta"):
+        model: nn.Module = build(SPECS["plain"])
+    initialise(model, SPECS["plain"])
+    assert all(value.is_meta for value in model.parameters())

@@ -1,0 +1,286 @@
+import io
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vitctl.config.model import model_spec
+from vitctl.config.train import DECAYS, OPTIMISERS, OptimConfig
+from vitctl.models.create import build
+from vitctl.training.optimisers import clip, gradient_norm, groups, make_optimiser, set_lr
+
+SHARES = (0.25, 0.5, 1.0, 0.75, 0.5)
+SHAPES = {"weight": (40, 48), "bias": (48,), "conv": (33, 2, 2, 36), "small": (5, 6)}
+Array = np.ndarray[Any, Any]
+
+
+class Toy(nn.Module):
+    def __init__(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> None:
+        super().__init__()
+        random = np.random.default_rng(seed)
+        for name, shape in SHAPES.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(random.normal(size=shape), dtype=dtype)))
+
+    def learn(self, optimiser: torch.optim.Optimizer, lr: float, step: int, without: Sequence[str] = ()) -> None:
+        for number, (name, value) in enumerate(self.named_parameters()):
+            gradient = torch.tensor(gradient_at(step, number, value.shape), dtype=value.dtype)
+            value.grad = None if name in without else gradient
+        set_lr(optimiser, lr)
+        optimiser.step()
+
+
+def gradient_at(step: int, number: int, shape: tuple[int, ...]) -> Array:
+    return np.random.default_rng([step, number]).normal(size=shape) * (step + 1)
+
+
+def direction(config: OptimConfig, state: dict[str, Any], g: Array, t: int) -> Any:
+    """What the lr is multiplied with, said again."""
+    if config.name == "sgd":
+        state["m"] = config.momentum * state.get("m", 0) + g
+        return state["m"]
+    if config.name == "adam":
+        state["m"] = config.beta1 * state.get("m", 0) + (1 - config.beta1) * g
+        state["v"] = config.beta2 * state.get("v", 0) + (1 - config.beta2) * g**2
+        root = np.sqrt(state["v"] / (1 - config.beta2**t))
+        return state["m"] / (1 - config.beta1**t) / (root + config.eps)
+    keep = min(config.beta2, 1 - t**-0.8)
+    state["v"] = keep * state.get("v", 0) + (1 - keep) * (g**2 + 1e-30)  # means are linear: of the whole, or before
+    v, axes = state["v"], tuple(int(axis) for axis in np.argsort(g.shape, kind="stable")[-2:])
+    if g.ndim > 1 and g.shape[axes[0]] >= 32:
+        v = v.mean(axes[0], keepdims=True) * v.mean(axes[1], keepdims=True) / v.mean(axes, keepdims=True)
+    state["m"] = config.beta1 * state.get("m", 0) + (1 - config.beta1) * g / np.sqrt(v)
+    return state["m"]
+
+
+def restated(config: OptimConfig, weights: dict[str, Array]) -> dict[str, Array]:
+    states: dict[str, dict[str, Any]] = {name: {} for name in weights}
+    for step, share in enumerate(SHARES):
+        for number, (name, w) in enumerate(weights.items()):
+            wd, g = config.weight_decay * (w.ndim > 1), gradient_at(step, number, w.shape)
+            g = g + wd * w if config.decay == "l2" else g
+            off = {"lr": config.lr * share * wd, "fixed": share * wd, "l2": 0}[config.decay] * w
+            weights[name] = w - config.lr * share * direction(config, states[name], g, step + 1) - off
+    return weights
+
+
+def arrays(module: nn.Module) -> dict[str, Array]:
+    return {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
+
+
+def trained(config: OptimConfig, dtype: torch.dtype = torch.float64) -> dict[str, Array]:
+    toy = Toy(dtype)
+    optimiser = make_optimiser(toy, config, depth=12)
+    for step, share in enumerate(SHARES):
+        toy.learn(optimiser, config.lr * share, step)
+    return arrays(toy)
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_five_steps_are_those_of_the_formulas(name: Any, decay: Any) -> None:
+    config = OptimConfig(name, lr=0.01, beta2=0.6, weight_decay=0.1, decay=decay)  # 0.6 caps Adafactor
+    expected = restated(config, arrays(Toy()))
+    for key, found in trained(config).items():
+        np.testing.assert_allclose(found, expected[key], rtol=1e-9, atol=1e-12, err_msg=key)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_fixed_decay_is_that_of_adamw_over_the_peak(name: Any) -> None:
+    fixed = OptimConfig(name, lr=1e-3, weight_decay=1e-4, decay="fixed")
+    usual = replace(fixed, weight_decay=0.1, decay="lr")
+    for one, other in zip(trained(fixed).values(), trained(usual).values(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_a_layer_with_a_lower_lr_keeps_its_fixed_decay() -> None:
+    config = OptimConfig("sgd", lr=0.1, weight_decay=0.01, decay="fixed", layer_decay=0.5)
+    module = nn.ModuleDict({"patch_embed": nn.Linear(3, 4), "head": nn.Linear(3, 4)})
+    before = {name: value.detach().clone() for name, value in module.named_parameters()}
+    optimiser = make_optimiser(module, config, depth=2)
+    for value in module.parameters():
+        value.grad = torch.ones_like(value)
+    set_lr(optimiser, config.lr * 0.5)
+    optimiser.step()
+    for name, value in module.named_parameters():
+        scale, decay = 0.125 if "patch" in name else 1.0, 0.01 if "weight" in name else 0.0
+        torch.testing.assert_close(value.detach(), before[name] * (1 - 0.5 * decay) - 0.05 * scale)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_parameters_without_a_gradient_are_left_alone(name: Any) -> None:
+    config, toy, other = OptimConfig(name, weight_decay=0.1), Toy(), Toy()
+    optimiser, later = make_optimiser(toy, config, 12), make_optimiser(other, config, 12)
+    before = arrays(toy)
+    for step in range(2):
+        toy.learn(optimiser, 0.01, step, without=["conv", "bias"])
+    assert (arrays(toy)["conv"] == before["conv"]).all()
+    assert (arrays(toy)["bias"] == before["bias"]).all()
+    assert not (arrays(toy)["weight"] == before["weight"]).any()
+    toy.learn(optimiser, 0.01, 2)  # and begin when they have one, as if this were the first step
+    other.learn(later, 0.01, 2)
+    np.testing.assert_allclose(arrays(toy)["conv"], arrays(other)["conv"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_gradient_of_zeros_moves_nothing(name: Any) -> None:
+    toy = Toy(torch.float32)  # as behind a zero head, at the first step
+    optimiser = make_optimiser(toy, OptimConfig(name), 12)
+    for value in toy.parameters():
+        value.grad = torch.zeros_like(value)
+    before = arrays(toy)
+    optimiser.step()
+    assert all((value == before[key]).all() for key, value in arrays(toy).items())
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
+    config, toy = OptimConfig(name, weight_decay=0.1, decay=decay, layer_decay=0.9), Toy(torch.float32)
+    optimiser, file = make_optimiser(toy, config, 12), io.BytesIO()
+    for step in range(7):
+        if step == 3:
+            torch.save({"model": toy.state_dict(), "optim": optimiser.state_dict()}, file)
+        toy.learn(optimiser, 0.01 * step, step)
+    saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    assert all(torch.is_tensor(value) for state in saved["optim"]["state"].values() for value in state.values())
+    again = Toy(torch.float32, seed=1)
+    again.load_state_dict(saved["model"])
+    later = make_optimiser(again, config, 12)
+    later.load_state_dict(saved["optim"])
+    for step in range(3, 7):
+        again.learn(later, 0.01 * step, step)
+    for one, other in zip(arrays(toy).values(), arrays(again).values(), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_adafactor_keeps_rows_and_columns() -> None:
+    toy = Toy()
+    optimiser = make_optimiser(toy, OptimConfig("adafactor"), 12)
+    toy.learn(optimiser, 0.01, 0)
+    shapes = {name: tuple(value.shape) for name, value in optimiser.state[toy.get_parameter("conv")].items()}
+    assert shapes == {"step": (), "rows": (33, 2, 2, 1), "columns": (1, 2, 2, 36), "exp_avg": (33, 2, 2, 36)}
+    assert set(optimiser.state[toy.get_parameter("small")]) == {"step", "exp_avg_sq", "exp_avg"}
+
+
+def on_paper(name: str, **options: Any) -> nn.Module:
+    with torch.device("meta"):
+        return build(model_spec(name, **options))
+
+
+@pytest.mark.parametrize("name", ["vit-mu/16", "r26+vit-s/32", "bit-r50x1"])
+@pytest.mark.parametrize("layer_decay", [1.0, 0.75])
+def test_every_parameter_is_in_one_group(name: str, layer_decay: float) -> None:
+    model, config = on_paper(name), OptimConfig(weight_decay=0.1, layer_decay=layer_decay)
+    found = groups(model.named_parameters(), config, len(getattr(model, "blocks", ())))
+    names = [name for group in found for name in group["names"]]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    assert [id(value) for group in found for value in group["params"]] == [id(model.get_parameter(n)) for n in names]
+    kernels = {name for name, value in model.named_parameters() if name.endswith("weight") and value.ndim > 1}
+    assert {name for group in found if group["weight_decay"] for name in group["names"]} == kernels
+    everything = groups(model.named_parameters(), replace(config, decay_on="all"), 12)
+    assert all(group["weight_decay"] == 0.1 for group in everything)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"head": "map"}, {"registers": 4}, {"positions": "2d"}, {"positions": "2d", "added": "every"},
+     {"added": "shared"}, {"positions": "relative", "added": "every"}, {"positions": "sincos"}],
+)  # fmt: skip
+def test_tables_of_positions_and_tokens_are_not_decayed(options: dict[str, Any]) -> None:
+    model = on_paper("vit-mu/16", **options)
+    found = groups(model.named_parameters(), OptimConfig(weight_decay=0.1), 12)
+    decayed = {name for group in found if group["weight_decay"] for name in group["names"]}
+    assert all(name.endswith(".weight") for name in decayed)
+    assert decayed == {n for n, value in model.named_parameters() if n.endswith(".weight") and value.ndim > 1}
+    assert all(value.requires_grad for group in found for value in group["params"])
+
+
+def test_the_layers_are_those_of_mae() -> None:
+    model = on_paper("vit-ti/16", registers=4)
+    model.get_submodule("blocks.3").requires_grad_(False)
+    found = groups(model.named_parameters(), OptimConfig(layer_decay=0.65), 12)
+    scales = {name: group["scale"] for group in found for name in group["names"]}
+    assert not any(name.startswith("blocks.3.") for name in scales)
+    for name in ("cls_token", "pos_embed", "reg_token", "patch_embed.proj.weight", "patch_embed.proj.bias"):
+        assert scales[name] == pytest.approx(0.65**13)
+    for block in (0, 1, 2, 11):
+        assert scales[f"blocks.{block}.mlp.fc1.weight"] == pytest.approx(0.65 ** (12 - block))
+    for name in ("norm.weight", "head.weight", "head.bias"):
+        assert scales[name] == 1
+    optimiser = make_optimiser(model, OptimConfig(layer_decay=0.65), 12)
+    set_lr(optimiser, 0.5)
+    assert all(group["lr"] == 0.5 * group["scale"] for group in optimiser.param_groups)
+
+
+@pytest.mark.parametrize("most", [0.5, 1e6, math.inf])
+def test_clipping_is_that_of_optax(most: float) -> None:
+    toy = Toy(torch.float32)
+    for number, value in enumerate(toy.parameters()):
+        value.grad = torch.tensor(gradient_at(0, number, value.shape), dtype=torch.float32) if number else None
+    before = [value.grad.clone() for value in toy.parameters() if value.grad is not None]
+    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in before))
+    assert float(gradient_norm(toy.parameters())) == pytest.approx(norm, rel=1e-6)
+    found = clip(toy.parameters(), most)
+    assert found.shape == ()
+    assert float(found) == pytest.approx(norm, rel=1e-6)
+    after = [value.grad for value in toy.parameters() if value.grad is not None]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(other, one * (most / norm if norm > most else 1), rtol=1e-6, atol=0)
+        assert norm > most or torch.equal(one, other)
+    assert float(gradient_norm(toy.parameters())) == pytest.approx(min(norm, most), rel=1e-6)
+
+
+def test_clipping_nothing() -> None:
+    assert float(clip(Toy().parameters(), 1.0)) == 0
+
+
+TWO_RANKS = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from vitctl.config.train import OptimConfig
+from vitctl.training.optimisers import clip, make_optimiser, set_lr
+
+rank, store = int(sys.argv[1]), dist.FileStore(sys.argv[2], 2)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+pairs = [(name, decay) for name in ("adam", "sgd", "adafactor") for decay in ("lr", "l2")]
+for name, decay in pairs:
+    made = []
+    for cut in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(40, 48), nn.Tanh(), nn.Linear(48, 3))
+        model = fully_shard(model, mesh=mesh) if cut else model
+        optimiser = make_optimiser(model, OptimConfig(name, weight_decay=0.1, decay=decay), 0)
+        norms = []
+        for step in range(3):
+            model(torch.linspace(-1, 1, 80).view(2, 40)).sub(1).square().sum().backward()
+            norms.append(clip(model.parameters(), 0.5))
+            set_lr(optimiser, 0.01)
+            optimiser.step()
+            optimiser.zero_grad()
+        assert type(norms[0]) is torch.Tensor and norms[0].shape == ()
+        values = [value.detach().full_tensor() if cut else value.detach() for value in model.parameters()]
+        made.append([*values, *norms])
+    for one, other in zip(*made):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=f"{name} {decay}")
+dist.destroy_process_group()
+"""
+
+
+def test_parameters_in_parts_on_two_ranks_learn_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", TWO_RANKS]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE) for rank in (0, 1)
+    ]
+    told = [rank.communicate(timeout=120)[1].decode() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told

@@ -1,0 +1,74 @@
+from typing import Annotated
+
+import typer
+
+from vitctl.cli.options import From, Json, Overwrite, Quiet, Set
+from vitctl.cli.training import (
+    Batch,
+    Data,
+    Device,
+    Devices,
+    DryRun,
+    Epochs,
+    MicroBatch,
+    Out,
+    Parallel,
+    Precision,
+    Recipe,
+    Res,
+    ResumeRun,
+    Seed,
+    Steps,
+)
+
+
+def finetune(
+    source: From = None,
+    data: Data = None,
+    out: Out = None,
+    recipe: Recipe = None,
+    res: Res = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    micro_batch: MicroBatch = None,
+    lr: Annotated[
+        str | None,
+        typer.Option(metavar="LR[,LR...]", help="Several are tried on a part of the training data that is held out."),
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option(metavar="PART", help="backbone: all but the head; N: the stem and N blocks.")
+    ] = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    device: Device = None,
+    devices: Devices = None,
+    parallel: Parallel = None,
+    settings: Set = None,
+    resume: ResumeRun = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Transfer weights to other classes, and to a higher resolution.
+
+    The head is begun anew with zeros, positions are interpolated the official way.
+    Example: [bold]vitctl finetune --from weights.npz --data flowers/ --res 384 --lr 0.003,0.01,0.03[/bold]
+    """
+    from vitctl.cli.training import flags_of, launched, rates, show
+
+    if launched(devices):
+        return
+    from vitctl.cli.console import reporter
+    from vitctl.workflows.finetune import finetune as run
+
+    given = flags_of(
+        source=source, data=data, res=res, epochs=epochs, steps=steps, batch=batch, micro_batch=micro_batch,
+        freeze=freeze, seed=seed, precision=precision, device=device, parallel=parallel, **rates(lr),
+    )  # fmt: skip
+    result = run(
+        given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,
+        dry_run=dry_run,
+    )  # fmt: skip
+    show("finetune", result, json)

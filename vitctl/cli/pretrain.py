@@ -1,0 +1,72 @@
+from typing import Annotated
+
+import typer
+
+from vitctl.cli.options import Json, Overwrite, Quiet, Set
+from vitctl.cli.training import (
+    Batch,
+    Data,
+    Device,
+    Devices,
+    DryRun,
+    Epochs,
+    Lr,
+    MicroBatch,
+    Out,
+    Parallel,
+    Precision,
+    Recipe,
+    Res,
+    ResumeRun,
+    Seed,
+    Steps,
+)
+
+
+def pretrain(
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to train, else vit-b/16; vitctl models lists them.")
+    ] = None,
+    data: Data = None,
+    out: Out = None,
+    recipe: Recipe = None,
+    res: Res = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    micro_batch: MicroBatch = None,
+    lr: Lr = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    device: Device = None,
+    devices: Devices = None,
+    parallel: Parallel = None,
+    settings: Set = None,
+    resume: ResumeRun = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model from scratch, with labels.
+
+    Without --data: $VITCTL_DATA, ./data.h5, or the embedded digits. A recipe is chosen by model and data, and told.
+    Ctrl-C keeps what was done; --resume goes on in the same bytes.
+    Example: [bold]vitctl pretrain --model vit-s/16 --data photos/ --epochs 100[/bold]
+    """
+    from vitctl.cli.training import flags_of, launched, show
+
+    if launched(devices):
+        return
+    from vitctl.cli.console import reporter
+    from vitctl.workflows.pretrain import pretrain as run
+
+    given = flags_of(
+        model=model, data=data, res=res, epochs=epochs, steps=steps, batch=batch, micro_batch=micro_batch, lr=lr,
+        seed=seed, precision=precision, device=device, parallel=parallel,
+    )  # fmt: skip
+    result = run(
+        given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,
+        dry_run=dry_run,
+    )  # fmt: skip
+    show("pretrain", result, json)

@@ -1,0 +1,60 @@
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitctl.cli.options import Json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vitctl.workflows.recipes import RecipeRow
+
+
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One of them, to see all that it sets; or a part of a name.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the recipes for pretraining and fine-tuning: where they come from, and what they gave there.
+
+    Each is taken by --recipe NAME, and any of its settings is changed by --set.
+
+    Example: [bold]vitctl recipes paper/vit-b16-jft[/bold]
+    """
+    from vitctl.cli.console import emit
+    from vitctl.workflows.recipes import list_recipes
+
+    result = list_recipes(name)
+    rows = result.recipes
+    emit("recipes", result, json, in_full(rows[0]) if name and len(rows) == 1 else [overview(rows)])
+
+
+def overview(rows: "list[RecipeRow]") -> "Table":
+    from vitctl.cli.console import listing
+
+    columns = ["recipe", "purpose", "source", "expected"]
+    return listing("", columns, [[row.name, row.purpose, row.source, row.expected] for row in rows])
+
+
+def in_full(row: "RecipeRow") -> "list[Table]":
+    from vitctl.cli.console import facts
+
+    told = {
+        "recipe": row.name,
+        "purpose": row.purpose,
+        "model": row.model,
+        "source": row.source,
+        "expected": row.expected or "nothing is published",
+        "command": row.command,
+    }
+    return [facts(told), facts({name: as_set(value) for name, value in row.settings.items()})]
+
+
+def as_set(value: Any) -> str:
+    """As --set takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(as_set(each) for each in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,96 @@
+"""What the commands that train have in common: flags, several processes, the answer."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from vitctl.workflows.conclude import TrainResult
+
+Data = Annotated[
+    str | None, typer.Option(metavar="DATA", help="A patch file, digits, or any source that patchify takes.")
+]
+Out = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="The run directory; else runs/<date-time>-<command>-<model>.")
+]
+Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="Settings to begin with; vitctl recipes lists them.")]
+Res = Annotated[str | None, typer.Option(metavar="RES", help="224, or 192x256 for height x width.")]
+Epochs = Annotated[float | None, typer.Option(metavar="N", help="Rounds over the training data.")]
+Steps = Annotated[int | None, typer.Option(metavar="N", help="Updates, in place of epochs.")]
+Batch = Annotated[int | None, typer.Option(metavar="N", help="Pictures an update, over all devices.")]
+MicroBatch = Annotated[
+    str | None, typer.Option(metavar="N", help="Pictures computed at once on a device; auto takes what fits.")
+]
+Lr = Annotated[float | None, typer.Option(metavar="LR", help="The highest learning rate.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Of weights, order, augmentation and dropout.")]
+Precision = Annotated[
+    Literal["auto", "float32", "bf16"] | None, typer.Option(help="auto takes bf16 where the device has it.")
+]
+Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
+Devices = Annotated[
+    int | None, typer.Option(metavar="N", help="Processes on this machine, a device each; or use torchrun.")
+]
+Parallel = Annotated[
+    Literal["ddp", "fsdp"] | None, typer.Option(help="Whole copies on all devices, or parts of one (FSDP2).")
+]
+ResumeRun = Annotated[
+    str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run; auto: if there is one, else start.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Build everything, run one step, write nothing.")]
+
+
+def flags_of(**flags: Any) -> dict[str, Any]:
+    """Those that were given on the command line: a default is no wish."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def launched(devices: int | None) -> bool:
+    """Whether other processes did the work, one for each device."""
+    from vitctl.cli.launch import launch
+
+    return launch(devices)
+
+
+def show(command: str, result: "TrainResult", as_json: bool) -> None:
+    import os
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    from vitctl.cli.console import emit, facts
+
+    emit(command, result, as_json, [facts(rows(result))], run=result.run)
+
+
+def rows(result: "TrainResult") -> dict[str, str]:
+    from vitctl.reporting import duration
+
+    told = {
+        "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.parameters:,} parameters",
+        "data": f"{result.data}, {result.classes} classes, digest {result.data_digest[:12]}",
+        "trained": f"{result.steps:,} steps of {result.batch} ({result.epochs:.3g} epochs), recipe {result.recipe}",
+        "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, in {duration(result.elapsed_s)}",
+    }
+    if result.tried:
+        told["tried"] = ", ".join(f"lr {lr}: {score:.2%}" for lr, score in result.tried.items())
+    told["loss"] = f"{result.loss:.4f}"
+    if result.top1 is not None and result.best_top1 is not None:
+        told["val"] = f"top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.val_loss:.4f}"
+        told["best"] = f"top-1 {result.best_top1:.2%} at step {result.best_step:,}"
+    if result.weights:
+        told["weights"] = result.weights
+    return told
+
+
+def rates(text: str | None) -> dict[str, Any]:
+    """One lr, or a grid of them."""
+    from vitctl.errors import UsageError
+
+    if text is None:
+        return {}
+    values = []
+    for part in text.split(","):
+        try:
+            values.append(float(part))
+        except ValueError:
+            raise UsageError(f"--lr {text}: {part!r} is no number; write one, or several as 0.003,0.01") from None
+    return {"lr": values[0], "lrs": ()} if len(values) == 1 else {"lrs": tuple(values)}

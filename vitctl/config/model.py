@@ -1,0 +1,284 @@
+"""What a model is: one frozen dataclass that says everything, and the names that people use for it.
+
+    vit-b/16                 a Vision Transformer of Table 1, at any patch size
+    r50+vit-b/16, r+vit-ti/16    a hybrid: the feature map of a ResNet, cut into patches
+    axial-vit-b/16           row attention and MLP, then column attention and MLP (appendix D.6)
+    bit-r50x1                the ResNet baseline (BiT: group normalisation, standardised convolutions)
+    timm:NAME                any model of timm
+
+A spec holds every size itself, so what a name means may never change under weights that were saved with it.
+"""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vitctl.config.checks import at_least, fraction, one_of, require
+from vitctl.errors import ConfigError, did_you_mean
+from vitctl.patches import round_to
+
+
+@dataclass(frozen=True)
+class Size:
+    """A row of Table 1."""
+
+    dim: int
+    depth: int
+    heads: int
+    mlp: int
+
+
+SIZES = {
+    "mu": Size(32, 1, 2, 128),  # big_vision's, for tests
+    "ti": Size(192, 12, 3, 768),  # DeiT
+    "s": Size(384, 12, 6, 1536),  # DeiT
+    "b": Size(768, 12, 12, 3072),  # Table 1
+    "l": Size(1024, 24, 16, 4096),  # Table 1
+    "h": Size(1280, 32, 16, 5120),  # Table 1
+    "g": Size(1408, 40, 16, 6144),  # "Scaling Vision Transformers", Table 2
+    "gg": Size(1664, 48, 16, 8192),  # the same, G
+}
+
+CUTS = {  # (ResNet, reach of a token in pixels) -> blocks of each stage, patch on the feature map
+    ("r", 16): ((), 8),  # the stem alone, 8x8 patches of it: the official model says /16, and reaches 32 pixels
+    ("r26", 32): ((2, 2, 2, 2), 1),
+    ("r50", 16): ((3, 4, 9), 1),  # the paper's second way: stage 4 is dropped and its blocks go to stage 3
+    ("r50", 32): ((3, 4, 6, 3), 1),  # the first way: the output of stage 4
+}
+
+RESNETS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "r152": (3, 8, 36, 3), "r200": (3, 24, 36, 3)}  # BiT
+
+LISTED = (
+    "vit-mu/16", "vit-ti/16", "vit-s/32", "vit-s/16", "vit-b/32", "vit-b/16", "vit-b/8", "vit-l/32", "vit-l/16",
+    "vit-h/14", "vit-g/14", "vit-gg/14",
+    "r+vit-ti/16", "r26+vit-s/32", "r26+vit-b/32", "r50+vit-b/32", "r50+vit-b/16", "r50+vit-l/32", "r50+vit-l/16",
+    "axial-vit-b/32", "axial-vit-b/16",
+    "bit-r50x1", "bit-r50x2", "bit-r101x1", "bit-r152x1", "bit-r152x2", "bit-r200x3",
+)  # fmt: skip
+
+EXAFLOPS = {  # Table 6: pretraining on JFT for 7 epochs, or for those in brackets
+    "vit-b/32": "55", "vit-b/16": "224", "vit-l/32": "196", "vit-l/16": "783; 1567 (14)", "vit-h/14": "4262 (14)",
+    "bit-r50x1": "50", "bit-r50x2": "199", "bit-r101x1": "96", "bit-r152x1": "141", "bit-r152x2": "563; 1126 (14)",
+    "bit-r200x3": "3306 (14)", "r50+vit-b/32": "106", "r50+vit-b/16": "274", "r50+vit-l/32": "246",
+    "r50+vit-l/16": "859; 1668 (14)",
+}  # fmt: skip
+
+FAMILIES = ("vit", "hybrid", "axial", "bit", "timm")
+HEADS = ("cls", "gap", "map")
+POSITIONS = ("none", "1d", "2d", "relative", "sincos", "sincos-mae")
+ADDED = ("stem", "every", "shared")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    name: str
+    family: Literal["vit", "hybrid", "axial", "bit", "timm"] = "vit"
+    height: int = 224
+    width: int = 224
+    channels: int = 3
+    classes: int = 1000  # 0: features only
+    patch: int = 16  # of the picture; of the feature map in a hybrid
+    dim: int = 768  # D
+    depth: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    layers: tuple[int, ...] = ()  # blocks of each ResNet stage
+    factor: int = 1  # width of a BiT ResNet
+    head: Literal["cls", "gap", "map"] = "cls"
+    class_token: bool = True
+    class_position: bool = True  # the class token has a position too: in the paper's code, not in big_vision's
+    registers: int = 0
+    hidden: int = 0  # width of the pre-logits layer (a dense layer and tanh) that pretraining puts before the head
+    positions: Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"] = "1d"
+    added: Literal["stem", "every", "shared"] = "stem"  # before the first block; before each; the same before each
+    norm: Literal["tokens", "pooled"] = "tokens"  # what the last norm is applied to: before pooling, or after it
+    layer_scale: bool = False  # DINOv2's and DeiT III's
+    qkv_bias: bool = True
+    gelu: Literal["tanh", "erf"] = "tanh"  # the official code's is tanh, timm's erf
+    norm_eps: float = 1e-6
+    numerics: Literal["official", "timm"] = "official"  # of the ResNet part of a hybrid
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    pad: bool = False  # pictures that patches do not divide are padded below and on the right
+
+    def __post_init__(self) -> None:
+        for name, options in (
+            ("family", FAMILIES),
+            ("head", HEADS),
+            ("positions", POSITIONS),
+            ("added", ADDED),
+            ("norm", ("tokens", "pooled")),
+            ("gelu", ("tanh", "erf")),
+            ("numerics", ("official", "timm")),
+        ):
+            one_of(name, getattr(self, name), options)
+        for name in ("height", "width", "channels", "patch", "dim", "depth", "heads", "mlp", "factor"):
+            at_least(name, getattr(self, name), 1)
+        for name in ("classes", "registers", "hidden"):
+            at_least(name, getattr(self, name), 0)
+        require(all(blocks >= 1 for blocks in self.layers), f"layers are {self.layers}; a stage has at least one block")
+        require(0 < self.norm_eps < 1, f"norm_eps is {self.norm_eps}; it must lie between 0 and 1")
+        fraction("dropout", self.dropout)
+        fraction("drop_path", self.drop_path)
+        if self.family in ("vit", "hybrid", "axial"):
+            self.check_transformer()
+
+    def check_transformer(self) -> None:
+        require(self.dim % self.heads == 0, f"{self.name}: {self.heads} heads do not divide a width of {self.dim}")
+        require(self.head != "cls" or self.class_token, f"{self.name}: head cls needs the class token; take gap or map")
+        require(
+            self.positions != "relative" or self.added != "stem",
+            f"{self.name}: relative positions act in every layer; set added to every, or to shared for one table",
+        )
+        require(
+            self.added == "stem" or self.positions != "none",
+            f"{self.name}: positions none cannot be added anywhere; leave added at stem",
+        )
+        divisor = {"2d": 2, "sincos": 4, "sincos-mae": 4}.get(self.positions, 1)
+        require(self.dim % divisor == 0, f"{self.name}: {self.positions} positions need a width that {divisor} divides")
+        if self.family == "axial":
+            require(
+                not self.class_token and not self.registers and self.positions != "relative",
+                f"{self.name}: rows and columns have no place for a class token, registers or relative positions; "
+                "set head to gap or map",
+            )
+        self.check_size()
+
+    def check_size(self) -> None:
+        """Tokens must cover the picture: padded, or the nearest sizes are named."""
+        reach, size = self.reach, f"{self.height}x{self.width}"
+        require(
+            min(self.height, self.width) >= reach,
+            f"{self.name}: a patch of {reach}x{reach} is larger than a picture of {size}",
+        )
+        if not self.pad and (self.height % reach or self.width % reach):
+            near = dict.fromkeys(
+                f"{round_to(self.height, reach, up)}x{round_to(self.width, reach, up)}" for up in (False, True)
+            )
+            raise ConfigError(
+                f"{self.name}: patches of {reach} do not divide a picture of {size}; the nearest are "
+                f"{' and '.join(near)}, or set pad to true"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the ResNet's feature map; 1 where there is none."""
+        if self.family not in ("hybrid", "bit"):
+            return 1
+        return int(4 * 2 ** max(0, len(self.layers) - 1))
+
+    @property
+    def reach(self) -> int:
+        """Pixels a token covers, each way."""
+        return self.patch * self.stride
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens in a column and in a row."""
+        return math.ceil(self.height / self.reach), math.ceil(self.width / self.reach)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before those of the patches."""
+        return int(self.class_token) + self.registers
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1] + self.prefix
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of a table with one position a token; registers have none unless the class token has one."""
+        return self.grid[0] * self.grid[1] + (self.prefix if self.class_position else 0)
+
+    def changed(self, **options: Any) -> "ModelSpec":
+        """A copy with these fields; a head without a class token drops the token, and the other way round."""
+        is_new = options.get("head", self.head) != self.head
+        if is_new and "class_token" not in options and self.family != "bit":
+            token = options["head"] == "cls"
+            options |= {"class_token": token, "class_position": token}
+        return dataclasses.replace(self, **options)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "ModelSpec":
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        require(not unknown, f"this spec is of a newer version: it has {', '.join(unknown)}")
+        try:
+            return cls(**(fields | {"layers": tuple(fields.get("layers", ()))}))
+        except TypeError as error:
+            raise ConfigError(f"this is not the spec of a model: {error}") from error
+
+
+def model_spec(name: str, **options: Any) -> ModelSpec:
+    """The spec that a name means, with other fields as given: `model_spec("vit-b/16", height=384, width=384)`."""
+    if name.startswith("timm:"):
+        require(len(name) > 5, "timm: wants a model's name behind it, as in timm:vit_base_patch16_224")
+        return ModelSpec(name, "timm").changed(**options)
+    text = name.strip().lower()
+    for pattern, read in (
+        (r"vit-([a-z]+)/(\d{1,3})", read_vit),
+        (r"axial-vit-([a-z]+)/(\d{1,3})", read_axial),
+        (r"(r\d*)\+vit-([a-z]+)/(\d{1,3})", read_hybrid),
+        (r"bit-(r\d+)x(\d)", read_bit),
+    ):
+        match = re.fullmatch(pattern, text)
+        if match:
+            return ModelSpec(text, **(read(*match.groups()) | fitting(options)))
+    raise ConfigError(f"model {name!r} is unknown; {did_you_mean(text, LISTED)}; vitctl models lists them")
+
+
+def fitting(options: dict[str, Any]) -> dict[str, Any]:
+    """What follows from the fields that are given: a head other than cls does without the class token."""
+    if options.get("head") in ("gap", "map") and "class_token" not in options:
+        options = {"class_token": False, "class_position": False} | options
+    return options
+
+
+def read_vit(size: str, patch: str, front: str = "") -> dict[str, Any]:
+    row, name = SIZES.get(size), f"{front}vit-{size}/{patch}"
+    require(row is not None, f"{name}: size {size!r} is unknown; {did_you_mean(size, SIZES)}")
+    require(int(patch) >= 1, f"{name}: a patch has at least one pixel")
+    return {"family": "vit", "patch": int(patch), **vars(row)}
+
+
+def read_axial(size: str, patch: str) -> dict[str, Any]:
+    """Where the class token would stand is not in the paper: ours averages over the patches."""
+    return read_vit(size, patch, "axial-") | {
+        "family": "axial", "head": "gap", "class_token": False, "class_position": False}  # fmt: skip
+
+
+def read_hybrid(resnet: str, size: str, reach: str) -> dict[str, Any]:
+    cut = CUTS.get((resnet, int(reach)))
+    known = ", ".join(f"{name}+vit-{size}/{number}" for name, number in CUTS)
+    require(cut is not None, f"{resnet}+vit-{size}/{reach}: no such hybrid; known: {known}")
+    assert cut is not None
+    return read_vit(size, reach, f"{resnet}+") | {"family": "hybrid", "layers": cut[0], "patch": cut[1]}
+
+
+def read_bit(resnet: str, factor: str) -> dict[str, Any]:
+    layers = RESNETS.get(resnet)
+    require(layers is not None, f"bit-{resnet}x{factor}: {resnet} is unknown; {did_you_mean(resnet, RESNETS)}")
+    require(int(factor) >= 1, f"bit-{resnet}x{factor}: the factor is at least 1")
+    return {
+        "family": "bit", "layers": layers, "factor": int(factor), "patch": 1, "head": "gap", "class_token": False,
+        "class_position": False, "positions": "none"}  # fmt: skip
+
+
+def name_of(family: str, size: Size, patch: int, layers: tuple[int, ...] = (), factor: int = 1) -> str:
+    """The name that people would say for these numbers; a plain "vit" where no table has them."""
+    if family == "bit":
+        letters = next((name for name, row in RESNETS.items() if row == layers), "r")
+        return f"bit-{letters}x{factor}"
+    letter = next((name for name, row in SIZES.items() if row == size), None)
+    if letter is None:
+        return "vit"
+    if family == "hybrid":
+        known = (f"{name}+vit-{letter}/{reach}" for (name, reach), cut in CUTS.items() if cut == (layers, patch))
+        return next(known, "hybrid")
+    return f"vit-{letter}/{patch}"

@@ -1,0 +1,41 @@
+"""Values out of JSON and tensors, checked one by one."""
+
+import reprlib
+from typing import Any
+
+import torch
+
+from vitctl.errors import WeightsError
+
+Config = dict[str, Any]
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def shown(value: Any) -> str:
+    return reprlib.repr(value)
+
+
+def whole(name: str, value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise WeightsError(f"config.json says {name} {shown(value)}; it must be a whole number from 1")
+    return value
+
+
+def number(config: Config, name: str, default: float) -> float:
+    value = config.get(name)
+    return default if value is None else real(name, value)
+
+
+def real(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e6:
+        raise WeightsError(f"{name} is {shown(value)}; it must be a number")
+    return float(value)
+
+
+def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise WeightsError(f"{name} is {list(tensor.shape)}, but the rest makes it {list(shape)}; save it anew")
+    if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+        raise WeightsError(f"{name} holds {tensor.dtype}, {tensor.layout}; save it as float32, float16 or bfloat16")

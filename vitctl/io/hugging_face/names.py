@@ -1,0 +1,87 @@
+"""Our names and theirs: one table, which reading and writing go through."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from vitctl.config.model import ModelSpec
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a file calls the parts of a layer."""
+
+    layers: str
+    attention: tuple[str, str, str]  # query, key, value: one tensor in timm
+    output: str
+    fc1: str
+    fc2: str
+    prefix: str = ""  # "vit." where the model lies under a head
+
+
+CLASSIC = Naming(
+    "encoder.layer",
+    ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+RENAMED = Naming(
+    "layers", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.o_proj", "mlp.fc1", "mlp.fc2"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    ours: str
+    theirs: tuple[str, ...]  # several are put together along the first axis of ours
+    shape: tuple[int, ...]  # of each of theirs
+
+
+def rows(spec: ModelSpec, naming: Naming) -> Iterator[Row]:
+    """Every tensor of the model; reading and writing go through this one table."""
+    dim, root = spec.dim, naming.prefix
+    yield Row("cls_token", (f"{root}embeddings.cls_token",), (1, 1, dim))
+    yield Row("pos_embed", (f"{root}embeddings.position_embeddings",), (1, spec.tokens, dim))
+    kernel = (dim, spec.channels, spec.patch, spec.patch)
+    yield from affine("patch_embed.proj", (f"{root}embeddings.patch_embeddings.projection",), kernel)
+    for index in range(spec.depth):
+        yield from block_rows(spec, naming, index)
+    yield from affine("norm", (f"{root}layernorm",), (dim,))
+    if spec.hidden:
+        yield from affine("pre_logits.fc", (f"{root}pooler.dense",), (spec.hidden, dim))
+    if spec.classes:
+        yield from affine("head", ("classifier",), (spec.classes, dim))
+
+
+def block_rows(spec: ModelSpec, naming: Naming, index: int) -> Iterator[Row]:
+    here, there = f"blocks.{index}", f"{naming.prefix}{naming.layers}.{index}"
+    dim, mlp = spec.dim, spec.mlp
+    yield from affine(f"{here}.norm1", (f"{there}.layernorm_before",), (dim,))
+    parts = tuple(f"{there}.{part}" for part in naming.attention)
+    yield from affine(f"{here}.attn.qkv", parts, (dim, dim), spec.qkv_bias)
+    yield from affine(f"{here}.attn.proj", (f"{there}.{naming.output}",), (dim, dim))
+    yield from affine(f"{here}.norm2", (f"{there}.layernorm_after",), (dim,))
+    yield from affine(f"{here}.mlp.fc1", (f"{there}.{naming.fc1}",), (mlp, dim))
+    yield from affine(f"{here}.mlp.fc2", (f"{there}.{naming.fc2}",), (dim, mlp))
+
+
+def affine(ours: str, theirs: tuple[str, ...], shape: tuple[int, ...], bias: bool = True) -> Iterator[Row]:
+    """A weight, and a bias as long as the weight's first axis."""
+    yield Row(f"{ours}.weight", tuple(f"{name}.weight" for name in theirs), shape)
+    if bias:
+        yield Row(f"{ours}.bias", tuple(f"{name}.bias" for name in theirs), shape[:1])
+
+
+def looks_like(names: Iterable[str]) -> bool:
+    """Whether embeddings and layers are named as in Hugging Face's ViT."""
+    known = list(names)
+    embeddings = r"(vit\.)?embeddings\.(cls_token|position_embeddings|patch_embeddings\.projection\.\w+)"
+    layer = r"(vit\.)?(encoder\.layer|layers)\.\d+\.layernorm_(before|after)\.\w+"
+    return all(any(re.fullmatch(pattern, name) for name in known) for pattern in (embeddings, layer))
+
+
+def naming_of(names: Iterable[str]) -> Naming:
+    known = list(names)
+    style = RENAMED if any(re.match(r"(vit\.)?layers\.\d+\.", name) for name in known) else CLASSIC
+    return replace(style, prefix="vit." if any(name.startswith("vit.") for name in known) else "")

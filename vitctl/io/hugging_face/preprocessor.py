@@ -1,0 +1,74 @@
+"""preprocessor_config.json: the normalisation, there and back."""
+
+import math
+from collections.abc import Sequence
+
+from vitctl.errors import UsageError, WeightsError
+from vitctl.io.hugging_face.checks import Config, number, real, shown
+from vitctl.io.weights import Weights
+from vitctl.reporting import counted
+
+
+def normalisation(
+    preprocessor: Config | None, channels: int, notes: list[str]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of pixels that lie between 0 and 1, whatever range the file states them for."""
+    if preprocessor is None:
+        notes.append("no preprocessor_config.json: mean and std of 0.5 are assumed")
+        return (0.5,) * channels, (0.5,) * channels
+    factor = number(preprocessor, "rescale_factor", 1 / 255)
+    reach = 255.0 if preprocessor.get("do_rescale") is False else 255 * factor  # of a white pixel before mean and std
+    if not reach > 0:
+        raise WeightsError(f"preprocessor_config.json says rescale_factor {factor}; it must be above 0")
+    if preprocessor.get("do_normalize") is False:
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    else:
+        mean, std = (stated(preprocessor, name, channels, notes) for name in ("image_mean", "image_std"))
+    if not min(std) > 0:
+        raise WeightsError(f"preprocessor_config.json says image_std {list(std)}; each must be above 0")
+    if math.isclose(reach, 1.0):
+        return mean, std
+    return tuple(value / reach for value in mean), tuple(value / reach for value in std)
+
+
+def stated(preprocessor: Config, name: str, channels: int, notes: list[str]) -> tuple[float, ...]:
+    value = preprocessor.get(name)
+    if value is None:
+        notes.append(f"no {name} in preprocessor_config.json: 0.5 is assumed")
+        return (0.5,) * channels
+    numbers = tuple(real(name, each) for each in (value if isinstance(value, list | tuple) else [value]))
+    fitting = one_each(numbers, channels)
+    if fitting is None:
+        raise WeightsError(
+            f"preprocessor_config.json says {name} {shown(value)}, but the pictures have "
+            f"{counted(channels, 'channel')}; take the file that was saved with these tensors"
+        )
+    return fitting
+
+
+def one_each(values: Sequence[float], channels: int) -> tuple[float, ...] | None:
+    """One value a channel; several that are all the same do for any number of channels."""
+    if len(values) == channels:
+        return tuple(values)
+    return (values[0],) * channels if len(set(values)) == 1 else None
+
+
+def preprocessor_of(weights: Weights) -> Config:
+    spec, about = weights.spec, weights.about
+    mean, std = one_each(about.mean, spec.channels), one_each(about.std, spec.channels)
+    if mean is None or std is None:
+        raise UsageError(
+            f"{spec.name}: mean {list(about.mean)} and std {list(about.std)} do not fit pictures of "
+            f"{counted(spec.channels, 'channel')}; Hugging Face wants one each"
+        )
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": spec.height, "width": spec.width},
+        "resample": 2,  # bilinear, as Hugging Face has it for ViT
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }

@@ -1,0 +1,133 @@
+"""A checkpoint of Hugging Face's to our names, once all of it is understood."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from vitctl.config.model import ModelSpec, Size, name_of
+from vitctl.errors import ConfigError, WeightsError
+from vitctl.io.hugging_face.checks import Config, check_tensor, shown
+from vitctl.io.hugging_face.config import EPS, assumed, class_names, configured
+from vitctl.io.hugging_face.names import Naming, Row, naming_of, rows
+from vitctl.io.hugging_face.preprocessor import normalisation
+from vitctl.io.weights import About, Tensors, Weights, differences, zero_head_note
+from vitctl.reporting import counted
+
+TYPES = ("vit", "vit_mae")  # of model: MAE's encoder is a plain one
+
+
+def read(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
+    """Weights from the tensors of a checkpoint and the two JSON files that may lie beside it."""
+    try:
+        return understood(tensors, config, preprocessor, source)
+    except (ConfigError, WeightsError) as error:
+        raise WeightsError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+def understood(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
+    check_types(tensors, config, preprocessor)
+    naming, notes = naming_of(tensors), list[str]()
+    own, extra = apart(tensors, naming, notes)
+    spec = spec_of(own, naming, config, notes)
+    found = gathered(own, list(rows(spec, naming)))
+    mean, std = normalisation(preprocessor, spec.channels, notes)
+    about = About("Hugging Face ViT", source, mean, std, class_names(config or {}, spec.classes))
+    return Weights(spec, found, about, extra, tuple(notes)).with_notes(zero_head_note(found))
+
+
+def check_types(tensors: Any, config: Any, preprocessor: Any) -> None:
+    """What comes out of JSON or of a pickle may be anything."""
+    for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
+        if content is not None and not isinstance(content, dict):
+            raise WeightsError(f"{name} holds a {type(content).__name__}, not an object; save it anew")
+    for name, value in tensors.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(f"{name} is a {type(value).__name__}, not a tensor; save the state dict alone")
+    kind = (config or {}).get("model_type")
+    if kind not in (None, *TYPES):
+        raise WeightsError(f"config.json says model_type {shown(kind)}; only {' and '.join(TYPES)} are read")
+
+
+def apart(tensors: Tensors, naming: Naming, notes: list[str]) -> tuple[Tensors, Tensors]:
+    """The encoder with its head, and what belongs to masked pretraining."""
+    root = naming.prefix
+    own, extra = dict(tensors), {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
+    for name in extra:
+        del own[name]
+    mask, places = f"{root}embeddings.mask_token", f"{root}embeddings.position_ids"
+    if mask in own:
+        extra["mask_token"] = own.pop(mask)
+    if extra:
+        names = ", ".join(sorted(extra)[:3])
+        notes.append(f"{counted(len(extra), 'tensor')} of masked pretraining kept apart ({names})")
+    if own.pop(places, None) is not None:
+        notes.append(f"{places} left out: it only counts the positions")
+    return own, extra
+
+
+def spec_of(tensors: Tensors, naming: Naming, config: Config | None, notes: list[str]) -> ModelSpec:
+    root = naming.prefix
+    dim, channels, patch, other = shape_of(tensors, f"{root}embeddings.patch_embeddings.projection.weight", 4)
+    if patch != other:
+        raise WeightsError(f"its patches are {patch}x{other}; vitctl knows square ones")
+    depth = depth_of(tensors, naming)
+    mlp, _ = shape_of(tensors, f"{root}{naming.layers}.0.{naming.fc1}.weight", 2)
+    biases = {f"{root}{naming.layers}.{index}.{part}.bias" for index in range(depth) for part in naming.attention}
+    classes = classes_of(tensors, config or {})
+    hidden = 0 if classes else length_of(tensors, f"{root}pooler.dense")
+    positions = shape_of(tensors, f"{root}embeddings.position_embeddings", 3)[1]
+    spec = ModelSpec(
+        "vit", height=patch, width=patch, channels=channels, classes=classes, patch=patch, dim=dim, depth=depth,
+        heads=1, mlp=mlp, hidden=hidden, qkv_bias=not biases.isdisjoint(tensors), gelu="erf", norm_eps=EPS,
+    )  # fmt: skip
+    spec = assumed(spec, positions, notes) if config is None else configured(spec, positions, config)
+    return replace(spec, name=name_of("vit", Size(dim, depth, spec.heads, mlp), patch))
+
+
+def shape_of(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
+    if name not in tensors:
+        raise WeightsError(f"the tensor {name} is missing; take the whole checkpoint")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != axes or 0 in shape:
+        raise WeightsError(f"{name} is {list(shape)}; a ViT has {axes} axes there, none of them empty")
+    return shape
+
+
+def depth_of(tensors: Tensors, naming: Naming) -> int:
+    """How many layers there are. A number that is left out shows later, as a missing layer."""
+    pattern = re.compile(rf"{re.escape(naming.prefix + naming.layers)}\.(\d+)\.")
+    return len({match[1] for name in tensors if (match := pattern.match(name))})
+
+
+def length_of(tensors: Tensors, layer: str) -> int:
+    """The outputs of a layer, by its weight or its bias; 0 where there is no such layer."""
+    for name in (f"{layer}.weight", f"{layer}.bias"):
+        if name in tensors and tensors[name].dim():
+            return int(tensors[name].shape[0])
+    return 0
+
+
+def classes_of(tensors: Tensors, config: Config) -> int:
+    """No classifier is right for a bare model, or where config.json says no labels; else the file is cut short."""
+    classes, kinds = length_of(tensors, "classifier"), config.get("architectures")
+    wanted = isinstance(kinds, list) and "ViTForImageClassification" in kinds
+    if wanted and not classes and config.get("id2label") != {} and config.get("num_labels") != 0:
+        raise WeightsError(
+            "config.json says ViTForImageClassification, but classifier.weight and classifier.bias are missing; "
+            "take the whole checkpoint"
+        )
+    return classes
+
+
+def gathered(tensors: Tensors, table: list[Row]) -> Tensors:
+    """The tensors under our names, once all are there, none is left over and every shape is right."""
+    wanted = {name: row.shape for row in table for name in row.theirs}
+    found = differences(set(wanted) - set(tensors), set(tensors) - set(wanted))
+    if found:
+        raise WeightsError(f"the model {found}; take the whole checkpoint of a plain ViT, with its config.json")
+    for name, shape in wanted.items():
+        check_tensor(name, tensors[name], shape)
+    parts = {row.ours: [tensors[name].detach() for name in row.theirs] for row in table}
+    return {name: torch.cat(several) if len(several) > 1 else several[0] for name, several in parts.items()}

@@ -1,0 +1,72 @@
+"""Arrays in a zip, as NumPy's savez lays them out: mapped where they lie, checked; always written as the same bytes."""
+
+import mmap
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from vitctl.errors import WeightsError
+from vitctl.io.atomic import replacing
+
+Array = np.ndarray[Any, Any]
+LOCAL_HEADER = 30  # bytes before the name of a member
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """{name: array}. What is stored uncompressed is not copied: the pages of the file are its memory."""
+    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return {
+            member.filename.removesuffix(".npy"): read_array(archive, member, whole, path)
+            for member in archive.infolist()
+        }
+
+
+def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mmap, path: Path) -> Array:
+    with archive.open(member) as file:
+        shape, fortran, dtype = header(file)
+        if dtype.hasobject:
+            raise WeightsError(
+                f"{path}: {member.filename} holds Python objects (a pickle), which could run code when they are read; "
+                "refused. Ask its author for a file of plain numbers"
+            )
+        if member.compress_type == zipfile.ZIP_STORED:
+            content = stored(member, whole)[file.tell() :]
+        else:
+            content = memoryview(bytearray(file.read()))
+    array: Array = np.frombuffer(content, dtype, count=int(np.prod(shape, dtype=np.int64)))
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type of an array."""
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return shape, fortran, dtype
+
+
+def stored(member: zipfile.ZipInfo, whole: mmap.mmap) -> memoryview:
+    """The bytes of an uncompressed member, once they are what they were when they were written."""
+    name, extra = (
+        int.from_bytes(whole[member.header_offset + at : member.header_offset + at + 2], "little") for at in (26, 28)
+    )
+    begin = member.header_offset + LOCAL_HEADER + name + extra
+    content = memoryview(whole)[begin : begin + member.file_size]
+    if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {member.filename!r}")
+    return content
+
+
+def write_arrays(arrays: Iterable[tuple[str, Array]], path: Path) -> None:
+    """One after the other, so that no two need be in memory at once. Nothing of the day is in the file."""
+    with replacing(path) as aside, zipfile.ZipFile(aside, "w") as archive:
+        for name, array in arrays:
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

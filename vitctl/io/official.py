@@ -1,0 +1,395 @@
+"""The official `.npz` layouts of Vision Transformers, hybrids and BiT ResNets, to timm's names and back.
+
+    original      google-research/vision_transformer: the paper's files, AugReg's, and the hybrids
+    big_vision    positions beside the Transformer, no position for the class token, MAP heads, layers perhaps stacked
+    big_transfer  BiT as it was published;  bit_paper  BiT as big_vision has it
+
+Each tensor is a row of a table: its name here, its name or names there, and how one becomes the other. Reading and
+writing go through the same table, so a round trip gives the same bits.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitctl.config.model import ModelSpec, Size, name_of
+from vitctl.errors import ConfigError, UsageError, WeightsError
+from vitctl.io.weights import HALF, About, Weights, for_channels, settle, tensor_of, zero_head_note
+from vitctl.reporting import counted
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+Named = tuple[str, np.ndarray[Any, Any]]
+ROOTS = ("root_block/conv_root/kernel", "root_block/standardized_conv2d/kernel", "conv_root/kernel", "embedding/kernel")
+STACK = "Transformer/encoderblock/"  # big_vision may keep the same array of all layers in one
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the layouts of a Transformer."""
+
+    name: str
+    prefix: str
+    positions: str
+    attention: str
+    norm2: str
+    mlp: str
+
+
+ORIGINAL = Layout(
+    "original",
+    "",
+    "Transformer/posembed_input/pos_embedding",
+    "MultiHeadDotProductAttention_1",
+    "LayerNorm_2",
+    "MlpBlock_3",
+)
+BIG_VISION = Layout(
+    "big_vision", "params/", "pos_embedding", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"
+)
+
+POSITIONS = (BIG_VISION.positions, ORIGINAL.positions, "Transformer/pos_embedding")  # files mix them
+
+
+@dataclass(frozen=True)
+class Row:
+    ours: str
+    theirs: tuple[str, ...]  # several are put together along the first axis of ours
+    kind: str
+
+
+Change = Callable[[torch.Tensor, ModelSpec], torch.Tensor]
+READ: dict[str, Change] = {
+    "same": lambda value, _: value,
+    "vector": lambda value, _: value.reshape(-1),  # old files keep those of norms as [1, 1, 1, C]
+    "broad": lambda value, _: value.reshape(-1),
+    "dense": lambda value, _: value.T,
+    "conv": lambda value, _: value.permute(3, 2, 0, 1),  # HWIO -> OIHW
+    "pointwise": lambda value, _: value.T[:, :, None, None],  # a dense layer there, a 1x1 convolution here
+    "to_heads": lambda value, _: value.flatten(1).T,  # [D, H, Dh] -> [H*Dh, D]
+    "heads_bias": lambda value, _: value.reshape(-1),
+    "from_heads": lambda value, _: value.flatten(0, 1).T,  # [H, Dh, D] -> [D, H*Dh]
+}
+WRITE: dict[str, Change] = {
+    "same": READ["same"],
+    "vector": READ["same"],
+    "broad": lambda value, _: value.reshape(1, 1, 1, -1),
+    "dense": READ["dense"],
+    "conv": lambda value, _: value.permute(2, 3, 1, 0),
+    "pointwise": lambda value, _: value[:, :, 0, 0].T,
+    "to_heads": lambda value, spec: value.T.reshape(value.shape[1], spec.heads, -1),
+    "heads_bias": lambda value, spec: value.reshape(spec.heads, -1),
+    "from_heads": lambda value, spec: value.T.reshape(spec.heads, -1, value.shape[0]),
+}
+
+
+def is_official(names: Iterable[str]) -> bool:
+    return any(name.endswith(ROOTS) for name in names)
+
+
+def read(arrays: Arrays, source: str, allow_missing: bool = False) -> Weights:
+    """Weights from the arrays of an official file."""
+    prefix = prefix_of(arrays)
+    inside = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    outside = [name for name in arrays if not name.startswith(prefix)]
+    is_stacked = any(name.startswith(STACK) for name in inside)
+    inside = unstacked(inside)
+    try:
+        spec, rows, layout, notes = understood(inside, source)
+    except (KeyError, IndexError, ValueError, ConfigError) as error:
+        raise WeightsError(f"{source}: {problem(error)}") from error
+    if outside:
+        notes.append(f"{counted(len(outside), 'array')} outside {prefix!r} left out ({', '.join(outside[:3])})")
+    known = {name for row in rows for name in row.theirs}
+    notes += settle(source, known - set(inside), set(inside) - known, allow_missing)
+    tensors = {row.ours: gathered(row, inside, spec) for row in rows if set(row.theirs) <= set(inside)}
+    layout += ", layers stacked" if is_stacked else ""
+    mean, std = (for_channels(values, spec.channels) for values in HALF)
+    about = About(f"official npz ({layout})", source, mean, std)
+    return Weights(spec, tensors, about, notes=tuple(notes)).with_notes(zero_head_note(tensors))
+
+
+def problem(error: Exception) -> str:
+    return f"misses the array {error}" if isinstance(error, KeyError) else str(error)
+
+
+def prefix_of(arrays: Iterable[str]) -> str:
+    """What stands before the names of the picture's tower: "", "params/", "opt/target/", "params/img/", "resnet/"."""
+    for root in ROOTS:
+        found = sorted((name for name in arrays if name == root or name.endswith(f"/{root}")), key=len)
+        if found:
+            return found[0].removesuffix(root)
+    raise WeightsError("no layer is in it that a Vision Transformer or a BiT ResNet begins with")
+
+
+def unstacked(arrays: Arrays) -> Arrays:
+    """Each layer with arrays of its own."""
+    plain = {name: array for name, array in arrays.items() if not name.startswith(STACK)}
+    for name, array in arrays.items():
+        if name.startswith(STACK):
+            leaf = name.removeprefix(STACK)
+            plain |= {f"{STACK[:-1]}_{layer}/{leaf}": each for layer, each in enumerate(array)}
+    return plain
+
+
+def stacked(arrays: Arrays, prefix: str, depth: int) -> Iterator[Named]:
+    """The inverse of `unstacked`."""
+    first = f"{prefix}{STACK[:-1]}_0/"
+    leaves = [name.removeprefix(first) for name in arrays if name.startswith(first)]
+    yield from ((name, array) for name, array in arrays.items() if not name.startswith(f"{prefix}{STACK[:-1]}_"))
+    for leaf in leaves:
+        layers = [arrays[f"{prefix}{STACK[:-1]}_{layer}/{leaf}"] for layer in range(depth)]
+        yield f"{prefix}{STACK}{leaf}", np.stack(layers)
+
+
+def understood(arrays: Arrays, source: str) -> tuple[ModelSpec, list[Row], str, list[str]]:
+    """Spec, table, layout and what had to be assumed, from names and shapes."""
+    if "embedding/kernel" not in arrays:
+        spec, layout = bit_spec(arrays)
+        return spec, bit_rows(spec, layout), layout, []
+    style = ORIGINAL if any("MultiHeadDotProductAttention_1" in name for name in arrays) else BIG_VISION
+    placed = next((name for name in POSITIONS if name in arrays), style.positions)
+    style = replace(style, positions=placed)
+    spec, notes = transformer_spec(arrays, style, source)
+    return spec, transformer_rows(spec, style), style.name, notes
+
+
+def transformer_spec(arrays: Arrays, style: Layout, source: str) -> tuple[ModelSpec, list[str]]:
+    *_, patch, channels, dim = arrays["embedding/kernel"].shape
+    depth = len({name.split("/")[1] for name in arrays if name.startswith("Transformer/encoderblock_")})
+    block = "Transformer/encoderblock_0"
+    heads = arrays[f"{block}/{style.attention}/query/kernel"].shape[1]
+    size = Size(dim, depth, heads, arrays[f"{block}/{style.mlp}/Dense_0/kernel"].shape[1])
+    layers = resnet_layers(arrays, "conv_root/kernel")
+    family = "vit" if layers is None else "hybrid"
+    if layers is not None:
+        channels = arrays["conv_root/kernel"].shape[2]
+    has_class = "cls" in arrays
+    grid, class_position, notes = grid_of(arrays, style, has_class, patch, source)
+    reach = patch * (1 if layers is None else 4 * 2 ** max(0, len(layers) - 1))
+    spec = ModelSpec(
+        name_of(family, size, patch, layers or ()),
+        "vit" if layers is None else "hybrid",
+        height=grid * reach,
+        width=grid * reach,
+        channels=channels,
+        classes=len(arrays["head/bias"]) if "head/bias" in arrays else 0,
+        patch=patch,
+        **vars(size),
+        layers=layers or (),
+        head="cls" if has_class else "map" if any(name.startswith("MAPHead_0/") for name in arrays) else "gap",
+        class_token=has_class,
+        class_position=class_position,
+        hidden=arrays["pre_logits/bias"].shape[0] if "pre_logits/bias" in arrays else 0,
+        positions="1d" if style.positions in arrays else "sincos",
+    )
+    return spec, notes
+
+
+def grid_of(arrays: Arrays, style: Layout, has_class: bool, patch: int, source: str) -> tuple[int, bool, list[str]]:
+    """Patches in a row, and whether the class token has a position; official grids are square."""
+    if style.positions not in arrays:
+        return 224 // patch, False, ["no positions are in it: big_vision's fixed waves are taken, at 224x224"]
+    count = arrays[style.positions].shape[-2]
+    for own in (True, False) if has_class else (False,):
+        side = math.isqrt(count - own)
+        if side and side * side == count - own:
+            return side, own, []
+    raise WeightsError(f"{source}: its {count} positions are no square grid, with or without a class token")
+
+
+def resnet_layers(arrays: Arrays, root: str) -> tuple[int, ...] | None:
+    """Blocks of each stage; None where there is no ResNet at all."""
+    if root not in arrays:
+        return None
+    units = {match.groups() for name in arrays if (match := re.match(r"block(\d+)/unit(\d+)/", name))}
+    stages = sorted({int(stage) for stage, _ in units})
+    return tuple(sum(int(one) == stage for one, _ in units) for stage in stages)
+
+
+def bit_spec(arrays: Arrays) -> tuple[ModelSpec, str]:
+    layout = "bit_paper" if "root_block/conv_root/kernel" in arrays else "big_transfer"
+    root = "root_block/conv_root/kernel" if layout == "bit_paper" else "root_block/standardized_conv2d/kernel"
+    head = "head/bias" if layout == "bit_paper" else "head/conv2d/bias"
+    layers = resnet_layers(arrays, root) or ()
+    *_, channels, width = arrays[root].shape
+    spec = ModelSpec(
+        name_of("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
+        "bit",
+        channels=channels,
+        classes=len(arrays[head]) if head in arrays else 0,
+        patch=1,
+        layers=layers,
+        factor=width // 64,
+        head="gap",
+        class_token=False,
+        class_position=False,
+        positions="none",
+    )
+    return spec, layout
+
+
+def transformer_rows(spec: ModelSpec, style: Layout) -> list[Row]:
+    rows = [
+        *(resnet_rows(spec) if spec.family == "hybrid" else []),
+        Row("patch_embed.proj.weight", ("embedding/kernel",), "conv"),
+        Row("patch_embed.proj.bias", ("embedding/bias",), "vector"),
+        *([Row("cls_token", ("cls",), "same")] if spec.class_token else []),
+        *([Row("pos_embed", (style.positions,), "same")] if spec.positions == "1d" else []),
+    ]
+    for layer in range(spec.depth):
+        rows += block_rows(f"blocks.{layer}", f"Transformer/encoderblock_{layer}", style)
+    rows += norm_rows("norm", "Transformer/encoder_norm")
+    if spec.head == "map":
+        rows += map_rows()
+    if spec.hidden:
+        rows += dense_rows("pre_logits.fc", "pre_logits")
+    return rows + (dense_rows("head", "head") if spec.classes else [])
+
+
+def block_rows(ours: str, theirs: str, style: Layout) -> list[Row]:
+    attention = f"{theirs}/{style.attention}"
+    return [
+        *norm_rows(f"{ours}.norm1", f"{theirs}/LayerNorm_0"),
+        Row(f"{ours}.attn.qkv.weight", names(attention, "kernel", "query", "key", "value"), "to_heads"),
+        Row(f"{ours}.attn.qkv.bias", names(attention, "bias", "query", "key", "value"), "heads_bias"),
+        Row(f"{ours}.attn.proj.weight", (f"{attention}/out/kernel",), "from_heads"),
+        Row(f"{ours}.attn.proj.bias", (f"{attention}/out/bias",), "vector"),
+        *norm_rows(f"{ours}.norm2", f"{theirs}/{style.norm2}"),
+        *dense_rows(f"{ours}.mlp.fc1", f"{theirs}/{style.mlp}/Dense_0"),
+        *dense_rows(f"{ours}.mlp.fc2", f"{theirs}/{style.mlp}/Dense_1"),
+    ]
+
+
+def map_rows() -> list[Row]:
+    attention = "MAPHead_0/MultiHeadDotProductAttention_0"
+    return [
+        Row("attn_pool.latent", ("MAPHead_0/probe",), "same"),
+        Row("attn_pool.q.weight", names(attention, "kernel", "query"), "to_heads"),
+        Row("attn_pool.q.bias", names(attention, "bias", "query"), "heads_bias"),
+        Row("attn_pool.kv.weight", names(attention, "kernel", "key", "value"), "to_heads"),
+        Row("attn_pool.kv.bias", names(attention, "bias", "key", "value"), "heads_bias"),
+        Row("attn_pool.proj.weight", (f"{attention}/out/kernel",), "from_heads"),
+        Row("attn_pool.proj.bias", (f"{attention}/out/bias",), "vector"),
+        *norm_rows("attn_pool.norm", "MAPHead_0/LayerNorm_0"),
+        *dense_rows("attn_pool.mlp.fc1", "MAPHead_0/MlpBlock_0/Dense_0"),
+        *dense_rows("attn_pool.mlp.fc2", "MAPHead_0/MlpBlock_0/Dense_1"),
+    ]
+
+
+def resnet_rows(spec: ModelSpec) -> list[Row]:
+    """The ResNet of a hybrid. A stem alone is not called one in timm."""
+    ours = "patch_embed.backbone"
+    stem = f"{ours}.stem" if spec.layers else ours
+    rows = [Row(f"{stem}.conv.weight", ("conv_root/kernel",), "conv"), *norm_rows(f"{stem}.norm", "gn_root")]
+    for stage, unit in units(spec.layers):
+        block, theirs = f"{ours}.stages.{stage}.blocks.{unit}", f"block{stage + 1}/unit{unit + 1}"
+        for number in (1, 2, 3):
+            rows.append(Row(f"{block}.conv{number}.weight", (f"{theirs}/conv{number}/kernel",), "conv"))
+            rows += norm_rows(f"{block}.norm{number}", f"{theirs}/gn{number}")
+        if unit == 0:
+            rows.append(Row(f"{block}.downsample.conv.weight", (f"{theirs}/conv_proj/kernel",), "conv"))
+            rows += norm_rows(f"{block}.downsample.norm", f"{theirs}/gn_proj")
+    return rows
+
+
+def bit_rows(spec: ModelSpec, layout: str) -> list[Row]:
+    ours = layout == "bit_paper"
+    root = "root_block/conv_root/kernel" if ours else "root_block/standardized_conv2d/kernel"
+    rows = [Row("stem.conv.weight", (root,), "conv")]
+    for stage, unit in units(spec.layers):
+        block, theirs = f"stages.{stage}.blocks.{unit}", f"block{stage + 1}/unit{unit + 1:02d}"
+        for number, letter in ((1, "a"), (2, "b"), (3, "c")):
+            conv = f"conv{number}/kernel" if ours else f"{letter}/standardized_conv2d/kernel"
+            rows.append(Row(f"{block}.conv{number}.weight", (f"{theirs}/{conv}",), "conv"))
+            rows += bit_norm_rows(
+                f"{block}.norm{number}", f"{theirs}/gn{number}" if ours else f"{theirs}/{letter}", ours
+            )
+        if unit == 0:
+            conv = "conv_proj/kernel" if ours else "a/proj/standardized_conv2d/kernel"
+            rows.append(Row(f"{block}.downsample.conv.weight", (f"{theirs}/{conv}",), "conv"))
+    rows += bit_norm_rows("norm", "norm-pre-head" if ours else "", ours)
+    if spec.classes:
+        kernel, bias = ("head/kernel", "head/bias") if ours else ("head/conv2d/kernel", "head/conv2d/bias")
+        rows.append(Row("head.fc.weight", (kernel,), "pointwise" if ours else "conv"))
+        rows.append(Row("head.fc.bias", (bias,), "vector"))
+    return rows
+
+
+def bit_norm_rows(ours: str, theirs: str, is_paper: bool) -> list[Row]:
+    if is_paper:
+        return [Row(f"{ours}.weight", (f"{theirs}/scale",), "broad"), Row(f"{ours}.bias", (f"{theirs}/bias",), "broad")]
+    place = f"{theirs}/group_norm" if theirs else "group_norm"
+    return [Row(f"{ours}.weight", (f"{place}/gamma",), "vector"), Row(f"{ours}.bias", (f"{place}/beta",), "vector")]
+
+
+def units(layers: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(stage, unit) for stage, count in enumerate(layers) for unit in range(count)]
+
+
+def names(place: str, leaf: str, *parts: str) -> tuple[str, ...]:
+    return tuple(f"{place}/{part}/{leaf}" for part in parts)
+
+
+def norm_rows(ours: str, theirs: str) -> list[Row]:
+    return [Row(f"{ours}.weight", (f"{theirs}/scale",), "vector"), Row(f"{ours}.bias", (f"{theirs}/bias",), "vector")]
+
+
+def dense_rows(ours: str, theirs: str) -> list[Row]:
+    return [Row(f"{ours}.weight", (f"{theirs}/kernel",), "dense"), Row(f"{ours}.bias", (f"{theirs}/bias",), "vector")]
+
+
+def gathered(row: Row, arrays: Arrays, spec: ModelSpec) -> torch.Tensor:
+    parts = [READ[row.kind](tensor_of(arrays[name]), spec) for name in row.theirs]
+    copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]  # what is mapped may change
+    return torch.cat(copies) if len(copies) > 1 else copies[0]
+
+
+def write(weights: Weights) -> Iterator[Named]:
+    """The arrays of an official file, in the layout that they came in, or else in the one that can say them."""
+    spec = weights.spec
+    if spec.family == "bit":
+        layout = "bit_paper" if "bit_paper" in weights.about.format else "big_transfer"
+        return spread(bit_rows(spec, layout), weights, "" if layout == "bit_paper" else "resnet/")
+    check_writable(spec)
+    plain = spec.head != "map" and spec.class_position == spec.class_token and "big_vision" not in weights.about.format
+    style = ORIGINAL if plain else BIG_VISION
+    arrays = spread(transformer_rows(spec, style), weights, style.prefix)
+    return stacked(dict(arrays), style.prefix, spec.depth) if "stacked" in weights.about.format else arrays
+
+
+def check_writable(spec: ModelSpec) -> None:
+    wants = {
+        "its family": (spec.family in ("vit", "hybrid"), spec.family),
+        "positions": (spec.positions in ("1d", "sincos") and spec.added == "stem", f"{spec.positions}, {spec.added}"),
+        "registers": (not spec.registers, spec.registers),
+        "layer scale": (not spec.layer_scale, "on"),
+        "norm": (spec.norm == "tokens", spec.norm),
+        "the class token": (spec.class_token == (spec.head == "cls"), f"with head {spec.head}"),
+        "the grid": (spec.grid[0] == spec.grid[1], f"{spec.grid[0]}x{spec.grid[1]}, not square"),
+    }
+    wrong = [f"{what} ({value})" for what, (fits, value) in wants.items() if not fits]
+    if wrong:
+        raise UsageError(f"the official npz layout has no place for {', '.join(wrong)}; write .safetensors instead")
+
+
+def spread(rows: list[Row], weights: Weights, prefix: str) -> Iterator[Named]:
+    missing = [row.ours for row in rows if row.ours not in weights.tensors]
+    if missing:
+        raise WeightsError(f"the weights miss {missing[0]}; they cannot be written as npz")
+    return (
+        (prefix + name, array_of(WRITE[row.kind](part, weights.spec)))
+        for row in rows
+        for name, part in zip(row.theirs, weights.tensors[row.ours].chunk(len(row.theirs)), strict=True)
+    )
+
+
+def array_of(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view("V2")
+    return tensor.numpy()

@@ -1,0 +1,154 @@
+"""Any file or folder of weights, told apart by its content. Nothing that is read is ever executed."""
+
+import argparse
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitctl.errors import VitctlError, WeightsError
+from vitctl.io import hugging_face, official, state_dict
+from vitctl.io.npz import read_arrays
+from vitctl.io.run_directory import LATEST
+from vitctl.io.weights import FORMAT, Tensors, Weights, read_ours
+
+WEIGHTS = "weights.safetensors"  # in a run directory
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+OTHER_FILES = (
+    (b"\x89HDF", "an HDF5 file (patches or features), not weights"),
+    (b"\xff\xd8\xff", "a picture"),
+    (b"\x89PNG", "a picture"),
+    (b"GGUF", "a GGUF file, which holds no Vision Transformer"),
+)
+
+
+def open_weights(path: Path, allow_missing: bool = False) -> Weights:
+    """Weights from a run directory, a folder of timm's or Hugging Face's, or a file of any known kind."""
+    if path.is_dir():
+        return open_folder(path, allow_missing)
+    if not path.exists():
+        raise WeightsError(f"{path}: no such file or folder")
+    return guarded(path, lambda: open_file(path, allow_missing))
+
+
+def guarded(path: Path, read: Callable[[], Weights]) -> Weights:
+    """Damaged bytes make parsers raise whatever they like: each becomes one line."""
+    try:
+        return read()
+    except VitctlError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:160] or type(error).__name__
+        raise WeightsError(f"{path}: damaged, or no file of weights ({text})") from error
+
+
+def open_folder(path: Path, allow_missing: bool) -> Weights:
+    if (path / LATEST).exists() and not (path / WEIGHTS).exists():
+        path = path / (path / LATEST).read_text().strip()
+    if (path / WEIGHTS).exists():
+        return guarded(path / WEIGHTS, lambda: open_file(path / WEIGHTS, allow_missing))
+    for name in FOLDER_FILES:
+        if (path / name).exists():
+            return guarded(path, lambda name=name: open_file(path / name, allow_missing))  # type: ignore[misc]
+    if (path / "config.json").exists():
+        raise WeightsError(f"{path}: has a config.json, but none of {WEIGHTS}, {', '.join(FOLDER_FILES)}")
+    raise WeightsError(
+        f"{path}: no weights are in this folder; name a run directory, or a folder with model.safetensors"
+    )
+
+
+def open_file(path: Path, allow_missing: bool) -> Weights:
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if not head:
+        raise WeightsError(f"{path}: is empty")
+    if path.name.endswith(".index.json"):
+        return from_tensors(path, gathered(path), {})
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return from_tensors(path, *safetensors(path))  # first of all: its length may begin as a pickle or a zip does
+    for magic, what in OTHER_FILES:
+        if head.startswith(magic):
+            raise WeightsError(f"{path}: is {what}")
+    if head.startswith(b"PK"):
+        return open_zip(path, allow_missing)
+    if head.startswith(b"\x80"):
+        return from_tensors(path, unpickled(path), {})
+    if head[8:9] == b"{":
+        return from_tensors(path, *safetensors(path))
+    raise WeightsError(
+        f"{path}: is no file of weights that vitctl knows: .safetensors, official .npz, .pth, or a Hugging Face folder"
+    )
+
+
+def open_zip(path: Path, allow_missing: bool) -> Weights:
+    """A zip of arrays, or torch's own."""
+    names = zipfile.ZipFile(path).namelist()
+    if any(name.endswith("data.pkl") for name in names):
+        return from_tensors(path, unpickled(path), {})
+    if not any(name.endswith(".npy") for name in names):
+        raise WeightsError(f"{path}: is a zip without arrays; weights are .npz, .safetensors or .pth")
+    found = [name.removesuffix(".npy") for name in names]
+    if not official.is_official(found):
+        raise WeightsError(f"{path}: an .npz, but not of a Vision Transformer or BiT ({', '.join(found[:3])}, ...)")
+    return official.read(read_arrays(path), str(path), allow_missing)
+
+
+def unpickled(path: Path) -> Any:
+    """torch's file, by its reader that knows tensors and containers alone. (MAE keeps its arguments beside them.)"""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if "weights_only" not in text and "Unsupported" not in text and "GLOBAL" not in text:
+            raise
+        wanted = text.partition("GLOBAL ")[2].split(" ")[0] if "GLOBAL " in text else "an object"
+        raise WeightsError(
+            f"{path}: is a pickle that wants to run {wanted} when it is read; refused, nothing was run. "
+            "Ask its author for .safetensors, or load it where you trust it and torch.save(model.state_dict()) anew"
+        ) from error
+
+
+def safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: damaged or truncated .safetensors ({' '.join(str(error).split())})") from error
+
+
+def gathered(index: Path) -> Tensors:
+    """All files of a checkpoint in several parts, which must lie beside their index."""
+    files = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    if any(Path(name).name != name for name in files):
+        raise WeightsError(f"{index}: names files outside its folder")
+    return {name: tensor for file in files for name, tensor in safetensors(index.parent / file)[0].items()}
+
+
+def from_tensors(path: Path, content: Any, metadata: dict[str, str]) -> Weights:
+    """Named tensors of whatever origin."""
+    if metadata.get("format") == FORMAT:
+        return read_ours(path, metadata, content)
+    config, preprocessor = (beside(path, name) for name in ("config.json", "preprocessor_config.json"))
+    if isinstance(content, dict) and hugging_face.looks_like(map(str, content)):
+        return hugging_face.read(content, config, preprocessor, str(path))
+    tensors = state_dict.unwrapped(content, str(path))
+    if not state_dict.is_plain(tensors):
+        shown = ", ".join(list(tensors)[:3])
+        raise WeightsError(
+            f"{path}: these are no weights of a Vision Transformer or BiT ({shown or 'no tensors'}, ...)"
+        )
+    return state_dict.read(tensors, str(path), config if config and "architecture" in config else None)
+
+
+def beside(path: Path, name: str) -> dict[str, Any] | None:
+    """A JSON file in the folder of a checkpoint that goes by one of the usual names."""
+    if path.name not in FOLDER_FILES or not (path.parent / name).exists():
+        return None
+    content = json.loads((path.parent / name).read_text())
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,27 @@
+"""Weights to a file or folder, in the format asked for."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from vitctl.config.checks import one_of
+from vitctl.io import hugging_face, official, timm_folder
+from vitctl.io.npz import write_arrays
+from vitctl.io.weights import Weights, save_weights
+
+Format = Literal["vitctl", "npz", "timm", "hf"]
+
+
+def save_as(weights: Weights, path: Path, format: Format | None = None) -> str:
+    """Our safetensors, the official npz, or a folder that timm or transformers reads; by the name if not told.
+
+    Returns the digest of what was written.
+    """
+    format = format or ("npz" if path.suffix == ".npz" else "vitctl")
+    one_of("format", format, get_args(Format))
+    if format == "vitctl":
+        return save_weights(weights, path)
+    if format == "npz":
+        write_arrays(official.write(weights), path)
+    else:
+        (timm_folder if format == "timm" else hugging_face).save(weights, path)
+    return weights.digest()

@@ -1,0 +1,30 @@
+"""Some rows of a split, which answer like a split of their own."""
+
+from typing import Any
+
+import numpy as np
+
+from vitctl.io.patch_file import Bytes, Ints, Split
+
+
+class Subset(Split):
+    def __init__(self, whole: Split, index: Ints, name: str) -> None:
+        super().__init__(name, whole.segments, whole.geometry)
+        self.index = np.asarray(index, np.int64)
+
+    @property
+    def rows(self) -> int:
+        return len(self.index)
+
+    def patches(self, rows: Ints, out: Bytes | None = None) -> Bytes:
+        return super().patches(self.index[rows], out)
+
+    def take(self, name: str, rows: Ints | None) -> Any:
+        return super().take(name, self.index if rows is None else self.index[rows])
+
+    def checked(self, rows: Ints) -> Ints:
+        """What reaches the shards are rows of the whole."""
+        rows = np.asarray(rows, np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= int(self.starts[-1])):
+            raise IndexError(f"split {self.name} has {int(self.starts[-1])} rows")
+        return rows

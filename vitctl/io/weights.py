@@ -1,0 +1,178 @@
+"""Weights in memory, and our own file of them.
+
+Whatever format they came in, the names are timm's, and beside them stands what it takes to use them: the spec of the
+model, the normalisation, the class names, and where they came from. Our file is a `.safetensors` whose metadata says
+all this, so that timm and every other reader of safetensors can take the tensors, and nobody has to guess a shape.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitctl.config.model import ModelSpec
+from vitctl.errors import ConfigError, WeightsError
+from vitctl.io.atomic import replacing
+from vitctl.reporting import counted
+
+FORMAT = "vitctl.weights"
+VERSION = 1
+HALF = ((0.5,) * 3, (0.5,) * 3)  # mean and std of the official models
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model needs beside its tensors, and where both came from."""
+
+    format: str  # of the file it was read from, in words
+    source: str = ""
+    mean: tuple[float, ...] = HALF[0]
+    std: tuple[float, ...] = HALF[1]
+    class_names: tuple[str, ...] = ()
+    history: tuple[dict[str, Any], ...] = ()  # what was done to them since: interpolations, new heads
+    training: dict[str, Any] = field(default_factory=dict)  # command, config, data digest, step: what made them
+    created_by: str = ""
+
+
+@dataclass(frozen=True)
+class Weights:
+    spec: ModelSpec
+    tensors: Tensors  # timm's names
+    about: About
+    extra: Tensors = field(default_factory=dict)  # a mask token, a decoder: not of the classifier
+    notes: tuple[str, ...] = ()  # what a reader of the file should be told
+    stated: str = ""  # the digest that our file says it has
+    path: str = ""  # where they were read from, as it was called
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def with_notes(self, *notes: str) -> "Weights":
+        return replace(self, notes=(*self.notes, *(note for note in notes if note)))
+
+    def digest(self) -> str:
+        """SHA-256 over spec, names and numbers, whatever file they lie in."""
+        total = hashlib.sha256(json.dumps(self.spec.as_dict(), sort_keys=True).encode())
+        for name, tensor in sorted((self.tensors | {f"extra.{k}": v for k, v in self.extra.items()}).items()):
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            total.update(as_bytes(tensor))
+        return total.hexdigest()
+
+
+def differences(missing: Iterable[str], unused: Iterable[str]) -> str:
+    """What does not fit, by name: "misses 1 tensor (a) and has no use for 2 tensors (b, c)"; empty where all fits."""
+    problems = []
+    for word, names in (("misses", sorted(missing)), ("has no use for", sorted(unused))):
+        if names:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            problems.append(f"{word} {counted(len(names), 'tensor')} ({shown})")
+    return " and ".join(problems)
+
+
+def settle(what: str, missing: Iterable[str], unused: Iterable[str], allow_missing: bool) -> tuple[str, ...]:
+    """Nothing where all fits; a note where it is allowed that it does not; else the error that names the tensors."""
+    found = differences(missing, unused)
+    if found and not allow_missing:
+        raise WeightsError(f"{what}: the model {found}; --allow-missing takes what fits")
+    return (f"the model {found}",) if found else ()
+
+
+def for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """A mean or std for so many channels: the first ones, or all in turn."""
+    return (values * channels)[:channels]
+
+
+def zero_head_note(tensors: Tensors) -> str:
+    """The official ImageNet-21k files have a head of zeros: good for features alone."""
+    head = tensors.get("head.weight", tensors.get("head.fc.weight"))
+    return "its head is all zeros: features only" if head is not None and not head.any() else ""
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def save_weights(weights: Weights, path: Path) -> str:
+    """Writes our file; returns its digest, which also stands in it."""
+    digest = weights.digest()
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "digest": digest,
+        "spec": json.dumps(weights.spec.as_dict()),
+        "about": json.dumps(asdict(weights.about)),
+    }
+    tensors = weights.tensors | {f"extra.{name}": tensor for name, tensor in weights.extra.items()}
+    write_safetensors(tensors, metadata, path)
+    return digest
+
+
+def write_safetensors(tensors: Tensors, metadata: Mapping[str, str], path: Path) -> None:
+    """A JSON header, then the numbers. The library's own writer shuffles the metadata: other bytes each time."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].nbytes
+        header[name] = {
+            "dtype": DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as aside, open(aside, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(as_bytes(tensors[name]))
+
+
+def read_ours(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Weights:
+    """Weights from the parts of our file."""
+    version = metadata.get("version", "")
+    if version != str(VERSION):
+        raise WeightsError(f"{path}: is version {version} of our weights; this vitctl reads version {VERSION}")
+    try:
+        spec = ModelSpec.from_dict(json.loads(metadata["spec"]))
+        about = about_from(json.loads(metadata["about"]))
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise WeightsError(f"{path}: its metadata is damaged ({error})") from error
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("extra.")}
+    extra = {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
+    weights = Weights(spec, own, about, extra, stated=metadata.get("digest", ""))
+    return weights.with_notes(zero_head_note(own))
+
+
+def about_from(fields: dict[str, Any]) -> About:
+    about = About(**fields)
+    return replace(
+        about,
+        mean=tuple(map(float, about.mean)),
+        std=tuple(map(float, about.std)),
+        class_names=tuple(map(str, about.class_names)),
+        history=tuple(dict(each) for each in about.history),
+    )
+
+
+def tensor_of(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """A tensor over an array; two bytes without a type are bfloat16, as NumPy stores what it does not know."""
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+        return torch.from_numpy(np.ascontiguousarray(array).view(np.int16)).view(torch.bfloat16)
+    if array.dtype.kind not in "fiu":
+        raise WeightsError(f"numbers are expected, not {array.dtype}")
+    return torch.from_numpy(array)

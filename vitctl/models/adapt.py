@@ -1,0 +1,91 @@
+"""Weights for other pictures or classes than they were trained with."""
+
+from dataclasses import replace
+
+import torch
+
+from vitctl.config.model import ModelSpec
+from vitctl.errors import UsageError
+from vitctl.io.weights import Tensors, Weights, for_channels
+from vitctl.models.resize import Method, resized
+
+FIRST = (  # the layer that sees colours, in every family
+    "patch_embed.backbone.stem.conv.weight",
+    "patch_embed.backbone.conv.weight",
+    "stem.conv.weight",
+    "patch_embed.proj.weight",
+)
+
+
+def adapted(
+    weights: Weights,
+    height: int | None = None,
+    width: int | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+    method: Method = "official",
+) -> Weights:
+    """The same weights for another size, other channels, or with a zero head for other classes."""
+    spec = weights.spec
+    if (height or spec.height, width or spec.width) != (spec.height, spec.width):
+        weights = resized(weights, height or spec.height, width or spec.width, method)
+    if channels is not None and channels != spec.channels:
+        weights = with_channels(weights, channels)
+    if classes is not None and classes != spec.classes:
+        weights = with_zero_head(weights, classes)
+    return weights
+
+
+def check_ours(spec: ModelSpec) -> None:
+    if spec.family == "timm":
+        raise UsageError(
+            f"{spec.name}: only timm itself knows its layers; vitctl gives other channels or classes to its own models"
+        )
+
+
+def with_channels(weights: Weights, channels: int) -> Weights:
+    check_ours(weights.spec)
+    old, new = weights.spec.channels, weights.spec.changed(channels=channels)
+    first = next(name for name in FIRST if name in weights.tensors)
+    tensors = weights.tensors | {first: recoloured(weights.tensors[first], channels)}
+    about = weights.about
+    mean, std = (for_channels(values, channels) for values in (about.mean, about.std))
+    if channels == 1:
+        mean, std = (sum(about.mean) / len(about.mean),), (sum(about.std) / len(about.std),)
+    step = {"step": "channels", "from": old, "to": channels, "method": "sum" if channels == 1 else "repeat and scale"}
+    about = replace(about, mean=mean, std=std, history=(*about.history, step))
+    return replace(weights, spec=new, tensors=tensors, about=about)
+
+
+def recoloured(kernel: torch.Tensor, channels: int) -> torch.Tensor:
+    """[D, C, P, P] for other channels. To one: the sum, so that grey answers as it would in every channel.
+
+    To more or other ones: repeated in turn and scaled by old / new, so that an answer keeps its size.
+    """
+    old = kernel.shape[1]
+    if channels == 1:
+        return kernel.sum(1, keepdim=True)
+    turn = torch.arange(channels) % old
+    return kernel[:, turn] * (old / channels)
+
+
+def with_zero_head(weights: Weights, classes: int) -> Weights:
+    """The whole head of pretraining goes, its hidden layer too; a linear layer of zeros takes its place."""
+    spec = weights.spec
+    check_ours(spec)
+    tensors: Tensors = {
+        name: tensor for name, tensor in weights.tensors.items() if not name.startswith(("head.", "pre_logits."))
+    }
+    new = spec.changed(classes=classes, hidden=0)
+    if classes:
+        tensors |= zero_head(weights, classes)
+    step = {"step": "head", "from": spec.classes, "to": classes, "method": "zeros"}
+    about = replace(weights.about, class_names=(), history=(*weights.about.history, step))
+    return replace(weights, spec=new, tensors=tensors, about=about)
+
+
+def zero_head(weights: Weights, classes: int) -> Tensors:
+    if weights.spec.family == "bit":
+        dim = weights.tensors["norm.weight"].numel()
+        return {"head.fc.weight": torch.zeros(classes, dim, 1, 1), "head.fc.bias": torch.zeros(classes)}
+    return {"head.weight": torch.zeros(classes, weights.spec.dim), "head.bias": torch.zeros(classes)}

@@ -1,0 +1,125 @@
+"""From a spec to a module, with weights or freshly begun."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitctl.config.model import ModelSpec, model_spec
+from vitctl.errors import ConfigError, UsageError, WeightsError, did_you_mean
+from vitctl.io.weights import About, Tensors, Weights, settle
+from vitctl.models.initialise import initialise
+from vitctl.reporting import counted
+
+
+def create_model(name: str | ModelSpec, *, seed: int = 0, **options: Any) -> nn.Module:
+    """A fresh model, begun the official way: `create_model("vit-b/16", height=384, width=384, classes=10)`."""
+    spec = name.changed(**options) if isinstance(name, ModelSpec) else model_spec(name, **options)
+    with torch.random.fork_rng(devices=[]):  # timm draws from torch's own generator as it builds
+        torch.default_generator.manual_seed(seed)
+        model = build(spec)
+    if spec.family != "timm":
+        initialise(model, spec, seed)
+    return model
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """The module of a spec, its numbers not yet set."""
+    timm = import_timm()
+    if spec.family == "timm":
+        return build_timm(spec)
+    from vitctl.models.resnets import BiT
+    from vitctl.models.vit import ViT
+
+    del timm
+    return BiT(spec) if spec.family == "bit" else ViT(spec)
+
+
+def import_timm() -> Any:
+    """timm, or one line that says why not: it dies where torch and torchvision do not match."""
+    try:
+        import timm
+    except Exception as error:
+        raise UsageError(
+            f"timm cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:120]}); "
+            "vitctl doctor says what to install"
+        ) from error
+    return timm
+
+
+def build_timm(spec: ModelSpec) -> nn.Module:
+    name, size = spec.name.removeprefix("timm:"), (spec.height, spec.width)
+    check_timm_name(name)
+    options = {
+        "num_classes": spec.classes, "in_chans": spec.channels, "img_size": size, "drop_rate": spec.dropout,
+        "drop_path_rate": spec.drop_path}  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model = called(name, options)
+        except Exception as error:
+            raise ConfigError(f"timm:{name}: timm cannot build it for {size[0]}x{size[1]}: {error}") from error
+    model.spec = spec
+    return model  # type: ignore[no-any-return]
+
+
+def called(name: str, options: dict[str, Any]) -> Any:
+    """timm's model, without those options that it does not know and need not: most that convolve take any size."""
+    import timm
+
+    try:
+        return timm.create_model(name, **options)
+    except TypeError as error:
+        needless = ["img_size", *(option for option in ("drop_rate", "drop_path_rate") if not options.get(option))]
+        unknown = [option for option in needless if option in options and f"'{option}'" in str(error)]
+        if not unknown:
+            raise
+        return called(name, {option: value for option, value in options.items() if option not in unknown})
+
+
+def check_timm_name(name: str) -> None:
+    import timm
+
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        raise ConfigError(f"timm:{name}: timm has no such model; {did_you_mean(name.partition('.')[0], known)}")
+
+
+def named_tensors(model: nn.Module) -> Tensors:
+    """Every parameter and stored buffer under its first name: what several layers share stands once."""
+    stored = set(model.state_dict())
+    named: Iterator[tuple[str, torch.Tensor]] = iter(
+        [*model.named_parameters(), *((name, buffer) for name, buffer in model.named_buffers() if name in stored)]
+    )
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """What is to be saved of a model: its spec, a copy of its tensors, and where they came from."""
+    tensors = {name: tensor.cpu().clone() for name, tensor in named_tensors(model).items()}
+    about = getattr(model, "about", About("vitctl"))
+    return Weights(model.spec, tensors, about)  # type: ignore[arg-type]
+
+
+def fill(model: nn.Module, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
+    """Copies tensors into the model; every name that does not fit is told, and an error unless it is allowed."""
+    wanted = named_tensors(model)
+    notes = compare(wanted, tensors, what, allow_missing)
+    with torch.no_grad():
+        for name in set(wanted) & set(tensors):
+            wanted[name].copy_(tensors[name])
+    return notes
+
+
+def compare(wanted: Tensors, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
+    """Whether tensors are those of a model, by name and shape."""
+    wrong = [
+        f"{name} is {list(tensors[name].shape)} in the file, {list(wanted[name].shape)} in the model"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    if wrong:
+        raise WeightsError(f"{what}: {counted(len(wrong), 'tensor')} of another shape: {'; '.join(wrong[:3])}")
+    return settle(what, set(wanted) - set(tensors), set(tensors) - set(wanted), allow_missing)

@@ -1,0 +1,55 @@
+"""The official way to begin: what every parameter is before the first step. Seeded, the same on every machine."""
+
+import math
+import re
+
+import torch
+from torch import nn
+
+from vitctl.config.model import ModelSpec
+
+
+def initialise(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: float = 0.0) -> None:
+    """Draws all parameters anew from `seed`, in the order of their names in the model."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not parameter.is_meta:
+                draw(name, parameter, spec, random, head_bias)
+
+
+def draw(name: str, value: torch.Tensor, spec: ModelSpec, random: torch.Generator, head_bias: float) -> None:
+    """One parameter, by its name. Scales of norms keep what timm gave them: ones, and zeros at a ResNet's ends."""
+    leaf = name.rpartition(".")[2]
+    if name.startswith("head.") or name.startswith("head.fc."):
+        value.fill_(head_bias if leaf == "bias" else 0.0)
+    elif re.search(r"attn\.qkv\.weight|attn_pool\.kv\.weight", name):
+        for part in torch.split(value, value.shape[1]):  # each on its own: a fused matrix would have a smaller bound
+            xavier(part, random)
+    elif leaf in ("pos_embed", "embed", "x", "y", "reg_token"):
+        value.normal_(0.0, 0.02, generator=random)
+    elif leaf == "cls_token":
+        value.zero_()
+    elif leaf == "latent":
+        xavier(value[0], random)
+    elif value.ndim == 4:
+        lecun(value, random)
+    elif value.ndim == 2:
+        xavier(value, random)
+    elif re.search(r"mlp\.fc[12]\.bias$", name):
+        value.normal_(0.0, 1e-6, generator=random)
+    elif leaf == "bias":
+        value.zero_()
+
+
+def xavier(value: torch.Tensor, random: torch.Generator) -> None:
+    bound = math.sqrt(6.0 / (value.shape[0] + value.shape[1]))
+    value.uniform_(-bound, bound, generator=random)
+
+
+def lecun(value: torch.Tensor, random: torch.Generator) -> None:
+    """A normal cut off at two deviations, with variance 1 / fan-in, drawn by inversion."""
+    fan_in = value[0].numel()
+    low, high = (0.5 * (1 + math.erf(edge / math.sqrt(2))) for edge in (-2.0, 2.0))
+    uniform = torch.empty_like(value).uniform_(low, high, generator=random)
+    value.copy_(torch.special.ndtri(uniform) * math.sqrt(1.0 / fan_in) / 0.87962566103423978)

@@ -1,0 +1,136 @@
+"""The Vision Transformer: timm's, with what the paper has and timm lacks. Parameters have timm's names."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import Attention, LayerNorm
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+
+from vitctl.config.model import ModelSpec
+from vitctl.models.patch_embedding import PatchEmbedding
+from vitctl.models.positions import Offsets, RelativeAttention, Table, Table2d
+from vitctl.models.resnets import HybridEmbedding
+from vitctl.models.waves import waves_with_prefix
+
+POOLS = {"cls": "token", "gap": "avg", "map": "map"}
+GELUS = {"tanh": partial(nn.GELU, approximate="tanh"), "erf": nn.GELU}
+
+
+class PlacedBlock(Block):
+    """A block that is told where its tokens are, each time anew."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.positions: nn.Module | None = None  # not in the class, where it would hide the module set later
+
+    def forward(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if self.positions is not None:
+            x = x + self.positions()
+        return super().forward(x, *args, **options)  # type: ignore[no-any-return]
+
+
+class AxialBlock(nn.Module):
+    """Attention along the rows and an MLP, then attention along the columns and an MLP."""
+
+    def __init__(self, grid: tuple[int, int], **options: Any) -> None:
+        super().__init__()
+        self.grid = grid
+        self.positions: nn.Module | None = None
+        self.row, self.column = Block(**options), Block(**options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, _, dim = x.shape
+        if self.positions is not None:
+            x = x + self.positions()
+        lines = x.reshape(batch, *self.grid, dim)  # [B, h, w, D]
+        lines = self.row(lines.flatten(0, 1)).reshape(batch, *self.grid, dim).transpose(1, 2)
+        lines = self.column(lines.flatten(0, 1)).reshape(batch, *self.grid[::-1], dim).transpose(1, 2)
+        return torch.flatten(lines, 1, 2)
+
+
+class ViT(VisionTransformer):
+    def __init__(self, spec: ModelSpec) -> None:
+        at_stem = spec.added == "stem" and spec.positions in ("1d", "sincos", "sincos-mae")
+        super().__init__(
+            img_size=(spec.height, spec.width),
+            patch_size=spec.patch,
+            in_chans=spec.channels,
+            num_classes=spec.classes,
+            global_pool=POOLS[spec.head],
+            embed_dim=spec.dim,
+            depth=spec.depth,
+            num_heads=spec.heads,
+            mlp_ratio=(spec.mlp + 0.5) / spec.dim,  # timm rounds the product down
+            qkv_bias=spec.qkv_bias,
+            init_values=1e-5 if spec.layer_scale else None,
+            class_token=spec.class_token,
+            pos_embed="learn" if at_stem else "none",
+            no_embed_class=not spec.class_position,
+            reg_tokens=spec.registers,
+            fc_norm=spec.norm == "pooled",
+            pos_drop_rate=spec.dropout,
+            proj_drop_rate=spec.dropout,
+            drop_path_rate=spec.drop_path,
+            weight_init="skip",
+            embed_layer=embedding(spec),
+            norm_layer=partial(LayerNorm, eps=spec.norm_eps),
+            act_layer=GELUS[spec.gelu],
+            block_fn=partial(AxialBlock, spec.grid) if spec.family == "axial" else PlacedBlock,
+            attn_layer=RelativeAttention if spec.positions == "relative" else Attention,
+        )
+        self.spec = spec
+        self.pre_logits = pre_logits(spec)
+        if spec.hidden and spec.classes:
+            self.head = nn.Linear(spec.hidden, spec.classes)
+        if at_stem and spec.positions != "1d":
+            self.pos_embed = nn.Parameter(waves_with_prefix(spec), requires_grad=False)
+        self.positions = Table2d(spec) if spec.added == "stem" and spec.positions == "2d" else None
+        self.place_blocks()
+
+    def place_blocks(self) -> None:
+        """Gives every block its positions: a table of its own, or the same one."""
+        spec = self.spec
+        if spec.added == "stem":
+            return
+        kind = {"2d": Table2d, "relative": Offsets}.get(spec.positions, Table)
+        shared = kind(spec)
+        for block in self.blocks:
+            table = shared if spec.added == "shared" else kind(spec)
+            if spec.positions == "relative":
+                block.attn.offsets = table
+            else:
+                block.positions = table
+
+    def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = super()._pos_embed(x)
+        return tokens if self.positions is None else self.pos_drop(tokens + self.positions())  # type: ignore[no-any-return]
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = self.pre_logits(self.fc_norm(self.pool(x)))  # [B, D], or [B, R] behind a pre-logits layer
+        return x if pre_logits else self.head(self.head_drop(x))
+
+    def layers(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Tokens [B, T, D] before the first block and after each."""
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(pixels))))
+        yield x
+        for block in self.blocks:
+            x = block(x)
+            yield x
+
+
+def embedding(spec: ModelSpec) -> Any:
+    """What timm calls to make the first layer."""
+    if spec.family == "hybrid":
+        return partial(HybridEmbedding, spec)
+    return partial(PatchEmbedding, pad=spec.pad)
+
+
+def pre_logits(spec: ModelSpec) -> nn.Module:
+    """The hidden layer of a pretraining head. The paper's code of today has a tanh behind it."""
+    if not spec.hidden:
+        return nn.Identity()
+    return nn.Sequential(OrderedDict(fc=nn.Linear(spec.dim, spec.hidden), act=nn.Tanh()))

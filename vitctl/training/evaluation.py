@@ -1,0 +1,71 @@
+"""How good a model is on pictures that it was not trained with: every picture counted once, on any number of ranks."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vitctl.io.weights import Tensors
+from vitctl.training.objective import Normalise
+from vitctl.training.precision import Named, autocast
+from vitctl.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Score:
+    pictures: int
+    loss: float  # cross-entropy, in nats
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A rank's part of one round; where a rank has none left, it computes along and counts nothing."""
+
+    pixels: torch.Tensor  # uint8 [B, ...]
+    labels: torch.Tensor  # int64 [B]
+    counts: bool = True
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, exams: Iterable[Exam], normalise: Normalise, precision: Named, device: torch.device, ranks: Ranks
+) -> Score:
+    model.eval()
+    sums = [0.0, 0.0, 0.0, 0.0]
+    for exam in exams:
+        with autocast(precision, device):
+            logits = model(normalise(exam.pixels)).float()  # [B, K]
+        if exam.counts:
+            sums = [total + value for total, value in zip(sums, measured(logits, exam.labels), strict=True)]
+    count, loss, first, fifth = ranks.sum(sums)
+    return Score(int(count), loss / count, first / count, fifth / count)
+
+
+def measured(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """Pictures, loss, right at once, right among five: sums."""
+    five = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    return [float(len(labels)), float(loss), float(five[:, 0].sum()), float(five.sum())]
+
+
+@contextmanager
+def using(model: nn.Module, average: Tensors | None) -> Iterator[None]:
+    """The averaged weights in place of the model's own."""
+    if average is None:
+        yield
+        return
+    own = {name: value for name, value in model.named_parameters() if name in average}
+    with torch.no_grad():
+        kept = {name: value.detach().clone() for name, value in own.items()}
+        for name, value in own.items():
+            value.copy_(average[name])
+        try:
+            yield
+        finally:
+            for name, value in own.items():
+                value.copy_(kept[name])

@@ -1,0 +1,78 @@
+"""How many pictures are computed at once: as many as fit, and no more than are of use."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from vitctl.errors import RunError
+from vitctl.machine import memory_bytes
+from vitctl.training.objective import Examples, Objective
+from vitctl.training.precision import Named, autocast
+
+SHARE = 0.5  # of the memory, for what a backward pass needs of a forward pass
+TOLD = "out of memory with a micro-batch of"
+USEFUL = 16_384  # tokens at once on a CPU: beyond that, memory is used and no time is won
+
+
+def fitting(
+    model: nn.Module,
+    objective: Objective,
+    examples: Examples,
+    precision: Named,
+    device: torch.device,
+    tokens: int,
+) -> int:
+    """The largest divisor of a rank's share that fits."""
+    each = saved_bytes(model, objective, examples.part(0, 1), precision, device)
+    most = int(free_bytes(device) * SHARE / max(each, 1))
+    if device.type == "cpu":
+        most = min(most, max(1, USEFUL // tokens))
+    share = len(examples)
+    divisors = [count for count in range(1, share + 1) if share % count == 0 and count <= max(most, 1)]
+    even = [count for count in divisors if count % 2 == 0 or count == share]
+    return max(even or divisors)
+
+
+def saved_bytes(model: nn.Module, objective: Objective, one: Examples, precision: Named, device: torch.device) -> int:
+    """What one picture leaves behind for the backward pass; weights, which are there anyway, do not count."""
+    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(precision, device):
+        loss, _ = objective(model, one)
+    del loss
+    return sum(seen.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return memory_bytes() or 4 << 30
+
+
+def out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def retried(run: Callable[[int], bool], micro_batch: int, may_retry: bool, say: Callable[[str], None]) -> bool:
+    """Runs with ever smaller micro-batches while memory runs out, or says which one to try."""
+    while True:
+        try:
+            return run(micro_batch)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            half = max(1, micro_batch // 2)
+            if not may_retry or micro_batch == 1:
+                raise RunError(
+                    f"out of memory with a micro-batch of {micro_batch}; try --micro-batch {half}"
+                ) from error
+        say(f"out of memory with a micro-batch of {micro_batch}: going on with {half}")
+        micro_batch = half

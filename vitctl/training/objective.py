@@ -1,0 +1,55 @@
+"""What a model is asked for, and what of its answers is counted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A rank's share of a batch."""
+
+    pixels: torch.Tensor  # uint8, [B, ...]
+    targets: torch.Tensor  # [B], or [B, K] where labels are mixed or smoothed
+    labels: torch.Tensor  # int64 [B]
+    first: int  # the place of the first of them in the global batch
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, begin: int, end: int) -> "Examples":
+        own = slice(begin, end)
+        return Examples(self.pixels[own], self.targets[own], self.labels[own], self.first + begin)
+
+
+Normalise = Callable[[torch.Tensor], torch.Tensor]  # bytes to what a model takes
+
+
+class Objective(Protocol):
+    def __call__(self, model: nn.Module, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss, and how many were right."""
+
+
+class Supervised:
+    def __init__(self, normalise: Normalise, loss: Literal["softmax", "sigmoid"] = "softmax") -> None:
+        self.normalise = normalise
+        self.loss = {"softmax": softmax, "sigmoid": sigmoid}[loss]
+
+    def __call__(self, model: nn.Module, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = model(self.normalise(examples.pixels)).float()  # [B, K]
+        return self.loss(logits, examples.targets), (logits.argmax(-1) == examples.labels).sum()
+
+
+def softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, targets)
+
+
+def sigmoid(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Each class for itself, summed over the classes as in big_vision."""
+    if targets.ndim == 1:
+        targets = F.one_hot(targets, logits.shape[-1]).float()
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()

@@ -1,0 +1,161 @@
+"""Optimisers, and what each parameter gets of them.
+
+    adam        torch's Adam, or AdamW
+    sgd         torch's, with momentum
+    adafactor   big_vision's: the second moment of a matrix is kept as means of its rows and columns
+
+Three things are called weight decay, and they differ by orders of magnitude; OptimConfig.decay says which is meant.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitctl.config.train import OptimConfig
+from vitctl.training.ranks import whole
+
+Group = dict[str, Any]
+FIRST = ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed", "positions", "norm_pre")
+TABLES = ("cls_token", "dist_token", "reg_token", "pos_embed", "embed", "x", "y", "latent")  # no kernels
+FACTORED_FROM = 32  # both axes at least so long, as in big_vision
+TINY = 1e-30
+
+
+def make_optimiser(module: nn.Module, config: OptimConfig, depth: int) -> torch.optim.Optimizer:
+    sets = groups(module.named_parameters(), config, depth)
+    is_l2 = config.decay == "l2"
+    if config.name == "adam":
+        adam = torch.optim.Adam if is_l2 else torch.optim.AdamW
+        return adam(sets, config.lr, (config.beta1, config.beta2), config.eps, **kernel(sets, can_cut=True))
+    for group in sets:
+        group["decoupled"] = 0.0 if is_l2 else group["weight_decay"]
+        group["weight_decay"] -= group["decoupled"]
+    if config.name == "sgd":
+        return SGD(sets, config.lr, config.momentum, **kernel(sets, can_cut=False))
+    return Adafactor(sets, {"lr": config.lr, "momentum": config.beta1, "most": config.beta2})
+
+
+def kernel(sets: list[Group], can_cut: bool) -> dict[str, bool]:
+    """torch's fastest for where the parameters are. Fused SGD cannot do those that lie in parts on the ranks."""
+    values = [value for group in sets for value in group["params"]]
+    if not can_cut and any(hasattr(value, "full_tensor") for value in values):
+        return {"foreach": True}
+    return {"fused": True} if all(value.device.type in ("cpu", "cuda") for value in values) else {}
+
+
+def groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, depth: int) -> list[Group]:
+    """Parameters that are treated alike: by the scale of their lr, and whether they are decayed."""
+    found: dict[tuple[float, float], Group] = {}
+    for name, value in named:
+        if not value.requires_grad:
+            continue
+        scale = config.layer_decay ** (depth + 1 - layer_of(name, depth))
+        is_decayed = config.decay_on == "all" or is_kernel(name, value)
+        decay = config.weight_decay if is_decayed else 0.0
+        if config.decay == "fixed":  # of the peak alone: no layer's scale lessens it (big_vision's lr_mults)
+            decay /= config.lr * scale
+        group = found.setdefault((scale, decay), {"params": [], "names": [], "scale": scale, "weight_decay": decay})
+        group["params"].append(value)
+        group["names"].append(name)
+    return list(found.values())
+
+
+def is_kernel(name: str, value: torch.Tensor) -> bool:
+    return value.ndim > 1 and name.rpartition(".")[2] not in TABLES
+
+
+def layer_of(name: str, depth: int) -> int:
+    """0 for what comes before the blocks, then the blocks, then the rest (as in BEiT and MAE)."""
+    block = re.match(r"blocks\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if name.startswith(FIRST) else depth + 1
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """The lr of this step, scaled for each group."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["scale"]
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+    return whole(torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None]))
+
+
+def clip(parameters: Iterable[nn.Parameter], most: float) -> torch.Tensor:
+    """Scales gradients down to a global norm of at most `most`, exactly as optax does; returns the norm before."""
+    moved = [value for value in parameters if value.grad is not None]
+    norm = gradient_norm(moved)
+    if moved and most < math.inf:
+        torch._foreach_mul_([value.grad for value in moved if value.grad is not None], most / norm.clamp(min=most))
+    return norm
+
+
+def shrunk(group: Group) -> list[nn.Parameter]:
+    """Those with a gradient, less the decay that is none of it: w -= lr * wd * w."""
+    moved = [value for value in group["params"] if value.grad is not None]
+    if moved and group["decoupled"]:
+        torch._foreach_mul_(moved, 1 - group["lr"] * group["decoupled"])
+    return moved
+
+
+class SGD(torch.optim.SGD):
+    """torch's, with a decay beside the gradient. Momenta begin at 0: fused, torch's want all or none to be there."""
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for value in shrunk(group):
+                if group["momentum"] and "momentum_buffer" not in self.state[value]:
+                    self.state[value]["momentum_buffer"] = torch.zeros_like(value)
+        super().step()
+
+
+class Adafactor(torch.optim.Optimizer):
+    """Not torch's own, which scales by the size of the parameter, clips each update and has no first moment."""
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for value in shrunk(group):
+                assert value.grad is not None
+                gradient = value.grad.add(value, alpha=group["weight_decay"])
+                value.sub_(update(self.state[value], gradient, group["momentum"], group["most"]), alpha=group["lr"])
+
+
+def update(state: dict[str, torch.Tensor], gradient: torch.Tensor, momentum: float, most: float) -> torch.Tensor:
+    state["step"] = state.get("step", torch.zeros(())) + 1  # on the CPU, where the next line needs it
+    scaled = by_second_moment(state, gradient, min(most, 1 - float(state["step"]) ** -0.8))
+    return running(state, "exp_avg", scaled, momentum) if momentum else scaled
+
+
+def by_second_moment(state: dict[str, torch.Tensor], gradient: torch.Tensor, keep: float) -> torch.Tensor:
+    square = gradient.square() + TINY
+    axes = sorted(range(square.ndim), key=lambda axis: square.shape[axis])
+    if len(axes) < 2 or square.shape[axes[-2]] < FACTORED_FROM:
+        return gradient * running(state, "exp_avg_sq", square, keep).rsqrt()
+    second, longest = axes[-2:]
+    rows = running(state, "rows", whole(square.mean(longest, keepdim=True)), keep)
+    columns = running(state, "columns", whole(square.mean(second, keepdim=True)), keep)
+    relative = rows / rows.mean(second, keepdim=True)  # first: rows * columns can be too small for a float
+    return gradient * beside(relative.rsqrt(), gradient) * beside(columns.rsqrt(), gradient)
+
+
+def running(state: dict[str, torch.Tensor], name: str, value: torch.Tensor, keep: float) -> torch.Tensor:
+    """A running mean that begins at 0. One that comes from a checkpoint may lie on the CPU."""
+    before = state[name].to(value.device) if name in state else torch.zeros_like(value)
+    state[name] = before.lerp_(value, 1 - keep)
+    return state[name]
+
+
+def beside(tensor: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, fit to be multiplied with one that lies in parts on the ranks."""
+    if not hasattr(cut, "device_mesh"):
+        return tensor
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(tensor, cut.device_mesh, [Replicate()] * cut.device_mesh.ndim)

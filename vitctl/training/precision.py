@@ -1,0 +1,33 @@
+"""In which numbers a step is computed. Weights, gradients and the optimiser stay in float32 always."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import nn
+
+from vitctl.machine import native_bf16
+
+Named = Literal["float32", "bf16"]
+
+
+def chosen(wanted: Literal["auto", "float32", "bf16"], device: torch.device) -> Named:
+    """bfloat16 where the device multiplies it itself."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bf16" if device.type == "cpu" and native_bf16() else "float32"
+
+
+def autocast(precision: Named, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def plain_attention(model: nn.Module, device: torch.device) -> None:
+    """On a CPU the backward pass of the fused attention takes half of the step; products and a softmax are quicker."""
+    if device.type != "cpu":
+        return
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            setattr(module, "fused_attn", False)  # noqa: B010 - a module's own attributes are typed as tensors

@@ -1,0 +1,120 @@
+"""Several processes as one: who am I, what do we all say, and how a model is shared out."""
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+TIMEOUT = datetime.timedelta(minutes=30)  # the first rank may evaluate or save while others wait
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The same numbers of all ranks added up, in double precision."""
+        if self.world == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=talk())
+        return [float(each) for each in total]
+
+    def most(self, value: float) -> float:
+        if self.world == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, op=dist.ReduceOp.MAX, group=talk())
+        return float(total)
+
+    def agreed(self, text: str) -> str:
+        """What the first rank says."""
+        if self.world == 1:
+            return text
+        said = [text]
+        dist.broadcast_object_list(said, src=0, group=talk())
+        return said[0]
+
+    def meet(self) -> None:
+        if self.world > 1:
+            dist.barrier(group=talk())
+
+
+def ranks_here() -> Ranks:
+    """As torchrun and Slurm scripts say it in the environment."""
+    numbers = [int(os.environ.get(name, default)) for name, default in NAMES.items()]
+    return Ranks(*numbers)
+
+
+NAMES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+TALK: list[Any] = []  # the group in which numbers and words are exchanged on the CPU, beside that of the gradients
+
+
+def talk() -> Any:
+    return TALK[-1]
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """All ranks, connected for as long as this lasts."""
+    ranks = ranks_here()
+    if ranks.world == 1:
+        yield ranks
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    TALK.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
+    try:
+        yield ranks
+    finally:
+        TALK.pop()
+        dist.destroy_process_group()
+
+
+def shared_out(model: nn.Module, ranks: Ranks, parallel: str, device: torch.device) -> nn.Module:
+    """What is called in training: the model, or it between its copies; with fsdp it is cut up in place."""
+    if ranks.world == 1:
+        return model
+    if parallel == "fsdp":
+        return cut_up(model, device)
+    from torch.nn.parallel import DistributedDataParallel
+
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def cut_up(model: nn.Module, device: torch.device) -> nn.Module:
+    """Every rank keeps its part of each block, and has a whole block only while it computes it (FSDP2)."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in getattr(model, "blocks", ()):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that may lie in parts on the ranks; all of them must ask."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def placed(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, laid out as another one is."""
+    if not hasattr(like, "full_tensor"):
+        return tensor.to(like.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)  # type: ignore[attr-defined]

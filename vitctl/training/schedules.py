@@ -1,0 +1,28 @@
+"""The learning rate as a function of the step alone."""
+
+import math
+
+from vitctl.config.train import ScheduleConfig
+
+
+def share(config: ScheduleConfig, step: int, steps: int) -> float:
+    """The share of the peak lr at a step. With a warm-up, step 0 has none: so do the official programs."""
+    warm, cool = config.warmup_steps(steps), config.cooldown_steps(steps)
+    value = decayed(config, step - warm, steps - warm)
+    if warm:
+        value *= min(1.0, step / warm)
+    if cool:
+        value *= min(1.0, (steps - step) / cool)
+    return value
+
+
+def decayed(config: ScheduleConfig, step: int, steps: int) -> float:
+    """Behind the warm-up: `step` of `steps`."""
+    progress = min(1.0, max(0.0, step / max(steps, 1)))
+    if config.kind == "cosine":
+        return config.end + (1 - config.end) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.kind == "linear":
+        return config.end + (1 - config.end) * (1 - progress)
+    if config.kind == "rsqrt":
+        return math.sqrt(config.timescale / (config.timescale + max(0, step)))
+    return 1.0

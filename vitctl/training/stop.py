@@ -1,0 +1,41 @@
+"""Ctrl-C and a scheduler's SIGTERM: the step is finished and kept. A second one stops at once."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from vitctl.errors import Terminated
+
+
+class Stop:
+    """`with Stop() as stop:` and, between steps, `if stop.asked`."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.before: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        return bool(self.signal)
+
+    @property
+    def code(self) -> int:
+        return 128 + (self.signal or signal.SIGINT)
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self.hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def hear(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self.signal = number

@@ -1,0 +1,96 @@
+"""What a finished run says."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from vitctl.config.model import ModelSpec
+from vitctl.inspection.curves import draw_curves
+from vitctl.io.run_directory import RunDirectory
+from vitctl.models.count import count
+from vitctl.reporting import Reporter
+from vitctl.workflows.fit import Fitted, Place
+from vitctl.workflows.start import Started
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    run: str | None
+    model: str
+    res: list[int]
+    recipe: str
+    data: str
+    data_digest: str
+    classes: int
+    parameters: int
+    steps: int
+    epochs: float
+    batch: int
+    micro_batch: int
+    ranks: int
+    device: str
+    precision: str
+    seed: int
+    lr: float
+    loss: float
+    top1: float | None  # on val, of the last step
+    top5: float | None
+    val_loss: float | None
+    best_top1: float | None
+    best_step: int | None
+    tried: dict[str, float]  # lr -> accuracy on the part of the training data that was held out
+    weights: str | None
+    digest: str
+    images_per_s: float
+    elapsed_s: float
+
+
+def conclude(
+    started: Started,
+    place: Place,
+    spec: ModelSpec,
+    fitted: Fitted,
+    elapsed: float,
+    tried: dict[str, float] | None = None,
+) -> TrainResult:
+    config, data, run, val = started.config, started.data, started.run, fitted.val
+    result = TrainResult(
+        run=str(run.path) if run else None,
+        model=spec.name,
+        res=[spec.height, spec.width],
+        recipe=config.recipe,
+        data=str(data.path),
+        data_digest=data.file.digest,
+        classes=len(data.file.class_names),
+        parameters=count(spec).parameters,
+        steps=fitted.steps,
+        epochs=fitted.steps * config.batch / place.train.rows,
+        batch=config.batch,
+        micro_batch=fitted.micro_batch,
+        ranks=place.ranks.world,
+        device=place.device.type,
+        precision=place.precision,
+        seed=config.seed,
+        lr=config.optim.lr,
+        loss=fitted.loss,
+        top1=val.top1 if val else None,
+        top5=val.top5 if val else None,
+        val_loss=val.loss if val else None,
+        best_top1=fitted.best,
+        best_step=fitted.best_step,
+        tried=tried or {},
+        weights=str(run.weights) if run else None,
+        digest=fitted.digest,
+        images_per_s=fitted.pictures_per_s,
+        elapsed_s=elapsed,
+    )
+    if run and place.ranks.first:
+        draw_curves(run.metrics(), run.path / "curves.png", f"{spec.name} on {data.path}")
+        run.finish(dataclasses.asdict(result))
+    return result
+
+
+def concluded(run: RunDirectory, reporter: Reporter) -> TrainResult:
+    """The result of a run that is finished already."""
+    reporter.note(f"{run.path}: is finished; nothing is left to do")
+    names = {field.name for field in dataclasses.fields(TrainResult)}
+    return TrainResult(**{name: value for name, value in (run.result or {}).items() if name in names})

@@ -1,0 +1,115 @@
+"""From a patch file to what a training step or an evaluation takes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vitctl.config.model import ModelSpec
+from vitctl.config.train import TrainConfig
+from vitctl.data.augmentation.augment import Augment
+from vitctl.data.augmentation.mixing import Mixing
+from vitctl.data.loader import Batch, Loader, View, normalised
+from vitctl.errors import DataError
+from vitctl.io.patch_file import Split
+from vitctl.io.weights import About
+from vitctl.patches import patchify
+from vitctl.training.evaluation import Exam
+from vitctl.training.objective import Examples
+from vitctl.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Bytes, patches [B, N, P*P*C] or pictures [B, H, W, C], to what the model takes."""
+
+    spec: ModelSpec
+    about: About
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        values = normalised(pixels, self.about.mean, self.about.std)
+        if values.ndim == 3:
+            return values
+        if takes_patches(self.spec):
+            return patchify(values, self.spec.patch)
+        return values.permute(0, 3, 1, 2)
+
+
+def takes_patches(spec: ModelSpec) -> bool:
+    return spec.family in ("vit", "axial") and not spec.pad
+
+
+class Feed:
+    """The examples of each step, from any step on: a function of (data, seed, step) alone."""
+
+    def __init__(self, split: Split, config: TrainConfig, spec: ModelSpec, ranks: Ranks, device: torch.device) -> None:
+        check_labels(split, spec.classes)
+        self.config, self.spec, self.ranks = config, spec, ranks
+        augment = config.augment
+        plain = takes_patches(spec) and not augment.mixes_labels and augment.summary() == "none"
+        res = (spec.height, spec.width)
+        view = View("patches", spec.patch, res) if plain else View("images")
+        self.augment = None if plain else Augment(augment, config.seed, res)
+        self.mixing = Mixing(augment, config.seed) if augment.mixes_labels else None
+        self.loader = Loader(
+            split,
+            config.batch,
+            seed=config.seed,
+            view=view,
+            rank=ranks.rank,
+            world=ranks.world,
+            device=device,
+        )
+
+    def __call__(self, step: int) -> Iterator[Examples]:
+        return map(self.examples, self.loader.stream(step))
+
+    def at(self, step: int) -> Examples:
+        return self.examples(self.loader.at(step).to(self.loader.device))
+
+    def examples(self, batch: Batch) -> Examples:
+        pixels, targets = batch.pixels, batch.labels
+        if self.augment:
+            pixels = self.augment(pixels, batch.epochs, batch.rows)
+        if self.mixing:
+            plan = self.mixing.plan(batch.epochs, batch.rows, self.spec.height, self.spec.width)
+            pixels = plan.images(pixels)
+            targets = plan.targets(batch.labels, self.spec.classes, self.config.smoothing)
+        elif self.config.smoothing:
+            targets = smoothed(batch.labels, self.spec.classes, self.config.smoothing)
+        return Examples(pixels, targets, batch.labels, self.ranks.rank * self.loader.share)
+
+
+def smoothed(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
+    return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
+
+
+def check_labels(split: Split, classes: int) -> None:
+    labels = split.labels()
+    if not len(labels):
+        raise DataError(f"split {split.name} is empty")
+    without = int((labels < 0).sum())
+    if without:
+        raise DataError(f"split {split.name}: {without} of {len(labels)} pictures have no label; give them one")
+    if int(labels.max()) >= classes:
+        raise DataError(f"split {split.name}: has a label {int(labels.max())}, but the model knows {classes} classes")
+
+
+def exams(split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device) -> Iterator[Exam]:
+    """A split once; all ranks get as many rounds, so that none waits for another."""
+    view = View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
+    share = max(1, min(batch, -(-split.rows // ranks.world)))
+    loader = Loader(
+        split, share * ranks.world, view=view, shuffle=False, rank=ranks.rank, world=ranks.world, device=device
+    )
+    rounds = -(-split.rows // (share * ranks.world))
+    done = 0
+    for part in loader.once():
+        yield Exam(part.pixels, part.labels)
+        done += 1
+    while done < rounds:
+        part = loader.fetch(np.zeros(1, np.int64), np.zeros(1, np.int64)).to(device)
+        yield Exam(part.pixels, part.labels, counts=False)
+        done += 1

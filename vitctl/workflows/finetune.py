@@ -1,0 +1,136 @@
+"""`vitctl finetune`: transfer to another data set, and to another resolution, with a new head of zeros."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from vitctl import __version__
+from vitctl.config.checks import resolution
+from vitctl.config.model import ModelSpec, model_spec
+from vitctl.config.train import TrainConfig
+from vitctl.errors import UsageError
+from vitctl.io.run_directory import RunDirectory
+from vitctl.io.weights import Weights
+from vitctl.models.adapt import adapted, with_zero_head
+from vitctl.reporting import Reporter, Silent
+from vitctl.training.ranks import joined, ranks_here
+from vitctl.training.stop import Stop
+from vitctl.workflows.conclude import TrainResult, conclude, concluded
+from vitctl.workflows.fit import Fit, Place, place_of
+from vitctl.workflows.load import choose_weights
+from vitctl.workflows.start import Data, Request, device_of, held_out, limited, start, to_resume
+
+DEV = ((10_000, 0.10), (100_000, 0.02), (float("inf"), 0.01))  # of a set up to this size, as in the paper
+
+
+def finetune(
+    flags: dict[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    *,
+    settings: Iterable[str] = (),
+    recipe: str | None = None,
+    out: str | None = None,
+    resume: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> TrainResult:
+    """`flags` are fields of TrainConfig: `finetune({"source": "weights.npz", "res": "384", "data": "photos/"})`."""
+    reporter, began = reporter or Silent(), time.perf_counter()
+    request = Request("finetune", dict(flags or {}), tuple(settings), recipe, out, resume, overwrite, dry_run)
+    device = device_of(request.flags.get("device") or "auto", ranks_here())
+    with joined(device) as ranks:
+        weights = None
+        if not to_resume(resume, out):
+            weights = choose_weights(request.flags.get("source"), reporter)
+            request.flags.update(model=weights.spec.name, source=weights.path)
+
+        def begin(config: TrainConfig, data: Data) -> Weights:
+            return transferred(weights or choose_weights(config.source, reporter), config, data)
+
+        started = start(request, weights.spec if weights else model_spec(TrainConfig.model), ranks, reporter, begin)
+        if started.run and started.run.result:
+            return concluded(started.run, reporter)
+        config, data = started.config, started.data
+        begun, train = begin(config, data), limited(data.train, config.limit, config.seed)
+        with Stop() as stop:
+            place = place_of(config, train, data.val, ranks, device, reporter, stop)
+            tried = trials(config, begun, place, started.run)
+            if tried:
+                config = with_lr(config, max(tried, key=lambda lr: (tried[lr], -lr)))
+                reporter.note(f"lr {config.optim.lr:g} was best on the held out part; now on all {train.rows:,}")
+            fitted = Fit(config, begun, place, started.run).to_the_end()
+        named = {f"{lr:g}": score for lr, score in tried.items()}
+        done = replace(started, config=config)
+        return conclude(done, place, begun.spec, fitted, time.perf_counter() - began, named)
+
+
+def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:
+    """The weights of step 0: other positions, other channels, a head of zeros, and the model's own name for classes."""
+    geometry = data.file.geometry
+    size = resolution(config.res) if config.res else (weights.spec.height, weights.spec.width)
+    before = weights.digest()
+    weights = with_zero_head(adapted(weights, *size, geometry.channels), len(data.file.class_names))
+    if weights.spec.family != "timm":
+        spec = weights.spec.changed(dropout=config.dropout, drop_path=config.drop_path)
+        weights = replace(weights, spec=with_head(spec, config.head))
+    training = {
+        "command": "finetune",
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "data_digest": data.file.digest,
+        "from_digest": before,
+        "before": weights.about.training,
+    }
+    about = replace(
+        weights.about,
+        source="",
+        class_names=data.file.class_names,
+        training=training,
+        created_by=f"vitctl {__version__}",
+    )
+    return replace(weights, about=about, extra={}, notes=())
+
+
+def with_head(spec: ModelSpec, head: str | None) -> ModelSpec:
+    """The mean of the patches may be taken in place of the class token, which stays, as MAE fine-tunes."""
+    if head in (None, spec.head):
+        return spec
+    if (spec.head, head) != ("cls", "gap"):
+        raise UsageError(f"these weights have head {spec.head}, which cannot become {head}")
+    return replace(spec, head="gap")
+
+
+def trials(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory | None) -> dict[float, float]:
+    """{lr: accuracy on a part of the training data that the others are trained without}."""
+    if not config.lrs or run is None:
+        return {}
+    share = next(share for size, share in DEV if place.train.rows < size)
+    rest, dev = held_out(place.train, share, config.seed)
+    place.reporter.note(
+        f"{len(config.lrs)} learning rates are tried with {rest.rows:,} pictures on the other {dev.rows:,}"
+    )
+    part = replace(place, train=rest, val=dev)
+    return {lr: trial(with_lr(config, lr), begun, part, run.part(f"trials/lr-{lr:g}")) for lr in config.lrs}
+
+
+def trial(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory) -> float:
+    if not run.result:
+        fitted = Fit(config, begun, place, run).to_the_end()
+        place.ranks.meet()
+        if place.ranks.first:
+            assert fitted.val is not None
+            run.finish({"lr": config.optim.lr} | dataclasses.asdict(fitted.val))
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
+            for path in (run.weights, run.best):
+                path.unlink(missing_ok=True)
+        place.ranks.meet()
+    assert run.result is not None
+    place.reporter.note(f"lr {config.optim.lr:g}: top-1 {run.result['top1']:.2%} on the held out part")
+    return float(run.result["top1"])
+
+
+def with_lr(config: TrainConfig, lr: float) -> TrainConfig:
+    return replace(config, optim=replace(config.optim, lr=lr))

@@ -1,0 +1,239 @@
+"""One model trained to its end: what pretraining, fine-tuning and each lr of a grid have in common."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vitctl.config.train import TrainConfig
+from vitctl.errors import DataError, Interrupted
+from vitctl.io.checkpoint import checkpoints, read_checkpoint
+from vitctl.io.patch_file import Split
+from vitctl.io.run_directory import RunDirectory
+from vitctl.io.weights import Weights, save_weights
+from vitctl.models.create import build, fill
+from vitctl.reporting import Progress, Reporter, counted
+from vitctl.training import memory
+from vitctl.training.evaluation import Score, evaluate, using
+from vitctl.training.loop import Plan, train
+from vitctl.training.objective import Supervised
+from vitctl.training.optimisers import make_optimiser
+from vitctl.training.precision import Named, chosen, plain_attention
+from vitctl.training.ranks import Ranks, shared_out
+from vitctl.training.state import State, averaged
+from vitctl.training.stop import Stop
+from vitctl.workflows.feed import Feed, Normaliser, exams
+from vitctl.workflows.records import Records
+
+COMPILE_FROM = 50_000  # pictures on a GPU: below that, compiling takes longer than it saves
+MOST_LOGGED = 50  # steps between two lines of the log
+BEHIND = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.")  # the blocks
+EVALUATIONS = 20  # at most so many where epochs are short
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a run works on, and with."""
+
+    train: Split
+    val: Split | None
+    ranks: Ranks
+    device: torch.device
+    precision: Named
+    reporter: Reporter
+    stop: Stop
+
+
+@dataclass(frozen=True)
+class Fitted:
+    steps: int
+    loss: float  # of the last line of the log
+    val: Score | None
+    best: float | None
+    best_step: int | None
+    micro_batch: int
+    digest: str
+    pictures_per_s: float
+
+
+def place_of(
+    config: TrainConfig,
+    train: Split,
+    val: Split | None,
+    ranks: Ranks,
+    device: torch.device,
+    reporter: Reporter,
+    stop: Stop,
+) -> Place:
+    precision = chosen(config.precision, device)
+    steps = total_steps(config, train.rows)
+    reporter.note(
+        f"{counted(steps, 'step')} of {counted(config.batch, 'picture')}, {steps * config.batch / train.rows:.3g} "
+        f"epochs of {train.rows:,}; {device.type}, {precision}" + (f", {ranks.world} ranks" if ranks.world > 1 else "")
+    )
+    return Place(train, val, ranks, device, precision, reporter, stop)
+
+
+class Fit:
+    """`Fit(config, weights to begin with, place, run).to_the_end()`; goes on where the run has a checkpoint."""
+
+    def __init__(self, config: TrainConfig, begun: Weights, place: Place, run: RunDirectory | None) -> None:
+        self.config, self.begun, self.place, self.run = config, begun, place, run
+        self.model = made(config, begun, place.device)
+        self.normalise = Normaliser(begun.spec, begun.about)
+        self.objective = Supervised(self.normalise, config.loss)
+        self.feed = Feed(place.train, config, begun.spec, place.ranks, place.device)
+        self.steps = total_steps(config, place.train.rows)
+        self.micro_batch = self.first_micro_batch()
+        shared = shared_out(self.model, place.ranks, config.parallel, place.device)
+        self.called = compiled(shared, config, place.device, self.steps)
+        self.state = State(self.model, make_optimiser(self.model, config.optim, begun.spec.depth))
+        self.state.average = averaged(self.model) if config.ema else None
+        self.records = Records(config, run, place.ranks, place.train.rows, self.score, begun, place.reporter)
+
+    def first_micro_batch(self) -> int:
+        config, place = self.config, self.place
+        share = config.batch // place.ranks.world
+        if config.micro_batch != "auto":
+            return min(int(config.micro_batch), share)
+        first = self.feed.at(0)
+        tokens = self.begun.spec.tokens
+        size = memory.fitting(self.model, self.objective, first, place.precision, place.device, tokens)
+        return int(-place.ranks.most(-size))  # the least of all ranks
+
+    def to_the_end(self) -> Fitted:
+        place, batch = self.place, self.config.batch
+        self.resume()
+        started, first = time.perf_counter(), self.state.step
+        with place.reporter.progress("train", self.steps * batch, done=first * batch) as bar:
+            may_retry = self.config.micro_batch == "auto"
+            finished = memory.retried(
+                lambda size: self.train_until(self.plan(size), bar), self.micro_batch, may_retry, place.reporter.warn
+            )
+        seconds = time.perf_counter() - started
+        self.records.save(self.state)
+        self.records.writer.wait()
+        self.records.writer.close()
+        place.ranks.meet()
+        if not finished:
+            raise self.interrupted()
+        return self.fitted((self.state.step - first) * batch / max(seconds, 1e-9))
+
+    def train_until(self, plan: Plan, bar: Progress | None = None) -> bool:
+        place, bar = self.place, bar or Progress()
+        return train(
+            self.state, self.called, plan, self.objective, self.feed, self.records, place.ranks, place.stop, bar
+        )
+
+    def plan(self, micro_batch: int) -> Plan:
+        config = self.config
+        epoch = max(1, round(self.place.train.rows / config.batch))
+        return Plan(
+            steps=self.steps,
+            batch=config.batch,
+            micro_batch=micro_batch,
+            lr=config.optim.lr,
+            schedule=config.schedule,
+            clip=config.optim.clip,
+            ema=config.ema,
+            seed=config.seed,
+            precision=self.place.precision,
+            device=self.place.device,
+            log_every=config.log_every or max(1, min(MOST_LOGGED, self.steps // 100)),
+            eval_every=config.eval_every or max(epoch, math.ceil(self.steps / EVALUATIONS)),
+        )
+
+    def resume(self) -> None:
+        """From the newest checkpoint that can be read."""
+        if self.run is None:
+            return
+        for path in reversed(checkpoints(self.run.checkpoints)):
+            try:
+                tensors, facts = read_checkpoint(path)
+            except DataError as error:
+                self.place.reporter.warn(f"{error}; the one before it is taken")
+                continue
+            self.state.restore(tensors, facts)
+            self.place.reporter.note(f"{self.run.path}: goes on at step {self.state.step:,} of {self.steps:,}")
+            break
+        self.place.ranks.meet()
+        if self.place.ranks.first:
+            self.run.cut(self.state.step)
+
+    def score(self, state: State) -> Score | None:
+        place = self.place
+        if place.val is None:
+            return None
+        with using(self.model, state.average):
+            rounds = exams(place.val, self.begun.spec, 2 * self.micro_batch, place.ranks, place.device)
+            return evaluate(self.model, rounds, self.normalise, place.precision, place.device, place.ranks)
+
+    def interrupted(self) -> Interrupted:
+        """A trial of a grid is gone on with by way of the run that it belongs to."""
+        path = str(self.run.path) if self.run else None
+        whole = path.partition("/trials/")[0] if path else None
+        return Interrupted(f"stopped behind step {self.state.step:,} of {self.steps:,}", self.place.stop.code, whole)
+
+    def fitted(self, rate: float) -> Fitted:
+        state = self.state
+        weights = self.records.at(state, state.weights())
+        digest = weights.digest()
+        if self.run and self.place.ranks.first:
+            save_weights(weights, self.run.weights)
+        metrics = self.run.metrics() if self.run else self.records.lines
+        logged = [line for line in metrics if "loss" in line]
+        scored = [line for line in metrics if "val_top1" in line]
+        val = score_of(scored[-1], self.place.val) if scored and self.place.val else None
+        return Fitted(
+            steps=state.step,
+            loss=logged[-1]["loss"],
+            val=val,
+            best=state.best if val else None,
+            best_step=state.best_step if val else None,
+            micro_batch=self.micro_batch,
+            digest=digest,
+            pictures_per_s=rate,
+        )
+
+
+def made(config: TrainConfig, begun: Weights, device: torch.device) -> nn.Module:
+    model = build(begun.spec)
+    fill(model, begun.tensors, begun.about.source or begun.spec.name)
+    model.to(device)
+    plain_attention(model, device)
+    freeze(model, config.freeze)
+    if config.checkpointing:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    return model
+
+
+def score_of(line: dict[str, float], val: Split) -> Score:
+    return Score(val.rows, line["val_loss"], line["val_top1"], line["val_top5"])
+
+
+def freeze(model: nn.Module, what: str | None) -> None:
+    """All but the head ("backbone"), or the stem and so many blocks."""
+    if what is None:
+        return
+    for name, value in model.named_parameters():
+        if what == "backbone":
+            held = not name.startswith("head.")
+        else:
+            block = name.split(".")[1] if name.startswith("blocks.") else ""
+            held = (
+                int(block) < int(what) if block else not name.startswith(("norm.", "fc_norm.", "head.", "pre_logits."))
+            )
+        value.requires_grad_(value.requires_grad and not held)
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    return config.steps or max(1, math.ceil((config.epochs or 1) * rows / config.batch))
+
+
+def compiled(model: nn.Module, config: TrainConfig, device: torch.device, steps: int) -> nn.Module:
+    pays = device.type == "cuda" and steps * config.batch >= COMPILE_FROM
+    if config.compile == "off" or (config.compile == "auto" and not pays):
+        return model
+    return torch.compile(model)  # type: ignore[return-value]

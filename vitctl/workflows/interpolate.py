@@ -1,0 +1,107 @@
+"""`vitctl interpolate-pos`: weights for one resolution become weights for another."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vitctl.config.interpolate import InterpolateConfig
+from vitctl.errors import OutputExists, UsageError
+from vitctl.inspection.similarity import Panel, draw
+from vitctl.io.save import save_as
+from vitctl.io.weights import Weights
+from vitctl.models.resize import how, patch_positions, resized, round_trip_error
+from vitctl.reporting import Reporter, Silent
+from vitctl.workflows.load import choose_weights, chosen
+
+
+@dataclass(frozen=True)
+class InterpolateResult:
+    out: str
+    source: str
+    model: str
+    positions: str
+    method: str
+    res_before: list[int]
+    res_after: list[int]
+    grid_before: list[int]
+    grid_after: list[int]
+    tokens_before: int
+    tokens_after: int
+    round_trip_error: float  # of the positions, there and back: relative root mean square
+    parameters: int
+    digest: str
+    plot: str | None
+    elapsed_s: float
+
+
+def interpolate_positions(
+    config: InterpolateConfig, reporter: Reporter | None = None, *, overwrite: bool = False
+) -> InterpolateResult:
+    reporter = reporter or Silent()
+    started = time.perf_counter()
+    before = choose_weights(config.source, reporter, config.allow_missing)
+    if config.pad:
+        before = replace(before, spec=before.spec.changed(pad=True))
+    height, width = config.size
+    out = Path(config.out or f"{slug(before.spec.name)}-{short(height, width)}.safetensors")
+    check_outputs(before, out, config, overwrite)
+    after = resized(before, height, width, config.method)
+    if before.spec.grid == after.spec.grid:
+        reporter.note(f"the grid of {grid(before)} patches stays as it is")
+    digest = save_as(after, out)
+    if config.plot:
+        plot(before, after, Path(config.plot))
+    return InterpolateResult(
+        out=str(out),
+        source=chosen(config.source)[0],
+        model=before.spec.name,
+        positions=before.spec.positions,
+        method=how(before.spec, config.method),
+        res_before=[before.spec.height, before.spec.width],
+        res_after=[height, width],
+        grid_before=list(before.spec.grid),
+        grid_after=list(after.spec.grid),
+        tokens_before=before.spec.tokens,
+        tokens_after=after.spec.tokens,
+        round_trip_error=round_trip_error(before, height, width, config.method),
+        parameters=after.parameters,
+        digest=digest,
+        plot=config.plot,
+        elapsed_s=time.perf_counter() - started,
+    )
+
+
+def check_outputs(before: Weights, out: Path, config: InterpolateConfig, overwrite: bool) -> None:
+    """What can be known to fail does so before anything is written."""
+    if out.is_dir() or (out.exists() and not overwrite):
+        hint = (
+            "is a folder; name a file" if out.is_dir() else "exists already; --overwrite replaces it, or name another"
+        )
+        raise OutputExists(f"{out}: {hint} with --out")
+    for path in (out, Path(config.plot)) if config.plot else (out,):
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent} to write it in; make it first")
+    if config.plot and patch_positions(before) is None:
+        raise UsageError(f"--plot draws a table of positions, and {before.spec.name} has none: {before.spec.positions}")
+
+
+def short(height: int, width: int) -> str:
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def slug(name: str) -> str:
+    return name.replace("/", "-").replace(":", "-")
+
+
+def grid(weights: Weights) -> str:
+    return f"{weights.spec.grid[0]}x{weights.spec.grid[1]}"
+
+
+def plot(before: Weights, after: Weights, path: Path) -> None:
+    panels = []
+    for word, weights in (("before", before), ("after", after)):
+        table = patch_positions(weights)
+        assert table is not None  # or check_outputs would have said so
+        size = f"{weights.spec.height}x{weights.spec.width}"
+        panels.append(Panel(f"{word}: {grid(weights)} patches at {size}", table.float().numpy(), weights.spec.grid))
+    draw(panels, path, f"Similarity of position embeddings, {before.spec.name}")

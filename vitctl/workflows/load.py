@@ -1,0 +1,142 @@
+"""Weights by whatever somebody calls them, and the model that they make."""
+
+import os
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitctl.config.model import ModelSpec, model_spec
+from vitctl.errors import ConfigError, InputError, UsageError, WeightsError
+from vitctl.io import official
+from vitctl.io.recognise import WEIGHTS, guarded, open_weights
+from vitctl.io.run_directory import LATEST
+from vitctl.io.weights import Weights
+from vitctl.reporting import Reporter
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RUNS = Path("runs")
+
+
+def choose_weights(flag: str | None, reporter: Reporter, allow_missing: bool = False) -> Weights:
+    """The flag, else $VITCTL_FROM, else the newest run; what was taken, and what was assumed of it, is told."""
+    reference, why = chosen(flag)
+    try:
+        weights = load_weights(reference, allow_missing)
+    except WeightsError as error:
+        raise error if flag else WeightsError(f"{error} ({reference} is {why})") from error
+    kind = "vitctl weights" if weights.stated else weights.about.format
+    reporter.note(f"weights: {reference} ({why}), {kind}, {weights.spec.name}")
+    for note in weights.notes:
+        reporter.note(f"weights: {note}")
+    return weights
+
+
+def chosen(flag: str | None) -> tuple[str, str]:
+    """Which weights, and why these."""
+    if flag:
+        return flag, "--from"
+    if os.environ.get("VITCTL_FROM"):
+        return os.environ["VITCTL_FROM"], "$VITCTL_FROM"
+    if not (RUNS / LATEST).exists():
+        raise UsageError(
+            "no weights were named, and there is no run here; name a file, a folder or timm:NAME with --from or "
+            "$VITCTL_FROM"
+        )
+    newest = RUNS / (RUNS / LATEST).read_text().strip()
+    if not (newest / WEIGHTS).exists():
+        raise UsageError(
+            f"{newest}: the newest run has no weights; name a file, a folder or timm:NAME with --from or $VITCTL_FROM"
+        )
+    return str(newest), "the newest run"
+
+
+def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:
+    """From `timm:NAME`, or from any file or folder that holds weights."""
+    text = str(reference)
+    if text.startswith("timm:"):
+        from vitctl.models.from_timm import timm_weights
+
+        return replace(timm_weights(text), path=text)
+    path = Path(text)
+    if not path.exists():
+        raise missing(text)
+    if path.name == LATEST and path.is_file():
+        path = path.with_name(path.read_text().strip())
+    weights = open_weights(path, allow_missing)
+    return replace(guarded(path, lambda: whole(weights, text, allow_missing)), path=text)
+
+
+def whole(weights: Weights, what: str, allow_missing: bool) -> Weights:
+    """The same, once every tensor of its model is there and none beside them; or what fits, where that is allowed."""
+    if weights.stated not in ("", weights.digest()):
+        raise WeightsError(f"{what}: damaged: its numbers are not what was written; make it anew")
+    is_checked = weights.stated or not weights.about.format.startswith("timm")  # of shapes, by the digest or its reader
+    if is_checked and set(weights.tensors) == plain_names(weights.spec):
+        return weights
+    import torch
+
+    from vitctl.models.create import build, compare, named_tensors
+
+    with torch.device("meta"):
+        wanted = named_tensors(build(weights.spec))
+    notes = compare(wanted, weights.tensors, what, allow_missing)
+    fitting = {name: tensor for name, tensor in weights.tensors.items() if name in wanted}
+    return replace(weights, tensors=fitting).with_notes(*notes)
+
+
+def plain_names(spec: ModelSpec) -> set[str]:
+    """The tensors of a model that the official layout can say, without building it: importing timm takes seconds."""
+    try:
+        official.check_writable(spec)
+    except UsageError:
+        return set()
+    return {row.ours for row in official.transformer_rows(spec, official.ORIGINAL)}
+
+
+def missing(text: str) -> InputError:
+    """The error for what is not there, with the nearest name that is."""
+    path = Path(text)
+    if is_model(text):
+        return WeightsError(
+            f"{text}: names a model, not weights; name a file or a folder of them, or timm:NAME for pretrained ones"
+        )
+    if not path.parent.is_dir():
+        return WeightsError(f"{text}: there is no folder {path.parent}")
+    near = get_close_matches(path.name, [each.name for each in path.parent.iterdir()], n=1)
+    hint = f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+    return WeightsError(f"{text}: no such file or folder{hint}")
+
+
+def is_model(text: str) -> bool:
+    try:
+        return bool(model_spec(text, pad=True))
+    except ConfigError:
+        return False
+
+
+def load_model(
+    reference: str | Path | Weights,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+    allow_missing: bool = False,
+) -> "nn.Module":
+    """A model in eval mode: normalised images [B, C, H, W], or patches [B, N, P*P*C], to logits [B, K].
+
+    It carries its `spec`, and as `about` its mean, std, class names and origin. Another size, other channels or other
+    classes are adapted to: positions are interpolated the official way, a head of other classes is zeros.
+    """
+    from vitctl.models.adapt import adapted
+    from vitctl.models.create import build, fill
+
+    weights = reference if isinstance(reference, Weights) else load_weights(reference, allow_missing)
+    weights = adapted(weights, height, width, channels, classes)
+    model = build(weights.spec)
+    fill(model, weights.tensors, weights.about.source or weights.spec.name, allow_missing)
+    setattr(model, "about", weights.about)  # noqa: B010 - a module's own attributes are typed as tensors
+    return model.eval()

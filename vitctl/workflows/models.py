@@ -1,0 +1,60 @@
+"""`vitctl models`: the names, and what stands behind them."""
+
+import fnmatch
+from dataclasses import dataclass
+
+from vitctl.config.model import EXAFLOPS, LISTED, model_spec
+from vitctl.models.count import count
+from vitctl.reporting import Reporter, Silent
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    name: str
+    family: str
+    res: list[int]
+    tokens: int
+    parameters: int
+    gflops: float  # of one picture forward, two for each multiply-add
+    exaflops: str | None  # of the paper's pretraining, Table 6
+
+
+@dataclass(frozen=True)
+class ModelsResult:
+    models: list[ModelRow]
+
+
+def list_models(
+    pattern: str | None = None, res: tuple[int, int] = (224, 224), reporter: Reporter | None = None
+) -> ModelsResult:
+    """Those whose name has `pattern` in it, or fits it as a glob; a name that is not listed stands for itself."""
+    names = [
+        name for name in LISTED if not pattern or pattern.lower() in name or fnmatch.fnmatch(name, pattern.lower())
+    ]
+    reporter = reporter or Silent()
+    rows = []
+    with reporter.progress("count", len(names) or 1, "models") as bar:
+        for name in names or [str(pattern)]:
+            rows.append(row_of(name, res, reporter))
+            bar.advance()
+    return ModelsResult(rows)
+
+
+def row_of(name: str, res: tuple[int, int], reporter: Reporter) -> ModelRow:
+    spec = model_spec(name, height=res[0], width=res[1], pad=True)
+    has_tokens = spec.family not in ("bit", "timm")
+    if has_tokens and (res[0] % spec.reach or res[1] % spec.reach):
+        covered = "x".join(str(cells * spec.reach) for cells in spec.grid)
+        reporter.note(
+            f"{name}: patches of {spec.reach} do not divide {res[0]}x{res[1]}; counted as padded to {covered}"
+        )
+    counted = count(spec)
+    return ModelRow(
+        spec.name,
+        spec.family,
+        list(res),
+        spec.tokens if has_tokens else 0,
+        counted.parameters,
+        counted.flops / 1e9,
+        EXAFLOPS.get(spec.name),
+    )

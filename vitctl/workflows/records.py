@@ -1,0 +1,109 @@
+"""What a run leaves behind while it goes: the log, scores on val, the best weights, checkpoints."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from vitctl.config.train import TrainConfig
+from vitctl.io.background import Background
+from vitctl.io.checkpoint import write_checkpoint
+from vitctl.io.run_directory import RunDirectory
+from vitctl.io.weights import Weights, save_weights
+from vitctl.reporting import Reporter
+from vitctl.training.evaluation import Score
+from vitctl.training.ranks import Ranks
+from vitctl.training.state import State, Tally
+
+PATIENCE = 50  # a checkpoint is made when so many times its price have gone by
+SOONEST = 60.0  # seconds between two of them
+TOGETHER = 20  # steps between two decisions of several ranks
+
+
+class Records:
+    """`weights` says what the tensors of a state are worth: spec, classes, where they come from."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunDirectory | None,
+        ranks: Ranks,
+        rows: int,
+        score: Callable[[State], Score | None],
+        weights: Weights,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.run, self.ranks, self.rows = config, run, ranks, rows
+        self.score, self.weights, self.reporter = score, weights, reporter
+        self.lines: list[dict[str, float]] = []  # of this process
+        self.writer = Background()
+        self.saved, self.price = time.monotonic(), 0.0
+
+    def log(self, state: State, lr: float) -> None:
+        tally, state.tally = state.tally, Tally()
+        line = {
+            "step": state.step,
+            "epoch": state.step * self.config.batch / self.rows,
+            "lr": lr,
+            "loss": tally.loss / tally.steps,
+            "top1": tally.right / tally.pictures,
+            "grad_norm": tally.norm / tally.steps,
+        }
+        if self.config.augment.mixes_labels:
+            del line["top1"]  # two classes at once are not right or wrong
+        self.write(line)
+
+    def evaluate(self, state: State) -> None:
+        score = self.score(state)
+        if score is None:
+            return
+        self.write({"step": state.step, "val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5})
+        self.reporter.note(
+            f"step {state.step:,}: val top-1 {score.top1:.2%}, top-5 {score.top5:.2%}, loss {score.loss:.4f}"
+        )
+        if score.top1 > state.best:
+            state.best, state.best_step = score.top1, state.step
+            self.keep_best(state)
+
+    def write(self, line: dict[str, float]) -> None:
+        self.lines.append(line)
+        if self.run and self.ranks.first:
+            self.run.log(**line)
+
+    def keep_best(self, state: State) -> None:
+        tensors = state.weights()
+        if self.run and self.ranks.first:
+            self.writer.put(save_weights, self.at(state, tensors), self.run.best)
+
+    def at(self, state: State, tensors: dict[str, torch.Tensor]) -> Weights:
+        """The weights of a step, with what it takes to trace them."""
+        about = self.weights.about
+        training = about.training | {"step": state.step, "average": state.average is not None}
+        return replace(self.weights, tensors=tensors, about=replace(about, training=training))
+
+    def save_if_due(self, state: State) -> None:
+        if self.due(state):
+            self.save(state)
+
+    def due(self, state: State) -> bool:
+        if self.run is None:
+            return False
+        if self.config.save_every:
+            return state.step % self.config.save_every == 0
+        now = time.monotonic() - self.saved > max(SOONEST, PATIENCE * self.price) and not self.writer.busy
+        if self.ranks.world == 1 or self.config.parallel == "ddp":
+            return now and self.ranks.first
+        return state.step % TOGETHER == 0 and self.ranks.agreed(str(now)) == "True"
+
+    def save(self, state: State) -> None:
+        """A copy is taken now and written while the run goes on."""
+        if self.run is None or (self.config.parallel == "ddp" and not self.ranks.first):
+            return
+        started = time.monotonic()
+        tensors, facts = state.tensors(), state.facts()
+        if self.ranks.first:
+            self.run.flush()
+            self.writer.put(write_checkpoint, self.run.checkpoints, state.step, tensors, facts)
+        self.saved = time.monotonic()
+        self.price = self.saved - started

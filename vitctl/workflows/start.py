@@ -1,0 +1,277 @@
+"""What must be settled before the first step of a run: its config, its data, its place on the disk, its device."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vitctl import __version__
+from vitctl.config.model import ModelSpec
+from vitctl.config.overrides import override
+from vitctl.config.recipes import choose, recipe
+from vitctl.config.train import FREE, TrainConfig
+from vitctl.errors import ConfigError, DataError, UsageError
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.run_directory import RunDirectory, create_run, is_run, open_run
+from vitctl.io.subset import Subset
+from vitctl.randomness import Draws
+from vitctl.reporting import Reporter, counted
+from vitctl.training.ranks import Ranks
+from vitctl.workflows.choose import choose_data
+from vitctl.workflows.feed import check_labels
+from vitctl.workflows.load import RUNS
+
+Purpose = Literal["pretrain", "finetune"]
+WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asked for."""
+
+    command: Purpose
+    flags: dict[str, Any]
+    settings: tuple[str, ...]
+    recipe: str | None
+    out: str | None
+    resume: str | None
+    overwrite: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Data:
+    path: Path
+    file: PatchFile
+    train: Split
+    val: Split | None
+
+
+@dataclass(frozen=True)
+class Started:
+    config: TrainConfig
+    data: Data
+    run: RunDirectory | None  # None: nothing is kept
+
+
+def start(
+    request: Request, model: ModelSpec, ranks: Ranks, reporter: Reporter, check: Callable[[TrainConfig, Data], object]
+) -> Started:
+    """`check` fails where model and data do not fit: before there is a run, or one is overwritten."""
+    old = to_resume(request.resume, request.out)
+    if old:
+        return go_on(request, old, ranks, reporter)
+    data = open_data(about_data(request), ranks, reporter)
+    config = configured(request, model, data, reporter)
+    check(config, data)
+    check_batch(config, ranks)
+    if request.dry_run:
+        return Started(dataclasses.replace(config, steps=1, epochs=None), data, None)
+    path = Path(ranks.agreed(request.out or str(new_path(request.command, config.model))))
+    if ranks.first:
+        create_run(path, request.command, recorded(config, data), __version__, request.overwrite)
+    ranks.meet()
+    reporter.note(f"run: {path}")
+    return Started(config, data, open_run(path))
+
+
+def go_on(request: Request, run: RunDirectory, ranks: Ranks, reporter: Reporter) -> Started:
+    if run.config["command"] != request.command:
+        raise UsageError(f"{run.path}: is a run of vitctl {run.config['command']}, not of {request.command}")
+    then = TrainConfig.from_dict(run.config["config"])
+    config = override(with_flags(then, request.flags | {"recipe": request.recipe}), request.settings)
+    data = open_data(vars(config), ranks, reporter)
+    config = fitted_warmup(config, data.train.rows, reporter)
+    check_same(run, recorded(config, data))
+    check_batch(config, ranks)
+    return Started(config, data, run)
+
+
+def about_data(request: Request) -> dict[str, Any]:
+    """The flags, and what --set says of the data, which is opened before the rest is settled."""
+    pairs = [each.partition("=") for each in request.settings]
+    named = {name.strip(): value.strip() for name, _, value in pairs}
+    return request.flags | {name: named[name] for name in ("data", "split", "val") if name in named}
+
+
+def check_batch(config: TrainConfig, ranks: Ranks) -> None:
+    if config.batch % ranks.world:
+        raise UsageError(
+            f"a batch of {config.batch} cannot be shared by {ranks.world} ranks; choose a multiple of {ranks.world}"
+        )
+
+
+def open_data(flags: dict[str, Any], ranks: Ranks, reporter: Reporter) -> Data:
+    """The first rank makes what must be made; the others wait for it."""
+    if not ranks.first:
+        ranks.meet()
+    path = choose_data(flags.get("data"), reporter)
+    if ranks.first:
+        ranks.meet()
+    file = PatchFile(path)
+    train_name, val_name = flags.get("split") or "train", flags.get("val") or "val"
+    train = file.split(train_name)
+    if not train.rows:
+        raise DataError(f"{path}: split {train_name} is empty")
+    if len(file.class_names) < 2:
+        raise DataError(f"{path}: has {counted(len(file.class_names), 'class')}; two are needed to tell apart")
+    check_labels(train, len(file.class_names))
+    val = file.splits.get(val_name)
+    if val is None or not val.rows:
+        reporter.warn(f"{path}: has no pictures in split {val_name}: nothing is evaluated on the way")
+        val = None
+    else:
+        check_labels(val, len(file.class_names))
+    return Data(path, file, train, val)
+
+
+def configured(request: Request, model: ModelSpec, data: Data, reporter: Reporter) -> TrainConfig:
+    """A recipe by its name, or by model and data; then the flags; then --set."""
+    name, purpose, rows = request.recipe, request.command, data.train.rows
+    row = recipe(name) if name else choose(purpose, model, rows, len(data.file.class_names))
+    if row.purpose != purpose:
+        raise ConfigError(f"recipe {row.name} is one to {row.purpose} with; vitctl recipes lists those to {purpose}")
+    reporter.note(f"recipe: {row.name} ({'--recipe' if name else 'for ' + counted(rows, 'picture')})")
+    config = dataclasses.replace(row.config, recipe=row.name)
+    return fitted_warmup(override(with_flags(config, request.flags), request.settings), rows, reporter)
+
+
+def with_flags(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
+    given = {name: value for name, value in flags.items() if value is not None}
+    optim = {name: given.pop(name) for name in ("lr", "weight_decay") if name in given}
+    if "steps" in given and "epochs" in given:
+        raise UsageError("both --steps and --epochs are given; give one of them")
+    for name, other in (("steps", "epochs"), ("epochs", "steps")):
+        if given.get(name) is not None:
+            given[other] = None
+    if optim:
+        given["optim"] = dataclasses.replace(config.optim, **optim)
+    return dataclasses.replace(config, **given)
+
+
+def fitted_warmup(config: TrainConfig, rows: int, reporter: Reporter) -> TrainConfig:
+    """A recipe's warm-up is counted in steps, and a run may be shorter than that."""
+    steps = config.steps or max(1, math.ceil((config.epochs or 1) * rows / config.batch))
+    warm = config.schedule.warmup_steps(steps)
+    if warm < steps or not warm:
+        return config
+    new = max(1, round(WARM_AT_MOST * steps))
+    reporter.note(f"schedule: a warm-up of {warm:,} steps is longer than the run of {steps:,}: {new:,} are taken")
+    return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, warmup=new))
+
+
+def device_of(wanted: str, ranks: Ranks) -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UsageError(f"--device {wanted} is unknown; write auto, cpu, cuda, cuda:1 or mps") from error
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, True):
+        raise UsageError(f"--device {wanted}: there is none here; vitctl doctor says what there is")
+    if device.type == "cuda":
+        device = torch.device("cuda", ranks.local if device.index is None else device.index)
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    return device
+
+
+# --- the place of a run ----------------------------------------------------------------------------------------------
+
+
+def new_path(command: str, model: str) -> Path:
+    """runs/<date-time>-<command>-<model>, one that is not there."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{command}-{model.replace('/', '-').replace(':', '-')}"
+    path, number = RUNS / name, 2
+    while path.exists():
+        path, number = RUNS / f"{name}-{number}", number + 1
+    return path
+
+
+def to_resume(resume: str | None, out: str | None) -> RunDirectory | None:
+    """The run that --resume means; None where a new one is to begin."""
+    if resume is None:
+        return None
+    if resume != "auto":
+        return open_run(Path(resume))
+    path = Path(out) if out else RUNS
+    return open_run(path) if is_run(path) else None
+
+
+def recorded(config: TrainConfig, data: Data) -> dict[str, Any]:
+    """What config.json says: everything that decides what a run ends in."""
+    return {
+        **dataclasses.asdict(config),
+        "data": str(data.path),
+        "data_digest": data.file.digest,
+        "class_names": list(data.file.class_names),
+    }
+
+
+def check_same(run: RunDirectory, now: dict[str, Any]) -> None:
+    """A run goes on as it began; what only decides how fast it goes may change."""
+    then = run.config["config"]
+    ignored = {*FREE, "data"}
+    changed = [
+        f"{name} is {now_value!r} now and was {then_value!r}"
+        for name, now_value, then_value in differing(now, then)
+        if name.split(".")[0] not in ignored
+    ]
+    if changed:
+        raise UsageError(
+            f"{run.path}: began otherwise: {'; '.join(changed[:4])}. Start a new run, or leave it as it was"
+        )
+
+
+def differing(now: dict[str, Any], then: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted({*now, *then}):
+        one, other = (plain(values.get(name)) for values in (now, then))
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from differing(one, other, f"{above}{name}.")
+        elif one != other:
+            yield f"{above}{name}", one, other
+
+
+def plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+# --- parts of the training data --------------------------------------------------------------------------------------
+
+
+def limited(split: Split, count: int | None, seed: int) -> Split:
+    """So many pictures, drawn evenly from the classes: one class after the other gives one until there are enough."""
+    if count is None or count >= split.rows:
+        return split
+    labels = split.labels()
+    order = np.lexsort((draw(split.rows, seed, "limit"), labels))  # each class in a random order
+    first = np.searchsorted(labels[order], labels[order])  # where its class begins
+    turn = np.arange(len(order)) - first  # its place in its class
+    chosen_rows = order[np.lexsort((draw(split.rows, seed, "limit-ties")[order], turn))[:count]]
+    return Subset(split, np.sort(chosen_rows), split.name)
+
+
+def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """A part of every class is set apart: (the rest, the part)."""
+    labels = split.labels()
+    order = np.lexsort((draw(split.rows, seed, "dev"), labels))
+    sizes = np.bincount(labels)
+    first = np.searchsorted(labels[order], labels[order])
+    turn = np.arange(len(order)) - first
+    is_apart = turn < np.round(share * sizes[labels[order]])
+    apart, rest = np.sort(order[is_apart]), np.sort(order[~is_apart])
+    if not len(apart) or not len(rest):
+        raise DataError(f"split {split.name}: {share:.0%} of each class cannot be set apart; it is too small")
+    return Subset(split, rest, split.name), Subset(split, apart, f"{split.name}-dev")
+
+
+def draw(rows: int, seed: int, purpose: str) -> Any:
+    return Draws(seed, 0, np.arange(rows, dtype=np.int64)).bits(purpose)[:, 0]
