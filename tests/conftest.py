@@ -1,13 +1,17 @@
 """What many tests need: pictures on the disk, and the real command."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: threads would only get in each other's way
 
 import numpy as np
 import pytest
@@ -37,17 +41,52 @@ class Answer:
 
 @pytest.fixture
 def vitctl(tmp_path: Path) -> Callable[..., Answer]:
-    """Runs the real command in `tmp_path`, as a shell would."""
+    """Runs the command in a process of its own in `tmp_path`, as a shell would."""
 
     def run(*arguments: str | Path, code: int | None = 0, env: dict[str, str] | None = None,
             before: Sequence[str] = ()) -> Answer:  # fmt: skip
-        command = [*before, sys.executable, "-m", "vitctl", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=clean_environment(tmp_path) | (env or {}), capture_output=True)
-        answer = Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+        whole = clean_environment(tmp_path) | (env or {})
+        begins_anew = before or any(name.startswith("PYTHON") for name in env or ())
+        answer = (started if begins_anew else forked)([*map(str, arguments)], tmp_path, whole, before)
         assert code is None or answer.code == code, f"{answer.code}\n{answer.out}\n{answer.err}"
         return answer
 
     return run
+
+
+def started(arguments: list[str], place: Path, env: dict[str, str], before: Sequence[str] = ()) -> Answer:
+    """From nothing: an interpreter, and seconds of imports."""
+    command = [*before, sys.executable, "-m", "vitctl", *arguments]
+    done = subprocess.run(command, cwd=place, env=env, capture_output=True)
+    return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "timm", "h5py", "sklearn", "PIL.Image", "vitctl.data.patchifier.pool",
+                                "vitctl.data.patchifier.decode", "vitctl.cli", "vitctl.workflows.fit"])  # fmt: skip
+
+
+def forked(arguments: list[str], place: Path, env: dict[str, str], _before: Sequence[str] = ()) -> Answer:
+    """From a process that has imported what is heavy, which is all that a start takes long for."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = CONTEXT.Process(target=become_the_command, args=(arguments, place, env, out, err))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return Answer(process.exitcode, out.read_text("utf-8"), err.read_text("utf-8"))
+
+
+def become_the_command(arguments: list[str], place: Path, env: dict[str, str], out: Path, err: Path) -> None:
+    from vitctl.cli import main
+
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(place)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = ["vitctl", *arguments]
+    main()
 
 
 def clean_environment(cache: Path) -> dict[str, str]:

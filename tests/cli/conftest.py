@@ -1,15 +1,22 @@
 """What the tests of commands that take weights need."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from PIL import Image
+from typer.testing import CliRunner, Result
 
 from vitctl.cli import app
+from vitctl.config.patchify import PatchifyConfig
 from vitctl.io.weights import About, Weights
 from vitctl.models.create import create_model, named_tensors
+from vitctl.workflows.conclude import TrainResult
+from vitctl.workflows.patchify import patchify
+from vitctl.workflows.pretrain import pretrain
 
 
 @pytest.fixture
@@ -35,3 +42,74 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         return line
 
     return run
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command in this process and in `tmp_path`; it must end with this code."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("VITCTL_FROM", "VITCTL_DATA", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("vitctl.workflows.conclude.ceiling", lambda *_: 1e12)  # these two take a second
+    monkeypatch.setattr("vitctl.workflows.conclude.draw_curves", lambda _metrics, path, _title: path.touch())
+
+    def run(*arguments: str | Path, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == code, f"{result.exit_code}: {result.output}"
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def blots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of 16x16 pictures: three colours that noise hides a little, forty of each in train, ten in val."""
+    root, random = tmp_path_factory.mktemp("blots") / "blots", np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 10)):
+        for channel, name in enumerate(("ant", "bee", "cow")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 200, (16, 16, 3))
+                pixels[..., channel] += 12
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def blots_h5(blots: Path) -> Path:
+    out = blots.with_name("blots.h5")
+    patchify(PatchifyConfig(str(blots), str(out), res="16", patch=8, workers=1))
+    return out
+
+
+@pytest.fixture
+def data(tmp_path: Path, blots_h5: Path) -> str:
+    """The blots as data.h5, where every command finds them."""
+    return shutil.copy(blots_h5, tmp_path / "data.h5").name
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums are the same to the last bit only for the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def trained(blots_h5: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A run of vit-mu/8 at 16x16 on the blots that has learnt something; its paths are absolute."""
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    flags = {"model": "vit-mu/8", "data": str(blots_h5), "steps": 60, "batch": 16, "precision": "float32"}
+    return pretrain(flags, out=str(out), settings=["eval_every=20"])
+
+
+@pytest.fixture
+def newest(trained: TrainResult, tmp_path: Path) -> str:
+    """The same, as the newest run of `runs/`."""
+    assert trained.run
+    shutil.copytree(trained.run, tmp_path / "runs" / "one")
+    (tmp_path / "runs" / "LATEST").write_text("one\n")
+    return "runs/one"

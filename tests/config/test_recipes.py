@@ -92,7 +92,16 @@ def test_no_row_is_without_its_numbers_here() -> None:
     assert names("big_vision") == {*BIG_VISION, "vit-s16-i1k", "vit-i1k", "vit-i21k"}
     assert (names("augreg"), names("deit3"), names("mae")) == (set(AUGREG), set(DEIT), set(MAE))
     rest = {name for name in RECIPES if name.partition("/")[0] not in ("paper", "big_vision", "augreg", "deit3", "mae")}
-    assert rest == {"digits", "small", "vtab-1k", *SHORT, "transfer/500", "transfer/10k", "transfer/20k"}
+    assert rest == {
+        "digits",
+        "digits-large",
+        "small",
+        "vtab-1k",
+        *SHORT,
+        "transfer/500",
+        "transfer/10k",
+        "transfer/20k",
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -258,10 +267,10 @@ def test_mae(name: str) -> None:
     assert config.augment == PRESETS["mae-finetune"]
 
 
-@pytest.mark.parametrize("name", ["digits", "small"])
+@pytest.mark.parametrize("name", ["digits", "digits-large", "small"])
 def test_ours_keep_the_resolution_and_the_length_of_the_data(name: str) -> None:
     config = recipe(name).config
-    assert config.res is None
+    assert config.res == {"digits-large": "16"}.get(name)
     assert config.schedule.warmup < 1
 
 

@@ -102,7 +102,8 @@ def test_dinov2_with_registers_has_the_class_position_in_its_token() -> None:
 def test_gammas_of_deit3_get_their_names() -> None:
     model = VisionTransformer(**SMALL | {"init_values": 0.1})
     old = {
-        name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for name, t in model.state_dict().items()
+        name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): tensor
+        for name, tensor in model.state_dict().items()
     }
     assert sorted(state_dict.read(old, "f").tensors) == sorted(model.state_dict())
 

@@ -38,9 +38,13 @@ class Boundary(TyperGroup):
         except OSError as error:
             if is_no_space(error):
                 fail(f"{error.filename or 'a disk'}: no room left; free some and run the same command again", 4)
-            if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
-                fail(f"{error.filename or 'a file'}: {error.strerror}", 3)
-            raise
+            if not error.filename:
+                raise
+            fail(f"{str(error.filename)[:200]}: {error.strerror}", 3)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+                raise
+            fail("out of memory; choose something smaller, or close other programs", 4)
 
 
 def silent_on_others(error: VitctlError) -> None:

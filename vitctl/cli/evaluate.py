@@ -9,7 +9,10 @@ from vitctl.cli.training import Data
 def evaluate(
     source: From = None,
     data: Data = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Which pictures; else test, else val.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which pictures; test unless named, or val where there is no test."),
+    ] = None,
     batch: Annotated[int, typer.Option(metavar="N", help="Pictures at once.")] = 64,
     precision: Annotated[
         Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
@@ -19,9 +22,10 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """How often weights are right: top-1, top-5 and loss on a split.
+    """Say how often weights are right: top-1, top-5 and loss on a split.
 
     Classes are matched by name where the weights have names.
+
     Example: [bold]vitctl evaluate --from runs/ --data photos.h5 --split test[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter

@@ -34,10 +34,15 @@ def finetune(
     micro_batch: MicroBatch = None,
     lr: Annotated[
         str | None,
-        typer.Option(metavar="LR[,LR...]", help="Several are tried on a part of the training data that is held out."),
+        typer.Option(
+            metavar="LR[,LR...]", help="The highest learning rate; the best of several on a held out part of train."
+        ),
     ] = None,
     freeze: Annotated[
-        str | None, typer.Option(metavar="PART", help="backbone: all but the head; N: the stem and N blocks.")
+        str | None,
+        typer.Option(
+            metavar="PART", help="What stays as it is: backbone, all but the head; or N, the stem and N blocks."
+        ),
     ] = None,
     seed: Seed = None,
     precision: Precision = None,
@@ -53,7 +58,9 @@ def finetune(
 ) -> None:
     """Transfer weights to other classes, and to a higher resolution.
 
-    The head is begun anew with zeros, positions are interpolated the official way.
+    The head begins anew, as zeros; positions are interpolated the official way. Without --recipe it is SGD as in the
+    paper, for a number of steps that goes by the number of pictures.
+
     Example: [bold]vitctl finetune --from weights.npz --data flowers/ --res 384 --lr 0.003,0.01,0.03[/bold]
     """
     from vitctl.cli.training import flags_of, launched, rates, show

@@ -25,7 +25,7 @@ from vitctl.cli.training import (
 
 def pretrain(
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to train, else vit-b/16; vitctl models lists them.")
+        str | None, typer.Option(metavar="NAME", help="What to train; vit-b/16 unless named. vitctl models lists them.")
     ] = None,
     data: Data = None,
     out: Out = None,
@@ -50,8 +50,10 @@ def pretrain(
 ) -> None:
     """Train a model from scratch, with labels.
 
-    Without --data: $VITCTL_DATA, ./data.h5, or the embedded digits. A recipe is chosen by model and data, and told.
-    Ctrl-C keeps what was done; --resume goes on in the same bytes.
+    Without --data it takes $VITCTL_DATA, else ./data.h5, else the embedded digits. Without --recipe, one is chosen by
+    model and number of pictures, and told. Ctrl-C keeps what was done, and --resume goes on to the same end, byte for
+    byte.
+
     Example: [bold]vitctl pretrain --model vit-s/16 --data photos/ --epochs 100[/bold]
     """
     from vitctl.cli.training import flags_of, launched, show

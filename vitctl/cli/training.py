@@ -13,28 +13,46 @@ Data = Annotated[
 Out = Annotated[
     str | None, typer.Option(metavar="FOLDER", help="The run directory; else runs/<date-time>-<command>-<model>.")
 ]
-Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="Settings to begin with; vitctl recipes lists them.")]
-Res = Annotated[str | None, typer.Option(metavar="RES", help="224, or 192x256 for height x width.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Settings to begin with, which flags and --set change; vitctl recipes lists them."
+    ),
+]
+Res = Annotated[
+    str | None,
+    typer.Option(metavar="RES", help="224, or 192x256 for height x width; else that of the data, or of the weights."),
+]
 Epochs = Annotated[float | None, typer.Option(metavar="N", help="Rounds over the training data.")]
 Steps = Annotated[int | None, typer.Option(metavar="N", help="Updates, in place of epochs.")]
-Batch = Annotated[int | None, typer.Option(metavar="N", help="Pictures an update, over all devices.")]
+Batch = Annotated[int | None, typer.Option(metavar="N", help="Pictures in an update, over all devices.")]
 MicroBatch = Annotated[
-    str | None, typer.Option(metavar="N", help="Pictures computed at once on a device; auto takes what fits.")
+    str | None,
+    typer.Option(metavar="N", help="Pictures computed at once on a device; auto takes what fits."),
 ]
 Lr = Annotated[float | None, typer.Option(metavar="LR", help="The highest learning rate.")]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="Of weights, order, augmentation and dropout.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Of fresh weights, order, augmentation and dropout.")]
 Precision = Annotated[
     Literal["auto", "float32", "bf16"] | None, typer.Option(help="auto takes bf16 where the device has it.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Devices = Annotated[
-    int | None, typer.Option(metavar="N", help="Processes on this machine, a device each; or use torchrun.")
+    int | None,
+    typer.Option(
+        metavar="N", help="Processes on this machine, with a device each; for several machines there is torchrun."
+    ),
 ]
 Parallel = Annotated[
-    Literal["ddp", "fsdp"] | None, typer.Option(help="Whole copies on all devices, or parts of one (FSDP2).")
+    Literal["ddp", "fsdp"] | None,
+    typer.Option(help="A whole copy of the model on each device, or a part of it (FSDP2)."),
 ]
 ResumeRun = Annotated[
-    str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run; auto: if there is one, else start.")
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        help="Go on with this run; auto goes on with --out, or the newest, and starts where there is none.",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Build everything, run one step, write nothing.")]
 
@@ -68,7 +86,8 @@ def rows(result: "TrainResult") -> dict[str, str]:
         "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.parameters:,} parameters",
         "data": f"{result.data}, {result.classes} classes, digest {result.data_digest[:12]}",
         "trained": f"{result.steps:,} steps of {result.batch} ({result.epochs:.3g} epochs), recipe {result.recipe}",
-        "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, in {duration(result.elapsed_s)}",
+        "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
+        f"{result.ceiling_share:.0%} of its matrix ceiling, in {duration(result.elapsed_s)}",
     }
     if result.tried:
         told["tried"] = ", ".join(f"lr {lr}: {score:.2%}" for lr, score in result.tried.items())

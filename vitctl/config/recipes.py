@@ -405,7 +405,7 @@ OURS = [
         "digits-large",
         "pretrain",
         "vitctl: for the same with a model of ViT-B's size, in minutes on a laptop",
-        "vitctl pretrain --model vit-b/16 --data digits",
+        "vitctl pretrain --model vit-b/16 --recipe digits-large --data digits",
         TrainConfig(
             model="vit-b/16",
             res="16",

@@ -85,6 +85,7 @@ class TrainConfig:
     head: Literal["cls", "gap", "map"] | None = None
     positions: Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"] | None = None
     hidden: bool = False  # a pre-logits layer as wide as the model
+    pad: bool = False  # pictures that patches do not divide
     dropout: float = 0.0
     drop_path: float = 0.0
     split: str = "train"

@@ -113,6 +113,8 @@ def is_run(path: Path) -> bool:
 
 def open_run(path: Path) -> RunDirectory:
     """A run that is there; `runs/` itself means its newest."""
+    if path.name == LATEST and path.is_file():
+        path = path.parent
     if (path / LATEST).exists() and not (path / "config.json").exists():
         path = path / (path / LATEST).read_text().strip()
     try:

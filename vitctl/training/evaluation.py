@@ -69,3 +69,5 @@ def using(model: nn.Module, average: Tensors | None) -> Iterator[None]:
         finally:
             for name, value in own.items():
                 value.copy_(kept[name])
+            # Behind a forward pass FSDP keeps what it gathered at the root, and would take the average for the weights.
+            getattr(model, "reshard", lambda: None)()

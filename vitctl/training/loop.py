@@ -81,7 +81,7 @@ def train(
             follow(state.average, state.model, plan.ema)
         state.step += 1
         state.tally.add(loss, right, plan.batch, norm)
-        bar.advance(plan.batch, loss=loss, lr=lr)
+        bar.advance(plan.batch, loss=loss, top1=f"{right / plan.batch:.0%}", lr=lr)
         if due(state.step, plan.log_every, plan.steps):
             keeper.log(state, lr)
         if due(state.step, plan.eval_every, plan.steps):

@@ -9,6 +9,7 @@ from vitctl.errors import RunError
 from vitctl.machine import memory_bytes
 from vitctl.training.objective import Examples, Objective
 from vitctl.training.precision import Named, autocast
+from vitctl.training.state import State
 
 SHARE = 0.5  # of the memory, for what a backward pass needs of a forward pass
 TOLD = "out of memory with a micro-batch of"
@@ -45,9 +46,13 @@ def saved_bytes(model: nn.Module, objective: Objective, one: Examples, precision
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    buffers = [buffer.clone() for buffer in model.buffers()]  # a norm over batches would learn from it
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(precision, device):
         loss, _ = objective(model, one)
     del loss
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
     return sum(seen.values())
 
 
@@ -61,18 +66,16 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def retried(run: Callable[[int], bool], micro_batch: int, may_retry: bool, say: Callable[[str], None]) -> bool:
+def retried(run: Callable[[], bool], state: State, may_retry: bool, say: Callable[[str], None]) -> bool:
     """Runs with ever smaller micro-batches while memory runs out, or says which one to try."""
     while True:
         try:
-            return run(micro_batch)
+            return run()
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            half = max(1, micro_batch // 2)
-            if not may_retry or micro_batch == 1:
-                raise RunError(
-                    f"out of memory with a micro-batch of {micro_batch}; try --micro-batch {half}"
-                ) from error
-        say(f"out of memory with a micro-batch of {micro_batch}: going on with {half}")
-        micro_batch = half
+            told, half = f"out of memory with a micro-batch of {state.micro_batch}", max(1, state.micro_batch // 2)
+            if not may_retry or state.micro_batch == 1:
+                raise RunError(f"{told}; try --micro-batch {half}") from error
+        say(f"{told}: going on with {half}")
+        state.micro_batch = half

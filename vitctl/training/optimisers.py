@@ -7,7 +7,6 @@
 Three things are called weight decay, and they differ by orders of magnitude; OptimConfig.decay says which is meant.
 """
 
-import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -90,7 +89,7 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> torch.Tensor:
     """Scales gradients down to a global norm of at most `most`, exactly as optax does; returns the norm before."""
     moved = [value for value in parameters if value.grad is not None]
     norm = gradient_norm(moved)
-    if moved and most < math.inf:
+    if float(norm) > most:
         torch._foreach_mul_([value.grad for value in moved if value.grad is not None], most / norm.clamp(min=most))
     return norm
 

@@ -38,10 +38,12 @@ class State:
     step: int = 0
     best: float = -1.0  # the highest accuracy on val so far
     best_step: int = 0
+    micro_batch: int = 0  # decides the order of sums, and where dropout's draws begin
     tally: Tally = field(default_factory=Tally)
 
     def facts(self) -> dict[str, Any]:
-        return {"step": self.step, "best": self.best, "best_step": self.best_step, "tally": vars(self.tally)}
+        names = ("step", "best", "best_step", "micro_batch")
+        return {name: getattr(self, name) for name in names} | {"tally": vars(self.tally)}
 
     def tensors(self) -> Tensors:
         """Copies of all, whole and on the CPU. Every rank must call it."""
@@ -63,16 +65,21 @@ class State:
             for name, tensor in (model | average).items():
                 tensor.copy_(placed(tensors[name], tensor))
         self.restore_optimiser({name: tensor for name, tensor in tensors.items() if name.startswith("optim.")})
-        self.step, self.best, self.best_step = facts["step"], facts["best"], facts["best_step"]
         self.tally = Tally(**facts["tally"])
+        for name in ("step", "best", "best_step", "micro_batch"):
+            setattr(self, name, facts[name])
 
     def restore_optimiser(self, tensors: Tensors) -> None:
         parameters = dict(self.model.named_parameters())
         for whole_name, tensor in tensors.items():
             _, key, name = whole_name.split(".", 2)
             like = parameters[name]
-            same = tensor.shape == like.shape and tensor.ndim > 0
-            self.optimiser.state[like][key] = placed(tensor, like).clone() if same else tensor.clone()
+            is_fused = any(group.get("fused") for group in self.optimiser.param_groups)  # counts where it computes
+            if tensor.shape == like.shape and tensor.ndim > 0:
+                tensor = placed(tensor, like)
+            elif is_fused or tensor.ndim:
+                tensor = tensor.to(like.device)
+            self.optimiser.state[like][key] = tensor.clone()
 
     def weights(self) -> Tensors:
         """What is evaluated and kept: the average where there is one. Every rank must call it."""

@@ -8,8 +8,11 @@ from vitctl.inspection.curves import draw_curves
 from vitctl.io.run_directory import RunDirectory
 from vitctl.models.count import count
 from vitctl.reporting import Reporter
+from vitctl.training.ceiling import ceiling
 from vitctl.workflows.fit import Fitted, Place
 from vitctl.workflows.start import Started
+
+BACKWARD = 3  # a training step computes what a forward pass does three times
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class TrainResult:
     weights: str | None
     digest: str
     images_per_s: float
+    ceiling_share: float  # of what this device does in products of large matrices
     elapsed_s: float
 
 
@@ -53,6 +57,8 @@ def conclude(
     tried: dict[str, float] | None = None,
 ) -> TrainResult:
     config, data, run, val = started.config, started.data, started.run, fitted.val
+    size = count(spec)
+    flops = BACKWARD * size.flops * fitted.pictures_per_s / place.ranks.world
     result = TrainResult(
         run=str(run.path) if run else None,
         model=spec.name,
@@ -61,7 +67,7 @@ def conclude(
         data=str(data.path),
         data_digest=data.file.digest,
         classes=len(data.file.class_names),
-        parameters=count(spec).parameters,
+        parameters=size.parameters,
         steps=fitted.steps,
         epochs=fitted.steps * config.batch / place.train.rows,
         batch=config.batch,
@@ -81,6 +87,7 @@ def conclude(
         weights=str(run.weights) if run else None,
         digest=fitted.digest,
         images_per_s=fitted.pictures_per_s,
+        ceiling_share=flops / ceiling(place.precision, place.device),
         elapsed_s=elapsed,
     )
     if run and place.ranks.first:

@@ -8,7 +8,7 @@ import torch
 
 from vitctl.config.evaluate import EvaluateConfig
 from vitctl.errors import DataError, UsageError
-from vitctl.io.patch_file import PatchFile
+from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapted
 from vitctl.reporting import Progress, Reporter, Silent, counted
@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
         weights = choose_weights(config.source, reporter, config.allow_missing)
         path = choose_data(config.data, reporter)
         file = PatchFile(path)
-        split = file.split(config.split or next((name for name in SPLITS if name in file.splits), SPLITS[0]))
+        split = split_of(file, config.split)
         numbers = class_numbers(weights, file, reporter)
         check_labels(split, len(numbers))
         fitting = adapted(weights, channels=file.geometry.channels)
@@ -82,11 +82,20 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     )
 
 
+def split_of(file: PatchFile, name: str | None) -> Split:
+    there = [each for each in SPLITS if each in file.splits]
+    if not name and not there:
+        raise DataError(f"{file.path}: has neither test nor val; name one of {', '.join(file.splits)} with --split")
+    return file.split(name or there[0])
+
+
 def class_numbers(weights: Weights, file: PatchFile, reporter: Reporter) -> torch.Tensor:
     """The model's number for each class of the data: by their names, where the model has names."""
     own, theirs, count = weights.about.class_names, file.class_names, weights.spec.classes
     if not count:
-        raise UsageError(f"{weights.path}: has no head, so there is nothing to be right or wrong; try fewshot")
+        raise UsageError(
+            f"{weights.path}: has no head, so there is nothing to be right or wrong; vitctl finetune gives it one"
+        )
     if not own:
         if count != len(theirs):
             raise DataError(

@@ -43,7 +43,7 @@ def finetune(
     device = device_of(request.flags.get("device") or "auto", ranks_here())
     with joined(device) as ranks:
         weights = None
-        if not to_resume(resume, out):
+        if not to_resume(resume, out, "finetune"):
             weights = choose_weights(request.flags.get("source"), reporter)
             request.flags.update(model=weights.spec.name, source=weights.path)
 

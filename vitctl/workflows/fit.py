@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vitctl.config.train import TrainConfig
-from vitctl.errors import DataError, Interrupted
+from vitctl.errors import DataError, Interrupted, NoSpace, is_no_space
 from vitctl.io.checkpoint import checkpoints, read_checkpoint
 from vitctl.io.patch_file import Split
 from vitctl.io.run_directory import RunDirectory
@@ -86,11 +86,12 @@ class Fit:
         self.objective = Supervised(self.normalise, config.loss)
         self.feed = Feed(place.train, config, begun.spec, place.ranks, place.device)
         self.steps = total_steps(config, place.train.rows)
-        self.micro_batch = self.first_micro_batch()
+        micro_batch = self.first_micro_batch()
         shared = shared_out(self.model, place.ranks, config.parallel, place.device)
         self.called = compiled(shared, config, place.device, self.steps)
-        self.state = State(self.model, make_optimiser(self.model, config.optim, begun.spec.depth))
+        self.state = State(self.model, make_optimiser(self.model, config.optim, len(getattr(self.model, "blocks", ()))))
         self.state.average = averaged(self.model) if config.ema else None
+        self.state.micro_batch = micro_batch
         self.records = Records(config, run, place.ranks, place.train.rows, self.score, begun, place.reporter)
 
     def first_micro_batch(self) -> int:
@@ -104,18 +105,30 @@ class Fit:
         return int(-place.ranks.most(-size))  # the least of all ranks
 
     def to_the_end(self) -> Fitted:
+        try:
+            return self.trained()
+        except OSError as error:
+            if self.run is None or not is_no_space(error):
+                raise
+            raise NoSpace(
+                f"{self.run.path}: no room left on the disk at step {self.state.step:,}; its checkpoints stay. Free "
+                f"some, then go on with --resume {self.whole_run()}"
+            ) from error
+        finally:
+            self.records.writer.close()
+
+    def trained(self) -> Fitted:
         place, batch = self.place, self.config.batch
         self.resume()
         started, first = time.perf_counter(), self.state.step
         with place.reporter.progress("train", self.steps * batch, done=first * batch) as bar:
             may_retry = self.config.micro_batch == "auto"
             finished = memory.retried(
-                lambda size: self.train_until(self.plan(size), bar), self.micro_batch, may_retry, place.reporter.warn
+                lambda: self.train_until(self.plan(), bar), self.state, may_retry, place.reporter.warn
             )
         seconds = time.perf_counter() - started
         self.records.save(self.state)
         self.records.writer.wait()
-        self.records.writer.close()
         place.ranks.meet()
         if not finished:
             raise self.interrupted()
@@ -127,13 +140,13 @@ class Fit:
             self.state, self.called, plan, self.objective, self.feed, self.records, place.ranks, place.stop, bar
         )
 
-    def plan(self, micro_batch: int) -> Plan:
+    def plan(self) -> Plan:
         config = self.config
         epoch = max(1, round(self.place.train.rows / config.batch))
         return Plan(
             steps=self.steps,
             batch=config.batch,
-            micro_batch=micro_batch,
+            micro_batch=self.state.micro_batch,
             lr=config.optim.lr,
             schedule=config.schedule,
             clip=config.optim.clip,
@@ -155,7 +168,13 @@ class Fit:
             except DataError as error:
                 self.place.reporter.warn(f"{error}; the one before it is taken")
                 continue
+            own = self.state.micro_batch
             self.state.restore(tensors, facts)
+            if (
+                self.config.micro_batch != "auto"
+                or self.config.batch // self.place.ranks.world % self.state.micro_batch
+            ):
+                self.state.micro_batch = own
             self.place.reporter.note(f"{self.run.path}: goes on at step {self.state.step:,} of {self.steps:,}")
             break
         self.place.ranks.meet()
@@ -167,14 +186,16 @@ class Fit:
         if place.val is None:
             return None
         with using(self.model, state.average):
-            rounds = exams(place.val, self.begun.spec, 2 * self.micro_batch, place.ranks, place.device)
+            rounds = exams(place.val, self.begun.spec, 2 * self.state.micro_batch, place.ranks, place.device)
             return evaluate(self.model, rounds, self.normalise, place.precision, place.device, place.ranks)
 
     def interrupted(self) -> Interrupted:
+        line = f"stopped behind step {self.state.step:,} of {self.steps:,}"
+        return Interrupted(line, self.place.stop.code, self.whole_run())
+
+    def whole_run(self) -> str | None:
         """A trial of a grid is gone on with by way of the run that it belongs to."""
-        path = str(self.run.path) if self.run else None
-        whole = path.partition("/trials/")[0] if path else None
-        return Interrupted(f"stopped behind step {self.state.step:,} of {self.steps:,}", self.place.stop.code, whole)
+        return str(self.run.path).partition("/trials/")[0] if self.run else None
 
     def fitted(self, rate: float) -> Fitted:
         state = self.state
@@ -192,7 +213,7 @@ class Fit:
             val=val,
             best=state.best if val else None,
             best_step=state.best_step if val else None,
-            micro_batch=self.micro_batch,
+            micro_batch=state.micro_batch,
             digest=digest,
             pictures_per_s=rate,
         )

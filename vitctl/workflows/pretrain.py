@@ -80,6 +80,7 @@ def spec_of(config: TrainConfig, data: Data) -> ModelSpec:
         "width": width,
         "channels": geometry.channels,
         "classes": len(data.file.class_names),
+        "pad": config.pad,
         "dropout": config.dropout,
         "drop_path": config.drop_path,
     }

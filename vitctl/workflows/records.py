@@ -3,10 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from vitctl.config.train import TrainConfig
+from vitctl.errors import UsageError
 from vitctl.io.background import Background
 from vitctl.io.checkpoint import write_checkpoint
 from vitctl.io.run_directory import RunDirectory
@@ -37,6 +40,7 @@ class Records:
         self.config, self.run, self.ranks, self.rows = config, run, ranks, rows
         self.score, self.weights, self.reporter = score, weights, reporter
         self.lines: list[dict[str, float]] = []  # of this process
+        self.board = tensorboard(run.path) if run and ranks.first and config.tensorboard else None
         self.writer = Background()
         self.saved, self.price = time.monotonic(), 0.0
 
@@ -68,6 +72,9 @@ class Records:
 
     def write(self, line: dict[str, float]) -> None:
         self.lines.append(line)
+        if self.board is not None:
+            for name, value in line.items():
+                self.board.add_scalar(name, value, int(line["step"]))
         if self.run and self.ranks.first:
             self.run.log(**line)
 
@@ -107,3 +114,11 @@ class Records:
             self.writer.put(write_checkpoint, self.run.checkpoints, state.step, tensors, facts)
         self.saved = time.monotonic()
         self.price = self.saved - started
+
+
+def tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("TensorBoard is not installed; pip install 'vitctl[tensorboard]', or leave it out") from error
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -64,7 +64,7 @@ def start(
     request: Request, model: ModelSpec, ranks: Ranks, reporter: Reporter, check: Callable[[TrainConfig, Data], object]
 ) -> Started:
     """`check` fails where model and data do not fit: before there is a run, or one is overwritten."""
-    old = to_resume(request.resume, request.out)
+    old = to_resume(request.resume, request.out, request.command)
     if old:
         return go_on(request, old, ranks, reporter)
     data = open_data(about_data(request), ranks, reporter)
@@ -196,14 +196,15 @@ def new_path(command: str, model: str) -> Path:
     return path
 
 
-def to_resume(resume: str | None, out: str | None) -> RunDirectory | None:
-    """The run that --resume means; None where a new one is to begin."""
+def to_resume(resume: str | None, out: str | None, command: Purpose) -> RunDirectory | None:
+    """The run that --resume means. None where a new one is to begin: where there is none, or one of another kind."""
     if resume is None:
         return None
     if resume != "auto":
         return open_run(Path(resume))
     path = Path(out) if out else RUNS
-    return open_run(path) if is_run(path) else None
+    run = open_run(path) if is_run(path) else None
+    return run if run and (out or run.config["command"] == command) else None
 
 
 def recorded(config: TrainConfig, data: Data) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from vitctl.machine import cores
 from vitctl.models.count import count
 from vitctl.models.create import create_model, named_tensors
 from vitctl.reporting import Reporter, Silent
+from vitctl.training.ceiling import ceiling
 from vitctl.training.precision import Named, chosen
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
@@ -35,7 +36,6 @@ from vitctl.workflows.patchify import patchify
 OURS, PEER = "our loop", "timm's loop"
 LR, DECAY = 1e-3, 0.05
 WARM_UP = 2  # steps
-PRODUCT = 2048  # rows and columns of the matrices that measure the ceiling
 BACKWARD = 3  # a training step computes what a forward pass does three times
 
 
@@ -49,7 +49,7 @@ def bench_train(config: BenchConfig, reporter: Reporter) -> Part:
         for way in ways:
             measurements[f"{OURS}, {way}"] = ("img/s", our_loop(config, spec, pictures, way, device))
             measurements[f"{PEER}, {way}"] = ("img/s", timm_loop(config, spec, pictures, way, device))
-            measurements[f"matrix product, {way}"] = ("GFLOP/s", lambda way=way: product(way, device))  # type: ignore[misc]
+            measurements[f"matrix product, {way}"] = ("GFLOP/s", lambda way=way: ceiling(way, device) / 1e9)  # type: ignore[misc]
         values = in_turn(measurements, config.rounds, reporter)
     figures = [figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
     pairs = [(f"{OURS}, {way}", f"{PEER}, {way}") for way in ways]
@@ -98,7 +98,7 @@ def our_loop(config: BenchConfig, spec: ModelSpec, pictures: Path, way: Named, d
             place = Place(file.split("train"), None, Ranks(), device, way, Silent(), Stop())
             fits.append(Fit(settings, begun, place, None))
         fit = fits[0]
-        plan = fit.plan(fit.micro_batch)
+        plan = fit.plan()
         seconds = [timed(lambda stop=stop: fit.train_until(replace(plan, steps=stop)), device)  # type: ignore[misc]
                    for stop in (fit.state.step + WARM_UP, fit.state.step + WARM_UP + config.steps)]  # fmt: skip
         return config.images * config.steps / seconds[1]
@@ -168,16 +168,6 @@ def timm_step(model: nn.Module, optimiser: Any, way: Named, device: torch.device
         optimiser.step()
 
     return step
-
-
-def product(way: Named, device: torch.device) -> float:
-    """The machine's ceiling: how fast it multiplies matrices."""
-    dtype = torch.bfloat16 if way == "bf16" else torch.float32
-    one = torch.randn(PRODUCT, PRODUCT, device=device, dtype=dtype)
-    one @ one
-    repeats = 4 if device.type == "cpu" else 200
-    seconds = timed(lambda: [one @ one for _ in range(repeats)], device)
-    return float(repeats * 2 * PRODUCT**3 / seconds / 1e9)
 
 
 def remarks(

@@ -1,0 +1,98 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.io.recognise import open_weights
+from vitctl.io.save import save_as
+from vitctl.workflows.conclude import TrainResult
+from vitctl.workflows.patchify import patchify
+
+Run = Callable[..., Any]
+
+
+def cut(source: Path, tmp_path: Path, **options: Any) -> None:
+    patchify(PatchifyConfig(str(source), str(tmp_path / "data.h5"), res="16", patch=8, workers=1, **options))
+
+
+def test_it_finds_what_the_run_found(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
+    told = json.loads(ran("evaluate", "--precision", "float32", "--json").stdout)
+    assert set(told) == {
+        "command", "version", "weights", "weights_digest", "model", "res", "data", "data_digest", "split", "pictures",
+        "classes", "top1", "top5", "loss", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
+    assert (told["command"], told["weights"], told["data"], told["split"]) == ("evaluate", newest, "data.h5", "val")
+    assert (told["weights_digest"], told["data_digest"]) == (trained.digest, trained.data_digest)
+    assert (told["pictures"], told["classes"], told["top5"]) == (30, 3, 1.0)
+    assert told["top1"] == trained.top1 > 0.5  # type: ignore[operator]
+    assert told["loss"] == pytest.approx(trained.val_loss, rel=1e-5)
+
+
+def test_the_best_weights_and_every_name_of_the_newest_run(
+    ran: Run, data: str, newest: str, trained: TrainResult
+) -> None:
+    best = json.loads(ran("evaluate", "--from", f"{newest}/best.safetensors", "--batch", "7", "--json").stdout)
+    assert best["top1"] == pytest.approx(trained.best_top1)
+    answers = [ran("evaluate", "--from", name, "--split", "train").stdout for name in (newest, "runs", "runs/LATEST")]
+    for answer in answers:
+        assert "data.h5, split train, 120 pictures" in answer
+        assert answer.splitlines()[2:5] == answers[0].splitlines()[2:5]
+
+
+def test_bf16_is_near(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
+    told = json.loads(ran("evaluate", "--precision", "bf16", "--json").stdout)
+    assert told["precision"] == "bf16"
+    assert told["loss"] == pytest.approx(trained.val_loss, rel=0.02)
+
+
+def test_classes_in_another_order_are_matched_by_name(
+    ran: Run, blots: Path, newest: str, trained: TrainResult, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("cow\nant\nbee\n")
+    cut(blots, tmp_path, classes=str(tmp_path / "names.txt"))
+    answer = ran("evaluate", "--precision", "float32", "--json")
+    assert "classes are matched by name: 3 of the model's 3 are in the data" in answer.stderr
+    assert json.loads(answer.stdout)["top1"] == trained.top1
+
+
+def test_some_of_the_classes_are_enough_and_others_are_named(
+    ran: Run, refused: Callable[..., str], blots: Path, newest: str, tmp_path: Path
+) -> None:
+    for name in ("ant", "cow"):
+        shutil.copytree(blots / "val" / name, tmp_path / "some" / name)
+    cut(tmp_path / "some", tmp_path)
+    assert "2 of the model's 3 are in the data" in ran("evaluate", "--split", "train").stderr
+    assert "data.h5: has neither test nor val; name one of train with --split" in refused("evaluate", code=3)
+    (tmp_path / "data.h5").unlink()
+    (tmp_path / "some" / "cow").rename(tmp_path / "some" / "cat")
+    cut(tmp_path / "some", tmp_path)
+    line = refused("evaluate", "--split", "train", code=3)
+    assert "data.h5: 1 class that the model does not know (cat); it knows ant, bee, cow" in line
+    assert "vitctl finetune gives it a head for them" in line
+
+
+def test_weights_without_names_go_by_number(
+    ran: Run, refused: Callable[..., str], data: str, newest: str, trained: TrainResult, tmp_path: Path
+) -> None:
+    weights = open_weights(tmp_path / newest)
+    nameless = replace(weights, about=replace(weights.about, class_names=()), stated="")
+    save_as(nameless, tmp_path / "nameless.safetensors")
+    answer = ran("evaluate", "--from", "nameless.safetensors", "--precision", "float32", "--json")
+    assert "the weights have no class names: the classes are taken to be in the same order" in answer.stderr
+    assert json.loads(answer.stdout)["top1"] == trained.top1
+    line = refused("evaluate", "--from", "nameless.safetensors", "--data", "digits", code=3)
+    assert "has 10 classes, the model 3; vitctl finetune gives it a head for them" in line
+
+
+def test_what_cannot_be_evaluated(refused: Callable[..., str], data: str, newest: str, tmp_path: Path) -> None:
+    assert "test" in refused("evaluate", "--split", "test", code=3)
+    assert "nowhere: no such file" in refused("evaluate", "--from", "nowhere", code=3)
+    assert "batch is 0" in refused("evaluate", "--batch", "0", code=2)
+    with h5py.File(tmp_path / "data.h5", "r+") as file:
+        file["val"]["labels"][:2] = -1
+    assert "split val: 2 of 30 pictures have no label" in refused("evaluate", code=3)

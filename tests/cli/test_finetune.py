@@ -1,0 +1,139 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitctl.io.recognise import open_weights
+from vitctl.models.resize import resized
+from vitctl.workflows.conclude import TrainResult
+
+Run = Callable[..., Any]
+QUICK = ("finetune", "--batch", "16", "--precision", "float32", "--out", "run")
+SHORT = (*QUICK, "--steps", "6", "--set", "save_every=2")
+
+
+def tensors(path: Path | str) -> dict[str, torch.Tensor]:
+    return dict(open_weights(Path(path)).tensors)
+
+
+def test_to_a_higher_resolution_with_a_head_of_zeros(
+    ran: Run, data: str, newest: str, trained: TrainResult, tmp_path: Path
+) -> None:
+    """At an lr of next to nothing, what was begun with is what comes out."""
+    still = ("--res", "32x48", "--steps", "2", "--lr", "1e-30", "--set", "augment.flip=0")
+    answer = ran(*QUICK, *still, "--json")
+    told, after, before = json.loads(answer.stdout), open_weights(tmp_path / "run"), open_weights(Path(newest))
+    assert (told["command"], told["res"], told["recipe"]) == ("finetune", [32, 48], "transfer/500")
+    assert "weights: runs/one (the newest run), vitctl weights, vit-mu/8" in answer.stderr
+    assert after.spec.grid == (4, 6)
+    assert after.about.class_names == ("ant", "bee", "cow")
+    assert [step["step"] for step in after.about.history] == ["positions", "head"]
+    assert after.about.training["from_digest"] == trained.digest
+    assert after.about.training["before"]["command"] == "pretrain"
+    expected = resized(before, 32, 48, "official").tensors
+    assert set(after.tensors) == set(before.tensors)
+    for name, tensor in after.tensors.items():
+        if name.startswith("head."):
+            assert float(tensor.abs().max()) < 1e-20
+        else:
+            assert torch.equal(tensor, expected[name]), name
+    assert told["val_loss"] == pytest.approx(math.log(3))
+
+
+def test_it_learns_what_the_weights_knew(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
+    told = json.loads(ran(*QUICK, "--res", "32", "--steps", "40", "--lr", "0.1", "--json").stdout)
+    assert told["top1"] > 0.6
+
+
+def test_a_grid_of_rates_is_tried_on_a_part_of_the_training_data(
+    ran: Run, data: str, newest: str, tmp_path: Path
+) -> None:
+    answer = ran(*SHORT, "--lr", "0.000001,0.1,0.03", "--json")
+    told, run = json.loads(answer.stdout), tmp_path / "run"
+    assert set(told["tried"]) == {"1e-06", "0.1", "0.03"}
+    best = max(told["tried"], key=lambda lr: (told["tried"][lr], -float(lr)))
+    assert told["lr"] == float(best)
+    assert "3 learning rates are tried with 108 pictures on the other 12" in answer.stderr
+    assert f"lr {best} was best on the held out part; now on all 120" in answer.stderr
+    assert {path.name for path in (run / "trials").iterdir()} == {"lr-1e-06", "lr-0.1", "lr-0.03"}
+    for lr, score in told["tried"].items():
+        assert json.loads((run / "trials" / f"lr-{lr}" / "result.json").read_text())["top1"] == score
+        assert not list((run / "trials" / f"lr-{lr}").glob("*.safetensors"))
+    single = json.loads(ran(*SHORT, "--out", "again", "--lr", best, "--json").stdout)
+    assert single["digest"] == told["digest"]  # the trials leave no trace in what they decide about
+
+
+def test_what_is_frozen_stays_as_it_was_to_the_bit(ran: Run, data: str, newest: str, tmp_path: Path) -> None:
+    before = tensors(newest)
+    ran(*SHORT, "--lr", "0.1", "--freeze", "backbone")
+    assert changed(before, tensors(tmp_path / "run")) == {"head.weight", "head.bias"}
+    ran(*SHORT, "--lr", "0.1", "--freeze", "0", "--overwrite")
+    found = changed(before, tensors(tmp_path / "run"))
+    assert not [name for name in found if name.startswith(("patch_embed.", "pos_embed", "cls_token"))]
+    assert {name.split(".")[0] for name in found} == {"blocks", "norm", "head"}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_resume_goes_on_without_the_weights_that_it_began_with_being_named(
+    ran: Run, refused: Callable[..., str], data: str, newest: str, tmp_path: Path
+) -> None:
+    line = (*SHORT, "--lr", "0.03,0.1", "--resume", "auto")
+    assert "weights: runs/one (the newest run)" in ran(*line).stderr
+    run = tmp_path / "run"
+    whole = {path.name: path.read_bytes() for path in (run / "weights.safetensors", run / "metrics.jsonl")}
+    for path in (run / "result.json", run / "weights.safetensors", max((run / "checkpoints").iterdir())):
+        path.unlink()
+    (run / "trials" / "lr-0.1" / "result.json").unlink()
+    assert "augment.flip" in refused("finetune", "--resume", "run", "--set", "augment.flip=0.1", code=2)
+    assert "run: goes on at step 4 of 6" in ran(*line).stderr
+    assert {name: (run / name).read_bytes() for name in whole} == whole
+    assert "run: is finished" in ran("finetune", "--resume", "run").stderr
+
+
+def test_resume_auto_begins_where_the_newest_run_is_of_another_kind(ran: Run, data: str, newest: str) -> None:
+    answer = ran("finetune", "--steps", "2", "--batch", "16", "--resume", "auto")
+    assert "weights: runs/one (the newest run)" in answer.stderr
+    assert "run: runs/" in answer.stderr
+    assert "is finished" in ran("finetune", "--steps", "2", "--batch", "16", "--resume", "auto").stderr
+
+
+def test_the_mean_of_the_patches_in_place_of_the_class_token(
+    ran: Run, refused: Callable[..., str], data: str, newest: str, tmp_path: Path
+) -> None:
+    assert "these weights have head gap, which cannot become cls" in refused(*SHORT, "--set", "head=cls", code=2)
+    ran("pretrain", "--model", "vit-mu/8", "--steps", "1", "--batch", "16", "--set", "head=cls", "--out", "cls")
+    ran(*SHORT, "--from", "cls", "--set", "head=gap")
+    spec = open_weights(tmp_path / "run").spec
+    assert (spec.head, "cls_token" in tensors(tmp_path / "run")) == ("gap", True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (("--lr", "0.1,x"), 2, "--lr 0.1,x: 'x' is no number; write one, or several as 0.003,0.01"),
+        (("--lr", "0.1,-1"), 2, "an lr of 0.1, -1.0 is not above 0"),
+        (("--freeze", "head"), 2, "write backbone, or a number of blocks"),
+        (("--res", "20"), 2, "patches of 8 do not divide a picture of 20x20"),
+        (("--recipe", "small"), 2, "recipe small is one to pretrain with; vitctl recipes lists those to finetune"),
+        (("--from", "nowhere"), 3, "nowhere: no such file or folder"),
+        (("--set", "limit=6", "--lr", "0.1,0.2"), 3, "10% of each class cannot be set apart; it is too small"),
+    ],
+)
+def test_wrong_usage(
+    refused: Callable[..., str], data: str, newest: str, flags: tuple[str, ...], code: int, words: str
+) -> None:
+    assert words in refused(*SHORT, *flags, code=code)
+
+
+def test_without_any_weights(refused: Callable[..., str], data: str, tmp_path: Path) -> None:
+    for resume in ((), ("--resume", "auto")):
+        assert "no weights were named, and there is no run here" in refused("finetune", *resume, code=2)
+    assert not (tmp_path / "runs").exists()
