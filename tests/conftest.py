@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,7 @@ def started(arguments: list[str], place: Path, env: dict[str, str], before: Sequ
     return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+COMMAND = str(Path(__file__).with_name("forked_command.py"))
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "timm", "h5py", "sklearn", "PIL.Image", "vitctl.data.patchifier.pool",
                                 "vitctl.data.patchifier.decode", "vitctl.cli", "vitctl.workflows.fit"])  # fmt: skip
@@ -70,23 +72,12 @@ def forked(arguments: list[str], place: Path, env: dict[str, str], _before: Sequ
     """From a process that has imported what is heavy, which is all that a start takes long for."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        process = CONTEXT.Process(target=become_the_command, args=(arguments, place, env, out, err))
+        order = {"arguments": arguments, "place": str(place), "env": env, "out": str(out), "err": str(err)}
+        process = CONTEXT.Process(target=runpy.run_path, args=(COMMAND, {"order": order}))
         process.start()
         process.join()
         assert process.exitcode is not None
         return Answer(process.exitcode, out.read_text("utf-8"), err.read_text("utf-8"))
-
-
-def become_the_command(arguments: list[str], place: Path, env: dict[str, str], out: Path, err: Path) -> None:
-    from vitctl.cli import main
-
-    for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-    os.chdir(place)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.argv = ["vitctl", *arguments]
-    main()
 
 
 def clean_environment(cache: Path) -> dict[str, str]:
