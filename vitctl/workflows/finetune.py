@@ -50,7 +50,8 @@ def finetune(
         def begin(config: TrainConfig, data: Data) -> Weights:
             return transferred(weights or choose_weights(config.source, reporter), config, data)
 
-        started = start(request, weights.spec if weights else model_spec(TrainConfig.model), ranks, reporter, begin)
+        model = weights.spec if weights else model_spec(TrainConfig.model)
+        started = start(request, model, ranks, device, reporter, begin)
         if started.run and started.run.result:
             return concluded(started.run, reporter)
         config, data = started.config, started.data

@@ -170,10 +170,8 @@ class Fit:
                 continue
             own = self.state.micro_batch
             self.state.restore(tensors, facts)
-            if (
-                self.config.micro_batch != "auto"
-                or self.config.batch // self.place.ranks.world % self.state.micro_batch
-            ):
+            share = self.config.batch // self.place.ranks.world
+            if self.config.micro_batch != "auto" or share % self.state.micro_batch:
                 self.state.micro_batch = own
             self.place.reporter.note(f"{self.run.path}: goes on at step {self.state.step:,} of {self.steps:,}")
             break
@@ -243,9 +241,7 @@ def freeze(model: nn.Module, what: str | None) -> None:
             held = not name.startswith("head.")
         else:
             block = name.split(".")[1] if name.startswith("blocks.") else ""
-            held = (
-                int(block) < int(what) if block else not name.startswith(("norm.", "fc_norm.", "head.", "pre_logits."))
-            )
+            held = int(block) < int(what) if block else not name.startswith(BEHIND)
         value.requires_grad_(value.requires_grad and not held)
 
 

@@ -35,7 +35,8 @@ def pretrain(
     request = Request("pretrain", dict(flags or {}), tuple(settings), recipe, out, resume, overwrite, dry_run)
     device = device_of(request.flags.get("device") or "auto", ranks_here())
     with joined(device) as ranks:
-        started = start(request, model_spec(request.flags.get("model") or TrainConfig.model), ranks, reporter, spec_of)
+        model = model_spec(request.flags.get("model") or TrainConfig.model)
+        started = start(request, model, ranks, device, reporter, spec_of)
         if started.run and started.run.result:
             return concluded(started.run, reporter)
         config, data = started.config, started.data

@@ -22,6 +22,7 @@ from vitctl.io.run_directory import RunDirectory, create_run, is_run, open_run
 from vitctl.io.subset import Subset
 from vitctl.randomness import Draws
 from vitctl.reporting import Reporter, counted
+from vitctl.training.precision import chosen
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.choose import choose_data
 from vitctl.workflows.feed import check_labels
@@ -61,14 +62,19 @@ class Started:
 
 
 def start(
-    request: Request, model: ModelSpec, ranks: Ranks, reporter: Reporter, check: Callable[[TrainConfig, Data], object]
+    request: Request,
+    model: ModelSpec,
+    ranks: Ranks,
+    device: torch.device,
+    reporter: Reporter,
+    check: Callable[[TrainConfig, Data], object],
 ) -> Started:
     """`check` fails where model and data do not fit: before there is a run, or one is overwritten."""
     old = to_resume(request.resume, request.out, request.command)
     if old:
-        return go_on(request, old, ranks, reporter)
+        return go_on(request, old, ranks, device, reporter)
     data = open_data(about_data(request), ranks, reporter)
-    config = configured(request, model, data, reporter)
+    config = settled(configured(request, model, data, reporter), device)
     check(config, data)
     check_batch(config, ranks)
     if request.dry_run:
@@ -81,13 +87,18 @@ def start(
     return Started(config, data, open_run(path))
 
 
-def go_on(request: Request, run: RunDirectory, ranks: Ranks, reporter: Reporter) -> Started:
+def settled(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """What auto means here: a run that goes on elsewhere is computed as it began."""
+    return dataclasses.replace(config, precision=chosen(config.precision, device))
+
+
+def go_on(request: Request, run: RunDirectory, ranks: Ranks, device: torch.device, reporter: Reporter) -> Started:
     if run.config["command"] != request.command:
         raise UsageError(f"{run.path}: is a run of vitctl {run.config['command']}, not of {request.command}")
     then = TrainConfig.from_dict(run.config["config"])
     config = override(with_flags(then, request.flags | {"recipe": request.recipe}), request.settings)
     data = open_data(vars(config), ranks, reporter)
-    config = fitted_warmup(config, data.train.rows, reporter)
+    config = settled(fitted_warmup(config, data.train.rows, reporter), device)
     check_same(run, recorded(config, data))
     check_batch(config, ranks)
     return Started(config, data, run)
@@ -180,7 +191,6 @@ def device_of(wanted: str, ranks: Ranks) -> torch.device:
     if device.type == "cuda":
         device = torch.device("cuda", ranks.local if device.index is None else device.index)
         torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")
     return device
 
 
