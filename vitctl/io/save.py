@@ -1,5 +1,6 @@
 """Weights to a file or folder, in the format asked for."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,8 +21,10 @@ def save_as(weights: Weights, path: Path, format: Format | None = None) -> str:
     one_of("format", format, get_args(Format))
     if format == "vitctl":
         return save_weights(weights, path)
-    if format == "npz":
-        write_arrays(official.write(weights), path)
-    else:
-        (timm_folder if format == "timm" else hugging_face).save(weights, path)
-    return weights.digest()
+    with ThreadPoolExecutor(1, "vitctl-digest") as pool:  # found while the numbers are being written
+        digest = pool.submit(weights.digest)
+        if format == "npz":
+            write_arrays(official.write(weights), path)
+        else:
+            (timm_folder if format == "timm" else hugging_face).save(weights, path)
+        return digest.result()

@@ -7,7 +7,8 @@ all this, so that timm and every other reader of safetensors can take the tensor
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from vitctl.io.atomic import replacing
 from vitctl.reporting import counted
 
 FORMAT = "vitctl.weights"
+DIGEST = 64  # hexadecimal digits
 VERSION = 1
 HALF = ((0.5,) * 3, (0.5,) * 3)  # mean and std of the official models
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -108,23 +110,42 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def save_weights(weights: Weights, path: Path) -> str:
-    """Writes our file; returns its digest, which also stands in it."""
-    digest = weights.digest()
+    """Writes our file; returns its digest, which also stands in it: found while the numbers are being written."""
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
-        "digest": digest,
+        "digest": "",
         "spec": json.dumps(weights.spec.as_dict()),
         "about": json.dumps(asdict(weights.about)),
     }
     tensors = weights.tensors | {f"extra.{name}": tensor for name, tensor in weights.extra.items()}
-    write_safetensors(tensors, metadata, path)
-    return digest
+    with ThreadPoolExecutor(1, "vitctl-digest") as pool:
+        digest = pool.submit(weights.digest)
+        write_safetensors(tensors, metadata, path, lambda: {"digest": digest.result()})
+    return digest.result()
 
 
-def write_safetensors(tensors: Tensors, metadata: Mapping[str, str], path: Path) -> None:
-    """A JSON header, then the numbers. The library's own writer shuffles the metadata: other bytes each time."""
+def write_safetensors(
+    tensors: Tensors, metadata: Mapping[str, str], path: Path, late: Callable[[], dict[str, str]] = dict
+) -> None:
+    """A JSON header, then the numbers. The library's own writer shuffles the metadata: other bytes each time.
+
+    `late` says what of the metadata is only known when the numbers are written; what it names must be in there, empty.
+    """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
+    room = header_of(tensors, order, {**metadata, **{name: "0" * DIGEST for name in metadata if not metadata[name]}})
+    with replacing(path) as aside, open(aside, "wb") as file:
+        file.write(room)
+        for name in order:
+            file.write(as_bytes(tensors[name]))
+        known = late()
+        if known:
+            file.seek(0)
+            file.write(header_of(tensors, order, {**metadata, **known}))
+
+
+def header_of(tensors: Tensors, order: list[str], metadata: Mapping[str, str]) -> bytes:
+    """Its length in eight bytes, and JSON that is padded to a multiple of eight."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name in order:
@@ -136,10 +157,7 @@ def write_safetensors(tensors: Tensors, metadata: Mapping[str, str], path: Path)
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path) as aside, open(aside, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(as_bytes(tensors[name]))
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_ours(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Weights:

@@ -91,7 +91,7 @@ def conclude(
         elapsed_s=elapsed,
     )
     if run and place.ranks.first:
-        draw_curves(run.metrics(), run.path / "curves.png", f"{spec.name} on {data.path}")
+        draw_curves(run.metrics(), run.path / "curves.png", f"{spec.name} on {data.path.name}")
         run.finish(dataclasses.asdict(result))
     return result
 
