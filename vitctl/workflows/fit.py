@@ -20,7 +20,7 @@ from vitctl.training.evaluation import Score, evaluate, using
 from vitctl.training.loop import Plan, train
 from vitctl.training.objective import Supervised
 from vitctl.training.optimisers import make_optimiser
-from vitctl.training.precision import Named, chosen, plain_attention
+from vitctl.training.precision import Named, chosen, quick_attention
 from vitctl.training.ranks import Ranks, shared_out
 from vitctl.training.state import State, averaged
 from vitctl.training.stop import Stop
@@ -81,7 +81,7 @@ class Fit:
 
     def __init__(self, config: TrainConfig, begun: Weights, place: Place, run: RunDirectory | None) -> None:
         self.config, self.begun, self.place, self.run = config, begun, place, run
-        self.model = made(config, begun, place.device)
+        self.model = made(config, begun, place.precision, place.device)
         self.normalise = Normaliser(begun.spec, begun.about)
         self.objective = Supervised(self.normalise, config.loss)
         self.feed = Feed(place.train, config, begun.spec, place.ranks, place.device)
@@ -217,11 +217,11 @@ class Fit:
         )
 
 
-def made(config: TrainConfig, begun: Weights, device: torch.device) -> nn.Module:
+def made(config: TrainConfig, begun: Weights, precision: Named, device: torch.device) -> nn.Module:
     model = build(begun.spec)
     fill(model, begun.tensors, begun.about.source or begun.spec.name)
     model.to(device)
-    plain_attention(model, device)
+    quick_attention(model, precision, device)
     freeze(model, config.freeze)
     if config.checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]

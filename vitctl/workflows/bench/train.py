@@ -36,6 +36,7 @@ from vitctl.workflows.patchify import patchify
 OURS, PEER = "our loop", "timm's loop"
 LR, DECAY = 1e-3, 0.05
 WARM_UP = 2  # steps
+PREFETCHED = 2  # batches, by each of torch's workers
 BACKWARD = 3  # a training step computes what a forward pass does three times
 
 
@@ -123,8 +124,8 @@ def timm_loop(config: BenchConfig, spec: ModelSpec, pictures: Path, way: Named, 
             made.append(timm_parts(config, spec, pictures, device))
         model, optimiser, batches = made[0]
         step = timm_step(model, optimiser, way, device)
-        for images, labels in itertools.islice(batches, WARM_UP):
-            step(images, labels)
+        for images, labels in itertools.islice(batches, WARM_UP + PREFETCHED * cores()):
+            step(images, labels)  # its workers fetched these while something else was measured
         taken = itertools.islice(batches, config.steps)
         return config.images * config.steps / timed(lambda: [step(*batch) for batch in taken], device)
 
