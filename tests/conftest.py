@@ -64,8 +64,8 @@ def started(arguments: list[str], place: Path, env: dict[str, str], before: Sequ
 
 COMMAND = str(Path(__file__).with_name("forked_command.py"))
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "timm", "h5py", "sklearn", "PIL.Image", "vitctl.data.patchifier.pool",
-                                "vitctl.data.patchifier.decode", "vitctl.cli", "vitctl.workflows.fit"])  # fmt: skip
+HEAVY = ("torch", "timm", "h5py", "sklearn", "PIL.Image", "vitctl.workflows.patchify", "vitctl.workflows.train.fit")
+CONTEXT.set_forkserver_preload([*HEAVY, "vitctl.data.patchifier.pool", "vitctl.cli"])
 
 
 def forked(arguments: list[str], place: Path, env: dict[str, str], _before: Sequence[str] = ()) -> Answer:

@@ -14,9 +14,9 @@ from vitctl.cli import app
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.io.weights import About, Weights
 from vitctl.models.create import create_model, named_tensors
-from vitctl.workflows.conclude import TrainResult
 from vitctl.workflows.patchify import patchify
 from vitctl.workflows.pretrain import pretrain
+from vitctl.workflows.train.conclude import TrainResult
 
 
 @pytest.fixture

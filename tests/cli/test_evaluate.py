@@ -11,8 +11,8 @@ import pytest
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.io.recognise import open_weights
 from vitctl.io.save import save_as
-from vitctl.workflows.conclude import TrainResult
 from vitctl.workflows.patchify import patchify
+from vitctl.workflows.train.conclude import TrainResult
 
 Run = Callable[..., Any]
 

@@ -9,7 +9,7 @@ import torch
 
 from vitctl.io.recognise import open_weights
 from vitctl.models.resize import resized
-from vitctl.workflows.conclude import TrainResult
+from vitctl.workflows.train.conclude import TrainResult
 
 Run = Callable[..., Any]
 QUICK = ("finetune", "--batch", "16", "--precision", "float32", "--out", "run")

@@ -16,8 +16,8 @@ import torch
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.io.weights import read_ours
-from vitctl.workflows.conclude import TrainResult
 from vitctl.workflows.patchify import patchify
+from vitctl.workflows.train.conclude import TrainResult
 
 Run = Callable[..., Any]
 QUICK = ("pretrain", "--model", "vit-mu/8", "--batch", "16", "--precision", "float32", "--out", "run")

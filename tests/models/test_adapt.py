@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.models import official_files
+from tests.models import official_files, tiny
+from tests.models.tiny import NO_TOKEN
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io import official
@@ -15,17 +16,7 @@ from vitctl.io.weights import HALF, IMAGENET, About, Weights
 from vitctl.models.adapt import adapted, recoloured
 from vitctl.models.create import build, create_model, fill, named_tensors
 
-TINY: dict[str, Any] = {
-    "height": 8,
-    "width": 12,
-    "patch": 4,
-    "dim": 32,
-    "depth": 2,
-    "heads": 2,
-    "mlp": 48,
-    "classes": 5,
-}
-NO_TOKEN: dict[str, Any] = {"head": "gap", "class_token": False, "class_position": False}
+TINY: dict[str, Any] = tiny.TINY | {"depth": 2}
 BIT: dict[str, Any] = NO_TOKEN | {"family": "bit", "layers": (1, 2), "patch": 1, "positions": "none", "height": 40}
 FAMILIES: dict[str, dict[str, Any]] = {
     "vit": {},

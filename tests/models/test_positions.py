@@ -7,23 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.models.tiny import NO_TOKEN, TINY
 from vitctl.config.model import ModelSpec
 from vitctl.models.create import build, create_model, fill, named_tensors
 from vitctl.models.positions import Offsets, RelativeAttention, Table, Table2d
 from vitctl.models.waves import sincos
 
 Array = np.ndarray[Any, Any]
-TINY: dict[str, Any] = {
-    "height": 8,
-    "width": 12,
-    "patch": 4,
-    "dim": 32,
-    "depth": 3,
-    "heads": 2,
-    "mlp": 48,
-    "classes": 5,
-}
-NO_TOKEN: dict[str, Any] = {"head": "gap", "class_token": False, "class_position": False}
 FRONTS: list[dict[str, Any]] = [
     NO_TOKEN,
     {},

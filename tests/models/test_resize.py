@@ -13,6 +13,8 @@ from PIL import Image
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
+from tests.models import tiny
+from tests.models.tiny import NO_TOKEN
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io.weights import About, Weights
@@ -28,17 +30,7 @@ from vitctl.models.resize import (
 )
 from vitctl.models.waves import sincos
 
-TINY: dict[str, Any] = {
-    "height": 12,
-    "width": 20,
-    "patch": 4,
-    "dim": 32,
-    "depth": 2,
-    "heads": 2,
-    "mlp": 48,
-    "classes": 5,
-}
-NO_TOKEN: dict[str, Any] = {"head": "gap", "class_token": False, "class_position": False}
+TINY: dict[str, Any] = tiny.TINY | {"height": 12, "width": 20, "depth": 2}
 KINDS = [
     ("none", "stem"),
     *itertools.product(("1d", "2d", "sincos", "sincos-mae"), ("stem", "every", "shared")),

@@ -13,6 +13,7 @@ from timm.models.vision_transformer_hybrid import _resnetv2
 from torch import nn
 
 from tests.models import official_files, reference
+from tests.models.tiny import TINY
 from vitctl.config.model import ModelSpec
 from vitctl.io import official
 from vitctl.io.weights import Weights
@@ -35,16 +36,6 @@ HYBRIDS: list[dict[str, Any]] = [
     {"layers": (1, 2, 1), "grid": (2, 2), "hidden": 12},
     {"layers": (1, 1), "channels": 4},
 ]
-TINY: dict[str, Any] = {
-    "height": 8,
-    "width": 12,
-    "patch": 4,
-    "dim": 32,
-    "depth": 3,
-    "heads": 2,
-    "mlp": 48,
-    "classes": 5,
-}
 
 
 def read(arrays: Arrays, **changes: Any) -> Weights:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from vitctl.workflows.conclude import TrainResult
+    from vitctl.workflows.train.conclude import TrainResult
 
 Data = Annotated[
     str | None, typer.Option(metavar="DATA", help="A patch file, digits, or any source that patchify takes.")

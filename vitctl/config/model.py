@@ -261,13 +261,16 @@ def read_hybrid(resnet: str, size: str, reach: str) -> dict[str, Any]:
     return read_vit(size, reach, f"{resnet}+") | {"family": "hybrid", "layers": cut[0], "patch": cut[1]}
 
 
+AS_BIT: dict[str, Any] = {  # what is the same in every ResNet
+    "family": "bit", "patch": 1, "head": "gap", "class_token": False, "class_position": False, "positions": "none",
+}  # fmt: skip
+
+
 def read_bit(resnet: str, factor: str) -> dict[str, Any]:
     layers = RESNETS.get(resnet)
     require(layers is not None, f"bit-{resnet}x{factor}: {resnet} is unknown; {did_you_mean(resnet, RESNETS)}")
     require(int(factor) >= 1, f"bit-{resnet}x{factor}: the factor is at least 1")
-    return {
-        "family": "bit", "layers": layers, "factor": int(factor), "patch": 1, "head": "gap", "class_token": False,
-        "class_position": False, "positions": "none"}  # fmt: skip
+    return AS_BIT | {"layers": layers, "factor": int(factor)}
 
 
 def name_of(family: str, size: Size, patch: int, layers: tuple[int, ...] = (), factor: int = 1) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vitctl.io.atomic import replacing
+
 Array = np.ndarray[Any, Any]
 
 
@@ -52,7 +54,8 @@ def draw(panels: Sequence[Panel], path: Path, heading: str) -> None:
         ticks(axes, panel.grid)
     bar = figure.colorbar(shown, ax=figure.axes, shrink=0.75, pad=0.02)
     bar.set_label("cosine similarity")
-    figure.savefig(path)
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png")
 
 
 def ticks(axes: Any, grid: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitctl.config.model import ModelSpec, Size, name_of
+from vitctl.config.model import AS_BIT, ModelSpec, Size, name_of
 from vitctl.errors import ConfigError, UsageError, WeightsError
 from vitctl.io.weights import HALF, About, Weights, for_channels, settle, tensor_of, zero_head_note
 from vitctl.reporting import counted
@@ -219,16 +219,11 @@ def bit_spec(arrays: Arrays) -> tuple[ModelSpec, str]:
     *_, channels, width = arrays[root].shape
     spec = ModelSpec(
         name_of("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
-        "bit",
+        **AS_BIT,
         channels=channels,
         classes=len(arrays[head]) if head in arrays else 0,
-        patch=1,
         layers=layers,
         factor=width // 64,
-        head="gap",
-        class_token=False,
-        class_position=False,
-        positions="none",
     )
     return spec, layout
 

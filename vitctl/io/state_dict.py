@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from vitctl.config.model import SIZES, ModelSpec, Size, name_of
+from vitctl.config.model import AS_BIT, SIZES, ModelSpec, Size, name_of
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.weights import HALF, IMAGENET, About, Tensors, Weights, zero_head_note
 from vitctl.reporting import counted
@@ -206,16 +206,11 @@ def bit_spec(tensors: Tensors) -> ModelSpec:
     layers = stages_of(tensors, "")
     return ModelSpec(
         name_of("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
-        "bit",
+        **AS_BIT,
         channels=channels,
         classes=tensors["head.fc.weight"].shape[0] if "head.fc.weight" in tensors else 0,
-        patch=1,
         layers=layers,
         factor=width // 64,
-        head="gap",
-        class_token=False,
-        class_position=False,
-        positions="none",
         numerics="timm",
     )
 

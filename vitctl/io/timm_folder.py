@@ -29,10 +29,11 @@ def save(weights: Weights, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputExists(f"{folder}: is there already, and not empty; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
+    # The weights take their name last: a folder that a kill cut short has none, and nobody can read it wrongly.
     with replacing(folder / "model.safetensors") as aside:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
         save_file(tensors, aside, {"format": "pt"})
-    write_json(folder / "config.json", config)
+        write_json(folder / "config.json", config)
 
 
 def config_of(weights: Weights) -> dict[str, Any]:

@@ -14,26 +14,27 @@ from vitctl.models.initialise import initialise
 from vitctl.reporting import counted
 
 
-def create_model(name: str | ModelSpec, *, seed: int = 0, **options: Any) -> nn.Module:
+def create_model(name: str | ModelSpec, *, seed: int = 0, head_bias: float = 0.0, **options: Any) -> nn.Module:
     """A fresh model, begun the official way: `create_model("vit-b/16", height=384, width=384, classes=10)`."""
     spec = name.changed(**options) if isinstance(name, ModelSpec) else model_spec(name, **options)
     with torch.random.fork_rng(devices=[]):  # timm draws from torch's own generator as it builds
         torch.default_generator.manual_seed(seed)
         model = build(spec)
     if spec.family != "timm":
-        initialise(model, spec, seed)
+        initialise(model, spec, seed, head_bias)
+    elif head_bias:
+        nn.init.constant_(model.get_classifier().bias, head_bias)  # type: ignore[operator]
     return model
 
 
 def build(spec: ModelSpec) -> nn.Module:
     """The module of a spec, its numbers not yet set."""
-    timm = import_timm()
+    import_timm()
     if spec.family == "timm":
         return build_timm(spec)
     from vitctl.models.resnets import BiT
     from vitctl.models.vit import ViT
 
-    del timm
     return BiT(spec) if spec.family == "bit" else ViT(spec)
 
 

@@ -17,9 +17,9 @@ from vitctl.training.evaluation import evaluate as examine
 from vitctl.training.precision import chosen
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.workflows.choose import choose_data
-from vitctl.workflows.feed import Normaliser, check_labels, exams
 from vitctl.workflows.load import choose_weights, load_model
-from vitctl.workflows.start import device_of
+from vitctl.workflows.train.feed import Normaliser, check_labels, exams
+from vitctl.workflows.train.start import device_of
 
 SPLITS = ("test", "val")  # the first that is there
 

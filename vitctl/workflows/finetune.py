@@ -3,9 +3,8 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 from vitctl import __version__
 from vitctl.config.checks import resolution
@@ -18,32 +17,25 @@ from vitctl.models.adapt import adapted, with_zero_head
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
-from vitctl.workflows.conclude import TrainResult, conclude, concluded
-from vitctl.workflows.fit import Fit, Place, place_of
 from vitctl.workflows.load import choose_weights
-from vitctl.workflows.start import Data, Request, device_of, held_out, limited, start, to_resume
+from vitctl.workflows.train.conclude import TrainResult, conclude, concluded
+from vitctl.workflows.train.fit import Fit, Place, place_of
+from vitctl.workflows.train.parts import held_out, limited
+from vitctl.workflows.train.start import Data, Request, Ways, device_of, start, to_resume
 
 DEV = ((10_000, 0.10), (100_000, 0.02), (float("inf"), 0.01))  # of a set up to this size, as in the paper
 
 
 def finetune(
-    flags: dict[str, Any] | None = None,
-    reporter: Reporter | None = None,
-    *,
-    settings: Iterable[str] = (),
-    recipe: str | None = None,
-    out: str | None = None,
-    resume: str | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
+    flags: dict[str, Any] | None = None, reporter: Reporter | None = None, **ways: Unpack[Ways]
 ) -> TrainResult:
     """`flags` are fields of TrainConfig: `finetune({"source": "weights.npz", "res": "384", "data": "photos/"})`."""
     reporter, began = reporter or Silent(), time.perf_counter()
-    request = Request("finetune", dict(flags or {}), tuple(settings), recipe, out, resume, overwrite, dry_run)
+    request = Request("finetune", dict(flags or {}), **ways)
     device = device_of(request.flags.get("device") or "auto", ranks_here())
     with joined(device) as ranks:
         weights = None
-        if not to_resume(resume, out, "finetune"):
+        if not to_resume(request.resume, request.out, "finetune"):
             weights = choose_weights(request.flags.get("source"), reporter)
             request.flags.update(model=weights.spec.name, source=weights.path)
 

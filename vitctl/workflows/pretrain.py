@@ -1,38 +1,29 @@
 """`vitctl pretrain`: a model from scratch, with labels."""
 
 import time
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 from vitctl import __version__
 from vitctl.config.checks import resolution
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.train import TrainConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
-from vitctl.models.create import build, named_tensors
-from vitctl.models.initialise import initialise
+from vitctl.models.create import create_model, named_tensors
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
-from vitctl.workflows.conclude import TrainResult, conclude, concluded
-from vitctl.workflows.fit import Fit, place_of
-from vitctl.workflows.start import Data, Request, device_of, limited, start
+from vitctl.workflows.train.conclude import TrainResult, conclude, concluded
+from vitctl.workflows.train.fit import Fit, place_of
+from vitctl.workflows.train.parts import limited
+from vitctl.workflows.train.start import Data, Request, Ways, device_of, start
 
 
 def pretrain(
-    flags: dict[str, Any] | None = None,
-    reporter: Reporter | None = None,
-    *,
-    settings: Iterable[str] = (),
-    recipe: str | None = None,
-    out: str | None = None,
-    resume: str | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
+    flags: dict[str, Any] | None = None, reporter: Reporter | None = None, **ways: Unpack[Ways]
 ) -> TrainResult:
     """`flags` are fields of TrainConfig over those of a recipe: `pretrain({"model": "vit-s/16", "epochs": 10})`."""
     reporter, began = reporter or Silent(), time.perf_counter()
-    request = Request("pretrain", dict(flags or {}), tuple(settings), recipe, out, resume, overwrite, dry_run)
+    request = Request("pretrain", dict(flags or {}), **ways)
     device = device_of(request.flags.get("device") or "auto", ranks_here())
     with joined(device) as ranks:
         model = model_spec(request.flags.get("model") or TrainConfig.model)
@@ -51,9 +42,7 @@ def pretrain(
 def fresh(config: TrainConfig, data: Data) -> Weights:
     """The weights of step 0."""
     spec = spec_of(config, data)
-    model = build(spec)
-    if spec.family != "timm":
-        initialise(model, spec, config.seed, config.head_bias)
+    model = create_model(spec, seed=config.seed, head_bias=config.head_bias)
     mean, std = (for_channels(values, spec.channels) for values in HALF)
     training = {
         "command": "pretrain",

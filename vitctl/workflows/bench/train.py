@@ -30,8 +30,8 @@ from vitctl.training.stop import Stop
 from vitctl.workflows.bench.data import given_jpegs
 from vitctl.workflows.bench.measure import Figure, Measurement, Part, figure, in_turn, ratio
 from vitctl.workflows.bench.pictures import multiply, write_jpegs
-from vitctl.workflows.fit import Fit, Place
 from vitctl.workflows.patchify import patchify
+from vitctl.workflows.train.fit import Fit, Place
 
 OURS, PEER = "our loop", "timm's loop"
 LR, DECAY = 1e-3, 0.05

@@ -9,8 +9,8 @@ from vitctl.io.run_directory import RunDirectory
 from vitctl.models.count import count
 from vitctl.reporting import Reporter
 from vitctl.training.ceiling import ceiling
-from vitctl.workflows.fit import Fitted, Place
-from vitctl.workflows.start import Started
+from vitctl.workflows.train.fit import Fitted, Place
+from vitctl.workflows.train.start import Started
 
 BACKWARD = 3  # a training step computes what a forward pass does three times
 

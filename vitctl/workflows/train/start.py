@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
-import numpy as np
 import torch
 
 from vitctl import __version__
@@ -19,17 +18,26 @@ from vitctl.config.train import FREE, TrainConfig
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.run_directory import RunDirectory, create_run, is_run, open_run
-from vitctl.io.subset import Subset
-from vitctl.randomness import Draws
 from vitctl.reporting import Reporter, counted
 from vitctl.training.precision import chosen
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.choose import choose_data
-from vitctl.workflows.feed import check_labels
 from vitctl.workflows.load import RUNS
+from vitctl.workflows.train.feed import check_labels
 
 Purpose = Literal["pretrain", "finetune"]
 WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
+
+
+class Ways(TypedDict, total=False):
+    """How a run is asked for, beside what it is to be."""
+
+    settings: Sequence[str]  # as --set takes them
+    recipe: str | None
+    out: str | None
+    resume: str | None  # a run, or auto
+    overwrite: bool
+    dry_run: bool
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,12 @@ class Request:
 
     command: Purpose
     flags: dict[str, Any]
-    settings: tuple[str, ...]
-    recipe: str | None
-    out: str | None
-    resume: str | None
-    overwrite: bool
-    dry_run: bool
+    settings: Sequence[str] = ()
+    recipe: str | None = None
+    out: str | None = None
+    resume: str | None = None
+    overwrite: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,36 +261,3 @@ def differing(now: dict[str, Any], then: dict[str, Any], above: str = "") -> Ite
 
 def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-# --- parts of the training data --------------------------------------------------------------------------------------
-
-
-def limited(split: Split, count: int | None, seed: int) -> Split:
-    """So many pictures, drawn evenly from the classes: one class after the other gives one until there are enough."""
-    if count is None or count >= split.rows:
-        return split
-    labels = split.labels()
-    order = np.lexsort((draw(split.rows, seed, "limit"), labels))  # each class in a random order
-    first = np.searchsorted(labels[order], labels[order])  # where its class begins
-    turn = np.arange(len(order)) - first  # its place in its class
-    chosen_rows = order[np.lexsort((draw(split.rows, seed, "limit-ties")[order], turn))[:count]]
-    return Subset(split, np.sort(chosen_rows), split.name)
-
-
-def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """A part of every class is set apart: (the rest, the part)."""
-    labels = split.labels()
-    order = np.lexsort((draw(split.rows, seed, "dev"), labels))
-    sizes = np.bincount(labels)
-    first = np.searchsorted(labels[order], labels[order])
-    turn = np.arange(len(order)) - first
-    is_apart = turn < np.round(share * sizes[labels[order]])
-    apart, rest = np.sort(order[is_apart]), np.sort(order[~is_apart])
-    if not len(apart) or not len(rest):
-        raise DataError(f"split {split.name}: {share:.0%} of each class cannot be set apart; it is too small")
-    return Subset(split, rest, split.name), Subset(split, apart, f"{split.name}-dev")
-
-
-def draw(rows: int, seed: int, purpose: str) -> Any:
-    return Draws(seed, 0, np.arange(rows, dtype=np.int64)).bits(purpose)[:, 0]

@@ -19,8 +19,8 @@ from vitctl.models.create import create_model, named_tensors
 from vitctl.reporting import Silent
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
-from vitctl.workflows.fit import Fit, Place
 from vitctl.workflows.patchify import patchify
+from vitctl.workflows.train.fit import Fit, Place
 
 STEPS = 12
 EVERYTHING = TrainConfig(

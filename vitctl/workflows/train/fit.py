@@ -24,8 +24,8 @@ from vitctl.training.precision import Named, chosen, quick_attention
 from vitctl.training.ranks import Ranks, shared_out
 from vitctl.training.state import State, averaged
 from vitctl.training.stop import Stop
-from vitctl.workflows.feed import Feed, Normaliser, exams
-from vitctl.workflows.records import Records
+from vitctl.workflows.train.feed import Feed, Normaliser, exams
+from vitctl.workflows.train.records import Records
 
 COMPILE_FROM = 50_000  # pictures on a GPU: below that, compiling takes longer than it saves
 MOST_LOGGED = 50  # steps between two lines of the log
