@@ -25,7 +25,8 @@ def fitting(
     tokens: int,
 ) -> int:
     """The largest divisor of a rank's share that fits."""
-    each = saved_bytes(model, objective, examples.part(0, 1), precision, device)
+    few = examples.part(0, min(2, len(examples)))  # a norm over batches cannot do with one
+    each = saved_bytes(model, objective, few, precision, device) / len(few)
     most = int(free_bytes(device) * SHARE / max(each, 1))
     if device.type == "cpu":
         most = min(most, max(1, USEFUL // tokens))
@@ -35,8 +36,8 @@ def fitting(
     return max(even or divisors)
 
 
-def saved_bytes(model: nn.Module, objective: Objective, one: Examples, precision: Named, device: torch.device) -> int:
-    """What one picture leaves behind for the backward pass; weights, which are there anyway, do not count."""
+def saved_bytes(model: nn.Module, objective: Objective, few: Examples, precision: Named, device: torch.device) -> int:
+    """What pictures leave behind for the backward pass; weights, which are there anyway, do not count."""
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     seen: dict[int, int] = {}
 
@@ -48,7 +49,7 @@ def saved_bytes(model: nn.Module, objective: Objective, one: Examples, precision
 
     buffers = [buffer.clone() for buffer in model.buffers()]  # a norm over batches would learn from it
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(precision, device):
-        loss, _ = objective(model, one)
+        loss, _ = objective(model, few)
     del loss
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), buffers, strict=True):

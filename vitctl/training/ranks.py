@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from vitctl.errors import RunError
+
 TIMEOUT = datetime.timedelta(minutes=30)  # the first rank may evaluate or save while others wait
 
 
@@ -74,13 +76,26 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if ranks.world == 1:
         yield ranks
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    TALK.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
     try:
+        if device.type == "cuda":
+            dist.init_process_group("nccl", timeout=TIMEOUT)
+            TALK.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
+        else:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
+            TALK.append(dist.group.WORLD)
         yield ranks
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
+        text = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0][:80]
+        raise RunError(
+            f"rank {ranks.rank} has lost another one ({text}); start all of them again with --resume, which goes on "
+            "from the last checkpoint"
+        ) from error
     finally:
-        TALK.pop()
-        dist.destroy_process_group()
+        TALK.clear()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def shared_out(model: nn.Module, ranks: Ranks, parallel: str, device: torch.device) -> nn.Module:

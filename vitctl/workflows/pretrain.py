@@ -26,7 +26,7 @@ def pretrain(
     request = Request("pretrain", dict(flags or {}), **ways)
     device = device_of(request.flags.get("device") or "auto", ranks_here())
     with joined(device) as ranks:
-        model = model_spec(request.flags.get("model") or TrainConfig.model)
+        model = model_spec(request.flags.get("model") or TrainConfig.model, pad=True)  # its size is not known yet
         started = start(request, model, ranks, device, reporter, spec_of)
         if started.run and started.run.result:
             return concluded(started.run, reporter)
