@@ -165,13 +165,13 @@ def test_normalised_is_what_torchvision_does(mean: tuple[float, ...], std: tuple
 def test_the_next_batches_are_fetched_while_one_is_used(split: Any) -> None:
     loader = Loader(split, 8, ahead=3)
     fetched = threading.Semaphore(0)
-    real = loader.at
+    real = loader.gathered
 
-    def at(step: int) -> Batch:
+    def gathered(*keys: Any) -> Batch:
         fetched.release()
-        return real(step)
+        return real(*keys)
 
-    loader.at = at  # type: ignore[method-assign]
+    loader.gathered = gathered  # type: ignore[method-assign]
     stream = loader.stream()
     next(stream)
     for _ in range(3):

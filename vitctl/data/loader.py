@@ -96,9 +96,12 @@ class Loader:
 
     def at(self, step: int) -> Batch:
         """This rank's share of the global batch of a step."""
+        return self.fetch(*self.keys(step))
+
+    def keys(self, step: int) -> tuple[Ints, Ints]:
+        """Row and epoch of each sample of that share."""
         begin = step * self.batch + self.rank * self.share
-        rows, epochs = at(np.arange(begin, begin + self.share), self.split.rows, self.seed, self.shuffle)
-        return self.fetch(rows, epochs)
+        return at(np.arange(begin, begin + self.share), self.split.rows, self.seed, self.shuffle)
 
     def stream(self, first: int = 0) -> Iterator[Batch]:
         """The batches of steps `first`, first + 1, ... without end."""
@@ -106,7 +109,7 @@ class Loader:
         with Ahead(self) as queue:
             while True:
                 while len(queue) < self.ahead:
-                    queue.put(self.at, step)
+                    queue.put(*self.keys(step))
                     step += 1
                 yield queue.get()
 
@@ -116,17 +119,29 @@ class Loader:
         with Ahead(self) as queue:
             for start in starts:
                 rows = np.arange(start, min(start + self.share, self.split.rows))
-                queue.put(self.fetch, rows, np.zeros_like(rows))
+                queue.put(rows, np.zeros_like(rows))
                 if len(queue) == self.ahead:
                     yield queue.get()
             while len(queue):
                 yield queue.get()
 
     def fetch(self, rows: Ints, epochs: Ints) -> Batch:
-        pixels = self.shaped(torch.from_numpy(self.split.patches(rows)))
-        labels = torch.from_numpy(self.split.labels(rows))
+        return self.ready(self.gathered(rows, epochs))
+
+    def gathered(self, rows: Ints, epochs: Ints) -> Batch:
+        """By a thread of its own: where a CPU trains, no operation of torch's, whose threads would be in its way."""
+        pixels, labels = torch.from_numpy(self.split.patches(rows)), torch.from_numpy(self.split.labels(rows))
         batch = Batch(pixels, labels, torch.from_numpy(rows), torch.from_numpy(epochs))
+        if self.device.type == "cpu":
+            return batch
+        batch = replace(batch, pixels=self.shaped(pixels))
         return batch.pinned() if self.device.type == "cuda" else batch
+
+    def ready(self, batch: Batch) -> Batch:
+        """On the device, in the form that the view wants."""
+        if self.device.type != "cpu":
+            return batch.to(self.device)
+        return replace(batch, pixels=self.shaped(batch.pixels))
 
     def shaped(self, patches: torch.Tensor) -> torch.Tensor:
         """[B, N, P*P*C] as it lies in the file to what the view wants."""
@@ -161,7 +176,7 @@ class Ahead:
     """Fetches of the next batches, by one thread for each: a copy out of the map needs no lock of Python's."""
 
     def __init__(self, loader: Loader) -> None:
-        self.device = loader.device
+        self.loader = loader
         self.pool = ThreadPoolExecutor(min(loader.ahead, cores()), "vitctl-loader")
         self.futures: deque[Future[Batch]] = deque()
 
@@ -174,9 +189,8 @@ class Ahead:
     def __len__(self) -> int:
         return len(self.futures)
 
-    def put(self, fetch: Any, *arguments: Any) -> None:
-        self.futures.append(self.pool.submit(fetch, *arguments))
+    def put(self, rows: Ints, epochs: Ints) -> None:
+        self.futures.append(self.pool.submit(self.loader.gathered, rows, epochs))
 
     def get(self) -> Batch:
-        batch = self.futures.popleft().result()
-        return batch if self.device.type == "cpu" else batch.to(self.device)
+        return self.loader.ready(self.futures.popleft().result())

@@ -11,13 +11,14 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from vitctl.config.model import ModelSpec
+from vitctl.models.gelu import TanhGelu
 from vitctl.models.patch_embedding import PatchEmbedding
 from vitctl.models.positions import Offsets, RelativeAttention, Table, Table2d
 from vitctl.models.resnets import HybridEmbedding
 from vitctl.models.waves import waves_with_prefix
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
-GELUS = {"tanh": partial(nn.GELU, approximate="tanh"), "erf": nn.GELU}
+GELUS = {"tanh": TanhGelu, "erf": nn.GELU}
 
 
 class PlacedBlock(Block):

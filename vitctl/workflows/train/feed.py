@@ -67,7 +67,7 @@ class Feed:
         return map(self.examples, self.loader.stream(step))
 
     def at(self, step: int) -> Examples:
-        return self.examples(self.loader.at(step).to(self.loader.device))
+        return self.examples(self.loader.at(step))
 
     def examples(self, batch: Batch) -> Examples:
         pixels, targets = batch.pixels, batch.labels
@@ -110,6 +110,6 @@ def exams(split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch
         yield Exam(part.pixels, part.labels)
         done += 1
     while done < rounds:
-        part = loader.fetch(np.zeros(1, np.int64), np.zeros(1, np.int64)).to(device)
+        part = loader.fetch(np.zeros(1, np.int64), np.zeros(1, np.int64))
         yield Exam(part.pixels, part.labels, counts=False)
         done += 1
