@@ -29,3 +29,18 @@ def test_pictures_may_be_given(vitctl: Run, folder: Callable[..., Path]) -> None
     figures = vitctl("bench", "data", "--data", "pictures", "--rounds", "1", "--json", *TINY).json["figures"]
     assert len(figures) >= 8
     assert "no JPEG is there" in vitctl("bench", "data", "--data", "cache", code=3).error
+
+
+def test_train_runs_both_loops_on_the_same_pictures(vitctl: Run) -> None:
+    small = ["--set", "train=vit-ti/16@32x4", "--set", "train_images=8", "--set", "pictures=8"]
+    answer = vitctl("bench", "train", "--rounds", "1", "--json", *small).json
+    figures = {figure["name"]: figure["median"] for figure in answer["figures"]}
+    names = {f"vit-ti/16@32x4 {what}, float32" for what in ("our loop", "timm's loop", "matrix product")}
+    assert names <= set(figures)
+    assert all(value > 0 for value in figures.values())
+    assert answer["ratios"][0]["against"] == "vit-ti/16@32x4 timm's loop, float32"
+    assert any("of the matrix ceiling" in line for line in answer["remarks"])
+
+
+def test_a_train_case_that_is_not_one_is_refused(vitctl: Run) -> None:
+    assert "MODEL@PIXELSxBATCH" in vitctl("bench", "train", "--set", "train=vit-ti/16", code=2).error

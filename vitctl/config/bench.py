@@ -1,9 +1,11 @@
 """What `vitctl bench` measures."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from vitctl.config.checks import at_least, one_of
+from vitctl.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,32 @@ class BenchConfig:
     batch: int = 256
     batches: int = 32  # timed for a loader's figure
     model: str = "vit-b/16"  # whose first layer is measured
-    train_model: str = "vit-ti/16"  # that is trained
-    res: int = 224  # at which it is
-    images: int = 32  # that a model takes at once
-    steps: int = 10  # of training for a figure
-    compile: Literal["auto", "on", "off"] = "off"
+    images: int = 32  # that it takes at once
+    train: tuple[str, ...] = ("vit-ti/16@224x32", "vit-b/16@224x16", "vit-ti/4@32x128")  # model, pixels, batch
+    train_images: int = 64  # pictures for a figure of training, in whole steps and two at least
+    compiled: bool = False  # measure our loop compiled as well
     seed: int = 0
 
     def __post_init__(self) -> None:
         one_of("what", self.what, ("data", "models", "train", "all"))
-        for name in ("rounds", "pictures", "copies", "large", "batch", "batches", "images", "res", "steps"):
+        for name in ("rounds", "pictures", "copies", "large", "batch", "batches", "images", "train_images"):
             at_least(name, getattr(self, name), 1)
+        for case in self.train:
+            TrainCase.parsed(case)
+
+
+@dataclass(frozen=True)
+class TrainCase:
+    model: str
+    res: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.res}x{self.batch}"
+
+    @classmethod
+    def parsed(cls, text: str) -> "TrainCase":
+        found = re.fullmatch(r"(.+)@(\d+)x(\d+)", text)
+        if not found:
+            raise ConfigError(f"train case {text!r} is not understood; write MODEL@PIXELSxBATCH: vit-ti/16@224x32")
+        return cls(found[1], int(found[2]), int(found[3]))

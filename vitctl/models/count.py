@@ -8,6 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitctl.config.model import ModelSpec
 from vitctl.models.create import build, named_tensors
 
+BACKWARD = 3  # a training step computes what a forward pass does three times
+
 
 @dataclass(frozen=True)
 class Count:

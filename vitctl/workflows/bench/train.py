@@ -4,7 +4,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitctl.config.augment import PRESETS
-from vitctl.config.bench import BenchConfig
+from vitctl.config.bench import BenchConfig, TrainCase
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.train import OptimConfig, TrainConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.machine import cores
-from vitctl.models.count import count
+from vitctl.models.count import BACKWARD, count
 from vitctl.models.create import create_model, named_tensors
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ceiling import ceiling
@@ -33,78 +33,104 @@ from vitctl.workflows.bench.pictures import multiply, write_jpegs
 from vitctl.workflows.patchify import patchify
 from vitctl.workflows.train.fit import Fit, Place
 
-OURS, PEER = "our loop", "timm's loop"
+OURS, PEER, PRODUCT = "our loop", "timm's loop", "matrix product"
 LR, DECAY = 1e-3, 0.05
 WARM_UP = 2  # steps
 PREFETCHED = 2  # batches, by each of torch's workers
-BACKWARD = 3  # a training step computes what a forward pass does three times
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model trained on the same pictures by both loops."""
+
+    case: TrainCase
+    config: BenchConfig
+    pictures: Path  # class folders, as timm reads them; beside them the patch file of the same
+    device: torch.device
+
+    @property
+    def spec(self) -> ModelSpec:
+        return model_spec(self.case.model, height=self.case.res, width=self.case.res, classes=CLASSES)
+
+    @property
+    def steps(self) -> int:
+        return max(2, self.config.train_images // self.case.batch)
+
+    def rate(self, seconds: float) -> float:
+        return self.case.batch * self.steps / seconds
 
 
 def bench_train(config: BenchConfig, reporter: Reporter) -> Part:
-    spec = spec_of(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ways: list[Named] = ["float32", "bf16"] if chosen("auto", device) == "bf16" else ["float32"]
-    with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
-        pictures = made_pictures(config, spec, Path(folder), reporter)
-        measurements: dict[str, tuple[str, Measurement]] = {}
-        for way in ways:
-            measurements[f"{OURS}, {way}"] = ("img/s", our_loop(config, spec, pictures, way, device))
-            measurements[f"{PEER}, {way}"] = ("img/s", timm_loop(config, spec, pictures, way, device))
-            measurements[f"matrix product, {way}"] = ("GFLOP/s", lambda way=way: ceiling(way, device) / 1e9)  # type: ignore[misc]
-        values = in_turn(measurements, config.rounds, reporter)
+    found = Part()
+    for case in map(TrainCase.parsed, config.train):
+        with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
+            reporter.note(f"{case}: making pictures and a patch file to train on")
+            found += measured(Trial(case, config, made_pictures(config, case, Path(folder)), device), reporter)
+    return found
+
+
+def measured(trial: Trial, reporter: Reporter) -> Part:
+    ways: list[Named] = ["float32", "bf16"] if chosen("auto", trial.device) == "bf16" else ["float32"]
+    ours, peers, products = ([f"{trial.case} {what}, {way}" for way in ways] for what in (OURS, PEER, PRODUCT))
+    measurements: dict[str, tuple[str, Measurement]] = {}
+    for way, *names in zip(ways, ours, peers, products, strict=True):
+        measurements[names[0]] = ("img/s", our_loop(trial, way, compiled=False))
+        measurements[names[1]] = ("img/s", timm_loop(trial, way))
+        measurements[names[2]] = ("GFLOP/s", lambda way=way: ceiling(way, trial.device) / 1e9)  # type: ignore[misc]
+    if trial.config.compiled:
+        ours.append(f"{trial.case} {OURS}, {ways[-1]}, compiled")
+        measurements[ours[-1]] = ("img/s", our_loop(trial, ways[-1], compiled=True))
+    values = in_turn(measurements, trial.config.rounds, reporter)
     figures = [figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
-    pairs = [(f"{OURS}, {way}", f"{PEER}, {way}") for way in ways]
-    if len(ways) > 1:
-        pairs.append((f"{OURS}, bf16", f"{PEER}, float32"))
-    return Part(figures, [ratio(values, *pair) for pair in pairs], [], remarks(config, spec, figures, ways, device))
-
-
-def spec_of(config: BenchConfig) -> ModelSpec:
-    return model_spec(config.train_model, height=config.res, width=config.res, classes=CLASSES)
+    pairs = [(name, peer) for peer in peers for name in ours if name != ours[0] or peer == peers[0]]
+    ratios = [ratio(values, *pair) for pair in pairs]
+    return Part(figures, ratios, [], remarks(trial, figures, [*ours, *peers]))
 
 
 CLASSES = 4  # of the pictures that are made up
 
 
-def made_pictures(config: BenchConfig, spec: ModelSpec, folder: Path, reporter: Reporter) -> Path:
-    """Class folders, as timm reads them, and beside them the patch file of the same."""
-    reporter.note("making pictures and a patch file to train on")
-    width, height = (500, 375) if config.res >= 128 else (config.res, config.res)
+def made_pictures(config: BenchConfig, case: TrainCase, folder: Path) -> Path:
+    width, height = (500, 375) if case.res >= 128 else (case.res, case.res)
     paths = (
         given_jpegs(config)
         if config.data
         else write_jpegs(folder / "small", config.pictures, width, height, 95, config.seed)
     )
-    many = multiply(folder / "many", paths, max(1, -(-4 * config.images // len(paths))))
-    patchify(PatchifyConfig(str(many), str(folder / "many.h5"), res=str(config.res), patch=spec.patch), Silent())
+    many = multiply(folder / "many", paths, max(1, -(-4 * case.batch // len(paths))))
+    patch = model_spec(case.model).patch
+    patchify(PatchifyConfig(str(many), str(folder / "many.h5"), res=str(case.res), patch=patch), Silent())
     return many
 
 
-def our_loop(config: BenchConfig, spec: ModelSpec, pictures: Path, way: Named, device: torch.device) -> Measurement:
-    file = PatchFile(pictures.with_name("many.h5"))
+def our_loop(trial: Trial, way: Named, compiled: bool) -> Measurement:
+    file = PatchFile(trial.pictures.with_name("many.h5"))
     settings = TrainConfig(
-        batch=config.images,
+        batch=trial.case.batch,
         steps=10**9,
         optim=OptimConfig(lr=LR, weight_decay=DECAY),
         augment=PRESETS["inception"],
-        compile=config.compile,
+        compile="on" if compiled else "off",
     )
     fits: list[Fit] = []
 
     def measure() -> float:
         if not fits:
-            model = create_model(spec.changed(classes=max(2, len(file.class_names))))
+            model = create_model(trial.spec.changed(classes=max(2, len(file.class_names))))
             about = About("vitctl", "", *HALF)
             begun = Weights(model.spec, named_tensors(model), about)  # type: ignore[arg-type]
-            place = Place(file.split("train"), None, Ranks(), device, way, Silent(), Stop())
+            place = Place(file.split("train"), None, Ranks(), trial.device, way, Silent(), Stop())
             fits.append(Fit(settings, begun, place, None))
         fit = fits[0]
-        plan = fit.plan()
-        seconds = [timed(lambda stop=stop: fit.train_until(replace(plan, steps=stop)), device)  # type: ignore[misc]
-                   for stop in (fit.state.step + WARM_UP, fit.state.step + WARM_UP + config.steps)]  # fmt: skip
-        return config.images * config.steps / seconds[1]
+        run_to(fit, fit.state.step + WARM_UP)
+        return trial.rate(timed(lambda: run_to(fit, fit.state.step + trial.steps), trial.device))
 
     return measure
+
+
+def run_to(fit: Fit, step: int) -> None:
+    fit.train_until(replace(fit.plan(), steps=step))
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
@@ -115,38 +141,39 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def timm_loop(config: BenchConfig, spec: ModelSpec, pictures: Path, way: Named, device: torch.device) -> Measurement:
+def timm_loop(trial: Trial, way: Named) -> Measurement:
     """What somebody writes who knows timm: its model, loader, optimiser, and autocast where it is asked for."""
     made: list[tuple[nn.Module, Any, Iterator[Any]]] = []
 
     def measure() -> float:
         if not made:
-            made.append(timm_parts(config, spec, pictures, device))
+            made.append(timm_parts(trial))
         model, optimiser, batches = made[0]
-        step = timm_step(model, optimiser, way, device)
-        for images, labels in itertools.islice(batches, WARM_UP + PREFETCHED * cores()):
-            step(images, labels)  # its workers fetched these while something else was measured
-        taken = itertools.islice(batches, config.steps)
-        return config.images * config.steps / timed(lambda: [step(*batch) for batch in taken], device)
+        step = timm_step(model, optimiser, way, trial.device)
+        for _ in itertools.islice(batches, PREFETCHED * cores()):
+            pass  # fetched while something else was measured
+        for batch in itertools.islice(batches, WARM_UP):
+            step(*batch)
+        taken = itertools.islice(batches, trial.steps)
+        return trial.rate(timed(lambda: [step(*batch) for batch in taken], trial.device))
 
     return measure
 
 
-def timm_parts(
-    config: BenchConfig, spec: ModelSpec, pictures: Path, device: torch.device
-) -> tuple[nn.Module, Any, Iterator[Any]]:
+def timm_parts(trial: Trial) -> tuple[nn.Module, Any, Iterator[Any]]:
     from timm.data.loader import create_loader
     from timm.models.vision_transformer import VisionTransformer
     from timm.optim import create_optimizer_v2
     from torchvision.datasets import ImageFolder
 
+    spec, device = trial.spec, trial.device
     model = VisionTransformer(
         spec.height, spec.patch, num_classes=CLASSES, embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads
     ).to(device)
     loader = create_loader(
-        ImageFolder(str(pictures)),
+        ImageFolder(str(trial.pictures)),
         (3, spec.height, spec.width),
-        config.images,
+        trial.case.batch,
         is_training=True,
         use_prefetcher=device.type == "cuda",
         num_workers=cores(),
@@ -171,13 +198,12 @@ def timm_step(model: nn.Module, optimiser: Any, way: Named, device: torch.device
     return step
 
 
-def remarks(
-    config: BenchConfig, spec: ModelSpec, figures: list[Figure], ways: list[Named], device: torch.device
-) -> list[str]:
+def remarks(trial: Trial, figures: list[Figure], loops: list[str]) -> list[str]:
+    """What share of this device's matrix products each loop reaches."""
     medians = {each.name: each.median for each in figures}
-    flops = BACKWARD * count(spec).flops
-    lines = [f"{spec.name} at {config.res}, {config.images} pictures a step, on {device.type}"]
-    for way in ways:
-        shares = [medians[f"{who}, {way}"] * flops / 1e9 / medians[f"matrix product, {way}"] for who in (OURS, PEER)]
-        lines.append(f"{way}: our loop runs at {shares[0]:.0%} of the matrix ceiling, timm's at {shares[1]:.0%}")
-    return lines
+    flops = BACKWARD * count(trial.spec).flops
+    shares = {}
+    for name in loops:
+        way = "bf16" if "bf16" in name else "float32"
+        shares[name] = medians[name] * flops / 1e9 / medians[f"{trial.case} {PRODUCT}, {way}"]
+    return [f"{name}: {share:.0%} of the matrix ceiling" for name, share in shares.items()]

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from vitctl.config.model import ModelSpec
 from vitctl.inspection.curves import draw_curves
 from vitctl.io.run_directory import RunDirectory
-from vitctl.models.count import count
+from vitctl.models.count import BACKWARD, count
 from vitctl.reporting import Reporter
 from vitctl.training.ceiling import ceiling
 from vitctl.workflows.train.fit import Fitted, Place
 from vitctl.workflows.train.start import Started
-
-BACKWARD = 3  # a training step computes what a forward pass does three times
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from vitctl.io.checkpoint import checkpoints, read_checkpoint
 from vitctl.io.patch_file import Split
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights, save_weights
+from vitctl.models.count import BACKWARD, count
 from vitctl.models.create import build, fill
 from vitctl.reporting import Progress, Reporter, counted
-from vitctl.training import memory
+from vitctl.training import compiler, memory
 from vitctl.training.evaluation import Score, evaluate, using
 from vitctl.training.loop import Plan, train
 from vitctl.training.objective import Supervised
@@ -28,6 +29,7 @@ from vitctl.workflows.train.feed import Feed, Normaliser, exams
 from vitctl.workflows.train.records import Records
 
 COMPILE_FROM = 50_000  # pictures on a GPU: below that, compiling takes longer than it saves
+COMPILE_FROM_FLOPS = 3e14  # on a CPU, of a whole run: ten minutes of two cores, of which a sixth is saved
 MOST_LOGGED = 50  # steps between two lines of the log
 BEHIND = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.")  # the blocks
 EVALUATIONS = 20  # at most so many where epochs are short
@@ -88,7 +90,7 @@ class Fit:
         self.steps = total_steps(config, place.train.rows)
         micro_batch = self.first_micro_batch()
         shared = shared_out(self.model, place.ranks, config.parallel, place.device)
-        self.called = compiled(shared, config, place.device, self.steps)
+        self.called = self.compiled(shared)
         self.state = State(self.model, make_optimiser(self.model, config.optim, len(getattr(self.model, "blocks", ()))))
         self.state.average = averaged(self.model) if config.ema else None
         self.state.micro_batch = micro_batch
@@ -103,6 +105,22 @@ class Fit:
         tokens = self.begun.spec.tokens
         size = memory.fitting(self.model, self.objective, first, place.precision, place.device, tokens)
         return int(-place.ranks.most(-size))  # the least of all ranks
+
+    def compiled(self, shared: nn.Module) -> nn.Module:
+        how = self.config.compile
+        if how == "off" or (how == "auto" and not self.pays_to_compile()):
+            return shared
+        compiler.quiet(may_fail=how == "auto")
+        self.place.reporter.note("the model is compiled, which takes a minute when it is done for the first time")
+        return torch.compile(shared)  # type: ignore[return-value]
+
+    def pays_to_compile(self) -> bool:
+        place, pictures = self.place, self.steps * self.config.batch
+        if place.device.type == "cuda":
+            return pictures >= COMPILE_FROM
+        if place.device.type != "cpu" or place.precision != "bf16" or place.ranks.world > 1:
+            return False
+        return compiler.is_there() and pictures * BACKWARD * count(self.begun.spec).flops >= COMPILE_FROM_FLOPS
 
     def to_the_end(self) -> Fitted:
         try:
@@ -247,10 +265,3 @@ def freeze(model: nn.Module, what: str | None) -> None:
 
 def total_steps(config: TrainConfig, rows: int) -> int:
     return config.steps or max(1, math.ceil((config.epochs or 1) * rows / config.batch))
-
-
-def compiled(model: nn.Module, config: TrainConfig, device: torch.device, steps: int) -> nn.Module:
-    pays = device.type == "cuda" and steps * config.batch >= COMPILE_FROM
-    if config.compile == "off" or (config.compile == "auto" and not pays):
-        return model
-    return torch.compile(model)  # type: ignore[return-value]

@@ -1,0 +1,18 @@
+"""What torch.compile needs of a machine, and how little it is to say."""
+
+import logging
+import os
+import shutil
+
+import torch
+
+
+def is_there() -> bool:
+    """A C++ compiler, with which torch compiles for CPUs."""
+    return shutil.which(os.environ.get("CXX") or "g++") is not None
+
+
+def quiet(may_fail: bool) -> None:
+    """No lines of its own; and where compiling was nobody's wish, what cannot be compiled runs as it is."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    torch._dynamo.config.suppress_errors = may_fail
