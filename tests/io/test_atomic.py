@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitctl.io.atomic import replacing, write_bytes, write_json
+from vitctl.io.atomic import remove_leftovers, replacing, write_bytes, write_json
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -42,3 +42,7 @@ def test_killed_while_writing_the_old_file_stays(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == -9
     assert path.read_bytes() == b"old"
+    (tmp_path / ".mine.tmp").write_bytes(b"no leftover")
+    assert len(os.listdir(tmp_path)) == 3
+    remove_leftovers(tmp_path, "file")
+    assert sorted(os.listdir(tmp_path)) == [".mine.tmp", "file"]

@@ -21,6 +21,12 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path, name: str) -> None:
+    """What kills left half written of the files of a name, which may be a pattern."""
+    for path in folder.glob(f".{name}.[0-9]*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     with replacing(path) as aside:
         aside.write_bytes(content)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.errors import DataError, OutputExists
-from vitctl.io.atomic import flush_file, write_bytes, write_json
+from vitctl.io.atomic import flush_file, remove_leftovers, write_bytes, write_json
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
 LATEST = "LATEST"
@@ -57,7 +57,9 @@ class RunDirectory:
         return self.path / "best.safetensors"
 
     def cut(self, step: int) -> None:
-        """Leaves what was logged up to a step."""
+        """Leaves what was logged up to a step, and nothing half written."""
+        for folder in (self.path, self.checkpoints):
+            remove_leftovers(folder, "*")
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
         write_bytes(self.path / "metrics.jsonl", text.encode())
@@ -81,6 +83,7 @@ class RunDirectory:
 
 def create_run(path: Path, command: str, config: dict[str, Any], program: str, overwrite: bool = False) -> RunDirectory:
     """A new run; one that holds something is refused unless it may be overwritten."""
+    remove_leftovers(path, "config.json")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not overwrite or not (path / "config.json").exists():
             raise OutputExists(
