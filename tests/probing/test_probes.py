@@ -1,0 +1,81 @@
+"""Each probe is a scikit-learn estimator; the paper's is checked against its equations and its evaluator."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from vitctl.probing.least_squares import LeastSquares, LeastSquaresGrid
+from vitctl.probing.logistic import Logistic
+from vitctl.probing.neighbours import NearestMean, Neighbours
+from vitctl.probing.ridge import Decomposed
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([LeastSquares(), LeastSquaresGrid(), Logistic(), Neighbours(), NearestMean()])
+def test_scikit_learn_takes_it_for_one_of_its_own(estimator: Any, check: Callable[[Any], None]) -> None:
+    check(estimator)
+
+
+def examples(rows: int, width: int, classes: int, seed: int = 0) -> tuple[Any, Any]:
+    random = np.random.default_rng(seed)
+    labels = np.arange(rows) % classes
+    return random.normal(size=(rows, width)) + 2 * random.normal(size=(classes, width))[labels], labels
+
+
+@pytest.mark.parametrize(("rows", "width"), [(40, 12), (12, 40), (13, 12)])
+@pytest.mark.parametrize("l2", [2.0**-10, 1.0, 1024.0])
+def test_weights_solve_the_normal_equations(rows: int, width: int, l2: float) -> None:
+    x, labels = examples(rows, width, 4)
+    found = LeastSquares(l2).fit(x, labels)
+    whole = np.concatenate([(x - x.mean(0)) / (x.std(0) + 1e-5), np.full((rows, 1), 100.0)], 1)
+    wanted = np.linalg.solve(whole.T @ whole + l2 * np.eye(width + 1), whole.T @ (2 * np.eye(4)[labels] - 1))
+    assert np.abs(found.weights_ - wanted).max() < 1e-6
+
+
+@pytest.mark.parametrize(("rows", "width"), [(24, 7), (9, 30)])
+@pytest.mark.parametrize("l2", [0.5, 50.0])
+def test_what_is_left_out_is_predicted_by_a_fit_to_the_others(rows: int, width: int, l2: float) -> None:
+    x, labels = examples(rows, width, 3)
+    y = 2.0 * np.eye(3)[labels] - 1
+    found = Decomposed.of(x, y).left_out(l2)
+    for row in range(rows):
+        others = np.arange(rows) != row
+        weights = np.linalg.solve(x[others].T @ x[others] + l2 * np.eye(width), x[others].T @ y[others])
+        assert found[row] == pytest.approx(x[row] @ weights, abs=1e-9)
+
+
+def test_the_grid_takes_the_strength_that_knows_most_and_the_default_for_one_shot() -> None:
+    x, labels = examples(60, 200, 5)
+    x = np.concatenate([x, 30 * np.random.default_rng(1).normal(size=x.shape)], 1)  # as much noise again
+    grid = LeastSquaresGrid().fit(x, labels)
+    y = 2.0 * np.eye(5)[labels] - 1
+    found = Decomposed.of(grid.prepared(x), y)
+    right = {l2: (found.left_out(l2).argmax(1) == labels).mean() for l2 in grid.strengths}
+    assert right[grid.l2_] == max(right.values())
+    assert LeastSquaresGrid().fit(x[:5], labels[:5]).l2_ == 1024.0
+
+
+def test_neighbours_vote_as_dino_counts() -> None:
+    x, labels = examples(50, 8, 4)
+    new, _ = examples(30, 8, 4, seed=2)
+    found = Neighbours(k=7, temperature=0.1).fit(x, labels).predict(new)
+    shots, pictures = ((each - x.mean(0)) for each in (x, new))
+    for row, guess in zip(pictures, found, strict=True):
+        cosines = shots @ row / np.linalg.norm(shots, axis=1) / np.linalg.norm(row)
+        votes = np.zeros(4)
+        for place in np.argsort(-cosines)[:7]:
+            votes[labels[place]] += np.exp(cosines[place] / 0.1)
+        assert votes.argmax() == guess
+
+
+def test_the_nearest_mean_is_the_nearest() -> None:
+    x, labels = examples(50, 8, 4)
+    new, _ = examples(30, 8, 4, seed=2)
+    unit = [each - x.mean(0) for each in (x, new)]
+    shots, pictures = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in unit)
+    means = np.stack([shots[labels == number].mean(0) for number in range(4)])
+    wanted = [int(np.square(means - row).sum(1).argmin()) for row in pictures]
+    assert NearestMean().fit(x, labels).predict(new).tolist() == wanted

@@ -1,0 +1,75 @@
+"""The paper's few-shot probe, as big_vision computes it (evaluators/fewshot_lsr.py): ridge regression to -1 and 1."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from vitctl.probing.ridge import Decomposed, Floats
+
+L2 = 2.0**10  # big_vision configs/common_fewshot.py
+BIAS = 100.0  # a column of it: nearly free of the penalty
+SMALLEST = 1e-5  # added to every deviation
+STRENGTHS = tuple(2.0**power for power in range(-10, 20))  # the older evaluator's (scenic fewshot_utils.py)
+
+
+class LeastSquares(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """One strength for everything."""
+
+    def __init__(self, l2: float = L2, bias: float = BIAS) -> None:
+        self.l2, self.bias = l2, bias
+
+    def fit(self, X: Any, y: Any) -> "LeastSquares":
+        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
+        check_classification_targets(y)
+        self.classes_, numbers = np.unique(y, return_inverse=True)
+        X = X.astype(np.float64)
+        self.mean_, self.scale_ = X.mean(0), X.std(0) + SMALLEST
+        targets = 2.0 * np.eye(len(self.classes_))[numbers] - 1.0
+        found = Decomposed.of(self.prepared(X), targets)
+        self.l2_ = self.strength(found, numbers)
+        self.weights_ = found.weights(self.l2_)  # [D + 1, K]
+        return self
+
+    def strength(self, found: Decomposed, numbers: Any) -> float:
+        return self.l2
+
+    def prepared(self, X: Floats) -> Floats:
+        scaled = (X - self.mean_) / self.scale_
+        return np.concatenate([scaled, np.full((len(X), 1), self.bias)], axis=1)
+
+    def scores(self, X: Any) -> Floats:
+        """[N, K]"""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
+        return self.prepared(X) @ self.weights_
+
+    def decision_function(self, X: Any) -> Floats:
+        scores = self.scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Any) -> Any:
+        best = self.scores(X).argmax(1)
+        return self.classes_[best]
+
+
+class LeastSquaresGrid(LeastSquares):
+    """The strength under which most shots are known by a fit to the others; of one a class, none can be spared."""
+
+    def __init__(self, strengths: tuple[float, ...] = STRENGTHS, l2: float = L2, bias: float = BIAS) -> None:
+        super().__init__(l2, bias)
+        self.strengths = strengths
+
+    def strength(self, found: Decomposed, numbers: Any) -> float:
+        if np.bincount(numbers).min() < 2:
+            return self.l2
+        best, chosen = (-1.0, -np.inf), self.l2
+        for l2 in self.strengths:
+            guesses = found.left_out(l2)
+            right = float((guesses.argmax(1) == numbers).mean())
+            score = (right, -float(np.square(guesses - found.y).mean()))
+            if score > best:
+                best, chosen = score, l2
+        return chosen

@@ -1,0 +1,69 @@
+"""Probes that fit nothing: they compare with the shots themselves."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from vitctl.probing.ridge import Floats
+
+AT_ONCE = 1024  # rows whose similarities are held
+
+
+class Comparing(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Features less the mean of the shots, at length one."""
+
+    def fit(self, X: Any, y: Any) -> "Comparing":
+        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
+        check_classification_targets(y)
+        self.classes_, self.numbers_ = np.unique(y, return_inverse=True)
+        self.mean_ = X.mean(0)
+        self.keep(unit(X - self.mean_))
+        return self
+
+    def keep(self, shots: Floats) -> None:
+        self.shots_ = shots
+
+    def votes(self, pictures: Floats) -> Floats:
+        """[B, K]"""
+        raise NotImplementedError
+
+    def predict(self, X: Any) -> Any:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
+        parts = (unit(X[start : start + AT_ONCE] - self.mean_) for start in range(0, len(X), AT_ONCE))
+        return self.classes_[np.concatenate([self.votes(part).argmax(1) for part in parts])]
+
+
+class Neighbours(Comparing):
+    """DINO's (arXiv 2104.14294, appendix F): the k most similar vote, each with exp(cosine / temperature)."""
+
+    def __init__(self, k: int = 20, temperature: float = 0.07) -> None:
+        self.k, self.temperature = k, temperature
+
+    def votes(self, pictures: Floats) -> Floats:
+        similar = pictures @ self.shots_.T  # [B, N]
+        k = min(self.k, similar.shape[1])
+        nearest = np.argpartition(-similar, k - 1, axis=1)[:, :k]
+        weights = np.exp((np.take_along_axis(similar, nearest, 1) - 1) / self.temperature)
+        votes = np.zeros((len(pictures), len(self.classes_)))
+        np.add.at(votes, (np.arange(len(pictures))[:, None], self.numbers_[nearest]), weights)
+        return votes
+
+
+class NearestMean(Comparing):
+    """The class whose mean is nearest (SimpleShot, arXiv 1911.04623, CL2N)."""
+
+    def keep(self, shots: Floats) -> None:
+        sums = np.zeros((len(self.classes_), shots.shape[1]))
+        np.add.at(sums, self.numbers_, shots)
+        self.means_ = sums / np.bincount(self.numbers_)[:, None]
+
+    def votes(self, pictures: Floats) -> Floats:
+        return pictures @ self.means_.T - np.square(self.means_).sum(1) / 2  # type: ignore[no-any-return]
+
+
+def unit(rows: Floats) -> Floats:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # type: ignore[no-any-return]
