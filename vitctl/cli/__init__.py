@@ -17,6 +17,8 @@ from vitctl.cli.bench import bench
 from vitctl.cli.boundary import Boundary
 from vitctl.cli.doctor import doctor
 from vitctl.cli.evaluate import evaluate
+from vitctl.cli.features import features
+from vitctl.cli.fewshot import fewshot
 from vitctl.cli.finetune import finetune
 from vitctl.cli.info import info
 from vitctl.cli.interpolate_pos import interpolate_pos
@@ -40,6 +42,7 @@ app = typer.Typer(
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Data": (patchify, info),
     "Training": (pretrain, finetune, evaluate, recipes),
+    "Frozen features": (features, fewshot),
     "Models": (models, interpolate_pos),
     "This machine": (bench, doctor),
 }

@@ -24,7 +24,18 @@ def replacing(path: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path, name: str) -> None:
     """What kills left half written of the files of a name, which may be a pattern."""
     for path in folder.glob(f".{name}.[0-9]*.tmp"):
-        path.unlink(missing_ok=True)
+        if not is_alive(int(path.name.split(".")[-2])):
+            path.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return process != os.getpid()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

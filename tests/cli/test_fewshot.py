@@ -1,0 +1,157 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.io.feature_file import FeatureFile
+from vitctl.probing.least_squares import LeastSquares
+from vitctl.workflows.patchify import patchify
+
+Run = Callable[..., Any]
+KEYS = {
+    "command", "version", "data", "data_digest", "weights_digests", "split", "pictures", "classes", "width", "results",
+    "differences", "closer", "short", "plot", "elapsed_s"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_what_it_prints_can_be_repeated_elsewhere(ran: Run, data: str, newest: str) -> None:
+    ran("features", "--precision", "float32", "--out", "f.h5")
+    told = json.loads(ran("fewshot", "--shots", "1", "--shots", "5", "--precision", "float32", "--json").stdout)
+    assert set(told) == KEYS
+    assert (told["split"], told["pictures"], told["classes"]) == ("val", 30, 3)
+    file = FeatureFile("f.h5")
+    x, y = file.features("train"), file.labels("train")
+    assert [(each["probe"], each["shots"]) for each in told["results"]] == [("lsr", 1), ("lsr", 5)]
+    for each in told["results"]:
+        assert [seed["seed"] for seed in each["seeds"]] == [0, 1, 2]
+        assert each["mean"] == pytest.approx(np.mean([seed["top1"] for seed in each["seeds"]]))
+        for seed in each["seeds"]:
+            rows = seed["indices"]
+            assert np.bincount(y[rows]).tolist() == [each["shots"]] * 3
+            probe = LeastSquares(seed["l2"]).fit(x[rows], y[rows])
+            assert (probe.predict(file.features("val")) == file.labels("val")).mean() == seed["top1"]
+    nested = [set(each["seeds"][0]["indices"]) for each in told["results"]]
+    assert nested[0] < nested[1]
+
+
+def test_models_are_compared_on_the_same_draws(ran: Run, data: str, newest: str) -> None:
+    answer = ran("fewshot", "--from", newest, "--from", "pixels", "--shots", "5", "--json")
+    told = json.loads(answer.stdout)
+    ours, pixels = told["results"]
+    assert [seed["indices"] for seed in ours["seeds"]] == [seed["indices"] for seed in pixels["seeds"]]
+    (difference,) = told["differences"]
+    assert (difference["weights"], difference["against"]) == (newest, "pixels")
+    assert difference["mean"] == pytest.approx(ours["mean"] - pixels["mean"])
+    assert difference["mean"] > 0  # the model has learnt these classes
+    assert told["closer"][0]["per_class"].keys() == {"ant", "bee", "cow"}
+
+
+@pytest.mark.parametrize("probe", ["lsr", "lsr-grid", "logreg", "knn", "ncm"])
+def test_every_probe_knows_most_with_all_shots(ran: Run, data: str, newest: str, probe: str) -> None:
+    told = json.loads(ran("fewshot", "--shots", "all", "--seeds", "1", "--probe", probe, "--json").stdout)
+    assert told["results"][0]["mean"] > 0.8
+    assert told["results"][0]["ci95"] is None
+    assert len(told["results"][0]["seeds"][0]["indices"]) == 120
+
+
+def test_the_table_the_figure_and_the_word_for_what_the_test_pictures_chose(
+    ran: Run, data: str, newest: str, tmp_path: Path
+) -> None:
+    line = ("fewshot", "--shots", "2", "--probe", "lsr-grid", "--set", "select=test", "--plot", "shots.png")
+    answer = ran(*line)
+    assert "chosen by test" in answer.stdout
+    assert "known least" in answer.stdout
+    with Image.open(tmp_path / "shots.png") as picture:
+        assert picture.size[0] > 600
+
+
+def test_a_part_of_the_only_split_is_held_out(ran: Run, blots: Path, newest: str, tmp_path: Path) -> None:
+    patchify(PatchifyConfig(str(blots / "train"), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
+    answer = ran("fewshot", "--shots", "5", "--json")
+    told = json.loads(answer.stdout)
+    assert "30 pictures of train are held out" in answer.stderr
+    assert told["pictures"] == 30
+    drawn = {row for seed in told["results"][0]["seeds"] for row in seed["indices"]}
+    again = json.loads(ran("fewshot", "--shots", "all", "--seeds", "1", "--json").stdout)["results"][0]["seeds"][0]
+    assert len(again["indices"]) == 90
+    assert drawn <= set(again["indices"])  # what is judged on is never drawn
+
+
+def test_classes_that_have_fewer_pictures_are_named(ran: Run, data: str, newest: str, refused: Any) -> None:
+    with h5py.File("data.h5", "a") as file:
+        labels = file["train/labels"][:]
+        labels[np.flatnonzero(labels == 1)[3:]] = -1
+        file["train/labels"][:] = labels
+    answer = ran("fewshot", "--shots", "5", "--seeds", "1", "--json")
+    assert "1 class with fewer than 5 pictures give what they have: bee (3)" in answer.stderr
+    assert json.loads(answer.stdout)["short"] == {"bee": 3}
+    assert "the largest has 40" in refused("fewshot", "--shots", "41", code=3)
+
+
+@pytest.mark.parametrize("broken", ["nan", "one class", "no labels", "constant", "other weights"])
+def test_features_that_cannot_be_used(ran: Run, refused: Any, data: str, newest: str, broken: str) -> None:
+    ran("features", "--out", "f.h5")
+    with h5py.File("f.h5", "a") as file:
+        if broken == "nan":
+            file["train/features"][3, 5] = np.nan
+        if broken in ("one class", "no labels"):
+            file["train/labels"][:] = 0 if broken == "one class" else -1
+        if broken == "constant":
+            file["train/features"][:, :3] = 1.0
+    line = ("fewshot", "--features", "f.h5", "--shots", "5")
+    if broken == "constant":
+        assert "3 features of 32 the same on all shots" in ran(*line).stderr
+        return
+    if broken == "other weights":
+        from vitctl.io.weights import save_weights
+        from vitctl.models.create import create_model, weights_of
+
+        save_weights(weights_of(create_model("vit-mu/8", height=16, width=16, classes=3)), Path("other.safetensors"))
+        line = (*line, "--from", "other.safetensors")
+    words = {
+        "nan": "not finite",
+        "one class": "all its pictures are of one class",
+        "no labels": "no labelled pictures",
+        "other weights": "with other weights than other.safetensors",
+    }[broken]
+    assert words in refused(*line, code=3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--shots", "few"), "'few' is no number of shots"),
+        (("--shots", "0"), "shots is 0"),
+        (("--probe", "lrs"), "did you mean 'lsr'"),
+        (("--seeds", "0"), "seeds is 0"),
+        (("--set", "extract.pool=none"), "a probe wants one for a picture"),
+        (("--split", "tset"), "has no split 'tset'"),
+    ],
+)
+def test_wrong_usage(ran: Run, data: str, newest: str, flags: tuple[str, ...], words: str) -> None:
+    answer = ran("fewshot", *flags, code=3 if "tset" in flags else 2)
+    assert words in " ".join(answer.stderr.replace("│", " ").split())
+    assert answer.stdout == ""
+
+
+def test_a_leak_is_told_again(ran: Run, blots: Path, newest: str, tmp_path: Path) -> None:
+    pictures = tmp_path / "leaky"
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            (pictures / split / name).mkdir(parents=True)
+            for path in sorted((blots / split / name).iterdir()):
+                os.link(path, pictures / split / name / path.name)
+    os.link(blots / "train" / "ant" / "00.png", pictures / "val" / "ant" / "copy.png")
+    patchify(PatchifyConfig(str(pictures), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
+    assert "1 test or val picture stand in train as well" in ran("fewshot", "--shots", "1").stderr

@@ -1,0 +1,91 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from vitctl.errors import DataError
+from vitctl.io.feature_file import FeatureFile, Origin, Parts, exporters
+
+ORIGIN = Origin("w", "d", "vit-mu/8", 1, "auto", 16, 16, "float32", "float32", ("cat", "dög"))
+VALUES = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+TOLD: dict[str, Any] = {"train": (np.array([0, 1, 0, -1, 1]), ["a.png", "ö/b.png", "c.png", "d.png", "e.png"])}
+
+
+def made(out: Path, origin: Origin = ORIGIN) -> FeatureFile:
+    parts = Parts(out, origin)
+    parts.write("train", 3, VALUES[3:])
+    parts.write("train", 0, VALUES[:3])
+    return parts.finish(TOLD, "a test")
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    file = made(tmp_path / "f.h5")
+    assert file.origin == ORIGIN
+    assert file.splits == {"train": (5, 3)}
+    assert np.array_equal(file.features("train"), VALUES)
+    assert file.labels("train").tolist() == [0, 1, 0, -1, 1]
+    assert file.names("train") == TOLD["train"][1]
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_half_precision_and_more_axes(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "f.h5", replace(ORIGIN, dtype="float16"))
+    parts.write("train", 0, np.stack([VALUES] * 4, 1))
+    file = parts.finish(TOLD, "a test")
+    assert file.features("train").dtype == np.float16
+    assert file.splits == {"train": (5, 4, 3)}
+
+
+def test_parts_of_the_same_origin_are_gone_on_with_and_others_are_not(tmp_path: Path) -> None:
+    Parts(tmp_path / "f.h5", ORIGIN).write("train", 0, VALUES[:3])
+    assert Parts(tmp_path / "f.h5", ORIGIN).has("train", 0, 3)
+    assert not Parts(tmp_path / "f.h5", ORIGIN).has("train", 0, 2)
+    assert not Parts(tmp_path / "f.h5", replace(ORIGIN, weights_digest="other")).has("train", 0, 3)
+
+
+def test_more_class_names_than_an_attribute_holds(tmp_path: Path) -> None:
+    names = tuple(f"a class with a long name, number {number}" for number in range(21_843))
+    assert made(tmp_path / "f.h5", replace(ORIGIN, class_names=names)).origin.class_names == names
+
+
+@pytest.mark.parametrize("kind", ["csv", "npy", "parquet"])
+def test_other_tools_read_the_same_numbers(tmp_path: Path, kind: str) -> None:
+    file = made(tmp_path / "f.h5")
+    if kind == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        (path,) = exporters()[kind](file, tmp_path)
+        table = parquet.read_table(path).to_pydict()
+        assert np.array_equal(np.array(table["features"], np.float32), VALUES)
+        assert table["label"] == [0, 1, 0, -1, 1]
+    elif kind == "npy":
+        features, labels = exporters()[kind](file, tmp_path)
+        assert np.array_equal(np.load(features), VALUES)
+        assert np.load(labels).tolist() == [0, 1, 0, -1, 1]
+    else:
+        (path,) = exporters()[kind](file, tmp_path)
+        lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+        assert lines[0] == ["name", "label", "f0", "f1", "f2"]
+        assert np.array_equal(np.array([line[2:] for line in lines[1:]], np.float32), VALUES)
+        assert [line[0] for line in lines[1:]] == TOLD["train"][1]
+
+
+def test_what_is_no_feature_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        FeatureFile(tmp_path / "f.h5")
+    (tmp_path / "text.h5").write_text("features")
+    with pytest.raises(DataError, match="no feature file"):
+        FeatureFile(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file.attrs["format"] = "vitctl.patches"
+    with pytest.raises(DataError, match="no feature file"):
+        FeatureFile(tmp_path / "other.h5")
+    made(tmp_path / "f.h5")
+    with h5py.File(tmp_path / "f.h5", "a") as file:
+        file.attrs["version"] = 2
+    with pytest.raises(DataError, match="of version 2; this vitctl reads 1"):
+        FeatureFile(tmp_path / "f.h5")
+    with pytest.raises(DataError, match="has no split 'val'; it has train"):
+        made(tmp_path / "g.h5").features("val")

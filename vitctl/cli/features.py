@@ -1,0 +1,74 @@
+from typing import Annotated, Literal
+
+import typer
+
+from vitctl.cli.options import AllowMissing, Json, Overwrite, Quiet, Set
+from vitctl.cli.training import Data
+
+
+def features(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Weights, as everywhere; or pixels, or random:MODEL, to compare with.",
+        ),
+    ] = None,
+    data: Data = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="An .h5; else the cache, where later commands find it.")
+    ] = None,
+    layers: Annotated[int, typer.Option(metavar="N", help="The last so many blocks, side by side.")] = 1,
+    pool: Annotated[
+        Literal["auto", "cls", "gap", "none"],
+        typer.Option(help="auto is what the head sees; none gives a vector for each patch."),
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take what was computed before.")] = True,
+    export: Annotated[
+        Literal["csv", "npy", "parquet"] | None, typer.Option(help="For other tools as well, beside the file or here.")
+    ] = None,
+    allow_missing: AllowMissing = False,
+    overwrite: Overwrite = False,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compute what a model says of every picture before its head, once.
+
+    The file has features, labels and names of each split. A run that was killed goes on where it was.
+
+    Example: [bold]vitctl features --from runs/ --data photos.h5 --out features.h5[/bold]
+    """
+    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.config.features import FeaturesConfig
+    from vitctl.config.overrides import override
+    from vitctl.reporting import duration
+    from vitctl.workflows.features import features as run
+
+    config = FeaturesConfig(
+        source=source,
+        data=data,
+        out=out,
+        layers=layers,
+        pool=pool,
+        precision=precision,
+        device=device,
+        cache=cache,
+        allow_missing=allow_missing,
+    )
+    result = run(override(config, settings or ()), reporter(quiet), export=export, overwrite=overwrite)
+    speed = f"{result.images_per_s:,.0f} img/s, {duration(result.elapsed_s)}" if result.computed else "computed before"
+    table = {
+        "features": result.out,
+        "of": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
+        "data": result.data,
+        **{name: " x ".join(f"{size:,}" for size in shape) for name, shape in result.splits.items()},
+        "exported": ", ".join(result.exported),
+        "in": speed,
+    }
+    emit("features", result, json, [facts({name: value for name, value in table.items() if value})])

@@ -1,0 +1,121 @@
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vitctl.cli.options import AllowMissing, Json, Quiet, Set
+from vitctl.cli.training import Data
+
+if TYPE_CHECKING:
+    from vitctl.workflows.fewshot import Closer, FewshotResult, ProbeResult
+
+
+def fewshot(
+    shots: Annotated[
+        list[str] | None, typer.Option(metavar="N", help="Labelled pictures of each class, or all; repeatable.")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Weights, as everywhere; pixels; or random:MODEL. Repeat it to compare models on the same draws.",
+        ),
+    ] = None,
+    data: Data = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A feature file, in place of weights and data.")
+    ] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="lsr, the paper's; lsr-grid, with its strength chosen among the shots; logreg; knn; ncm; repeatable.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="How often the shots are drawn.")] = 3,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Pictures to judge on; test unless named, or val, or a part.")
+    ] = None,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw accuracy against shots as a .png.")] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take features computed before.")] = True,
+    allow_missing: AllowMissing = False,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure frozen features with a few labels a class, as the paper does.
+
+    The model is not trained: a linear probe is fitted to the features of the shots, and judged on all test pictures.
+
+    Example: [bold]vitctl fewshot --shots 1 --shots 5 --from runs/ --from pixels[/bold]
+    """
+    from vitctl.cli.console import emit, reporter
+    from vitctl.config.features import FeaturesConfig
+    from vitctl.config.fewshot import FewshotConfig
+    from vitctl.config.overrides import override
+    from vitctl.workflows.fewshot import fewshot as run
+
+    config = FewshotConfig(
+        sources=tuple(source or ()),
+        data=data,
+        features=features,
+        shots=tuple(map(number, shots)) if shots else FewshotConfig().shots,
+        seeds=seeds,
+        probes=tuple(probe) if probe else FewshotConfig().probes,
+        test=split,
+        extract=FeaturesConfig(precision=precision, device=device, cache=cache, allow_missing=allow_missing),
+    )
+    result = run(override(config, settings or ()), reporter(quiet), plot=plot)
+    emit("fewshot", result, json, list(tables(result)))
+
+
+def number(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit():
+        raise typer.BadParameter(f"{text!r} is no number of shots; write 5, or all", param_hint="--shots")
+    return int(text)
+
+
+def tables(result: "FewshotResult"):  # type: ignore[no-untyped-def]
+    from vitctl.cli.console import facts, listing
+    from vitctl.reporting import duration
+
+    rows = [[each.weights, each.probe, str(each.shots or "all"), share(each.mean), spread(each.ci95), seeds(each)]
+            for each in result.results]  # fmt: skip
+    title = f"top-1 on {result.pictures:,} pictures of {result.split}, {result.classes} classes"
+    yield listing(title, ["features", "probe", "shots", "mean", "±95%", "seeds"], rows, ["shots", "mean", "±95%"])
+    if result.differences:
+        rows = [[each.weights, each.against, each.probe, str(each.shots or "all"), share(each.mean), spread(each.ci95)]
+                for each in result.differences]  # fmt: skip
+        yield listing("on the same draws", ["features", "less", "probe", "shots", "mean", "±95%"], rows,
+                      ["shots", "mean", "±95%"])  # fmt: skip
+    best = max(result.closer, key=lambda each: sum(each.per_class.values()))
+    yield facts(worst(best) | {"in": duration(result.elapsed_s)} | ({"figure": result.plot} if result.plot else {}))
+
+
+def worst(closer: "Closer") -> dict[str, str]:
+    """The classes that are known least, and what is taken for what."""
+    hardest = sorted(closer.per_class.items(), key=lambda item: item[1])[:5]
+    pairs = ", ".join(f"{each['true']} for {each['predicted']} {each['share']:.0%}" for each in closer.confused)
+    found = {
+        "a closer look": f"{closer.weights}, {closer.probe}, {closer.shots or 'all'} shots",
+        "known least": ", ".join(f"{name} {top1:.0%}" for name, top1 in hardest),
+    }
+    return found | ({"mistaken": pairs} if pairs else {})
+
+
+def share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def spread(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def seeds(each: "ProbeResult") -> str:
+    return " ".join(f"{seed.top1:.1%}" for seed in each.seeds) + (", chosen by test" if each.optimistic else "")

@@ -1,0 +1,191 @@
+"""Frozen features, HDF5 (`vitctl.features`, version 1).
+
+    /<split>/features   [M, D], or [M, N, D] where every patch has its own; float32 or float16
+    /<split>/labels     int64 [M], -1 = none
+    /<split>/names      [M]
+    /origin             JSON: everything of Origin
+    attributes          format, version, created_by
+
+A file is written part by part into a folder beside it, and put together when all are there: a kill loses one part.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vitctl.errors import DataError
+from vitctl.io.atomic import remove_leftovers, replacing, write_json
+
+FORMAT, VERSION = "vitctl.features", 1
+Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of which pictures by which model: the same origin means the same features."""
+
+    weights_digest: str
+    data_digest: str
+    model: str
+    layers: int
+    pool: str
+    height: int
+    width: int
+    dtype: str
+    precision: str
+    class_names: tuple[str, ...]
+
+
+class FeatureFile:
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with opened(self.path) as file:
+            self.origin = origin_of(file, self.path)
+            self.splits = {
+                name: tuple(group["features"].shape) for name, group in file.items() if isinstance(group, h5py.Group)
+            }
+
+    def features(self, split: str) -> Floats:
+        return np.asarray(self.column(split, "features"))
+
+    def labels(self, split: str) -> Ints:
+        return np.asarray(self.column(split, "labels"), np.int64)
+
+    def names(self, split: str) -> list[str]:
+        return [name.decode("utf-8", "replace") for name in self.column(split, "names")]
+
+    def column(self, split: str, name: str) -> Any:
+        if split not in self.splits:
+            raise DataError(f"{self.path}: has no split {split!r}; it has {', '.join(self.splits)}")
+        with opened(self.path) as file:
+            try:
+                return file[split][name][:]
+            except (OSError, KeyError) as error:
+                raise DataError(f"{self.path}: damaged ({' '.join(str(error).split())[:120]})") from error
+
+
+def opened(path: Path) -> h5py.File:
+    if not path.exists():
+        raise DataError(f"{path}: no such file; vitctl features --out {path} makes one")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path}: no feature file, or damaged; vitctl features makes one") from error
+
+
+def origin_of(file: h5py.File, path: Path) -> Origin:
+    attributes = file.attrs
+    if attributes.get("format") != FORMAT:
+        raise DataError(f"{path}: is no feature file; vitctl features makes one")
+    if attributes.get("version") != VERSION:
+        raise DataError(f"{path}: a feature file of version {attributes.get('version')}; this vitctl reads {VERSION}")
+    try:
+        values = json.loads(file["origin"][()])
+        return Origin(**values | {"class_names": tuple(values["class_names"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: damaged; vitctl features makes it anew") from error
+
+
+class Parts:
+    """The folder in which a feature file grows; what an earlier process left of the same origin is gone on with."""
+
+    def __init__(self, out: Path, origin: Origin) -> None:
+        self.out, self.origin = out, origin
+        self.folder = out.with_name(f"{out.name}.partial")
+        told = dataclasses.asdict(origin) | {"class_names": list(origin.class_names)}
+        if self.folder.exists() and not self.is_of(told):
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder, "*")
+        write_json(self.folder / "origin.json", told)
+
+    def is_of(self, told: dict[str, Any]) -> bool:
+        try:
+            return bool(json.loads((self.folder / "origin.json").read_text()) == told)
+        except (OSError, ValueError):
+            return False
+
+    def path(self, split: str, start: int, count: int) -> Path:
+        return self.folder / f"{split}-{start:012d}-{count}.npy"
+
+    def has(self, split: str, start: int, count: int) -> bool:
+        return self.path(split, start, count).exists()
+
+    def write(self, split: str, start: int, features: Floats) -> None:
+        with replacing(self.path(split, start, len(features))) as aside, open(aside, "wb") as file:
+            np.save(file, features.astype(self.origin.dtype), allow_pickle=False)
+
+    def finish(self, splits: dict[str, tuple[Ints, list[str]]], created_by: str) -> FeatureFile:
+        """Labels and names of each split, to all the parts that are there; then the folder goes."""
+        with replacing(self.out) as aside, h5py.File(aside, "w") as file:
+            file.attrs.update({"format": FORMAT, "version": VERSION, "created_by": created_by})
+            file["origin"] = (self.folder / "origin.json").read_text()
+            for name, (labels, names) in splits.items():
+                group = file.create_group(name)
+                self.copy(group, name, len(labels))
+                group.create_dataset("labels", data=labels)
+                group.create_dataset("names", data=names, dtype=h5py.string_dtype())
+        shutil.rmtree(self.folder)
+        return FeatureFile(self.out)
+
+    def copy(self, group: h5py.Group, split: str, rows: int) -> None:
+        paths = sorted(path for path in self.folder.glob("*.npy") if path.stem.rsplit("-", 2)[0] == split)
+        shape = np.load(paths[0], mmap_mode="r", allow_pickle=False).shape[1:]
+        whole = group.create_dataset("features", (rows, *shape), self.origin.dtype)
+        for path in paths:
+            part = np.load(path, allow_pickle=False)
+            start = int(path.stem.rsplit("-", 2)[1])
+            whole[start : start + len(part)] = part
+
+
+def exporters() -> dict[str, Callable[[FeatureFile, Path], list[Path]]]:
+    return {"npy": to_npy, "csv": to_csv, "parquet": to_parquet}
+
+
+def to_npy(file: FeatureFile, folder: Path) -> list[Path]:
+    paths = []
+    for split in file.splits:
+        for name, values in (("features", file.features(split)), ("labels", file.labels(split))):
+            paths.append(folder / f"{split}-{name}.npy")
+            with replacing(paths[-1]) as aside, open(aside, "wb") as handle:
+                np.save(handle, values, allow_pickle=False)
+    return paths
+
+
+def to_csv(file: FeatureFile, folder: Path) -> list[Path]:
+    import csv
+
+    paths = []
+    for split in file.splits:
+        paths.append(folder / f"{split}.csv")
+        flat = file.features(split).reshape(file.splits[split][0], -1)
+        with replacing(paths[-1]) as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
+            rows = csv.writer(handle)
+            rows.writerow(["name", "label", *(f"f{number}" for number in range(flat.shape[1]))])
+            for name, label, values in zip(file.names(split), file.labels(split), flat, strict=True):
+                rows.writerow([name, int(label), *(format(float(value), ".9g") for value in values)])
+    return paths
+
+
+def to_parquet(file: FeatureFile, folder: Path) -> list[Path]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError("--export parquet needs pyarrow: pip install 'vitctl[parquet]'") from error
+    paths = []
+    for split in file.splits:
+        paths.append(folder / f"{split}.parquet")
+        flat = file.features(split).reshape(file.splits[split][0], -1)
+        columns = {"name": file.names(split), "label": file.labels(split), "features": list(flat)}
+        with replacing(paths[-1]) as aside:
+            parquet.write_table(pyarrow.table(columns), aside)
+    return paths

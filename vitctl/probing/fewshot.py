@@ -1,0 +1,74 @@
+"""A probe on the shots that a seed draws, judged on all test pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vitctl.probing.draws import Ints, first, orders
+from vitctl.probing.least_squares import LeastSquares, LeastSquaresGrid, best_on
+from vitctl.probing.logistic import Logistic
+from vitctl.probing.neighbours import NearestMean, Neighbours
+from vitctl.probing.ridge import Floats
+
+
+@dataclass(frozen=True)
+class Task:
+    """Features of labelled pictures."""
+
+    train: Floats  # [M, D]
+    labels: Ints  # [M]
+    test: Floats  # [T, D]
+    truth: Ints  # [T]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    l2: float
+    k: int
+    temperature: float
+    by_test: bool  # lsr-grid's strength is chosen by the test pictures
+
+
+@dataclass(frozen=True)
+class Trial:
+    seed: int
+    top1: float
+    strength: float | None  # l2, or scikit-learn's C
+    rows: Ints  # the shots
+    guesses: Ints  # [T]
+
+
+PROBES: dict[str, Callable[[Settings], Any]] = {
+    "lsr": lambda settings: LeastSquares(settings.l2),
+    "lsr-grid": lambda settings: LeastSquaresGrid(l2=settings.l2),
+    "logreg": lambda settings: Logistic(),
+    "knn": lambda settings: Neighbours(settings.k, settings.temperature),
+    "ncm": lambda settings: NearestMean(),
+}
+
+
+def trial(task: Task, name: str, settings: Settings, shots: int | None, seed: int) -> Trial:
+    rows = first(orders(task.labels, task.classes, seed), shots)
+    probe = PROBES[name](settings).fit(task.train[rows], task.labels[rows])
+    if name == "lsr-grid" and settings.by_test:
+        probe = best_on(task.train[rows], task.labels[rows], task.test, task.truth)
+    guesses = np.asarray(probe.predict(task.test))
+    strength = getattr(probe, "l2_", getattr(probe, "c_", None))
+    return Trial(seed, float((guesses == task.truth).mean()), strength, rows, guesses)
+
+
+def constant(features: Floats) -> int:
+    """Features that are the same on all shots: a test picture that differs there is blown up 100,000 times."""
+    return int((np.ptp(features, axis=0) == 0).sum())
+
+
+def interval(values: list[float]) -> float | None:
+    """Half of the 95% interval of a mean over seeds, by Student's t."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -1,0 +1,37 @@
+"""What a model says of a picture before its head."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitctl.errors import ConfigError
+
+
+def pre_logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """What the head would see, [B, D]."""
+    layers: Any = model
+    return layers.forward_head(layers.forward_features(pixels), pre_logits=True)  # type: ignore[no-any-return]
+
+
+def of_layers(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
+    """The last blocks' tokens, each through the last norm, pooled and side by side: [B, D'] or [B, N, D']."""
+    parts: Any = model
+    last = list(parts.layers(pixels))[-layers:]
+    tokens = torch.cat([parts.norm(each) for each in last], dim=-1)  # [B, T, D']
+    if pool == "cls":
+        return tokens[:, 0]
+    patches = tokens[:, parts.num_prefix_tokens :]
+    return patches if pool == "none" else patches.mean(1)
+
+
+def check_layers(model: nn.Module, layers: int, pool: str, name: str) -> None:
+    if not hasattr(model, "layers"):
+        raise ConfigError(
+            f"{name}: has no blocks of tokens; its features are those before its head (layers=1, pool=auto)"
+        )
+    count = len(model.blocks)  # type: ignore[arg-type]
+    if layers > count:
+        raise ConfigError(f"layers is {layers}, but {name} has {count} blocks")
+    if pool == "cls" and not model.spec.class_token:  # type: ignore[union-attr]
+        raise ConfigError(f"{name}: has no class token; write pool=gap")

@@ -1,0 +1,227 @@
+"""`vitctl features`: the frozen features of a data set, computed once."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vitctl import __version__
+from vitctl.config.checks import resolution
+from vitctl.config.features import FeaturesConfig
+from vitctl.config.model import model_spec
+from vitctl.data.loader import Loader, View
+from vitctl.errors import ConfigError, DataError, OutputExists
+from vitctl.io.feature_file import FeatureFile, Origin, Parts, exporters
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.weights import HALF, About, Weights
+from vitctl.models.adapt import adapted
+from vitctl.models.create import create_model, named_tensors
+from vitctl.probing.frozen import check_layers, of_layers, pre_logits
+from vitctl.reporting import Progress, Reporter, Silent
+from vitctl.training.precision import autocast, chosen
+from vitctl.training.ranks import Ranks
+from vitctl.workflows.choose import cache_folder, choose_data
+from vitctl.workflows.load import choose_weights, load_model
+from vitctl.workflows.train.feed import Normaliser, takes_patches
+from vitctl.workflows.train.start import device_of
+
+PIXELS, RANDOM = "pixels", "random:"
+LARGEST = 32  # pixels a side, where pictures themselves are the features
+Extract = Callable[[torch.Tensor], torch.Tensor]  # bytes to features
+
+
+@dataclass(frozen=True)
+class FeaturesResult:
+    out: str
+    weights: str
+    weights_digest: str
+    data: str
+    data_digest: str
+    model: str
+    res: list[int]
+    layers: int
+    pool: str
+    dtype: str
+    splits: dict[str, list[int]]  # the shape of its features
+    computed: bool  # False: they were there
+    exported: list[str]
+    images_per_s: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Something that turns pictures into features, and what is to be stored of it."""
+
+    name: str  # as it was asked for
+    origin: Origin
+    view: View
+    extract: Callable[[], Extract]  # not made where the features are there
+
+
+def features(
+    config: FeaturesConfig, reporter: Reporter | None = None, *, export: str | None = None, overwrite: bool = False
+) -> FeaturesResult:
+    reporter, began = reporter or Silent(), time.perf_counter()
+    check_export(export)
+    path = choose_data(config.data, reporter)
+    data = PatchFile(path)
+    out = Path(config.out) if config.out else None
+    if out and out.exists() and not overwrite:
+        raise OutputExists(f"{out}: exists; --overwrite makes it anew")
+    extractor = extractor_of(config, data, reporter)
+    file, seconds = extracted(extractor, data, config, reporter, out)
+    exported = exporters()[export](file, file.path.parent if out else Path()) if export else []
+    rows = sum(shape[0] for shape in file.splits.values())
+    return FeaturesResult(
+        out=str(file.path),
+        weights=extractor.name,
+        weights_digest=file.origin.weights_digest,
+        data=str(path),
+        data_digest=data.digest,
+        model=file.origin.model,
+        res=[file.origin.height, file.origin.width],
+        layers=file.origin.layers,
+        pool=file.origin.pool,
+        dtype=file.origin.dtype,
+        splits={name: list(shape) for name, shape in file.splits.items()},
+        computed=seconds > 0,
+        exported=[str(each) for each in exported],
+        images_per_s=rows / seconds if seconds else 0.0,
+        elapsed_s=time.perf_counter() - began,
+    )
+
+
+def check_export(export: str | None) -> None:
+    if export is not None and export not in exporters():
+        raise ConfigError(f"--export {export} is unknown; write {', '.join(exporters())}")
+
+
+def extracted(
+    extractor: Extractor, data: PatchFile, config: FeaturesConfig, reporter: Reporter, out: Path | None = None
+) -> tuple[FeatureFile, float]:
+    """The features and the seconds that they took: none where they were in the cache."""
+    target = out or cached(extractor.origin)
+    if out is None and config.cache and target.exists():
+        reporter.note(f"features: {extractor.name} on {data.path}, computed before ({target})")
+        return FeatureFile(target), 0.0
+    started = time.perf_counter()
+    parts = Parts(target, extractor.origin)
+    extract = extractor.extract()
+    splits = {name: data.split(name) for name in data.splits if data.split(name).rows}
+    if not splits:
+        raise DataError(f"{data.path}: has no pictures")
+    with reporter.progress("features", sum(split.rows for split in splits.values())) as bar:
+        for name, split in splits.items():
+            for start, values in computed(split, extract, extractor.view, config, parts, bar):
+                parts.write(name, start, values)
+    told = {name: (split.labels(), split.names(np.arange(split.rows))) for name, split in splits.items()}
+    return parts.finish(told, f"vitctl {__version__}"), time.perf_counter() - started
+
+
+def cached(origin: Origin) -> Path:
+    folder = cache_folder() / "features"
+    folder.mkdir(exist_ok=True)
+    key = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()[:24]
+    return folder / f"{key}.h5"
+
+
+@torch.no_grad()
+def computed(
+    split: Split, extract: Extract, view: View, config: FeaturesConfig, parts: Parts, bar: Progress
+) -> Iterator[tuple[int, Any]]:
+    """(first row, features) of each part that is not there yet."""
+    loader = Loader(split, config.batch, view=view, shuffle=False)
+    length = config.batch * max(1, config.part // config.batch)
+    for start in range(0, split.rows, length):
+        rows = np.arange(start, min(start + length, split.rows))
+        if parts.has(split.name, start, len(rows)):
+            bar.advance(len(rows))
+            continue
+        values = []
+        for batch in np.split(rows, range(config.batch, len(rows), config.batch)):
+            pixels = loader.fetch(batch, np.zeros_like(batch)).pixels
+            values.append(extract(pixels).float().cpu().numpy())
+            bar.advance(len(batch))
+        yield start, np.concatenate(values)
+
+
+# --- what features are made of ---------------------------------------------------------------------------------------
+
+
+def extractor_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) -> Extractor:
+    if config.source == PIXELS:
+        return pixels_of(config, data)
+    weights = weights_of(config, data, reporter)
+    spec, device = weights.spec, device_of(config.device, Ranks())
+    precision = chosen(config.precision, device)
+    pool = config.pool
+    if config.layers > 1 and pool == "auto":
+        pool = "cls" if spec.head == "cls" else "gap"
+    origin = Origin(
+        weights_digest=weights.digest(),
+        data_digest=data.digest,
+        model=spec.name,
+        layers=config.layers,
+        pool=pool,
+        height=spec.height,
+        width=spec.width,
+        dtype=config.dtype,
+        precision=precision,
+        class_names=tuple(data.class_names),
+    )
+    view = View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
+
+    def make() -> Extract:
+        model = load_model(weights, allow_missing=config.allow_missing).to(device)
+        if pool != "auto":
+            check_layers(model, config.layers, pool, spec.name)
+        normalise = Normaliser(spec, weights.about)
+
+        def extract(pixels: torch.Tensor) -> torch.Tensor:
+            with autocast(precision, device):
+                return taken(model, normalise(pixels.to(device)), config.layers, pool)
+
+        return extract
+
+    return Extractor(weights.path, origin, view, make)
+
+
+def taken(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
+    return pre_logits(model, pixels) if pool == "auto" else of_layers(model, pixels, layers, pool)
+
+
+def weights_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) -> Weights:
+    """Those that were asked for, fit for the data's channels and the resolution; or fresh ones, to compare with."""
+    height, width = resolution(config.res) if config.res else (None, None)
+    if not (config.source or "").startswith(RANDOM):
+        weights = choose_weights(config.source, reporter, config.allow_missing)
+        return adapted(weights, height, width, data.geometry.channels)
+    shape = data.geometry
+    name = (config.source or "").removeprefix(RANDOM)
+    spec = model_spec(name, height=height or shape.height, width=width or shape.width, channels=shape.channels)
+    model = create_model(spec, seed=config.seed)
+    mean, std = ((value[0],) * shape.channels for value in HALF)
+    about = About("vitctl", config.source or "", mean, std)
+    return Weights(model.spec, named_tensors(model), about, path=config.source or "")  # type: ignore[arg-type]
+
+
+def pixels_of(config: FeaturesConfig, data: PatchFile) -> Extractor:
+    """Every byte of a small picture, as a model would see it: what any features must beat."""
+    shape = data.geometry
+    height, width = resolution(config.res) if config.res else (min(LARGEST, shape.height), min(LARGEST, shape.width))
+    origin = Origin(
+        PIXELS, data.digest, PIXELS, 1, "auto", height, width, config.dtype, "float32", tuple(data.class_names)
+    )
+    return Extractor(PIXELS, origin, View("images", res=(height, width)), lambda: scaled)
+
+
+def scaled(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.flatten(1).float() / 127.5 - 1

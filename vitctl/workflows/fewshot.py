@@ -1,0 +1,285 @@
+"""`vitctl fewshot`: what frozen features are worth with a few labels a class."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from vitctl.config.fewshot import FewshotConfig
+from vitctl.errors import DataError, UsageError
+from vitctl.inspection.shots import draw_shots
+from vitctl.io.feature_file import FeatureFile
+from vitctl.io.patch_file import PatchFile
+from vitctl.probing.draws import Ints, apart
+from vitctl.probing.fewshot import Settings, Task, Trial, constant, interval, trial
+from vitctl.reporting import Reporter, Silent, counted
+from vitctl.workflows.choose import choose_data
+from vitctl.workflows.features import extracted, extractor_of
+
+SPLITS = ("test", "val")  # the first that is there
+CONFUSED = 5  # pairs that are named
+HELD_OUT_SEED = 0  # of the test pictures: the same for every seed of the shots
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    seed: int
+    top1: float
+    l2: float | None  # the strength; of logreg, C
+    indices: list[int]  # rows of the train split
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    weights: str
+    probe: str
+    shots: int | None  # None: all
+    mean: float
+    ci95: float | None
+    optimistic: bool  # test pictures chose the strength
+    seeds: list[SeedResult]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two models on the same draws: mean of weights less against."""
+
+    weights: str
+    against: str
+    probe: str
+    shots: int | None
+    mean: float
+    ci95: float | None
+
+
+@dataclass(frozen=True)
+class Closer:
+    """Of one model and probe, with the most shots, over all seeds."""
+
+    weights: str
+    probe: str
+    shots: int | None
+    per_class: dict[str, float]
+    confused: list[dict[str, str | float]]
+
+
+@dataclass(frozen=True)
+class FewshotResult:
+    data: str
+    data_digest: str
+    weights_digests: dict[str, str]
+    split: str  # the test pictures
+    pictures: int
+    classes: int
+    width: dict[str, int]
+    results: list[ProbeResult]
+    differences: list[Difference]
+    closer: list[Closer]
+    short: dict[str, int]  # classes with fewer pictures than the most shots
+    plot: str | None
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """The features of one model."""
+
+    name: str
+    file: FeatureFile
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which rows are drawn from, and which are judged on."""
+
+    train: str
+    rows: Ints  # of the train split, labelled
+    test: str
+    judged: Ints  # of the test split, labelled
+    labels: Ints  # of rows
+    truth: Ints  # of judged
+    classes: tuple[str, ...]
+
+    def task(self, file: FeatureFile) -> Task:
+        train = file.features(self.train)[self.rows]
+        test = file.features(self.test)[self.judged]
+        for values in (train, test):
+            if values.ndim != 2:
+                raise DataError(f"{file.path}: has a vector for each patch; a probe wants one for a picture")
+            if not np.isfinite(values).all():
+                raise DataError(f"{file.path}: some features are not finite; make them anew in float32")
+        return Task(train, self.labels, test, self.truth, len(self.classes))
+
+
+def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: str | None = None) -> FewshotResult:
+    reporter, began = reporter or Silent(), time.perf_counter()
+    data, sources = sources_of(config, reporter)
+    pictures = pictures_of(config, sources[0].file, reporter)
+    short = check_shots(config, pictures, reporter)
+    trials = dict(measured(config, sources, pictures, reporter))
+    results = [result(config, key, each, pictures) for key, each in trials.items()]
+    if plot:
+        draw_shots([vars(each) for each in results], Path(plot), f"{data}, {counted(len(pictures.classes), 'class')}")
+    return FewshotResult(
+        data=data,
+        data_digest=sources[0].file.origin.data_digest,
+        weights_digests={each.name: each.file.origin.weights_digest for each in sources},
+        split=pictures.test,
+        pictures=len(pictures.judged),
+        classes=len(pictures.classes),
+        width={each.name: each.file.splits[pictures.train][-1] for each in sources},
+        results=results,
+        differences=list(differences(results)),
+        closer=[closer(key, each, pictures) for key, each in trials.items() if key[2] == most(config)],
+        short=short,
+        plot=plot,
+        elapsed_s=time.perf_counter() - began,
+    )
+
+
+Key = tuple[str, str, int | None]  # weights, probe, shots
+
+
+def measured(
+    config: FewshotConfig, sources: list[Source], pictures: Pictures, reporter: Reporter
+) -> Iterator[tuple[Key, list[Trial]]]:
+    settings = Settings(config.l2, config.k, config.temperature, config.select == "test")
+    total = len(sources) * len(config.probes) * len(config.shots) * config.seeds
+    with reporter.progress("probes", total, "fits") as bar:
+        for source in sources:
+            task = pictures.task(source.file)
+            for probe in config.probes:
+                for shots in config.shots:
+                    trials = []
+                    for seed in range(config.seeds):
+                        trials.append(trial(task, probe, settings, shots, seed))
+                        bar.advance(1, probe=probe, shots=shots or "all", top1=f"{trials[-1].top1:.1%}")
+                    yield (source.name, probe, shots), trials
+            warn_constant(source, task, trials, reporter)
+
+
+def warn_constant(source: Source, task: Task, trials: list[Trial], reporter: Reporter) -> None:
+    same = constant(task.train[trials[-1].rows])
+    if same:
+        reporter.warn(
+            f"{source.name}: {counted(same, 'feature')} of {task.train.shape[1]} the same on all shots; where a test "
+            "picture differs there, its score means little"
+        )
+
+
+# --- which features, which pictures ----------------------------------------------------------------------------------
+
+
+def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Source]]:
+    if config.features:
+        return given(config, FeatureFile(config.features))
+    path = choose_data(config.data, reporter)
+    data = PatchFile(path)
+    if data.header.leaked:
+        reporter.warn(
+            f"{path}: {counted(data.header.leaked, 'test or val picture')} stand in train as well; "
+            "vitctl info names them"
+        )
+    found = []
+    for name in config.sources or (None,):
+        wanted = replace(config.extract, source=name, data=str(path))
+        extractor = extractor_of(wanted, data, reporter)
+        found.append(Source(extractor.name, extracted(extractor, data, wanted, reporter)[0]))
+    return str(path), found
+
+
+def given(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[Source]]:
+    """A feature file; that it is of these weights and data, where they are named beside it."""
+    from vitctl.workflows.load import load_weights
+
+    for name in config.sources:
+        if load_weights(name).digest() != file.origin.weights_digest:
+            raise DataError(f"{file.path}: its features are of {file.origin.model} with other weights than {name}")
+    if config.data and PatchFile(Path(config.data)).digest != file.origin.data_digest:
+        raise DataError(f"{file.path}: its features are of other pictures than {config.data}")
+    return str(file.path), [Source(str(file.path), file)]
+
+
+def pictures_of(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> Pictures:
+    if config.train not in file.splits:
+        raise UsageError(f"there is no split {config.train!r}; there is {', '.join(file.splits)}")
+    test = config.test or next((name for name in SPLITS if name in file.splits), None)
+    labels = file.labels(config.train)
+    rows = np.flatnonzero(labels >= 0)
+    if test is None or test == config.train:
+        test = config.train
+        rest, part = apart(labels[rows], config.test_share, HELD_OUT_SEED)
+        rows, judged, truth = rows[rest], rows[part], labels[rows[part]]
+        reporter.note(
+            f"there is no other split: {counted(len(judged), 'picture')} of {test} are held out and judged on, "
+            f"{config.test_share:.0%} of each class"
+        )
+    else:
+        truth = file.labels(test)
+        judged = np.flatnonzero(truth >= 0)
+        truth = truth[judged]
+    check_labels(file, rows, judged, labels)
+    return Pictures(config.train, rows, test, judged, labels[rows], truth, file.origin.class_names)
+
+
+def check_labels(file: FeatureFile, rows: Ints, judged: Ints, labels: Ints) -> None:
+    if not len(rows) or not len(judged):
+        raise DataError(f"{file.path}: no labelled pictures to {'train' if not len(rows) else 'test'} a probe with")
+    if len(np.unique(labels[rows])) < 2:
+        raise DataError(f"{file.path}: all its pictures are of one class; a probe tells two at least apart")
+
+
+def check_shots(config: FewshotConfig, pictures: Pictures, reporter: Reporter) -> dict[str, int]:
+    """Classes with fewer pictures than the most shots."""
+    counts = np.bincount(pictures.labels, minlength=len(pictures.classes))
+    wanted = max((shots for shots in config.shots if shots), default=0)
+    if wanted > counts.max():
+        raise DataError(f"--shots {wanted}: no class has so many pictures; the largest has {counts.max()}")
+    short = {name: int(count) for name, count in zip(pictures.classes, counts, strict=True) if count < wanted}
+    if short:
+        named = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
+        reporter.warn(f"{counted(len(short), 'class')} with fewer than {wanted} pictures give what they have: {named}")
+    return short
+
+
+# --- what was found --------------------------------------------------------------------------------------------------
+
+
+def most(config: FewshotConfig) -> int | None:
+    return None if None in config.shots else max(shots for shots in config.shots if shots)
+
+
+def result(config: FewshotConfig, key: Key, trials: list[Trial], pictures: Pictures) -> ProbeResult:
+    weights, probe, shots = key
+    values = [each.top1 for each in trials]
+    seeds = [SeedResult(each.seed, each.top1, each.strength, pictures.rows[each.rows].tolist()) for each in trials]
+    is_optimistic = probe == "lsr-grid" and config.select == "test"
+    return ProbeResult(weights, probe, shots, float(np.mean(values)), interval(values), is_optimistic, seeds)
+
+
+def differences(results: list[ProbeResult]) -> Iterator[Difference]:
+    for one, other in combinations(results, 2):
+        if (one.probe, one.shots) == (other.probe, other.shots):
+            pairs = [mine.top1 - theirs.top1 for mine, theirs in zip(one.seeds, other.seeds, strict=True)]
+            mean = float(np.mean(pairs))
+            yield Difference(one.weights, other.weights, one.probe, one.shots, mean, interval(pairs))
+
+
+def closer(key: Key, trials: list[Trial], pictures: Pictures) -> Closer:
+    count = len(pictures.classes)
+    table = np.zeros((count, count))  # [true, guessed]
+    for each in trials:
+        np.add.at(table, (pictures.truth, each.guesses), 1)
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    there = {name: float(shares[row, row]) for row, name in enumerate(pictures.classes) if table[row].any()}
+    wrong = np.where(np.eye(count, dtype=bool), 0, shares)
+    worst = [np.unravel_index(place, wrong.shape) for place in np.argsort(-wrong, axis=None)[:CONFUSED]]
+    confused: list[dict[str, str | float]] = [
+        {"true": pictures.classes[row], "predicted": pictures.classes[column], "share": float(wrong[row, column])}
+        for row, column in worst
+        if wrong[row, column]
+    ]
+    return Closer(*key, there, confused)
