@@ -42,5 +42,16 @@ def test_train_runs_both_loops_on_the_same_pictures(vitctl: Run) -> None:
     assert any("of the matrix ceiling" in line for line in answer["remarks"])
 
 
+def test_features_and_probes_are_measured_against_the_usual_ways(vitctl: Run) -> None:
+    small = ["features=vit-ti/16@32x4", "features_images=8", "pictures=8", "probe_classes=6", "probe_width=12"]
+    sizes = [part for value in small for part in ("--set", value)]
+    answer = vitctl("bench", "fewshot", "--rounds", "1", "--json", *sizes).json
+    figures = {figure["name"]: figure["median"] for figure in answer["figures"]}
+    extraction = {f"vit-ti/16@32x4 {what}, float32" for what in ("vitctl features", "timm's loader and model")}
+    probes = {"LogisticRegression, 10 shots, one cell", "lsr-grid, 12 cells, 30 strengths each"}
+    assert extraction | probes <= set(figures)
+    assert all(value > 0 for value in figures.values())
+
+
 def test_a_train_case_that_is_not_one_is_refused(vitctl: Run) -> None:
     assert "MODEL@PIXELSxBATCH" in vitctl("bench", "train", "--set", "train=vit-ti/16", code=2).error

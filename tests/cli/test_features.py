@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -76,6 +77,16 @@ def test_pixels_and_a_fresh_model(ran: Run, data: str) -> None:
     assert np.abs(FeatureFile("p.h5").features("val") - wanted).max() < 1e-6
     ran("features", "--from", "random:vit-mu/8", "--out", "r.h5")
     assert FeatureFile("r.h5").splits["val"] == (30, 32)
+
+
+def test_info_knows_a_feature_file(ran: Run, refused: Callable[..., str], data: str, newest: str) -> None:
+    ran("features", "--out", "f.h5")
+    told = json.loads(ran("info", "f.h5", "--verify", "--json").stdout)
+    assert (told["kind"], told["splits"], told["verified"]) == ("features", {"train": [120, 32], "val": [30, 32]}, True)
+    assert "before the head" in ran("info", "f.h5").stdout
+    with h5py.File("f.h5", "a") as file:
+        file["val/features"][7, 0] = np.inf
+    assert "1 picture of val with features that are not finite" in refused("info", "f.h5", "--verify", code=3)
 
 
 def test_exports(ran: Run, data: str, newest: str, tmp_path: Path) -> None:

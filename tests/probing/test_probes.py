@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from vitctl.probing.least_squares import LeastSquares, LeastSquaresGrid
+from vitctl.probing.least_squares import LeastSquares, LeastSquaresGrid, evenly
 from vitctl.probing.logistic import Logistic
 from vitctl.probing.neighbours import NearestMean, Neighbours
 from vitctl.probing.ridge import Decomposed
@@ -40,7 +40,7 @@ def test_weights_solve_the_normal_equations(rows: int, width: int, l2: float) ->
 def test_what_is_left_out_is_predicted_by_a_fit_to_the_others(rows: int, width: int, l2: float) -> None:
     x, labels = examples(rows, width, 3)
     y = 2.0 * np.eye(3)[labels] - 1
-    found = Decomposed.of(x, y).left_out(l2)
+    found = Decomposed.of(x, y).left_out(l2, np.arange(rows))
     for row in range(rows):
         others = np.arange(rows) != row
         weights = np.linalg.solve(x[others].T @ x[others] + l2 * np.eye(width), x[others].T @ y[others])
@@ -53,9 +53,15 @@ def test_the_grid_takes_the_strength_that_knows_most_and_the_default_for_one_sho
     grid = LeastSquaresGrid().fit(x, labels)
     y = 2.0 * np.eye(5)[labels] - 1
     found = Decomposed.of(grid.prepared(x), y)
-    right = {l2: (found.left_out(l2).argmax(1) == labels).mean() for l2 in grid.strengths}
+    right = {l2: (found.left_out(l2, np.arange(60)).argmax(1) == labels).mean() for l2 in grid.strengths}
     assert right[grid.l2_] == max(right.values())
     assert LeastSquaresGrid().fit(x[:5], labels[:5]).l2_ == 1024.0
+
+
+def test_examples_are_spared_evenly_from_the_classes() -> None:
+    numbers = np.array([0] * 7 + [1] * 2 + [2] * 5)
+    assert evenly(numbers, 6).tolist() == [0, 7, 9, 1, 8, 10]
+    assert sorted(evenly(numbers, 100)) == list(range(14))
 
 
 def test_neighbours_vote_as_dino_counts() -> None:

@@ -7,15 +7,15 @@ from vitctl.cli.options import Json, Quiet
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vitctl.workflows.info import Info, PatchFileInfo, RunInfo, WeightsInfo
+    from vitctl.workflows.info import FeatureFileInfo, Info, PatchFileInfo, RunInfo, WeightsInfo
 
 
 def info(
     path: Annotated[
         str | None,
         typer.Argument(
-            help="A patch file, weights of any format (timm:NAME too) or a run directory; the data that other commands "
-            "would take, if left out."
+            help="A patch file, weights of any format (timm:NAME too), a run directory or a feature file; the data "
+            "that other commands would take, if left out."
         ),
     ] = None,
     verify: Annotated[
@@ -36,7 +36,7 @@ def info(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what a patch file, weights of any format or a run directory holds, and check that it is whole.
+    """Say what a file or run directory of vitctl holds, or weights of any format, and check that it is whole.
 
     Example: [bold]vitctl info data.h5 --sheet sheet.png[/bold] or [bold]vitctl info vit_b16.npz[/bold]
     """
@@ -67,10 +67,12 @@ def info(
 
 
 def tables(result: "Info", rejects: bool) -> "list[Table]":
-    from vitctl.workflows.info import RunInfo, WeightsInfo
+    from vitctl.workflows.info import FeatureFileInfo, RunInfo, WeightsInfo
 
     if isinstance(result, WeightsInfo):
         return weights_tables(result)
+    if isinstance(result, FeatureFileInfo):
+        return feature_tables(result)
     return run_tables(result) if isinstance(result, RunInfo) else file_tables(result, rejects)
 
 
@@ -102,6 +104,23 @@ def run_tables(result: "RunInfo") -> "list[Table]":
     about = {"command": result.command, "version": result.version, "finished": "yes" if result.finished else "no"}
     whole = facts({"run": result.path} | about | {name: str(value) for name, value in result.config.items()})
     return [whole, *(weights_tables(result.weights) if result.weights else [])]
+
+
+def feature_tables(result: "FeatureFileInfo") -> "list[Table]":
+    from vitctl.cli.console import facts, listing
+    from vitctl.cli.patchify import named
+    from vitctl.reporting import size
+
+    rows = [[name, f"{shape[0]:,}", sizes(shape[1:])] for name, shape in result.splits.items()]
+    about = {
+        "features": f"{result.path}, {result.dtype}, computed in {result.precision}",
+        "model": f"{result.model} at {sizes(result.res)}, weights {result.weights_digest[:12]}",
+        "taken from": f"{result.layers} blocks, {result.pool}" if result.pool != "auto" else "before the head",
+        "classes": named(result.class_names),
+        "data": f"digest {result.data_digest}",
+        "size": f"{size(result.bytes)}, by {result.created_by}",
+    }
+    return [listing("splits", ["split", "pictures", "features"], rows, ["pictures", "features"]), facts(about)]
 
 
 def weights_tables(result: "WeightsInfo") -> "list[Table]":

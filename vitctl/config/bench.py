@@ -7,10 +7,15 @@ from typing import Literal
 from vitctl.config.checks import at_least, one_of
 from vitctl.errors import ConfigError
 
+PARTS = ("data", "models", "train", "features", "fewshot", "all")
+COUNTS = (
+    "rounds", "pictures", "copies", "large", "batch", "batches", "images", "train_images", "features_images",
+    "probe_width")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class BenchConfig:
-    what: Literal["data", "models", "train", "all"] = "all"
+    what: Literal["data", "models", "train", "features", "fewshot", "all"] = "all"
     data: str | None = None  # a folder of JPEGs; made up where none is given
     rounds: int = 5  # every figure is taken this often, all of them in turn
     pictures: int = 256  # JPEGs decoded for a figure
@@ -23,13 +28,18 @@ class BenchConfig:
     train: tuple[str, ...] = ("vit-ti/16@224x32", "vit-b/16@224x16", "vit-ti/4@32x128")  # model, pixels, batch
     train_images: int = 64  # pictures for a figure of training, in whole steps and two at least
     compiled: bool = False  # measure our loop compiled as well
+    features: str = "vit-b/16@224x32"
+    features_images: int = 64
+    probe_classes: int = 1000
+    probe_width: int = 1024  # features of a picture
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("what", self.what, ("data", "models", "train", "all"))
-        for name in ("rounds", "pictures", "copies", "large", "batch", "batches", "images", "train_images"):
+        one_of("what", self.what, PARTS)
+        for name in COUNTS:
             at_least(name, getattr(self, name), 1)
-        for case in self.train:
+        at_least("probe_classes", self.probe_classes, 2)
+        for case in (*self.train, self.features):
             TrainCase.parsed(case)
 
 

@@ -49,6 +49,7 @@ class FeatureFile:
         self.path = Path(path)
         with opened(self.path) as file:
             self.origin = origin_of(file, self.path)
+            self.created_by = str(file.attrs.get("created_by", ""))
             self.splits = {
                 name: tuple(group["features"].shape) for name, group in file.items() if isinstance(group, h5py.Group)
             }
@@ -70,6 +71,14 @@ class FeatureFile:
                 return file[split][name][:]
             except (OSError, KeyError) as error:
                 raise DataError(f"{self.path}: damaged ({' '.join(str(error).split())[:120]})") from error
+
+
+def is_feature_file(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except OSError:
+        return False
 
 
 def opened(path: Path) -> h5py.File:

@@ -7,11 +7,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from vitctl.probing.ridge import Decomposed, Floats
+from vitctl.probing.ridge import Decomposed, Floats, Ints
 
 L2 = 2.0**10  # big_vision configs/common_fewshot.py
 BIAS = 100.0  # a column of it: nearly free of the penalty
 SMALLEST = 1e-5  # added to every deviation
+SPARED = 1000  # examples that are left out in turn to choose a strength, evenly from the classes
 STRENGTHS = tuple(2.0**power for power in range(-10, 20))  # the older evaluator's (scenic fewshot_utils.py)
 
 
@@ -63,6 +64,15 @@ def best_on(X: Floats, y: Any, tests: Floats, truth: Any, strengths: tuple[float
     return LeastSquares(strengths[int(np.argmax(right))]).fit(X, y)
 
 
+def evenly(numbers: Ints, count: int) -> Ints:
+    """Rows of so many examples: the first of every class, then the second of every class, and so on."""
+    by_class = np.argsort(numbers, kind="stable")
+    starts = np.cumsum(np.bincount(numbers)) - np.bincount(numbers)
+    place = np.empty(len(numbers), np.int64)  # within its class
+    place[by_class] = np.arange(len(numbers)) - starts[numbers[by_class]]
+    return np.argsort(place, kind="stable")[:count]
+
+
 class LeastSquaresGrid(LeastSquares):
     """The strength under which most shots are known by a fit to the others; of one a class, none can be spared."""
 
@@ -74,10 +84,11 @@ class LeastSquaresGrid(LeastSquares):
         if np.bincount(numbers).min() < 2:
             return self.l2
         best, chosen = (-1.0, -np.inf), self.l2
+        rows = evenly(numbers, SPARED)
         for l2 in self.strengths:
-            guesses = found.left_out(l2)
-            right = float((guesses.argmax(1) == numbers).mean())
-            score = (right, -float(np.square(guesses - found.y).mean()))
+            guesses = found.left_out(l2, rows)
+            right = float((guesses.argmax(1) == numbers[rows]).mean())
+            score = (right, -float(np.square(guesses - found.y[rows]).mean()))
             if score > best:
                 best, chosen = score, l2
         return chosen

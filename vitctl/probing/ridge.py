@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,14 @@ class Decomposed:
         left = self.rotated if self.is_dual else self.vectors
         return (left / (self.values + l2)) @ self.turned
 
-    def left_out(self, l2: float) -> Floats:
-        """For each example what is predicted by a fit to all the others: [N, K], without fitting again."""
+    def left_out(self, l2: float, rows: Ints) -> Floats:
+        """For each of these examples what a fit to all but it predicts: [R, K], without fitting again."""
+        y = self.y[rows]
         if self.is_dual:
-            kept = self.vectors / (self.values + l2)  # (XX' + l2 I)^-1 = kept @ Q'
-            return self.y - (kept @ self.turned) / np.einsum("ij,ij->i", kept, self.vectors)[:, None]  # type: ignore[no-any-return]
-        scaled = self.rotated / (self.values + l2)
-        leverage = np.einsum("ij,ij->i", scaled, self.rotated)[:, None]
-        return self.y - (self.y - scaled @ self.turned) / np.maximum(1 - leverage, 1e-12)  # type: ignore[no-any-return]
+            vectors = self.vectors[rows]
+            kept = vectors / (self.values + l2)  # (XX' + l2 I)^-1 = kept @ Q'
+            return y - (kept @ self.turned) / np.einsum("ij,ij->i", kept, vectors)[:, None]  # type: ignore[no-any-return]
+        rotated = self.rotated[rows]
+        scaled = rotated / (self.values + l2)
+        leverage = np.einsum("ij,ij->i", scaled, rotated)[:, None]
+        return y - (y - scaled @ self.turned) / np.maximum(1 - leverage, 1e-12)  # type: ignore[no-any-return]

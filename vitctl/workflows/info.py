@@ -9,6 +9,7 @@ import numpy as np
 
 from vitctl.errors import DataError
 from vitctl.io import run_directory
+from vitctl.io.feature_file import FeatureFile, is_feature_file
 from vitctl.io.patch_file import PatchFile, Split, is_hdf5, picture_digest
 from vitctl.reporting import Reporter, Silent, counted
 
@@ -91,7 +92,27 @@ class WeightsInfo:
     digest: str
 
 
-Info = PatchFileInfo | RunInfo | WeightsInfo
+@dataclass(frozen=True)
+class FeatureFileInfo:
+    path: str
+    kind: str
+    model: str
+    weights_digest: str
+    data_digest: str
+    res: list[int]
+    layers: int
+    pool: str
+    dtype: str
+    precision: str
+    splits: dict[str, list[int]]  # the shape of its features
+    classes: int
+    class_names: list[str]
+    bytes: int
+    created_by: str
+    verified: bool | None = None
+
+
+Info = PatchFileInfo | RunInfo | WeightsInfo | FeatureFileInfo
 
 
 def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool = False) -> Info:
@@ -101,6 +122,8 @@ def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool
         return describe_run(path)
     if path.is_dir() or not (is_named_patches(path) or (path.is_file() and is_hdf5(path))):
         return describe_weights(text)
+    if is_feature_file(path):
+        return describe_features(FeatureFile(path), verify)
     file = PatchFile(path)
     if verify:
         verify_patch_file(file, reporter or Silent())
@@ -154,6 +177,37 @@ def describe_weights(reference: str) -> WeightsInfo:
         bytes=sum(tensor.nbytes for tensor in (*weights.tensors.values(), *weights.extra.values())),
         digest=weights.stated or weights.digest(),
     )
+
+
+def describe_features(file: FeatureFile, verify: bool) -> FeatureFileInfo:
+    origin = file.origin
+    if verify:
+        check_finite(file)
+    return FeatureFileInfo(
+        path=str(file.path),
+        kind="features",
+        model=origin.model,
+        weights_digest=origin.weights_digest,
+        data_digest=origin.data_digest,
+        res=[origin.height, origin.width],
+        layers=origin.layers,
+        pool=origin.pool,
+        dtype=origin.dtype,
+        precision=origin.precision,
+        splits={name: list(shape) for name, shape in file.splits.items()},
+        classes=len(origin.class_names),
+        class_names=list(origin.class_names),
+        bytes=file.path.stat().st_size,
+        created_by=file.created_by,
+        verified=True if verify else None,
+    )
+
+
+def check_finite(file: FeatureFile) -> None:
+    for name in file.splits:
+        rows = np.flatnonzero(~np.isfinite(file.features(name)).reshape(len(file.labels(name)), -1).all(1))
+        if len(rows):
+            raise DataError(f"{file.path}: {counted(len(rows), 'picture')} of {name} with features that are not finite")
 
 
 def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchFileInfo:

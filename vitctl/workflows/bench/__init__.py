@@ -11,12 +11,21 @@ from vitctl.io.run_directory import create_run, library_versions
 from vitctl.machine import cores, keep_freed_memory
 from vitctl.reporting import Reporter, Silent
 from vitctl.workflows.bench.data import bench_data
+from vitctl.workflows.bench.features import bench_features
+from vitctl.workflows.bench.fewshot import bench_fewshot
 from vitctl.workflows.bench.measure import Figure, Part, Ratio
 from vitctl.workflows.bench.models import bench_models
 from vitctl.workflows.bench.train import bench_train
 from vitctl.workflows.doctor import examine
 
-PARTS = {"data": bench_data, "models": bench_models, "train": bench_train}
+PARTS = {
+    "data": bench_data,
+    "models": bench_models,
+    "train": bench_train,
+    "features": bench_features,
+    "fewshot": bench_fewshot,
+}
+NEEDS = {"fewshot": "features"}  # what is measured with it
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ def bench(
     keep_freed_memory()
     found = Part()
     for name, measure in PARTS.items():
-        if config.what in (name, "all"):
+        if config.what in (name, "all") or NEEDS.get(config.what) == name:
             found += measure(config, reporter or Silent())
     result = BenchResult(
         machine=machine(),

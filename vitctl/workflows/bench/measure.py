@@ -58,7 +58,7 @@ def in_turn(
         for _ in range(rounds):
             for name, (_, measure) in measurements.items():
                 values[name].append(measure())
-                bar.advance(1, now=name)
+                bar.advance(1, now=name, value=values[name][-1])
     return values
 
 

@@ -50,7 +50,7 @@ class Trial:
 
     @property
     def spec(self) -> ModelSpec:
-        return model_spec(self.case.model, height=self.case.res, width=self.case.res, classes=CLASSES)
+        return spec_of(self.case)
 
     @property
     def steps(self) -> int:
@@ -58,6 +58,10 @@ class Trial:
 
     def rate(self, seconds: float) -> float:
         return self.case.batch * self.steps / seconds
+
+
+def spec_of(case: TrainCase) -> ModelSpec:
+    return model_spec(case.model, height=case.res, width=case.res, classes=CLASSES)
 
 
 def bench_train(config: BenchConfig, reporter: Reporter) -> Part:
@@ -161,20 +165,33 @@ def timm_loop(trial: Trial, way: Named) -> Measurement:
 
 
 def timm_parts(trial: Trial) -> tuple[nn.Module, Any, Iterator[Any]]:
-    from timm.data.loader import create_loader
-    from timm.models.vision_transformer import VisionTransformer
     from timm.optim import create_optimizer_v2
+
+    model = timm_model(trial.case, trial.device)
+    loader = timm_loader(trial.case, trial.pictures, trial.device, train=True)
+    endless = itertools.chain.from_iterable(itertools.repeat(loader))
+    return model.train(), create_optimizer_v2(model, "adamw", LR, DECAY), endless
+
+
+def timm_model(case: TrainCase, device: torch.device) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    spec = spec_of(case)
+    model: nn.Module = VisionTransformer(
+        spec.height, spec.patch, num_classes=CLASSES, embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads
+    )
+    return model.to(device)
+
+
+def timm_loader(case: TrainCase, pictures: Path, device: torch.device, train: bool) -> Any:
+    from timm.data.loader import create_loader
     from torchvision.datasets import ImageFolder
 
-    spec, device = trial.spec, trial.device
-    model = VisionTransformer(
-        spec.height, spec.patch, num_classes=CLASSES, embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads
-    ).to(device)
-    loader = create_loader(
-        ImageFolder(str(trial.pictures)),
-        (3, spec.height, spec.width),
-        trial.case.batch,
-        is_training=True,
+    return create_loader(
+        ImageFolder(str(pictures)),
+        (3, case.res, case.res),
+        case.batch,
+        is_training=train,
         use_prefetcher=device.type == "cuda",
         num_workers=cores(),
         mean=HALF[0],
@@ -183,8 +200,6 @@ def timm_parts(trial: Trial) -> tuple[nn.Module, Any, Iterator[Any]]:
         scale=(0.05, 1.0),
         device=device,
     )
-    endless = itertools.chain.from_iterable(itertools.repeat(loader))
-    return model.train(), create_optimizer_v2(model, "adamw", LR, DECAY), endless
 
 
 def timm_step(model: nn.Module, optimiser: Any, way: Named, device: torch.device) -> Callable[[Any, Any], None]:

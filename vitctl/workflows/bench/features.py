@@ -1,0 +1,78 @@
+"""`vitctl bench features`: frozen features by our extractor, against a plain loop of timm's loader and model."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitctl.config.bench import BenchConfig, TrainCase
+from vitctl.config.features import FeaturesConfig
+from vitctl.io.patch_file import PatchFile
+from vitctl.reporting import Reporter, Silent
+from vitctl.training.precision import Named, chosen
+from vitctl.workflows.bench.measure import Measurement, Part, figure, in_turn, ratio
+from vitctl.workflows.bench.train import made_pictures, timm_loader, timm_model
+from vitctl.workflows.features import extracted, extractor_of
+
+OURS, PEER = "vitctl features", "timm's loader and model"
+
+
+def bench_features(config: BenchConfig, reporter: Reporter) -> Part:
+    case = TrainCase.parsed(config.features)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ways: list[Named] = ["float32", "bf16"] if chosen("auto", device) == "bf16" else ["float32"]
+    with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as name:
+        folder = Path(name)
+        pictures = made_pictures(replace(config, pictures=min(config.pictures, config.features_images)), case, folder)
+        measurements: dict[str, tuple[str, Measurement]] = {}
+        for way in ways:
+            measurements[f"{case} {OURS}, {way}"] = ("img/s", ours(case, pictures.with_name("many.h5"), way))
+            measurements[f"{case} {PEER}, {way}"] = ("img/s", peer(case, pictures, way, device))
+        values = in_turn(measurements, config.rounds, reporter)
+    figures = [figure(each, unit, values[each]) for each, (unit, _) in measurements.items()]
+    fastest, plain = f"{case} {OURS}, {ways[-1]}", f"{case} {PEER}, float32"
+    pairs = [(f"{case} {OURS}, {way}", f"{case} {PEER}, {way}") for way in ways]
+    return Part(figures, [ratio(values, *pair) for pair in dict.fromkeys([(fastest, plain), *pairs])])
+
+
+def ours(case: TrainCase, path: Path, way: Named) -> Measurement:
+    """The command's own way, from a patch file to a feature file, with the model at hand."""
+    wanted = FeaturesConfig(f"random:{case.model}", str(path), batch=case.batch, precision=way)
+    data = PatchFile(path)
+    extractor = extractor_of(wanted, data, Silent())
+    extract = extractor.extract()
+    rows = sum(split.rows for split in data.splits.values())
+
+    def measure() -> float:
+        out = path.with_name("features.h5")
+        _, seconds = extracted(replace(extractor, extract=lambda: extract), data, wanted, Silent(), out)
+        out.unlink()
+        return rows / seconds
+
+    return measure
+
+
+def peer(case: TrainCase, pictures: Path, way: Named, device: torch.device) -> Measurement:
+    model = timm_model(case, device).eval()
+    loader = timm_loader(case, pictures, device, train=False)
+
+    def measure() -> float:
+        started = time.perf_counter()
+        rows = sum(map(len, plain_loop(model, loader, way, device)))
+        return rows / (time.perf_counter() - started)
+
+    return measure
+
+
+@torch.inference_mode()
+def plain_loop(model: nn.Module, loader: Any, way: Named, device: torch.device) -> Iterator[Any]:
+    layers: Any = model
+    for images, _ in loader:
+        with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
+            found = layers.forward_head(layers.forward_features(images.to(device)), pre_logits=True)
+        yield found.float().cpu().numpy()
