@@ -40,7 +40,7 @@ def test_weights_solve_the_normal_equations(rows: int, width: int, l2: float) ->
 def test_what_is_left_out_is_predicted_by_a_fit_to_the_others(rows: int, width: int, l2: float) -> None:
     x, labels = examples(rows, width, 3)
     y = 2.0 * np.eye(3)[labels] - 1
-    found = Decomposed.of(x, y).left_out(l2, np.arange(rows))
+    found = Decomposed.of(x, labels).left_out(np.arange(rows)).gaps(l2) + y
     for row in range(rows):
         others = np.arange(rows) != row
         weights = np.linalg.solve(x[others].T @ x[others] + l2 * np.eye(width), x[others].T @ y[others])
@@ -51,9 +51,10 @@ def test_the_grid_takes_the_strength_that_knows_most_and_the_default_for_one_sho
     x, labels = examples(60, 200, 5)
     x = np.concatenate([x, 30 * np.random.default_rng(1).normal(size=x.shape)], 1)  # as much noise again
     grid = LeastSquaresGrid().fit(x, labels)
-    y = 2.0 * np.eye(5)[labels] - 1
-    found = Decomposed.of(grid.prepared(x), y)
-    right = {l2: (found.left_out(l2, np.arange(60)).argmax(1) == labels).mean() for l2 in grid.strengths}
+    spared = Decomposed.of(grid.prepared(x), labels).left_out(np.arange(60))
+    guesses = {l2: spared.gaps(l2) + 2 * np.eye(5)[labels] for l2 in grid.strengths}
+    right = {l2: (found.argmax(1) == labels).mean() for l2, found in guesses.items()}
+    assert spared.judged(1.0) == pytest.approx((right[1.0], np.square(spared.gaps(1.0)).mean()))
     assert right[grid.l2_] == max(right.values())
     assert LeastSquaresGrid().fit(x[:5], labels[:5]).l2_ == 1024.0
 

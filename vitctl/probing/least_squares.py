@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from vitctl.probing.labels import numbered
 from vitctl.probing.ridge import Decomposed, Floats, Ints
 
 L2 = 2.0**10  # big_vision configs/common_fewshot.py
 BIAS = 100.0  # a column of it: nearly free of the penalty
 SMALLEST = 1e-5  # added to every deviation
-SPARED = 1000  # examples that are left out in turn to choose a strength, evenly from the classes
+SPARED = 500  # examples that are left out in turn to choose a strength, evenly from the classes
 STRENGTHS = tuple(2.0**power for power in range(-10, 20))  # the older evaluator's (scenic fewshot_utils.py)
 
 
@@ -24,11 +24,10 @@ class LeastSquares(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> "LeastSquares":
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
-        check_classification_targets(y)
-        self.classes_, numbers = np.unique(y, return_inverse=True)
+        self.classes_, numbers = numbered(y)
         X = X.astype(np.float64)
         self.mean_, self.scale_ = X.mean(0), X.std(0) + SMALLEST
-        found = Decomposed.of(self.prepared(X), 2.0 * np.eye(len(self.classes_))[numbers] - 1.0)
+        found = Decomposed.of(self.prepared(X), numbers)
         self.l2_ = self.strength(found, numbers)
         self.weights_ = found.weights(self.l2_)  # [D + 1, K]
         return self
@@ -58,7 +57,7 @@ class LeastSquares(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def best_on(X: Floats, y: Any, tests: Floats, truth: Any, strengths: tuple[float, ...] = STRENGTHS) -> LeastSquares:
     """The strength that knows most of the very pictures it is judged on: an upper bound, not a measurement."""
     probe = LeastSquares().fit(X, y)
-    found = Decomposed.of(probe.prepared(X), 2.0 * (y[:, None] == probe.classes_) - 1.0)
+    found = Decomposed.of(probe.prepared(X), numbered(y)[1])
     judged = probe.prepared(tests)
     right = [float((probe.classes_[(judged @ found.weights(l2)).argmax(1)] == truth).mean()) for l2 in strengths]
     return LeastSquares(strengths[int(np.argmax(right))]).fit(X, y)
@@ -84,11 +83,9 @@ class LeastSquaresGrid(LeastSquares):
         if np.bincount(numbers).min() < 2:
             return self.l2
         best, chosen = (-1.0, -np.inf), self.l2
-        rows = evenly(numbers, SPARED)
+        spared = found.left_out(evenly(numbers, SPARED), np.float32)
         for l2 in self.strengths:
-            guesses = found.left_out(l2, rows)
-            right = float((guesses.argmax(1) == numbers[rows]).mean())
-            score = (right, -float(np.square(guesses - found.y[rows]).mean()))
-            if score > best:
-                best, chosen = score, l2
+            right, square = spared.judged(l2)
+            if (right, -square) > best:
+                best, chosen = (right, -square), l2
         return chosen

@@ -6,8 +6,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from vitctl.probing.labels import numbered
 
 FOLDS = 3
 PATH = tuple(10.0**power for power in (-4, -3, -2, -1, 0, 1))
@@ -23,8 +24,7 @@ class Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> "Logistic":
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
-        check_classification_targets(y)
-        self.classes_, numbers = np.unique(y, return_inverse=True)
+        self.classes_, numbers = numbered(y)
         if len(self.classes_) < 2:
             raise ValueError("all examples are of one class; two are wanted at least")
         self.mean_, self.scale_ = X.mean(0), X.std(0) + SMALLEST

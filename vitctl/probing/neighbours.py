@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from vitctl.probing.labels import numbered
 from vitctl.probing.ridge import Floats
 
 AT_ONCE = 1024  # rows whose similarities are held
@@ -17,8 +17,7 @@ class Comparing(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> "Comparing":
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
-        check_classification_targets(y)
-        self.classes_, self.numbers_ = np.unique(y, return_inverse=True)
+        self.classes_, self.numbers_ = numbered(y)
         self.mean_ = X.mean(0)
         self.keep(unit(X - self.mean_))
         return self

@@ -1,7 +1,8 @@
-"""Regularised least squares of every strength from one decomposition.
+"""Regularised least squares to -1 and 1, of every strength from one decomposition.
 
 W = (X'X + l2 I)^-1 X'Y, and as X'X = Q diag(e) Q' a new strength costs one product. With fewer examples than features
-the same is written with XX', which is smaller.
+the same is written with XX', which is smaller. Y is 1 for an example's class and -1 elsewhere, so that Y is never made:
+products with it are sums over classes.
 """
 
 from dataclasses import dataclass
@@ -17,14 +18,14 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 @dataclass(frozen=True)
 class Decomposed:
     x: Floats  # [N, D]
-    y: Floats  # [N, K]
+    numbers: Ints  # [N], the classes; each of 0..K-1 occurs
     values: Floats  # [min(N, D)], what l2 is added to
     vectors: Floats  # Q
 
     @classmethod
-    def of(cls, x: Floats, y: Floats) -> "Decomposed":
+    def of(cls, x: Floats, numbers: Ints) -> "Decomposed":
         values, vectors = np.linalg.eigh(x @ x.T if len(x) < x.shape[1] else x.T @ x)
-        return cls(x, y, np.maximum(values, 0), vectors)
+        return cls(x, numbers, np.maximum(values, 0), vectors)
 
     @property
     def is_dual(self) -> bool:
@@ -33,26 +34,53 @@ class Decomposed:
     @cached_property
     def turned(self) -> Floats:
         """Q'Y, or Q'X'Y."""
-        return self.vectors.T @ (self.y if self.is_dual else self.x.T @ self.y)
-
-    @cached_property
-    def rotated(self) -> Floats:
-        """X'Q where there are fewer examples than features; XQ otherwise."""
-        return (self.x.T if self.is_dual else self.x) @ self.vectors
+        if self.is_dual:
+            return times_targets(self.vectors, self.numbers)
+        return self.vectors.T @ times_targets(self.x, self.numbers)
 
     def weights(self, l2: float) -> Floats:
         """W, [D, K]."""
-        left = self.rotated if self.is_dual else self.vectors
+        left = self.x.T @ self.vectors if self.is_dual else self.vectors
         return (left / (self.values + l2)) @ self.turned
 
-    def left_out(self, l2: float, rows: Ints) -> Floats:
-        """For each of these examples what a fit to all but it predicts: [R, K], without fitting again."""
-        y = self.y[rows]
-        if self.is_dual:
-            vectors = self.vectors[rows]
-            kept = vectors / (self.values + l2)  # (XX' + l2 I)^-1 = kept @ Q'
-            return y - (kept @ self.turned) / np.einsum("ij,ij->i", kept, vectors)[:, None]  # type: ignore[no-any-return]
-        rotated = self.rotated[rows]
-        scaled = rotated / (self.values + l2)
-        leverage = np.einsum("ij,ij->i", scaled, rotated)[:, None]
-        return y - (y - scaled @ self.turned) / np.maximum(1 - leverage, 1e-12)  # type: ignore[no-any-return]
+    def left_out(self, rows: Ints, dtype: type = np.float64) -> "LeftOut":
+        own = self.vectors[rows] if self.is_dual else self.x[rows] @ self.vectors
+        return LeftOut(own, self.turned.astype(dtype), self.values, self.numbers[rows], self.is_dual)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a fit to all other examples predicts for each of some, without fitting again."""
+
+    own: Floats  # [R, min(N, D)], their rows of Q, or of XQ
+    turned: Floats
+    values: Floats
+    numbers: Ints  # [R]
+    is_dual: bool
+
+    def gaps(self, l2: float) -> Floats:
+        """Predicted less wanted, [R, K]."""
+        scaled = self.own / (self.values + l2)
+        found = scaled.astype(self.turned.dtype) @ self.turned
+        shares = np.einsum("ij,ij->i", scaled, self.own)[:, None]
+        if self.is_dual:  # (XX' + l2 I)^-1 = scaled @ Q'
+            return found / -shares.astype(found.dtype)  # type: ignore[no-any-return]
+        found += 1  # 1 is wanted for an example's class, -1 elsewhere
+        found[np.arange(len(found)), self.numbers] -= 2
+        found /= np.maximum(1 - shares, 1e-12).astype(found.dtype)
+        return found
+
+    def judged(self, l2: float) -> tuple[float, float]:
+        """The share of those that are known, and the mean square of the gaps."""
+        gaps = self.gaps(l2)
+        square = float(np.vdot(gaps, gaps)) / gaps.size
+        gaps[np.arange(len(gaps)), self.numbers] += 2  # the predictions, but for 1 everywhere
+        return float((gaps.argmax(1) == self.numbers).mean()), square
+
+
+def times_targets(values: Floats, numbers: Ints) -> Floats:
+    """values' Y: [N, M] -> [M, K]."""
+    order = np.argsort(numbers, kind="stable")
+    counts = np.bincount(numbers)
+    sums = np.add.reduceat(values[order], np.cumsum(counts) - counts, axis=0)  # [K, M]
+    return 2.0 * sums.T - sums.sum(0)[:, None]  # type: ignore[no-any-return]

@@ -25,7 +25,7 @@ from vitctl.models.adapt import adapted
 from vitctl.models.create import create_model, named_tensors
 from vitctl.probing.frozen import check_layers, of_layers, pre_logits
 from vitctl.reporting import Progress, Reporter, Silent
-from vitctl.training.precision import autocast, chosen
+from vitctl.training.precision import autocast, chosen, quick_attention
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.choose import cache_folder, choose_data
 from vitctl.workflows.load import choose_weights, load_model
@@ -183,6 +183,7 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) ->
         model = load_model(weights, allow_missing=config.allow_missing).to(device)
         if pool != "auto":
             check_layers(model, config.layers, pool, spec.name)
+        quick_attention(model, precision, device)
         normalise = Normaliser(spec, weights.about)
 
         def extract(pixels: torch.Tensor) -> torch.Tensor:
