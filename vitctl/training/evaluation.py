@@ -15,11 +15,24 @@ from vitctl.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What is kept of an evaluation while a model is trained."""
+
+    values: dict[str, float]  # for the log
+    told: str
+    goodness: float  # the weights with most of it are the best
+
+
+@dataclass(frozen=True)
 class Score:
     pictures: int
     loss: float  # cross-entropy, in nats
     top1: float
     top5: float
+
+    def judgement(self) -> Judgement:
+        values = {"val_loss": self.loss, "val_top1": self.top1, "val_top5": self.top5}
+        return Judgement(values, f"val top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}", self.top1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vitctl.config.train import ScheduleConfig
 from vitctl.errors import RunError
 from vitctl.randomness import scramble_int, stream
 from vitctl.reporting import Progress
-from vitctl.training.objective import Examples, Objective
+from vitctl.training.objective import Batchlike, Objective
 from vitctl.training.optimisers import clip, set_lr
 from vitctl.training.precision import Named, autocast
 from vitctl.training.ranks import Ranks
@@ -58,7 +58,7 @@ def train(
     called: nn.Module,
     plan: Plan,
     objective: Objective,
-    feed: Callable[[int], Iterator[Examples]],
+    feed: Callable[[int], Iterator[Batchlike]],
     keeper: Keeper,
     ranks: Ranks,
     stop: Stop,
@@ -99,7 +99,7 @@ def due(step: int, every: int, steps: int) -> bool:
 
 
 def gradients(
-    called: nn.Module, plan: Plan, objective: Objective, examples: Examples, step: int, ranks: Ranks
+    called: nn.Module, plan: Plan, objective: Objective, examples: Batchlike, step: int, ranks: Ranks
 ) -> tuple[float, float]:
     """Of the mean loss over this rank's share, added up micro-batch by micro-batch."""
     starts = range(0, len(examples), plan.micro_batch)

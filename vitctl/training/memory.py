@@ -7,7 +7,7 @@ from torch import nn
 
 from vitctl.errors import RunError
 from vitctl.machine import memory_bytes
-from vitctl.training.objective import Examples, Objective
+from vitctl.training.objective import Batchlike, Objective
 from vitctl.training.precision import Named, autocast
 from vitctl.training.state import State
 
@@ -19,7 +19,7 @@ USEFUL = 16_384  # tokens at once on a CPU: beyond that, memory is used and no t
 def fitting(
     model: nn.Module,
     objective: Objective,
-    examples: Examples,
+    examples: Batchlike,
     precision: Named,
     device: torch.device,
     tokens: int,
@@ -36,7 +36,7 @@ def fitting(
     return max(even or divisors)
 
 
-def saved_bytes(model: nn.Module, objective: Objective, few: Examples, precision: Named, device: torch.device) -> int:
+def saved_bytes(model: nn.Module, objective: Objective, few: Batchlike, precision: Named, device: torch.device) -> int:
     """What pictures leave behind for the backward pass; weights, which are there anyway, do not count."""
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     seen: dict[int, int] = {}

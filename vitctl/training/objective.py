@@ -1,36 +1,48 @@
 """What a model is asked for, and what of its answers is counted."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
+class Batchlike(Protocol):
+    """A rank's share of a batch, whatever it is made of."""
+
+    @property
+    def first(self) -> int:
+        """The place of the first of them in the global batch."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, begin: int, end: int) -> Self: ...
+
+
 @dataclass(frozen=True)
 class Examples:
-    """A rank's share of a batch."""
-
     pixels: torch.Tensor  # uint8, [B, ...]
     targets: torch.Tensor  # [B], or [B, K] where labels are mixed or smoothed
     labels: torch.Tensor  # int64 [B]
-    first: int  # the place of the first of them in the global batch
+    first: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, begin: int, end: int) -> "Examples":
+    def part(self, begin: int, end: int) -> Self:
         own = slice(begin, end)
-        return Examples(self.pixels[own], self.targets[own], self.labels[own], self.first + begin)
+        return replace(
+            self, pixels=self.pixels[own], targets=self.targets[own], labels=self.labels[own], first=self.first + begin
+        )
 
 
 Normalise = Callable[[torch.Tensor], torch.Tensor]  # bytes to what a model takes
 
 
 class Objective(Protocol):
-    def __call__(self, model: nn.Module, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, model: nn.Module, examples: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean loss, and how many were right."""
 
 

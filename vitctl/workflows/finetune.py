@@ -1,6 +1,5 @@
 """`vitctl finetune`: transfer to another data set, and to another resolution, with a new head of zeros."""
 
-import dataclasses
 import shutil
 import time
 from dataclasses import replace
@@ -19,9 +18,11 @@ from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
 from vitctl.workflows.load import choose_weights
 from vitctl.workflows.train.conclude import TrainResult, conclude, concluded
-from vitctl.workflows.train.fit import Fit, Place, place_of
+from vitctl.workflows.train.fit import Fit
 from vitctl.workflows.train.parts import held_out, limited
+from vitctl.workflows.train.place import Place, place_of
 from vitctl.workflows.train.start import Data, Request, Ways, device_of, start, to_resume
+from vitctl.workflows.train.task import labelled
 
 DEV = ((10_000, 0.10), (100_000, 0.02), (float("inf"), 0.01))  # of a set up to this size, as in the paper
 
@@ -54,7 +55,7 @@ def finetune(
             if tried:
                 config = with_lr(config, max(tried, key=lambda lr: (tried[lr], -lr)))
                 reporter.note(f"lr {config.optim.lr:g} was best on the held out part; now on all {train.rows:,}")
-            fitted = Fit(config, begun, place, started.run).to_the_end()
+            fitted = Fit(config, labelled(config, begun, place), place, started.run).to_the_end()
         named = {f"{lr:g}": score for lr, score in tried.items()}
         done = replace(started, config=config)
         return conclude(done, place, begun.spec, fitted, time.perf_counter() - began, named)
@@ -111,11 +112,12 @@ def trials(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory 
 
 def trial(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory) -> float:
     if not run.result:
-        fitted = Fit(config, begun, place, run).to_the_end()
+        fitted = Fit(config, labelled(config, begun, place), place, run).to_the_end()
         place.ranks.meet()
         if place.ranks.first:
-            assert fitted.val is not None
-            run.finish({"lr": config.optim.lr} | dataclasses.asdict(fitted.val))
+            run.finish(
+                {"lr": config.optim.lr} | {name.removeprefix("val_"): value for name, value in fitted.val.items()}
+            )
             shutil.rmtree(run.checkpoints, ignore_errors=True)
             for path in (run.weights, run.best):
                 path.unlink(missing_ok=True)

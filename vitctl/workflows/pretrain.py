@@ -13,9 +13,11 @@ from vitctl.reporting import Reporter, Silent
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
 from vitctl.workflows.train.conclude import TrainResult, conclude, concluded
-from vitctl.workflows.train.fit import Fit, place_of
+from vitctl.workflows.train.fit import Fit
 from vitctl.workflows.train.parts import limited
+from vitctl.workflows.train.place import place_of
 from vitctl.workflows.train.start import Data, Request, Ways, device_of, start
+from vitctl.workflows.train.task import labelled
 
 
 def pretrain(
@@ -35,7 +37,7 @@ def pretrain(
         begun = fresh(config, data)
         with Stop() as stop:
             place = place_of(config, train, data.val, ranks, device, reporter, stop)
-            fitted = Fit(config, begun, place, started.run).to_the_end()
+            fitted = Fit(config, labelled(config, begun, place), place, started.run).to_the_end()
         return conclude(started, place, begun.spec, fitted, time.perf_counter() - began)
 
 

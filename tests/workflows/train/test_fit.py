@@ -20,7 +20,9 @@ from vitctl.reporting import Silent
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.workflows.patchify import patchify
-from vitctl.workflows.train.fit import Fit, Place
+from vitctl.workflows.train.fit import Fit
+from vitctl.workflows.train.place import Place
+from vitctl.workflows.train.task import labelled
 
 STEPS = 12
 EVERYTHING = TrainConfig(
@@ -80,7 +82,7 @@ def fit(
     place = Place(
         file.split("train"), file.split("val"), Ranks(), torch.device("cpu"), precision, Silent(), stop or Stop()
     )
-    return Fit(config, weights or begun(), place, run)
+    return Fit(config, labelled(config, weights or begun(), place), place, run)
 
 
 def files(folder: Path) -> dict[str, bytes]:

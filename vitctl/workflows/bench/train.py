@@ -31,7 +31,9 @@ from vitctl.workflows.bench.data import given_jpegs
 from vitctl.workflows.bench.measure import Figure, Measurement, Part, figure, in_turn, ratio
 from vitctl.workflows.bench.pictures import multiply, write_jpegs
 from vitctl.workflows.patchify import patchify
-from vitctl.workflows.train.fit import Fit, Place
+from vitctl.workflows.train.fit import Fit
+from vitctl.workflows.train.place import Place
+from vitctl.workflows.train.task import labelled
 
 OURS, PEER, PRODUCT = "our loop", "timm's loop", "matrix product"
 LR, DECAY = 1e-3, 0.05
@@ -125,7 +127,7 @@ def our_loop(trial: Trial, way: Named, compiled: bool) -> Measurement:
             about = About("vitctl", "", *HALF)
             begun = Weights(model.spec, named_tensors(model), about)  # type: ignore[arg-type]
             place = Place(file.split("train"), None, Ranks(), trial.device, way, Silent(), Stop())
-            fits.append(Fit(settings, begun, place, None))
+            fits.append(Fit(settings, labelled(settings, begun, place), place, None))
         fit = fits[0]
         run_to(fit, fit.state.step + WARM_UP)
         return trial.rate(timed(lambda: run_to(fit, fit.state.step + trial.steps), trial.device))

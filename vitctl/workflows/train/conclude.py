@@ -9,7 +9,8 @@ from vitctl.io.run_directory import RunDirectory
 from vitctl.models.count import BACKWARD, count
 from vitctl.reporting import Reporter
 from vitctl.training.ceiling import ceiling
-from vitctl.workflows.train.fit import Fitted, Place
+from vitctl.workflows.train.fit import Fitted
+from vitctl.workflows.train.place import Place
 from vitctl.workflows.train.start import Started
 
 
@@ -76,9 +77,9 @@ def conclude(
         seed=config.seed,
         lr=config.optim.lr,
         loss=fitted.loss,
-        top1=val.top1 if val else None,
-        top5=val.top5 if val else None,
-        val_loss=val.loss if val else None,
+        top1=val.get("val_top1"),
+        top5=val.get("val_top5"),
+        val_loss=val.get("val_loss"),
         best_top1=fitted.best,
         best_step=fitted.best_step,
         tried=tried or {},

@@ -10,49 +10,30 @@ from torch import nn
 from vitctl.config.train import TrainConfig
 from vitctl.errors import DataError, Interrupted, NoSpace, is_no_space
 from vitctl.io.checkpoint import checkpoints, read_checkpoint
-from vitctl.io.patch_file import Split
 from vitctl.io.run_directory import RunDirectory
-from vitctl.io.weights import Weights, save_weights
-from vitctl.models.count import BACKWARD, count
-from vitctl.models.create import build, fill
-from vitctl.reporting import Progress, Reporter, counted
+from vitctl.io.weights import save_weights
+from vitctl.models.count import BACKWARD
+from vitctl.reporting import Progress
 from vitctl.training import compiler, memory
-from vitctl.training.evaluation import Score, evaluate, using
 from vitctl.training.loop import Plan, train
-from vitctl.training.objective import Supervised
 from vitctl.training.optimisers import make_optimiser
-from vitctl.training.precision import Named, chosen, quick_attention
-from vitctl.training.ranks import Ranks, shared_out
+from vitctl.training.ranks import shared_out
 from vitctl.training.state import State, averaged
-from vitctl.training.stop import Stop
-from vitctl.workflows.train.feed import Feed, Normaliser, exams
+from vitctl.workflows.train.place import Place, total_steps
 from vitctl.workflows.train.records import Records
+from vitctl.workflows.train.task import Task
 
 COMPILE_FROM = 50_000  # pictures on a GPU: below that, compiling takes longer than it saves
 COMPILE_FROM_FLOPS = 3e14  # on a CPU, of a whole run: ten minutes of two cores, of which a sixth is saved
 MOST_LOGGED = 50  # steps between two lines of the log
-BEHIND = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.")  # the blocks
 EVALUATIONS = 20  # at most so many where epochs are short
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a run works on, and with."""
-
-    train: Split
-    val: Split | None
-    ranks: Ranks
-    device: torch.device
-    precision: Named
-    reporter: Reporter
-    stop: Stop
 
 
 @dataclass(frozen=True)
 class Fitted:
     steps: int
     loss: float  # of the last line of the log
-    val: Score | None
+    val: dict[str, float]  # the last that was found on val
     best: float | None
     best_step: int | None
     micro_batch: int
@@ -60,33 +41,12 @@ class Fitted:
     pictures_per_s: float
 
 
-def place_of(
-    config: TrainConfig,
-    train: Split,
-    val: Split | None,
-    ranks: Ranks,
-    device: torch.device,
-    reporter: Reporter,
-    stop: Stop,
-) -> Place:
-    precision = chosen(config.precision, device)
-    steps = total_steps(config, train.rows)
-    reporter.note(
-        f"{counted(steps, 'step')} of {counted(config.batch, 'picture')}, {steps * config.batch / train.rows:.3g} "
-        f"epochs of {train.rows:,}; {device.type}, {precision}" + (f", {ranks.world} ranks" if ranks.world > 1 else "")
-    )
-    return Place(train, val, ranks, device, precision, reporter, stop)
-
-
 class Fit:
-    """`Fit(config, weights to begin with, place, run).to_the_end()`; goes on where the run has a checkpoint."""
+    """`Fit(config, task, place, run).to_the_end()`; goes on where the run has a checkpoint."""
 
-    def __init__(self, config: TrainConfig, begun: Weights, place: Place, run: RunDirectory | None) -> None:
-        self.config, self.begun, self.place, self.run = config, begun, place, run
-        self.model = made(config, begun, place.precision, place.device)
-        self.normalise = Normaliser(begun.spec, begun.about)
-        self.objective = Supervised(self.normalise, config.loss)
-        self.feed = Feed(place.train, config, begun.spec, place.ranks, place.device)
+    def __init__(self, config: TrainConfig, task: Task, place: Place, run: RunDirectory | None) -> None:
+        self.config, self.task, self.place, self.run = config, task, place, run
+        self.model = task.model
         self.steps = total_steps(config, place.train.rows)
         micro_batch = self.first_micro_batch()
         shared = shared_out(self.model, place.ranks, config.parallel, place.device)
@@ -94,16 +54,15 @@ class Fit:
         self.state = State(self.model, make_optimiser(self.model, config.optim, len(getattr(self.model, "blocks", ()))))
         self.state.average = averaged(self.model) if config.ema else None
         self.state.micro_batch = micro_batch
-        self.records = Records(config, run, place.ranks, place.train.rows, self.score, begun, place.reporter)
+        self.records = Records(config, run, place.ranks, place.train.rows, task, place.reporter)
 
     def first_micro_batch(self) -> int:
         config, place = self.config, self.place
         share = config.batch // place.ranks.world
         if config.micro_batch != "auto":
             return min(int(config.micro_batch), share)
-        first = self.feed.at(0)
-        tokens = self.begun.spec.tokens
-        size = memory.fitting(self.model, self.objective, first, place.precision, place.device, tokens)
+        task, first = self.task, self.task.feed.at(0)
+        size = memory.fitting(self.model, task.objective, first, place.precision, place.device, task.tokens)
         return int(-place.ranks.most(-size))  # the least of all ranks
 
     def compiled(self, shared: nn.Module) -> nn.Module:
@@ -120,7 +79,7 @@ class Fit:
             return pictures >= COMPILE_FROM
         if place.device.type != "cpu" or place.precision != "bf16" or place.ranks.world > 1:
             return False
-        return compiler.is_there() and pictures * BACKWARD * count(self.begun.spec).flops >= COMPILE_FROM_FLOPS
+        return compiler.is_there() and pictures * BACKWARD * self.task.flops >= COMPILE_FROM_FLOPS
 
     def to_the_end(self) -> Fitted:
         try:
@@ -153,9 +112,9 @@ class Fit:
         return self.fitted((self.state.step - first) * batch / max(seconds, 1e-9))
 
     def train_until(self, plan: Plan, bar: Progress | None = None) -> bool:
-        place, bar = self.place, bar or Progress()
+        place, task, bar = self.place, self.task, bar or Progress()
         return train(
-            self.state, self.called, plan, self.objective, self.feed, self.records, place.ranks, place.stop, bar
+            self.state, self.called, plan, task.objective, task.feed, self.records, place.ranks, place.stop, bar
         )
 
     def plan(self) -> Plan:
@@ -197,14 +156,6 @@ class Fit:
         if self.place.ranks.first:
             self.run.cut(self.state.step)
 
-    def score(self, state: State) -> Score | None:
-        place = self.place
-        if place.val is None:
-            return None
-        with using(self.model, state.average):
-            rounds = exams(place.val, self.begun.spec, 2 * self.state.micro_batch, place.ranks, place.device)
-            return evaluate(self.model, rounds, self.normalise, place.precision, place.device, place.ranks)
-
     def interrupted(self) -> Interrupted:
         line = f"stopped behind step {self.state.step:,} of {self.steps:,}"
         return Interrupted(line, self.place.stop.code, self.whole_run())
@@ -221,47 +172,14 @@ class Fit:
             save_weights(weights, self.run.weights)
         metrics = self.run.metrics() if self.run else self.records.lines
         logged = [line for line in metrics if "loss" in line]
-        scored = [line for line in metrics if "val_top1" in line]
-        val = score_of(scored[-1], self.place.val) if scored and self.place.val else None
+        judged = [line for line in metrics if "val_loss" in line]
         return Fitted(
             steps=state.step,
             loss=logged[-1]["loss"],
-            val=val,
-            best=state.best if val else None,
-            best_step=state.best_step if val else None,
+            val={name: value for name, value in judged[-1].items() if name != "step"} if judged else {},
+            best=state.best if judged else None,
+            best_step=state.best_step if judged else None,
             micro_batch=state.micro_batch,
             digest=digest,
             pictures_per_s=rate,
         )
-
-
-def made(config: TrainConfig, begun: Weights, precision: Named, device: torch.device) -> nn.Module:
-    model = build(begun.spec)
-    fill(model, begun.tensors, begun.about.source or begun.spec.name)
-    model.to(device)
-    quick_attention(model, precision, device)
-    freeze(model, config.freeze)
-    if config.checkpointing:
-        model.set_grad_checkpointing(True)  # type: ignore[operator]
-    return model
-
-
-def score_of(line: dict[str, float], val: Split) -> Score:
-    return Score(val.rows, line["val_loss"], line["val_top1"], line["val_top5"])
-
-
-def freeze(model: nn.Module, what: str | None) -> None:
-    """All but the head ("backbone"), or the stem and so many blocks."""
-    if what is None:
-        return
-    for name, value in model.named_parameters():
-        if what == "backbone":
-            held = not name.startswith("head.")
-        else:
-            block = name.split(".")[1] if name.startswith("blocks.") else ""
-            held = int(block) < int(what) if block else not name.startswith(BEHIND)
-        value.requires_grad_(value.requires_grad and not held)
-
-
-def total_steps(config: TrainConfig, rows: int) -> int:
-    return config.steps or max(1, math.ceil((config.epochs or 1) * rows / config.batch))

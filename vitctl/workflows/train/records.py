@@ -1,7 +1,6 @@
 """What a run leaves behind while it goes: the log, scores on val, the best weights, checkpoints."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from vitctl.io.checkpoint import write_checkpoint
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights, save_weights
 from vitctl.reporting import Reporter
-from vitctl.training.evaluation import Score
 from vitctl.training.ranks import Ranks
 from vitctl.training.state import State, Tally
+from vitctl.workflows.train.task import Task
 
 PATIENCE = 50  # a checkpoint is made when so many times its price have gone by
 SOONEST = 60.0  # seconds between two of them
@@ -25,20 +24,17 @@ TOGETHER = 20  # steps between two decisions of several ranks
 
 
 class Records:
-    """`weights` says what the tensors of a state are worth: spec, classes, where they come from."""
-
     def __init__(
         self,
         config: TrainConfig,
         run: RunDirectory | None,
         ranks: Ranks,
         rows: int,
-        score: Callable[[State], Score | None],
-        weights: Weights,
+        task: Task,
         reporter: Reporter,
     ) -> None:
         self.config, self.run, self.ranks, self.rows = config, run, ranks, rows
-        self.score, self.weights, self.reporter = score, weights, reporter
+        self.task, self.reporter = task, reporter
         self.lines: list[dict[str, float]] = []  # of this process
         self.board = tensorboard(run.path) if run and ranks.first and config.tensorboard else None
         self.writer = Background()
@@ -54,20 +50,18 @@ class Records:
             "top1": tally.right / tally.pictures,
             "grad_norm": tally.norm / tally.steps,
         }
-        if self.config.augment.mixes_labels:
-            del line["top1"]  # two classes at once are not right or wrong
+        if not self.task.counts_right:
+            del line["top1"]
         self.write(line)
 
     def evaluate(self, state: State) -> None:
-        score = self.score(state)
-        if score is None:
+        found = self.task.judge(state)
+        if found is None:
             return
-        self.write({"step": state.step, "val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5})
-        self.reporter.note(
-            f"step {state.step:,}: val top-1 {score.top1:.2%}, top-5 {score.top5:.2%}, loss {score.loss:.4f}"
-        )
-        if score.top1 > state.best:
-            state.best, state.best_step = score.top1, state.step
+        self.write({"step": state.step, **found.values})
+        self.reporter.note(f"step {state.step:,}: {found.told}")
+        if found.goodness > state.best:
+            state.best, state.best_step = found.goodness, state.step
             self.keep_best(state)
 
     def write(self, line: dict[str, float]) -> None:
@@ -85,9 +79,9 @@ class Records:
 
     def at(self, state: State, tensors: dict[str, torch.Tensor]) -> Weights:
         """The weights of a step, with what it takes to trace them."""
-        about = self.weights.about
-        training = about.training | {"step": state.step, "average": state.average is not None}
-        return replace(self.weights, tensors=tensors, about=replace(about, training=training))
+        weights = self.task.weights(tensors)
+        training = weights.about.training | {"step": state.step, "average": state.average is not None}
+        return replace(weights, about=replace(weights.about, training=training))
 
     def save_if_due(self, state: State) -> None:
         if self.due(state):
