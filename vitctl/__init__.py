@@ -25,6 +25,7 @@ PUBLIC = {  # name -> where it lives
     "TrainConfig": "vitctl.config.train",
     "recipe": "vitctl.config.recipes",
     "pretrain": "vitctl.workflows.pretrain",
+    "selfsup": "vitctl.workflows.selfsup",
     "finetune": "vitctl.workflows.finetune",
     "EvaluateConfig": "vitctl.config.evaluate",
     "evaluate": "vitctl.workflows.evaluate",

@@ -3,7 +3,7 @@
 Letters, as in the paper: B batch, N patches, P patch size, C channels, D width.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vitctl.errors import ConfigError
 
@@ -53,3 +53,8 @@ def fold_normalisation(weight: Array, bias: Array, mean: Array, std: Array) -> t
     folded = (per_channel / (std * 255.0)).reshape(weight.shape)  # type: ignore[attr-defined,operator]
     shift = (per_channel * (mean / std)).sum(-1).sum(-1)  # type: ignore[operator]  # [D]
     return folded, bias - shift
+
+
+def taken(values: Any, places: Any) -> Any:
+    """torch's [B, N, X] at places [B, M]: [B, M, X]."""
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))

@@ -33,8 +33,10 @@ def test_one_is_shown_in_full(ran: Run) -> None:
 
 
 def test_a_part_of_a_name_is_enough(ran: Run) -> None:
-    told = json.loads(ran("recipes", "mae", "--json").stdout)["recipes"]
-    assert [row["name"] for row in told] == ["mae/finetune-b", "mae/finetune-l", "mae/finetune-h"]
+    told = json.loads(ran("recipes", "mae/", "--json").stdout)["recipes"]
+    assert [row["name"] for row in told] == [
+        f"mae/{kind}-{size}" for kind in ("finetune", "pretrain") for size in "blh"
+    ]
     assert len(json.loads(ran("recipes", "paper/*jft*", "--json").stdout)["recipes"]) > 10
 
 

@@ -76,6 +76,11 @@ DEIT = {  # model, resolution, drop path, what it gave
     "finetune-b": ("vit-b/16", "224", 0.2, "83.8%"),
     "finetune-l": ("vit-l/16", "224", 0.45, "84.9%"),
 }
+MAE_PRETRAINING = {  # model, what it gave by which recipe
+    "pretrain-b": ("vit-b/16", "83.66% ImageNet by mae/finetune-b"),
+    "pretrain-l": ("vit-l/16", "85.95% ImageNet by mae/finetune-l"),
+    "pretrain-h": ("vit-h/14", "86.93% ImageNet by mae/finetune-h"),
+}
 MAE = {  # model, epochs, lr of 256 pictures, layer decay, drop path, what it gave
     "finetune-b": ("vit-b/16", 100, 5e-4, 0.65, 0.1, "83.66%"),
     "finetune-l": ("vit-l/16", 50, 1e-3, 0.75, 0.2, "85.95%"),
@@ -88,15 +93,17 @@ def names(group: str) -> set[str]:
 
 
 def test_no_row_is_without_its_numbers_here() -> None:
-    assert names("paper") == {*TABLE_3, *TABLE_4, "imagenet-512", "imagenet-518"}
+    assert names("paper") == {*TABLE_3, *TABLE_4, "imagenet-512", "imagenet-518", "masked"}
     assert names("big_vision") == {*BIG_VISION, "vit-s16-i1k", "vit-i1k", "vit-i21k"}
-    assert (names("augreg"), names("deit3"), names("mae")) == (set(AUGREG), set(DEIT), set(MAE))
+    assert (names("augreg"), names("deit3"), names("mae")) == (set(AUGREG), set(DEIT), {*MAE, *MAE_PRETRAINING})
     rest = {name for name in RECIPES if name.partition("/")[0] not in ("paper", "big_vision", "augreg", "deit3", "mae")}
     assert rest == {
         "digits",
         "digits-large",
         "small",
         "vtab-1k",
+        "masked-small",
+        "mae-small",
         *SHORT,
         "transfer/500",
         "transfer/10k",
@@ -118,20 +125,28 @@ def test_every_row_is_whole(name: str) -> None:
     assert words[:2] == ["vitctl", row.purpose]
     assert words[words.index("--recipe") + 1] == name
     assert "--data" in words
-    if row.purpose == "pretrain":
+    if row.purpose in ("pretrain", "selfsup"):
         assert words[words.index("--model") + 1] == config.model
     else:
         assert "--from" in words
     assert TrainConfig.from_dict(vars(config) | {part: vars(getattr(config, part)) for part in PARTS}) == config
 
 
-PARTS = ("optim", "schedule", "augment")
+PARTS = ("optim", "schedule", "augment", "masking")
 
 
 def test_the_names_are_unique() -> None:
     from vitctl.config import recipes
 
-    rows = [*recipes.OURS, *recipes.PAPER, *recipes.SHORT, *recipes.AUGREG, *recipes.DEIT, *recipes.MAE]
+    rows = [
+        *recipes.OURS,
+        *recipes.PAPER,
+        *recipes.SHORT,
+        *recipes.AUGREG,
+        *recipes.DEIT,
+        *recipes.MAE,
+        *recipes.MASKED,
+    ]
     assert len(rows) == len(RECIPES)
 
 
@@ -301,6 +316,8 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
         ("pretrain", "bit-r50x1", 14_000_000, 21_843, "paper/r50x1-jft"),
         ("pretrain", "vit-b/16", 1_437, 10, "digits-large"),
         ("pretrain", "r50+vit-b/32", 1_437, 10, "digits-large"),
+        ("selfsup", "vit-s/16", 1_437, 10, "masked-small"),
+        ("selfsup", "vit-b/16", 300_000, 0, "paper/masked"),
         ("finetune", "vit-b/16", 1_437, 10, "transfer/500"),
         ("finetune", "bit-r50x1", 9_999, 37, "transfer/500"),
         ("finetune", "vit-b/16", 50_000, 100, "transfer/10k"),
@@ -312,6 +329,32 @@ def test_one_is_chosen_by_the_data(purpose: Any, model: str, examples: int, clas
     assert (chosen.name, chosen.purpose, chosen.config.model) == (name, purpose, model)
     assert chosen.config.res == {"digits-large": str(model_spec(model).reach)}.get(name)  # else only if asked for
     assert chosen.config.lrs == ()  # and so is the time for a grid
+
+
+@pytest.mark.parametrize("name", MAE_PRETRAINING)
+def test_maes_pretraining(name: str) -> None:
+    """Table 8 of its paper: base lr 1.5e-4 for 256 pictures, betas 0.9 and 0.95, 40 of 800 epochs of warm-up."""
+    row = recipe(f"mae/{name}")
+    config, (model, expected) = row.config, MAE_PRETRAINING[name]
+    assert (config.model, row.expected, config.objective, config.masking.ratio) == (model, expected, "mae", 0.75)
+    assert (config.optim.lr, config.batch, config.epochs) == (pytest.approx(2.4e-3), 4096, 800)
+    assert (config.optim.beta1, config.optim.beta2, config.optim.weight_decay) == (0.9, 0.95, 0.05)
+    assert config.schedule.warmup_steps(8000) == 400
+    assert (config.masking.decoder_dim, config.masking.decoder_depth, config.masking.decoder_heads) == (512, 8, 16)
+
+
+def test_the_papers_masked_patches() -> None:
+    config = recipe("paper/masked").config
+    assert (config.objective, config.steps, config.batch, config.optim.lr) == ("mean-color", 1_000_000, 4096, 2e-4)
+    assert (config.schedule.kind, config.schedule.warmup) == ("cosine", 10_000)
+    masking = config.masking
+    assert (masking.ratio, masking.masked, masking.swapped, masking.bits) == (0.5, 0.8, 0.1, 3)
+
+
+def test_mae_is_chosen_where_it_is_asked_for() -> None:
+    model = model_spec("vit-b/16")
+    assert choose("selfsup", model, 5_000, 10, "mae").name == "mae-small"
+    assert choose("selfsup", model, 1_281_167, 1000, "mae").name == "mae/pretrain-b"
 
 
 @pytest.mark.parametrize("model", ["bit-r50x1", "timm:resnet18"])
@@ -335,7 +378,7 @@ def test_what_is_chosen_to_finetune_has_the_steps_of_table_4(name: str) -> None:
 
 def test_all_are_listed_and_a_part_of_a_name_or_a_glob_picks_some() -> None:
     assert [row.name for row in list_recipes().recipes] == list(RECIPES)
-    assert {row.name for row in list_recipes("MAE/").recipes} == {f"mae/{name}" for name in MAE}
+    assert {row.name for row in list_recipes("MAE/").recipes} == {f"mae/{name}" for name in (*MAE, *MAE_PRETRAINING)}
     assert {row.name for row in list_recipes("paper/*i21k*").recipes} == {
         "paper/vit-b-i21k", "paper/vit-l-i21k-30ep", "paper/vit-l-i21k-90ep"}  # fmt: skip
     assert [row.name for row in list_recipes("paper/cifar10").recipes] == ["paper/cifar10"]  # not cifar100 too

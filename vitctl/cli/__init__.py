@@ -26,6 +26,7 @@ from vitctl.cli.models import models
 from vitctl.cli.patchify import patchify
 from vitctl.cli.pretrain import pretrain
 from vitctl.cli.recipes import recipes
+from vitctl.cli.selfsup import selfsup
 from vitctl.errors import Terminated
 from vitctl.machine import keep_freed_memory
 
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Data": (patchify, info),
-    "Training": (pretrain, finetune, evaluate, recipes),
+    "Training": (pretrain, selfsup, finetune, evaluate, recipes),
     "Frozen features": (features, fewshot),
     "Models": (models, interpolate_pos),
     "This machine": (bench, doctor),

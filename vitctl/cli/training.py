@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vitctl.workflows.train.conclude import TrainResult
 
 Data = Annotated[
@@ -69,14 +71,14 @@ def launched(devices: int | None) -> bool:
     return launch(devices)
 
 
-def show(command: str, result: "TrainResult", as_json: bool) -> None:
+def show(command: str, result: Any, as_json: bool, told: "Callable[[Any], dict[str, str]] | None" = None) -> None:
     import os
 
     if os.environ.get("RANK", "0") != "0":
         return
     from vitctl.cli.console import emit, facts
 
-    emit(command, result, as_json, [facts(rows(result))], run=result.run)
+    emit(command, result, as_json, [facts((told or rows)(result))], run=result.run)
 
 
 def rows(result: "TrainResult") -> dict[str, str]:

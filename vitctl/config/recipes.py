@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vitctl.config.augment import PRESETS, AugmentConfig
+from vitctl.config.masking import MaskingConfig, Objective
 from vitctl.config.model import ModelSpec
 from vitctl.config.train import OptimConfig, ScheduleConfig, TrainConfig
 from vitctl.errors import ConfigError, did_you_mean
 
-Purpose = Literal["pretrain", "finetune"]
+Purpose = Literal["pretrain", "finetune", "selfsup"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def choose(purpose: Purpose, model: ModelSpec, examples: int, classes: int) -> Recipe:
+def choose(
+    purpose: Purpose, model: ModelSpec, examples: int, classes: int, objective: Objective | None = None
+) -> Recipe:
     """The one for so much data, where none is named. The resolution stays that of the data, or of the weights."""
-    row = RECIPES[name_for(purpose, model, examples, classes)]
+    row = RECIPES[name_for(purpose, model, examples, classes, objective)]
     config = replace(row.config, model=model.name, res=None)
     if row.name == "digits-large":  # as few patches as there can be: an 8x8 digit fits into one
         config = replace(config, res=str(model.reach * math.ceil(DIGIT / model.reach)))
@@ -44,7 +47,10 @@ def choose(purpose: Purpose, model: ModelSpec, examples: int, classes: int) -> R
     return replace(row, config=config)
 
 
-def name_for(purpose: Purpose, model: ModelSpec, examples: int, classes: int) -> str:
+def name_for(purpose: Purpose, model: ModelSpec, examples: int, classes: int, objective: Objective | None) -> str:
+    if purpose == "selfsup":
+        names = ("mae-small", "mae/pretrain-b") if objective == "mae" else ("masked-small", "paper/masked")
+        return names[examples >= UNDER_SMALL]
     if purpose == "finetune":
         return next(name for fewer, name in TRANSFERS if examples < fewer)
     if examples < FEW and classes <= 10:
@@ -57,7 +63,8 @@ def name_for(purpose: Purpose, model: ModelSpec, examples: int, classes: int) ->
 FEW, MANY = 3_000, 2_000_001
 WIDE = 768  # a width at which an epoch of digits takes minutes on a laptop
 DIGIT = 16  # pixels a side, of 8 that were scanned
-PRETRAINING = ((200_000, "small"), (MANY, "paper/vit-i1k"), (float("inf"), "paper/vit-b-i21k"))
+UNDER_SMALL = 200_000
+PRETRAINING = ((UNDER_SMALL, "small"), (MANY, "paper/vit-i1k"), (float("inf"), "paper/vit-b-i21k"))
 TRANSFERS = ((10_000, "transfer/500"), (100_000, "transfer/10k"), (float("inf"), "transfer/20k"))
 
 
@@ -381,6 +388,55 @@ MAE = [
 ]
 
 
+# --- without labels --------------------------------------------------------------------------------------------------
+
+# Appendix B.1.2. Its weight decay, and whether it clips, are not told: neither is done. Crop and flip: VT#103.
+MASKED = [
+    Recipe(
+        "paper/masked",
+        "selfsup",
+        "arXiv 2010.11929, appendix B.1.2; augmentation VT#103",
+        "vitctl selfsup --model vit-b/16 --recipe paper/masked --data jft/",
+        TrainConfig(
+            model="vit-b/16",
+            res="224",
+            objective="mean-color",
+            batch=BATCH,
+            steps=1_000_000,
+            optim=OptimConfig("adam", 2e-4),
+            schedule=ScheduleConfig("cosine", WARMUP),
+            augment=PRESETS["inception"],
+        ),
+        "79.9% ImageNet after fine-tuning, with JFT",
+    )
+]
+
+
+def mae_pretraining(name: str, model: str, expected: str) -> Recipe:
+    """arXiv 2111.06377, Table 8: base lr 1.5e-4 for 256 pictures."""
+    config = TrainConfig(
+        model=model,
+        res="224",
+        objective="mae",
+        masking=MaskingConfig(ratio=0.75, masked=1.0, swapped=0.0),
+        positions="sincos-mae",
+        batch=4096,
+        epochs=800,
+        optim=OptimConfig("adam", 1.5e-4 * 4096 / 256, beta2=0.95, weight_decay=0.05),
+        schedule=ScheduleConfig("cosine", warmup=40 / 800),
+        augment=AugmentConfig(crop="inception", crop_area=(0.2, 1.0), filter="bicubic", flip=0.5),
+    )
+    command = f"vitctl selfsup --model {model} --recipe mae/{name} --data imagenet/"
+    return Recipe(f"mae/{name}", "selfsup", "arXiv 2111.06377, Table 8; mae PRETRAIN.md", command, config, expected)
+
+
+MASKED += [
+    mae_pretraining("pretrain-b", "vit-b/16", "83.66% ImageNet by mae/finetune-b"),
+    mae_pretraining("pretrain-l", "vit-l/16", "85.95% ImageNet by mae/finetune-l"),
+    mae_pretraining("pretrain-h", "vit-h/14", "86.93% ImageNet by mae/finetune-h"),
+]
+
+
 # --- ours ------------------------------------------------------------------------------------------------------------
 
 DIGITS = TrainConfig(
@@ -393,6 +449,17 @@ DIGITS = TrainConfig(
     optim=OptimConfig("adam", 1e-3, weight_decay=0.05, decay="lr", clip=1.0),
     schedule=ScheduleConfig("cosine", warmup=0.1),
     augment=AugmentConfig(crop="inception", crop_area=(0.6, 1.0), crop_ratio=(4 / 5, 5 / 4)),
+)
+MASKED_SMALL = TrainConfig(
+    model="vit-s/16",
+    objective="mean-color",
+    batch=128,
+    epochs=200,
+    head="gap",
+    positions="sincos",
+    optim=OptimConfig("adam", 1e-3, weight_decay=0.05, clip=1.0),
+    schedule=ScheduleConfig("cosine", warmup=0.1),
+    augment=AugmentConfig(crop="inception", crop_area=(0.3, 1.0), filter="bicubic", flip=0.5),
 )
 OURS = [
     Recipe(
@@ -423,6 +490,25 @@ OURS = [
             augment=replace(PRESETS["mae-finetune"], crop_area=(0.3, 1.0), erase=0.0, mixup=0.2, mix_probability=0.5),
         ),
     ),
+    Recipe(
+        "masked-small",
+        "selfsup",
+        "vitctl: the paper's masked patches on 1,000 to 100,000 pictures",
+        "vitctl selfsup --model vit-s/16 --recipe masked-small --data pictures/",
+        MASKED_SMALL,
+    ),
+    Recipe(
+        "mae-small",
+        "selfsup",
+        "vitctl: MAE on 1,000 to 100,000 pictures, with a decoder to match",
+        "vitctl selfsup --model vit-s/16 --recipe mae-small --data pictures/",
+        replace(
+            MASKED_SMALL,
+            objective="mae",
+            masking=MaskingConfig(0.75, 1.0, 0.0, decoder_dim=128, decoder_depth=2, decoder_heads=4),
+            optim=OptimConfig("adam", 1e-3, beta2=0.95, weight_decay=0.05),
+        ),
+    ),
 ]
 
-RECIPES: dict[str, Recipe] = {row.name: row for row in [*OURS, *PAPER, *SHORT, *AUGREG, *DEIT, *MAE]}
+RECIPES: dict[str, Recipe] = {row.name: row for row in [*OURS, *PAPER, *SHORT, *AUGREG, *DEIT, *MAE, *MASKED]}

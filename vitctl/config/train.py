@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from vitctl.config.augment import AugmentConfig
 from vitctl.config.checks import at_least, fraction, one_of, require, resolution
+from vitctl.config.masking import OBJECTIVES, MaskingConfig, Objective
 from vitctl.config.model import HEADS, POSITIONS
 from vitctl.errors import ConfigError
 
@@ -93,6 +94,9 @@ class TrainConfig:
     steps: int | None = None  # or else
     epochs: float | None = None
     batch: int = 256  # global
+    objective: Objective = "labels"
+    masking: MaskingConfig = field(default_factory=MaskingConfig)  # of every objective but labels
+    probe: int = 10  # shots a class by which a model without labels is measured on the way; 0 is off
     loss: Literal["softmax", "sigmoid"] = "softmax"
     head_bias: float = 0.0
     smoothing: float = 0.0
@@ -117,6 +121,8 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        one_of("objective", self.objective, OBJECTIVES)
+        at_least("probe", self.probe, 0)
         one_of("loss", self.loss, ("softmax", "sigmoid"))
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
         one_of("parallel", self.parallel, ("ddp", "fsdp"))
@@ -148,7 +154,8 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "TrainConfig":
         """From the JSON of a run. What it says besides is not of the config."""
-        parts = {"optim": OptimConfig, "schedule": ScheduleConfig, "augment": AugmentConfig}
+        parts = {"optim": OptimConfig, "schedule": ScheduleConfig, "augment": AugmentConfig,
+                 "masking": MaskingConfig}  # fmt: skip
         known = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in fields.items() if name in known}
         try:

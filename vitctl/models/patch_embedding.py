@@ -32,8 +32,12 @@ class PatchEmbedding(PatchEmbed):
                 f"patches {tuple(pixels.shape[1:])} do not fit a model of {count} patches of {values} numbers; "
                 "read the file with another patch size or resolution, or change the model's"
             )
+        return self.embedded(pixels)
+
+    def embedded(self, patches: torch.Tensor) -> torch.Tensor:
+        """Any patches [B, L, P*P*C] to tokens [B, L, D]."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)  # [D, P*P*C], channels last as in a patch
-        return self.norm(F.linear(pixels, weight, self.proj.bias))  # type: ignore[no-any-return]
+        return self.norm(F.linear(patches, weight, self.proj.bias))  # type: ignore[no-any-return]
 
     def cut(self, images: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] -> [B, N, P*P*C]."""

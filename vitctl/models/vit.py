@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention, LayerNorm
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -114,9 +116,28 @@ class ViT(VisionTransformer):
         x = self.pre_logits(self.fc_norm(self.pool(x)))  # [B, D], or [B, R] behind a pre-logits layer
         return x if pre_logits else self.head(self.head_drop(x))
 
+    def placed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens of all patches [B, N, D], to what the first block takes, [B, T, D]."""
+        return self.norm_pre(self.patch_drop(self._pos_embed(tokens)))  # type: ignore[no-any-return]
+
+    def begun(self, patches: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Some patches [B, L, P*P*C] and where they are, to what the first block takes, without work for others."""
+        tokens = self.patch_embed.embedded(patches)
+        table = self._pos_embed(tokens.new_zeros(1, self.patch_embed.num_patches, tokens.shape[-1]))
+        front, positions = table[:, : self.num_prefix_tokens], table[0, self.num_prefix_tokens :]
+        placed = tokens + F.embedding(places, positions)
+        return self.norm_pre(torch.cat([front.expand(len(tokens), -1, -1), placed], dim=1))  # type: ignore[no-any-return]
+
+    def through(self, tokens: torch.Tensor) -> torch.Tensor:
+        return checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)  # type: ignore[no-any-return]
+
+    def ended(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Through whichever norm stands behind the blocks."""
+        return self.fc_norm(self.norm(tokens))  # type: ignore[no-any-return]
+
     def layers(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
         """Tokens [B, T, D] before the first block and after each."""
-        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(pixels))))
+        x = self.placed(self.patch_embed(pixels))
         yield x
         for block in self.blocks:
             x = block(x)

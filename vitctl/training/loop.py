@@ -38,6 +38,7 @@ class Plan:
     device: torch.device
     log_every: int
     eval_every: int
+    counts_right: bool = True
 
     def lr_at(self, step: int) -> float:
         return float(self.lr * share(self.schedule, step, self.steps))
@@ -81,7 +82,8 @@ def train(
             follow(state.average, state.model, plan.ema)
         state.step += 1
         state.tally.add(loss, right, plan.batch, norm)
-        bar.advance(plan.batch, loss=loss, top1=f"{right / plan.batch:.0%}", lr=lr)
+        shown = {"top1": f"{right / plan.batch:.0%}"} if plan.counts_right else {}
+        bar.advance(plan.batch, loss=loss, **shown, lr=lr)
         if due(state.step, plan.log_every, plan.steps):
             keeper.log(state, lr)
         if due(state.step, plan.eval_every, plan.steps):

@@ -19,7 +19,7 @@ from vitctl.training.ranks import whole
 
 Group = dict[str, Any]
 FIRST = ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed", "positions", "norm_pre")
-TABLES = ("cls_token", "dist_token", "reg_token", "pos_embed", "embed", "x", "y", "latent")  # no kernels
+TABLES = ("cls_token", "dist_token", "reg_token", "mask_token", "pos_embed", "embed", "x", "y", "latent")  # no kernels
 FACTORED_FROM = 32  # both axes at least so long, as in big_vision
 TINY = 1e-30
 

@@ -45,7 +45,6 @@ class Feed:
     """The examples of each step, from any step on: a function of (data, seed, step) alone."""
 
     def __init__(self, split: Split, config: TrainConfig, spec: ModelSpec, ranks: Ranks, device: torch.device) -> None:
-        check_labels(split, spec.classes)
         self.config, self.spec, self.ranks = config, spec, ranks
         augment = config.augment
         plain = takes_patches(spec) and not augment.mixes_labels and augment.summary() == "none"
@@ -69,10 +68,11 @@ class Feed:
     def at(self, step: int) -> Examples:
         return self.examples(self.loader.at(step))
 
+    def pixels(self, batch: Batch) -> torch.Tensor:
+        return self.augment(batch.pixels, batch.epochs, batch.rows) if self.augment else batch.pixels
+
     def examples(self, batch: Batch) -> Examples:
-        pixels, targets = batch.pixels, batch.labels
-        if self.augment:
-            pixels = self.augment(pixels, batch.epochs, batch.rows)
+        pixels, targets = self.pixels(batch), batch.labels
         if self.mixing:
             plan = self.mixing.plan(batch.epochs, batch.rows, self.spec.height, self.spec.width)
             pixels = plan.images(pixels)
@@ -99,17 +99,22 @@ def check_labels(split: Split, classes: int) -> None:
 
 def exams(split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device) -> Iterator[Exam]:
     """A split once; all ranks get as many rounds, so that none waits for another."""
+    for part, counts in rounds(split, spec, batch, ranks, device):
+        yield Exam(part.pixels, part.labels, counts)
+
+
+def rounds(
+    split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device
+) -> Iterator[tuple[Batch, bool]]:
+    """(a rank's part of a round, whether it counts)."""
     view = View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
     share = max(1, min(batch, -(-split.rows // ranks.world)))
     loader = Loader(
         split, share * ranks.world, view=view, shuffle=False, rank=ranks.rank, world=ranks.world, device=device
     )
-    rounds = -(-split.rows // (share * ranks.world))
     done = 0
     for part in loader.once():
-        yield Exam(part.pixels, part.labels)
+        yield part, True
         done += 1
-    while done < rounds:
-        part = loader.fetch(np.zeros(1, np.int64), np.zeros(1, np.int64))
-        yield Exam(part.pixels, part.labels, counts=False)
-        done += 1
+    for _ in range(done, -(-split.rows // (share * ranks.world))):
+        yield loader.fetch(np.zeros(1, np.int64), np.zeros(1, np.int64)), False

@@ -131,6 +131,7 @@ class Fit:
             seed=config.seed,
             precision=self.place.precision,
             device=self.place.device,
+            counts_right=self.task.counts_right,
             log_every=config.log_every or max(1, min(MOST_LOGGED, self.steps // 100)),
             eval_every=config.eval_every or max(epoch, math.ceil(self.steps / EVALUATIONS)),
         )

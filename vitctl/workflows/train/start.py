@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 
 from vitctl import __version__
 from vitctl.config.model import ModelSpec
 from vitctl.config.overrides import override
-from vitctl.config.recipes import choose, recipe
+from vitctl.config.recipes import Purpose, choose, recipe
 from vitctl.config.train import FREE, TrainConfig
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
@@ -25,7 +25,6 @@ from vitctl.workflows.choose import choose_data
 from vitctl.workflows.load import RUNS
 from vitctl.workflows.train.feed import check_labels
 
-Purpose = Literal["pretrain", "finetune"]
 WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
 
 
@@ -81,7 +80,7 @@ def start(
     old = to_resume(request.resume, request.out, request.command)
     if old:
         return go_on(request, old, ranks, device, reporter)
-    data = open_data(about_data(request), ranks, reporter)
+    data = open_data(about_data(request), ranks, reporter, request.command != "selfsup")
     config = settled(configured(request, model, data, reporter), device)
     check(config, data)
     check_batch(config, ranks)
@@ -105,7 +104,7 @@ def go_on(request: Request, run: RunDirectory, ranks: Ranks, device: torch.devic
         raise UsageError(f"{run.path}: is a run of vitctl {run.config['command']}, not of {request.command}")
     then = TrainConfig.from_dict(run.config["config"])
     config = override(with_flags(then, request.flags | {"recipe": request.recipe}), request.settings)
-    data = open_data(vars(config), ranks, reporter)
+    data = open_data(vars(config), ranks, reporter, request.command != "selfsup")
     config = settled(fitted_warmup(config, data.train.rows, reporter), device)
     check_same(run, recorded(config, data))
     check_batch(config, ranks)
@@ -126,7 +125,7 @@ def check_batch(config: TrainConfig, ranks: Ranks) -> None:
         )
 
 
-def open_data(flags: dict[str, Any], ranks: Ranks, reporter: Reporter) -> Data:
+def open_data(flags: dict[str, Any], ranks: Ranks, reporter: Reporter, with_labels: bool) -> Data:
     """The first rank makes what must be made; the others wait for it."""
     if not ranks.first:
         ranks.meet()
@@ -138,22 +137,26 @@ def open_data(flags: dict[str, Any], ranks: Ranks, reporter: Reporter) -> Data:
     train = file.split(train_name)
     if not train.rows:
         raise DataError(f"{path}: split {train_name} is empty")
-    if len(file.class_names) < 2:
+    if with_labels and len(file.class_names) < 2:
         raise DataError(f"{path}: has {counted(len(file.class_names), 'class')}; two are needed to tell apart")
-    check_labels(train, len(file.class_names))
     val = file.splits.get(val_name)
     if val is None or not val.rows:
         reporter.warn(f"{path}: has no pictures in split {val_name}: nothing is evaluated on the way")
         val = None
-    else:
-        check_labels(val, len(file.class_names))
+    for split in (train, val) if with_labels else ():
+        if split:
+            check_labels(split, len(file.class_names))
     return Data(path, file, train, val)
 
 
 def configured(request: Request, model: ModelSpec, data: Data, reporter: Reporter) -> TrainConfig:
     """A recipe by its name, or by model and data; then the flags; then --set."""
     name, purpose, rows = request.recipe, request.command, data.train.rows
-    row = recipe(name) if name else choose(purpose, model, rows, len(data.file.class_names))
+    row = (
+        recipe(name)
+        if name
+        else choose(purpose, model, rows, len(data.file.class_names), request.flags.get("objective"))
+    )
     if row.purpose != purpose:
         raise ConfigError(f"recipe {row.name} is one to {row.purpose} with; vitctl recipes lists those to {purpose}")
     reporter.note(f"recipe: {row.name} ({'--recipe' if name else 'for ' + counted(rows, 'picture')})")
@@ -169,6 +172,8 @@ def with_flags(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
     for name, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(name) is not None:
             given[other] = None
+    if "ratio" in given:
+        given["masking"] = dataclasses.replace(config.masking, ratio=given.pop("ratio"))
     if optim:
         given["optim"] = dataclasses.replace(config.optim, **optim)
     return dataclasses.replace(config, **given)

@@ -15,7 +15,7 @@ from vitctl.training.evaluation import Judgement, evaluate, using
 from vitctl.training.objective import Batchlike, Objective, Supervised
 from vitctl.training.precision import quick_attention
 from vitctl.training.state import State
-from vitctl.workflows.train.feed import Feed, Normaliser, exams
+from vitctl.workflows.train.feed import Feed, Normaliser, check_labels, exams
 from vitctl.workflows.train.place import Place
 
 BEHIND = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.")  # the blocks
@@ -44,6 +44,7 @@ class Task:
 def labelled(config: TrainConfig, begun: Weights, place: Place) -> Task:
     """A class for every picture; weights to begin with."""
     spec = begun.spec
+    check_labels(place.train, spec.classes)
     model = build(spec)
     fill(model, begun.tensors, begun.about.source or spec.name)
     freeze(prepared(model, config, place), config.freeze)

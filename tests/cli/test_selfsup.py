@@ -1,0 +1,108 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitctl.workflows.load import load_weights
+
+Run = Callable[..., Any]
+OBJECTIVES = ("mean-color", "downsampled", "pixels", "mae")
+QUICK = ("selfsup", "--model", "vit-mu/4", "--batch", "16", "--precision", "float32", "--out", "run")
+SMALL = ("--set", "masking.decoder_dim=16", "--set", "masking.decoder_heads=2", "--set", "masking.decoder_depth=1")
+KEYS = {
+    "command", "version", "run", "model", "res", "objective", "recipe", "data", "data_digest", "parameters", "steps",
+    "epochs", "batch", "micro_batch", "ranks", "device", "precision", "seed", "hidden", "patches", "loss", "val_loss",
+    "val_top1", "probe_shots", "probe_top1", "weights", "pictures", "digest", "images_per_s", "ceiling_share",
+    "elapsed_s"}  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_ends_in_weights_that_others_take(ran: Run, data: str, tmp_path: Path, objective: str) -> None:
+    told = json.loads(ran(*QUICK, *SMALL, "--objective", objective, "--steps", "6", "--json").stdout)
+    assert set(told) == KEYS
+    assert (told["objective"], told["steps"], told["patches"]) == (objective, 6, 16)
+    assert told["hidden"] == (12 if objective == "mae" else 8)
+    assert (told["val_top1"] is None) == (objective in ("pixels", "mae"))
+    assert 0 <= told["probe_top1"] <= 1
+    weights = load_weights("run")
+    assert weights.spec.classes == 0
+    assert "mask_token" in weights.extra
+    assert weights.about.training["masking"]["bits"] == 3
+    pictures = sorted((tmp_path / "run" / "reconstructions").iterdir())
+    assert pictures[-1].name == "step-0000006.png"
+    with Image.open(pictures[-1]) as page:
+        assert min(page.size) > 300
+    tuned = json.loads(ran("finetune", "--from", "run", "--steps", "2", "--batch", "16", "--json").stdout)
+    assert tuned["classes"] == 3
+    probed = json.loads(ran("fewshot", "--from", "run", "--shots", "5", "--seeds", "1", "--json").stdout)
+    assert probed["results"][0]["mean"] > 0
+
+
+def test_labels_are_not_needed(ran: Run, tmp_path: Path) -> None:
+    random, folder = np.random.default_rng(0), tmp_path / "flat"
+    folder.mkdir()
+    for number in range(20):
+        Image.fromarray(random.integers(0, 256, (16, 24, 3), np.uint8)).save(folder / f"{number}.png")
+    ran("patchify", "flat", "data.h5", "--res", "16x24", "--patch", "4")
+    told = json.loads(ran(*QUICK, "--steps", "3", "--json").stdout)
+    assert (told["res"], told["patches"], told["probe_top1"]) == ([16, 24], 24, None)
+
+
+def test_pictures_of_one_colour_keep_the_loss_finite(ran: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 16), (200, 30, 30)).save(folder / f"{number}.png")
+    ran("patchify", "flat", "data.h5", "--res", "16", "--patch", "4")
+    for objective in OBJECTIVES:
+        told = json.loads(ran(*QUICK, *SMALL, "--objective", objective, "--steps", "4", "--overwrite", "--json").stdout)
+        assert np.isfinite(told["loss"])
+
+
+def bytes_of(run: Path) -> dict[str, bytes]:
+    kept = [path for path in run.rglob("*") if path.is_file() and path.name not in ("result.json", "config.json")]
+    return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("objective", ["mean-color", "mae"])
+def test_resumed_it_ends_in_the_same_bytes(ran: Run, data: str, tmp_path: Path, objective: str) -> None:
+    line = (*QUICK, *SMALL, "--objective", objective, "--steps", "6", "--set", "save_every=2", "--set", "ema=0.9")
+    ran(*line, "--micro-batch", "8")
+    run, whole = tmp_path / "run", bytes_of(tmp_path / "run")
+    for name in ("result.json", "weights.safetensors", "curves.png"):
+        (run / name).unlink()
+    max((run / "checkpoints").iterdir()).unlink()
+    shutil.rmtree(run / "reconstructions")
+    ran(*line, "--micro-batch", "8", "--resume", "run")
+    again = bytes_of(run)
+    assert [name for name in whole if name in again and whole[name] != again[name]] == []
+    assert {"weights.safetensors", "metrics.jsonl", "reconstructions/step-0000006.png"} <= set(again)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (("--ratio", "0"), 2, "above 0 and under 1"),
+        (("--ratio", "1"), 2, "above 0 and under 1"),
+        (("--ratio", "0.99"), 2, "16 would be hidden and 0 left"),
+        (("--model", "r50+vit-b/16"), 2, "hides no patches"),
+        (("--model", "bit-r50x1"), 2, "hides no patches"),
+        (("--recipe", "small"), 2, "is one to pretrain with"),
+        (("--set", "augment.mixup=0.5"), 2, "mix labels"),
+        (("--set", "objective=labels"), 2, "objective is labels"),
+        (("--set", "objective=colour"), 2, "objective"),
+        (("--set", "head=map"), 2, "head map"),
+        (("--resume", "runs/one"), 2, "is a run of vitctl pretrain"),
+    ],
+)
+def test_wrong_usage(
+    refused: Callable[..., str], data: str, newest: str, tmp_path: Path, flags: tuple[str, ...], code: int, words: str
+) -> None:
+    assert words in refused(*QUICK, "--steps", "2", *flags, code=code)
+    assert not (tmp_path / "run").exists()

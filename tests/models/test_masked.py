@@ -1,0 +1,147 @@
+"""What is hidden, and that a model neither learns nor pays where nothing is asked."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitctl.config.masking import MaskingConfig
+from vitctl.config.model import model_spec
+from vitctl.errors import ConfigError
+from vitctl.models.corruption import Corruption, corruption
+from vitctl.models.create import create_model, named_tensors
+from vitctl.models.masked import begin, build_masked, flops
+from vitctl.patches import taken
+
+PATCHES = 16
+MAE = MaskingConfig(0.75, 1.0, 0.0, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+
+
+def hiding(config: MaskingConfig, samples: Any = range(6), epoch: int = 0, seed: int = 0) -> Corruption:
+    return corruption(config, PATCHES, seed, epoch, np.asarray(list(samples), np.int64))
+
+
+@given(st.integers(2, 300), st.floats(0.01, 0.99), st.floats(0, 1), st.floats(0, 1))
+def test_counts_are_exact(patches: int, ratio: float, masked: float, swapped: float) -> None:
+    config = MaskingConfig(ratio, masked, swapped * (1 - masked))
+    left = int(patches * (1 - ratio) + 1e-9)
+    if not 0 < left < patches:
+        with pytest.raises(ConfigError, match="one at least"):
+            config.counts(patches)
+        return
+    counts = config.counts(patches)
+    found = corruption(config, patches, 0, 0, np.arange(3))
+    assert found.hidden.shape == (3, patches - left)
+    assert found.left.shape == (3, left)
+    assert found.masked == counts.masked == round(masked * (patches - left))
+    assert found.others.shape[1] == counts.swapped <= patches - left - counts.masked
+    for row in range(3):
+        assert sorted([*found.hidden[row].tolist(), *found.left[row].tolist()]) == list(range(patches))
+
+
+def test_the_papers_shares() -> None:
+    counts = MaskingConfig().counts(196)
+    assert (counts.hidden, counts.masked, counts.swapped) == (98, 78, 10)
+    assert MAE.counts(196).hidden == 147
+
+
+def test_what_is_hidden_is_of_seed_epoch_and_sample_alone() -> None:
+    config = MaskingConfig()
+    whole = hiding(config, range(6))
+    part = hiding(config, (4, 5))  # another batch, another rank, a resumed step
+    for name in ("hidden", "left", "others"):
+        assert torch.equal(getattr(whole, name)[4:], getattr(part, name))
+        assert torch.equal(getattr(whole.part(4, 6), name), getattr(part, name))
+    assert not torch.equal(hiding(config, epoch=1).hidden, whole.hidden)
+    assert not torch.equal(hiding(config, seed=1).hidden, whole.hidden)
+
+
+def test_swapped_patches_get_another_one() -> None:
+    found = hiding(MaskingConfig(0.5, 0.0, 1.0), range(500))
+    assert (found.others != found.hidden).all()
+    assert torch.bincount(found.others.flatten(), minlength=PATCHES).min() > 100
+
+
+def model_of(objective: str, config: MaskingConfig, outputs: int = 5, **options: Any) -> Any:
+    spec = model_spec("vit-mu/4", height=16, width=16, channels=3, classes=0, head="gap", **options)
+    model: Any = build_masked(spec, objective, outputs, config)
+    model.encoder.load_state_dict(named_tensors(create_model(spec, seed=1)), strict=False)
+    begin(model, seed=2)
+    return model.eval()
+
+
+def pixels(count: int = 2) -> torch.Tensor:
+    return torch.randn(count, PATCHES, 48, generator=torch.Generator().manual_seed(3))
+
+
+def test_tokens_are_replaced_where_they_are_hidden() -> None:
+    model, found = model_of("mean-color", MaskingConfig()), hiding(MaskingConfig(), range(2))
+    tokens = model.encoder.patch_embed(pixels())
+    changed = model.corrupted(tokens, found)
+    end = found.masked + found.others.shape[1]
+    assert torch.equal(taken(changed, found.left), taken(tokens, found.left))
+    assert (taken(changed, found.hidden[:, : found.masked]) == model.mask_token).all()
+    assert torch.equal(taken(changed, found.hidden[:, found.masked : end]), taken(tokens, found.others))
+    assert torch.equal(taken(changed, found.hidden[:, end:]), taken(tokens, found.hidden[:, end:]))
+
+
+@pytest.mark.parametrize(("objective", "config"), [("mean-color", MaskingConfig()), ("mae", MAE)])
+def test_answers_do_not_depend_on_what_is_masked(objective: str, config: MaskingConfig) -> None:
+    """Neither the answer nor, therefore, its gradient sees what is asked for."""
+    model, found = model_of(objective, config), hiding(config, range(2))
+    other = pixels().clone()
+    masked = found.hidden[:, : found.masked, None].expand(-1, -1, 48)
+    seen = torch.zeros_like(other).scatter(1, masked, 9.0)
+    swapped = set(found.others.flatten().tolist())
+    if not swapped & set(found.hidden[:, : found.masked].flatten().tolist()):
+        assert torch.equal(model(other, found), model(other + seen, found))
+    unswapped = Corruption(found.hidden, found.left, found.others[:, :0], found.masked)
+    assert torch.equal(model(other, unswapped), model(other + seen, unswapped))
+
+
+def test_mae_equals_the_whole_encoder_with_the_hidden_tokens_left_out() -> None:
+    """Its patches, each at its place, through the same blocks: as if the others did not exist."""
+    model, found = model_of("mae", MAE), hiding(MAE, range(2))
+    encoder = model.encoder
+    every = encoder.placed(encoder.patch_embed(pixels()))
+    begun = encoder.begun(taken(pixels(), found.left), found.left)
+    assert torch.allclose(begun, taken(every, found.left), atol=1e-6)
+    everything = torch.arange(PATCHES).expand(2, -1)
+    assert torch.allclose(encoder.begun(pixels(), everything), every, atol=1e-6)
+
+
+def test_mae_with_a_class_token_and_registers() -> None:
+    model = model_of("mae", MAE, class_token=True, class_position=True, registers=2)
+    assert model.encoder.begun(pixels()[:, :4], torch.arange(4).expand(2, -1)).shape == (2, 1 + 2 + 4, 32)
+    assert model(pixels(), hiding(MAE, range(2))).shape == (2, 12, 5)
+
+
+def test_hidden_patches_cost_the_encoder_nothing() -> None:
+    spec = model_spec("vit-b/16", height=224, width=224, classes=0, head="gap")
+    light = MaskingConfig(0.75, 1.0, 0.0, decoder_dim=64, decoder_depth=1, decoder_heads=2)
+    all_tokens, quarter = flops(spec, "mean-color", 512, MaskingConfig()), flops(spec, "mae", 768, light)
+    assert 0.2 < quarter / all_tokens < 0.27
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("r26+vit-s/32", {}, "hides no patches"),
+        ("bit-r50x1", {}, "hides no patches"),
+        ("vit-mu/16", {"positions": "relative", "added": "every"}, "only the patches that are left"),
+        ("vit-mu/16", {"dropout": 0.1}, "without dropout"),
+    ],
+)
+def test_what_cannot_be_taught_so_is_refused(name: str, options: dict[str, Any], words: str) -> None:
+    spec = model_spec(name, height=64, width=64, classes=0, **options)
+    with pytest.raises(ConfigError, match=words):
+        build_masked(spec, "mae", 4, MAE)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1])
+def test_nothing_or_everything_cannot_be_hidden(ratio: float) -> None:
+    with pytest.raises(ConfigError, match="above 0 and under 1"):
+        MaskingConfig(ratio)

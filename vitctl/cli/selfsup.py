@@ -1,0 +1,107 @@
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vitctl.cli.options import Json, Overwrite, Quiet, Set
+from vitctl.cli.training import (
+    Batch,
+    Data,
+    Device,
+    Devices,
+    DryRun,
+    Epochs,
+    Lr,
+    MicroBatch,
+    Out,
+    Parallel,
+    Precision,
+    Recipe,
+    Res,
+    ResumeRun,
+    Seed,
+    Steps,
+)
+
+if TYPE_CHECKING:
+    from vitctl.workflows.selfsup import SelfsupResult
+
+
+def selfsup(
+    objective: Annotated[
+        Literal["mean-color", "downsampled", "pixels", "mae"] | None,
+        typer.Option(help="What is asked of a hidden patch; mean-color, the paper's, unless named."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to train; vit-b/16 unless named. vitctl models lists them.")
+    ] = None,
+    data: Data = None,
+    out: Out = None,
+    recipe: Recipe = None,
+    res: Res = None,
+    ratio: Annotated[float | None, typer.Option(metavar="SHARE", help="Of the patches that are hidden.")] = None,
+    probe: Annotated[
+        int | None, typer.Option(metavar="N", help="Shots a class that measure the model on the way; 0 is off.")
+    ] = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    micro_batch: MicroBatch = None,
+    lr: Lr = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    device: Device = None,
+    devices: Devices = None,
+    parallel: Parallel = None,
+    settings: Set = None,
+    resume: ResumeRun = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model from scratch, without labels, by patches that are hidden from it.
+
+    The paper hides half of the patches and asks for the mean color of each; mae hides three quarters, does not compute
+    them, and asks for their pixels. A folder of pictures is enough. Where there are labels, a few of them measure the
+    model on the way.
+
+    Example: [bold]vitctl selfsup --model vit-s/16 --data photos/ --objective mae[/bold]
+    """
+    from vitctl.cli.training import flags_of, launched, show
+
+    if launched(devices):
+        return
+    from vitctl.cli.console import reporter
+    from vitctl.workflows.selfsup import selfsup as run
+
+    given = flags_of(
+        objective=objective, model=model, data=data, res=res, epochs=epochs, steps=steps, batch=batch,
+        micro_batch=micro_batch, lr=lr, ratio=ratio, probe=probe, seed=seed, precision=precision,
+        device=device, parallel=parallel,
+    )  # fmt: skip
+    result = run(
+        given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,
+        dry_run=dry_run,
+    )  # fmt: skip
+    show("selfsup", result, json, rows)
+
+
+def rows(result: "SelfsupResult") -> dict[str, str]:
+    from vitctl.reporting import duration
+
+    told = {
+        "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.parameters:,} parameters",
+        "objective": f"{result.objective}, {result.hidden} of {result.patches} patches hidden",
+        "data": f"{result.data}, digest {result.data_digest[:12]}",
+        "trained": f"{result.steps:,} steps of {result.batch} ({result.epochs:.3g} epochs), recipe {result.recipe}",
+        "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
+        f"{result.ceiling_share:.0%} of its matrix ceiling, in {duration(result.elapsed_s)}",
+        "loss": f"{result.loss:.4f}" + ("" if result.val_loss is None else f", on val {result.val_loss:.4f}"),
+    }
+    if result.val_top1 is not None:
+        told["hidden patches"] = f"{result.val_top1:.2%} right on val"
+    if result.probe_top1 is not None:
+        told["probe"] = f"top-1 {result.probe_top1:.2%} on val with {result.probe_shots} shots a class, frozen"
+    if result.weights and result.pictures:
+        told |= {"weights": result.weights, "pictures": result.pictures}
+    return told

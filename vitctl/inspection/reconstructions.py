@@ -1,0 +1,67 @@
+"""What a model makes of hidden patches, beside what was there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vitctl.io.atomic import replacing
+from vitctl.patches import unpatchify
+
+GREY = 128  # a hidden patch
+INK, QUIET, PAPER = (24, 26, 30), (112, 118, 128), (255, 255, 255)
+CELL, GAP, MARGIN, GUTTER, TOP = 128, 8, 28, 118, 62
+ROWS = ("picture", "what it sees", "its answer", "as asked for")
+
+
+def draw_reconstructions(
+    path: Path, title: str, size: tuple[int, int, int], pixels: Any, corruption: Any, answers: Any, asked: Any
+) -> None:
+    """`pixels` uint8 [B, N, P*P*C]; `answers` [B, M, P*P*C] for the hidden patches, and what was asked for where that
+    is not the picture itself. A column for each picture."""
+    told = [pixels.numpy(), seen(pixels.numpy(), corruption)]
+    told += [filled(pixels.numpy(), corruption, values.numpy()) for values in (answers, asked) if values is not None]
+    height, width, patch = size
+    scale = max(1, CELL // max(height, width))
+    rows = [unpatchify(patches, height, width, patch) for patches in told]
+    sheet = Image.new("RGB", (GUTTER + MARGIN + len(pixels) * (width * scale + GAP),
+                              TOP + len(rows) * (height * scale + GAP) + MARGIN - GAP), PAPER)  # fmt: skip
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, MARGIN - 6), title, INK, letters(17))
+    for number, (name, pictures) in enumerate(zip(ROWS, rows, strict=False)):
+        top = TOP + number * (height * scale + GAP)
+        pen.text((GUTTER - GAP, top + height * scale // 2), name, QUIET, letters(13), anchor="rm")
+        for column, picture in enumerate(pictures):
+            sheet.paste(as_image(picture, scale), (GUTTER + column * (width * scale + GAP), top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as aside:
+        sheet.save(aside, format="png")
+
+
+def seen(patches: Any, corruption: Any) -> Any:
+    """Hidden patches in grey; those that got another patch show it, and those that stay are there."""
+    shown = patches.copy()
+    hidden, others = corruption.hidden.numpy(), corruption.others.numpy()
+    lines = np.arange(len(patches))[:, None]
+    shown[lines, hidden[:, : corruption.masked]] = GREY
+    swapped = hidden[:, corruption.masked : corruption.masked + others.shape[1]]
+    shown[lines, swapped] = patches[lines, others]
+    return shown
+
+
+def filled(patches: Any, corruption: Any, values: Any) -> Any:
+    shown = patches.copy()
+    shown[np.arange(len(patches))[:, None], corruption.hidden.numpy()] = values
+    return shown
+
+
+def as_image(picture: Any, scale: int) -> Image.Image:
+    """Of one channel in grey; of two, or more than three, the first."""
+    plain = picture if picture.shape[-1] == 3 else picture[..., :1].repeat(3, -1)
+    size = (picture.shape[1] * scale, picture.shape[0] * scale)
+    return Image.fromarray(np.ascontiguousarray(plain)).resize(size, Image.Resampling.NEAREST)
+
+
+def letters(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(points)

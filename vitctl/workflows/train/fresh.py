@@ -1,0 +1,49 @@
+"""A model before its first step."""
+
+from typing import Any
+
+from vitctl import __version__
+from vitctl.config.checks import resolution
+from vitctl.config.model import ModelSpec, model_spec
+from vitctl.config.train import TrainConfig
+from vitctl.io.weights import HALF, About, Weights, for_channels
+from vitctl.models.create import create_model, named_tensors
+from vitctl.workflows.train.start import Data
+
+
+def fresh(command: str, spec: ModelSpec, config: TrainConfig, data: Data) -> Weights:
+    model = create_model(spec, seed=config.seed, head_bias=config.head_bias)
+    mean, std = (for_channels(values, spec.channels) for values in HALF)
+    training = {
+        "command": command,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "data_digest": data.file.digest,
+    }
+    about = About(
+        "vitctl",
+        "a fresh model",
+        mean,
+        std,
+        data.file.class_names if spec.classes else (),
+        training=training,
+        created_by=f"vitctl {__version__}",
+    )
+    return Weights(spec, named_tensors(model), about)
+
+
+def spec_of(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
+    geometry = data.file.geometry
+    height, width = resolution(config.res) if config.res else (geometry.height, geometry.width)
+    options: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "channels": geometry.channels,
+        "classes": classes,
+        "pad": config.pad,
+        "dropout": config.dropout,
+        "drop_path": config.drop_path,
+    }
+    options |= {name: getattr(config, name) for name in ("head", "positions") if getattr(config, name) is not None}
+    spec = model_spec(config.model, **options)
+    return spec.changed(hidden=spec.dim) if config.hidden and spec.family in ("vit", "hybrid") else spec
