@@ -42,6 +42,14 @@ def test_train_runs_both_loops_on_the_same_pictures(vitctl: Run) -> None:
     assert any("of the matrix ceiling" in line for line in answer["remarks"])
 
 
+def test_selfsup_measures_what_hidden_patches_save(vitctl: Run) -> None:
+    small = ["--set", "selfsup=vit-ti/16@64x4", "--set", "train_images=8", "--set", "pictures=8"]
+    answer = vitctl("bench", "selfsup", "--rounds", "1", "--json", *small).json
+    assert [figure["median"] > 0 for figure in answer["figures"]] == [True] * 3
+    assert {ratio["against"] for ratio in answer["ratios"]} == {"vit-ti/16@64x4 all tokens (mean-color)"}
+    assert all("by the count of its operations" in line for line in answer["remarks"])
+
+
 def test_features_and_probes_are_measured_against_the_usual_ways(vitctl: Run) -> None:
     small = ["features=vit-ti/16@32x4", "features_images=8", "pictures=8", "probe_classes=6", "probe_width=12"]
     sizes = [part for value in small for part in ("--set", value)]

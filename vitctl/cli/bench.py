@@ -7,7 +7,8 @@ from vitctl.cli.options import Json, Overwrite, Quiet, Set
 
 def bench(
     what: Annotated[
-        Literal["data", "models", "train", "features", "fewshot", "all"], typer.Argument(help="Which part to measure.")
+        Literal["data", "models", "train", "selfsup", "features", "fewshot", "all"],
+        typer.Argument(help="Which part to measure."),
     ] = "all",
     data: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="JPEGs to measure on; made up where none are given.")

@@ -7,7 +7,7 @@ from typing import Literal
 from vitctl.config.checks import at_least, one_of
 from vitctl.errors import ConfigError
 
-PARTS = ("data", "models", "train", "features", "fewshot", "all")
+PARTS = ("data", "models", "train", "selfsup", "features", "fewshot", "all")
 COUNTS = (
     "rounds", "pictures", "copies", "large", "batch", "batches", "images", "train_images", "features_images",
     "probe_width")  # fmt: skip
@@ -15,7 +15,7 @@ COUNTS = (
 
 @dataclass(frozen=True)
 class BenchConfig:
-    what: Literal["data", "models", "train", "features", "fewshot", "all"] = "all"
+    what: Literal["data", "models", "train", "selfsup", "features", "fewshot", "all"] = "all"
     data: str | None = None  # a folder of JPEGs; made up where none is given
     rounds: int = 5  # every figure is taken this often, all of them in turn
     pictures: int = 256  # JPEGs decoded for a figure
@@ -28,6 +28,7 @@ class BenchConfig:
     train: tuple[str, ...] = ("vit-ti/16@224x32", "vit-b/16@224x16", "vit-ti/4@32x128")  # model, pixels, batch
     train_images: int = 64  # pictures for a figure of training, in whole steps and two at least
     compiled: bool = False  # measure our loop compiled as well
+    selfsup: str = "vit-s/16@224x16"
     features: str = "vit-b/16@224x32"
     features_images: int = 64
     probe_classes: int = 1000
@@ -39,7 +40,7 @@ class BenchConfig:
         for name in COUNTS:
             at_least(name, getattr(self, name), 1)
         at_least("probe_classes", self.probe_classes, 2)
-        for case in (*self.train, self.features):
+        for case in (*self.train, self.selfsup, self.features):
             TrainCase.parsed(case)
 
 

@@ -15,6 +15,7 @@ from vitctl.workflows.bench.features import bench_features
 from vitctl.workflows.bench.fewshot import bench_fewshot
 from vitctl.workflows.bench.measure import Figure, Part, Ratio
 from vitctl.workflows.bench.models import bench_models
+from vitctl.workflows.bench.selfsup import bench_selfsup
 from vitctl.workflows.bench.train import bench_train
 from vitctl.workflows.doctor import examine
 
@@ -22,6 +23,7 @@ PARTS = {
     "data": bench_data,
     "models": bench_models,
     "train": bench_train,
+    "selfsup": bench_selfsup,
     "features": bench_features,
     "fewshot": bench_fewshot,
 }
