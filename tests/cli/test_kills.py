@@ -15,7 +15,7 @@ import pytest
 
 from vitctl.workflows.train.conclude import TrainResult
 
-KILLS = 13  # of each of eight kinds of run
+KILLS = 13  # of each of twelve kinds of run
 LONGEST = 0.6  # seconds between the first sign of life and the kill
 COMMON = (
     "--data", "data.h5", "--batch", "8", "--micro-batch", "4", "--device", "cpu", "--steps", "240", "--set",
@@ -24,7 +24,10 @@ COMMANDS = {
     "pretrain": ("pretrain", "--model", "vit-mu/8", "--recipe", "small", "--set", "dropout=0.1", *COMMON),
     "finetune": (
         "finetune", "--from", "weights.safetensors", "--res", "24", "--lr", "0.01,0.03", "--set", "drop_path=0.1",
-        "--set", "augment.mixup=0.2", *COMMON)}  # fmt: skip
+        "--set", "augment.mixup=0.2", *COMMON),
+    "selfsup": (
+        "selfsup", "--model", "vit-mu/4", "--objective", "mae", "--probe", "2", "--set", "masking.decoder_dim=16",
+        "--set", "masking.decoder_depth=1", "--set", "masking.decoder_heads=2", *COMMON)}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -86,5 +89,8 @@ def signs(run: Path) -> set[tuple[str, int]]:
 
 def kept(run: Path) -> dict[str, bytes]:
     names = ("weights.safetensors", "best.safetensors", "metrics.jsonl")
-    paths = [path for name in names for path in run.rglob(name)] + [*run.rglob("checkpoints/*")]
+    paths = [path for name in names for path in run.rglob(name)] + [
+        *run.rglob("checkpoints/*"),
+        *run.rglob("reconstructions/*"),
+    ]
     return {str(path.relative_to(run)): path.read_bytes() for path in paths}

@@ -15,6 +15,7 @@ from vitctl.config.train import TrainConfig
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import ConfigError
 from vitctl.inspection.reconstructions import draw_reconstructions
+from vitctl.io.atomic import remove_leftovers
 from vitctl.io.patch_file import Split
 from vitctl.io.subset import Subset
 from vitctl.io.weights import Tensors, Weights
@@ -62,6 +63,8 @@ def masked(config: TrainConfig, begun: Weights, place: Place, folder: Path | Non
     fill(model.encoder, begun.tensors, begun.about.source or spec.name)
     begin(model, config.seed)
     prepared(model, config, place)
+    if folder and folder.exists() and place.ranks.first:
+        remove_leftovers(folder, "*")  # of a killed run
     judge = Judge(config, spec, model, normalise, question, place, folder)
     return Task(
         model=model,
