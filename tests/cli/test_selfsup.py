@@ -85,6 +85,22 @@ def test_resumed_it_ends_in_the_same_bytes(ran: Run, data: str, tmp_path: Path, 
     assert {"weights.safetensors", "metrics.jsonl", "reconstructions/step-0000006.png"} <= set(again)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("objective", ["mean-color", "mae"])
+def test_two_ranks_hide_the_same_patches(vitctl: Run, objective: str) -> None:
+    line = (*QUICK[:-1], "{}", *SMALL, "--objective", objective, "--steps", "6", "--json")
+    ways: dict[str, tuple[str, ...]] = {
+        "one": (),
+        "two": ("--devices", "2"),
+        "parts": ("--devices", "2", "--parallel", "fsdp"),
+    }
+    told = {name: vitctl(*(word.format(name) for word in line), *more).json for name, more in ways.items()}
+    for name in ("two", "parts"):
+        for key in ("loss", "val_loss", "probe_top1"):
+            assert told[name][key] == pytest.approx(told["one"][key], abs=2e-5)
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
