@@ -79,6 +79,15 @@ def test_pixels_and_a_fresh_model(ran: Run, data: str) -> None:
     assert FeatureFile("r.h5").splits["val"] == (30, 32)
 
 
+def test_an_export_writes_over_nothing(ran: Run, refused: Callable[..., str], data: str, tmp_path: Path) -> None:
+    (tmp_path / "features-val.csv").write_text("mine")
+    line = ("features", "--from", "pixels", "--export", "csv")
+    assert "features-val.csv: exists" in refused(*line, code=2)
+    assert (tmp_path / "features-val.csv").read_text() == "mine"
+    ran(*line, "--overwrite")
+    assert (tmp_path / "features-val.csv").read_text().startswith("name,label,f0")
+
+
 def test_info_knows_a_feature_file(ran: Run, refused: Callable[..., str], data: str, newest: str) -> None:
     ran("features", "--out", "f.h5")
     told = json.loads(ran("info", "f.h5", "--verify", "--json").stdout)
@@ -91,9 +100,9 @@ def test_info_knows_a_feature_file(ran: Run, refused: Callable[..., str], data: 
 
 def test_exports(ran: Run, data: str, newest: str, tmp_path: Path) -> None:
     told = json.loads(ran("features", "--out", "f.h5", "--export", "npy", "--json").stdout)
-    assert np.array_equal(np.load("val-features.npy"), FeatureFile("f.h5").features("val"))
+    assert np.array_equal(np.load("f-val-features.npy"), FeatureFile("f.h5").features("val"))
     assert set(told["exported"]) == {
-        f"{split}-{what}.npy" for split in ("train", "val") for what in ("features", "labels")
+        f"f-{split}-{what}.npy" for split in ("train", "val") for what in ("features", "labels")
     }
 
 

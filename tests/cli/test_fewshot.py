@@ -111,7 +111,7 @@ def test_features_that_cannot_be_used(ran: Run, refused: Any, data: str, newest:
             file["train/features"][:, :3] = 1.0
     line = ("fewshot", "--features", "f.h5", "--shots", "5")
     if broken == "constant":
-        assert "3 features of 32 the same on all shots" in ran(*line).stderr
+        assert "3 features of 32 the same on the fewest shots" in ran(*line).stderr
         return
     if broken == "other weights":
         from vitctl.io.weights import save_weights
@@ -155,3 +155,40 @@ def test_a_leak_is_told_again(ran: Run, blots: Path, newest: str, tmp_path: Path
     os.link(blots / "train" / "ant" / "00.png", pictures / "val" / "ant" / "copy.png")
     patchify(PatchifyConfig(str(pictures), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
     assert "1 test or val picture stand in train as well" in ran("fewshot", "--shots", "1").stderr
+
+
+def test_an_unlabelled_test_split_does_not_hide_a_labelled_val(ran: Run, data: str, newest: str) -> None:
+    ran("features", "--out", "f.h5")
+    with h5py.File("f.h5", "a") as file:
+        file.copy("val", "test")
+        file["test/labels"][:] = -1
+    assert json.loads(ran("fewshot", "--features", "f.h5", "--shots", "5", "--json").stdout)["split"] == "val"
+
+
+def test_a_single_split_without_labels_is_one_line(ran: Run, refused: Any, data: str, newest: str) -> None:
+    ran("features", "--out", "f.h5")
+    with h5py.File("f.h5", "a") as file:
+        del file["val"]
+        file["train/labels"][:] = -1
+    assert "no labelled pictures to fit a probe to" in refused("fewshot", "--features", "f.h5", "--shots", "5", code=3)
+
+
+def test_the_very_pictures_of_training_are_told(ran: Run, data: str, newest: str) -> None:
+    answer = ran("fewshot", "--set", "test=train", "--shots", "5", "--seeds", "1")
+    assert "was trained on the very pictures" in answer.stderr
+
+
+def test_usual_shots_that_no_class_has_are_left_out(ran: Run, data: str, newest: str) -> None:
+    ran("features", "--out", "f.h5")
+    with h5py.File("f.h5", "a") as file:
+        labels = file["train/labels"][:]
+        for number in range(3):
+            labels[(labels == number).nonzero()[0][12:]] = -1
+        file["train/labels"][:] = labels
+    told = json.loads(ran("fewshot", "--features", "f.h5", "--seeds", "1", "--json").stdout)
+    assert [each["shots"] for each in told["results"]] == [1, 5, 10]
+
+
+def test_weights_that_were_fitted_to_the_data_are_still_the_same(ran: Run, data: str, newest: str) -> None:
+    ran("features", "--out", "f.h5", "--set", "res=24")
+    assert ran("fewshot", "--features", "f.h5", "--from", newest, "--shots", "5").exit_code == 0

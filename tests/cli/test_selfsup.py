@@ -85,6 +85,18 @@ def test_resumed_it_ends_in_the_same_bytes(ran: Run, data: str, tmp_path: Path, 
     assert {"weights.safetensors", "metrics.jsonl", "reconstructions/step-0000006.png"} <= set(again)
 
 
+def test_an_objective_that_is_set_chooses_the_recipe(ran: Run, refused: Any, data: str) -> None:
+    told = json.loads(ran(*QUICK, *SMALL, "--set", "objective=mae", "--steps", "2", "--json").stdout)
+    assert (told["objective"], told["recipe"], told["hidden"]) == ("mae", "mae-small", 12)
+    assert "one without labels" in refused("pretrain", "--set", "objective=mae", code=2)
+
+
+def test_the_probe_of_limited_pictures_is_of_these(ran: Run, data: str) -> None:
+    """Their labels and their pixels are of the same rows: three colours are easy to tell."""
+    told = json.loads(ran(*QUICK, "--set", "limit=60", "--steps", "2", "--json").stdout)
+    assert told["probe_top1"] > 0.5
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("data")
 @pytest.mark.parametrize("objective", ["mean-color", "mae"])

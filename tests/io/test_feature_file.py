@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from vitctl.errors import DataError
-from vitctl.io.feature_file import FeatureFile, Origin, Parts, exporters
+from vitctl.errors import DataError, RunError
+from vitctl.io.feature_file import FeatureFile, Origin, Parts, export
 
 ORIGIN = Origin("w", "d", "vit-mu/8", 1, "auto", 16, 16, "float32", "float32", ("cat", "dög"))
 VALUES = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -56,20 +56,26 @@ def test_other_tools_read_the_same_numbers(tmp_path: Path, kind: str) -> None:
     file = made(tmp_path / "f.h5")
     if kind == "parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
-        (path,) = exporters()[kind](file, tmp_path)
+        (path,) = export(file, kind, tmp_path / "f")
         table = parquet.read_table(path).to_pydict()
         assert np.array_equal(np.array(table["features"], np.float32), VALUES)
         assert table["label"] == [0, 1, 0, -1, 1]
     elif kind == "npy":
-        features, labels = exporters()[kind](file, tmp_path)
+        features, labels = export(file, kind, tmp_path / "f")
         assert np.array_equal(np.load(features), VALUES)
         assert np.load(labels).tolist() == [0, 1, 0, -1, 1]
     else:
-        (path,) = exporters()[kind](file, tmp_path)
+        (path,) = export(file, kind, tmp_path / "f")
         lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
         assert lines[0] == ["name", "label", "f0", "f1", "f2"]
         assert np.array_equal(np.array([line[2:] for line in lines[1:]], np.float32), VALUES)
         assert [line[0] for line in lines[1:]] == TOLD["train"][1]
+
+
+def test_what_float16_does_not_hold_is_not_written(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "f.h5", replace(ORIGIN, dtype="float16"))
+    with pytest.raises(RunError, match="not finite in float16"):
+        parts.write("train", 0, VALUES * 1e6)
 
 
 def test_what_is_no_feature_file_is_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ A file is written part by part into a folder beside it, and put together when al
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vitctl.errors import DataError
+from vitctl.errors import DataError, RunError
 from vitctl.io.atomic import remove_leftovers, replacing, write_json
 
 FORMAT, VERSION = "vitctl.features", 1
@@ -42,6 +42,8 @@ class Origin:
     dtype: str
     precision: str
     class_names: tuple[str, ...]
+    mean: tuple[float, ...] = ()  # by which the pictures were normalised
+    std: tuple[float, ...] = ()
 
 
 class FeatureFile:
@@ -98,7 +100,8 @@ def origin_of(file: h5py.File, path: Path) -> Origin:
         raise DataError(f"{path}: a feature file of version {attributes.get('version')}; this vitctl reads {VERSION}")
     try:
         values = json.loads(file["origin"][()])
-        return Origin(**values | {"class_names": tuple(values["class_names"])})
+        lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return Origin(**values | lists)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: damaged; vitctl features makes it anew") from error
 
@@ -106,14 +109,15 @@ def origin_of(file: h5py.File, path: Path) -> Origin:
 class Parts:
     """The folder in which a feature file grows; what an earlier process left of the same origin is gone on with."""
 
-    def __init__(self, out: Path, origin: Origin) -> None:
+    def __init__(self, out: Path, origin: Origin, anew: bool = False) -> None:
         self.out, self.origin = out, origin
         self.folder = out.with_name(f"{out.name}.partial")
-        told = dataclasses.asdict(origin) | {"class_names": list(origin.class_names)}
-        if self.folder.exists() and not self.is_of(told):
+        told = json.loads(json.dumps(dataclasses.asdict(origin)))
+        if self.folder.exists() and (anew or not self.is_of(told)):
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder, "*")
+        remove_leftovers(out.parent, out.name)
         write_json(self.folder / "origin.json", told)
 
     def is_of(self, told: dict[str, Any]) -> bool:
@@ -129,8 +133,15 @@ class Parts:
         return self.path(split, start, count).exists()
 
     def write(self, split: str, start: int, features: Floats) -> None:
+        with np.errstate(over="ignore"):
+            values = features.astype(self.origin.dtype)
+        if not np.isfinite(values).all():
+            raise RunError(
+                f"{self.origin.model}: features of {split} are not finite in {self.origin.dtype}; "
+                "take dtype=float32 and precision float32"
+            )
         with replacing(self.path(split, start, len(features))) as aside, open(aside, "wb") as file:
-            np.save(file, features.astype(self.origin.dtype), allow_pickle=False)
+            np.save(file, values, allow_pickle=False)
 
     def finish(self, splits: dict[str, tuple[Ints, list[str]]], created_by: str) -> FeatureFile:
         """Labels and names of each split, to all the parts that are there; then the folder goes."""
@@ -155,46 +166,45 @@ class Parts:
             whole[start : start + len(part)] = part
 
 
-def exporters() -> dict[str, Callable[[FeatureFile, Path], list[Path]]]:
-    return {"npy": to_npy, "csv": to_csv, "parquet": to_parquet}
+# --- for other tools -------------------------------------------------------------------------------------------------
+
+EXPORTS = {"npy": ("-features.npy", "-labels.npy"), "csv": (".csv",), "parquet": (".parquet",)}
 
 
-def to_npy(file: FeatureFile, folder: Path) -> list[Path]:
-    paths = []
+def export_paths(kind: str, splits: Iterable[str], stem: Path) -> list[Path]:
+    """STEM-val.csv, ..."""
+    return [stem.with_name(f"{stem.name}-{split}{ending}") for split in splits for ending in EXPORTS[kind]]
+
+
+def export(file: FeatureFile, kind: str, stem: Path) -> list[Path]:
     for split in file.splits:
-        for name, values in (("features", file.features(split)), ("labels", file.labels(split))):
-            paths.append(folder / f"{split}-{name}.npy")
-            with replacing(paths[-1]) as aside, open(aside, "wb") as handle:
-                np.save(handle, values, allow_pickle=False)
-    return paths
+        writer = {"npy": to_npy, "csv": to_csv, "parquet": to_parquet}[kind]
+        writer(file, split, export_paths(kind, [split], stem))
+    return export_paths(kind, file.splits, stem)
 
 
-def to_csv(file: FeatureFile, folder: Path) -> list[Path]:
+def to_npy(file: FeatureFile, split: str, paths: list[Path]) -> None:
+    for path, values in zip(paths, (file.features(split), file.labels(split)), strict=True):
+        with replacing(path) as aside, open(aside, "wb") as handle:
+            np.save(handle, values, allow_pickle=False)
+
+
+def to_csv(file: FeatureFile, split: str, paths: list[Path]) -> None:
     import csv
 
-    paths = []
-    for split in file.splits:
-        paths.append(folder / f"{split}.csv")
-        flat = file.features(split).reshape(file.splits[split][0], -1)
-        with replacing(paths[-1]) as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
-            rows = csv.writer(handle)
-            rows.writerow(["name", "label", *(f"f{number}" for number in range(flat.shape[1]))])
-            for name, label, values in zip(file.names(split), file.labels(split), flat, strict=True):
-                rows.writerow([name, int(label), *(format(float(value), ".9g") for value in values)])
-    return paths
+    flat = file.features(split).reshape(file.splits[split][0], -1)
+    with replacing(paths[0]) as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
+        rows = csv.writer(handle)
+        rows.writerow(["name", "label", *(f"f{number}" for number in range(flat.shape[1]))])
+        for name, label, values in zip(file.names(split), file.labels(split), flat, strict=True):
+            rows.writerow([name, int(label), *(format(float(value), ".9g") for value in values)])
 
 
-def to_parquet(file: FeatureFile, folder: Path) -> list[Path]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError("--export parquet needs pyarrow: pip install 'vitctl[parquet]'") from error
-    paths = []
-    for split in file.splits:
-        paths.append(folder / f"{split}.parquet")
-        flat = file.features(split).reshape(file.splits[split][0], -1)
-        columns = {"name": file.names(split), "label": file.labels(split), "features": list(flat)}
-        with replacing(paths[-1]) as aside:
-            parquet.write_table(pyarrow.table(columns), aside)
-    return paths
+def to_parquet(file: FeatureFile, split: str, paths: list[Path]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    flat = file.features(split).reshape(file.splits[split][0], -1)
+    columns = {"name": file.names(split), "label": file.labels(split), "features": list(flat)}
+    with replacing(paths[0]) as aside:
+        parquet.write_table(pyarrow.table(columns), aside)

@@ -10,7 +10,8 @@ from vitctl.io.patch_file import Bytes, Ints, Split
 class Subset(Split):
     def __init__(self, whole: Split, index: Ints, name: str) -> None:
         super().__init__(name, whole.segments, whole.geometry)
-        self.index = np.asarray(index, np.int64)
+        index = np.asarray(index, np.int64)
+        self.index: Ints = whole.index[index] if isinstance(whole, Subset) else index  # rows of the file's split
 
     @property
     def rows(self) -> int:

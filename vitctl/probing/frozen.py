@@ -18,7 +18,7 @@ def of_layers(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) ->
     """The last blocks' tokens, each through the last norm, pooled and side by side: [B, D'] or [B, N, D']."""
     parts: Any = model
     last = list(parts.layers(pixels))[-layers:]
-    tokens = torch.cat([parts.norm(each) for each in last], dim=-1)  # [B, T, D']
+    tokens = torch.cat([parts.ended(each) for each in last], dim=-1)  # [B, T, D']
     if pool == "cls":
         return tokens[:, 0]
     patches = tokens[:, parts.num_prefix_tokens :]
@@ -26,7 +26,7 @@ def of_layers(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) ->
 
 
 def check_layers(model: nn.Module, layers: int, pool: str, name: str) -> None:
-    if not hasattr(model, "layers"):
+    if not hasattr(model, "ended"):
         raise ConfigError(
             f"{name}: has no blocks of tokens; its features are those before its head (layers=1, pool=auto)"
         )

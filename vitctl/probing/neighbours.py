@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from vitctl.probing.labels import numbered
 from vitctl.probing.ridge import Floats
 
-AT_ONCE = 1024  # rows whose similarities are held
+AT_ONCE = 1 << 24  # similarities that are held
 
 
 class Comparing(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -32,7 +32,8 @@ class Comparing(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Any:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        parts = (unit(X[start : start + AT_ONCE] - self.mean_) for start in range(0, len(X), AT_ONCE))
+        step = max(1, AT_ONCE // len(self.numbers_))
+        parts = (unit(X[start : start + step] - self.mean_) for start in range(0, len(X), step))
         return self.classes_[np.concatenate([self.votes(part).argmax(1) for part in parts])]
 
 

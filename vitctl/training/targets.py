@@ -5,13 +5,13 @@ import torch.nn.functional as F
 
 from vitctl.config.masking import MaskingConfig
 
-TOGETHER = 4  # channels whose colours are one class; more are asked for one by one
+TOGETHER = 12  # bits of a colour that is one class; where there are more, channels are asked for one by one
 SMALLEST = 1e-6  # added to a variance, as in MAE
 
 
 def colour_ways(channels: int, bits: int) -> tuple[int, int]:
     """(answers for a colour, classes of each): one of 512 for three bits of three channels."""
-    return (1, 2 ** (bits * channels)) if channels <= TOGETHER else (channels, 2**bits)
+    return (1, 2 ** (bits * channels)) if bits * channels <= TOGETHER else (channels, 2**bits)
 
 
 def colour_classes(colours: torch.Tensor, bits: int) -> torch.Tensor:
@@ -19,7 +19,7 @@ def colour_classes(colours: torch.Tensor, bits: int) -> torch.Tensor:
     levels: int = 2**bits
     steps = (colours * (levels / 256)).floor().clamp(0, levels - 1).long()
     channels = colours.shape[-1]
-    if channels > TOGETHER:
+    if bits * channels > TOGETHER:
         return steps
     weights = torch.tensor([levels**power for power in reversed(range(channels))], device=colours.device)
     return (steps * weights).sum(-1, keepdim=True)
@@ -28,7 +28,7 @@ def colour_classes(colours: torch.Tensor, bits: int) -> torch.Tensor:
 def class_colours(classes: torch.Tensor, channels: int, bits: int) -> torch.Tensor:
     """The middle of each class, [..., C] in 0..255: what colour_classes undoes, for looking at."""
     levels: int = 2**bits
-    if channels <= TOGETHER:
+    if bits * channels <= TOGETHER:
         powers = torch.tensor([levels**power for power in reversed(range(channels))], device=classes.device)
         classes = classes // powers % levels
     return (classes.float() + 0.5) * (256 / levels)

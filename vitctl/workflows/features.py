@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from vitctl.config.checks import resolution
 from vitctl.config.features import FeaturesConfig
 from vitctl.config.model import model_spec
 from vitctl.data.loader import Loader, View
-from vitctl.errors import ConfigError, DataError, OutputExists
-from vitctl.io.feature_file import FeatureFile, Origin, Parts, exporters
+from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
+from vitctl.io.feature_file import EXPORTS, FeatureFile, Origin, Parts, export_paths
+from vitctl.io.feature_file import export as write_export
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.models.adapt import adapted
@@ -64,6 +66,8 @@ class Extractor:
     origin: Origin
     view: View
     extract: Callable[[], Extract]  # not made where the features are there
+    vectors: int = 1  # of a picture
+    trained_on: str = ""  # the digest of the data
 
 
 def features(
@@ -74,11 +78,15 @@ def features(
     path = choose_data(config.data, reporter)
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
+    stem = out.with_suffix("") if out else Path("features")
+    there = [path for path in export_paths(export, data.splits, stem) if path.exists()] if export else []
+    if there and not overwrite:
+        raise OutputExists(f"{there[0]}: exists; --overwrite writes it anew")
     if out and out.exists() and not overwrite:
         raise OutputExists(f"{out}: exists; --overwrite makes it anew")
     extractor = extractor_of(config, data, reporter)
     file, seconds = extracted(extractor, data, config, reporter, out)
-    exported = exporters()[export](file, file.path.parent if out else Path()) if export else []
+    exported = write_export(file, export, stem) if export else []
     rows = sum(shape[0] for shape in file.splits.values())
     return FeaturesResult(
         out=str(file.path),
@@ -100,8 +108,10 @@ def features(
 
 
 def check_export(export: str | None) -> None:
-    if export is not None and export not in exporters():
-        raise ConfigError(f"--export {export} is unknown; write {', '.join(exporters())}")
+    if export is not None and export not in EXPORTS:
+        raise ConfigError(f"--export {export} is unknown; write {', '.join(EXPORTS)}")
+    if export == "parquet" and not find_spec("pyarrow"):
+        raise UsageError("--export parquet needs pyarrow: pip install 'vitctl[parquet]'")
 
 
 def extracted(
@@ -113,14 +123,14 @@ def extracted(
         reporter.note(f"features: {extractor.name} on {data.path}, computed before ({target})")
         return FeatureFile(target), 0.0
     started = time.perf_counter()
-    parts = Parts(target, extractor.origin)
+    parts = Parts(target, extractor.origin, anew=not config.cache)
     extract = extractor.extract()
     splits = {name: data.split(name) for name in data.splits if data.split(name).rows}
     if not splits:
         raise DataError(f"{data.path}: has no pictures")
     with reporter.progress("features", sum(split.rows for split in splits.values())) as bar:
         for name, split in splits.items():
-            for start, values in computed(split, extract, extractor.view, config, parts, bar):
+            for start, values in computed(split, extract, extractor, config, parts, bar):
                 parts.write(name, start, values)
     told = {name: (split.labels(), split.names(np.arange(split.rows))) for name, split in splits.items()}
     return parts.finish(told, f"vitctl {__version__}"), time.perf_counter() - started
@@ -135,11 +145,11 @@ def cached(origin: Origin) -> Path:
 
 @torch.no_grad()
 def computed(
-    split: Split, extract: Extract, view: View, config: FeaturesConfig, parts: Parts, bar: Progress
+    split: Split, extract: Extract, extractor: Extractor, config: FeaturesConfig, parts: Parts, bar: Progress
 ) -> Iterator[tuple[int, Any]]:
     """(first row, features) of each part that is not there yet."""
-    loader = Loader(split, config.batch, view=view, shuffle=False)
-    length = config.batch * max(1, config.part // config.batch)
+    loader = Loader(split, config.batch, view=extractor.view, shuffle=False)
+    length = config.batch * max(1, config.part // config.batch // extractor.vectors)
     for start in range(0, split.rows, length):
         rows = np.arange(start, min(start + length, split.rows))
         if parts.has(split.name, start, len(rows)):
@@ -159,14 +169,15 @@ def computed(
 def extractor_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) -> Extractor:
     if config.source == PIXELS:
         return pixels_of(config, data)
-    weights = weights_of(config, data, reporter)
+    original = weights_of(config, data, reporter)
+    weights = fitted(original, config, data)
     spec, device = weights.spec, device_of(config.device, Ranks())
     precision = chosen(config.precision, device)
     pool = config.pool
     if config.layers > 1 and pool == "auto":
         pool = "cls" if spec.head == "cls" else "gap"
     origin = Origin(
-        weights_digest=weights.digest(),
+        weights_digest=original.digest(),
         data_digest=data.digest,
         model=spec.name,
         layers=config.layers,
@@ -176,11 +187,15 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) ->
         dtype=config.dtype,
         precision=precision,
         class_names=tuple(data.class_names),
+        mean=tuple(weights.about.mean),
+        std=tuple(weights.about.std),
     )
     view = View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
 
     def make() -> Extract:
-        model = load_model(weights, allow_missing=config.allow_missing).to(device)
+        with torch.random.fork_rng(devices=[]):  # tensors that may be missing are the same ones each time
+            torch.default_generator.manual_seed(config.seed)
+            model = load_model(weights, allow_missing=config.allow_missing).to(device)
         if pool != "auto":
             check_layers(model, config.layers, pool, spec.name)
         quick_attention(model, precision, device)
@@ -192,7 +207,8 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) ->
 
         return extract
 
-    return Extractor(weights.path, origin, view, make)
+    vectors = spec.grid[0] * spec.grid[1] if pool == "none" else 1
+    return Extractor(weights.path, origin, view, make, vectors, weights.about.training.get("data_digest", ""))
 
 
 def taken(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
@@ -200,11 +216,10 @@ def taken(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> tor
 
 
 def weights_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) -> Weights:
-    """Those that were asked for, fit for the data's channels and the resolution; or fresh ones, to compare with."""
+    """Those that were asked for; or fresh ones, to compare with."""
     height, width = resolution(config.res) if config.res else (None, None)
     if not (config.source or "").startswith(RANDOM):
-        weights = choose_weights(config.source, reporter, config.allow_missing)
-        return adapted(weights, height, width, data.geometry.channels)
+        return choose_weights(config.source, reporter, config.allow_missing)
     shape = data.geometry
     name = (config.source or "").removeprefix(RANDOM)
     spec = model_spec(name, height=height or shape.height, width=width or shape.width, channels=shape.channels)
@@ -212,6 +227,12 @@ def weights_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) -> W
     mean, std = ((value[0],) * shape.channels for value in HALF)
     about = About("vitctl", config.source or "", mean, std)
     return Weights(model.spec, named_tensors(model), about, path=config.source or "")  # type: ignore[arg-type]
+
+
+def fitted(weights: Weights, config: FeaturesConfig, data: PatchFile) -> Weights:
+    """For the data's channels, and the resolution."""
+    height, width = resolution(config.res) if config.res else (None, None)
+    return adapted(weights, height, width, data.geometry.channels)
 
 
 def pixels_of(config: FeaturesConfig, data: PatchFile) -> Extractor:

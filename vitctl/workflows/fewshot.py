@@ -13,11 +13,11 @@ from vitctl.errors import DataError, UsageError
 from vitctl.inspection.shots import draw_shots
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.patch_file import PatchFile
-from vitctl.probing.draws import Ints, apart
+from vitctl.probing.draws import Ints, apart, first, orders
 from vitctl.probing.fewshot import Settings, Task, Trial, constant, interval, trial
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.choose import choose_data
-from vitctl.workflows.features import extracted, extractor_of
+from vitctl.workflows.features import PIXELS, RANDOM, extracted, extractor_of
 
 SPLITS = ("test", "val")  # the first that is there
 CONFUSED = 5  # pairs that are named
@@ -89,6 +89,7 @@ class Source:
 
     name: str
     file: FeatureFile
+    trained_on: str = ""  # the digest of the data
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: st
     reporter, began = reporter or Silent(), time.perf_counter()
     data, sources = sources_of(config, reporter)
     pictures = pictures_of(config, sources[0].file, reporter)
+    warn_trained(sources, pictures, reporter)
+    config = with_shots_there(config, pictures, reporter)
     short = check_shots(config, pictures, reporter)
     trials = dict(measured(config, sources, pictures, reporter))
     results = [result(config, key, each, pictures) for key, each in trials.items()]
@@ -147,26 +150,32 @@ def measured(
     config: FewshotConfig, sources: list[Source], pictures: Pictures, reporter: Reporter
 ) -> Iterator[tuple[Key, list[Trial]]]:
     settings = Settings(config.l2, config.k, config.temperature, config.select == "test")
-    total = len(sources) * len(config.probes) * len(config.shots) * config.seeds
+    total = len(sources) * len(config.probes) * sum(seeds_of(config, shots) for shots in config.shots)
     with reporter.progress("probes", total, "fits") as bar:
         for source in sources:
             task = pictures.task(source.file)
             for probe in config.probes:
                 for shots in config.shots:
                     trials = []
-                    for seed in range(config.seeds):
+                    for seed in range(seeds_of(config, shots)):
                         trials.append(trial(task, probe, settings, shots, seed))
                         bar.advance(1, probe=probe, shots=shots or "all", top1=f"{trials[-1].top1:.1%}")
                     yield (source.name, probe, shots), trials
-            warn_constant(source, task, trials, reporter)
+            warn_constant(config, source, task, reporter)
 
 
-def warn_constant(source: Source, task: Task, trials: list[Trial], reporter: Reporter) -> None:
-    same = constant(task.train[trials[-1].rows])
+def seeds_of(config: FewshotConfig, shots: int | None) -> int:
+    """All pictures are the same ones for every seed."""
+    return 1 if shots is None else config.seeds
+
+
+def warn_constant(config: FewshotConfig, source: Source, task: Task, reporter: Reporter) -> None:
+    fewest = min((shots for shots in config.shots if shots), default=None)
+    same = constant(task.train[first(orders(task.labels, task.classes, 0), fewest)])
     if same:
         reporter.warn(
-            f"{source.name}: {counted(same, 'feature')} of {task.train.shape[1]} the same on all shots; where a test "
-            "picture differs there, its score means little"
+            f"{source.name}: {counted(same, 'feature')} of {task.train.shape[1]} the same on the fewest shots; where a "
+            "test picture differs there, its score means little"
         )
 
 
@@ -187,7 +196,7 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Sou
     for name in config.sources or (None,):
         wanted = replace(config.extract, source=name, data=str(path))
         extractor = extractor_of(wanted, data, reporter)
-        found.append(Source(extractor.name, extracted(extractor, data, wanted, reporter)[0]))
+        found.append(Source(extractor.name, extracted(extractor, data, wanted, reporter)[0], extractor.trained_on))
     return str(path), found
 
 
@@ -196,7 +205,9 @@ def given(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[Source]]:
     from vitctl.workflows.load import load_weights
 
     for name in config.sources:
-        if load_weights(name).digest() != file.origin.weights_digest:
+        if name == PIXELS or name.startswith(RANDOM):
+            raise UsageError(f"--features has features already; leave --from {name} out")
+        if load_weights(name, config.extract.allow_missing).digest() != file.origin.weights_digest:
             raise DataError(f"{file.path}: its features are of {file.origin.model} with other weights than {name}")
     if config.data and PatchFile(Path(config.data)).digest != file.origin.data_digest:
         raise DataError(f"{file.path}: its features are of other pictures than {config.data}")
@@ -206,9 +217,11 @@ def given(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[Source]]:
 def pictures_of(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> Pictures:
     if config.train not in file.splits:
         raise UsageError(f"there is no split {config.train!r}; there is {', '.join(file.splits)}")
-    test = config.test or next((name for name in SPLITS if name in file.splits), None)
+    there = (name for name in SPLITS if name in file.splits and (file.labels(name) >= 0).any())
+    test = config.test or next(there, None)
     labels = file.labels(config.train)
     rows = np.flatnonzero(labels >= 0)
+    check_labels(file, labels[rows])
     if test is None or test == config.train:
         test = config.train
         rest, part = apart(labels[rows], config.test_share, HELD_OUT_SEED)
@@ -221,14 +234,34 @@ def pictures_of(config: FewshotConfig, file: FeatureFile, reporter: Reporter) ->
         truth = file.labels(test)
         judged = np.flatnonzero(truth >= 0)
         truth = truth[judged]
-    check_labels(file, rows, judged, labels)
+    if not len(judged):
+        raise DataError(f"{file.path}: no labelled pictures in {test} to judge a probe on")
     return Pictures(config.train, rows, test, judged, labels[rows], truth, file.origin.class_names)
 
 
-def check_labels(file: FeatureFile, rows: Ints, judged: Ints, labels: Ints) -> None:
-    if not len(rows) or not len(judged):
-        raise DataError(f"{file.path}: no labelled pictures to {'train' if not len(rows) else 'test'} a probe with")
-    if len(np.unique(labels[rows])) < 2:
+def warn_trained(sources: list[Source], pictures: Pictures, reporter: Reporter) -> None:
+    """Where the pictures that are judged on were held out of those that a model was trained with."""
+    for source in sources:
+        if pictures.test == pictures.train and source.trained_on == source.file.origin.data_digest:
+            reporter.warn(f"{source.name}: was trained on the very pictures that it is judged on here")
+
+
+def with_shots_there(config: FewshotConfig, pictures: Pictures, reporter: Reporter) -> FewshotConfig:
+    """Without those of the usual shots that no class has."""
+    most = int(np.bincount(pictures.labels).max())
+    kept = tuple(shots for shots in config.shots if shots is None or shots <= most)
+    if config.shots != FewshotConfig().shots or kept == config.shots:
+        return config
+    reporter.note(
+        f"shots: {', '.join(map(str, kept))}, as the largest class has {counted(most, 'picture')} to draw from"
+    )
+    return replace(config, shots=kept)
+
+
+def check_labels(file: FeatureFile, labels: Ints) -> None:
+    if not len(labels):
+        raise DataError(f"{file.path}: no labelled pictures to fit a probe to")
+    if len(np.unique(labels)) < 2:
         raise DataError(f"{file.path}: all its pictures are of one class; a probe tells two at least apart")
 
 

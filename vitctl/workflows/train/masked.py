@@ -147,7 +147,8 @@ class Judge:
             found = self.loss(2 * state.micro_batch) if self.place.val else {}
             probe = self.probe()
         if probe is not None:
-            found["probe_top1"] = probe.top1
+            ranks = self.place.ranks  # each has measured it; they must agree on which weights are the best
+            found["probe_top1"] = ranks.sum([probe.top1])[0] / ranks.world
         if not found:
             return None
         told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items())
@@ -177,7 +178,11 @@ class Judge:
         if len(np.unique(labels[labels >= 0])) < 2 or not (truth >= 0).any():
             return none, none
         each = max(1, JUDGED // classes)
-        return first(orders(labels, classes, SHOTS_SEED), shots), first(orders(truth, classes, SHOTS_SEED), each)
+        chosen, judged = (
+            first(orders(found, classes, SHOTS_SEED), count) for found, count in ((labels, shots), (truth, each))
+        )
+        judged = judged[np.isin(truth[judged], labels[chosen])]  # a class without shots cannot be told
+        return (chosen, judged) if len(judged) else (none, none)
 
     def probe(self) -> Trial | None:
         if not len(self.shots):

@@ -115,7 +115,7 @@ def about_data(request: Request) -> dict[str, Any]:
     """The flags, and what --set says of the data, which is opened before the rest is settled."""
     pairs = [each.partition("=") for each in request.settings]
     named = {name.strip(): value.strip() for name, _, value in pairs}
-    return request.flags | {name: named[name] for name in ("data", "split", "val") if name in named}
+    return request.flags | {name: named[name] for name in ("data", "split", "val", "objective") if name in named}
 
 
 def check_batch(config: TrainConfig, ranks: Ranks) -> None:
@@ -155,13 +155,16 @@ def configured(request: Request, model: ModelSpec, data: Data, reporter: Reporte
     row = (
         recipe(name)
         if name
-        else choose(purpose, model, rows, len(data.file.class_names), request.flags.get("objective"))
+        else choose(purpose, model, rows, len(data.file.class_names), about_data(request).get("objective"))
     )
     if row.purpose != purpose:
         raise ConfigError(f"recipe {row.name} is one to {row.purpose} with; vitctl recipes lists those to {purpose}")
     reporter.note(f"recipe: {row.name} ({'--recipe' if name else 'for ' + counted(rows, 'picture')})")
     config = dataclasses.replace(row.config, recipe=row.name)
-    return fitted_warmup(override(with_flags(config, request.flags), request.settings), rows, reporter)
+    config = override(with_flags(config, request.flags), request.settings)
+    if purpose != "selfsup" and config.objective != "labels":
+        raise ConfigError(f"objective {config.objective} is one without labels; vitctl selfsup trains with it")
+    return fitted_warmup(config, rows, reporter)
 
 
 def with_flags(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
@@ -243,6 +246,7 @@ def recorded(config: TrainConfig, data: Data) -> dict[str, Any]:
 def check_same(run: RunDirectory, now: dict[str, Any]) -> None:
     """A run goes on as it began; what only decides how fast it goes may change."""
     then = run.config["config"]
+    then = {**then, **dataclasses.asdict(TrainConfig.from_dict(then))}  # fields that are younger than the run
     ignored = {*FREE, "data"}
     changed = [
         f"{name} is {now_value!r} now and was {then_value!r}"
