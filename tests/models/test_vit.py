@@ -83,7 +83,7 @@ def check(
     model, expected = filled(weights), oracle(arrays, images)
     ours = answers(model, images)
     assert furthest(ours, expected) < tolerance
-    assert np.abs(ours[1] - expected[1]).max() < 1e-5
+    np.testing.assert_allclose(ours[1], expected[1], rtol=1e-5, atol=1e-5)  # kernels' noise differs from CPU to CPU
     assert furthest(answers(model.double(), images), expected) < 1e-11
 
 
