@@ -1,3 +1,5 @@
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from vitctl.errors import DataError, RunError
-from vitctl.io.feature_file import FeatureFile, Origin, Parts, export
+from vitctl.errors import DataError, NoSpace, RunError
+from vitctl.io.feature_file import FeatureFile, Origin, Parts, export, told_when_full
 
 ORIGIN = Origin("w", "d", "vit-mu/8", 1, "auto", 16, 16, "float32", "float32", ("cat", "dög"))
 VALUES = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -76,6 +78,25 @@ def test_what_float16_does_not_hold_is_not_written(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "f.h5", replace(ORIGIN, dtype="float16"))
     with pytest.raises(RunError, match="not finite in float16"):
         parts.write("train", 0, VALUES * 1e6)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("file write failed: No space left on d")])
+def test_a_full_disk_is_one_line_that_says_what_stays(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(NoSpace, match="what was computed stays in"), told_when_full(tmp_path / "f.h5", tmp_path):
+        raise error
+
+
+def test_an_array_that_the_disk_does_not_take_says_so(tmp_path: Path) -> None:
+    """NumPy writes to a file without errno; a limit of this process stands for a disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(NoSpace):
+            Parts(tmp_path / "f.h5", ORIGIN).write("train", 0, np.zeros((5, 3000), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_what_is_no_feature_file_is_told(tmp_path: Path) -> None:

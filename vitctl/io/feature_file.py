@@ -10,9 +10,11 @@ A file is written part by part into a folder beside it, and put together when al
 """
 
 import dataclasses
+import io
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vitctl.errors import DataError, RunError
-from vitctl.io.atomic import remove_leftovers, replacing, write_json
+from vitctl.errors import DataError, NoSpace, RunError, is_no_space
+from vitctl.io.atomic import remove_leftovers, replacing, write_bytes, write_json
 
 FORMAT, VERSION = "vitctl.features", 1
+ROOM = 1 << 16  # bytes: a disk with less is full
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -140,12 +143,12 @@ class Parts:
                 f"{self.origin.model}: features of {split} are not finite in {self.origin.dtype}; "
                 "take dtype=float32 and precision float32"
             )
-        with replacing(self.path(split, start, len(features))) as aside, open(aside, "wb") as file:
-            np.save(file, values, allow_pickle=False)
+        with told_when_full(self.out, self.folder):
+            save_array(self.path(split, start, len(features)), values)
 
     def finish(self, splits: dict[str, tuple[Ints, list[str]]], created_by: str) -> FeatureFile:
         """Labels and names of each split, to all the parts that are there; then the folder goes."""
-        with replacing(self.out) as aside, h5py.File(aside, "w") as file:
+        with told_when_full(self.out, self.folder), replacing(self.out) as aside, h5py.File(aside, "w") as file:
             file.attrs.update({"format": FORMAT, "version": VERSION, "created_by": created_by})
             file["origin"] = (self.folder / "origin.json").read_text()
             for name, (labels, names) in splits.items():
@@ -164,6 +167,25 @@ class Parts:
             part = np.load(path, allow_pickle=False)
             start = int(path.stem.rsplit("-", 2)[1])
             whole[start : start + len(part)] = part
+
+
+def save_array(path: Path, values: Any) -> None:
+    """An .npy. NumPy itself does not say that it was the disk which took no more."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+@contextmanager
+def told_when_full(out: Path, parts: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # HDF5 has several ways to say it
+        if not is_no_space(error) and "No space left" not in str(error) and shutil.disk_usage(out.parent).free > ROOM:
+            raise
+        raise NoSpace(
+            f"{out}: no room left on the disk; what was computed stays in {parts}. Free some, then run this line again"
+        ) from error
 
 
 # --- for other tools -------------------------------------------------------------------------------------------------
@@ -185,8 +207,7 @@ def export(file: FeatureFile, kind: str, stem: Path) -> list[Path]:
 
 def to_npy(file: FeatureFile, split: str, paths: list[Path]) -> None:
     for path, values in zip(paths, (file.features(split), file.labels(split)), strict=True):
-        with replacing(path) as aside, open(aside, "wb") as handle:
-            np.save(handle, values, allow_pickle=False)
+        save_array(path, values)
 
 
 def to_csv(file: FeatureFile, split: str, paths: list[Path]) -> None:

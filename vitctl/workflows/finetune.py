@@ -46,7 +46,7 @@ def finetune(
         model = weights.spec if weights else model_spec(TrainConfig.model)
         started = start(request, model, ranks, device, reporter, begin)
         if started.run and started.run.result:
-            return concluded(started.run, reporter)
+            return concluded(TrainResult, started.run, reporter)
         config, data = started.config, started.data
         begun, train = begin(config, data), limited(data.train, config.limit, config.seed)
         with Stop() as stop:

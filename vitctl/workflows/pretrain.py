@@ -28,7 +28,7 @@ def pretrain(
         model = model_spec(request.flags.get("model") or TrainConfig.model, pad=True)  # its size is not known yet
         started = start(request, model, ranks, device, reporter, pretrained_spec)
         if started.run and started.run.result:
-            return concluded(started.run, reporter)
+            return concluded(TrainResult, started.run, reporter)
         config, data = started.config, started.data
         train = limited(data.train, config.limit, config.seed)
         begun = fresh("pretrain", pretrained_spec(config, data), config, data)

@@ -8,13 +8,13 @@ from typing import Any, Unpack
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.train import TrainConfig
 from vitctl.inspection.curves import draw_curves
-from vitctl.io.run_directory import RunDirectory
 from vitctl.models.count import BACKWARD, count
 from vitctl.models.masked import check_masked
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ceiling import ceiling
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
+from vitctl.workflows.train.conclude import concluded
 from vitctl.workflows.train.fit import Fit, Fitted
 from vitctl.workflows.train.fresh import fresh, spec_of
 from vitctl.workflows.train.masked import check_unlabelled, masked
@@ -70,7 +70,7 @@ def selfsup(
         model = model_spec(request.flags.get("model") or TrainConfig.model, pad=True)  # its size is not known yet
         started = start(request, model, ranks, device, reporter, encoder_spec)
         if started.run and started.run.result:
-            return concluded(started.run, reporter)
+            return concluded(SelfsupResult, started.run, reporter)
         config, data = started.config, started.data
         train = limited(data.train, config.limit, config.seed)
         begun = fresh("selfsup", encoder_spec(config, data), config, data)
@@ -132,10 +132,3 @@ def conclude(
         draw_curves(run.metrics(), run.path / "curves.png", f"{spec.name}, {config.objective}, on {data.path.name}")
         run.finish(dataclasses.asdict(result))
     return result
-
-
-def concluded(run: RunDirectory, reporter: Reporter) -> SelfsupResult:
-    """The result of a run that is finished already."""
-    reporter.note(f"{run.path}: is finished; nothing is left to do")
-    names = {field.name for field in dataclasses.fields(SelfsupResult)}
-    return SelfsupResult(**{name: value for name, value in (run.result or {}).items() if name in names})

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vitctl.config.model import ModelSpec
 from vitctl.inspection.curves import draw_curves
@@ -12,6 +13,8 @@ from vitctl.training.ceiling import ceiling
 from vitctl.workflows.train.fit import Fitted
 from vitctl.workflows.train.place import Place
 from vitctl.workflows.train.start import Started
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ def conclude(
     return result
 
 
-def concluded(run: RunDirectory, reporter: Reporter) -> TrainResult:
+def concluded(kind: type[Result], run: RunDirectory, reporter: Reporter) -> Result:
     """The result of a run that is finished already."""
     reporter.note(f"{run.path}: is finished; nothing is left to do")
-    names = {field.name for field in dataclasses.fields(TrainResult)}
-    return TrainResult(**{name: value for name, value in (run.result or {}).items() if name in names})
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in (run.result or {}).items() if name in names})
