@@ -17,6 +17,7 @@ from vitctl.cli.bench import bench
 from vitctl.cli.boundary import Boundary
 from vitctl.cli.doctor import doctor
 from vitctl.cli.evaluate import evaluate
+from vitctl.cli.export import export
 from vitctl.cli.features import features
 from vitctl.cli.fewshot import fewshot
 from vitctl.cli.finetune import finetune
@@ -44,7 +45,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Data": (patchify, info),
     "Training": (pretrain, selfsup, finetune, evaluate, recipes),
     "Frozen features": (features, fewshot),
-    "Models": (models, interpolate_pos),
+    "Models": (models, interpolate_pos, export),
     "This machine": (bench, doctor),
 }
 

@@ -491,6 +491,20 @@ OURS = [
         ),
     ),
     Recipe(
+        "small-finetune",
+        "finetune",
+        "vitctl: transfer to 100 to 100,000 pictures, of weights without labels above all; after arXiv 2111.06377",
+        "vitctl finetune --recipe small-finetune --data pictures/",
+        replace(
+            DIGITS,
+            head=None,
+            positions=None,
+            drop_path=0.1,
+            optim=replace(DIGITS.optim, lr=5e-4, layer_decay=0.75),
+            augment=replace(PRESETS["mae-finetune"], crop_area=(0.3, 1.0), erase=0.0, mixup=0.2, mix_probability=0.5),
+        ),
+    ),
+    Recipe(
         "masked-small",
         "selfsup",
         "vitctl: the paper's masked patches on 1,000 to 100,000 pictures",

@@ -10,6 +10,7 @@ from vitctl.io.atomic import replacing, write_json
 from vitctl.io.weights import Weights
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
+STORED = ("1d", "sincos", "sincos-mae")  # as one table
 ARCHITECTURES = {  # timm's own names; a ViT of other numbers is a vit_base with every number given
     "vit-ti/16": "vit_tiny_patch16_224", "vit-s/32": "vit_small_patch32_224", "vit-s/16": "vit_small_patch16_224",
     "vit-s/8": "vit_small_patch8_224", "vit-b/32": "vit_base_patch32_224", "vit-b/16": "vit_base_patch16_224",
@@ -86,7 +87,7 @@ def arguments(spec: ModelSpec) -> dict[str, Any]:
 def check(spec: ModelSpec) -> None:
     plain = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
     wants = {
-        "positions": (spec.family == "bit" or (spec.positions == "1d" and spec.added == "stem"), spec.positions),
+        "positions": (spec.family == "bit" or (spec.positions in STORED and spec.added == "stem"), spec.positions),
         "a hidden layer before the head": (not spec.hidden, spec.hidden),
         "norm_eps": (spec.family == "bit" or spec.norm_eps == plain["norm_eps"], spec.norm_eps),
         "the family": (spec.family == "vit" or spec.name in ARCHITECTURES, spec.family),

@@ -1,0 +1,66 @@
+from typing import Annotated, Literal
+
+import typer
+
+from vitctl.cli.options import AllowMissing, From, Json, Overwrite, Quiet, Set
+from vitctl.cli.training import Data
+
+
+def export(
+    format: Annotated[
+        Literal["onnx", "torch", "safetensors", "hf", "npz"],
+        typer.Option(help="torch: of torch.export; safetensors: for timm; hf: for transformers; npz: as the paper's."),
+    ] = "onnx",
+    source: From = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Else MODEL-RES with the format's ending.")] = None,
+    res: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Another resolution, its positions interpolated.")
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "fp16", "int8"], typer.Option(help="int8 is static, calibrated on --data; for onnx.")
+    ] = "float32",
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="Take bytes [B, H, W, C] of any size, cropped inside.")
+    ] = False,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Take pictures of any whole number of patches as they are.")
+    ] = False,
+    data: Data = None,
+    allow_missing: AllowMissing = False,
+    overwrite: Overwrite = False,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for another runtime, load it there again, and compare it with the model on real pictures.
+
+    What was found stands beside the file, as FILE.json. A file that differs is kept, and exits with 4.
+
+    Example: [bold]vitctl export --format onnx --with-preprocessing[/bold]
+    """
+    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.config.export import ExportConfig
+    from vitctl.config.overrides import override
+    from vitctl.reporting import size
+    from vitctl.workflows.export import export as run
+
+    config = ExportConfig(
+        format, source, out, res, precision, with_preprocessing, dynamic_size, data=data, allow_missing=allow_missing
+    )
+    result = run(override(config, settings or ()), reporter(quiet), overwrite=overwrite)
+    found = result.comparison
+    table = {
+        "written": f"{result.out}, {size(result.bytes)}",
+        "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.classes:,} classes, {result.precision}",
+        "takes": result.input,
+        "compared": f"by {result.runtime}, on {found.pictures:,} pictures of {result.data}",
+        "logits": f"up to {found.max_difference:.2g} apart, {found.mean_difference:.2g} on average; the largest is "
+        f"{found.largest_logit:.3g}",
+        "top-1": f"the same for {found.agreement:.2%}",
+        "accuracy": f"{found.top1_export:.2%}, the model {found.top1_model:.2%}"
+        if found.top1_model is not None
+        else "",
+        "report": result.report,
+        "load": result.load,
+    }
+    emit("export", result, json, [facts({name: value for name, value in table.items() if value})])

@@ -1,0 +1,30 @@
+"""An exported file as a module, so that it can be measured exactly as the model that it was made from."""
+
+from abc import abstractmethod
+
+import torch
+from torch import nn
+
+from vitctl.config.model import ModelSpec
+from vitctl.io.weights import About
+from vitctl.patches import unpatchify
+
+
+class Exported(nn.Module):
+    """Normalised pictures [B, C, H, W] or patches [B, N, P*P*C]; or bytes [B, H, W, C] where it prepares them itself;
+    to float32 logits [B, K]."""
+
+    def __init__(self, spec: ModelSpec, about: About, takes_bytes: bool, path: str) -> None:
+        super().__init__()
+        self.spec, self.about, self.takes_bytes, self.path = spec, about, takes_bytes, path
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if pixels.ndim == 3:
+            spec = self.spec
+            pixels = unpatchify(pixels, spec.height, spec.width, spec.patch)
+            pixels = pixels if self.takes_bytes else pixels.permute(0, 3, 1, 2)
+        return self.computed(pixels.cpu()).float().to(pixels.device)
+
+    @abstractmethod
+    def computed(self, images: torch.Tensor) -> torch.Tensor:
+        """By the runtime, on the CPU."""

@@ -1,0 +1,84 @@
+"""ONNX: drawn by torch's exporter, run by onnxruntime."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitctl.errors import ConfigError, WeightsError
+from vitctl.io.atomic import replacing
+from vitctl.models.exports.exported import Exported
+from vitctl.models.exports.labels import read_labels
+
+IMAGES, LOGITS = "images", "logits"
+OPSETS = (18, 23)  # Resize is antialiased from 18 on
+LARGEST = 1_900_000_000  # bytes of weights in one file: protobuf ends at 2 GB
+
+
+def write_onnx(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], path: Path, opset: int,
+               labels: dict[str, str]) -> None:  # fmt: skip
+    """`free` says which axes of the input may have any size; weights beyond 2 GB stand beside the file."""
+    program = drawn(graph, example, free, opset)
+    program.model.metadata_props.update(labels)
+    size = sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers()))
+    if size > LARGEST:
+        program.save(str(path), external_data=True)
+        return
+    with replacing(path) as aside:
+        program.save(str(aside), external_data=False)
+
+
+def check_opset(opset: int) -> None:
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise ConfigError(f"opset is {opset}; write one from {OPSETS[0]} to {OPSETS[1]}")
+
+
+def drawn(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int) -> Any:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    table: dict[Any, Any] = {torch.ops.aten._upsample_bicubic2d_aa.default: antialiased_bicubic}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            graph, (example,), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], dynamic_shapes=(free,),
+            opset_version=opset, custom_translation_table=table, verbose=False,
+        )  # fmt: skip
+
+
+def antialiased_bicubic(x: Any, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None) -> Any:
+    """Torch's operator in ONNX, which torch's own exporter does not know: Pillow's kernel, a = -0.5."""
+    from onnxscript.onnx_opset import opset18
+
+    op: Any = opset18
+
+    assert not align_corners
+    batch_and_channels = op.Shape(x, start=0, end=2)
+    sizes = op.Concat(batch_and_channels, op.Constant(value_ints=list(size)), axis=0)
+    return op.Resize(x, None, None, sizes, antialias=1, coordinate_transformation_mode="half_pixel",
+                     cubic_coeff_a=-0.5, exclude_outside=1, mode="cubic")  # fmt: skip
+
+
+class OnnxModel(Exported):
+    """An ONNX file as a module."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of protobuf, or of the runtime
+            text = " ".join(str(error).split())[:120]
+            raise WeightsError(f"{path}: no ONNX file that onnxruntime can load ({text})") from error
+        labels = dict(self.session.get_modelmeta().custom_metadata_map)
+        super().__init__(*read_labels(labels, str(path)), os.fspath(path))
+
+    def computed(self, images: torch.Tensor) -> torch.Tensor:
+        (logits,) = self.session.run([LOGITS], {IMAGES: images.contiguous().numpy()})
+        return torch.from_numpy(logits)

@@ -1,0 +1,59 @@
+"""An ONNX file in 8 bits: static, calibrated on pictures."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitctl.io.atomic import replacing
+from vitctl.models.exports.onnx_file import IMAGES
+
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+Bytes = np.ndarray[Any, Any]
+
+
+def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
+    """Writes `out`; returns how many products are in 8 bits: all that have weights, but for the head.
+
+    Products of two activations, as in attention, and everything between products stay float32.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    model = onnx.load(path)
+    chosen = with_weights(model.graph)[:-1]
+    logging.getLogger().disabled = True  # the library warns through the root logger of what was chosen on purpose
+    with replacing(out) as aside:
+        quantize_static(
+            path,
+            aside,
+            Reader(batches),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(PRODUCTS),
+            nodes_to_quantize=chosen,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"CalibTensorRangeSymmetric": False},
+        )
+    return len(chosen)
+
+
+def with_weights(graph: Any) -> list[str]:
+    """Products in the order in which they are computed, whose second factor is stored."""
+    stored = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type in PRODUCTS and node.input[1] in stored]
+
+
+class Reader:
+    """Batches as the library asks for them, one after another."""
+
+    def __init__(self, batches: Iterable[Bytes]) -> None:
+        self.batches: Iterator[Bytes] = iter(batches)
+
+    def get_next(self) -> dict[str, Bytes] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {IMAGES: batch}

@@ -1,0 +1,120 @@
+"""`vitctl export`: a model for another runtime, loaded there again and compared."""
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vitctl import __version__
+from vitctl.config.checks import resolution
+from vitctl.config.export import ENDINGS, ExportConfig
+from vitctl.errors import OutputExists, RunError, UsageError
+from vitctl.io.atomic import write_json
+from vitctl.io.weights import Weights
+from vitctl.models.adapt import adapted
+from vitctl.reporting import Reporter, Silent
+from vitctl.workflows.export.compare import Comparison, compare
+from vitctl.workflows.export.formats import Written, check_writable, write
+from vitctl.workflows.export.pictures import Pictures, pictures_for
+from vitctl.workflows.interpolate import short, slug
+from vitctl.workflows.load import choose_weights
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    out: str
+    report: str  # this result, beside it
+    format: str
+    weights: str
+    weights_digest: str
+    model: str
+    res: list[int]
+    classes: int
+    precision: str
+    input: str
+    opset: int | None
+    products_in_8_bits: int | None
+    runtime: str  # that loaded it again
+    data: str
+    comparison: Comparison
+    bytes: int
+    load: str  # the line of Python that uses it
+    elapsed_s: float
+
+
+def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite: bool = False) -> ExportResult:
+    reporter, began = reporter or Silent(), time.perf_counter()
+    weights = fitted(choose_weights(config.source, reporter, config.allow_missing), config)
+    check_writable(weights, config)
+    out = Path(config.out or default_name(weights, config))
+    report = out.with_name(out.name + ".json")
+    make_room(out, report, overwrite)
+    pictures = pictures_for(weights, config, reporter)
+    written = write(weights, config, out, pictures, reporter)
+    comparison = compare(weights, written.load(), pictures, config, reporter)
+    result = concluded(config, weights, out, report, written, pictures, comparison, time.perf_counter() - began)
+    write_json(report, {"command": "export", "version": __version__} | dataclasses.asdict(result))
+    if not comparison.agrees:
+        raise RunError(f"{out}: {comparison.told()}, more than is allowed; it is kept to be looked at, beside {report}")
+    return result
+
+
+def fitted(weights: Weights, config: ExportConfig) -> Weights:
+    """For the resolution that is asked for, its positions interpolated; without what is not of the classifier."""
+    height, width = resolution(config.res) if config.res else (None, None)
+    if config.pad:
+        weights = replace(weights, spec=weights.spec.changed(pad=True))
+    return replace(adapted(weights, height, width), extra={}, notes=())
+
+
+def default_name(weights: Weights, config: ExportConfig) -> str:
+    spec = weights.spec
+    precision = "" if config.precision == "float32" else f"-{config.precision}"
+    return f"{slug(spec.name)}-{short(spec.height, spec.width)}{precision}{ENDINGS[config.format]}"
+
+
+def make_room(out: Path, report: Path, overwrite: bool) -> None:
+    if not out.parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.parent} to write it in; make it first")
+    for path in (out, report):
+        if path.exists() and not overwrite:
+            raise OutputExists(f"{path}: exists already; --overwrite replaces it, or name another with --out")
+    if out.is_dir():
+        if any(out.iterdir()) and not (out / "config.json").exists():
+            raise OutputExists(f"{out}: is a folder of something else; name another with --out")
+        shutil.rmtree(out)
+
+
+def concluded(
+    config: ExportConfig,
+    weights: Weights,
+    out: Path,
+    report: Path,
+    written: Written,
+    pictures: Pictures,
+    comparison: Comparison,
+    elapsed_s: float,
+) -> ExportResult:
+    spec = weights.spec
+    files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
+    return ExportResult(
+        out=str(out),
+        report=str(report),
+        format=config.format,
+        weights=weights.path,
+        weights_digest=weights.digest(),
+        model=spec.name,
+        res=[spec.height, spec.width],
+        classes=spec.classes,
+        precision=config.precision,
+        input=written.input,
+        opset=config.opset if config.format == "onnx" else None,
+        products_in_8_bits=written.in_8_bits,
+        runtime=written.runtime,
+        data=f"{pictures.path}, {pictures.split}",
+        comparison=comparison,
+        bytes=sum(path.stat().st_size for path in files),
+        load=written.line,
+        elapsed_s=elapsed_s,
+    )

@@ -1,0 +1,118 @@
+"""Whether an exported file computes what the model does: on real pictures, at two batch sizes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vitctl.config.export import ExportConfig
+from vitctl.config.model import ModelSpec
+from vitctl.data.patchifier.decode import Target, fit, resize
+from vitctl.io.weights import Weights
+from vitctl.models.adapt import adapted
+from vitctl.reporting import Reporter
+from vitctl.workflows.export.formats import images_of
+from vitctl.workflows.export.pictures import Pictures
+from vitctl.workflows.load import load_model
+
+BATCHES = (1, 8)
+ALONE = 4  # pictures that are also computed one by one
+
+Bytes = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    pictures: int
+    batches: list[int]
+    max_difference: float  # of logits
+    mean_difference: float
+    largest_logit: float
+    allowed: float | None  # of the largest difference
+    agreement: float  # in top-1
+    top1_model: float | None  # of the same pictures, where the model knows their classes
+    top1_export: float | None
+    agrees: bool
+
+    def told(self) -> str:
+        text = (
+            f"logits differ from the model's by up to {self.max_difference:.3g} (the largest is "
+            f"{self.largest_logit:.3g}), top-1 agrees on {self.agreement:.2%} of {self.pictures:,} pictures"
+        )
+        if self.top1_model is None:
+            return text
+        return f"{text}, {self.top1_export:.2%} are right where the model has {self.top1_model:.2%}"
+
+
+@torch.no_grad()
+def compare(
+    weights: Weights, exported: nn.Module, pictures: Pictures, config: ExportConfig, reporter: Reporter
+) -> Comparison:
+    model, pixels = load_model(weights), torch.from_numpy(pictures.bytes)
+    ours, theirs = [], []
+    with reporter.progress("compare", len(pixels)) as bar:
+        for batch in torch.split(pixels, BATCHES[1]):
+            images = images_of(weights, batch)
+            ours.append(model(images))
+            theirs.append(exported(batch if config.with_preprocessing else images).float())
+            bar.advance(len(batch))
+    wanted, given = torch.cat(ours), torch.cat(theirs)
+    gaps = [(given - wanted).abs().flatten()]
+    gaps += [gap.abs().flatten() for gap in alone(exported, weights, pixels[:ALONE], wanted, config)]
+    gaps += [gap.abs().flatten() for gap in elsewhere(exported, weights, pictures.bytes[:ALONE], config)]
+    return judged(wanted, given, torch.cat(gaps), pictures.labels, config)
+
+
+def alone(
+    exported: nn.Module, weights: Weights, pixels: torch.Tensor, wanted: torch.Tensor, config: ExportConfig
+) -> Iterator[torch.Tensor]:
+    """Pictures in batches of one."""
+    for number, picture in enumerate(torch.split(pixels, BATCHES[0])):
+        given = exported(picture if config.with_preprocessing else images_of(weights, picture))
+        yield given.float() - wanted[number : number + 1]
+
+
+def elsewhere(exported: nn.Module, weights: Weights, pixels: Bytes, config: ExportConfig) -> Iterator[torch.Tensor]:
+    """At another size, where the file takes more than one."""
+    spec = weights.spec
+    if config.with_preprocessing:
+        large = np.stack([resize(each, spec.height * 3 // 2 + 1, spec.width * 2 - 1) for each in pixels])
+        target = Target(spec.height, spec.width, spec.channels)
+        small = np.stack([fit(each, target) for each in large])
+        yield exported(torch.from_numpy(large)).float() - load_model(weights)(
+            images_of(weights, torch.from_numpy(small))
+        )
+    if config.dynamic_size:
+        height, width = other_size(spec)
+        images = images_of(weights, torch.from_numpy(np.stack([resize(each, height, width) for each in pixels])))
+        yield exported(images).float() - load_model(adapted(weights, height, width))(images)
+
+
+def other_size(spec: ModelSpec) -> tuple[int, int]:
+    step = 32 if spec.family == "bit" else spec.patch
+    return spec.height + step, spec.width + 2 * step
+
+
+def judged(
+    wanted: torch.Tensor, given: torch.Tensor, gaps: torch.Tensor, labels: torch.Tensor | None, config: ExportConfig
+) -> Comparison:
+    largest, difference = float(wanted.abs().max()), float(gaps.max())
+    agreement = float((given.argmax(1) == wanted.argmax(1)).float().mean())
+    allowed = None if config.closeness is None else config.closeness * max(1.0, largest)
+    agrees = difference <= allowed if allowed is not None else agreement >= config.agreement
+    right = [None if labels is None else float((each.argmax(1) == labels).float().mean()) for each in (wanted, given)]
+    return Comparison(
+        pictures=len(wanted),
+        batches=list(BATCHES),
+        max_difference=difference,
+        mean_difference=float(gaps.mean()),
+        largest_logit=largest,
+        allowed=allowed,
+        agreement=agreement,
+        top1_model=right[0],
+        top1_export=right[1],
+        agrees=agrees,  # not where it is not a number
+    )

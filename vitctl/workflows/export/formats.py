@@ -1,0 +1,184 @@
+"""Each format: whether a model can be written so, how it is, and how it is loaded again by those who use it."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitctl.config.export import GRAPHS, ExportConfig
+from vitctl.config.model import ModelSpec
+from vitctl.data.loader import normalised
+from vitctl.errors import UsageError
+from vitctl.io import official, timm_folder
+from vitctl.io.hugging_face.writer import check_writable as check_hf
+from vitctl.io.save import save_as
+from vitctl.io.weights import About, Weights
+from vitctl.models.exports.graph import check_any_size, graph_of
+from vitctl.models.exports.labels import labels_of
+from vitctl.models.exports.onnx_file import OnnxModel, check_opset, write_onnx
+from vitctl.models.exports.quantise import quantise
+from vitctl.models.exports.torch_file import TorchProgram, write_program
+from vitctl.reporting import Reporter
+from vitctl.workflows.export.pictures import Pictures
+from vitctl.workflows.load import load_model
+
+
+@dataclass(frozen=True)
+class Written:
+    """An exported file, and its own way back."""
+
+    load: Callable[[], nn.Module]
+    runtime: str
+    line: str  # of Python
+    input: str
+    in_8_bits: int | None = None
+
+
+def check_writable(weights: Weights, config: ExportConfig) -> None:
+    """What can be known to fail does so before anything is written."""
+    spec = weights.spec
+    if config.format == "onnx":
+        check_opset(config.opset)
+    if config.dynamic_size:
+        check_any_size(spec)
+    if config.format in GRAPHS:
+        return
+    if spec.family == "timm":
+        raise UsageError(
+            f"{spec.name}: is timm's own and can be written as onnx or torch; timm has its weights already"
+        )
+    {"safetensors": timm_folder.check, "hf": check_hf, "npz": check_npz}[config.format](spec)
+
+
+def check_npz(spec: ModelSpec) -> None:
+    if spec.family != "bit":
+        official.check_writable(spec)
+
+
+def write(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures, reporter: Reporter) -> Written:
+    reporter.note(f"export: {out}, {config.format}, {config.precision}")
+    if config.format in GRAPHS:
+        return write_graph(weights, config, out, pictures, reporter)
+    stored = weights_to_store(weights, config)
+    spec, takes = weights.spec, f"float32 [B, {weights.spec.channels}, {weights.spec.height}, {weights.spec.width}]"
+    if config.format == "safetensors":
+        save_as(stored, out, "vitctl")
+        return Written(lambda: by_timm(spec, out), f"timm {version('timm')}", timm_line(spec, out), takes)
+    save_as(stored, out, "hf" if config.format == "hf" else "npz")
+    if config.format == "hf" and find_spec("transformers"):
+        line = f"transformers.ViTForImageClassification.from_pretrained({str(out)!r})"
+        return Written(lambda: by_transformers(out), f"transformers {version('transformers')}", line, takes)
+    line = f"vitctl.load_model({str(out)!r})"
+    if config.format == "hf":
+        line = f"transformers.ViTForImageClassification.from_pretrained({str(out)!r})"
+    return Written(lambda: load_model(out), "vitctl's own reader of the format", line, takes)
+
+
+def weights_to_store(weights: Weights, config: ExportConfig) -> Weights:
+    """In half precision if that is asked for. The official layout knows of tables, not of waves that fill them."""
+    if config.precision == "fp16":
+        halved = {name: each.half() if each.is_floating_point() else each for name, each in weights.tensors.items()}
+        weights = replace(weights, tensors=halved)
+    if config.format == "npz" and weights.spec.positions == "sincos":
+        weights = replace(weights, spec=weights.spec.changed(positions="1d"))
+    return weights
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+
+
+def write_graph(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures, reporter: Reporter) -> Written:
+    spec, inside = weights.spec, config.with_preprocessing
+    ways = {"any_size": config.dynamic_size, "preprocessing": inside}
+    graph = graph_of(load_model(weights), weights.about, half=config.precision == "fp16", **ways)
+    labels = labels_of(weights, precision=config.precision, **ways)
+    example, free = example_of(spec, config), free_axes(spec, config)
+    if config.format == "torch":
+        write_program(graph, example, free, out, labels)
+        line = f"torch.export.load({str(out)!r}).module()"
+        return Written(lambda: TorchProgram(out), f"torch {torch.__version__}", line, labels["input"])
+    count = None
+    if config.precision == "int8":
+        with tempfile.TemporaryDirectory(prefix="vitctl-export-") as folder:
+            plain = Path(folder) / "float32.onnx"
+            write_onnx(graph, example, free, plain, config.opset, labels)
+            reporter.note(f"int8: calibrated with up to {config.calibration} pictures of {pictures.path}")
+            count = quantise(plain, out, prepared(weights, pictures, config))
+    else:
+        write_onnx(graph, example, free, out, config.opset, labels)
+    line = f"onnxruntime.InferenceSession({str(out)!r})"
+    return Written(lambda: OnnxModel(out), f"onnxruntime {version('onnxruntime')}", line, labels["input"], count)
+
+
+def prepared(weights: Weights, pictures: Pictures, config: ExportConfig) -> Iterator[Any]:
+    for batch in pictures.calibration(config.calibration):
+        yield batch if config.with_preprocessing else images_of(weights, torch.from_numpy(batch)).numpy()
+
+
+def images_of(weights: Weights, pixels: torch.Tensor) -> torch.Tensor:
+    """Bytes [B, H, W, C] to normalised pictures [B, C, H, W]."""
+    return normalised(pixels, weights.about.mean, weights.about.std).permute(0, 3, 1, 2).contiguous()
+
+
+def example_of(spec: ModelSpec, config: ExportConfig) -> torch.Tensor:
+    """A batch to draw the graph with. Sizes are odd where they are free, so that none is taken for a constant."""
+    if config.with_preprocessing:
+        return torch.zeros(2, spec.height + 7, spec.width + 5, spec.channels, dtype=torch.uint8)
+    return torch.zeros(2, spec.channels, spec.height, spec.width)
+
+
+def free_axes(spec: ModelSpec, config: ExportConfig) -> dict[int, Any]:
+    dim = torch.export.Dim
+    if config.with_preprocessing:
+        return dict.fromkeys((0, 1, 2), dim.DYNAMIC)
+    if not config.dynamic_size:
+        return {0: dim.DYNAMIC}
+    if spec.family == "bit":
+        return dict.fromkeys((0, 2, 3), dim.DYNAMIC)
+    return {0: dim("batch"), 2: spec.patch * dim("rows"), 3: spec.patch * dim("columns")}
+
+
+# --- the ways back ---------------------------------------------------------------------------------------------------
+
+
+def timm_options(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    """timm's name of the architecture, and what it must be told."""
+    config = timm_folder.config_of(Weights(spec, {}, About("vitctl")))
+    return config["architecture"], {"num_classes": spec.classes} | config["model_args"]
+
+
+def by_timm(spec: ModelSpec, path: Path) -> nn.Module:
+    import timm
+
+    name, options = timm_options(spec)
+    model: nn.Module = timm.create_model(name, checkpoint_path=str(path), **options)
+    return model.eval()
+
+
+def timm_line(spec: ModelSpec, path: Path) -> str:
+    name, options = timm_options(spec)
+    told = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return f"timm.create_model({name!r}, checkpoint_path={str(path)!r}, {told})"
+
+
+class Logits(nn.Module):
+    """Hugging Face's model, its answer without what is around it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images).logits  # type: ignore[no-any-return]
+
+
+def by_transformers(path: Path) -> nn.Module:
+    import transformers
+
+    return Logits(transformers.ViTForImageClassification.from_pretrained(path)).eval()

@@ -1,0 +1,65 @@
+"""Real pictures, as the exported model is to see them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitctl.config.export import ExportConfig
+from vitctl.config.model import ModelSpec
+from vitctl.data.patchifier.decode import Target, fit, with_channels
+from vitctl.errors import DataError
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.weights import Weights
+from vitctl.reporting import Reporter
+from vitctl.workflows.choose import choose_data
+
+FEW, MANY = 32, 1000
+HELD_OUT = ("test", "val")
+Bytes = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    path: str
+    split: str
+    bytes: Bytes  # uint8 [M, H, W, C] in the model's size
+    labels: torch.Tensor | None  # int64 [M] by the model's own numbers; None where the classes are others
+    train: Split
+    spec: ModelSpec
+
+    def calibration(self, count: int, batch: int = 16) -> Iterator[Bytes]:
+        """Pictures of train, in batches."""
+        rows = spaced(self.train.rows, count)
+        for part in np.split(rows, range(batch, len(rows), batch)):
+            yield sized(self.train.images(part), self.spec)
+
+
+def pictures_for(weights: Weights, config: ExportConfig, reporter: Reporter) -> Pictures:
+    file = PatchFile(choose_data(config.data, reporter))
+    name = next((each for each in HELD_OUT if each in file.splits and file.split(each).rows), next(iter(file.splits)))
+    split, train = file.split(name), file.split("train" if "train" in file.splits else name)
+    if not split.rows:
+        raise DataError(f"{file.path}: has no pictures to compare on; name other --data")
+    rows = spaced(split.rows, config.pictures or (FEW if config.precision == "float32" else MANY))
+    pixels = sized(split.images(rows), weights.spec)
+    return Pictures(str(file.path), name, pixels, numbers(weights, file, split.labels(rows)), train, weights.spec)
+
+
+def numbers(weights: Weights, file: PatchFile, labels: Bytes) -> torch.Tensor | None:
+    """Labels by the model's own numbers, where it knows all classes of the data by their names."""
+    own = weights.about.class_names
+    if not own or not set(file.class_names) <= set(own) or (labels < 0).any():
+        return None
+    return torch.tensor([own.index(name) for name in file.class_names])[torch.from_numpy(labels)]
+
+
+def spaced(rows: int, count: int) -> Bytes:
+    return np.linspace(0, rows - 1, min(rows, count)).round().astype(np.int64)
+
+
+def sized(images: Bytes, spec: ModelSpec) -> Bytes:
+    target = Target(spec.height, spec.width, spec.channels)
+    return np.stack([fit(with_channels(image, spec.channels), target) for image in images])
