@@ -25,6 +25,7 @@ from vitctl.cli.info import info
 from vitctl.cli.interpolate_pos import interpolate_pos
 from vitctl.cli.models import models
 from vitctl.cli.patchify import patchify
+from vitctl.cli.predict import predict
 from vitctl.cli.pretrain import pretrain
 from vitctl.cli.recipes import recipes
 from vitctl.cli.selfsup import selfsup
@@ -43,8 +44,9 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Data": (patchify, info),
-    "Training": (pretrain, selfsup, finetune, evaluate, recipes),
+    "Training": (pretrain, selfsup, finetune, recipes),
     "Frozen features": (features, fewshot),
+    "Answers": (predict, evaluate),
     "Models": (models, interpolate_pos, export),
     "This machine": (bench, doctor),
 }

@@ -5,6 +5,8 @@ import typer
 from vitctl.cli.options import AllowMissing, From, Json, Quiet
 from vitctl.cli.training import Data
 
+SHOWN = 10  # classes
+
 
 def evaluate(
     source: From = None,
@@ -18,29 +20,40 @@ def evaluate(
         Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
     ] = "auto",
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    crops: Annotated[int, typer.Option(metavar="1|5|10", help="Average over crops, and with 10 mirror them.")] = 1,
+    labels: Annotated[
+        str | None, typer.Option(metavar="FILE.json", help="Several right answers a picture, as ImageNet-ReaL has.")
+    ] = None,
+    confusion: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw what was taken for what.")] = None,
     allow_missing: AllowMissing = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say how often weights are right: top-1, top-5 and loss on a split.
+    """Say how often weights, or an exported file, are right: top-1, top-5, loss, calibration, and class by class.
 
     Classes are matched by name where the weights have names.
 
     Example: [bold]vitctl evaluate --from runs/ --data photos.h5 --split test[/bold]
     """
-    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.cli.console import emit, facts, listing, reporter
     from vitctl.config.evaluate import EvaluateConfig
     from vitctl.reporting import duration
     from vitctl.workflows.evaluate import evaluate as run
 
-    config = EvaluateConfig(source, data, split, batch, precision, device, allow_missing)
+    config = EvaluateConfig(source, data, split, batch, precision, device, crops, labels, confusion, allow_missing)
     result = run(config, reporter(quiet))
+    low, high = result.top1_ci95
     table = {
         "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
         "data": f"{result.data}, split {result.split}, {result.pictures:,} pictures",
-        "top-1": f"{result.top1:.2%}",
+        "top-1": f"{result.top1:.2%}, 95% interval {low:.2%} to {high:.2%}",
         "top-5": f"{result.top5:.2%}",
         "loss": f"{result.loss:.4f}",
+        "calibration": f"confidence is {result.calibration_error:.2%} off, on average over 15 bins",
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, {duration(result.elapsed_s)}",
     }
-    emit("evaluate", result, json, [facts(table)])
+    worst = sorted(result.per_class, key=lambda each: (each.top1, -each.pictures))[:SHOWN]
+    rows = [[each.name, f"{each.pictures:,}", f"{each.top1:.2%}", each.taken_for] for each in worst]
+    title = "classes" if len(worst) == len(result.per_class) else f"worst {SHOWN} of {len(result.per_class):,} classes"
+    columns = ["class", "pictures", "top-1", "mostly taken for"]
+    emit("evaluate", result, json, [facts(table), listing(title, columns, rows, columns[1:3])])

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from vitctl.lettering import font
 from vitctl.reporting import printed
 
 Pictures = Sequence[np.ndarray[Any, Any]]  # uint8 [H, W, C] each
@@ -81,14 +80,3 @@ def shortened(label: str) -> str:
 def as_image(picture: np.ndarray[Any, Any]) -> Image.Image:
     grey = picture.shape[2] == 1
     return Image.fromarray(np.ascontiguousarray(picture[:, :, 0] if grey else picture)).convert("RGB")
-
-
-def font(points: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which matplotlib brings along: it has the letters of most alphabets."""
-    found = find_spec("matplotlib")
-    folder = Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else Path()
-    path = folder / "mpl-data" / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-    try:
-        return ImageFont.truetype(str(path), points)
-    except OSError:
-        return ImageFont.load_default(points)

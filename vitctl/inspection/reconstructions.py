@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vitctl.io.atomic import replacing
+from vitctl.lettering import font
 from vitctl.patches import unpatchify
 
 GREY = 128  # a hidden patch
@@ -28,10 +29,10 @@ def draw_reconstructions(
     sheet = Image.new("RGB", (GUTTER + MARGIN + len(pixels) * (width * scale + GAP),
                               TOP + len(rows) * (height * scale + GAP) + MARGIN - GAP), PAPER)  # fmt: skip
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN - 6), title, INK, letters(17))
+    pen.text((MARGIN, MARGIN - 6), title, INK, font(17))
     for number, (name, pictures) in enumerate(zip(ROWS, rows, strict=False)):
         top = TOP + number * (height * scale + GAP)
-        pen.text((GUTTER - GAP, top + height * scale // 2), name, QUIET, letters(13), anchor="rm")
+        pen.text((GUTTER - GAP, top + height * scale // 2), name, QUIET, font(13), anchor="rm")
         for column, picture in enumerate(pictures):
             sheet.paste(as_image(picture, scale), (GUTTER + column * (width * scale + GAP), top))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,3 @@ def as_image(picture: Any, scale: int) -> Image.Image:
     plain = picture if picture.shape[-1] == 3 else picture[..., :1].repeat(3, -1)
     size = (picture.shape[1] * scale, picture.shape[0] * scale)
     return Image.fromarray(np.ascontiguousarray(plain)).resize(size, Image.Resampling.NEAREST)
-
-
-def letters(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(points)

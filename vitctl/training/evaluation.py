@@ -41,22 +41,31 @@ class Exam:
 
     pixels: torch.Tensor  # uint8 [B, ...]
     labels: torch.Tensor  # int64 [B]
+    rows: torch.Tensor  # int64 [B], which pictures these are
     counts: bool = True
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module, exams: Iterable[Exam], normalise: Normalise, precision: Named, device: torch.device, ranks: Ranks
 ) -> Score:
-    model.eval()
     sums = [0.0, 0.0, 0.0, 0.0]
-    for exam in exams:
-        with autocast(precision, device):
-            logits = model(normalise(exam.pixels)).float()  # [B, K]
+    for exam, logits in answered(model, exams, normalise, precision, device):
         if exam.counts:
             sums = [total + value for total, value in zip(sums, measured(logits, exam.labels), strict=True)]
     count, loss, first, fifth = ranks.sum(sums)
     return Score(int(count), loss / count, first / count, fifth / count)
+
+
+@torch.no_grad()
+def answered(
+    model: nn.Module, exams: Iterable[Exam], normalise: Normalise, precision: Named, device: torch.device
+) -> Iterator[tuple[Exam, torch.Tensor]]:
+    """Each round with its logits [B, K], in float32."""
+    model.eval()
+    for exam in exams:
+        with autocast(precision, device):
+            logits = model(normalise(exam.pixels)).float()
+        yield exam, logits
 
 
 def measured(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:

@@ -1,24 +1,27 @@
-"""`vitctl evaluate`: how often weights are right on a split."""
+"""`vitctl evaluate`: how often weights, or an exported file, are right on a split."""
 
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from vitctl.config.evaluate import EvaluateConfig
+from vitctl.data.loader import View
 from vitctl.errors import DataError, UsageError
+from vitctl.inspection.confusion import draw_confusion
+from vitctl.io.answers import read_answers
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.weights import Weights
-from vitctl.models.adapt import adapted
 from vitctl.reporting import Progress, Reporter, Silent, counted
-from vitctl.training.evaluation import Exam
-from vitctl.training.evaluation import evaluate as examine
-from vitctl.training.precision import chosen
-from vitctl.training.ranks import joined, ranks_here
+from vitctl.training.crops import Looks
+from vitctl.training.evaluation import Exam, answered
+from vitctl.training.ranks import Ranks, joined, ranks_here
+from vitctl.training.tally import ClassScore, Report, Tally
 from vitctl.workflows.choose import choose_data
-from vitctl.workflows.load import choose_weights, load_model
-from vitctl.workflows.train.feed import Normaliser, check_labels, exams
+from vitctl.workflows.ready import Ready, choose_model
+from vitctl.workflows.train.feed import check_labels, exams
 from vitctl.workflows.train.start import device_of
 
 SPLITS = ("test", "val")  # the first that is there
@@ -36,8 +39,14 @@ class EvaluateResult:
     pictures: int
     classes: int
     top1: float
+    top1_ci95: list[float]
     top5: float
     loss: float
+    calibration_error: float
+    per_class: list[ClassScore]
+    crops: int
+    labels: str | None
+    confusion: str | None
     precision: str
     device: str
     images_per_s: float
@@ -48,38 +57,49 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     reporter, began = reporter or Silent(), time.perf_counter()
     device = device_of(config.device, ranks_here())
     with joined(device) as ranks:
-        weights = choose_weights(config.source, reporter, config.allow_missing)
-        path = choose_data(config.data, reporter)
-        file = PatchFile(path)
+        file = PatchFile(choose_data(config.data, reporter))
         split = split_of(file, config.split)
-        numbers = class_numbers(weights, file, reporter)
-        check_labels(split, len(numbers))
-        fitting = adapted(weights, channels=file.geometry.channels)
-        model = load_model(fitting, allow_missing=config.allow_missing).to(device)
-        precision, spec = chosen(config.precision, device), fitting.spec
+        ready = choose_model(
+            config.source, reporter, channels=file.geometry.channels, precision=config.precision, device=device,
+            allow_missing=config.allow_missing,
+        )  # fmt: skip
+        numbers = class_numbers(ready, file, reporter)
+        if not config.labels:
+            check_labels(split, len(numbers))
+        tally = Tally(ready.spec.classes, answer_sets(config, ready, split))
         started = time.perf_counter()
         with reporter.progress("evaluate", split.rows) as bar:
-            rounds = renumbered(exams(split, spec, config.batch, ranks, device), numbers.to(device), bar)
-            score = examine(model, rounds, Normaliser(spec, fitting.about), precision, device, ranks)
+            asked(tally, renumbered(rounds_of(ready, split, config, ranks), numbers, bar), ready, config)
         seconds = time.perf_counter() - started
-    return EvaluateResult(
-        weights=weights.path,
-        weights_digest=weights.digest(),
-        model=spec.name,
-        res=[spec.height, spec.width],
-        data=str(path),
-        data_digest=file.digest,
-        split=split.name,
-        pictures=score.pictures,
-        classes=spec.classes,
-        top1=score.top1,
-        top5=score.top5,
-        loss=score.loss,
-        precision=precision,
-        device=device.type,
-        images_per_s=score.pictures / seconds,
-        elapsed_s=time.perf_counter() - began,
-    )
+        tally.gathered(ranks)
+    report = tally.report(names_of(ready, file))
+    if config.confusion and ranks.first:
+        draw(report, names_of(ready, file), config, f"{ready.spec.name} on {file.path.name}, {split.name}")
+    return result_of(config, ready, file, split, report, seconds, time.perf_counter() - began)
+
+
+def asked(tally: Tally, rounds: Iterable[Exam], ready: Ready, config: EvaluateConfig) -> None:
+    model, normalise = ready.model, ready.normalise
+    if config.crops > 1:
+        size = (ready.spec.height, ready.spec.width)
+        model, normalise = Looks(ready.model, ready.normalise, size, config.crops), lambda pixels: pixels
+    for exam, logits in answered(model, rounds, normalise, ready.autocast, ready.device):
+        if exam.counts:
+            tally.add(logits, exam.labels, exam.rows)
+
+
+def rounds_of(ready: Ready, split: Split, config: EvaluateConfig, ranks: Ranks) -> Iterator[Exam]:
+    """Pictures as they are in the file where they are cropped later on, or by the exported file itself."""
+    as_they_are = View("images") if config.crops > 1 or ready.takes_bytes else None
+    return exams(split, ready.spec, config.batch, ranks, ready.device, as_they_are)
+
+
+def renumbered(rounds: Iterable[Exam], numbers: torch.Tensor, bar: Progress) -> Iterator[Exam]:
+    """Labels by the model's numbers; -1 stays."""
+    known = torch.cat([numbers, torch.tensor([-1])])
+    for exam in rounds:
+        yield replace(exam, labels=known[exam.labels.cpu()])
+        bar.advance(len(exam.labels) if exam.counts else 0)
 
 
 def split_of(file: PatchFile, name: str | None) -> Split:
@@ -89,13 +109,12 @@ def split_of(file: PatchFile, name: str | None) -> Split:
     return file.split(name or there[0])
 
 
-def class_numbers(weights: Weights, file: PatchFile, reporter: Reporter) -> torch.Tensor:
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+def class_numbers(ready: Ready, file: PatchFile, reporter: Reporter) -> torch.Tensor:
     """The model's number for each class of the data: by their names, where the model has names."""
-    own, theirs, count = weights.about.class_names, file.class_names, weights.spec.classes
-    if not count:
-        raise UsageError(
-            f"{weights.path}: has no head, so there is nothing to be right or wrong; vitctl finetune gives it one"
-        )
+    own, theirs, count = ready.about.class_names, file.class_names, ready.spec.classes
     if not own:
         if count != len(theirs):
             raise DataError(
@@ -112,10 +131,71 @@ def class_numbers(weights: Weights, file: PatchFile, reporter: Reporter) -> torc
         )
     if own != theirs:
         reporter.note(f"classes are matched by name: {len(theirs)} of the model's {len(own)} are in the data")
-    return torch.tensor([own.index(name) for name in theirs])
+    return torch.tensor([own.index(name) for name in theirs], dtype=torch.int64)
 
 
-def renumbered(rounds: Iterable[Exam], numbers: torch.Tensor, bar: Progress) -> Iterator[Exam]:
-    for exam in rounds:
-        yield replace(exam, labels=numbers[exam.labels])
-        bar.advance(len(exam.labels) if exam.counts else 0)
+def names_of(ready: Ready, file: PatchFile) -> list[str]:
+    return list(ready.about.class_names or file.class_names)
+
+
+def answer_sets(config: EvaluateConfig, ready: Ready, split: Split) -> torch.Tensor | None:
+    """Which classes are right for each picture, bool [M, K], where a file says so."""
+    if not config.labels:
+        return None
+    path, names = Path(config.labels), list(ready.about.class_names)
+    sets = torch.zeros(split.rows, ready.spec.classes, dtype=torch.bool)
+    for row, answers in enumerate(read_answers(path, split.names(np.arange(split.rows)))):
+        for answer in answers:
+            sets[row, class_number(answer, names, ready.spec.classes, path)] = True
+    if not sets.any():
+        raise DataError(f"{path}: has no answer for any picture of {split.name}")
+    return sets
+
+
+def class_number(answer: int | str, names: list[str], count: int, path: Path) -> int:
+    if isinstance(answer, str) and answer in names:
+        return names.index(answer)
+    if isinstance(answer, int) and 0 <= answer < count:
+        return answer
+    raise DataError(f"{path}: has {answer!r}, which is no class of the model; it has {counted(count, 'class')}")
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def draw(report: Report, names: list[str], config: EvaluateConfig, title: str) -> None:
+    if report.confusion is None:
+        raise UsageError(f"--confusion: {len(names):,} classes are too many for a figure; --json has them one by one")
+    draw_confusion(
+        report.confusion.numpy(), names, Path(config.confusion or ""),
+        f"{title}: top-1 {report.top1:.2%} of {counted(report.pictures, 'picture')}",
+    )  # fmt: skip
+
+
+def result_of(
+    config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, report: Report, seconds: float, elapsed: float
+) -> EvaluateResult:
+    return EvaluateResult(
+        weights=ready.path,
+        weights_digest=ready.digest,
+        model=ready.spec.name,
+        res=[ready.spec.height, ready.spec.width],
+        data=str(file.path),
+        data_digest=file.digest,
+        split=split.name,
+        pictures=report.pictures,
+        classes=ready.spec.classes,
+        top1=report.top1,
+        top1_ci95=list(report.interval),
+        top5=report.top5,
+        loss=report.loss,
+        calibration_error=report.calibration_error,
+        per_class=report.per_class,
+        crops=config.crops,
+        labels=config.labels,
+        confusion=config.confusion,
+        precision=ready.precision,
+        device=ready.device.type,
+        images_per_s=split.rows / seconds,
+        elapsed_s=elapsed,
+    )

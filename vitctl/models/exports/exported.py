@@ -5,8 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from vitctl.config.model import ModelSpec
-from vitctl.io.weights import About
+from vitctl.models.exports.labels import Labels
 from vitctl.patches import unpatchify
 
 
@@ -14,9 +13,10 @@ class Exported(nn.Module):
     """Normalised pictures [B, C, H, W] or patches [B, N, P*P*C]; or bytes [B, H, W, C] where it prepares them itself;
     to float32 logits [B, K]."""
 
-    def __init__(self, spec: ModelSpec, about: About, takes_bytes: bool, path: str) -> None:
+    def __init__(self, labels: Labels) -> None:
         super().__init__()
-        self.spec, self.about, self.takes_bytes, self.path = spec, about, takes_bytes, path
+        self.spec, self.about, self.takes_bytes = labels.spec, labels.about, labels.takes_bytes
+        self.precision, self.digest = labels.precision, labels.digest
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         if pixels.ndim == 3:

@@ -1,8 +1,7 @@
 """What an exported file says of itself, so that nobody has to guess how it is used."""
 
 import json
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError, WeightsError
@@ -33,8 +32,18 @@ def labels_of(weights: Weights, *, any_size: bool, preprocessing: bool, precisio
     }
 
 
-def read_labels(labels: dict[str, str], path: str) -> tuple[ModelSpec, About, bool]:
-    """The spec, what belongs to it, and whether bytes are taken."""
+@dataclass(frozen=True)
+class Labels:
+    """What a reader needs of them."""
+
+    spec: ModelSpec
+    about: About
+    takes_bytes: bool
+    precision: str
+    digest: str  # of the weights
+
+
+def read_labels(labels: dict[str, str], path: str) -> Labels:
     if labels.get("format") != FORMAT:
         raise WeightsError(
             f"{path}: is not an export of vitctl: it does not say what its pictures are like and what its classes are; "
@@ -43,7 +52,7 @@ def read_labels(labels: dict[str, str], path: str) -> tuple[ModelSpec, About, bo
     if labels.get("version") != VERSION:
         raise WeightsError(f"{path}: is version {labels.get('version')} of our exports; this vitctl reads {VERSION}")
     try:
-        fields: dict[str, Any] = json.loads(labels["spec"])
-        return ModelSpec.from_dict(fields), about_from(json.loads(labels["about"])), labels["takes_bytes"] == "true"
+        spec, about = ModelSpec.from_dict(json.loads(labels["spec"])), about_from(json.loads(labels["about"]))
+        return Labels(spec, about, labels["takes_bytes"] == "true", labels["precision"], labels["digest"])
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error})") from error

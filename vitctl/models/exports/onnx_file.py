@@ -1,7 +1,6 @@
 """ONNX: drawn by torch's exporter, run by onnxruntime."""
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ class OnnxModel(Exported):
             text = " ".join(str(error).split())[:120]
             raise WeightsError(f"{path}: no ONNX file that onnxruntime can load ({text})") from error
         labels = dict(self.session.get_modelmeta().custom_metadata_map)
-        super().__init__(*read_labels(labels, str(path)), os.fspath(path))
+        super().__init__(read_labels(labels, str(path)))
 
     def computed(self, images: torch.Tensor) -> torch.Tensor:
         (logits,) = self.session.run([LOGITS], {IMAGES: images.contiguous().numpy()})

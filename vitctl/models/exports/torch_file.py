@@ -48,8 +48,8 @@ class TorchProgram(Exported):
         except Exception as error:  # of zip, JSON, or torch
             text = " ".join(str(error).split())[:120]
             raise WeightsError(f"{path}: no file of torch.export that can be read ({text})") from error
-        super().__init__(*read_labels(labels, str(path)), str(path))
-        self.program = program.module()
+        super().__init__(read_labels(labels, str(path)))
+        self.program = program.module().__call__  # the call alone: as a part of this one it cannot be put in eval mode
 
     def computed(self, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

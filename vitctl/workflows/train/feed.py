@@ -97,17 +97,19 @@ def check_labels(split: Split, classes: int) -> None:
         raise DataError(f"split {split.name}: has a label {int(labels.max())}, but the model knows {classes} classes")
 
 
-def exams(split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device) -> Iterator[Exam]:
+def exams(
+    split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device, view: View | None = None
+) -> Iterator[Exam]:
     """A split once; all ranks get as many rounds, so that none waits for another."""
-    for part, counts in rounds(split, spec, batch, ranks, device):
-        yield Exam(part.pixels, part.labels, counts)
+    for part, counts in rounds(split, spec, batch, ranks, device, view):
+        yield Exam(part.pixels, part.labels, part.rows, counts)
 
 
 def rounds(
-    split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device
+    split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device, view: View | None = None
 ) -> Iterator[tuple[Batch, bool]]:
     """(a rank's part of a round, whether it counts)."""
-    view = View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
+    view = view or View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
     share = max(1, min(batch, -(-split.rows // ranks.world)))
     loader = Loader(
         split, share * ranks.world, view=view, shuffle=False, rank=ranks.rank, world=ranks.world, device=device

@@ -1,0 +1,66 @@
+from typing import Annotated, Literal
+
+import typer
+
+from vitctl.cli.options import AllowMissing, From, Json, Quiet, Set
+
+SHOWN = 100  # pictures on the terminal
+
+
+def predict(
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Files, folders, or quoted patterns.")],
+    source: From = None,
+    top: Annotated[int, typer.Option(metavar="N", help="Answers for each picture.")] = 5,
+    csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write a line for each picture.")] = None,
+    sheet: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Draw pictures with answers, right and wrong in color.")
+    ] = None,
+    fit: Annotated[
+        Literal["crop", "squash", "pad"], typer.Option(help="How pictures come to the model's shape.")
+    ] = "crop",
+    batch: Annotated[int, typer.Option(metavar="N", help="Pictures at once.")] = 32,
+    precision: Annotated[
+        Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    allow_missing: AllowMissing = False,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what pictures show: the likeliest classes of each, by weights or by an exported file.
+
+    A folder that is called like a class labels its pictures. What cannot be read is told, and stops nothing.
+
+    Example: [bold]vitctl predict holiday.jpg photos/ --sheet answers.png[/bold]
+    """
+    from vitctl.cli.console import emit, facts, listing, reporter
+    from vitctl.config.overrides import override
+    from vitctl.config.predict import PredictConfig
+    from vitctl.workflows.predict import predict as run
+
+    kept = None if json else SHOWN
+    config = PredictConfig(
+        tuple(pictures), source, top, batch, fit, precision, device, csv, sheet, kept=kept, allow_missing=allow_missing
+    )
+    result = run(override(config, settings or ()), reporter(quiet))
+    rows = [
+        [each.path, *(f"{answer.name} {answer.probability:.1%}" for answer in each.top)] for each in result.predictions
+    ]
+    more = result.pictures - len(rows)
+    columns = ["picture", *(f"{number + 1}." for number in range(len(rows[0]) - 1))]
+    table = {
+        "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
+        "pictures": f"{result.pictures:,}, {result.images_per_s:,.0f} img/s on {result.device}, {result.precision}",
+        "unreadable": f"{len(result.unreadable):,}" if result.unreadable else "",
+        "right": "" if result.top1 is None else f"{result.top1:.2%} of {result.labelled:,} with a label",
+        "not shown": f"{more:,} more; --csv or --json has them all" if more else "",
+        "csv": result.csv or "",
+        "sheet": result.sheet or "",
+    }
+    emit(
+        "predict",
+        result,
+        json,
+        [listing("", columns, rows), facts({name: value for name, value in table.items() if value})],
+    )

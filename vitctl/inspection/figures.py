@@ -1,0 +1,49 @@
+"""How figures look: on white with dark ink, so that they can be printed, and stand on a dark page as a card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitctl.io.atomic import replacing
+
+
+@dataclass(frozen=True)
+class Page:
+    ink: str = "#181a1e"
+    quiet: str = "#70767f"
+    line: str = "#d9dde2"
+    main: str = "#1f5fbf"
+    second: str = "#c2571a"
+
+
+PAGE = Page()
+
+
+def canvas(width: float, height: float, title: str, dpi: int = 150) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=10, color=PAGE.ink)
+    return figure
+
+
+def plain(axes: Any) -> None:
+    """Two spines, and a light grid behind."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def bare(axes: Any) -> None:
+    """For a picture: nothing around it."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def save(figure: Any, path: Path) -> None:
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png")

@@ -1,0 +1,116 @@
+"""What a test says of a model beyond how often it is right: sums over pictures, which add up over ranks."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from vitctl.training.ranks import Ranks
+
+BINS = 15  # of confidence, as in Guo et al. 2017
+MOST = 2048  # classes of which every confusion is counted
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    name: str
+    pictures: int
+    top1: float
+    answers: int  # pictures of any class that were taken for it
+    taken_for: str  # the class that it was most often taken for wrongly; empty where it was not
+
+
+@dataclass(frozen=True)
+class Report:
+    pictures: int
+    top1: float
+    interval: tuple[float, float]  # 95%, Wilson's
+    top5: float
+    loss: float
+    calibration_error: float
+    per_class: list[ClassScore]
+    confusion: torch.Tensor | None  # int64 [K, K]: row the class, column the answer
+
+
+class Tally:
+    """`sets` says for each row of the split which classes are right, where several may be: bool [M, K]."""
+
+    def __init__(self, classes: int, sets: torch.Tensor | None = None) -> None:
+        self.classes, self.sets = classes, sets
+        self.sums = torch.zeros(4, dtype=torch.float64)  # pictures, loss, right, right among five
+        self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # pictures, confidence, right
+        self.of_class = torch.zeros(3, classes, dtype=torch.float64)  # pictures, right, answers
+        self.confusion = torch.zeros(classes, classes, dtype=torch.float64) if classes <= MOST else None
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> None:
+        """Logits [B, K]; labels int64 [B], and which rows of the split these are."""
+        logits, labels = logits.cpu().double(), labels.cpu()
+        right = F.one_hot(labels.clamp(min=0), self.classes).bool() if self.sets is None else self.sets[rows.cpu()]
+        known = right.any(1)
+        logits, labels, right = logits[known], labels[known], right[known]
+        chances = logits.log_softmax(1)
+        loss = -chances.masked_fill(~right, -math.inf).logsumexp(1)
+        five = right.gather(1, logits.topk(min(5, self.classes), dim=1).indices)  # [B, 5]
+        self.sums += torch.stack([known.sum(), loss.sum(), five[:, 0].sum(), five.any(1).sum()])
+        self.add_confidence(chances.exp().amax(1), five[:, 0])
+        self.add_classes(logits.argmax(1), labels, five[:, 0])
+
+    def add_confidence(self, confidence: torch.Tensor, right: torch.Tensor) -> None:
+        place = (confidence * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
+        for line, values in zip(self.bins, (torch.ones_like(confidence), confidence, right.double()), strict=True):
+            line.index_add_(0, place, values)
+
+    def add_classes(self, answers: torch.Tensor, labels: torch.Tensor, right: torch.Tensor) -> None:
+        one = torch.ones(len(answers), dtype=torch.float64)
+        has = labels >= 0
+        self.of_class[0].index_add_(0, labels[has], one[has])
+        self.of_class[1].index_add_(0, labels[has], right.double()[has])
+        self.of_class[2].index_add_(0, answers, one)
+        if self.confusion is not None:
+            self.confusion.view(-1).index_add_(0, labels[has] * self.classes + answers[has], one[has])
+
+    def gathered(self, ranks: Ranks) -> None:
+        """The sums of all ranks."""
+        for values in (self.sums, self.bins, self.of_class, self.confusion):
+            if values is not None:
+                values.copy_(torch.tensor(ranks.sum(values.flatten().tolist())).reshape(values.shape))
+
+    def report(self, names: list[str]) -> Report:
+        pictures, loss, right, five = self.sums.tolist()
+        count, confidence, hits = self.bins
+        error = float((confidence - hits).abs().sum() / count.sum()) if pictures else math.nan
+        return Report(
+            pictures=int(pictures),
+            top1=right / pictures,
+            interval=wilson(right, pictures),
+            top5=five / pictures,
+            loss=loss / pictures,
+            calibration_error=error,
+            per_class=self.scores(names),
+            confusion=None if self.confusion is None else self.confusion.long(),
+        )
+
+    def scores(self, names: list[str]) -> list[ClassScore]:
+        found = []
+        for number, (pictures, right, answers) in enumerate(self.of_class.T.tolist()):
+            if pictures:
+                worst = self.most_taken_for(number, names)
+                found.append(ClassScore(names[number], int(pictures), right / pictures, int(answers), worst))
+        return found
+
+    def most_taken_for(self, number: int, names: list[str]) -> str:
+        if self.confusion is None:
+            return ""
+        line = self.confusion[number].clone()
+        line[number] = 0
+        return names[int(line.argmax())] if line.any() else ""
+
+
+def wilson(right: float, pictures: float, z: float = 1.959964) -> tuple[float, float]:
+    """A 95% interval for a share, that stays between 0 and 1."""
+    share = right / pictures
+    middle = share + z * z / (2 * pictures)
+    reach = z * math.sqrt(share * (1 - share) / pictures + z * z / (4 * pictures * pictures))
+    whole = 1 + z * z / pictures
+    return max(0.0, (middle - reach) / whole), min(1.0, (middle + reach) / whole)

@@ -1,0 +1,193 @@
+"""`vitctl predict`: what a model says of pictures."""
+
+import csv
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitctl.config.predict import PredictConfig
+from vitctl.data.glimpses import Glimpse, glimpses, pictures_at
+from vitctl.data.patchifier.decode import Target
+from vitctl.errors import DataError
+from vitctl.inspection.predictions import Verdict, draw_predictions
+from vitctl.io.atomic import replacing
+from vitctl.reporting import Reporter, Silent, counted
+from vitctl.training.precision import autocast
+from vitctl.training.ranks import Ranks
+from vitctl.workflows.ready import Ready, choose_model
+from vitctl.workflows.train.start import device_of
+
+
+@dataclass(frozen=True)
+class Answer:
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    path: str
+    label: str | None  # the folder that it lies in, where that is a class of the model
+    top: list[Answer]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    weights: str
+    weights_digest: str
+    model: str
+    res: list[int]
+    pictures: int
+    predictions: list[Prediction]
+    unreadable: list[Unreadable]
+    labelled: int
+    top1: float | None  # of those that are labelled
+    csv: str | None
+    sheet: str | None
+    precision: str
+    device: str
+    images_per_s: float
+    elapsed_s: float
+
+
+def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictResult:
+    reporter, began = reporter or Silent(), time.perf_counter()
+    paths = pictures_at(config.pictures)
+    device = device_of(config.device, Ranks())
+    ready = choose_model(
+        config.source, reporter, channels=None, precision=config.precision, device=device,
+        allow_missing=config.allow_missing,
+    )  # fmt: skip
+    session = Session(config, ready, paths)
+    started = time.perf_counter()
+    with reporter.progress("predict", len(paths)) as bar, session.writing():
+        for batch in glimpses(paths, target_of(ready, config), config.batch):
+            for bad in session.take(batch):
+                reporter.warn(f"{bad.path}: {bad.reason}")
+            bar.advance(len(batch))
+    seconds = time.perf_counter() - started
+    if not session.answered:
+        first = session.unreadable[0]
+        raise DataError(f"none of {counted(len(paths), 'picture')} can be read; {first.path}: {first.reason}")
+    if config.sheet:
+        session.draw(Path(config.sheet))
+    return session.result(seconds, time.perf_counter() - began)
+
+
+def target_of(ready: Ready, config: PredictConfig) -> Target:
+    spec = ready.spec
+    if spec.channels not in (1, 3):
+        raise DataError(f"{ready.path}: takes {spec.channels} channels; pictures have one or three")
+    return Target(spec.height, spec.width, spec.channels, config.fit, max_pixels=config.max_pixels)
+
+
+class Session:
+    """What comes together while pictures pass by."""
+
+    def __init__(self, config: PredictConfig, ready: Ready, paths: list[str]) -> None:
+        self.config, self.ready = config, ready
+        classes = ready.spec.classes
+        self.names = list(ready.about.class_names) or [str(number) for number in range(classes)]
+        self.top = min(config.top, classes)
+        shown = np.linspace(0, len(paths) - 1, min(len(paths), config.sheet_pictures)).round().astype(int)
+        self.shown = {paths[place] for place in shown} if config.sheet else set()
+        self.predictions: list[Prediction] = []
+        self.unreadable: list[Unreadable] = []
+        self.verdicts: list[Verdict] = []
+        self.answered = self.labelled = self.right = 0
+        self.table: Any = None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """For as long as it lasts, lines go to the table."""
+        if not self.config.csv:
+            yield
+            return
+        with replacing(Path(self.config.csv)) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+            self.table = csv.writer(file)
+            places = range(1, self.top + 1)
+            self.table.writerow(["path", "label", *(f"{what}{place}" for place in places for what in COLUMNS)])
+            yield
+
+    def take(self, batch: list[Glimpse]) -> list[Unreadable]:
+        """Answers to a batch; returns what of it could not be read."""
+        bad = [Unreadable(each.path, each.reason) for each in batch if each.pixels is None]
+        self.unreadable += bad
+        good = [each for each in batch if each.pixels is not None]
+        for each, (chances, numbers) in zip(good, self.answers(good), strict=True):
+            top = [Answer(self.names[number], chance) for chance, number in zip(chances, numbers, strict=True)]
+            self.keep(Prediction(each.path, self.label_of(each.path), top), each.pixels)
+        return bad
+
+    @torch.no_grad()
+    def answers(self, good: list[Glimpse]) -> Iterator[tuple[list[float], list[int]]]:
+        if not good:
+            return
+        ready = self.ready
+        pixels = torch.from_numpy(np.stack([each.pixels for each in good])).to(ready.device)  # type: ignore[misc]
+        with autocast(ready.autocast, ready.device):
+            logits = ready.model(ready.normalise(pixels)).float()
+        chances, numbers = logits.softmax(1).topk(self.top, dim=1)
+        yield from zip(chances.tolist(), numbers.tolist(), strict=True)
+
+    def label_of(self, path: str) -> str | None:
+        folder = Path(path).parent.name
+        return folder if folder in self.ready.about.class_names else None
+
+    def keep(self, prediction: Prediction, pixels: Any) -> None:
+        best = prediction.top[0]
+        self.answered += 1
+        self.labelled += prediction.label is not None
+        self.right += prediction.label == best.name
+        if self.config.kept is None or len(self.predictions) < self.config.kept:
+            self.predictions.append(prediction)
+        if prediction.path in self.shown:
+            self.verdicts.append(Verdict(pixels, best.name, best.probability, prediction.label))
+        if self.table:
+            told = [value for each in prediction.top for value in (each.name, f"{each.probability:.6f}")]
+            self.table.writerow([prediction.path, prediction.label or "", *told])
+
+    @property
+    def top1(self) -> float | None:
+        return self.right / self.labelled if self.labelled else None
+
+    def draw(self, path: Path) -> None:
+        shown = f"{len(self.verdicts):,} of {counted(self.answered, 'picture')}"
+        score = "" if self.top1 is None else f"  ·  {self.right:,} of {self.labelled:,} right, {self.top1:.1%}"
+        title = f"{self.ready.spec.name} at {self.ready.spec.height}x{self.ready.spec.width}"
+        draw_predictions(self.verdicts, path, title, f"{self.ready.path}  ·  {shown}{score}")
+
+    def result(self, seconds: float, elapsed: float) -> PredictResult:
+        ready = self.ready
+        return PredictResult(
+            weights=ready.path,
+            weights_digest=ready.digest,
+            model=ready.spec.name,
+            res=[ready.spec.height, ready.spec.width],
+            pictures=self.answered,
+            predictions=self.predictions,
+            unreadable=self.unreadable,
+            labelled=self.labelled,
+            top1=self.top1,
+            csv=self.config.csv,
+            sheet=self.config.sheet,
+            precision=ready.precision,
+            device=ready.device.type,
+            images_per_s=self.answered / seconds,
+            elapsed_s=elapsed,
+        )
+
+
+COLUMNS = ("class", "probability")
