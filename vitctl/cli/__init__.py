@@ -3,7 +3,7 @@
 Nothing heavy is imported before a command's body runs: `--help` answers at once.
 """
 
-import inspect
+import inspect as introspection
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from vitctl.cli.features import features
 from vitctl.cli.fewshot import fewshot
 from vitctl.cli.finetune import finetune
 from vitctl.cli.info import info
+from vitctl.cli.inspect import inspect
 from vitctl.cli.interpolate_pos import interpolate_pos
 from vitctl.cli.models import models
 from vitctl.cli.patchify import patchify
@@ -46,7 +47,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Data": (patchify, info),
     "Training": (pretrain, selfsup, finetune, recipes),
     "Frozen features": (features, fewshot),
-    "Answers": (predict, evaluate),
+    "Answers": (predict, evaluate, inspect),
     "Models": (models, interpolate_pos, export),
     "This machine": (bench, doctor),
 }
@@ -54,7 +55,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 
 def paragraphs(text: str) -> str:
     """A docstring's paragraphs, each on a line of its own: the terminal decides where they break."""
-    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
+    return "\n\n".join(" ".join(part.split()) for part in introspection.cleandoc(text).split("\n\n"))
 
 
 def name_of(command: Callable[..., None]) -> str:

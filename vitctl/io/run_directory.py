@@ -81,8 +81,10 @@ class RunDirectory:
         return [json.loads(line) for line in lines]
 
 
-def create_run(path: Path, command: str, config: dict[str, Any], program: str, overwrite: bool = False) -> RunDirectory:
-    """A new run; one that holds something is refused unless it may be overwritten."""
+def create_run(
+    path: Path, command: str, config: dict[str, Any], program: str, overwrite: bool = False, *, newest: bool = True
+) -> RunDirectory:
+    """A new run; one that holds something is refused unless it may be overwritten. The newest is what comes next's."""
     remove_leftovers(path, "config.json")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not overwrite or not (path / "config.json").exists():
@@ -100,7 +102,8 @@ def create_run(path: Path, command: str, config: dict[str, Any], program: str, o
         "config": config,
     }
     write_json(path / "config.json", whole)
-    write_bytes(path.parent / LATEST, f"{path.name}\n".encode())
+    if newest:
+        write_bytes(path.parent / LATEST, f"{path.name}\n".encode())
     return RunDirectory(path, whole)
 
 

@@ -9,15 +9,14 @@ import torch
 
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
-from vitctl.data.patchifier.decode import Target, fit, with_channels
 from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 from vitctl.workflows.choose import choose_data
+from vitctl.workflows.samples import HELD_OUT, sized, spaced
 
 FEW, MANY = 32, 1000
-HELD_OUT = ("test", "val")
 Bytes = np.ndarray[Any, Any]
 
 
@@ -54,12 +53,3 @@ def numbers(weights: Weights, file: PatchFile, labels: Bytes) -> torch.Tensor | 
     if not own or not set(file.class_names) <= set(own) or (labels < 0).any():
         return None
     return torch.tensor([own.index(name) for name in file.class_names])[torch.from_numpy(labels)]
-
-
-def spaced(rows: int, count: int) -> Bytes:
-    return np.linspace(0, rows - 1, min(rows, count)).round().astype(np.int64)
-
-
-def sized(images: Bytes, spec: ModelSpec) -> Bytes:
-    target = Target(spec.height, spec.width, spec.channels)
-    return np.stack([fit(with_channels(image, spec.channels), target) for image in images])

@@ -1,0 +1,76 @@
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitctl.cli.options import AllowMissing, From, Json, Overwrite, Quiet, Set
+from vitctl.cli.training import Data
+
+if TYPE_CHECKING:
+    from vitctl.workflows.inspect import InspectResult
+
+
+def inspect(
+    source: From = None,
+    data: Data = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option("--images", metavar="PICTURE", help="A file, folder or pattern in place of --data; repeatable."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose pictures; test unless named, or val where there is none.")
+    ] = None,
+    res: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Look at another resolution: positions before and after.")
+    ] = None,
+    shown: Annotated[int, typer.Option(metavar="N", help="Pictures that attention is drawn over.")] = 8,
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Else runs/<date-time>-inspect-<model>.")] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    allow_missing: AllowMissing = False,
+    overwrite: Overwrite = False,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a model has learned: filters, positions, attention, and what its layers are worth.
+
+    Writes figures, their numbers, and one HTML page that holds everything.
+
+    Example: [bold]vitctl inspect --from runs/first --data photos.h5[/bold]
+    """
+    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.config.inspect import InspectConfig
+    from vitctl.config.overrides import override
+    from vitctl.reporting import duration
+    from vitctl.workflows.inspect import inspect as run
+
+    config = InspectConfig(
+        source, data, tuple(images or ()), split, res, shown=shown, device=device, allow_missing=allow_missing
+    )
+    result = run(override(config, settings or ()), reporter(quiet), out=out, overwrite=overwrite)
+    table = {
+        "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
+        "pictures": f"{result.pictures:,} of {result.data} {result.split}".rstrip(),
+        **seen(result),
+        "left out": "; ".join(result.left_out),
+        "figures": ", ".join(each.rpartition("/")[2] for each in result.figures),
+        "page": result.page,
+        "took": f"{duration(result.elapsed_s)} on {result.device}",
+    }
+    emit("inspect", result, json, [facts({name: value for name, value in table.items() if value})])
+
+
+def seen(result: "InspectResult") -> dict[str, str]:
+    """The findings in a line each."""
+    told = {}
+    if result.distances:
+        first, last = (sum(line) / len(line) for line in (result.distances[0], result.distances[-1]))
+        told["attention"] = f"{first:.1f} px far in the first layer, {last:.1f} px in the last"
+        told["uniform"] = f"{result.uniform_distance:.1f} px, of a head that looks everywhere alike"
+    if result.explained_variance:
+        count = len(result.explained_variance)
+        told["filters"] = f"{count} components explain {sum(result.explained_variance):.1%}"
+    if result.layer_top1:
+        best = max(range(len(result.layer_top1)), key=result.layer_top1.__getitem__)
+        share = f"{result.layer_top1[best]:.1%} with {result.shots} shots a class"
+        told["layers"] = f"layer {best} of {len(result.layer_top1) - 1} is worth most: {share}"
+    return told

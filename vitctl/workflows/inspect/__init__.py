@@ -1,0 +1,140 @@
+"""`vitctl inspect`: what a model has learned, measured and drawn (section 4.5 of the paper, appendices D.7 and D.8)."""
+
+import dataclasses
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from vitctl import __version__
+from vitctl.config.checks import resolution
+from vitctl.config.inspect import InspectConfig
+from vitctl.inspection.filters import components
+from vitctl.inspection.layers import alignments
+from vitctl.io.run_directory import RunDirectory, create_run
+from vitctl.io.weights import Weights
+from vitctl.models.adapt import FIRST
+from vitctl.models.resize import patch_positions, resized
+from vitctl.reporting import Reporter, Silent
+from vitctl.training.ranks import Ranks
+from vitctl.workflows.inspect.draw import NUMBERS, PAGE, Findings, draw_all
+from vitctl.workflows.inspect.measure import measured, worth
+from vitctl.workflows.inspect.pictures import Seen, seen
+from vitctl.workflows.load import choose_weights, load_model
+from vitctl.workflows.train.feed import Normaliser
+from vitctl.workflows.train.start import device_of, new_path
+
+FEWEST = 16  # pictures by which layers can be compared
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    run: str
+    page: str
+    weights: str
+    weights_digest: str
+    model: str
+    res: list[int]
+    step: int | None
+    data: str
+    data_digest: str
+    split: str
+    pictures: int
+    figures: list[str]
+    numbers: str  # an .npz with all that is drawn
+    explained_variance: list[float]  # of the components of the filters
+    uniform_distance: float | None  # pixels
+    distances: list[list[float]]  # layer by layer, of each head
+    cka: list[list[float]]
+    layer_top1: list[float]
+    shots: int | None
+    left_out: list[str]  # and why
+    device: str
+    elapsed_s: float
+
+
+def inspect(
+    config: InspectConfig, reporter: Reporter | None = None, *, out: str | None = None, overwrite: bool = False
+) -> InspectResult:
+    reporter, began = reporter or Silent(), time.perf_counter()
+    before = choose_weights(config.source, reporter, config.allow_missing)
+    weights = resized(before, *resolution(config.res)) if config.res else before
+    pictures = seen(config, weights.spec, reporter)
+    device = device_of(config.device, Ranks())
+    path = Path(out) if out else new_path("inspect", weights.spec.name)
+    run = create_run(path, "inspect", dataclasses.asdict(config), __version__, overwrite, newest=False)
+    findings = looked_at(config, before, weights, pictures, device, reporter)
+    figures = draw_all(findings, run.path)
+    result = concluded(findings, run, figures, device, time.perf_counter() - began)
+    run.finish(dataclasses.asdict(result))
+    return result
+
+
+def looked_at(
+    config: InspectConfig,
+    before: Weights,
+    weights: Weights,
+    pictures: Seen,
+    device: torch.device,
+    reporter: Reporter,
+) -> Findings:
+    """All that can be measured of this architecture; what cannot is named."""
+    spec = weights.spec
+    found = Findings(weights, before if config.res else None, pictures)
+    kernels = next((weights.tensors[name] for name in FIRST if name in weights.tensors), None)
+    if kernels is None:
+        found.left_out.append("filters: the first layer of this architecture is not known")
+    else:
+        found = replace(found, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
+    if patch_positions(weights) is None:
+        found.left_out.append(f"positions: this model has no table of them ({spec.positions})")
+    if spec.family in ("bit", "timm"):
+        found.left_out.append(
+            f"attention and layers: vitctl reads them of its own Vision Transformers, not of {spec.name}"
+        )
+        return found
+    if spec.family == "axial":
+        found.left_out.append("rollout and heads: attention goes along rows and columns, never over the whole picture")
+    model = load_model(weights, allow_missing=config.allow_missing).to(device)
+    normalise = Normaliser(spec, weights.about)
+    found = replace(found, measured=measured(model, spec, normalise, pictures, device, reporter))
+    assert found.measured is not None
+    if len(pictures.pixels) >= FEWEST:
+        found = replace(found, cka=alignments(found.measured.features))
+    else:
+        found.left_out.append(f"likeness of layers: needs {FEWEST} pictures at least")
+    found = replace(found, worth=worth(model, spec, normalise, pictures, config, device, reporter))
+    if found.worth is None:
+        found.left_out.append("worth of layers: needs a train split with labels beside the pictures that are looked at")
+    return found
+
+
+def concluded(
+    found: Findings, run: RunDirectory, figures: list[Path], device: torch.device, elapsed: float
+) -> InspectResult:
+    weights, pictures, measured_ = found.weights, found.pictures, found.measured
+    return InspectResult(
+        run=str(run.path),
+        page=str(run.path / PAGE),
+        weights=weights.path,
+        weights_digest=weights.digest(),
+        model=weights.spec.name,
+        res=[weights.spec.height, weights.spec.width],
+        step=weights.about.training.get("step"),
+        data=pictures.data,
+        data_digest=pictures.digest,
+        split=pictures.split,
+        pictures=len(pictures.pixels),
+        figures=[str(each) for each in figures],
+        numbers=str(run.path / NUMBERS),
+        explained_variance=found.filters[1].tolist() if found.filters else [],
+        uniform_distance=measured_.uniform if measured_ else None,
+        distances=measured_.distances.tolist() if measured_ else [],
+        cka=found.cka.tolist() if found.cka is not None else [],
+        layer_top1=found.worth.scores if found.worth else [],
+        shots=found.worth.shots if found.worth else None,
+        left_out=found.left_out,
+        device=device.type,
+        elapsed_s=elapsed,
+    )

@@ -1,0 +1,165 @@
+"""What is measured while pictures pass through the model once: attention, and what each layer makes of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vitctl.config.inspect import InspectConfig
+from vitctl.config.model import ModelSpec
+from vitctl.data.loader import Loader, View
+from vitctl.inspection.attention import attention_layers, batch_for, watching
+from vitctl.inspection.distance import mean_distances, pixel_distances, uniform_distance
+from vitctl.inspection.rollout import Rollout, on_patches
+from vitctl.io.patch_file import Split
+from vitctl.io.subset import Subset
+from vitctl.probing.draws import first, orders
+from vitctl.probing.fewshot import Settings, trial
+from vitctl.probing.fewshot import Task as ProbeTask
+from vitctl.reporting import Reporter
+from vitctl.workflows.inspect.pictures import Seen
+from vitctl.workflows.train.feed import Normaliser
+
+Array = np.ndarray[Any, Any]
+PROBE, SEED = Settings(l2=2.0**10, k=20, temperature=0.07, by_test=False), 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    labels: list[str]  # of the layers of attention
+    distances: Array  # [L, H], the mean over pictures
+    uniform: float
+    rollout: Array | None  # [shown, h, w]
+    heads: Array | None  # of the last layer, [shown, H, h, w]
+    features: list[Array]  # [M, D] before the first block and after each
+
+
+class Watch:
+    """Sums over pictures, a layer at a time."""
+
+    def __init__(self, spec: ModelSpec, layers: int, device: torch.device) -> None:
+        self.spec, self.layers = spec, layers
+        rows, columns = spec.grid
+        grids = [(1, columns), (rows, 1)] if self.axial else [(rows, columns)]  # of the layers in turn
+        self.tables = [pixel_distances(grid, spec.reach).to(device) for grid in grids]
+        self.uniform = uniform_distance(spec.grid, spec.reach)
+        self.sums: list[Array] = [np.zeros(spec.heads) for _ in range(layers)]
+        self.count = 0
+        self.rollout, self.last = Rollout(), torch.empty(0)
+
+    @property
+    def axial(self) -> bool:
+        return self.spec.family == "axial"
+
+    def next_batch(self, pictures: int) -> None:
+        self.count += pictures
+        self.pictures, self.rollout = pictures, Rollout()
+
+    def __call__(self, number: int, attention: torch.Tensor) -> None:
+        found = mean_distances(attention, self.tables[number % len(self.tables)], self.spec.prefix)
+        found = found.reshape(self.pictures, -1, found.shape[1]).mean(1)  # axial: over its lines
+        self.sums[number] += found.sum(0).cpu().numpy()
+        if not self.axial:
+            self.rollout(attention)
+            if number == self.layers - 1:
+                self.last = on_patches(attention, self.spec.prefix, self.spec.head == "cls")
+
+    def maps(self) -> tuple[Array, Array]:
+        """Rollout [B, h, w], and the last layer's heads [B, H, h, w]."""
+        assert self.rollout.product is not None
+        rolled = on_patches(self.rollout.product, self.spec.prefix, self.spec.head == "cls")
+        return tuple(each.reshape(*each.shape[:-1], *self.spec.grid).cpu().numpy() for each in (rolled, self.last))  # type: ignore[return-value]
+
+    def labels(self) -> list[str]:
+        if self.axial:
+            return [f"{number // 2 + 1}{'rc'[number % 2]}" for number in range(self.layers)]
+        return [str(number + 1) for number in range(self.layers)]
+
+
+@torch.no_grad()
+def measured(
+    model: nn.Module, spec: ModelSpec, normalise: Normaliser, seen: Seen, device: torch.device, reporter: Reporter
+) -> Measured:
+    watch = Watch(spec, len(attention_layers(model)), device)
+    size, features, rolled, heads = batch_for(spec.heads, spec.tokens), [], {}, {}
+    with reporter.progress("inspect", len(seen.pixels)) as bar, watching(model, watch):
+        for start in range(0, len(seen.pixels), size):
+            pixels = torch.from_numpy(seen.pixels[start : start + size]).to(device)
+            watch.next_batch(len(pixels))
+            features.append([each.cpu().numpy() for each in pooled(model, normalise(pixels), spec.prefix)])
+            if not watch.axial:
+                for place in set(seen.shown) & set(range(start, start + len(pixels))):
+                    rolled[place], heads[place] = (each[place - start] for each in watch.maps())
+            bar.advance(len(pixels))
+    return Measured(
+        labels=watch.labels(),
+        distances=np.stack(watch.sums) / watch.count,
+        uniform=watch.uniform,
+        rollout=np.stack([rolled[place] for place in seen.shown]) if rolled else None,
+        heads=np.stack([heads[place] for place in seen.shown]) if heads else None,
+        features=[np.concatenate(layer) for layer in zip(*features, strict=True)],
+    )
+
+
+def pooled(model: Any, pixels: torch.Tensor, prefix: int) -> Iterator[torch.Tensor]:
+    """The mean of the patches' tokens before the first block and after each, [B, D]."""
+    for tokens in model.layers(pixels):
+        yield tokens[:, prefix:].float().mean(1)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What each layer's frozen features are worth."""
+
+    scores: list[float]
+    shots: int
+    judged: int
+    chance: float
+
+
+def worth(
+    model: nn.Module, spec: ModelSpec, normalise: Normaliser, seen: Seen, config: InspectConfig, device: torch.device,
+    reporter: Reporter,
+) -> Worth | None:  # fmt: skip
+    """A probe of the paper's on every layer, where train and the pictures that are looked at have labels."""
+    if seen.file is None or not config.shots or "train" not in seen.file.splits or seen.split == "train":
+        return None
+    train, test = seen.file.split("train"), seen.file.split(seen.split)
+    labels, truth, classes = train.labels(), test.labels(), len(seen.file.class_names)
+    if classes < 2 or (labels < 0).all() or (truth < 0).all():
+        return None
+    chosen = first(orders(labels, classes, SEED), config.shots)
+    judged = first(orders(truth, classes, SEED), max(1, config.judged // classes))
+    sides = []
+    with reporter.progress("probe", len(chosen) + len(judged)) as bar:
+        for split, rows in ((train, chosen), (test, judged)):
+            sides.append(layered(model, spec, normalise, Subset(split, rows, split.name), device, bar))
+    scores = []
+    for shots, tests in zip(*sides, strict=True):
+        task = ProbeTask(shots, labels[chosen], tests, truth[judged], classes)
+        scores.append(trial(task, "lsr", PROBE, None, SEED).top1)
+    return Worth(scores, config.shots, len(judged), 1 / classes)
+
+
+@torch.no_grad()
+def layered(
+    model: nn.Module, spec: ModelSpec, normalise: Normaliser, split: Split, device: torch.device, bar: Any
+) -> list[Array]:
+    """Features [M, D] of every layer."""
+    view = View("images", res=(spec.height, spec.width))
+    found: list[list[Array]] = []
+    for part in Loader(split, 32, view=view, shuffle=False, device=device).once():
+        pixels = part.pixels if part.pixels.shape[-1] == spec.channels else recoloured(part.pixels, spec.channels)
+        found.append([each.cpu().numpy() for each in pooled(model, normalise(pixels), spec.prefix)])
+        bar.advance(len(pixels))
+    return [np.concatenate(layer) for layer in zip(*found, strict=True)]
+
+
+def recoloured(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """Grey in every channel; or the mean of the channels."""
+    if pixels.shape[-1] == 1:
+        return pixels.expand(*pixels.shape[:-1], channels)
+    return pixels.float().mean(-1, keepdim=True).round().byte().expand(*pixels.shape[:-1], channels)
