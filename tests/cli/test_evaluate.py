@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.io.patch_file import PatchFile
 from vitctl.io.recognise import open_weights
 from vitctl.io.save import save_as
 from vitctl.workflows.patchify import patchify
@@ -25,7 +27,8 @@ def test_it_finds_what_the_run_found(ran: Run, data: str, newest: str, trained: 
     told = json.loads(ran("evaluate", "--precision", "float32", "--json").stdout)
     assert set(told) == {
         "command", "version", "weights", "weights_digest", "model", "res", "data", "data_digest", "split", "pictures",
-        "classes", "top1", "top5", "loss", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
+        "classes", "top1", "top1_ci95", "top5", "loss", "calibration_error", "per_class", "crops", "labels",
+        "confusion", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
     assert (told["command"], told["weights"], told["data"], told["split"]) == ("evaluate", newest, "data.h5", "val")
     assert (told["weights_digest"], told["data_digest"]) == (trained.digest, trained.data_digest)
     assert (told["pictures"], told["classes"], told["top5"]) == (30, 3, 1.0)
@@ -96,3 +99,29 @@ def test_what_cannot_be_evaluated(refused: Callable[..., str], data: str, newest
     with h5py.File(tmp_path / "data.h5", "r+") as file:
         file["val"]["labels"][:2] = -1
     assert "split val: 2 of 30 pictures have no label" in refused("evaluate", code=3)
+
+
+def test_class_by_class(ran: Run, data: str, newest: str) -> None:
+    told = json.loads(ran("evaluate", "--confusion", "taken.png", "--json").stdout)
+    assert [each["name"] for each in told["per_class"]] == ["ant", "bee", "cow"]
+    assert sum(each["pictures"] * each["top1"] for each in told["per_class"]) / 30 == pytest.approx(told["top1"])
+    assert told["top1_ci95"][0] < told["top1"] < told["top1_ci95"][1]
+    assert 0 < told["calibration_error"] < 1
+    assert Path("taken.png").stat().st_size > 1000
+
+
+def test_several_right_answers(ran: Run, data: str, newest: str, blots_h5: Path) -> None:
+    names = PatchFile(blots_h5).split("val").names(np.arange(30))
+    Path("all.json").write_text(json.dumps({name: ["ant", "bee", 2] for name in names[:20]}))
+    told = json.loads(ran("evaluate", "--labels", "all.json", "--json").stdout)
+    assert (told["pictures"], told["top1"], told["loss"]) == (20, 1.0, pytest.approx(0, abs=1e-6))
+    Path("wrong.json").write_text(json.dumps({names[0]: ["elk"]}))
+    assert "'elk', which is no class of the model" in ran("evaluate", "--labels", "wrong.json", code=3).stderr
+
+
+def test_crops(ran: Run, data: str, newest: str) -> None:
+    one, five, ten = (
+        json.loads(ran("evaluate", "--crops", count, "--json").stdout)["loss"] for count in ("1", "5", "10")
+    )
+    assert len({one, five, ten}) == 3
+    assert "crops is 3" in ran("evaluate", "--crops", "3", code=2).stderr

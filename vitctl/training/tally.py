@@ -74,7 +74,9 @@ class Tally:
         """The sums of all ranks."""
         for values in (self.sums, self.bins, self.of_class, self.confusion):
             if values is not None:
-                values.copy_(torch.tensor(ranks.sum(values.flatten().tolist())).reshape(values.shape))
+                values.copy_(
+                    torch.tensor(ranks.sum(values.flatten().tolist()), dtype=torch.float64).reshape(values.shape)
+                )
 
     def report(self, names: list[str]) -> Report:
         pictures, loss, right, five = self.sums.tolist()

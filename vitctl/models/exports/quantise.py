@@ -15,9 +15,10 @@ Bytes = np.ndarray[Any, Any]
 
 
 def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
-    """Writes `out`; returns how many products are in 8 bits: all that have weights, but for the head.
+    """Writes `out`; returns how many products are in 8 bits: those with weights, in blocks and convolutions.
 
-    Products of two activations, as in attention, and everything between products stay float32.
+    The head, a Vision Transformer's first layer, products of two activations as in attention, and everything between
+    products stay float32.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static

@@ -100,10 +100,10 @@ def judged(
     wanted: torch.Tensor, given: torch.Tensor, gaps: torch.Tensor, labels: torch.Tensor | None, config: ExportConfig
 ) -> Comparison:
     largest, difference = float(wanted.abs().max()), float(gaps.max())
-    agreement = float((given.argmax(1) == wanted.argmax(1)).float().mean())
+    agreement = float((given.argmax(1) == wanted.argmax(1)).double().mean())
     allowed = None if config.closeness is None else config.closeness * max(1.0, largest)
     agrees = difference <= allowed if allowed is not None else agreement >= config.agreement
-    right = [None if labels is None else float((each.argmax(1) == labels).float().mean()) for each in (wanted, given)]
+    right = [None if labels is None else float((each.argmax(1) == labels).double().mean()) for each in (wanted, given)]
     return Comparison(
         pictures=len(wanted),
         batches=list(BATCHES),

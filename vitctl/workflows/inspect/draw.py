@@ -118,8 +118,8 @@ def distance(found: Findings, folder: Path) -> Iterator[Section]:
     yield Section(
         "How far it looks",
         "The distance in pixels from a patch to those that it looks at, weighed by attention: the mean over pictures "
-        f"and patches, for each head (Figure 7, right). The first layer begins at {low:.1f} px, the mean of the last is "
-        f"{high:.1f} px. "
+        f"and patches, for each head (Figure 7, right). The first layer begins at {low:.1f} px, the last has "
+        f"{high:.1f} px on average. "
         f"A head that looks everywhere alike would have {measured.uniform:.1f} px.",
         path,
     )

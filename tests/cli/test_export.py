@@ -1,0 +1,134 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+
+import vitctl
+from vitctl.io.save import save_as
+from vitctl.io.weights import Weights
+from vitctl.workflows.train.conclude import TrainResult
+
+Run = Callable[..., Any]
+
+
+def test_bare_it_writes_an_onnx_file_and_proves_it(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
+    told = json.loads(ran("export", "--json").stdout)
+    assert set(told) == {
+        "command", "version", "out", "report", "format", "weights", "weights_digest", "model", "res", "classes",
+        "precision", "input", "opset", "products_in_8_bits", "runtime", "data", "comparison", "bytes", "load",
+        "elapsed_s"}  # fmt: skip
+    assert (told["out"], told["report"]) == ("vit-mu-8-16.onnx", "vit-mu-8-16.onnx.json")
+    found = told["comparison"]
+    assert found["agrees"]
+    assert found["agreement"] == 1.0
+    assert 0 <= found["max_difference"] < 1e-4
+    assert found["pictures"] == 30
+    assert found["batches"] == [1, 8]
+    assert found["top1_model"] == found["top1_export"] == trained.top1
+    assert json.loads(Path(told["report"]).read_text()) == told
+    labels = {each.key: each.value for each in onnx.load(told["out"]).metadata_props}
+    assert json.loads(labels["class_names"]) == ["ant", "bee", "cow"]
+    assert "mean" in labels
+    session = onnxruntime.InferenceSession(told["out"])
+    assert session.run(None, {"images": np.zeros((5, 3, 16, 16), np.float32)})[0].shape == (5, 3)
+
+
+@pytest.mark.parametrize("name", ["m.pt2", "m.onnx", "m.safetensors", "m.npz"])
+def test_evaluate_finds_the_same_numbers_on_the_export(
+    ran: Run, data: str, newest: str, trained: TrainResult, name: str
+) -> None:
+    kind = {"pt2": "torch"}.get(name[2:], name[2:])
+    ran("export", "--format", kind, "--out", name)
+    told = json.loads(ran("evaluate", "--from", name, "--precision", "float32", "--json").stdout)
+    assert told["top1"] == trained.top1
+    assert told["loss"] == pytest.approx(trained.val_loss, rel=1e-5)
+
+
+def test_preprocessing_inside_answers_to_bytes(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
+    told = json.loads(ran("export", "--with-preprocessing", "--out", "p.onnx", "--json").stdout)
+    assert told["input"].startswith("uint8 [B, H, W, 3]")
+    session = onnxruntime.InferenceSession("p.onnx")
+    assert session.run(None, {"images": np.zeros((2, 37, 23, 3), np.uint8)})[0].shape == (2, 3)
+    found = json.loads(ran("evaluate", "--from", "p.onnx", "--json").stdout)
+    assert found["top1"] == trained.top1
+
+
+@pytest.mark.parametrize(("options", "name"), [
+    (("--dynamic-size",), "vit-mu-8-16.onnx"), (("--res", "24x32"), "vit-mu-8-24x32.onnx"),
+    (("--precision", "fp16"), "vit-mu-8-16-fp16.onnx"), (("--precision", "int8"), "vit-mu-8-16-int8.onnx"),
+])  # fmt: skip
+def test_ways_to_write_it(ran: Run, data: str, newest: str, options: tuple[str, ...], name: str) -> None:
+    told = json.loads(ran("export", *options, "--json").stdout)
+    assert told["out"] == name
+    assert told["comparison"]["agrees"]
+    assert (told["products_in_8_bits"] or 0) >= (4 if "int8" in options else 0)
+    again = ran("export", *options, code=2)
+    assert "exists already; --overwrite" in again.stderr
+    ran("export", *options, "--overwrite")
+
+
+def test_timm_takes_the_safetensors(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
+    told = json.loads(ran("export", "--format", "safetensors", "--json").stdout)
+    assert told["runtime"] == f"timm {timm.__version__}"
+    model = eval(told["load"], {"timm": timm}).eval()
+    ours, pixels = vitctl.load_model(trained.run), torch.randn(2, 3, 16, 16)  # type: ignore[arg-type]
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixels), ours(pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_that_differs_is_kept_and_told(ran: Run, data: str, newest: str) -> None:
+    answer = ran("export", "--precision", "fp16", "--set", "tolerance=1e-9", "--json", code=4)
+    assert answer.stdout == ""
+    assert "more than is allowed; it is kept to be looked at, beside vit-mu-8-16-fp16.onnx.json" in answer.stderr
+    assert Path("vit-mu-8-16-fp16.onnx").exists()
+    assert not json.loads(Path("vit-mu-8-16-fp16.onnx.json").read_text())["comparison"]["agrees"]
+
+
+@pytest.mark.parametrize(("options", "code", "words"), [
+    (("--format", "torch", "--precision", "int8"), 2, "int8 is for onnx"),
+    (("--format", "npz", "--with-preprocessing"), 2, "holds numbers, not what is computed"),
+    (("--with-preprocessing", "--dynamic-size"), 2, "choose one"),
+    (("--out", "model.pt2"), 2, "onnx is written as .onnx"),
+    (("--out", "nowhere/model.onnx"), 2, "there is no folder nowhere"),
+    (("--set", "opset=9"), 2, "opset is 9"),
+    (("--res", "20"), 2, "the nearest are"),
+    (("--from", "data.h5"), 3, "an HDF5 file"),
+])  # fmt: skip
+def test_what_makes_no_sense(ran: Run, data: str, newest: str, options: tuple[str, ...], code: int, words: str) -> None:
+    answer = ran("export", *options, code=code)
+    assert words in " ".join(answer.stderr.split())
+    assert not list(Path().glob("*.onnx*"))
+
+
+def test_hugging_faces_folder(ran: Run, data: str, tiny: Weights, tmp_path: Path) -> None:
+    save_as(tiny, tmp_path / "tiny.safetensors")
+    told = json.loads(ran("export", "--from", "tiny.safetensors", "--format", "hf", "--json").stdout)
+    assert told["out"] == "vit-mu-16-48-hf"
+    assert told["comparison"]["agrees"]
+    assert {each.name for each in Path(told["out"]).iterdir()} >= {"config.json", "model.safetensors"}
+
+
+def test_a_folder_of_something_else_is_left_alone(ran: Run, data: str, tiny: Weights, tmp_path: Path) -> None:
+    save_as(tiny, tmp_path / "tiny.safetensors")
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    for options in ((), ("--overwrite",)):
+        answer = ran("export", "--from", "tiny.safetensors", "--format", "hf", "--out", "mine", *options, code=2)
+        assert "mine" in answer.stderr
+    assert Path("mine/notes.txt").read_text() == "mine"
+
+
+def test_what_a_format_has_no_place_for(ran: Run, data: str, tiny: Weights, tmp_path: Path) -> None:
+    model = vitctl.create_model("axial-vit-mu/16", height=32, width=32, classes=3)
+    save_as(vitctl.weights_of(model), tmp_path / "axial.safetensors")
+    for format in ("npz", "hf", "safetensors"):
+        answer = ran("export", "--from", "axial.safetensors", "--format", format, code=2)
+        assert "has no place for" in answer.stderr
+    ran("export", "--from", "axial.safetensors")

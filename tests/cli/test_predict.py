@@ -1,0 +1,92 @@
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+
+
+def test_a_folder_with_labels(ran: Run, newest: str, blots: Path) -> None:
+    told = json.loads(ran("predict", str(blots / "val"), "--precision", "float32", "--json").stdout)
+    assert set(told) == {
+        "command", "version", "weights", "weights_digest", "model", "res", "pictures", "predictions", "unreadable",
+        "labelled", "top1", "csv", "sheet", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
+    assert (told["pictures"], told["labelled"], told["unreadable"]) == (30, 30, [])
+    for each in told["predictions"]:
+        assert [set(answer) for answer in each["top"]] == [{"name", "probability"}] * 3
+        assert sum(answer["probability"] for answer in each["top"]) == pytest.approx(1)
+        assert Path(each["path"]).parent.name == each["label"]
+    right = [each["top"][0]["name"] == each["label"] for each in told["predictions"]]
+    assert told["top1"] == np.mean(right)
+
+
+def test_it_agrees_with_evaluate(ran: Run, data: str, newest: str, blots: Path) -> None:
+    told = json.loads(ran("predict", str(blots / "val"), "--precision", "float32", "--json").stdout)
+    score = json.loads(ran("evaluate", "--precision", "float32", "--json").stdout)
+    assert told["top1"] == score["top1"]
+
+
+def test_an_exported_file_says_the_same(ran: Run, data: str, newest: str, blots: Path) -> None:
+    ran("export", "--out", "m.onnx")
+    one, other = (
+        json.loads(ran("predict", str(blots / "val"), *source, "--precision", "float32", "--json").stdout)
+        for source in ((), ("--from", "m.onnx"))
+    )
+    assert [each["top"][0]["name"] for each in one["predictions"]] == [
+        each["top"][0]["name"] for each in other["predictions"]
+    ]
+
+
+def test_table_csv_and_sheet(ran: Run, newest: str, blots: Path) -> None:
+    answer = ran("predict", str(blots / "val" / "ant"), "--top", "2", "--csv", "out.csv", "--sheet", "out.png")
+    assert "right" in answer.stdout
+    with open("out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    assert list(rows[0]) == ["path", "label", "class1", "probability1", "class2", "probability2"]
+    assert {row["label"] for row in rows} == {"ant"}
+    with Image.open("out.png") as sheet:
+        assert sheet.size[0] > 8 * 168
+
+
+def test_what_cannot_be_read_stops_nothing(ran: Run, newest: str, blots: Path, tmp_path: Path) -> None:
+    good = blots / "val" / "bee" / "00.png"
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.fromarray(np.zeros((20, 30, 4), np.uint8), "CMYK").save(tmp_path / "cmyk.jpg")
+    answer = ran("predict", "cut.png", "text.jpg", str(good), "cmyk.jpg", "--json")
+    told = json.loads(answer.stdout)
+    assert [each["path"] for each in told["predictions"]] == [str(good), "cmyk.jpg"]
+    assert {each["path"] for each in told["unreadable"]} == {"cut.png", "text.jpg"}
+    assert "warning: text.jpg: not a picture" in answer.stderr
+
+
+@pytest.mark.parametrize(("options", "code", "words"), [
+    (("no.jpg",), 3, "no.jpg: no such file or folder"),
+    (("text.jpg",), 3, "none of 1 picture can be read"),
+    (("picture.png", "--from", "broken.onnx"), 3, "broken.onnx"),
+    (("picture.png", "--sheet", "sheet.gif"), 2, "a sheet is a .png"),
+    (("picture.png", "--from", "missing.onnx"), 3, "missing.onnx: no such file"),
+])  # fmt: skip
+def test_what_makes_no_sense(
+    ran: Run, newest: str, blots: Path, tmp_path: Path, options: tuple[str, ...], code: int, words: str
+) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x07 not a model")
+    (tmp_path / "picture.png").write_bytes((blots / "val" / "bee" / "00.png").read_bytes())
+    answer = ran("predict", *options, code=code)
+    assert words in " ".join(answer.stderr.split())
+
+
+def test_weights_without_a_head(ran: Run, blots: Path, tmp_path: Path) -> None:
+    import vitctl
+
+    model = vitctl.create_model("vit-mu/16", height=16, width=16, classes=0)
+    vitctl.save_as(vitctl.weights_of(model), tmp_path / "features.safetensors")
+    answer = ran("predict", str(blots / "val"), "--from", "features.safetensors", code=2)
+    assert "has no head" in answer.stderr
