@@ -101,6 +101,7 @@ def test_no_row_is_without_its_numbers_here() -> None:
         "digits",
         "digits-large",
         "small",
+        "small-finetune",
         "vtab-1k",
         "masked-small",
         "mae-small",
@@ -411,3 +412,16 @@ def test_the_tables() -> None:
 )
 def test_a_setting_is_shown_as_set_takes_it(value: object, text: str) -> None:
     assert as_set(value) == text
+
+
+def test_transfer_to_small_sets() -> None:
+    """AdamW with a decay over the layers; the mixing and augmentation of `small`."""
+    config = recipe("small-finetune").config
+    assert (config.optim.name, config.optim.decay, config.optim.lr, config.optim.layer_decay) == (
+        "adam",
+        "lr",
+        5e-4,
+        0.75,
+    )
+    assert config.augment == recipe("small").config.augment
+    assert (config.head, config.positions) == (None, None)  # those of the weights

@@ -494,7 +494,7 @@ OURS = [
         "small-finetune",
         "finetune",
         "vitctl: transfer to 100 to 100,000 pictures, of weights without labels above all; after arXiv 2111.06377",
-        "vitctl finetune --recipe small-finetune --data pictures/",
+        "vitctl finetune --from runs/masked --recipe small-finetune --data pictures/",
         replace(
             DIGITS,
             head=None,
