@@ -95,4 +95,4 @@ def check(spec: ModelSpec) -> None:
     }
     wrong = [f"{what} ({value})" for what, (fits, value) in wants.items() if not fits]
     if wrong:
-        raise UsageError(f"timm's layout has no place for {', '.join(wrong)}; write .safetensors instead")
+        raise UsageError(f"timm's layout has no place for {', '.join(wrong)}; keep vitctl's own file, or write onnx")

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +33,28 @@ def write_onnx(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], pa
         program.save(str(aside), external_data=False)
 
 
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """While this lasts, these loggers (root: "") say nothing: what they warn of was chosen on purpose."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, was in zip(loggers, before, strict=True):
+            logger.disabled = was
+
+
 def check_opset(opset: int) -> None:
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise ConfigError(f"opset is {opset}; write one from {OPSETS[0]} to {OPSETS[1]}")
 
 
 def drawn(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int) -> Any:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     table: dict[Any, Any] = {torch.ops.aten._upsample_bicubic2d_aa.default: antialiased_bicubic}
-    with warnings.catch_warnings(), torch.no_grad():
+    with quiet("torch.onnx", "onnxscript"), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             graph, (example,), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], dynamic_shapes=(free,),
@@ -64,12 +78,12 @@ def antialiased_bicubic(x: Any, size: Any, align_corners: bool, scale_h: Any = N
 class OnnxModel(Exported):
     """An ONNX file as a module."""
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(3)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.intra_op_num_threads = torch.get_num_threads()
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of protobuf, or of the runtime

@@ -1,6 +1,5 @@
 """An ONNX file in 8 bits: static, calibrated on pictures."""
 
-import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vitctl.io.atomic import replacing
-from vitctl.models.exports.onnx_file import IMAGES
+from vitctl.models.exports.onnx_file import IMAGES, quiet
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 Bytes = np.ndarray[Any, Any]
@@ -17,16 +16,14 @@ Bytes = np.ndarray[Any, Any]
 def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
     """Writes `out`; returns how many products are in 8 bits: those with weights, in blocks and convolutions.
 
-    The head, a Vision Transformer's first layer, products of two activations as in attention, and everything between
-    products stay float32.
+    The last one, the head, stays float32, as products of two activations do in attention, and all between products.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     model = onnx.load(path)
     chosen = with_weights(model.graph)[:-1]
-    logging.getLogger().disabled = True  # the library warns through the root logger of what was chosen on purpose
-    with replacing(out) as aside:
+    with quiet(""), replacing(out) as aside:  # the library warns through the root logger
         quantize_static(
             path,
             aside,
