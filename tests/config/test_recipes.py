@@ -226,6 +226,15 @@ def test_augreg(name: str) -> None:
     assert (file["aug"], float(file["do"]), float(file["sd"])) == (preset, drop, drop)
 
 
+def test_heads_begin_at_zero_but_where_the_source_draws_them() -> None:
+    drawn = {row.name: row.config.head_std for row in RECIPES.values() if row.config.head_std}
+    assert drawn == {
+        **{f"deit3/{size}": 0.02 for size in ("s16", "b16", "l16")},
+        **{f"mae/finetune-{size}": 2e-5 for size in "blh"},
+        **{name: 0.02 for name in ("digits", "digits-large", "small", "small-finetune")},
+    }
+
+
 def test_big_vision() -> None:
     small, i1k, i21k = (recipe(f"big_vision/{name}").config for name in ("vit-s16-i1k", "vit-i1k", "vit-i21k"))
     assert (small.model, small.epochs, small.batch, small.head, small.positions) == (

@@ -13,7 +13,7 @@ from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io import official
 from vitctl.io.weights import HALF, IMAGENET, About, Weights
-from vitctl.models.adapt import adapted, recoloured
+from vitctl.models.adapt import adapted, with_new_head, recoloured
 from vitctl.models.create import build, create_model, fill, named_tensors
 
 TINY: dict[str, Any] = tiny.TINY | {"depth": 2}
@@ -216,6 +216,15 @@ def test_a_new_head_is_zero_and_the_rest_is_as_it_was(name: str) -> None:
     with torch.no_grad():
         features = [features_of(model_of(each), images) for each in (new, replace_hidden(weights))]
     torch.testing.assert_close(*features)
+
+
+def test_a_new_head_may_be_drawn() -> None:
+    drawn, again, other = (with_new_head(weights_of("vit"), 9, 0.5, seed) for seed in (1, 1, 2))
+    assert drawn.tensors["head.weight"].std() > 0.3
+    assert not drawn.tensors["head.bias"].any()
+    assert torch.equal(drawn.tensors["head.weight"], again.tensors["head.weight"])
+    assert not torch.equal(drawn.tensors["head.weight"], other.tensors["head.weight"])
+    assert drawn.about.history[-1] == {"step": "head", "from": 5, "to": 9, "method": "normal 0.5"}
 
 
 def features_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -30,14 +30,14 @@ SPECS = {
 }
 
 
-def begun(name: str, seed: int = 0, head_bias: float = 0.0) -> dict[str, torch.Tensor]:
+def begun(name: str, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> dict[str, torch.Tensor]:
     """Tensors by name, after every number that may be learned was made unusable."""
     model = build(SPECS[name])
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if parameter.requires_grad and not is_scale(key):
                 parameter.fill_(math.nan)
-    initialise(model, SPECS[name], seed, head_bias)
+    initialise(model, SPECS[name], seed, head_bias, head_std)
     return named_tensors(model)
 
 
@@ -206,6 +206,17 @@ def test_the_head_is_zero_but_for_a_bias_that_was_asked_for(name: str) -> None:
         assert (tensors[f"{place}.bias"] == bias).all()
     without = begun(name)
     assert all(torch.equal(value, without[key]) for key, value in tensors.items() if not key.startswith("head"))
+
+
+@pytest.mark.parametrize("name", ["plain", "map", "axial", "hybrid", "bit"])
+def test_a_drawn_head_changes_nothing_else(name: str) -> None:
+    zeros, drawn, other = begun(name), begun(name, head_std=0.5), begun(name, seed=1, head_std=0.5)
+    key = "head.fc.weight" if name == "bit" else "head.weight"
+    assert all(torch.equal(value, zeros[each]) for each, value in drawn.items() if each != key)
+    assert 0.35 < drawn[key].std() < 0.65
+    assert abs(drawn[key].mean()) < 0.2
+    assert not torch.equal(drawn[key], other[key])
+    assert torch.equal(drawn[key], begun(name, head_std=0.5)[key])
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -58,7 +58,7 @@ def finetune(
 ) -> None:
     """Transfer weights to other classes, and to a higher resolution.
 
-    The head begins anew, as zeros; positions are interpolated the official way. Without --recipe it is SGD as in the
+    The head begins anew; positions are interpolated the official way. Without --recipe it is SGD as in the
     paper, for a number of steps that goes by the number of pictures.
 
     Example: [bold]vitctl finetune --from weights.npz --data flowers/ --res 384 --lr 0.003,0.01,0.03[/bold]

@@ -323,6 +323,7 @@ def deit3(name: str, model: str, res: str, lr: float, drop_path: float, expected
         epochs=800,
         drop_path=drop_path,
         loss="sigmoid",
+        head_std=0.02,
         optim=OptimConfig("adam", lr, weight_decay=0.05, decay="lr"),
         schedule=ScheduleConfig("cosine", warmup=5 / 800, end=1e-5 / lr),
         augment=PRESETS["deit3"],
@@ -372,6 +373,7 @@ def mae(name: str, model: str, epochs: int, blr: float, layer_decay: float, drop
         batch=batch,
         epochs=epochs,
         drop_path=drop_path,
+        head_std=2e-5,  # main_finetune.py
         smoothing=0.1,
         optim=OptimConfig("adam", lr, weight_decay=0.05, decay="lr", layer_decay=layer_decay),
         schedule=ScheduleConfig("cosine", warmup=5 / epochs, end=1e-6 / lr),  # --min_lr
@@ -445,6 +447,7 @@ DIGITS = TrainConfig(
     epochs=40,
     head="gap",
     positions="sincos",
+    head_std=0.02,
     smoothing=0.1,
     optim=OptimConfig("adam", 1e-3, weight_decay=0.05, decay="lr", clip=1.0),
     schedule=ScheduleConfig("cosine", warmup=0.1),

@@ -99,6 +99,7 @@ class TrainConfig:
     probe: int = 10  # shots a class by which a model without labels is measured on the way; 0 is off
     loss: Literal["softmax", "sigmoid"] = "softmax"
     head_bias: float = 0.0
+    head_std: float = 0.0  # of its first weights: zeros, as the paper has them, cost Adam many steps on little data
     smoothing: float = 0.0
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -123,6 +124,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         one_of("objective", self.objective, OBJECTIVES)
         at_least("probe", self.probe, 0)
+        at_least("head_std", self.head_std, 0)
         one_of("loss", self.loss, ("softmax", "sigmoid"))
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
         one_of("parallel", self.parallel, ("ddp", "fsdp"))

@@ -7,6 +7,7 @@ import torch
 from vitctl.config.model import ModelSpec
 from vitctl.errors import UsageError
 from vitctl.io.weights import Tensors, Weights, for_channels
+from vitctl.models.initialise import head
 from vitctl.models.resize import Method, resized
 
 FIRST = (  # the layer that sees colours, in every family
@@ -25,14 +26,14 @@ def adapted(
     classes: int | None = None,
     method: Method = "official",
 ) -> Weights:
-    """The same weights for another size, other channels, or with a zero head for other classes."""
+    """The same weights for another size, other channels, or with a new head for other classes."""
     spec = weights.spec
     if (height or spec.height, width or spec.width) != (spec.height, spec.width):
         weights = resized(weights, height or spec.height, width or spec.width, method)
     if channels is not None and channels != spec.channels:
         weights = with_channels(weights, channels)
     if classes is not None and classes != spec.classes:
-        weights = with_zero_head(weights, classes)
+        weights = with_new_head(weights, classes)
     return weights
 
 
@@ -69,8 +70,8 @@ def recoloured(kernel: torch.Tensor, channels: int) -> torch.Tensor:
     return kernel[:, turn] * (old / channels)
 
 
-def with_zero_head(weights: Weights, classes: int) -> Weights:
-    """The whole head of pretraining goes, its hidden layer too; a linear layer of zeros takes its place."""
+def with_new_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 0) -> Weights:
+    """The whole head of pretraining goes, its hidden layer too; a linear layer takes its place, of zeros by default."""
     spec = weights.spec
     check_ours(spec)
     tensors: Tensors = {
@@ -78,14 +79,14 @@ def with_zero_head(weights: Weights, classes: int) -> Weights:
     }
     new = spec.changed(classes=classes, hidden=0)
     if classes:
-        tensors |= zero_head(weights, classes)
-    step = {"step": "head", "from": spec.classes, "to": classes, "method": "zeros"}
+        tensors |= new_head(weights, classes, std, seed)
+    step = {"step": "head", "from": spec.classes, "to": classes, "method": f"normal {std:g}" if std else "zeros"}
     about = replace(weights.about, class_names=(), history=(*weights.about.history, step))
     return replace(weights, spec=new, tensors=tensors, about=about)
 
 
-def zero_head(weights: Weights, classes: int) -> Tensors:
+def new_head(weights: Weights, classes: int, std: float, seed: int) -> Tensors:
     if weights.spec.family == "bit":
         dim = weights.tensors["norm.weight"].numel()
-        return {"head.fc.weight": torch.zeros(classes, dim, 1, 1), "head.fc.bias": torch.zeros(classes)}
-    return {"head.weight": torch.zeros(classes, weights.spec.dim), "head.bias": torch.zeros(classes)}
+        return {"head.fc.weight": head((classes, dim, 1, 1), seed, std), "head.fc.bias": torch.zeros(classes)}
+    return {"head.weight": head((classes, weights.spec.dim), seed, std), "head.bias": torch.zeros(classes)}

@@ -14,14 +14,16 @@ from vitctl.models.initialise import initialise
 from vitctl.reporting import counted
 
 
-def create_model(name: str | ModelSpec, *, seed: int = 0, head_bias: float = 0.0, **options: Any) -> nn.Module:
+def create_model(
+    name: str | ModelSpec, *, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0, **options: Any
+) -> nn.Module:
     """A fresh model, begun the official way: `create_model("vit-b/16", height=384, width=384, classes=10)`."""
     spec = name.changed(**options) if isinstance(name, ModelSpec) else model_spec(name, **options)
     with torch.random.fork_rng(devices=[]):  # timm draws from torch's own generator as it builds
         torch.default_generator.manual_seed(seed)
         model = build(spec)
     if spec.family != "timm":
-        initialise(model, spec, seed, head_bias)
+        initialise(model, spec, seed, head_bias, head_std)
     elif head_bias:
         nn.init.constant_(model.get_classifier().bias, head_bias)  # type: ignore[operator]
     return model

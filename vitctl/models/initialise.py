@@ -2,28 +2,40 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from vitctl.config.model import ModelSpec
+from vitctl.randomness import stream
 
 
-def initialise(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: float = 0.0) -> None:
+def initialise(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> None:
     """Draws all parameters anew from `seed`, in the order of their names in the model."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not parameter.is_meta:
-                draw(name, parameter, spec, random, head_bias)
+            if not parameter.requires_grad or parameter.is_meta:
+                continue
+            if name.startswith("head."):
+                first = head(parameter.shape, seed, head_std) if parameter.ndim > 1 else torch.tensor(head_bias)
+                parameter.copy_(first)
+            else:
+                draw(name, parameter, spec, random)
 
 
-def draw(name: str, value: torch.Tensor, spec: ModelSpec, random: torch.Generator, head_bias: float) -> None:
+def head(shape: Sequence[int], seed: int, std: float) -> torch.Tensor:
+    """The first weights of a head. They have numbers of their own: they change nothing else that is drawn."""
+    if not std:
+        return torch.zeros(*shape)
+    return torch.empty(*shape).normal_(0.0, std, generator=torch.Generator().manual_seed(stream(seed, "head")))
+
+
+def draw(name: str, value: torch.Tensor, spec: ModelSpec, random: torch.Generator) -> None:
     """One parameter, by its name. Scales of norms keep what timm gave them: ones, and zeros at a ResNet's ends."""
     leaf = name.rpartition(".")[2]
-    if name.startswith("head.") or name.startswith("head.fc."):
-        value.fill_(head_bias if leaf == "bias" else 0.0)
-    elif re.search(r"attn\.qkv\.weight|attn_pool\.kv\.weight", name):
+    if re.search(r"attn\.qkv\.weight|attn_pool\.kv\.weight", name):
         for part in torch.split(value, value.shape[1]):  # each on its own: a fused matrix would have a smaller bound
             xavier(part, random)
     elif leaf in ("pos_embed", "embed", "x", "y", "reg_token"):

@@ -12,7 +12,7 @@ from vitctl.config.train import TrainConfig
 from vitctl.errors import UsageError
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights
-from vitctl.models.adapt import adapted, with_zero_head
+from vitctl.models.adapt import adapted, with_new_head
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
@@ -62,11 +62,12 @@ def finetune(
 
 
 def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:
-    """The weights of step 0: other positions, other channels, a head of zeros, and the model's own name for classes."""
+    """The weights of step 0: other positions, other channels, a new head, and the model's own name for classes."""
     geometry = data.file.geometry
     size = resolution(config.res) if config.res else (weights.spec.height, weights.spec.width)
     before = weights.digest()
-    weights = with_zero_head(adapted(weights, *size, geometry.channels), len(data.file.class_names))
+    weights = adapted(weights, *size, geometry.channels)
+    weights = with_new_head(weights, len(data.file.class_names), config.head_std, config.seed)
     if weights.spec.family != "timm":
         spec = weights.spec.changed(dropout=config.dropout, drop_path=config.drop_path)
         weights = replace(weights, spec=with_head(spec, config.head))

@@ -12,7 +12,7 @@ from vitctl.workflows.train.start import Data
 
 
 def fresh(command: str, spec: ModelSpec, config: TrainConfig, data: Data) -> Weights:
-    model = create_model(spec, seed=config.seed, head_bias=config.head_bias)
+    model = create_model(spec, seed=config.seed, head_bias=config.head_bias, head_std=config.head_std)
     mean, std = (for_channels(values, spec.channels) for values in HALF)
     training = {
         "command": command,
