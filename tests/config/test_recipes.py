@@ -231,7 +231,7 @@ def test_heads_begin_at_zero_but_where_the_source_draws_them() -> None:
     assert drawn == {
         **{f"deit3/{size}": 0.02 for size in ("s16", "b16", "l16")},
         **{f"mae/finetune-{size}": 2e-5 for size in "blh"},
-        **{name: 0.02 for name in ("digits", "digits-large", "small", "small-finetune")},
+        **dict.fromkeys(("digits", "digits-large", "small", "small-finetune"), 0.02),
     }
 
 

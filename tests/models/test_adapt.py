@@ -13,7 +13,7 @@ from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io import official
 from vitctl.io.weights import HALF, IMAGENET, About, Weights
-from vitctl.models.adapt import adapted, with_new_head, recoloured
+from vitctl.models.adapt import adapted, recoloured, with_new_head
 from vitctl.models.create import build, create_model, fill, named_tensors
 
 TINY: dict[str, Any] = tiny.TINY | {"depth": 2}
