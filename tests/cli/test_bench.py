@@ -50,6 +50,17 @@ def test_selfsup_measures_what_hidden_patches_save(vitctl: Run) -> None:
     assert all("by the count of its operations" in line for line in answer["remarks"])
 
 
+def test_exported_files_are_measured_against_torch(vitctl: Run) -> None:
+    small = ["--set", "export=vit-ti/16@32x8", "--set", "pictures=8"]
+    answer = vitctl("bench", "export", "--rounds", "1", "--json", *small).json
+    figures = {figure["name"]: figure["median"] for figure in answer["figures"]}
+    ways = ("torch, float32", "torch.export, float32", "onnxruntime, float32", "onnxruntime, int8")
+    assert {f"vit-ti/16@32x8 {way}" for way in ways} <= set(figures)
+    assert all(value > 0 for value in figures.values())
+    assert {ratio["against"] for ratio in answer["ratios"]} == {"vit-ti/16@32x8 torch, float32"}
+    assert sum("top-1 agrees" in line for line in answer["remarks"]) == 3
+
+
 def test_features_and_probes_are_measured_against_the_usual_ways(vitctl: Run) -> None:
     small = ["features=vit-ti/16@32x4", "features_images=8", "pictures=8", "probe_classes=6", "probe_width=12"]
     sizes = [part for value in small for part in ("--set", value)]

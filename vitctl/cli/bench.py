@@ -7,7 +7,7 @@ from vitctl.cli.options import Json, Overwrite, Quiet, Set
 
 def bench(
     what: Annotated[
-        Literal["data", "models", "train", "selfsup", "features", "fewshot", "all"],
+        Literal["data", "models", "train", "selfsup", "features", "fewshot", "export", "all"],
         typer.Argument(help="Which part to measure."),
     ] = "all",
     data: Annotated[

@@ -7,7 +7,7 @@ from typing import Literal
 from vitctl.config.checks import at_least, one_of
 from vitctl.errors import ConfigError
 
-PARTS = ("data", "models", "train", "selfsup", "features", "fewshot", "all")
+PARTS = ("data", "models", "train", "selfsup", "features", "fewshot", "export", "all")
 COUNTS = (
     "rounds", "pictures", "copies", "large", "batch", "batches", "images", "train_images", "features_images",
     "probe_width")  # fmt: skip
@@ -15,7 +15,7 @@ COUNTS = (
 
 @dataclass(frozen=True)
 class BenchConfig:
-    what: Literal["data", "models", "train", "selfsup", "features", "fewshot", "all"] = "all"
+    what: Literal["data", "models", "train", "selfsup", "features", "fewshot", "export", "all"] = "all"
     data: str | None = None  # a folder of JPEGs; made up where none is given
     rounds: int = 5  # every figure is taken this often, all of them in turn
     pictures: int = 256  # JPEGs decoded for a figure
@@ -33,6 +33,7 @@ class BenchConfig:
     features_images: int = 64
     probe_classes: int = 1000
     probe_width: int = 1024  # features of a picture
+    export: str = "vit-s/16@224x32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -40,7 +41,7 @@ class BenchConfig:
         for name in COUNTS:
             at_least(name, getattr(self, name), 1)
         at_least("probe_classes", self.probe_classes, 2)
-        for case in (*self.train, self.selfsup, self.features):
+        for case in (*self.train, self.selfsup, self.features, self.export):
             TrainCase.parsed(case)
 
 

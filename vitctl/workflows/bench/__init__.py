@@ -11,6 +11,7 @@ from vitctl.io.run_directory import create_run, library_versions
 from vitctl.machine import cores, keep_freed_memory
 from vitctl.reporting import Reporter, Silent
 from vitctl.workflows.bench.data import bench_data
+from vitctl.workflows.bench.export import bench_export
 from vitctl.workflows.bench.features import bench_features
 from vitctl.workflows.bench.fewshot import bench_fewshot
 from vitctl.workflows.bench.measure import Figure, Part, Ratio
@@ -26,6 +27,7 @@ PARTS = {
     "selfsup": bench_selfsup,
     "features": bench_features,
     "fewshot": bench_fewshot,
+    "export": bench_export,
 }
 NEEDS = {"fewshot": "features"}  # what is measured with it
 
