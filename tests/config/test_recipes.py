@@ -100,6 +100,7 @@ def test_no_row_is_without_its_numbers_here() -> None:
     assert rest == {
         "digits",
         "digits-large",
+        "digits-finetune",
         "small",
         "small-finetune",
         "vtab-1k",
@@ -231,7 +232,7 @@ def test_heads_begin_at_zero_but_where_the_source_draws_them() -> None:
     assert drawn == {
         **{f"deit3/{size}": 0.02 for size in ("s16", "b16", "l16")},
         **{f"mae/finetune-{size}": 2e-5 for size in "blh"},
-        **dict.fromkeys(("digits", "digits-large", "small", "small-finetune"), 0.02),
+        **dict.fromkeys(("digits", "digits-large", "digits-finetune", "small", "small-finetune"), 0.02),
     }
 
 

@@ -30,7 +30,7 @@ def test_it_is_whole_asks_for_nothing_and_shows_names_as_they_are(tmp_path: Path
     Image.new("RGB", (8, 8)).save(tmp_path / "figure.png")
     nasty = '<script>alert("x")</script> & "quotes"'
     sections = [
-        Section(nasty, nasty, tmp_path / "figure.png"),
+        Section(nasty, nasty, (tmp_path / "figure.png",)),
         Section("table", table=[["a", "b"], ["1", nasty]], command=f"vitctl {nasty}"),
     ]
     write_page(tmp_path / "index.html", nasty, nasty, {"weights": nasty}, sections, "end")

@@ -15,6 +15,7 @@ import typer
 from vitctl import __version__
 from vitctl.cli.bench import bench
 from vitctl.cli.boundary import Boundary
+from vitctl.cli.demo import demo
 from vitctl.cli.doctor import doctor
 from vitctl.cli.evaluate import evaluate
 from vitctl.cli.export import export
@@ -40,10 +41,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Vision Transformers, from a folder of pictures to a model that ships.",
-    epilog="Start with [bold]vitctl patchify FOLDER[/bold]. Exit codes: 0 done, 2 usage, 3 input, 4 the run failed, "
-    "130 and 143 stopped.",
+    epilog="See it all with [bold]vitctl demo[/bold]; start with [bold]vitctl patchify FOLDER[/bold]. Exit codes: "
+    "0 done, 2 usage, 3 input, 4 the run failed, 130 and 143 stopped.",
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "First": (demo,),
     "Data": (patchify, info),
     "Training": (pretrain, selfsup, finetune, recipes),
     "Frozen features": (features, fewshot),

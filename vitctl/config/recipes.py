@@ -480,6 +480,13 @@ OURS = [
         replace(DIGITS, model="vit-b/16", res="16", epochs=6, smoothing=0.0, optim=replace(DIGITS.optim, lr=3e-4)),
     ),
     Recipe(
+        "digits-finetune",
+        "finetune",
+        "vitctl: for a model of digits at another resolution, in a few epochs",
+        "vitctl finetune --from runs/digits --recipe digits-finetune --res 24 --data digits",
+        replace(DIGITS, head=None, positions=None, epochs=4, optim=replace(DIGITS.optim, lr=3e-4)),
+    ),
+    Recipe(
         "small",
         "pretrain",
         "vitctl: from scratch on 1,000 to 100,000 pictures; after arXiv 2106.10270, 2205.01580 and 2012.12877",

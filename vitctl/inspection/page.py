@@ -16,30 +16,31 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .4rem; }
-p { max-width: 46rem; margin: .4rem 0 .9rem; color: var(--quiet); }
+h1 { overflow-wrap: anywhere; font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { overflow-wrap: anywhere; font-size: 1.2rem; margin: 2.6rem 0 .4rem; }
+p { max-width: 46rem; overflow-wrap: anywhere; margin: .4rem 0 .9rem; color: var(--quiet); }
 p.lead { color: var(--ink); }
 figure { margin: 0; padding: .9rem; background: #fff; border: 1px solid var(--line); border-radius: .6rem;
   overflow-x: auto; text-align: center; }
-figure img { max-width: 100%; height: auto; display: inline-block; }
+figure img { max-width: 100%; max-height: 46rem; height: auto; display: inline-block; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 td, th { padding: .28rem 1.1rem .28rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 500; }
 code, pre { font: .88rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem;
-  overflow-x: auto; }
-footer { margin-top: 3rem; color: var(--quiet); font-size: .88rem; }
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+footer { overflow-wrap: anywhere; margin-top: 3rem; color: var(--quiet); font-size: .88rem; }
 @media print { body { max-width: none; padding: 0; } figure { border: 0; break-inside: avoid; } }
 """
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser lets it fetch nothing
 
 
 @dataclass(frozen=True)
 class Section:
     title: str
     text: str = ""
-    figure: Path | None = None
+    figures: Sequence[Path] = ()
     table: Sequence[Sequence[str]] = ()  # the first row is the header
     command: str = ""
 
@@ -53,6 +54,7 @@ def write_page(path: Path, title: str, lead: str, facts: Mapping[str, str], sect
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>{STYLE}</style>
@@ -75,8 +77,8 @@ def drawn(section: Section) -> str:
         parts.append(f"<p>{escape(section.text)}</p>")
     if section.command:
         parts.append(f"<pre>{escape(section.command)}</pre>")
-    if section.figure:
-        image = base64.b64encode(section.figure.read_bytes()).decode()
+    for figure in section.figures:
+        image = base64.b64encode(figure.read_bytes()).decode()
         parts.append(f'<figure><img alt="{escape(section.title)}" src="data:image/png;base64,{image}"></figure>')
     if section.table:
         parts.append(tabled(section.table))

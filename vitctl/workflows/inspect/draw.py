@@ -59,7 +59,7 @@ def draw_all(found: Findings, folder: Path) -> list[Path]:
         sections,
         f"Made by vitctl {__version__}. The numbers behind the figures are in {NUMBERS} and result.json.",
     )
-    return [section.figure for section in sections if section.figure]
+    return [figure for section in sections for figure in section.figures]
 
 
 def facts(found: Findings) -> dict[str, str]:
@@ -95,7 +95,7 @@ def rollout(found: Findings, folder: Path) -> Iterator[Section]:
         "Where it looks",
         f"Attention of {query}, rolled out through all layers (Abnar and Zuidema): the mean over heads with the "
         "residual path, multiplied from the first layer to the last; as in Figure 6. Dark is not looked at.",
-        path,
+        (path,),
     )
     path = folder / "heads.png"
     draw_heads(
@@ -105,7 +105,7 @@ def rollout(found: Findings, folder: Path) -> Iterator[Section]:
         f"Heads of the last layer, from {query}",
         found.title,
     )
-    yield Section("Heads of the last layer", f"What each head gives to {query}.", path)
+    yield Section("Heads of the last layer", f"What each head gives to {query}.", (path,))
 
 
 def distance(found: Findings, folder: Path) -> Iterator[Section]:
@@ -121,7 +121,7 @@ def distance(found: Findings, folder: Path) -> Iterator[Section]:
         f"and patches, for each head (Figure 7, right). The first layer begins at {low:.1f} px, the last has "
         f"{high:.1f} px on average. "
         f"A head that looks everywhere alike would have {measured.uniform:.1f} px.",
-        path,
+        (path,),
     )
 
 
@@ -135,7 +135,7 @@ def filters(found: Findings, folder: Path) -> Iterator[Section]:
         "What the first layer looks for",
         f"The first {len(parts)} principal components of its filters, each with the share of the variance that it "
         f"explains; together {shares.sum():.1%} (Figure 7, left). Color is shown where there are three channels.",
-        path,
+        (path,),
     )
 
 
@@ -157,7 +157,7 @@ def positions(found: Findings, folder: Path) -> Iterator[Section]:
         "What it knows of places",
         f"Cosine similarity of the position embeddings ({kind}, {learned}): a tile for each patch, in its place, shows "
         "how alike its embedding is to those of all others (Figure 7, middle).",
-        path,
+        (path,),
     )
 
 
@@ -171,7 +171,7 @@ def layers(found: Findings, folder: Path) -> Iterator[Section]:
             f"Top-1 on {found.worth.judged:,} pictures of the paper's least-squares probe with {found.worth.shots} "
             f"shots a class, on the mean of the patches behind each block; layer {best} is best, "
             f"{found.worth.scores[best]:.1%}.",
-            path,
+            (path,),
         )
     if found.cka is not None:
         path = folder / "cka.png"
@@ -180,7 +180,7 @@ def layers(found: Findings, folder: Path) -> Iterator[Section]:
             "How alike layers are",
             "Linear CKA between the means of the patches behind each block, without the bias of few pictures: 1 where "
             "two layers tell pictures apart in the same way.",
-            path,
+            (path,),
         )
 
 

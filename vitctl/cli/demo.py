@@ -1,0 +1,54 @@
+from typing import Annotated
+
+import typer
+
+from vitctl.cli.options import Json, Overwrite, Quiet, Set
+
+
+def demo(
+    data: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Your own pictures: any source that patchify takes.")
+    ] = "digits",
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where all of it goes; else runs/demo.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="FOLDER", help="Go on with a demo that was stopped.")
+    ] = None,
+    overwrite: Overwrite = False,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the whole chain at work, in about two minutes, ending in one page to keep.
+
+    Patches, training without and with labels, fine-tuning at another resolution, a few-shot probe, a look inside, an
+    export, and its answers; on handwritten digits that come along, or on your own pictures. The page has the command of
+    each stage.
+
+    Example: [bold]vitctl demo[/bold] or [bold]vitctl demo --data photos/[/bold]
+    """
+    from vitctl.cli.console import emit, facts, listing, reporter
+    from vitctl.config.demo import DemoConfig
+    from vitctl.config.overrides import override
+    from vitctl.reporting import duration
+    from vitctl.workflows.demo import demo as run
+
+    config = override(DemoConfig(data=data, seed=seed, device=device), settings or ())
+    result = run(config, reporter(quiet), out=out, resume=resume, overwrite=overwrite)
+    rows = [[each.stage, each.result, duration(each.seconds), each.file] for each in result.stages]
+    about = {
+        "page": result.page,
+        "took": duration(result.elapsed_s),
+        "next": "open the page; it has the command of each stage, for your own pictures",
+    }
+    emit(
+        "demo",
+        result,
+        json,
+        [
+            listing(f"{result.model} on {result.data}", ["stage", "result", "took", "file"], rows, ["took"]),
+            facts(about),
+        ],
+        run=result.run,
+    )

@@ -1,0 +1,56 @@
+"""A command of ours as a part of something larger: it runs here, and is told as the line that does the same."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitctl.config.recipes import Purpose
+from vitctl.reporting import Reporter
+from vitctl.workflows.finetune import finetune
+from vitctl.workflows.pretrain import pretrain
+from vitctl.workflows.selfsup import SelfsupResult, selfsup
+from vitctl.workflows.train.conclude import TrainResult
+
+OTHERWISE = {"source": "from", "settings": "set"}  # flags that are not named as the field that they fill
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that goes on where it stands, and is left alone where it is done."""
+
+    command: Purpose
+    out: Path
+    flags: dict[str, Any]
+    recipe: str | None = None
+    settings: tuple[str, ...] = field(default=())
+
+    def line(self) -> str:
+        return command_line(self.command, **self.flags, recipe=self.recipe, settings=self.settings, out=self.out)
+
+    def train(self, reporter: Reporter) -> TrainResult:
+        run = {"pretrain": pretrain, "finetune": finetune}[self.command]
+        return run(dict(self.flags), reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
+                   resume="auto")  # fmt: skip
+
+    def train_unlabelled(self, reporter: Reporter) -> SelfsupResult:
+        return selfsup(dict(self.flags), reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
+                       resume="auto")  # fmt: skip
+
+
+def command_line(command: str, *arguments: str | Path, **flags: Any) -> str:
+    """`vitctl pretrain --model vit-s/16`, as a shell takes it."""
+    words = ["vitctl", command, *map(str, arguments)]
+    for name, value in flags.items():
+        words += flag(OTHERWISE.get(name, name).replace("_", "-"), value)
+    return shlex.join(words)
+
+
+def flag(name: str, value: Any) -> Iterator[str]:
+    """Nothing for what is not said, a word for what is on, and one pair for each of several values."""
+    if value is True:
+        yield f"--{name}"
+    elif value not in (None, False):
+        for each in value if isinstance(value, (tuple, list)) else [value]:
+            yield from (f"--{name}", str(each))

@@ -1,0 +1,65 @@
+"""The page of the demo: a chain of commands, and what each of them found."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitctl import __version__
+from vitctl.inspection.page import Section, write_page
+from vitctl.io.patch_file import PatchFile
+from vitctl.machine import cores
+from vitctl.reporting import counted, duration
+from vitctl.workflows.demo.stages import Demo, Stage
+from vitctl.workflows.doctor import examine
+
+PAGE = "index.html"
+
+
+def write(path: Path, demo: Demo, stages: Sequence[Stage], seconds: Sequence[float], file: PatchFile) -> None:
+    table = [["stage", "result", "took", "file"]]
+    table += [
+        [stage.name, stage.told, duration(took), str(stage.file)] for stage, took in zip(stages, seconds, strict=True)
+    ]
+    sections = [Section("In short", table=table)]
+    sections += [
+        Section(f"{number}. {stage.name}", stage.text, stage.figures, command=stage.line)
+        for number, stage in enumerate(stages, 1)
+    ]
+    sections.append(Section("On your own pictures", OWN, command=whole_chain(demo, stages)))
+    write_page(
+        path,
+        f"vitctl, on {'scikit-learn’s digits' if demo.config.embedded else Path(demo.config.data).name}",
+        f"From pictures to a model that ships, in {duration(sum(seconds))}.",
+        facts(demo, file),
+        sections,
+        f"Made by vitctl {__version__} with vitctl demo. Everything it says is in {demo.folder}, with config and seed.",
+    )
+
+
+OWN = (
+    "The first line does all of this on a folder of yours, with a folder inside for each class. The lines below it are "
+    "the stages one by one, as they ran here: give the first of them your folder, and change what you like. Longer "
+    "training is what good results are made of: a demo has minutes."
+)
+
+
+def whole_chain(demo: Demo, stages: Sequence[Stage]) -> str:
+    return "\n".join(["vitctl demo --data FOLDER", "", *(stage.line for stage in stages)])
+
+
+def facts(demo: Demo, file: PatchFile) -> dict[str, str]:
+    machine = examine()
+    return {
+        "data": f"{demo.config.data}, {counted(len(file.class_names), 'class')}, digest {file.digest[:16]}",
+        "model": f"{demo.model} at {' and '.join(demo.sizes)} pixels",
+        "seed": str(demo.config.seed),
+        "machine": f"{counted(cores(), 'core')}, {', '.join(machine.devices)}",
+        "again": command_of(demo),
+    }
+
+
+def command_of(demo: Demo) -> str:
+    words = ["vitctl", "demo"]
+    if not demo.config.embedded:
+        words += ["--data", demo.config.data]
+    return shlex.join([*words, "--seed", str(demo.config.seed)])

@@ -1,0 +1,246 @@
+"""The stages of the demo, each a command of ours with what it found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vitctl.config.demo import FIRST, SECOND, DemoConfig
+from vitctl.config.evaluate import EvaluateConfig
+from vitctl.config.export import ExportConfig
+from vitctl.config.features import FeaturesConfig
+from vitctl.config.fewshot import FewshotConfig
+from vitctl.config.inspect import InspectConfig
+from vitctl.config.interpolate import InterpolateConfig
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.predict import PredictConfig
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.reporting import Reporter, counted
+from vitctl.workflows.asked import Training, command_line
+from vitctl.workflows.evaluate import evaluate
+from vitctl.workflows.export import export
+from vitctl.workflows.fewshot import fewshot
+from vitctl.workflows.inspect import inspect
+from vitctl.workflows.interpolate import interpolate_positions
+from vitctl.workflows.patchify import patchify
+from vitctl.workflows.predict import predict
+from vitctl.workflows.samples import HELD_OUT, spaced
+from vitctl.workflows.sheets import contact_sheet
+
+SHOTS = (1, 5, 10)
+SHOWN = 24  # pictures that the exported model is asked about
+HELD = "0.2"  # of the pictures, where none are held out
+
+
+@dataclass(frozen=True)
+class Demo:
+    config: DemoConfig
+    folder: Path
+    reporter: Reporter
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data.h5"
+
+    @property
+    def model(self) -> str:
+        return f"{self.config.model}/{self.config.pixels}"
+
+    @property
+    def sizes(self) -> tuple[str, str]:
+        """Of pretraining and of fine-tuning, in pixels."""
+        return str(FIRST * self.config.pixels), str(SECOND * self.config.pixels)
+
+    @property
+    def held_out(self) -> Split:
+        file = PatchFile(self.data)
+        return next(file.split(name) for name in HELD_OUT if name in file.splits)
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str  # of the command
+    told: str  # what came out, in a line
+    line: str  # that does the same
+    file: Path
+    text: str  # for somebody who sees it for the first time
+    figures: tuple[Path, ...] = ()
+
+
+def patchified(demo: Demo) -> Stage:
+    config, out = demo.config, demo.data
+    limit = None if config.embedded else config.limit
+    wanted = PatchifyConfig(config.data, str(out), res=demo.sizes[1], patch=config.pixels, limit=limit)
+    made = patchify(wanted, demo.reporter, overwrite=True)
+    if not any(name in made.data.splits for name in HELD_OUT):
+        wanted = replace(wanted, split=(f"val={HELD}",))
+        made = patchify(wanted, demo.reporter, overwrite=True)
+    sheet = demo.folder / "data.png"
+    contact_sheet(PatchFile(out), "train", sheet)
+    parts = ", ".join(f"{each.images:,} {name}" for name, each in made.data.splits.items())
+    line = command_line(
+        "patchify", config.data, out, res=wanted.res, patch=wanted.patch, limit=limit, split=wanted.split
+    )
+    text = (
+        "Every picture is decoded once, and kept as the patches that the model reads. Copies of a picture, leaks "
+        f"between splits and files that cannot be read are told: {counted(made.data.rejects, 'file')} refused."
+    )
+    return Stage("patchify", f"{parts}; {made.images_per_s:,.0f} img/s", line, out, text, (sheet,))
+
+
+def without_labels(demo: Demo) -> Stage:
+    run = Training(
+        "selfsup",
+        demo.folder / "selfsup",
+        {"model": demo.model, "data": demo.data, "res": demo.sizes[0], "objective": "pixels"}
+        | {"steps": demo.config.steps // 3, **common(demo)},
+        "masked-small",
+        ("augment.flip=0",) if demo.config.embedded else (),
+    )
+    found = run.train_unlabelled(demo.reporter)
+    told = f"{found.probe_top1:.1%} by a probe on {found.probe_shots} shots" if found.probe_top1 is not None else ""
+    text = (
+        f"{found.hidden} of {found.patches} patches are hidden, and the model learns to fill them in; nobody tells it "
+        "a class. From above: the pictures, what the model sees of them, and what it makes of that."
+    )
+    pictures = sorted((run.out / "reconstructions").glob("*.png"))[-1:]
+    return Stage("selfsup", told or f"loss {found.loss:.3f}", run.line(), run.out, text, tuple(pictures))
+
+
+def common(demo: Demo) -> dict[str, object]:
+    """Flags that every training has here."""
+    device = {} if demo.config.device == "auto" else {"device": demo.config.device}
+    return {"batch": demo.config.batch, "seed": demo.config.seed, **device}
+
+
+def with_labels(demo: Demo) -> Stage:
+    run = Training(
+        "pretrain",
+        demo.folder / "pretrain",
+        {"model": demo.model, "data": demo.data, "res": demo.sizes[0], "steps": demo.config.steps, **common(demo)},
+        "digits" if demo.config.embedded else "small",
+        ("positions=1d",),  # a table, so that there is something to interpolate
+    )
+    found = run.train(demo.reporter)
+    text = (
+        f"A fresh model of {found.parameters:,} parameters learns the classes at {demo.sizes[0]} pixels, "
+        f"{FIRST * FIRST} patches a picture: {found.epochs:.3g} rounds over the pictures at {found.images_per_s:,.0f} "
+        f"pictures a second, {found.ceiling_share:.0%} of what this machine's matrix products allow."
+    )
+    return Stage("pretrain", f"{share(found.top1)} at {demo.sizes[0]} px", run.line(), run.out, text,
+                 (run.out / "curves.png",))  # fmt: skip
+
+
+def share(value: float | None) -> str:
+    return "nothing held out" if value is None else f"{value:.1%}"
+
+
+def interpolated(demo: Demo) -> Stage:
+    source, out, plot = (
+        demo.folder / "pretrain",
+        demo.folder / "interpolated.safetensors",
+        demo.folder / "positions.png",
+    )
+    size = demo.sizes[1]
+    interpolate_positions(InterpolateConfig(size, str(source), str(out), plot=str(plot)), demo.reporter, overwrite=True)
+    scored = evaluate(EvaluateConfig(str(out), str(demo.data), device=demo.config.device), demo.reporter)
+    text = (
+        f"The same weights for pictures of {size} pixels: the table of positions grows from {FIRST}x{FIRST} to "
+        f"{SECOND}x{SECOND}, as the paper's authors do it. Each tile shows how like one position is to all others, "
+        f"before and after. Untrained at this size, the model is right on {scored.top1:.1%}."
+    )
+    line = command_line("interpolate-pos", res=size, source=source, out=out, plot=plot)
+    return Stage("interpolate-pos", f"{scored.top1:.1%} at {size} px, untrained there", line, out, text, (plot,))
+
+
+def finetuned(demo: Demo) -> Stage:
+    own = demo.config.embedded
+    run = Training(
+        "finetune",
+        demo.folder / "finetune",
+        {"source": demo.folder / "pretrain", "data": demo.data, "res": demo.sizes[1]}
+        | {"steps": demo.config.steps // 4, **common(demo)}
+        | ({} if own else {"lr": 3e-4}),
+        "digits-finetune" if own else "small-finetune",
+        () if own else ("optim.layer_decay=1",),
+    )
+    found = run.train(demo.reporter)
+    text = (
+        f"A new head, and {found.steps} steps at {demo.sizes[1]} pixels, {SECOND * SECOND} patches a picture: what was "
+        f"learned on small pictures goes on to larger ones. {share(found.top1)} of the held out pictures are right."
+    )
+    return Stage("finetune", f"{share(found.top1)} at {demo.sizes[1]} px", run.line(), run.out, text,
+                 (run.out / "curves.png",))  # fmt: skip
+
+
+def probed(demo: Demo) -> Stage:
+    sources = (*(str(demo.folder / name) for name in ("selfsup", "pretrain", "finetune")), "pixels")
+    plot = demo.folder / "fewshot.png"
+    extract = FeaturesConfig(device=demo.config.device)
+    config = FewshotConfig(sources, str(demo.data), shots=SHOTS, extract=extract)
+    found = fewshot(config, demo.reporter, plot=str(plot))
+    most = max(each.shots or 0 for each in found.results)
+    best = max((each for each in found.results if each.shots == most), key=lambda each: each.mean)
+    line = command_line("fewshot", source=sources, data=demo.data, shots=SHOTS, plot=plot)
+    text = (
+        "Models are frozen, and a linear probe is fitted to a few labelled pictures of each class, on the same draws "
+        "for all of them; raw pixels are what has to be beaten. Bars are 95% over seeds."
+    )
+    told = f"{best.mean:.1%} with {counted(most, 'shot')}, by {Path(best.weights).name}"
+    return Stage("fewshot", told, line, plot, text, (plot,))
+
+
+def looked_into(demo: Demo) -> Stage:
+    source, out = demo.folder / "finetune", demo.folder / "inspect"
+    config = InspectConfig(str(source), str(demo.data), device=demo.config.device)
+    found = inspect(config, demo.reporter, out=str(out), overwrite=True)
+    kept = [name for name in ("rollout.png", "distance.png", "layers.png") if str(out / name) in found.figures]
+    best = max(range(len(found.layer_top1)), key=found.layer_top1.__getitem__) if found.layer_top1 else None
+    told = f"{len(found.figures)} figures" + ("" if best is None else f"; layer {best} is worth most to a probe")
+    text = (
+        "Where the model looks, how far each head looks, and what its layers are worth to a probe. The rest, with all "
+        f"numbers, is on a page of its own: {found.page}."
+    )
+    line = command_line("inspect", source=source, data=demo.data, out=out)
+    return Stage("inspect", told, line, Path(found.page), text, tuple(out / name for name in kept))
+
+
+def exported(demo: Demo) -> Stage:
+    source, out = demo.folder / "finetune", demo.folder / "model.onnx"
+    config = ExportConfig(source=str(source), out=str(out), data=str(demo.data), with_preprocessing=True)
+    found = export(config, demo.reporter, overwrite=True)
+    text = (
+        f"One file for other runtimes, with cutting, resizing and normalising inside. It was loaded again in "
+        f"{found.runtime} and compared: {found.comparison.told()}. In Python: {found.load}."
+    )
+    line = command_line("export", source=source, data=demo.data, out=out, with_preprocessing=True)
+    agreement = f"{found.comparison.agreement:.0%} of answers as the model's"
+    return Stage("export", f"{agreement}, {found.bytes / 1e6:.1f} MB", line, out, text)
+
+
+def answered(demo: Demo) -> Stage:
+    pictures, sheet = demo.folder / "pictures", demo.folder / "predictions.png"
+    write_pictures(demo.held_out, PatchFile(demo.data).class_names, pictures)
+    config = PredictConfig((str(pictures),), str(demo.folder / "model.onnx"), sheet=str(sheet))
+    found = predict(config, demo.reporter)
+    text = f"The exported file, asked about {counted(found.pictures, 'held out picture')} as PNG files; its answers."
+    told = f"{found.top1:.0%} of {found.labelled} right" if found.top1 is not None else f"{found.pictures} answers"
+    line = command_line("predict", pictures, source=demo.folder / "model.onnx", sheet=sheet)
+    return Stage("predict", told, line, sheet, text, (sheet,))
+
+
+def write_pictures(split: Split, names: tuple[str, ...], folder: Path) -> None:
+    """Some held out pictures as a person has them: PNG files in folders of their classes."""
+    rows = spaced(split.rows, SHOWN)
+    for row, pixels, label in zip(rows.tolist(), split.images(rows), split.labels(rows).tolist(), strict=True):
+        name = names[label] if 0 <= label < len(names) and Path(names[label]).name == names[label] else "others"
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        with Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)) as image:
+            image.save(folder / name / f"{row:05d}.png")
+
+
+STAGES: tuple[Callable[[Demo], Stage], ...] = (
+    patchified, without_labels, with_labels, interpolated, finetuned, probed, looked_into, exported,
+    answered)  # fmt: skip
