@@ -467,7 +467,7 @@ def test_bit_takes_any_size_as_it_is() -> None:
     [
         ((25, 16), "patches of 4 do not divide a picture of 25x16; the nearest are 24x16 and 28x16"),
         ((2, 16), "larger than a picture of 2x16"),
-        ((24, 16, "lanczos"), "method 'lanczos' is unknown; known: official, bilinear, bicubic, bicubic-aa"),
+        ((24, 16, "lanczos"), "method 'lanczos' is unknown; known: official, bilinear, bicubic, bicubic-aa, fresh"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: tuple[Any, ...], message: str) -> None:

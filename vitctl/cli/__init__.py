@@ -31,6 +31,7 @@ from vitctl.cli.predict import predict
 from vitctl.cli.pretrain import pretrain
 from vitctl.cli.recipes import recipes
 from vitctl.cli.selfsup import selfsup
+from vitctl.cli.study import study
 from vitctl.errors import Terminated
 from vitctl.machine import keep_freed_memory
 
@@ -51,6 +52,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Frozen features": (features, fewshot),
     "Answers": (predict, evaluate, inspect),
     "Models": (models, interpolate_pos, export),
+    "Research": (study,),
     "This machine": (bench, doctor),
 }
 

@@ -16,9 +16,10 @@ def interpolate_pos(
         ),
     ] = None,
     method: Annotated[
-        Literal["official", "bilinear", "bicubic", "bicubic-aa"],
+        Literal["official", "bilinear", "bicubic", "bicubic-aa", "fresh"],
         typer.Option(
-            help="official: as the paper's code, bilinear with aligned corners; bicubic: as MAE; bicubic-aa: as timm."
+            help="official: as the paper's code, bilinear with aligned corners; bicubic: as MAE; bicubic-aa: as timm; "
+            "fresh: drawn anew."
         ),
     ] = "official",
     plot: Annotated[

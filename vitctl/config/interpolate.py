@@ -11,14 +11,14 @@ class InterpolateConfig:
     res: str  # 384, or HxW
     source: str | None = None  # --from
     out: str | None = None  # MODEL-RES.safetensors unless named; .npz writes the official layout
-    method: Literal["official", "bilinear", "bicubic", "bicubic-aa"] = "official"
+    method: Literal["official", "bilinear", "bicubic", "bicubic-aa", "fresh"] = "official"
     plot: str | None = None  # a .png of the similarity maps before and after
     pad: bool = False  # a size that patches do not divide is padded
     allow_missing: bool = False
 
     def __post_init__(self) -> None:
         resolution(self.res)
-        one_of("method", self.method, ("official", "bilinear", "bicubic", "bicubic-aa"))
+        one_of("method", self.method, ("official", "bilinear", "bicubic", "bicubic-aa", "fresh"))
         ending = self.out is None or self.out.endswith((".safetensors", ".npz"))
         require(ending, f"--out {self.out}: weights are written as .safetensors or as official .npz")
         require(self.plot is None or self.plot.endswith(".png"), f"--plot {self.plot}: a figure is a .png")

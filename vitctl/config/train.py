@@ -7,7 +7,7 @@ from typing import Any, Literal
 from vitctl.config.augment import AugmentConfig
 from vitctl.config.checks import at_least, fraction, one_of, require, resolution
 from vitctl.config.masking import OBJECTIVES, MaskingConfig, Objective
-from vitctl.config.model import HEADS, POSITIONS
+from vitctl.config.model import ADDED, HEADS, POSITIONS
 from vitctl.errors import ConfigError
 
 OPTIMISERS = ("adam", "sgd", "adafactor")
@@ -75,6 +75,27 @@ def counted(length: float, steps: int) -> int:
 
 
 @dataclass(frozen=True)
+class ShapeConfig:
+    """A fresh model's own numbers, in place of those that its name says."""
+
+    depth: int | None = None
+    dim: int | None = None
+    heads: int | None = None
+    mlp: int | None = None
+    added: Literal["stem", "every", "shared"] | None = None  # where positions are
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "dim", "heads", "mlp"):
+            at_least(f"shape.{name}", getattr(self, name), 1)
+        if self.added is not None:
+            one_of("shape.added", self.added, ADDED)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides what a run ends in, and below it what only decides how fast it gets there."""
 
@@ -85,6 +106,7 @@ class TrainConfig:
     res: str | None = None  # as in the data, for a fresh model; as in the weights otherwise
     head: Literal["cls", "gap", "map"] | None = None
     positions: Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"] | None = None
+    shape: ShapeConfig = field(default_factory=ShapeConfig)
     hidden: bool = False  # a pre-logits layer as wide as the model
     pad: bool = False  # pictures that patches do not divide
     dropout: float = 0.0
@@ -157,7 +179,7 @@ class TrainConfig:
     def from_dict(cls, fields: dict[str, Any]) -> "TrainConfig":
         """From the JSON of a run. What it says besides is not of the config."""
         parts = {"optim": OptimConfig, "schedule": ScheduleConfig, "augment": AugmentConfig,
-                 "masking": MaskingConfig}  # fmt: skip
+                 "masking": MaskingConfig, "shape": ShapeConfig}  # fmt: skip
         known = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in fields.items() if name in known}
         try:

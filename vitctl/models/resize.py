@@ -17,12 +17,13 @@ from vitctl.io.weights import Tensors, Weights
 from vitctl.models.waves import sincos, waves_with_prefix
 
 Grid = tuple[int, int]
-Method = Literal["official", "bilinear", "bicubic", "bicubic-aa"]
+Method = Literal["official", "bilinear", "bicubic", "bicubic-aa", "fresh"]
 METHODS: dict[str, dict[str, Any]] = {
     "official": {"mode": "bilinear", "align_corners": True},
     "bilinear": {"mode": "bilinear", "align_corners": False},
     "bicubic": {"mode": "bicubic", "align_corners": False},  # MAE's
     "bicubic-aa": {"mode": "bicubic", "align_corners": False, "antialias": True},  # timm's
+    "fresh": {},  # nothing is kept: what interpolation is to be compared with
 }
 TABLE = r"(?:blocks\.\d+\.)?"
 
@@ -72,6 +73,10 @@ def resize_table(table: torch.Tensor, old: Grid, new: Grid, method: Method = "of
     """[L, prefix + h*w, D] -> [L, prefix + H*W, D]; rows of tokens in front are kept as they are."""
     prefix = table.shape[1] - old[0] * old[1]
     front, grid = table[:, :prefix], table[:, prefix:]
+    if method == "fresh":
+        random = torch.Generator().manual_seed(new[0] * new[1])
+        drawn = torch.empty(len(grid), new[0] * new[1], grid.shape[2]).normal_(0.0, 0.02, generator=random)
+        return torch.cat([front, drawn.to(table.dtype)], dim=1)
     picture = grid.double().reshape(len(grid), *old, -1).permute(0, 3, 1, 2)  # [L, D, h, w]
     picture = F.interpolate(picture, size=new, **METHODS[method])
     return torch.cat([front, picture.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)], dim=1)

@@ -2,11 +2,13 @@
 
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vitctl.config.recipes import Purpose
+from vitctl.errors import Interrupted, Terminated
 from vitctl.reporting import Reporter
 from vitctl.workflows.finetune import finetune
 from vitctl.workflows.pretrain import pretrain
@@ -37,6 +39,18 @@ class Training:
     def train_unlabelled(self, reporter: Reporter) -> SelfsupResult:
         return selfsup(dict(self.flags), reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
                        resume="auto")  # fmt: skip
+
+
+@contextmanager
+def stoppable(told: str = "", run: str | None = None) -> Iterator[None]:
+    """What stops a part stops the whole, and is gone on with by way of it."""
+    try:
+        yield
+    except Interrupted as stopped:
+        raise Interrupted(told or str(stopped), stopped.exit_code, run) from stopped
+    except KeyboardInterrupt as stopped:
+        code = 143 if isinstance(stopped, Terminated) else 130
+        raise Interrupted(told or "stopped", code, run) from stopped
 
 
 def command_line(command: str, *arguments: str | Path, **flags: Any) -> str:

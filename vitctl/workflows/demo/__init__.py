@@ -2,18 +2,18 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitctl import __version__
 from vitctl.config.demo import DemoConfig
-from vitctl.errors import Interrupted, Terminated, UsageError
+from vitctl.errors import UsageError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
 from vitctl.reporting import Reporter, Silent
+from vitctl.workflows.asked import stoppable
 from vitctl.workflows.demo.page import PAGE, write
-from vitctl.workflows.demo.stages import STAGES, Demo, Stage
+from vitctl.workflows.demo.stages import STAGES, Demo
 from vitctl.workflows.load import RUNS
 
 
@@ -53,7 +53,8 @@ def demo(
     stages, results = [], []
     for number, make in enumerate(STAGES, 1):
         started = time.perf_counter()
-        stage = attempted(make, shown)
+        with stoppable(run=str(run.path)):
+            stage = make(shown)
         took = time.perf_counter() - started
         reporter.note(f"{number}/{len(STAGES)} {stage.name}: {stage.told}")
         stages.append(stage)
@@ -94,17 +95,6 @@ def new_folder() -> Path:
     while path.exists():
         path, number = RUNS / f"demo-{number}", number + 1
     return path
-
-
-def attempted(make: Callable[[Demo], Stage], shown: Demo) -> Stage:
-    """A stage that is stopped is gone on with by way of the demo."""
-    try:
-        return make(shown)
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        code = (
-            stopped.exit_code if isinstance(stopped, Interrupted) else 143 if isinstance(stopped, Terminated) else 130
-        )
-        raise Interrupted(str(stopped) or "stopped", code, str(shown.folder)) from stopped
 
 
 class BarsOnly:

@@ -10,6 +10,8 @@ from vitctl.io.weights import HALF, About, Weights, for_channels
 from vitctl.models.create import create_model, named_tensors
 from vitctl.workflows.train.start import Data
 
+OWN = "vit"  # of a shape that no table has
+
 
 def fresh(command: str, spec: ModelSpec, config: TrainConfig, data: Data) -> Weights:
     model = create_model(spec, seed=config.seed, head_bias=config.head_bias, head_std=config.head_std)
@@ -45,5 +47,7 @@ def spec_of(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
         "drop_path": config.drop_path,
     }
     options |= {name: getattr(config, name) for name in ("head", "positions") if getattr(config, name) is not None}
-    spec = model_spec(config.model, **options)
+    spec = model_spec(config.model, **options | config.shape.given)
+    if config.shape.given.keys() - {"added"}:
+        spec = spec.changed(name=OWN)  # what a name means stays what it is
     return spec.changed(hidden=spec.dim) if config.hidden and spec.family in ("vit", "hybrid") else spec

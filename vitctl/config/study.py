@@ -1,0 +1,45 @@
+"""What `vitctl study` repeats of the paper, and how much of it there is time for."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from vitctl.config.checks import at_least, one_of, require
+
+Name = Literal[
+    "data-size", "scaling", "positions", "head", "shape", "optimizer", "selfsup", "axial", "speed", "resolution", "vtab"
+]
+NAMES = (
+    "data-size", "scaling", "positions", "head", "shape", "optimizer", "selfsup", "axial", "speed", "resolution",
+    "vtab")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    name: Name
+    data: str | None = None  # vtab: a folder of patch files, in folders of their groups
+    source: str | None = None  # vtab: the weights that are transferred
+    target: str | None = None  # optimizer, data-size: another data set to transfer to
+    budget: float = 10.0  # minutes, of all cells together
+    scale: Literal["budget", "paper"] = "budget"  # paper: its own models, recipes and resolutions
+    size: str = "ti"  # of the models, where the paper's are too large
+    seeds: int = 3
+    steps: int | None = None  # of a cell, in place of what the budget allows
+    batch: int = 64
+    cells: str = "1/1"  # "2/4": the second quarter, for a machine of four
+    keep: bool = False  # the weights of every cell
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("study", self.name, NAMES)
+        one_of("scale", self.scale, ("budget", "paper"))
+        require(self.budget > 0, f"budget is {self.budget}; it must be above 0 minutes")
+        for name in ("seeds", "batch", "steps"):
+            at_least(name, getattr(self, name), 1)
+        good = re.fullmatch(r"[1-9]\d*/[1-9]\d*", self.cells)
+        require(good is not None and self.part[0] <= self.part[1], f"cells {self.cells!r} is not understood; write 2/4")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        which, of = self.cells.split("/")
+        return int(which), int(of)

@@ -1,0 +1,75 @@
+"""A study as a figure: points with their spread, joined where what is on the axis is a number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitctl.inspection.figures import PAGE, canvas, plain, save
+
+COLOURS = (PAGE.main, PAGE.second, "#2b8a3e", "#8a2b7d", "#7a7a7a", "#b8860b")
+MARKS = "osD^vP"
+MANY = 6  # words that stand side by side
+APART = 0.12  # between lines that stand over the same word
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float | str
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    label: str
+    lines: dict[str, list[Point]]
+    log: bool = False
+
+
+def draw_study(panels: Sequence[Panel], path: Path, title: str, about: str, shares: bool) -> None:
+    figure = canvas(5.6 * len(panels) + 0.8, 4.2, f"{title}\n{about}")
+    for number, (axes, panel) in enumerate(zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)):
+        plain(axes)
+        words = list(dict.fromkeys(point.x for line in panel.lines.values() for point in line))
+        if any(isinstance(word, str) for word in words):
+            over_words(axes, panel, words)
+        else:
+            over_numbers(axes, panel)
+        axes.set_xlabel(panel.label)
+        if shares:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        if number == 0:
+            axes.set_ylabel("top-1, mean and deviation of seeds" if shares else "pictures a second")
+            if len(panel.lines) > 1:
+                axes.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def over_numbers(axes: Any, panel: Panel) -> None:
+    for (name, points), colour, mark in zip(panel.lines.items(), COLOURS * 9, MARKS * 9, strict=False):
+        points = sorted(points, key=lambda point: point.x)
+        bars(axes, [point.x for point in points], points, name, colour, mark, "-")
+    if panel.log:
+        axes.set_xscale("log")
+
+
+def over_words(axes: Any, panel: Panel, words: list[Any]) -> None:
+    places = {word: place for place, word in enumerate(words)}
+    middle = (len(panel.lines) - 1) / 2
+    for number, ((name, points), colour, mark) in enumerate(
+        zip(panel.lines.items(), COLOURS * 9, MARKS * 9, strict=False)
+    ):
+        bars(
+            axes, [places[point.x] + APART * (number - middle) for point in points], points, name, colour, mark, "none"
+        )
+    axes.set_xticks(range(len(words)), [str(word) for word in words], rotation=30 if len(words) > 6 else 0, ha="right"
+                    if len(words) > 6 else "center")  # fmt: skip
+    axes.margins(x=0.1)
+
+
+def bars(axes: Any, x: list[Any], points: list[Point], name: str, colour: str, mark: str, line: str) -> None:
+    axes.errorbar(
+        x, [point.mean for point in points], [point.std or 0.0 for point in points], label=name, color=colour,
+        marker=mark, markersize=5, capsize=3, linestyle=line, linewidth=1.4,
+    )  # fmt: skip

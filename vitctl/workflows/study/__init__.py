@@ -1,0 +1,268 @@
+"""`vitctl study`: the paper's tables and figures as runs, at the scale that there is time for."""
+
+import dataclasses
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitctl import __version__
+from vitctl.config.recipes import recipe
+from vitctl.config.study import StudyConfig
+from vitctl.errors import UsageError
+from vitctl.io.run_directory import RunDirectory, create_run, open_run
+from vitctl.reporting import Reporter, Silent, counted, duration
+from vitctl.training.ranks import Ranks
+from vitctl.workflows.asked import stoppable
+from vitctl.workflows.load import RUNS, load_weights
+from vitctl.workflows.study.cells import Cell
+from vitctl.workflows.study.gather import Group, Row, draw, grouped, groups_of, write_table
+from vitctl.workflows.study.grids import STUDIES, Setting, Study
+from vitctl.workflows.study.price import Price, Prices, guessed, timed
+from vitctl.workflows.train.start import Data, device_of, open_data
+
+SHORT, LONG = 100, 200  # steps by which the price of one is found
+FEWEST = 20  # steps of a run that says anything
+FREE = ("cells", "keep", "device")  # fields that may differ when a study goes on
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    study: str
+    source: str  # in the paper
+    run: str
+    data: str
+    data_digest: str
+    cells: int
+    done: int
+    steps: int | None  # of a cell; None: what its recipe says
+    seeds: int
+    scaled_down: list[str]
+    flops: float  # of all cells, counted
+    expected_s: float  # before it began
+    score: str
+    rows: list[Row]
+    groups: list[Group]
+    found: str  # by the paper
+    figure: str | None
+    table: str | None
+    device: str
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study made to fit."""
+
+    setting: Setting
+    cells: list[Cell]
+    price: Price
+    prices: Prices
+    scaled_down: list[str]
+
+
+def study(
+    config: StudyConfig,
+    reporter: Reporter | None = None,
+    *,
+    out: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> StudyResult:
+    reporter, began = reporter or Silent(), time.perf_counter()
+    device, row = device_of(config.device, Ranks()), STUDIES[config.name]
+    data = data_of(config, reporter)
+    folder = Path(out or RUNS / f"study-{config.name}")
+    plan = planned(config, row, data, folder, device, reporter, overwrite)
+    tell(plan, reporter)
+    if dry_run:
+        return result_of(plan, row, data, None, device, time.perf_counter() - began)
+    run = kept(plan, data, folder, overwrite)
+    work(plan, run, reporter)
+    result = result_of(plan, row, data, run, device, time.perf_counter() - began)
+    if result.done == result.cells:
+        run.finish(dataclasses.asdict(result))
+    return result
+
+
+def data_of(config: StudyConfig, reporter: Reporter) -> Data:
+    """What is trained on; of many tasks the first, by which the others are priced."""
+    if config.name != "vtab":
+        return open_data({"data": config.data}, Ranks(), reporter, with_labels=True)
+    paths = sorted(Path(config.data).rglob("*.h5")) if config.data else []
+    if not paths or not config.source:
+        raise UsageError("vtab wants --data, a folder of patch files, and --from, the weights to transfer")
+    return open_data({"data": str(paths[0]), "val": "test"}, Ranks(), reporter, with_labels=True)
+
+
+# --- as much as there is time for ------------------------------------------------------------------------------------
+
+
+def planned(
+    config: StudyConfig, row: Study, data: Data, folder: Path, device: torch.device, reporter: Reporter, overwrite: bool
+) -> Plan:
+    geometry = data.file.geometry
+    begun = load_weights(config.source).spec if config.source else None
+    prices = Prices(data, begun, guessed(device) if config.scale == "paper" else timed(device))
+    setting = Setting(
+        config=config,
+        folder=folder,
+        data=str(config.data) if config.name == "vtab" else str(data.path),
+        side=min(geometry.height, geometry.width),
+        rows=data.train.rows,
+        classes=len(data.file.class_names),
+        steps=config.steps or SHORT,
+        seeds=config.seeds,
+        embedded=data.file.header.source == "digits",
+    )
+    then = None if overwrite else earlier(folder, config)
+    if then:
+        told = then.pop("scaled_down")
+        setting = replace(setting, **then)
+    else:
+        with reporter.progress("time its models", None, "models"):
+            setting, told = fitted(setting, row, prices)
+    cells = list(row.grid(setting))
+    return Plan(setting, cells, prices.total(cells), prices, told)
+
+
+def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[str]]:
+    """As many steps as the budget has time for, and no more than its recipe has; with fewer seeds if these are few."""
+    config = setting.config
+    if config.scale == "paper" or config.steps or not any(cell.trainings for cell in row.grid(setting)):
+        return setting, []
+    most, told = longest(setting), []
+    steps = affordable(setting, row, prices)
+    little = replace(setting, little=True)
+    if steps < most / 3 and affordable(little, row, prices) > 1.5 * steps:
+        setting, steps = little, affordable(little, row, prices)
+        told.append("a model of 6 layers, 96 wide")
+    while steps < FEWEST and setting.seeds > 1:
+        setting = replace(setting, seeds=setting.seeds - 1)
+        steps = affordable(setting, row, prices)
+    if setting.seeds < config.seeds:
+        told.append(f"{counted(setting.seeds, 'seed')} in place of {config.seeds}")
+    if steps < most:
+        told.append(f"{max(steps, FEWEST):,} steps of {config.batch} in place of {most:,}, the recipe's")
+    if steps < FEWEST:
+        told.append(f"longer than asked for: fewer than {FEWEST} steps say nothing")
+    told.append("models and pictures are small; --scale paper has the paper's own")
+    return replace(setting, steps=min(most, max(steps, FEWEST))), told
+
+
+def affordable(setting: Setting, row: Study, prices: Prices) -> int:
+    """Time goes in a straight line with the number of steps."""
+    short, long = (prices.total(list(row.grid(replace(setting, steps=steps)))).seconds for steps in (SHORT, LONG))
+    each = (long - short) / (LONG - SHORT)
+    return int((60 * setting.config.budget - (short - SHORT * each)) / each)
+
+
+def longest(setting: Setting) -> int:
+    """Steps of the recipe by which these cells are trained."""
+    config = recipe(setting.recipe).config
+    return max(FEWEST, round((config.epochs or 1) * setting.rows / setting.config.batch))
+
+
+def tell(plan: Plan, reporter: Reporter) -> None:
+    setting, price = plan.setting, plan.price
+    steps = "the recipe's steps" if setting.paper and not setting.config.steps else f"{setting.steps:,} steps"
+    reporter.note(
+        f"study {setting.config.name}: {counted(len(plan.cells), 'cell')} of {steps}, {price.flops:.3g} FLOPs, about "
+        f"{duration(price.seconds)} on this device"
+    )
+    for line in plan.scaled_down:
+        reporter.note(f"scaled down: {line}")
+
+
+# --- its place, and its cells ----------------------------------------------------------------------------------------
+
+
+def earlier(folder: Path, config: StudyConfig) -> dict[str, Any] | None:
+    """What the study in this folder settled on, where it is this one."""
+    if not (folder / "config.json").exists():
+        return None
+    then = open_run(folder).config
+    if then["command"] != "study":
+        return None
+    known = {name: value for name, value in then["config"].items() if name in vars(config) and name not in FREE}
+    now = {name: value for name, value in vars(config).items() if name not in FREE}
+    changed = [f"{name} was {known.get(name)!r}" for name in now if now[name] != known.get(name)]
+    if changed:
+        raise UsageError(
+            f"{folder}: is a study that began otherwise: {'; '.join(changed)}. Ask for the same, name another --out, "
+            "or begin anew with --overwrite"
+        )
+    return dict(then["config"]["settled"])
+
+
+def kept(plan: Plan, data: Data, folder: Path, overwrite: bool) -> RunDirectory:
+    """The study's folder: a new one, or one that goes on."""
+    setting = plan.setting
+    if not overwrite and (folder / "config.json").exists() and earlier(folder, setting.config):
+        return open_run(folder)
+    settled: dict[str, Any] = {"steps": setting.steps, "seeds": setting.seeds, "little": setting.little}
+    settled |= {"scaled_down": plan.scaled_down}
+    config = dataclasses.asdict(setting.config) | {"settled": settled, "data_digest": data.file.digest}
+    return create_run(folder, "study", config, __version__, overwrite, newest=False)
+
+
+def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
+    """The cells of this machine, those that are not done."""
+    which, of = plan.setting.config.part
+    mine = plan.cells[which - 1 :: of]
+    done = [cell for cell in mine if cell.measured()]
+    with reporter.progress(plan.setting.config.name, len(mine), "cells", len(done)) as bar:
+        for cell in mine:
+            if cell in done:
+                continue
+            with stoppable(f"stopped; {run.path} has what is done"):
+                cell.run(Warnings(reporter), plan.setting.config.keep)
+            found = cell.measured() or {}
+            bar.advance(1, cell=cell.name, top1=found.get("top1") or 0.0)
+
+
+class Warnings:
+    """Of what the runs of a cell tell, the warnings: the bar is the study's."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.warn = reporter.warn
+        self.progress = Silent().progress
+
+    def note(self, text: str) -> None:
+        return None
+
+
+def result_of(
+    plan: Plan, row: Study, data: Data, run: RunDirectory | None, device: torch.device, elapsed: float
+) -> StudyResult:
+    setting, config = plan.setting, plan.setting.config
+    done = [found for cell in plan.cells if run and (found := cell.measured())]
+    rows = grouped(plan.cells, plan.prices, row.score) if run else []
+    figure, table = (run.path / "study.png", run.path / "study.csv") if run and done else (None, None)
+    if figure and table:
+        draw(rows, row, figure, f"{row.title} ({row.source})", f"{data.path.name}, {setting.steps:,} steps of a cell")
+        write_table(rows, table)
+    return StudyResult(
+        study=config.name,
+        source=row.source,
+        run=str(run.path) if run else "",
+        data=setting.data,
+        data_digest=data.file.digest,
+        cells=len(plan.cells),
+        done=len(done),
+        steps=None if setting.paper and not config.steps else setting.steps,
+        seeds=setting.seeds,
+        scaled_down=plan.scaled_down,
+        flops=plan.price.flops,
+        expected_s=plan.price.seconds,
+        score=row.score,
+        rows=rows,
+        groups=groups_of(rows),
+        found=row.found,
+        figure=str(figure) if figure else None,
+        table=str(table) if table else None,
+        device=device.type,
+        elapsed_s=elapsed,
+    )

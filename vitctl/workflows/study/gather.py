@@ -1,0 +1,101 @@
+"""From measured cells to a table with spreads, and a figure."""
+
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitctl.inspection.study import Panel, Point, draw_study
+from vitctl.io.atomic import replacing
+from vitctl.workflows.study.cells import Cell, Factors
+from vitctl.workflows.study.grids import Study
+from vitctl.workflows.study.price import Prices
+
+MORE = ("parameters", "batch", "largest_batch")
+LABELS = {"flops": "floating point operations of training", "seconds": "seconds of training"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice of factors, over its seeds."""
+
+    factors: Factors
+    seeds: int
+    mean: float
+    std: float | None  # of the seeds; None of a single one
+    values: list[float]
+    flops: float
+    seconds: float  # of training, or of timing
+    more: dict[str, float]  # what else was measured
+
+
+@dataclass(frozen=True)
+class Group:
+    """The mean over tasks, as VTAB has it."""
+
+    group: str
+    tasks: int
+    mean: float
+
+
+def grouped(cells: Sequence[Cell], prices: Prices, score: str) -> list[Row]:
+    found: dict[tuple[Any, ...], list[tuple[Cell, dict[str, Any]]]] = defaultdict(list)
+    for cell in cells:
+        measured = cell.measured()
+        if measured and measured.get(score) is not None:
+            found[tuple(cell.factors.values())].append((cell, measured))
+    return [row_of(each, prices, score) for each in found.values()]
+
+
+def row_of(found: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str) -> Row:
+    first, values = found[0][0], [float(measured[score]) for _, measured in found]
+    more = {name: value for name, value in found[0][1].items() if name in MORE}
+    return Row(
+        factors=first.factors,
+        seeds=len(values),
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        values=values,
+        flops=prices.of(first).flops,
+        seconds=statistics.fmean(measured["train_s"] for _, measured in found),
+        more=more,
+    )
+
+
+def groups_of(rows: Sequence[Row]) -> list[Group]:
+    means: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if "group" in row.factors:
+            means[str(row.factors["group"])].append(row.mean)
+    groups = [Group(name, len(values), statistics.fmean(values)) for name, values in means.items()]
+    whole = [value for values in means.values() for value in values]
+    return groups + ([Group("all tasks", len(whole), statistics.fmean(whole))] if len(groups) > 1 else [])
+
+
+def draw(rows: Sequence[Row], study: Study, path: Path, title: str, about: str) -> None:
+    panels = [Panel(LABELS.get(name, name), lines(rows, name, study.lines), study.log) for name in study.x]
+    draw_study(panels, path, title, about, study.score == "top1")
+
+
+def lines(rows: Sequence[Row], x: str, by: str | None) -> dict[str, list[Point]]:
+    """Points of each line; what all lines begin from, the base, is part of them all."""
+    found: dict[str, list[Point]] = defaultdict(list)
+    for row in rows:
+        place = {"flops": row.flops, "seconds": row.seconds}.get(x, row.factors.get(x, 0.0))
+        found[str(row.factors[by]) if by else ""].append(Point(place, row.mean, row.std))
+    base = found.pop("base", []) if len(found) > 1 else []
+    return {name: [*points, *base] for name, points in found.items()}
+
+
+def write_table(rows: Sequence[Row], path: Path) -> None:
+    names = list(rows[0].factors) if rows else []
+    with replacing(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([*names, "mean", "std", "seeds", "flops", "seconds"])
+        for row in rows:
+            spread = "" if row.std is None else f"{row.std:.6f}"
+            table.writerow([*row.factors.values(), f"{row.mean:.6f}", spread, row.seeds, f"{row.flops:.4g}",
+                            f"{row.seconds:.2f}"])  # fmt: skip

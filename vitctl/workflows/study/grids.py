@@ -1,0 +1,271 @@
+"""The paper's studies as grids of cells. Each is a row: where it is from, what its factors are, how it is drawn."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitctl.config.study import StudyConfig
+from vitctl.workflows.asked import Training
+from vitctl.workflows.study.cells import Cell, Factors, Interpolation, Timing, slug
+
+RATES = (3e-4, 1e-3, 3e-3)
+LITTLE = ("shape.depth=6", "shape.dim=96", "shape.heads=3", "shape.mlp=384")
+METHODS = {"official": "interpolated", "fresh": "drawn anew"}
+NEVER = "eval_every=1000000000"  # on the way: what counts is the end
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells of a study have in common."""
+
+    config: StudyConfig
+    folder: Path
+    data: str
+    side: int  # of its pictures, in pixels
+    rows: int  # to train on
+    classes: int
+    steps: int
+    seeds: int
+    little: bool = False  # a smaller model than a table has, so that there is time for more steps
+    embedded: bool = False  # digits: they are not flipped
+
+    @property
+    def paper(self) -> bool:
+        return self.config.scale == "paper"
+
+    @property
+    def patch(self) -> int:
+        """Pixels: such that there are four by four patches of small pictures, and the usual ones of large ones."""
+        return 16 if self.side >= 96 else max(1, self.side // 4)
+
+    def model(self, size: str | None = None, patch: int | None = None, front: str = "") -> str:
+        return f"{front}vit-{size or self.config.size}/{patch or self.patch}"
+
+    @property
+    def recipe(self) -> str:
+        return "digits" if self.embedded else "small"
+
+    @property
+    def usual(self) -> str:
+        return self.model("b" if self.paper else None)
+
+    @property
+    def shape(self) -> tuple[str, ...]:
+        """What makes the usual model a little one."""
+        return LITTLE if self.little else ()
+
+    def pretraining(
+        self, folder: Path, seed: int, model: str, *settings: str, share: float = 1.0, **flags: Any
+    ) -> Training:
+        """By its own recipe for as long as there is time; by the paper's for as long as that says."""
+        flags = {"model": model, "data": self.data, **self.length(share), "seed": seed, **flags}
+        recipe = "paper/vit-i1k" if self.paper else self.recipe
+        return Training("pretrain", folder / "pretrain", self.on_device(flags), recipe, (NEVER, *settings))
+
+    def unlabelled(self, folder: Path, seed: int, objective: str) -> Training:
+        small, large = ("mae-small", "mae/pretrain-b") if objective == "mae" else ("masked-small", "paper/masked")
+        flags = {"model": self.usual, "data": self.data, "objective": objective, **self.length(1.0), "seed": seed}
+        upright = ("augment.flip=0",) if self.embedded else ()
+        settings = (NEVER, "probe=0", *upright, *self.shape)
+        return Training("selfsup", folder / "selfsup", self.on_device(flags), large if self.paper else small, settings)
+
+    def finetuning(
+        self, folder: Path, seed: int, source: Path, *settings: str, share: float = 1.0, **flags: Any
+    ) -> Training:
+        recipe = "transfer/500" if self.paper else "digits-finetune" if self.embedded else "small-finetune"
+        gentle = () if self.paper or self.embedded else ("optim.layer_decay=1", "optim.lr=0.0003")
+        flags = {"source": source, "data": self.data, **self.length(share), "seed": seed, **flags}
+        return Training("finetune", folder / "finetune", self.on_device(flags), recipe, (NEVER, *gentle, *settings))
+
+    def length(self, share: float) -> dict[str, Any]:
+        """Of a run: what the budget allows, or nothing where the paper's recipe says it."""
+        if self.paper and self.config.steps is None:
+            return {}
+        return {"steps": max(2, round(share * self.steps)), "batch": self.config.batch}
+
+    def on_device(self, flags: dict[str, Any]) -> dict[str, Any]:
+        return flags if self.config.device == "auto" else flags | {"device": self.config.device}
+
+    def places(self, factors: Factors) -> Iterator[tuple[Path, int]]:
+        """A folder for each seed."""
+        for seed in range(self.seeds):
+            yield self.folder / "cells" / slug(factors, seed), seed
+
+
+Grid = Callable[[Setting], Iterator[Cell]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """How a grid is read: its x axis, its lines, and what the paper found, to be compared with."""
+
+    title: str
+    source: str
+    grid: Grid
+    x: tuple[str, ...]  # factors, or flops or seconds: one panel each
+    lines: str | None = None
+    log: bool = False
+    found: str = ""  # by the paper
+    score: str = "top1"
+
+
+def data_size(s: Setting) -> Iterator[Cell]:
+    models = ("vit-b/32", "vit-l/32", "bit-r50x1") if s.paper else (s.model("ti"), s.model("s"), "bit-r50x1")
+    for model in models:
+        for share in (0.1, 0.3, 1.0):
+            rows = max(2 * s.classes, round(share * s.rows))
+            factors: Factors = {"model": model, "pictures": rows}
+            for folder, seed in s.places(factors):
+                yield Cell(factors, seed, folder, (s.pretraining(folder, seed, model, f"limit={rows}"),))
+
+
+def scaling(s: Setting) -> Iterator[Cell]:
+    """Transformers, hybrids and ResNets, for a fourth, a half and all of the steps."""
+    hybrid = "r50+vit-b/16" if s.paper else s.model("ti", 16, "r+")
+    models = dict.fromkeys(("vit-b/32", "vit-b/16", "vit-l/16") if s.paper else (s.model(), s.model("s")), "ViT")
+    models |= ({hybrid: "hybrid"} if s.side >= 32 else {}) | {"bit-r50x1": "ResNet"}
+    for model, family in models.items():
+        for share in (0.25, 0.5, 1.0):
+            factors: Factors = {"family": family, "model": model, "length": share}
+            length = (f"epochs={300 * share:g}",) if s.paper and not s.config.steps else ()
+            for folder, seed in s.places(factors):
+                yield Cell(factors, seed, folder, (s.pretraining(folder, seed, model, *length, share=share),))
+
+
+def positions(s: Setting) -> Iterator[Cell]:
+    kinds = [("none", "stem"), *((kind, place) for kind in ("1d", "2d") for place in ("stem", "every", "shared")),
+             ("relative", "every"), ("relative", "shared")]  # fmt: skip
+    for kind, place in kinds:
+        factors: Factors = {"positions": kind, "added": place}
+        settings = (*s.shape, f"positions={kind}", f"shape.added={place}")
+        for folder, seed in s.places(factors):
+            yield Cell(factors, seed, folder, (s.pretraining(folder, seed, s.usual, *settings),))
+
+
+def head(s: Setting) -> Iterator[Cell]:
+    for kind in ("cls", "gap"):
+        for lr in RATES:
+            factors: Factors = {"head": kind, "lr": lr}
+            for folder, seed in s.places(factors):
+                run = s.pretraining(folder, seed, s.usual, *s.shape, f"head={kind}", "positions=1d", lr=lr)
+                yield Cell(factors, seed, folder, (run,))
+
+
+def shape(s: Setting) -> Iterator[Cell]:
+    """One number at a time, around a base."""
+    if s.paper:
+        base, patch = {"depth": 8, "dim": 1024, "mlp": 2048}, 32
+        rows = {"depth": (2, 16, 32), "dim": (512, 2048), "mlp": (1024, 4096), "patch": (16, 64)}
+    else:
+        base, patch = {"depth": 6, "dim": 192, "mlp": 384}, s.patch
+        rows = {"depth": (2, 12), "dim": (96, 384), "mlp": (192, 768), "patch": (max(1, patch // 2), 2 * patch)}
+    changes = [("base", {}), *((name, {name: value}) for name, values in rows.items() for value in values)]
+    for changed, change in changes:
+        numbers = base | {"patch": patch} | change
+        factors: Factors = {"changed": changed, **numbers}
+        settings = [f"shape.{name}={numbers[name]}" for name in base]
+        settings.append(f"shape.heads={max(1, numbers['dim'] // 64)}")
+        for folder, seed in s.places(factors):
+            run = s.pretraining(folder, seed, s.model(None, numbers["patch"]), "positions=1d", *settings)
+            yield Cell(factors, seed, folder, (run,))
+
+
+def optimizer(s: Setting) -> Iterator[Cell]:
+    """Pretraining by either, then the same transfer by SGD with momentum, or by the recipe of small sets."""
+    sgd = ("optim.name=sgd", "optim.lr=0.03", "optim.weight_decay=0.0001", "optim.decay=l2")
+    other = {"data": s.config.target} if s.config.target else {}
+    for model in ("bit-r50x1", "bit-r152x2" if s.paper else s.model()):
+        for name, settings in (("adam", ()), ("sgd", sgd)):
+            factors: Factors = {"model": model, "optimizer": name}
+            for folder, seed in s.places(factors):
+                first = s.pretraining(folder, seed, model, *settings)
+                yield Cell(factors, seed, folder, (first, s.finetuning(folder, seed, first.out, share=0.25, **other)))
+
+
+def selfsup(s: Setting) -> Iterator[Cell]:
+    """Few labels, on what was learned from all pictures without them, from scratch, and from all labels."""
+    few = f"limit={max(2 * s.classes, round(0.1 * s.rows))}"
+    for way in ("scratch", "mean-color", "downsampled", "pixels", "mae", "labels"):
+        factors: Factors = {"first": way}
+        for folder, seed in s.places(factors):
+            if way == "scratch":
+                yield Cell(factors, seed, folder, (s.pretraining(folder, seed, s.usual, *s.shape, few),))
+                continue
+            labelled = way == "labels"
+            plain = s.pretraining(folder, seed, s.usual, *s.shape)
+            first = plain if labelled else s.unlabelled(folder, seed, way)
+            yield Cell(factors, seed, folder, (first, s.finetuning(folder, seed, first.out, few)))
+
+
+def axial(s: Setting) -> Iterator[Cell]:
+    for front, family in (("", "ViT"), ("axial-", "axial")):
+        for patch in (32, 16) if s.paper else (s.patch, max(1, s.patch // 2)):
+            model = s.model("b" if s.paper else None, patch, front)
+            factors: Factors = {"family": family, "model": model}
+            for folder, seed in s.places(factors):
+                run = s.pretraining(folder, seed, model, *s.shape, "head=gap", "positions=1d")
+                yield Cell(factors, seed, folder, (run,))
+
+
+def resolution(s: Setting) -> Iterator[Cell]:
+    """Trained at half the size; fine-tuned there and at larger ones, with positions interpolated or drawn anew."""
+    first = 224 if s.paper else s.side // 2
+    model = s.model("b", 16) if s.paper else s.model(None, max(1, first // 4))
+    for size in (224, 384, 512) if s.paper else (first, first * 3 // 2, first * 2):
+        for method, told in METHODS.items():
+            if size == first and method != "official":
+                continue
+            factors: Factors = {"pixels": size, "positions": told}
+            for folder, seed in s.places(factors):
+                trained = s.pretraining(folder, seed, model, *s.shape, "positions=1d", res=str(first))
+                carried = Interpolation(trained.out, folder / "carried.safetensors", str(size), method)
+                tuned = s.finetuning(folder, seed, carried.out, share=0.25, res=str(size))
+                yield Cell(factors, seed, folder, (trained, carried, tuned))
+
+
+def vtab(s: Setting) -> Iterator[Cell]:
+    """Every patch file of a folder: 1,000 examples to train on, all of test to be judged on."""
+    for path in sorted(Path(s.data).rglob("*.h5")):
+        factors: Factors = {"group": path.parent.name if path.parent != Path(s.data) else "all", "task": path.stem}
+        for folder, seed in s.places(factors):
+            flags = {"source": s.config.source, "data": str(path), **s.length(1.0), "seed": seed}
+            run = Training("finetune", folder / "finetune", s.on_device(flags), "vtab-1k", (NEVER, "val=test"))
+            yield Cell(factors, seed, folder, (run,))
+
+
+def speed(s: Setting) -> Iterator[Cell]:
+    large = ("vit-b/32", "vit-b/16", "vit-l/32", "vit-l/16", "vit-h/14", "bit-r50x1", "bit-r152x2", "r50+vit-b/16")
+    small = (s.model(), s.model("s"), s.model("b"), "bit-r50x1", *([s.model("ti", 16, "r+")] if s.side >= 32 else []))
+    for model in large if s.paper else small:
+        for pixels in (224, 384) if s.paper else (s.side, 2 * s.side):
+            factors: Factors = {"model": model, "pixels": pixels}
+            for folder, seed in s.places(factors):
+                yield Cell(factors, seed, folder, (Timing(model, pixels, s.classes, s.config.device),))
+
+
+STUDIES: dict[str, Study] = {
+    "data-size": Study("Accuracy against the size of the training set", "Figures 3 and 4", data_size, ("pictures",),
+                       "model", log=True, found="large models and Transformers gain most from more pictures"),
+    "scaling": Study("Accuracy against compute", "Figure 5", scaling, ("flops", "seconds"), "family", log=True,
+                     found="ResNets need more compute than Transformers; hybrids lead while small"),
+    "positions": Study("How positions are told to the model", "Table 8", positions, ("positions",), "added",
+                       found="none is worse than any; how they are given hardly matters"),
+    "head": Study("Class token against the mean of the patches", "Figure 9", head, ("lr",), "head", log=True,
+                  found="both are as good, each at a learning rate of its own"),
+    "shape": Study("Depth, width, MLP and patch size", "Figure 8, appendix D.2", shape, ("flops",), "changed", log=True,
+                   found="depth and smaller patches help most, width least"),
+    "optimizer": Study("Pretraining by Adam and by SGD", "Table 7, appendix D.1", optimizer, ("model",), "optimizer",
+                       found="Adam is better for ResNets too"),
+    "selfsup": Study("What is learned without labels", "appendix B.1.2", selfsup, ("first",),
+                     found="masked patches are better than scratch, labels better than both"),
+    "axial": Study("Attention along rows and columns", "appendix D.6", axial, ("flops", "seconds"), "family", log=True,
+                   found="axial models are better, for more compute"),
+    "speed": Study("Pictures a second", "Figure 12, appendix D.5", speed, ("pixels",), "model", log=True,
+                   found="Transformers are as quick as ResNets of their size, and take larger batches",
+                   score="images_per_s"),
+    "resolution": Study("The resolution of fine-tuning", "section 3.2", resolution, ("pixels",), "positions",
+                        found="larger pictures are better; interpolated positions keep what was learned"),
+    "vtab": Study("Many tasks of 1,000 examples", "section 4.2, VTAB", vtab, ("task",), "group",
+                  found="group means: natural, specialised, structured"),
+}  # fmt: skip

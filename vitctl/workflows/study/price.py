@@ -1,0 +1,94 @@
+"""What cells cost, before they run: counted operations, and seconds on this device."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vitctl.config.checks import resolution
+from vitctl.config.model import ModelSpec
+from vitctl.config.overrides import override
+from vitctl.config.recipes import recipe
+from vitctl.config.train import TrainConfig
+from vitctl.models.count import BACKWARD, count
+from vitctl.training.ceiling import ceiling
+from vitctl.training.precision import chosen
+from vitctl.workflows.asked import Training
+from vitctl.workflows.study.cells import Cell
+from vitctl.workflows.study.speed import seconds_a_picture
+from vitctl.workflows.train.fresh import spec_of
+from vitctl.workflows.train.start import Data, with_flags
+
+OVERHEAD = 1.5  # seconds of a run that are no steps
+BESIDE = 1.3  # of a step's time, with the optimiser and the augmentation
+USUAL = 0.4  # of the ceiling, where nothing is timed
+TIMINGS = 2.0  # seconds of a cell that is only timed
+
+Seconds = Callable[[ModelSpec], float]  # of a picture in a training step
+
+
+@dataclass(frozen=True)
+class Price:
+    flops: float
+    seconds: float
+
+    def __add__(self, other: "Price") -> "Price":
+        return Price(self.flops + other.flops, self.seconds + other.seconds)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What is known of all cells: the data that they train on, and the weights that they begin with, if any."""
+
+    data: Data
+    begun: ModelSpec | None
+    seconds: Seconds
+
+    def total(self, cells: Sequence[Cell]) -> Price:
+        return sum(map(self.of, cells), Price(0.0, 0.0))
+
+    def of(self, cell: Cell) -> Price:
+        found = Price(0.0, 0.0 if cell.trainings else TIMINGS)
+        for spec, pictures in self.runs(cell):
+            judged = self.data.val.rows if self.data.val else 0
+            took = self.seconds(spec) * (BESIDE * pictures + judged / BACKWARD)
+            found += Price(BACKWARD * operations(spec) * pictures, took + OVERHEAD)
+        return found
+
+    def runs(self, cell: Cell) -> Iterator[tuple[ModelSpec, int]]:
+        """Of each training: its model, and how many pictures it sees."""
+        before = self.begun
+        for training in cell.trainings:
+            config, rows = settled(training), self.data.train.rows
+            before = spec_of(config, self.data, len(self.data.file.class_names)) if before is None else before
+            if config.res and training.command == "finetune":
+                height, width = resolution(config.res)
+                before = before.changed(height=height, width=width)
+            steps = config.steps or math.ceil((config.epochs or 1) * min(rows, config.limit or rows) / config.batch)
+            yield before, steps * config.batch
+
+
+def settled(training: Training) -> TrainConfig:
+    config = recipe(str(training.recipe)).config
+    flags = {name: value for name, value in training.flags.items() if name != "source"}
+    if "res" not in flags:
+        config = override(config, ["res=none"])
+    return override(with_flags(config, flags), training.settings)
+
+
+@functools.cache
+def operations(spec: ModelSpec) -> int:
+    return count(spec).flops
+
+
+def timed(device: torch.device) -> Seconds:
+    """Each model is run twice, and never again."""
+    return functools.cache(lambda spec: seconds_a_picture(spec, device))
+
+
+def guessed(device: torch.device) -> Seconds:
+    """From the ceiling of this device alone: for models that it cannot hold."""
+    rate = USUAL * ceiling(chosen("auto", device), device)
+    return lambda spec: BACKWARD * operations(spec) / rate
