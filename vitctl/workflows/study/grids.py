@@ -156,7 +156,7 @@ def shape(s: Setting) -> Iterator[Cell]:
     """One number at a time, around a base."""
     if s.paper:
         base, patch = {"depth": 8, "dim": 1024, "mlp": 2048}, 32
-        rows = {"depth": (2, 16, 32), "dim": (512, 2048), "mlp": (1024, 4096), "patch": (16, 64)}
+        rows = {"depth": (2, 16, 32), "dim": (512, 2048), "mlp": (1024, 4096), "patch": (16, 56)}
     else:
         base, patch = {"depth": 6, "dim": 192, "mlp": 384}, s.patch
         rows = {"depth": (2, 12), "dim": (96, 384), "mlp": (192, 768), "patch": (max(1, patch // 2), 2 * patch)}

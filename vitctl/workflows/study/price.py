@@ -73,8 +73,6 @@ class Prices:
 def settled(training: Training) -> TrainConfig:
     config = recipe(str(training.recipe)).config
     flags = {name: value for name, value in training.flags.items() if name != "source"}
-    if "res" not in flags:
-        config = override(config, ["res=none"])
     return override(with_flags(config, flags), training.settings)
 
 
