@@ -20,6 +20,7 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     steps: int | None = None
     fast: bool = False
+    places: Literal["none", "some"] | None = "some"
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -36,6 +37,8 @@ class Outer:
         ("inner.names=a,b,c", Outer(Inner(names=("a", "b", "c")))),
         ("steps=10", Outer(steps=10)),
         ("steps=none", Outer()),
+        ("places=none", Outer(places="none")),
+        ("places=None", Outer(places=None)),
         (" fast = yes ", Outer(fast=True)),
     ],
 )

@@ -134,7 +134,7 @@ def test_every_row_is_whole(name: str) -> None:
     assert TrainConfig.from_dict(vars(config) | {part: vars(getattr(config, part)) for part in PARTS}) == config
 
 
-PARTS = ("optim", "schedule", "augment", "masking")
+PARTS = ("optim", "schedule", "augment", "masking", "shape")
 
 
 def test_the_names_are_unique() -> None:

@@ -41,7 +41,8 @@ def convert(text: str, kind: Any, whole: str) -> Any:
     """The value that `text` means for a field annotated `kind`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if text.lower() == "none" and type(None) in arguments:
+        is_choice = any(text in typing.get_args(option) for option in arguments)  # positions may be of the kind "none"
+        if text.lower() == "none" and type(None) in arguments and not is_choice:
             return None
         return convert_any(text, [option for option in arguments if option is not type(None)], whole)
     if origin is typing.Literal:
