@@ -105,7 +105,7 @@ def planned(
 ) -> Plan:
     geometry = data.file.geometry
     begun = load_weights(config.source).spec if config.source else None
-    prices = Prices(data, begun, guessed(device) if config.scale == "paper" else timed(device))
+    prices = Prices(data, begun, guessed(device) if config.scale == "paper" else timed(data, device))
     setting = Setting(
         config=config,
         folder=folder,

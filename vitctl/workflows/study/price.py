@@ -22,7 +22,6 @@ from vitctl.workflows.train.fresh import spec_of
 from vitctl.workflows.train.start import Data, with_flags
 
 OVERHEAD = 1.5  # seconds of a run that are no steps
-BESIDE = 1.3  # of a step's time, with the optimiser and the augmentation
 USUAL = 0.4  # of the ceiling, where nothing is timed
 TIMINGS = 2.0  # seconds of a cell that is only timed
 
@@ -53,7 +52,7 @@ class Prices:
         found = Price(0.0, 0.0 if cell.trainings else TIMINGS)
         for spec, pictures in self.runs(cell):
             judged = self.data.val.rows if self.data.val else 0
-            took = self.seconds(spec) * (BESIDE * pictures + judged / BACKWARD)
+            took = self.seconds(spec) * (pictures + judged / BACKWARD)
             found += Price(BACKWARD * operations(spec) * pictures, took + OVERHEAD)
         return found
 
@@ -81,9 +80,9 @@ def operations(spec: ModelSpec) -> int:
     return count(spec).flops
 
 
-def timed(device: torch.device) -> Seconds:
-    """Each model is run twice, and never again."""
-    return functools.cache(lambda spec: seconds_a_picture(spec, device))
+def timed(data: Data, device: torch.device) -> Seconds:
+    """Each model for a few steps, once."""
+    return functools.cache(lambda spec: seconds_a_picture(spec, data, device))
 
 
 def guessed(device: torch.device) -> Seconds:

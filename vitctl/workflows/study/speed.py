@@ -1,32 +1,45 @@
 """How quick models are on this device: in training, for the price of a study; in answering, for the one of speed."""
 
 import time
+from dataclasses import replace
 
 import torch
 
 from vitctl.config.model import ModelSpec
+from vitctl.config.recipes import recipe
+from vitctl.config.train import TrainConfig
 from vitctl.errors import RunError
 from vitctl.models.create import create_model
+from vitctl.reporting import Silent
 from vitctl.training.memory import out_of_memory
 from vitctl.training.precision import autocast, chosen
+from vitctl.training.ranks import Ranks
+from vitctl.training.stop import Stop
+from vitctl.workflows.train.fit import Fit
+from vitctl.workflows.train.fresh import fresh
+from vitctl.workflows.train.place import Place
+from vitctl.workflows.train.start import Data
+from vitctl.workflows.train.task import labelled
 
-TIMED = 16  # pictures in a step that is timed
+TIMED, MOST = 4096, 64  # tokens in a step that is timed, and pictures
+WARM_UP, STEPS = 2, 3
 BATCHES = {"cpu": (1, 8, 32, 64), "cuda": tuple(2**power for power in range(0, 14)), "mps": (1, 8, 32, 128)}
 SECONDS = 0.5  # for a batch size
 
 
-def seconds_a_picture(spec: ModelSpec, device: torch.device) -> float:
-    """Of a training step, forward and backward; the second of two."""
-    model = create_model(spec.changed(classes=max(2, spec.classes))).to(device)
-    images = torch.randn(TIMED, spec.channels, spec.height, spec.width, device=device)
-    for _ in range(2):
-        started = time.perf_counter()
-        with autocast(chosen("auto", device), device):
-            loss = model(images).float().square().mean()
-        loss.backward()
-        waited(device)
-        took = time.perf_counter() - started
-    return took / TIMED
+def seconds_a_picture(spec: ModelSpec, data: Data, device: torch.device) -> float:
+    """Of our own loop, in a few steps on this data."""
+    batch = max(2, min(MOST, TIMED // spec.tokens))
+    config = TrainConfig(batch=batch, steps=10**9, compile="off", augment=recipe("small").config.augment)
+    place = Place(data.train, None, Ranks(), device, chosen("auto", device), Silent(), Stop())
+    begun = fresh("study", spec.changed(classes=len(data.file.class_names)), config, data)
+    fit = Fit(config, labelled(config, begun, place), place, None)
+    fit.train_until(replace(fit.plan(), steps=WARM_UP))
+    waited(device)
+    started = time.perf_counter()
+    fit.train_until(replace(fit.plan(), steps=WARM_UP + STEPS))
+    waited(device)
+    return (time.perf_counter() - started) / (STEPS * batch)
 
 
 @torch.inference_mode()
