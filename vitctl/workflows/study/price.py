@@ -58,7 +58,8 @@ class Prices:
 
     def runs(self, cell: Cell) -> Iterator[tuple[ModelSpec, int]]:
         """Of each training: its model, and how many pictures it sees."""
-        before = self.begun
+        geometry = self.data.file.geometry
+        before = self.begun and self.begun.changed(channels=geometry.channels)
         for training in cell.trainings:
             config, rows = settled(training), self.data.train.rows
             before = spec_of(config, self.data, len(self.data.file.class_names)) if before is None else before

@@ -21,8 +21,8 @@ from vitctl.workflows.train.place import Place
 from vitctl.workflows.train.start import Data
 from vitctl.workflows.train.task import labelled
 
-TIMED, MOST = 4096, 64  # tokens in a step that is timed, and pictures
-WARM_UP, STEPS = 2, 3
+TIMED, MOST = 2048, 64  # tokens in a step that is timed, and pictures
+WARM_UP, STEPS = 1, 2
 BATCHES = {"cpu": (1, 8, 32, 64), "cuda": tuple(2**power for power in range(0, 14)), "mps": (1, 8, 32, 128)}
 SECONDS = 0.5  # for a batch size
 
