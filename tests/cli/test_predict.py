@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vitctl
+
 Run = Callable[..., Any]
 
 
@@ -66,10 +68,25 @@ def test_what_cannot_be_read_stops_nothing(ran: Run, newest: str, blots: Path, t
     assert "warning: text.jpg: not a picture" in answer.stderr
 
 
+def test_another_picture_is_shown_for_one_that_cannot_be_read(newest: str, blots: Path, tmp_path: Path) -> None:
+    weights = str(tmp_path / newest)
+    first, *others = sorted(map(str, (blots / "val" / "bee").glob("*.png")))[:3]
+    (tmp_path / "cut.png").write_bytes(Path(first).read_bytes()[:200])
+    tiles = []
+    for pictures in ((str(tmp_path / "cut.png"), first, *others), (first, others[-1])):
+        vitctl.predict(vitctl.PredictConfig(pictures, weights, sheet=str(tmp_path / "sheet.png"), sheet_pictures=2))
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            tiles.append(np.asarray(sheet.convert("RGB"))[-160:])
+    assert tiles[0].shape == tiles[1].shape
+    assert np.array_equal(*tiles)
+
+
 @pytest.mark.parametrize(("options", "code", "words"), [
     (("no.jpg",), 3, "no.jpg: no such file or folder"),
     (("text.jpg",), 3, "none of 1 picture can be read"),
     (("picture.png", "--from", "broken.onnx"), 3, "broken.onnx"),
+    (("picture.png", "--sheet", "nowhere/sheet.png"), 2, "there is no folder nowhere to write it in"),
+    (("picture.png", "--csv", "nowhere/table.csv"), 2, "there is no folder nowhere to write it in"),
     (("picture.png", "--sheet", "sheet.gif"), 2, "a sheet is a .png"),
     (("picture.png", "--from", "missing.onnx"), 3, "missing.onnx: no such file"),
 ])  # fmt: skip
@@ -84,8 +101,6 @@ def test_what_makes_no_sense(
 
 
 def test_weights_without_a_head(ran: Run, blots: Path, tmp_path: Path) -> None:
-    import vitctl
-
     model = vitctl.create_model("vit-mu/16", height=16, width=16, classes=0)
     vitctl.save_as(vitctl.weights_of(model), tmp_path / "features.safetensors")
     answer = ran("predict", str(blots / "val"), "--from", "features.safetensors", code=2)

@@ -3,21 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from vitctl.io.atomic import replacing
+from vitctl.inspection.figures import PAGE, canvas, plain, save
 
-TRAIN, VAL = "#7a7a7a", "#1f5fbf"
+TRAIN, VAL = PAGE.quiet, PAGE.main
 
 
 def draw_curves(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure = canvas(9, 3.6, title)
     loss, accuracy = figure.subplots(1, 2)
     panel(loss, "loss", [("train", "loss", TRAIN), ("val", "val_loss", VAL)], metrics)
     panel(accuracy, "top-1", [("train", "top1", TRAIN), ("val", "val_top1", VAL)], metrics)
-    with replacing(path) as aside:
-        figure.savefig(aside, format="png")
+    save(figure, path)
 
 
 def panel(axes: Any, label: str, lines: list[tuple[str, str, str]], metrics: list[dict[str, Any]]) -> None:
@@ -30,8 +26,7 @@ def panel(axes: Any, label: str, lines: list[tuple[str, str, str]], metrics: lis
             )
     axes.set_xlabel("step")
     axes.set_ylabel(label)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    plain(axes)
     if label == "top-1":
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -3,18 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from vitctl.io.atomic import replacing
-
-COLOURS = ("#1f5fbf", "#c2571a", "#2b8a3e", "#8a2b7d", "#7a7a7a", "#b8860b")
+from vitctl.inspection.figures import COLOURS, canvas, plain, save
 
 
 def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     """`results` as the command gives them; "all" stands behind the last number."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
+    figure = canvas(6.4, 4, title)
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10)
+    plain(axes)
     numbers = sorted({each["shots"] for each in results if each["shots"] is not None})
     places = {shots: place for place, shots in enumerate([*numbers, None])}
     lines = sorted({(each["weights"], each["probe"]) for each in results}, key=str)
@@ -30,8 +26,5 @@ def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.set_xlabel("shots a class")
     axes.set_ylabel("top-1 on the test pictures, 95% interval")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
-    with replacing(path) as aside:
-        figure.savefig(aside, format="png")
+    save(figure, path)

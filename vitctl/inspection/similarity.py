@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.io.atomic import replacing
+from vitctl.inspection.figures import canvas, save
 
 Array = np.ndarray[Any, Any]
 
@@ -38,12 +38,7 @@ def tiled(table: Array, grid: tuple[int, int]) -> Array:
 
 
 def draw(panels: Sequence[Panel], path: Path, heading: str) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6 * len(panels) + 0.8, 6.2), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(heading, fontsize=12)
+    figure = canvas(5.6 * len(panels) + 0.8, 6.2, heading)
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
         sheet = tiled(panel.table, panel.grid)
@@ -54,8 +49,7 @@ def draw(panels: Sequence[Panel], path: Path, heading: str) -> None:
         ticks(axes, panel.grid)
     bar = figure.colorbar(shown, ax=figure.axes, shrink=0.75, pad=0.02)
     bar.set_label("cosine similarity")
-    with replacing(path) as aside:
-        figure.savefig(aside, format="png")
+    save(figure, path)
 
 
 def ticks(axes: Any, grid: tuple[int, int]) -> None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitctl.inspection.figures import PAGE, canvas, plain, save
+from vitctl.inspection.figures import COLOURS, canvas, plain, save
 
-COLOURS = (PAGE.main, PAGE.second, "#2b8a3e", "#8a2b7d", "#7a7a7a", "#b8860b")
 MARKS = "osD^vP"
 MANY = 6  # words that stand side by side
 APART = 0.12  # between lines that stand over the same word

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vitctl.errors import UsageError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -19,6 +21,12 @@ def replacing(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def check_place(path: Path | str | None) -> None:
+    """That there is a folder to write a file in, before the work that fills it."""
+    if path is not None and not Path(path).parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {Path(path).parent} to write it in; make it first")
 
 
 def remove_leftovers(folder: Path, name: str) -> None:

@@ -13,6 +13,7 @@ from vitctl.data.loader import View
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.confusion import draw_confusion
 from vitctl.io.answers import read_answers
+from vitctl.io.atomic import check_place
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.reporting import Progress, Reporter, Silent, counted
 from vitctl.training.crops import Looks
@@ -55,6 +56,7 @@ class EvaluateResult:
 
 def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> EvaluateResult:
     reporter, began = reporter or Silent(), time.perf_counter()
+    check_place(config.confusion)
     device = device_of(config.device, ranks_here())
     with joined(device) as ranks:
         file = PatchFile(choose_data(config.data, reporter))

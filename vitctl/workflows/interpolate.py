@@ -7,6 +7,7 @@ from pathlib import Path
 from vitctl.config.interpolate import InterpolateConfig
 from vitctl.errors import OutputExists, UsageError
 from vitctl.inspection.similarity import Panel, draw
+from vitctl.io.atomic import check_place
 from vitctl.io.save import save_as
 from vitctl.io.weights import Weights
 from vitctl.models.resize import how, patch_positions, resized, round_trip_error
@@ -79,8 +80,7 @@ def check_outputs(before: Weights, out: Path, config: InterpolateConfig, overwri
         )
         raise OutputExists(f"{out}: {hint} with --out")
     for path in (out, Path(config.plot)) if config.plot else (out,):
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent} to write it in; make it first")
+        check_place(path)
     if config.plot and patch_positions(before) is None:
         raise UsageError(f"--plot draws a table of positions, and {before.spec.name} has none: {before.spec.positions}")
 

@@ -16,7 +16,7 @@ from vitctl.data.glimpses import Glimpse, glimpses, pictures_at
 from vitctl.data.patchifier.decode import Target
 from vitctl.errors import DataError
 from vitctl.inspection.predictions import Verdict, draw_predictions
-from vitctl.io.atomic import replacing
+from vitctl.io.atomic import check_place, replacing
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.training.precision import autocast
 from vitctl.training.ranks import Ranks
@@ -64,6 +64,8 @@ class PredictResult:
 
 def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictResult:
     reporter, began = reporter or Silent(), time.perf_counter()
+    check_place(config.csv)
+    check_place(config.sheet)
     paths = pictures_at(config.pictures)
     device = device_of(config.device, Ranks())
     ready = choose_model(
@@ -107,6 +109,7 @@ class Session:
         self.unreadable: list[Unreadable] = []
         self.verdicts: list[Verdict] = []
         self.answered = self.labelled = self.right = 0
+        self.owed = 0  # pictures that were to be shown and cannot be read: the next ones stand for them
         self.table: Any = None
 
     @contextmanager
@@ -125,6 +128,7 @@ class Session:
         """Answers to a batch; returns what of it could not be read."""
         bad = [Unreadable(each.path, each.reason) for each in batch if each.pixels is None]
         self.unreadable += bad
+        self.owed += sum(each.path in self.shown for each in bad)
         good = [each for each in batch if each.pixels is not None]
         for each, (chances, numbers) in zip(good, self.answers(good), strict=True):
             top = [Answer(self.names[number], chance) for chance, number in zip(chances, numbers, strict=True)]
@@ -153,7 +157,8 @@ class Session:
         self.right += prediction.label == best.name
         if self.config.kept is None or len(self.predictions) < self.config.kept:
             self.predictions.append(prediction)
-        if prediction.path in self.shown:
+        if prediction.path in self.shown or self.owed:
+            self.owed -= prediction.path not in self.shown
             self.verdicts.append(Verdict(pixels, best.name, best.probability, prediction.label))
         if self.table:
             told = [value for each in prediction.top for value in (each.name, f"{each.probability:.6f}")]

@@ -9,8 +9,8 @@ from pathlib import Path
 from vitctl import __version__
 from vitctl.config.checks import resolution
 from vitctl.config.export import ENDINGS, ExportConfig
-from vitctl.errors import OutputExists, RunError, UsageError
-from vitctl.io.atomic import write_json
+from vitctl.errors import OutputExists, RunError
+from vitctl.io.atomic import check_place, write_json
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapted
 from vitctl.reporting import Reporter, Silent
@@ -75,8 +75,7 @@ def default_name(weights: Weights, config: ExportConfig) -> str:
 
 
 def make_room(out: Path, report: Path, overwrite: bool) -> None:
-    if not out.parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent} to write it in; make it first")
+    check_place(out)
     for path in (out, report):
         if path.exists() and not overwrite:
             raise OutputExists(f"{path}: exists already; --overwrite replaces it, or name another with --out")
