@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,11 @@ import torch
 from PIL import Image
 
 from vitctl.config.model import model_spec
-from vitctl.config.study import NAMES
+from vitctl.config.study import NAMES, StudyConfig
+from vitctl.reporting import Silent
+from vitctl.workflows.study import data_of, setting_of
+from vitctl.workflows.study.grids import STUDIES
+from vitctl.workflows.study.price import Prices
 from vitctl.workflows.study.speed import answers_a_second
 
 Run = Callable[..., Any]
@@ -49,6 +54,20 @@ def test_every_grid_is_priced_before_it_runs(studied: Run, tmp_path: Path, name:
         assert found["scaled_down"]
         assert found["expected_s"] <= 606 or any("longer than asked" in line for line in found["scaled_down"])
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("size", ["28x28", "48x64", "36x36", "100x100"])
+def test_grids_fit_pictures_of_any_size(folder: Run, ran: Run, tmp_path: Path, size: str) -> None:
+    height, width = map(int, size.split("x"))
+    folder({"train/one": 4, "train/two": 4, "test/one": 2, "test/two": 2}, ending="png")
+    ran("patchify", "pictures", "odd.h5", "--res", size, "--patch", str(math.gcd(height, width)), "--quiet")
+    for name in ON_DIGITS:
+        config = StudyConfig(name, "odd.h5")  # type: ignore[arg-type]
+        data = data_of(config, Silent())
+        setting, told = setting_of(config, data, tmp_path)
+        assert told == [f"pictures of {size} are taken as {setting.side}x{setting.side}"]
+        prices = Prices(data, None, lambda spec: 1e-3, torch.device("cpu"))
+        assert prices.total(list(STUDIES[name].grid(setting))).seconds > 0
 
 
 def test_positions_end_in_a_table_and_a_figure(studied: Run, ran: Run, tmp_path: Path) -> None:
@@ -89,6 +108,31 @@ def test_cells_of_several_machines_come_together(studied: Run, tmp_path: Path) -
     means = [[(row["factors"], row["values"]) for row in each["rows"]] for each in (together, whole)]
     assert means[0] == means[1]
     assert together["done"] == 6
+
+
+def test_cells_of_other_studies_are_not_taken_for_these(studied: Run, ran: Run, tmp_path: Path) -> None:
+    studied("head", *TINY, "--cells", "1/6", "--out", "one")
+    studied("head", *TINY, "--steps", "3", "--cells", "2/6", "--out", "two")
+    shutil.copytree(tmp_path / "two/cells", tmp_path / "one/cells", dirs_exist_ok=True)
+    assert "with other steps, batch or data" in ran("study", "head", *TINY, "--out", "one", code=3).stderr
+
+
+def test_a_chain_that_is_stopped_in_its_last_run_goes_on(studied: Run, tmp_path: Path) -> None:
+    studied("resolution", *TINY, "--set", "keep=true", "--out", "study")
+    before = cells(tmp_path / "study")
+    for name in before:
+        (tmp_path / "study/cells" / name / "cell.json").unlink()
+    assert studied("resolution", *TINY, "--set", "keep=true", "--out", "study")["done"] == 5
+    after = cells(tmp_path / "study")
+    assert {name: each["digests"] for name, each in after.items()} == {
+        name: each["digests"] for name, each in before.items()}  # fmt: skip
+    assert {name: each["train_s"] for name, each in after.items()} == {
+        name: each["train_s"] for name, each in before.items()}  # fmt: skip
+
+
+def test_what_is_for_another_study_is_refused(ran: Run) -> None:
+    assert "--from is for the study vtab" in ran("study", "head", "--from", "w", "--dry-run", code=2).stderr
+    assert "budget is 0" in ran("study", "head", "--budget", "0", "--dry-run", code=2).stderr
 
 
 def test_one_that_is_stopped_ends_as_one_that_was_not(studied: Run, tmp_path: Path) -> None:

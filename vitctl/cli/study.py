@@ -4,6 +4,7 @@ import typer
 
 from vitctl.cli.options import Json, Overwrite, Quiet, Set
 from vitctl.cli.training import Data
+from vitctl.config.study import Name
 
 if TYPE_CHECKING:
     from vitctl.workflows.study import StudyResult
@@ -11,19 +12,7 @@ if TYPE_CHECKING:
 
 def study(
     name: Annotated[
-        Literal[
-            "data-size",
-            "scaling",
-            "positions",
-            "head",
-            "shape",
-            "optimizer",
-            "selfsup",
-            "axial",
-            "speed",
-            "resolution",
-            "vtab",
-        ],
+        Name,
         typer.Argument(help="Which table or figure of the paper to repeat.", metavar="NAME"),
     ],
     data: Data = None,
@@ -86,7 +75,7 @@ def tables(result: "StudyResult"):  # type: ignore[no-untyped-def]
         rows = [
             [
                 *(f"{value:g}" if isinstance(value, float) else str(value) for value in row.factors.values()),
-                f"{row.mean:.1%}" if shares else f"{row.mean:,.1f}",
+                "failed" if row.mean is None else f"{row.mean:.1%}" if shares else f"{row.mean:,.1f}",
                 "" if row.std is None else f"{row.std:.1%}" if shares else f"{row.std:.1f}",
                 str(row.seeds),
                 f"{row.flops:.2e}" if row.flops else "",

@@ -2,16 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from vitctl.config.checks import at_least, one_of, require
 
 Name = Literal[
     "data-size", "scaling", "positions", "head", "shape", "optimizer", "selfsup", "axial", "speed", "resolution", "vtab"
 ]
-NAMES = (
-    "data-size", "scaling", "positions", "head", "shape", "optimizer", "selfsup", "axial", "speed", "resolution",
-    "vtab")  # fmt: skip
+NAMES: tuple[str, ...] = get_args(Name)
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class StudyConfig:
     name: Name
     data: str | None = None  # vtab: a folder of patch files, in folders of their groups
     source: str | None = None  # vtab: the weights that are transferred
-    target: str | None = None  # optimizer, data-size: another data set to transfer to
+    target: str | None = None  # optimizer: another data set to transfer to
     budget: float = 10.0  # minutes, of all cells together
     scale: Literal["budget", "paper"] = "budget"  # paper: its own models, recipes and resolutions
     size: str = "ti"  # of the models, where the paper's are too large
@@ -33,7 +31,9 @@ class StudyConfig:
     def __post_init__(self) -> None:
         one_of("study", self.name, NAMES)
         one_of("scale", self.scale, ("budget", "paper"))
-        require(self.budget > 0, f"budget is {self.budget}; it must be above 0 minutes")
+        require(0 < self.budget < 1e6, f"budget is {self.budget}; it must be above 0 and under a million minutes")
+        for flag, value, name in (("--from", self.source, "vtab"), ("target", self.target, "optimizer")):
+            require(value is None or self.name == name, f"{flag} is for the study {name}, not for {self.name}")
         for name in ("seeds", "batch", "steps"):
             at_least(name, getattr(self, name), 1)
         good = re.fullmatch(r"[1-9]\d*/[1-9]\d*", self.cells)

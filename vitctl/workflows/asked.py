@@ -31,13 +31,18 @@ class Training:
     def line(self) -> str:
         return command_line(self.command, **self.flags, recipe=self.recipe, settings=self.settings, out=self.out)
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As the command line would have them: a run goes on only if it is asked for alike."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in self.flags.items()}
+
     def train(self, reporter: Reporter) -> TrainResult:
         run = {"pretrain": pretrain, "finetune": finetune}[self.command]
-        return run(dict(self.flags), reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
+        return run(self.fields, reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
                    resume="auto")  # fmt: skip
 
     def train_unlabelled(self, reporter: Reporter) -> SelfsupResult:
-        return selfsup(dict(self.flags), reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
+        return selfsup(self.fields, reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
                        resume="auto")  # fmt: skip
 
 
@@ -65,6 +70,6 @@ def flag(name: str, value: Any) -> Iterator[str]:
     """Nothing for what is not said, a word for what is on, and one pair for each of several values."""
     if value is True:
         yield f"--{name}"
-    elif value not in (None, False):
+    elif value is not None and value is not False:
         for each in value if isinstance(value, (tuple, list)) else [value]:
             yield from (f"--{name}", str(each))

@@ -11,15 +11,17 @@ import torch
 from vitctl import __version__
 from vitctl.config.recipes import recipe
 from vitctl.config.study import StudyConfig
-from vitctl.errors import UsageError
+from vitctl.errors import DataError, UsageError
+from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
 from vitctl.reporting import Reporter, Silent, counted, duration
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.asked import stoppable
+from vitctl.workflows.choose import choose_data
 from vitctl.workflows.load import RUNS, load_weights
 from vitctl.workflows.study.cells import Cell
 from vitctl.workflows.study.gather import Group, Row, draw, grouped, groups_of, write_table
-from vitctl.workflows.study.grids import STUDIES, Setting, Study
+from vitctl.workflows.study.grids import HYBRID, LARGE, STUDIES, Setting, Study
 from vitctl.workflows.study.price import Price, Prices, guessed, timed
 from vitctl.workflows.train.start import Data, device_of, open_data
 
@@ -90,11 +92,23 @@ def study(
 def data_of(config: StudyConfig, reporter: Reporter) -> Data:
     """What is trained on; of many tasks the first, by which the others are priced."""
     if config.name != "vtab":
-        return open_data({"data": config.data}, Ranks(), reporter, with_labels=True)
+        path = choose_data(config.data, reporter)
+        return open_data({"data": str(path), "val": judge_of(path)}, Ranks(), Silent(), with_labels=True)
     paths = sorted(Path(config.data).rglob("*.h5")) if config.data else []
     if not paths or not config.source:
         raise UsageError("vtab wants --data, a folder of patch files, and --from, the weights to transfer")
     return open_data({"data": str(paths[0]), "val": "test"}, Ranks(), reporter, with_labels=True)
+
+
+def judge_of(path: Path) -> str:
+    """The split that says how good a cell is."""
+    splits = PatchFile(path).splits
+    name = next((name for name in ("val", "test") if name in splits and splits[name].rows), None)
+    if name is None:
+        raise DataError(
+            f"{path}: has neither val nor test to judge a cell by; vitctl patchify --split val=0.2 makes one"
+        )
+    return name
 
 
 # --- as much as there is time for ------------------------------------------------------------------------------------
@@ -103,40 +117,58 @@ def data_of(config: StudyConfig, reporter: Reporter) -> Data:
 def planned(
     config: StudyConfig, row: Study, data: Data, folder: Path, device: torch.device, reporter: Reporter, overwrite: bool
 ) -> Plan:
-    geometry = data.file.geometry
     begun = load_weights(config.source).spec if config.source else None
-    prices = Prices(data, begun, guessed(device) if config.scale == "paper" else timed(data, device))
+    seconds = guessed(device) if config.scale == "paper" else timed(data, device)
+    prices = Prices(data, begun, seconds, device)
+    setting, told = setting_of(config, data, folder)
+    then = None if overwrite else earlier(folder, config, data.file.digest)
+    with reporter.progress("time its models", None, "models"):
+        if then:
+            told, setting = then.pop("scaled_down"), replace(setting, **then)
+        else:
+            setting, more = fitted(setting, row, prices)
+            told += more
+        cells = list({cell.name: cell for cell in row.grid(setting)}.values())
+        return Plan(setting, cells, prices.total(cells), prices, told)
+
+
+def setting_of(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting, list[str]]:
+    """The pictures are taken as squares whose sides all patches divide; what that changes is told."""
+    geometry = data.file.geometry
+    side = min(geometry.height, geometry.width)
+    unit = HYBRID if side >= LARGE else 8
+    side = max(unit, round(side / unit) * unit)
+    told = []
+    if (geometry.height, geometry.width) != (side, side) and config.scale != "paper":
+        told.append(f"pictures of {geometry.height}x{geometry.width} are taken as {side}x{side}")
+    judged = () if data.val is None or data.val.name == "val" else (f"val={data.val.name}",)
     setting = Setting(
         config=config,
         folder=folder,
         data=str(config.data) if config.name == "vtab" else str(data.path),
-        side=min(geometry.height, geometry.width),
+        digest=data.file.digest,
+        side=side,
+        channels=geometry.channels,
         rows=data.train.rows,
         classes=len(data.file.class_names),
         steps=config.steps or SHORT,
         seeds=config.seeds,
         embedded=data.file.header.source == "digits",
+        judged=judged,
     )
-    then = None if overwrite else earlier(folder, config)
-    if then:
-        told = then.pop("scaled_down")
-        setting = replace(setting, **then)
-    else:
-        with reporter.progress("time its models", None, "models"):
-            setting, told = fitted(setting, row, prices)
-    cells = list(row.grid(setting))
-    return Plan(setting, cells, prices.total(cells), prices, told)
+    return setting, told
 
 
 def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[str]]:
     """As many steps as the budget has time for, and no more than its recipe has; with fewer seeds if these are few."""
     config = setting.config
-    if config.scale == "paper" or config.steps or not any(cell.trainings for cell in row.grid(setting)):
-        return setting, []
-    most, told = longest(setting), []
+    small = "models and pictures are small; --scale paper has the paper's own"
+    if config.scale == "paper" or config.steps or row.score != "top1":
+        return setting, [] if config.scale == "paper" else [small]
+    most, told = longest(setting, row), []
     steps = affordable(setting, row, prices)
     little = replace(setting, little=True)
-    if steps < most / 3 and affordable(little, row, prices) > 1.5 * steps:
+    if steps < most / 3 and affordable(little, row, prices) > max(1.5 * steps, FEWEST):
         setting, steps = little, affordable(little, row, prices)
         told.append("a model of 6 layers, 96 wide")
     while steps < FEWEST and setting.seeds > 1:
@@ -148,7 +180,7 @@ def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[
         told.append(f"{max(steps, FEWEST):,} steps of {config.batch} in place of {most:,}, the recipe's")
     if steps < FEWEST:
         told.append(f"longer than asked for: fewer than {FEWEST} steps say nothing")
-    told.append("models and pictures are small; --scale paper has the paper's own")
+    told.append(small)
     return replace(setting, steps=min(most, max(steps, FEWEST))), told
 
 
@@ -156,20 +188,21 @@ def affordable(setting: Setting, row: Study, prices: Prices) -> int:
     """Time goes in a straight line with the number of steps."""
     short, long = (prices.total(list(row.grid(replace(setting, steps=steps)))).seconds for steps in (SHORT, LONG))
     each = (long - short) / (LONG - SHORT)
-    return int((60 * setting.config.budget - (short - SHORT * each)) / each)
+    return max(0, int((60 * setting.config.budget - (short - SHORT * each)) / each))
 
 
-def longest(setting: Setting) -> int:
-    """Steps of the recipe by which these cells are trained."""
-    config = recipe(setting.recipe).config
-    return max(FEWEST, round((config.epochs or 1) * setting.rows / setting.config.batch))
+def longest(setting: Setting, row: Study) -> int:
+    """Steps of the recipe by which these cells begin."""
+    config = recipe(str(next(iter(row.grid(setting))).trainings[0].recipe)).config
+    return config.steps or max(FEWEST, round((config.epochs or 1) * setting.rows / setting.config.batch))
 
 
 def tell(plan: Plan, reporter: Reporter) -> None:
     setting, price = plan.setting, plan.price
-    steps = "the recipe's steps" if setting.paper and not setting.config.steps else f"{setting.steps:,} steps"
+    steps = steps_of(setting)
+    length = f" of up to {steps:,} steps" if steps else ""
     reporter.note(
-        f"study {setting.config.name}: {counted(len(plan.cells), 'cell')} of {steps}, {price.flops:.3g} FLOPs, about "
+        f"study {setting.config.name}: {counted(len(plan.cells), 'cell')}{length}, {price.flops:.3g} FLOPs, about "
         f"{duration(price.seconds)} on this device"
     )
     for line in plan.scaled_down:
@@ -179,7 +212,7 @@ def tell(plan: Plan, reporter: Reporter) -> None:
 # --- its place, and its cells ----------------------------------------------------------------------------------------
 
 
-def earlier(folder: Path, config: StudyConfig) -> dict[str, Any] | None:
+def earlier(folder: Path, config: StudyConfig, digest: str) -> dict[str, Any] | None:
     """What the study in this folder settled on, where it is this one."""
     if not (folder / "config.json").exists():
         return None
@@ -189,6 +222,8 @@ def earlier(folder: Path, config: StudyConfig) -> dict[str, Any] | None:
     known = {name: value for name, value in then["config"].items() if name in vars(config) and name not in FREE}
     now = {name: value for name, value in vars(config).items() if name not in FREE}
     changed = [f"{name} was {known.get(name)!r}" for name in now if now[name] != known.get(name)]
+    if then["config"]["data_digest"] != digest:
+        changed.append(f"its data were others, with digest {then['config']['data_digest'][:12]}")
     if changed:
         raise UsageError(
             f"{folder}: is a study that began otherwise: {'; '.join(changed)}. Ask for the same, name another --out, "
@@ -200,7 +235,9 @@ def earlier(folder: Path, config: StudyConfig) -> dict[str, Any] | None:
 def kept(plan: Plan, data: Data, folder: Path, overwrite: bool) -> RunDirectory:
     """The study's folder: a new one, or one that goes on."""
     setting = plan.setting
-    if not overwrite and (folder / "config.json").exists() and earlier(folder, setting.config):
+    if not overwrite and (then := earlier(folder, setting.config, data.file.digest)):
+        if then["steps"] != setting.steps or then["little"] != setting.little or then["seeds"] != setting.seeds:
+            raise UsageError(f"{folder}: another machine began this study meanwhile; run the same command again")
         return open_run(folder)
     settled: dict[str, Any] = {"steps": setting.steps, "seeds": setting.seeds, "little": setting.little}
     settled |= {"scaled_down": plan.scaled_down}
@@ -234,6 +271,20 @@ class Warnings:
         return None
 
 
+def steps_of(setting: Setting) -> int | None:
+    """Of the longest run of a cell; None where its recipe says it, or nothing is trained."""
+    is_said = setting.config.steps or (not setting.paper and STUDIES[setting.config.name].score == "top1")
+    return setting.steps if is_said else None
+
+
+def about(setting: Setting, data: Data) -> str:
+    steps = steps_of(setting)
+    name = Path(setting.data).name
+    return f"{name}, {counted(setting.seeds, 'seed')}" + (
+        f", up to {steps:,} steps of {setting.config.batch}" if steps else ""
+    )
+
+
 def result_of(
     plan: Plan, row: Study, data: Data, run: RunDirectory | None, device: torch.device, elapsed: float
 ) -> StudyResult:
@@ -242,7 +293,7 @@ def result_of(
     rows = grouped(plan.cells, plan.prices, row.score) if run else []
     figure, table = (run.path / "study.png", run.path / "study.csv") if run and done else (None, None)
     if figure and table:
-        draw(rows, row, figure, f"{row.title} ({row.source})", f"{data.path.name}, {setting.steps:,} steps of a cell")
+        draw(rows, row, figure, f"{row.title} ({row.source})", about(setting, data))
         write_table(rows, table)
     return StudyResult(
         study=config.name,
@@ -252,7 +303,7 @@ def result_of(
         data_digest=data.file.digest,
         cells=len(plan.cells),
         done=len(done),
-        steps=None if setting.paper and not config.steps else setting.steps,
+        steps=steps_of(setting),
         seeds=setting.seeds,
         scaled_down=plan.scaled_down,
         flops=plan.price.flops,

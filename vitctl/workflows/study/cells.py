@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.config.interpolate import InterpolateConfig
-from vitctl.config.model import model_spec
+from vitctl.config.model import ModelSpec, model_spec
+from vitctl.errors import DataError, NoSpace, RunError
 from vitctl.io.atomic import write_json
 from vitctl.models.count import count
 from vitctl.reporting import Reporter
@@ -43,12 +44,18 @@ class Timing:
 
     model: str
     pixels: int
+    channels: int
     classes: int
     device: str
 
+    @property
+    def spec(self) -> ModelSpec:
+        return model_spec(
+            self.model, height=self.pixels, width=self.pixels, channels=self.channels, classes=self.classes
+        )
+
     def measure(self) -> dict[str, Any]:
-        spec = model_spec(self.model, height=self.pixels, width=self.pixels, classes=self.classes)
-        began = time.perf_counter()
+        spec, began = self.spec, time.perf_counter()
         rates = answers_a_second(spec, device_of(self.device, Ranks()))
         quickest = max(rates, key=rates.__getitem__)
         return {
@@ -61,7 +68,7 @@ class Timing:
 
 
 Step = Training | Interpolation | Timing
-KEPT = ("top1", "loss", "parameters", "images_per_s", "batch", "largest_batch")  # of the last step
+KEPT = ("top1", "loss", "parameters", "device", "images_per_s", "batch", "largest_batch")  # of the last step
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Cell:
     seed: int
     folder: Path
     steps: tuple[Step, ...]  # the last one is what is measured
+    plan: dict[str, Any]  # what it shares with all cells of its study
 
     @property
     def trainings(self) -> list[Training]:
@@ -82,25 +90,36 @@ class Cell:
     def measured(self) -> dict[str, Any] | None:
         """What it found, where it is done."""
         path = self.folder / MEASURED
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text())
+        if found["plan"] != self.plan:
+            raise DataError(f"{path}: is of a study with other steps, batch or data; it cannot be gathered with these")
+        return found
 
     def run(self, reporter: Reporter, keep: bool) -> None:
+        """A run that fails by itself, by a loss that is not finite or for want of memory, is a finding too."""
         began = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
-        results = [done for step in self.steps if (done := attempted(step, reporter)) is not None]
-        last, seconds = results[-1], sum(each["elapsed_s"] for each in results)
-        found = {
-            "factors": self.factors,
-            "seed": self.seed,
-            **{name: last[name] for name in KEPT if name in last},
-            "train_s": seconds,
-            "commands": [step.line() for step in self.trainings],
-            "digests": [each["digest"] for each in results if "digest" in each],
-            "elapsed_s": time.perf_counter() - began,
-        }
-        write_json(self.folder / MEASURED, found)
+        try:
+            found = self.outcome([done for step in self.steps if (done := attempted(step, reporter)) is not None])
+        except NoSpace:
+            raise
+        except RunError as error:
+            found = {"failed": str(error)}
+        found |= {"commands": [step.line() for step in self.trainings], "elapsed_s": time.perf_counter() - began}
+        shared = {"factors": self.factors, "seed": self.seed, "plan": self.plan}
+        write_json(self.folder / MEASURED, shared | found)
         if not keep:
             self.tidy()
+
+    def outcome(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+        last = results[-1]
+        return {
+            **{name: last[name] for name in KEPT if name in last},
+            "train_s": sum(map(seconds_of, results)),
+            "digests": [each["digest"] for each in results if "digest" in each],
+        }
 
     def tidy(self) -> None:
         """What is large goes; what says how it was made stays."""
@@ -108,6 +127,13 @@ class Cell:
             shutil.rmtree(path)
         for path in list(self.folder.rglob("*.safetensors")):
             path.unlink()
+
+
+def seconds_of(result: dict[str, Any]) -> float:
+    """Of the steps alone, and of all of them, however often they were stopped."""
+    if "steps" not in result:
+        return float(result["elapsed_s"])
+    return float(result["steps"] * result["batch"] / result["images_per_s"])
 
 
 def attempted(step: Step, reporter: Reporter) -> dict[str, Any] | None:

@@ -23,8 +23,9 @@ class Row:
     """One choice of factors, over its seeds."""
 
     factors: Factors
-    seeds: int
-    mean: float
+    seeds: int  # that came to an end
+    failed: int  # that did not, by a loss that is not finite or for want of memory
+    mean: float | None
     std: float | None  # of the seeds; None of a single one
     values: list[float]
     flops: float
@@ -45,30 +46,31 @@ def grouped(cells: Sequence[Cell], prices: Prices, score: str) -> list[Row]:
     found: dict[tuple[Any, ...], list[tuple[Cell, dict[str, Any]]]] = defaultdict(list)
     for cell in cells:
         measured = cell.measured()
-        if measured and measured.get(score) is not None:
+        if measured:
             found[tuple(cell.factors.values())].append((cell, measured))
     return [row_of(each, prices, score) for each in found.values()]
 
 
 def row_of(found: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str) -> Row:
-    first, values = found[0][0], [float(measured[score]) for _, measured in found]
-    more = {name: value for name, value in found[0][1].items() if name in MORE}
+    first, ended = found[0][0], [measured for _, measured in found if measured.get(score) is not None]
+    values = [float(measured[score]) for measured in ended]
     return Row(
         factors=first.factors,
         seeds=len(values),
-        mean=statistics.fmean(values),
+        failed=len(found) - len(values),
+        mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
         values=values,
         flops=prices.of(first).flops,
-        seconds=statistics.fmean(measured["train_s"] for _, measured in found),
-        more=more,
+        seconds=statistics.fmean(measured["train_s"] for measured in ended) if ended else 0.0,
+        more={name: value for name, value in (ended[0] if ended else {}).items() if name in MORE},
     )
 
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:
     means: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        if "group" in row.factors:
+        if "group" in row.factors and row.mean is not None:
             means[str(row.factors["group"])].append(row.mean)
     groups = [Group(name, len(values), statistics.fmean(values)) for name, values in means.items()]
     whole = [value for values in means.values() for value in values]
@@ -80,12 +82,14 @@ def draw(rows: Sequence[Row], study: Study, path: Path, title: str, about: str) 
     draw_study(panels, path, title, about, study.score == "top1")
 
 
-def lines(rows: Sequence[Row], x: str, by: str | None) -> dict[str, list[Point]]:
+def lines(rows: Sequence[Row], x: str, by: tuple[str, ...]) -> dict[str, list[Point]]:
     """Points of each line; what all lines begin from, the base, is part of them all."""
     found: dict[str, list[Point]] = defaultdict(list)
     for row in rows:
+        if row.mean is None:
+            continue
         place = {"flops": row.flops, "seconds": row.seconds}.get(x, row.factors.get(x, 0.0))
-        found[str(row.factors[by]) if by else ""].append(Point(place, row.mean, row.std))
+        found[", ".join(str(row.factors[name]) for name in by)].append(Point(place, row.mean, row.std))
     base = found.pop("base", []) if len(found) > 1 else []
     return {name: [*points, *base] for name, points in found.items()}
 
@@ -97,5 +101,6 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
         table.writerow([*names, "mean", "std", "seeds", "flops", "seconds"])
         for row in rows:
             spread = "" if row.std is None else f"{row.std:.6f}"
-            table.writerow([*row.factors.values(), f"{row.mean:.6f}", spread, row.seeds, f"{row.flops:.4g}",
+            mean = "" if row.mean is None else f"{row.mean:.6f}"
+            table.writerow([*row.factors.values(), mean, spread, row.seeds, f"{row.flops:.4g}",
                             f"{row.seconds:.2f}"])  # fmt: skip

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitctl.config.recipes import TRANSFERS
 from vitctl.config.study import StudyConfig
 from vitctl.workflows.asked import Training
-from vitctl.workflows.study.cells import Cell, Factors, Interpolation, Timing, slug
+from vitctl.workflows.study.cells import Cell, Factors, Interpolation, Step, Timing, slug
 
-RATES = (3e-4, 1e-3, 3e-3)
+RATES, SGD_RATES = (3e-4, 1e-3, 3e-3), (0.01, 0.03, 0.1)
 LITTLE = ("shape.depth=6", "shape.dim=96", "shape.heads=3", "shape.mlp=384")
 METHODS = {"official": "interpolated", "fresh": "drawn anew"}
+HYBRID = 32  # pixels that a token of the small hybrid reaches
+LARGE = 96  # pixels of a side, from which patches are the usual ones
 NEVER = "eval_every=1000000000"  # on the way: what counts is the end
 
 
@@ -22,13 +25,16 @@ class Setting:
     config: StudyConfig
     folder: Path
     data: str
-    side: int  # of its pictures, in pixels
+    digest: str  # of the data
+    side: int  # of the pictures that are trained on, in pixels: what all patches of a study divide
+    channels: int
     rows: int  # to train on
     classes: int
     steps: int
     seeds: int
     little: bool = False  # a smaller model than a table has, so that there is time for more steps
     embedded: bool = False  # digits: they are not flipped
+    judged: tuple[str, ...] = ()  # which split says how good it is, where it is not val
 
     @property
     def paper(self) -> bool:
@@ -37,7 +43,7 @@ class Setting:
     @property
     def patch(self) -> int:
         """Pixels: such that there are four by four patches of small pictures, and the usual ones of large ones."""
-        return 16 if self.side >= 96 else max(1, self.side // 4)
+        return 16 if self.side >= LARGE else self.side // 4
 
     def model(self, size: str | None = None, patch: int | None = None, front: str = "") -> str:
         return f"{front}vit-{size or self.config.size}/{patch or self.patch}"
@@ -59,24 +65,36 @@ class Setting:
         self, folder: Path, seed: int, model: str, *settings: str, share: float = 1.0, **flags: Any
     ) -> Training:
         """By its own recipe for as long as there is time; by the paper's for as long as that says."""
-        flags = {"model": model, "data": self.data, **self.length(share), "seed": seed, **flags}
+        flags = {"model": model, "data": self.data, **self.size, **self.length(share), "seed": seed, **flags}
         recipe = "paper/vit-i1k" if self.paper else self.recipe
-        return Training("pretrain", folder / "pretrain", self.on_device(flags), recipe, (NEVER, *settings))
+        return Training("pretrain", folder / "pretrain", self.on_device(flags), recipe, (*self.always, *settings))
 
     def unlabelled(self, folder: Path, seed: int, objective: str) -> Training:
         small, large = ("mae-small", "mae/pretrain-b") if objective == "mae" else ("masked-small", "paper/masked")
-        flags = {"model": self.usual, "data": self.data, "objective": objective, **self.length(1.0), "seed": seed}
+        flags: dict[str, Any] = {"model": self.usual, "data": self.data, "objective": objective, **self.size}
+        flags |= {**self.length(1.0), "seed": seed}
         upright = ("augment.flip=0",) if self.embedded else ()
-        settings = (NEVER, "probe=0", *upright, *self.shape)
+        settings = (*self.always, "probe=0", *upright, *self.shape)
         return Training("selfsup", folder / "selfsup", self.on_device(flags), large if self.paper else small, settings)
 
     def finetuning(
         self, folder: Path, seed: int, source: Path, *settings: str, share: float = 1.0, **flags: Any
     ) -> Training:
-        recipe = "transfer/500" if self.paper else "digits-finetune" if self.embedded else "small-finetune"
+        transfer = next(name for fewer, name in TRANSFERS if self.rows < fewer)
+        recipe = transfer if self.paper else "digits-finetune" if self.embedded else "small-finetune"
         gentle = () if self.paper or self.embedded else ("optim.layer_decay=1", "optim.lr=0.0003")
         flags = {"source": source, "data": self.data, **self.length(share), "seed": seed, **flags}
-        return Training("finetune", folder / "finetune", self.on_device(flags), recipe, (NEVER, *gentle, *settings))
+        return Training(
+            "finetune", folder / "finetune", self.on_device(flags), recipe, (*self.always, *gentle, *settings)
+        )
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        return NEVER, *self.judged
+
+    @property
+    def size(self) -> dict[str, str]:
+        return {} if self.paper else {"res": str(self.side)}
 
     def length(self, share: float) -> dict[str, Any]:
         """Of a run: what the budget allows, or nothing where the paper's recipe says it."""
@@ -92,6 +110,10 @@ class Setting:
         for seed in range(self.seeds):
             yield self.folder / "cells" / slug(factors, seed), seed
 
+    def cell(self, factors: Factors, seed: int, folder: Path, *steps: Step) -> Cell:
+        plan = {"steps": self.steps, "batch": self.config.batch, "little": self.little, "data_digest": self.digest}
+        return Cell(factors, seed, folder, steps, plan)
+
 
 Grid = Callable[[Setting], Iterator[Cell]]
 
@@ -104,7 +126,7 @@ class Study:
     source: str
     grid: Grid
     x: tuple[str, ...]  # factors, or flops or seconds: one panel each
-    lines: str | None = None
+    lines: tuple[str, ...] = ()
     log: bool = False
     found: str = ""  # by the paper
     score: str = "top1"
@@ -113,24 +135,24 @@ class Study:
 def data_size(s: Setting) -> Iterator[Cell]:
     models = ("vit-b/32", "vit-l/32", "bit-r50x1") if s.paper else (s.model("ti"), s.model("s"), "bit-r50x1")
     for model in models:
-        for share in (0.1, 0.3, 1.0):
-            rows = max(2 * s.classes, round(share * s.rows))
+        for share in (0.1, 0.3, 1.0):  # of few pictures of many classes, two of these may be the same
+            rows = min(s.rows, max(2 * s.classes, round(share * s.rows)))
             factors: Factors = {"model": model, "pictures": rows}
             for folder, seed in s.places(factors):
-                yield Cell(factors, seed, folder, (s.pretraining(folder, seed, model, f"limit={rows}"),))
+                yield s.cell(factors, seed, folder, s.pretraining(folder, seed, model, f"limit={rows}"))
 
 
 def scaling(s: Setting) -> Iterator[Cell]:
     """Transformers, hybrids and ResNets, for a fourth, a half and all of the steps."""
     hybrid = "r50+vit-b/16" if s.paper else s.model("ti", 16, "r+")
     models = dict.fromkeys(("vit-b/32", "vit-b/16", "vit-l/16") if s.paper else (s.model(), s.model("s")), "ViT")
-    models |= ({hybrid: "hybrid"} if s.side >= 32 else {}) | {"bit-r50x1": "ResNet"}
+    models |= ({hybrid: "hybrid"} if s.paper or s.side % HYBRID == 0 else {}) | {"bit-r50x1": "ResNet"}
     for model, family in models.items():
         for share in (0.25, 0.5, 1.0):
             factors: Factors = {"family": family, "model": model, "length": share}
             length = (f"epochs={300 * share:g}",) if s.paper and not s.config.steps else ()
             for folder, seed in s.places(factors):
-                yield Cell(factors, seed, folder, (s.pretraining(folder, seed, model, *length, share=share),))
+                yield s.cell(factors, seed, folder, s.pretraining(folder, seed, model, *length, share=share))
 
 
 def positions(s: Setting) -> Iterator[Cell]:
@@ -140,7 +162,7 @@ def positions(s: Setting) -> Iterator[Cell]:
         factors: Factors = {"positions": kind, "added": place}
         settings = (*s.shape, f"positions={kind}", f"shape.added={place}")
         for folder, seed in s.places(factors):
-            yield Cell(factors, seed, folder, (s.pretraining(folder, seed, s.usual, *settings),))
+            yield s.cell(factors, seed, folder, s.pretraining(folder, seed, s.usual, *settings))
 
 
 def head(s: Setting) -> Iterator[Cell]:
@@ -149,7 +171,7 @@ def head(s: Setting) -> Iterator[Cell]:
             factors: Factors = {"head": kind, "lr": lr}
             for folder, seed in s.places(factors):
                 run = s.pretraining(folder, seed, s.usual, *s.shape, f"head={kind}", "positions=1d", lr=lr)
-                yield Cell(factors, seed, folder, (run,))
+                yield s.cell(factors, seed, folder, run)
 
 
 def shape(s: Setting) -> Iterator[Cell]:
@@ -159,7 +181,7 @@ def shape(s: Setting) -> Iterator[Cell]:
         rows = {"depth": (2, 16, 32), "dim": (512, 2048), "mlp": (1024, 4096), "patch": (16, 56)}
     else:
         base, patch = {"depth": 6, "dim": 192, "mlp": 384}, s.patch
-        rows = {"depth": (2, 12), "dim": (96, 384), "mlp": (192, 768), "patch": (max(1, patch // 2), 2 * patch)}
+        rows = {"depth": (2, 12), "dim": (64, 384), "mlp": (192, 768), "patch": (patch // 2, 2 * patch)}
     changes = [("base", {}), *((name, {name: value}) for name, values in rows.items() for value in values)]
     for changed, change in changes:
         numbers = base | {"patch": patch} | change
@@ -168,50 +190,56 @@ def shape(s: Setting) -> Iterator[Cell]:
         settings.append(f"shape.heads={max(1, numbers['dim'] // 64)}")
         for folder, seed in s.places(factors):
             run = s.pretraining(folder, seed, s.model(None, numbers["patch"]), "positions=1d", *settings)
-            yield Cell(factors, seed, folder, (run,))
+            yield s.cell(factors, seed, folder, run)
 
 
 def optimizer(s: Setting) -> Iterator[Cell]:
-    """Pretraining by either, then the same transfer by SGD with momentum, or by the recipe of small sets."""
-    sgd = ("optim.name=sgd", "optim.lr=0.03", "optim.weight_decay=0.0001", "optim.decay=l2")
+    """Pretraining by either, at several learning rates each, then the same transfer."""
+    sgd = ("optim.name=sgd", "optim.weight_decay=0.0001", "optim.decay=l2")
     other = {"data": s.config.target} if s.config.target else {}
     for model in ("bit-r50x1", "bit-r152x2" if s.paper else s.model()):
-        for name, settings in (("adam", ()), ("sgd", sgd)):
-            factors: Factors = {"model": model, "optimizer": name}
-            for folder, seed in s.places(factors):
-                first = s.pretraining(folder, seed, model, *settings)
-                yield Cell(factors, seed, folder, (first, s.finetuning(folder, seed, first.out, share=0.25, **other)))
+        for name, rates, settings in (("adam", RATES, ()), ("sgd", SGD_RATES, sgd)):
+            for lr in rates:
+                factors: Factors = {"model": model, "optimizer": name, "lr": lr}
+                for folder, seed in s.places(factors):
+                    first = s.pretraining(folder, seed, model, *settings, lr=lr)
+                    tuned = s.finetuning(folder, seed, first.out, share=0.25, **other)
+                    yield s.cell(factors, seed, folder, first, tuned)
 
 
 def selfsup(s: Setting) -> Iterator[Cell]:
-    """Few labels, on what was learned from all pictures without them, from scratch, and from all labels."""
+    """Few labels, on what was learned from all pictures without them, from scratch, and from all labels.
+
+    From scratch has as many steps as the two runs of the others.
+    """
     few = f"limit={max(2 * s.classes, round(0.1 * s.rows))}"
     for way in ("scratch", "mean-color", "downsampled", "pixels", "mae", "labels"):
         factors: Factors = {"first": way}
         for folder, seed in s.places(factors):
             if way == "scratch":
-                yield Cell(factors, seed, folder, (s.pretraining(folder, seed, s.usual, *s.shape, few),))
+                yield s.cell(factors, seed, folder, s.pretraining(folder, seed, s.usual, *s.shape, few, share=2.0))
                 continue
-            labelled = way == "labels"
-            plain = s.pretraining(folder, seed, s.usual, *s.shape)
-            first = plain if labelled else s.unlabelled(folder, seed, way)
-            yield Cell(factors, seed, folder, (first, s.finetuning(folder, seed, first.out, few)))
+            if way == "labels":
+                first = s.pretraining(folder, seed, s.usual, *s.shape)
+            else:
+                first = s.unlabelled(folder, seed, way)
+            yield s.cell(factors, seed, folder, first, s.finetuning(folder, seed, first.out, few))
 
 
 def axial(s: Setting) -> Iterator[Cell]:
     for front, family in (("", "ViT"), ("axial-", "axial")):
-        for patch in (32, 16) if s.paper else (s.patch, max(1, s.patch // 2)):
+        for patch in (32, 16) if s.paper else (s.patch, s.patch // 2):
             model = s.model("b" if s.paper else None, patch, front)
             factors: Factors = {"family": family, "model": model}
             for folder, seed in s.places(factors):
-                run = s.pretraining(folder, seed, model, *s.shape, "head=gap", "positions=1d")
-                yield Cell(factors, seed, folder, (run,))
+                run = s.pretraining(folder, seed, model, *s.shape, "head=gap", "positions=1d", "hidden=false")
+                yield s.cell(factors, seed, folder, run)
 
 
 def resolution(s: Setting) -> Iterator[Cell]:
     """Trained at half the size; fine-tuned there and at larger ones, with positions interpolated or drawn anew."""
     first = 224 if s.paper else s.side // 2
-    model = s.model("b", 16) if s.paper else s.model(None, max(1, first // 4))
+    model = s.model("b", 16) if s.paper else s.model(None, first // 4)
     for size in (224, 384, 512) if s.paper else (first, first * 3 // 2, first * 2):
         for method, told in METHODS.items():
             if size == first and method != "official":
@@ -221,7 +249,7 @@ def resolution(s: Setting) -> Iterator[Cell]:
                 trained = s.pretraining(folder, seed, model, *s.shape, "positions=1d", res=str(first))
                 carried = Interpolation(trained.out, folder / "carried.safetensors", str(size), method)
                 tuned = s.finetuning(folder, seed, carried.out, share=0.25, res=str(size))
-                yield Cell(factors, seed, folder, (trained, carried, tuned))
+                yield s.cell(factors, seed, folder, trained, carried, tuned)
 
 
 def vtab(s: Setting) -> Iterator[Cell]:
@@ -230,42 +258,45 @@ def vtab(s: Setting) -> Iterator[Cell]:
         factors: Factors = {"group": path.parent.name if path.parent != Path(s.data) else "all", "task": path.stem}
         for folder, seed in s.places(factors):
             flags = {"source": s.config.source, "data": str(path), **s.length(1.0), "seed": seed}
-            run = Training("finetune", folder / "finetune", s.on_device(flags), "vtab-1k", (NEVER, "val=test"))
-            yield Cell(factors, seed, folder, (run,))
+            size = () if s.paper else ("res=none",)  # that of the weights
+            run = Training("finetune", folder / "finetune", s.on_device(flags), "vtab-1k", (NEVER, "val=test", *size))
+            yield s.cell(factors, seed, folder, run)
 
 
 def speed(s: Setting) -> Iterator[Cell]:
     large = ("vit-b/32", "vit-b/16", "vit-l/32", "vit-l/16", "vit-h/14", "bit-r50x1", "bit-r152x2", "r50+vit-b/16")
-    small = (s.model(), s.model("s"), s.model("b"), "bit-r50x1", *([s.model("ti", 16, "r+")] if s.side >= 32 else []))
+    hybrid = [s.model("ti", 16, "r+")] if s.side % HYBRID == 0 else []
+    small = (s.model("ti"), s.model("s"), s.model("b"), "bit-r50x1", *hybrid)
     for model in large if s.paper else small:
-        for pixels in (224, 384) if s.paper else (s.side, 2 * s.side):
+        larger = 392 if model.endswith("/14") else 384
+        for pixels in (224, larger) if s.paper else (s.side, 2 * s.side):
             factors: Factors = {"model": model, "pixels": pixels}
             for folder, seed in s.places(factors):
-                yield Cell(factors, seed, folder, (Timing(model, pixels, s.classes, s.config.device),))
+                yield s.cell(factors, seed, folder, Timing(model, pixels, s.channels, s.classes, s.config.device))
 
 
 STUDIES: dict[str, Study] = {
     "data-size": Study("Accuracy against the size of the training set", "Figures 3 and 4", data_size, ("pictures",),
-                       "model", log=True, found="large models and Transformers gain most from more pictures"),
-    "scaling": Study("Accuracy against compute", "Figure 5", scaling, ("flops", "seconds"), "family", log=True,
+                       ("model",), log=True, found="large models and Transformers gain most from more pictures"),
+    "scaling": Study("Accuracy against compute", "Figure 5", scaling, ("flops", "seconds"), ("family",), log=True,
                      found="ResNets need more compute than Transformers; hybrids lead while small"),
-    "positions": Study("How positions are told to the model", "Table 8", positions, ("positions",), "added",
+    "positions": Study("How positions are told to the model", "Table 8", positions, ("positions",), ("added",),
                        found="none is worse than any; how they are given hardly matters"),
-    "head": Study("Class token against the mean of the patches", "Figure 9", head, ("lr",), "head", log=True,
+    "head": Study("Class token against the mean of the patches", "Figure 9", head, ("lr",), ("head",), log=True,
                   found="both are as good, each at a learning rate of its own"),
-    "shape": Study("Depth, width, MLP and patch size", "Figure 8, appendix D.2", shape, ("flops",), "changed", log=True,
-                   found="depth and smaller patches help most, width least"),
-    "optimizer": Study("Pretraining by Adam and by SGD", "Table 7, appendix D.1", optimizer, ("model",), "optimizer",
-                       found="Adam is better for ResNets too"),
+    "shape": Study("Depth, width, MLP and patch size", "Figure 8, appendix D.2", shape, ("flops",), ("changed",),
+                   log=True, found="depth and smaller patches help most, width least"),
+    "optimizer": Study("Pretraining by Adam and by SGD", "Table 7, appendix D.1", optimizer, ("lr",),
+                       ("model", "optimizer"), log=True, found="Adam is better for ResNets too"),
     "selfsup": Study("What is learned without labels", "appendix B.1.2", selfsup, ("first",),
                      found="masked patches are better than scratch, labels better than both"),
-    "axial": Study("Attention along rows and columns", "appendix D.6", axial, ("flops", "seconds"), "family", log=True,
-                   found="axial models are better, for more compute"),
-    "speed": Study("Pictures a second", "Figure 12, appendix D.5", speed, ("pixels",), "model", log=True,
+    "axial": Study("Attention along rows and columns", "appendix D.6", axial, ("flops", "seconds"), ("family",),
+                   log=True, found="axial models are better, for more compute"),
+    "speed": Study("Pictures a second", "Figure 12, appendix D.5", speed, ("pixels",), ("model",), log=True,
                    found="Transformers are as quick as ResNets of their size, and take larger batches",
                    score="images_per_s"),
-    "resolution": Study("The resolution of fine-tuning", "section 3.2", resolution, ("pixels",), "positions",
+    "resolution": Study("The resolution of fine-tuning", "section 3.2", resolution, ("pixels",), ("positions",),
                         found="larger pictures are better; interpolated positions keep what was learned"),
-    "vtab": Study("Many tasks of 1,000 examples", "section 4.2, VTAB", vtab, ("task",), "group",
+    "vtab": Study("Many tasks of 1,000 examples", "section 4.2, VTAB", vtab, ("task",), ("group",),
                   found="group means: natural, specialised, structured"),
 }  # fmt: skip

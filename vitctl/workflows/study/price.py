@@ -16,14 +16,13 @@ from vitctl.models.count import BACKWARD, count
 from vitctl.training.ceiling import ceiling
 from vitctl.training.precision import chosen
 from vitctl.workflows.asked import Training
-from vitctl.workflows.study.cells import Cell
-from vitctl.workflows.study.speed import seconds_a_picture
+from vitctl.workflows.study.cells import Cell, Timing
+from vitctl.workflows.study.speed import BATCHES, SECONDS, seconds_a_picture
 from vitctl.workflows.train.fresh import spec_of
 from vitctl.workflows.train.start import Data, with_flags
 
 OVERHEAD = 1.5  # seconds of a run that are no steps
 USUAL = 0.4  # of the ceiling, where nothing is timed
-TIMINGS = 2.0  # seconds of a cell that is only timed
 
 Seconds = Callable[[ModelSpec], float]  # of a picture in a training step
 
@@ -44,17 +43,23 @@ class Prices:
     data: Data
     begun: ModelSpec | None
     seconds: Seconds
+    device: torch.device
 
     def total(self, cells: Sequence[Cell]) -> Price:
         return sum(map(self.of, cells), Price(0.0, 0.0))
 
     def of(self, cell: Cell) -> Price:
-        found = Price(0.0, 0.0 if cell.trainings else TIMINGS)
+        found = sum((self.timing(step) for step in cell.steps if isinstance(step, Timing)), Price(0.0, 0.0))
         for spec, pictures in self.runs(cell):
             judged = self.data.val.rows if self.data.val else 0
             took = self.seconds(spec) * (pictures + judged / BACKWARD)
             found += Price(BACKWARD * operations(spec) * pictures, took + OVERHEAD)
         return found
+
+    def timing(self, step: Timing) -> Price:
+        """A batch of each size at least, and half a second of each."""
+        forward = guessed(self.device)(step.spec) / BACKWARD
+        return Price(0.0, sum(max(SECONDS, batch * forward) + batch * forward for batch in BATCHES[self.device.type]))
 
     def runs(self, cell: Cell) -> Iterator[tuple[ModelSpec, int]]:
         """Of each training: its model, and how many pictures it sees."""
@@ -71,7 +76,8 @@ class Prices:
 
 
 def settled(training: Training) -> TrainConfig:
-    config = recipe(str(training.recipe)).config
+    assert training.recipe  # all of a study have one
+    config = recipe(training.recipe).config
     flags = {name: value for name, value in training.flags.items() if name != "source"}
     return override(with_flags(config, flags), training.settings)
 
@@ -86,6 +92,7 @@ def timed(data: Data, device: torch.device) -> Seconds:
     return functools.cache(lambda spec: seconds_a_picture(spec, data, device))
 
 
+@functools.cache
 def guessed(device: torch.device) -> Seconds:
     """From the ceiling of this device alone: for models that it cannot hold."""
     rate = USUAL * ceiling(chosen("auto", device), device)

@@ -47,6 +47,8 @@ def spec_of(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
         "drop_path": config.drop_path,
     }
     options |= {name: getattr(config, name) for name in ("head", "positions") if getattr(config, name) is not None}
+    if config.model.startswith(("bit-", "timm:")):
+        options.pop("positions", None)  # they have none, or their own
     spec = model_spec(config.model, **options | config.shape.given)
     if config.shape.given.keys() - {"added"}:
         spec = spec.changed(name=OWN)  # what a name means stays what it is
