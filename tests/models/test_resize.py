@@ -213,6 +213,16 @@ def test_lines_are_lines_and_columns_are_columns(old: Grid, new: Grid, method: A
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
+def test_fresh_positions_keep_nothing_but_the_rows_in_front() -> None:
+    table = table_of((4, 4), prefix=1, dim=64)
+    found = resize_table(table, (4, 4), (6, 6), "fresh")
+    assert torch.equal(found[:, :1], table[:, :1])
+    assert 0.015 < found[:, 1:].std() < 0.025
+    assert torch.equal(
+        found, resize_table(table * 2, (4, 4), (6, 6), "fresh").where(torch.arange(37)[:, None] > 0, found)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_precision_is_kept(dtype: torch.dtype) -> None:
     table = table_of((3, 5), 1).to(dtype)

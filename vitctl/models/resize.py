@@ -23,14 +23,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "bilinear", "align_corners": False},
     "bicubic": {"mode": "bicubic", "align_corners": False},  # MAE's
     "bicubic-aa": {"mode": "bicubic", "align_corners": False, "antialias": True},  # timm's
-    "fresh": {},  # nothing is kept: what interpolation is to be compared with
 }
+FRESH = "fresh"  # nothing is kept: what interpolation is to be compared with
 TABLE = r"(?:blocks\.\d+\.)?"
 
 
 def resized(weights: Weights, height: int, width: int, method: Method = "official") -> Weights:
     """The same weights for pictures of another size; what was done is in their history."""
-    one_of("method", method, METHODS)
+    one_of("method", method, (*METHODS, FRESH))
     old = weights.spec
     if old.family == "timm":
         raise UsageError(
@@ -73,7 +73,7 @@ def resize_table(table: torch.Tensor, old: Grid, new: Grid, method: Method = "of
     """[L, prefix + h*w, D] -> [L, prefix + H*W, D]; rows of tokens in front are kept as they are."""
     prefix = table.shape[1] - old[0] * old[1]
     front, grid = table[:, :prefix], table[:, prefix:]
-    if method == "fresh":
+    if method == FRESH:
         random = torch.Generator().manual_seed(new[0] * new[1])
         drawn = torch.empty(len(grid), new[0] * new[1], grid.shape[2]).normal_(0.0, 0.02, generator=random)
         return torch.cat([front, drawn.to(table.dtype)], dim=1)
