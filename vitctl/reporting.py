@@ -51,6 +51,17 @@ class Silent:
         return Progress()
 
 
+class Muted:
+    """Of what a part of something larger tells, the warnings, and its bars if these are wanted: the rest is known."""
+
+    def __init__(self, reporter: Reporter, bars: bool) -> None:
+        self.warn = reporter.warn
+        self.progress = reporter.progress if bars else Silent().progress
+
+    def note(self, text: str) -> None:
+        return None
+
+
 class Plain:
     """One line per note, and one per `interval` seconds of progress: for logs and pipes."""
 

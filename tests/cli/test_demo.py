@@ -77,7 +77,8 @@ def test_one_that_was_stopped_goes_on(shown: Path, ran: Run, tmp_path: Path) -> 
     shutil.copytree(shown / "runs", tmp_path / "runs")
     trained = tmp_path / "runs/demo/pretrain/weights.safetensors"
     before = trained.stat().st_mtime_ns
-    shutil.rmtree(tmp_path / "runs/demo/finetune")
+    for name in ("weights.safetensors", "result.json"):  # as if it had been killed at its last step
+        (tmp_path / "runs/demo/finetune" / name).unlink()
     for name in ("result.json", "index.html"):
         (tmp_path / "runs/demo" / name).unlink()
     ran("demo", "--resume", "runs/demo", "--quiet")
@@ -100,3 +101,19 @@ def test_own_pictures_without_a_held_out_split(folder: Run, ran: Run, tmp_path: 
     result = json.loads((tmp_path / "runs/demo/result.json").read_text())
     assert (result["classes"], result["model"]) == (2, "vit-mu/8")
     assert "--split val=0.2" in result["stages"][0]["command"]
+
+
+def test_pictures_with_a_test_split_and_few_of_a_class(folder: Run, ran: Run, tmp_path: Path) -> None:
+    folder({"train/cat": 4, "train/dog": 4, "test/cat": 3, "test/dog": 3}, ending="png")
+    ran("demo", "--data", "pictures", "--set", "patch=8", *TINY, "--quiet")
+    stages = json.loads((tmp_path / "runs/demo/result.json").read_text())["stages"]
+    assert "--set val=test" in stages[2]["command"]
+    assert "nothing held out" not in stages[2]["result"]
+    assert "--shots 10" not in stages[5]["command"]
+    page = (tmp_path / "runs/demo/index.html").read_text()
+    assert "vitctl demo --data pictures --set model=vit-mu --set patch=8 --set steps=12 --set batch=8" in page
+
+
+def test_pictures_of_one_class_are_told_before_anything_is_trained(folder: Run, refused: Run) -> None:
+    folder({"cat": 12}, ending="png")
+    assert "fewer than two classes" in refused("demo", "--data", "pictures", *TINY, "--quiet", code=3)

@@ -50,6 +50,14 @@ def as_patch_file(text: str, why: str, reporter: Reporter) -> Path:
     return path
 
 
+def judge_of(file: PatchFile) -> str:
+    """The split by which training is judged: val, else test."""
+    name = next((name for name in ("val", "test") if name in file.splits and file.splits[name].rows), None)
+    if name is None:
+        raise DataError(f"{file.path}: has neither val nor test to judge by; vitctl patchify --split val=0.2 makes one")
+    return name
+
+
 def cache_folder() -> Path:
     """Where this user's caches go; a folder for this process where none can be written."""
     home = Path.home()

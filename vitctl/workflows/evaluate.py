@@ -22,10 +22,9 @@ from vitctl.training.ranks import Ranks, joined, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
 from vitctl.workflows.choose import choose_data
 from vitctl.workflows.ready import Ready, choose_model
+from vitctl.workflows.samples import HELD_OUT
 from vitctl.workflows.train.feed import check_labels, exams
 from vitctl.workflows.train.start import device_of
-
-SPLITS = ("test", "val")  # the first that is there
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def renumbered(rounds: Iterable[Exam], numbers: torch.Tensor, bar: Progress) -> 
 
 
 def split_of(file: PatchFile, name: str | None) -> Split:
-    there = [each for each in SPLITS if each in file.splits]
+    there = [each for each in HELD_OUT if each in file.splits]
     if not name and not there:
         raise DataError(f"{file.path}: has neither test nor val; name one of {', '.join(file.splits)} with --split")
     return file.split(name or there[0])

@@ -19,8 +19,8 @@ from vitctl.probing.fewshot import Settings, Task, Trial, constant, interval, tr
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.choose import choose_data
 from vitctl.workflows.features import PIXELS, RANDOM, extracted, extractor_of
+from vitctl.workflows.samples import HELD_OUT
 
-SPLITS = ("test", "val")  # the first that is there
 CONFUSED = 5  # pairs that are named
 HELD_OUT_SEED = 0  # of the test pictures: the same for every seed of the shots
 
@@ -219,7 +219,7 @@ def given(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[Source]]:
 def pictures_of(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> Pictures:
     if config.train not in file.splits:
         raise UsageError(f"there is no split {config.train!r}; there is {', '.join(file.splits)}")
-    there = (name for name in SPLITS if name in file.splits and (file.labels(name) >= 0).any())
+    there = (name for name in HELD_OUT if name in file.splits and (file.labels(name) >= 0).any())
     test = config.test or next(there, None)
     labels = file.labels(config.train)
     rows = np.flatnonzero(labels >= 0)

@@ -1,19 +1,21 @@
 """`vitctl demo`: the whole chain on a few pictures, and one page to keep."""
 
 import dataclasses
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitctl import __version__
 from vitctl.config.demo import DemoConfig
 from vitctl.errors import UsageError
+from vitctl.io.atomic import write_json
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
-from vitctl.reporting import Reporter, Silent
+from vitctl.reporting import Muted, Reporter, Silent
 from vitctl.workflows.asked import stoppable
 from vitctl.workflows.demo.page import PAGE, write
-from vitctl.workflows.demo.stages import STAGES, Demo
+from vitctl.workflows.demo.stages import STAGES, Demo, Stage
 from vitctl.workflows.load import RUNS
 
 
@@ -49,18 +51,11 @@ def demo(
 ) -> DemoResult:
     reporter, began = reporter or Silent(), time.perf_counter()
     run, config = begun(config, out, resume, overwrite)
-    shown = Demo(config, run.path, BarsOnly(reporter))
-    stages, results = [], []
-    for number, make in enumerate(STAGES, 1):
-        started = time.perf_counter()
-        with stoppable(run=str(run.path)):
-            stage = make(shown)
-        took = time.perf_counter() - started
-        reporter.note(f"{number}/{len(STAGES)} {stage.name}: {stage.told}")
-        stages.append(stage)
-        results.append(StageResult(stage.name, stage.told, took, str(stage.file), stage.line))
+    shown = Demo(config, run.path, Muted(reporter, bars=True))
+    stages = shown_all(shown, run, reporter)
+    results = [StageResult(each.name, each.told, seconds, str(each.file), each.line) for each, seconds in stages]
     file = PatchFile(shown.data)
-    write(run.path / PAGE, shown, stages, [each.seconds for each in results], file)
+    write(run.path / PAGE, shown, stages, file)
     result = DemoResult(
         run=str(run.path),
         page=str(run.path / PAGE),
@@ -76,6 +71,24 @@ def demo(
     return result
 
 
+def shown_all(shown: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple[Stage, float]]:
+    """Every stage with its seconds: all that it took, if it was stopped in between."""
+    stages = []
+    for number, make in enumerate(STAGES, 1):
+        clock = run.path / "seconds" / f"{number}.json"
+        before, started = json.loads(clock.read_text()) if clock.exists() else 0.0, time.perf_counter()
+        try:
+            with stoppable(run=str(run.path)):
+                stage = make(shown)
+        finally:
+            seconds = before + time.perf_counter() - started
+            clock.parent.mkdir(exist_ok=True)
+            write_json(clock, seconds)
+        reporter.note(f"{number}/{len(STAGES)} {stage.name}: {stage.told}")
+        stages.append((stage, seconds))
+    return stages
+
+
 def begun(config: DemoConfig, out: str | None, resume: str | None, overwrite: bool) -> tuple[RunDirectory, DemoConfig]:
     """A new folder, or one that is there, which knows its own settings."""
     if resume is None:
@@ -84,10 +97,13 @@ def begun(config: DemoConfig, out: str | None, resume: str | None, overwrite: bo
     run = open_run(Path(resume))
     if run.config["command"] != "demo":
         raise UsageError(f"{resume}: is a run of vitctl {run.config['command']}, not of demo")
-    then = DemoConfig(**run.config["config"])
-    if config not in (then, DemoConfig()):
+    try:
+        then = DemoConfig(**run.config["config"])
+    except TypeError as error:
+        raise UsageError(f"{resume}: is of another version of vitctl; begin anew without --resume") from error
+    if config not in (then, DemoConfig(), replace(then, device=config.device)):
         raise UsageError(f"{resume}: began with other settings; give none, or begin anew without --resume")
-    return run, then
+    return run, replace(then, device=config.device)
 
 
 def new_folder() -> Path:
@@ -95,13 +111,3 @@ def new_folder() -> Path:
     while path.exists():
         path, number = RUNS / f"demo-{number}", number + 1
     return path
-
-
-class BarsOnly:
-    """Of what the stages tell on the way, the bars and the warnings: the rest is on the page."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.warn, self.progress = reporter.warn, reporter.progress
-
-    def note(self, text: str) -> None:
-        return None

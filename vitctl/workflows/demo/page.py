@@ -1,25 +1,25 @@
 """The page of the demo: a chain of commands, and what each of them found."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from vitctl import __version__
+from vitctl.config.demo import DemoConfig
 from vitctl.inspection.page import Section, write_page
 from vitctl.io.patch_file import PatchFile
 from vitctl.machine import cores
 from vitctl.reporting import counted, duration
+from vitctl.workflows.asked import command_line
 from vitctl.workflows.demo.stages import Demo, Stage
 from vitctl.workflows.doctor import examine
 
 PAGE = "index.html"
 
 
-def write(path: Path, demo: Demo, stages: Sequence[Stage], seconds: Sequence[float], file: PatchFile) -> None:
+def write(path: Path, demo: Demo, timed: Sequence[tuple[Stage, float]], file: PatchFile) -> None:
+    stages = [stage for stage, _ in timed]
     table = [["stage", "result", "took", "file"]]
-    table += [
-        [stage.name, stage.told, duration(took), str(stage.file)] for stage, took in zip(stages, seconds, strict=True)
-    ]
+    table += [[stage.name, stage.told, duration(took), str(stage.file)] for stage, took in timed]
     sections = [Section("In short", table=table)]
     sections += [
         Section(f"{number}. {stage.name}", stage.text, stage.figures, command=stage.line)
@@ -29,7 +29,7 @@ def write(path: Path, demo: Demo, stages: Sequence[Stage], seconds: Sequence[flo
     write_page(
         path,
         f"vitctl, on {'scikit-learn’s digits' if demo.config.embedded else Path(demo.config.data).name}",
-        f"From pictures to a model that ships, in {duration(sum(seconds))}.",
+        f"From pictures to a model that ships, in {duration(sum(took for _, took in timed))}.",
         facts(demo, file),
         sections,
         f"Made by vitctl {__version__} with vitctl demo. Everything it says is in {demo.folder}, with config and seed.",
@@ -59,7 +59,9 @@ def facts(demo: Demo, file: PatchFile) -> dict[str, str]:
 
 
 def command_of(demo: Demo) -> str:
-    words = ["vitctl", "demo"]
-    if not demo.config.embedded:
-        words += ["--data", demo.config.data]
-    return shlex.join([*words, "--seed", str(demo.config.seed)])
+    """Every setting that is not as it comes."""
+    usual, flags = DemoConfig(), {"data": demo.config.data, "seed": demo.config.seed}
+    others = [f"{name}={value}" for name, value in vars(demo.config).items() if name not in (*flags, "device")]
+    settings = [each for each in others if each not in [f"{name}={value}" for name, value in vars(usual).items()]]
+    return command_line("demo", **{name: value for name, value in flags.items() if value != getattr(usual, name)},
+                        settings=settings)  # fmt: skip

@@ -16,9 +16,11 @@ from vitctl.config.inspect import InspectConfig
 from vitctl.config.interpolate import InterpolateConfig
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.predict import PredictConfig
+from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.reporting import Reporter, counted
 from vitctl.workflows.asked import Training, command_line
+from vitctl.workflows.choose import judge_of
 from vitctl.workflows.evaluate import evaluate
 from vitctl.workflows.export import export
 from vitctl.workflows.fewshot import fewshot
@@ -56,7 +58,13 @@ class Demo:
     @property
     def held_out(self) -> Split:
         file = PatchFile(self.data)
-        return next(file.split(name) for name in HELD_OUT if name in file.splits)
+        return file.split(judge_of(file))
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """What training must be told where val is another split."""
+        name = self.held_out.name
+        return () if name == "val" else (f"val={name}",)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,9 @@ def patchified(demo: Demo) -> Stage:
     if not any(name in made.data.splits for name in HELD_OUT):
         wanted = replace(wanted, split=(f"val={HELD}",))
         made = patchify(wanted, demo.reporter, overwrite=True)
+    labels = PatchFile(out).split("train").labels()
+    if len(np.unique(labels[labels >= 0])) < 2:
+        raise DataError(f"{config.data}: has pictures of fewer than two classes; a folder for each class is wanted")
     sheet = demo.folder / "data.png"
     contact_sheet(PatchFile(out), "train", sheet)
     parts = ", ".join(f"{each.images:,} {name}" for name, each in made.data.splits.items())
@@ -97,7 +108,7 @@ def without_labels(demo: Demo) -> Stage:
         {"model": demo.model, "data": demo.data, "res": demo.sizes[0], "objective": "pixels"}
         | {"steps": demo.config.steps // 3, **common(demo)},
         "masked-small",
-        ("augment.flip=0",) if demo.config.embedded else (),
+        (*demo.judged, *(("augment.flip=0",) if demo.config.embedded else ())),
     )
     found = run.train_unlabelled(demo.reporter)
     told = f"{found.probe_top1:.1%} by a probe on {found.probe_shots} shots" if found.probe_top1 is not None else ""
@@ -121,7 +132,7 @@ def with_labels(demo: Demo) -> Stage:
         demo.folder / "pretrain",
         {"model": demo.model, "data": demo.data, "res": demo.sizes[0], "steps": demo.config.steps, **common(demo)},
         "digits" if demo.config.embedded else "small",
-        ("positions=1d",),  # a table, so that there is something to interpolate
+        (*demo.judged, "positions=1d"),  # a table, so that there is something to interpolate
     )
     found = run.train(demo.reporter)
     text = (
@@ -164,7 +175,7 @@ def finetuned(demo: Demo) -> Stage:
         | {"steps": demo.config.steps // 4, **common(demo)}
         | ({} if own else {"lr": 3e-4}),
         "digits-finetune" if own else "small-finetune",
-        () if own else ("optim.layer_decay=1",),
+        (*demo.judged, *(() if own else ("optim.layer_decay=1",))),
     )
     found = run.train(demo.reporter)
     text = (
@@ -179,11 +190,14 @@ def probed(demo: Demo) -> Stage:
     sources = (*(str(demo.folder / name) for name in ("selfsup", "pretrain", "finetune")), "pixels")
     plot = demo.folder / "fewshot.png"
     extract = FeaturesConfig(device=demo.config.device)
-    config = FewshotConfig(sources, str(demo.data), shots=SHOTS, extract=extract)
+    labels = PatchFile(demo.data).split("train").labels()
+    most_there = int(np.bincount(labels[labels >= 0]).max())
+    shots = tuple(each for each in SHOTS if each <= most_there)
+    config = FewshotConfig(sources, str(demo.data), shots=shots, extract=extract)
     found = fewshot(config, demo.reporter, plot=str(plot))
     most = max(each.shots or 0 for each in found.results)
     best = max((each for each in found.results if each.shots == most), key=lambda each: each.mean)
-    line = command_line("fewshot", source=sources, data=demo.data, shots=SHOTS, plot=plot)
+    line = command_line("fewshot", source=sources, data=demo.data, shots=shots, plot=plot)
     text = (
         "Models are frozen, and a linear probe is fitted to a few labelled pictures of each class, on the same draws "
         "for all of them; raw pixels are what has to be beaten. Bars are 95% over seeds."

@@ -11,13 +11,13 @@ import torch
 from vitctl import __version__
 from vitctl.config.recipes import recipe
 from vitctl.config.study import StudyConfig
-from vitctl.errors import DataError, UsageError
+from vitctl.errors import UsageError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
-from vitctl.reporting import Reporter, Silent, counted, duration
+from vitctl.reporting import Muted, Reporter, Silent, counted, duration
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.asked import stoppable
-from vitctl.workflows.choose import choose_data
+from vitctl.workflows.choose import choose_data, judge_of
 from vitctl.workflows.load import RUNS, load_weights
 from vitctl.workflows.study.cells import Cell
 from vitctl.workflows.study.gather import Group, Row, draw, grouped, groups_of, write_table
@@ -93,22 +93,11 @@ def data_of(config: StudyConfig, reporter: Reporter) -> Data:
     """What is trained on; of many tasks the first, by which the others are priced."""
     if config.name != "vtab":
         path = choose_data(config.data, reporter)
-        return open_data({"data": str(path), "val": judge_of(path)}, Ranks(), Silent(), with_labels=True)
+        return open_data({"data": str(path), "val": judge_of(PatchFile(path))}, Ranks(), Silent(), with_labels=True)
     paths = sorted(Path(config.data).rglob("*.h5")) if config.data else []
     if not paths or not config.source:
         raise UsageError("vtab wants --data, a folder of patch files, and --from, the weights to transfer")
     return open_data({"data": str(paths[0]), "val": "test"}, Ranks(), reporter, with_labels=True)
-
-
-def judge_of(path: Path) -> str:
-    """The split that says how good a cell is."""
-    splits = PatchFile(path).splits
-    name = next((name for name in ("val", "test") if name in splits and splits[name].rows), None)
-    if name is None:
-        raise DataError(
-            f"{path}: has neither val nor test to judge a cell by; vitctl patchify --split val=0.2 makes one"
-        )
-    return name
 
 
 # --- as much as there is time for ------------------------------------------------------------------------------------
@@ -255,20 +244,9 @@ def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
             if cell in done:
                 continue
             with stoppable(f"stopped; {run.path} has what is done"):
-                cell.run(Warnings(reporter), plan.setting.config.keep)
+                cell.run(Muted(reporter, bars=False), plan.setting.config.keep)
             found = cell.measured() or {}
             bar.advance(1, cell=cell.name, top1=found.get("top1") or 0.0)
-
-
-class Warnings:
-    """Of what the runs of a cell tell, the warnings: the bar is the study's."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.warn = reporter.warn
-        self.progress = Silent().progress
-
-    def note(self, text: str) -> None:
-        return None
 
 
 def steps_of(setting: Setting) -> int | None:
