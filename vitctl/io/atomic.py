@@ -46,7 +46,7 @@ def is_alive(process: int) -> bool:
     return process != os.getpid()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     with replacing(path) as aside:
         aside.write_bytes(content)
 

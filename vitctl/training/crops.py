@@ -34,7 +34,10 @@ class Looks(nn.Module):
         if tuple(crop.shape[1:3]) == self.size:
             return crop
         channels_first = crop.permute(0, 3, 1, 2)
-        return F.interpolate(channels_first, self.size, mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+        if crop.device.type != "cpu":  # CUDA has no kernel for bytes
+            channels_first = channels_first.float()
+        sized = F.interpolate(channels_first, self.size, mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+        return sized.round().clamp(0, 255).to(crop.dtype)
 
 
 def corners(pixels: torch.Tensor) -> list[torch.Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from vitctl.errors import RunError
 from vitctl.training.ranks import Ranks
 
 BINS = 15  # of confidence, as in Guo et al. 2017
@@ -46,15 +47,18 @@ class Tally:
     def add(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> None:
         """Logits [B, K]; labels int64 [B], and which rows of the split these are."""
         logits, labels = logits.cpu().double(), labels.cpu()
+        check_finite(logits)
         right = F.one_hot(labels.clamp(min=0), self.classes).bool() if self.sets is None else self.sets[rows.cpu()]
         known = right.any(1)
         logits, labels, right = logits[known], labels[known], right[known]
         chances = logits.log_softmax(1)
         loss = -chances.masked_fill(~right, -math.inf).logsumexp(1)
-        five = right.gather(1, logits.topk(min(5, self.classes), dim=1).indices)  # [B, 5]
-        self.sums += torch.stack([known.sum(), loss.sum(), five[:, 0].sum(), five.any(1).sum()])
-        self.add_confidence(chances.exp().amax(1), five[:, 0])
-        self.add_classes(logits.argmax(1), labels, five[:, 0])
+        answers = logits.argmax(1)
+        first = right.gather(1, answers[:, None])[:, 0]
+        five = right.gather(1, logits.topk(min(5, self.classes), dim=1).indices).any(1) | first
+        self.sums += torch.stack([known.sum(), loss.sum(), first.sum(), five.sum()])
+        self.add_confidence(chances.exp().amax(1), first)
+        self.add_classes(answers, labels, first)
 
     def add_confidence(self, confidence: torch.Tensor, right: torch.Tensor) -> None:
         place = (confidence * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
@@ -72,6 +76,8 @@ class Tally:
 
     def gathered(self, ranks: Ranks) -> None:
         """The sums of all ranks."""
+        if ranks.world == 1:
+            return
         for values in (self.sums, self.bins, self.of_class, self.confusion):
             if values is not None:
                 values.copy_(
@@ -107,6 +113,13 @@ class Tally:
         line = self.confusion[number].clone()
         line[number] = 0
         return names[int(line.argmax())] if line.any() else ""
+
+
+def check_finite(logits: torch.Tensor) -> None:
+    """A number that is none is no answer, though it has a largest."""
+    broken = int((~torch.isfinite(logits)).any(1).sum())
+    if broken:
+        raise RunError(f"the model's answers to {broken} of {len(logits)} pictures are not finite: nothing can be said")
 
 
 def wilson(right: float, pictures: float, z: float = 1.959964) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from vitctl.io.atomic import check_place, replacing
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.training.precision import autocast
 from vitctl.training.ranks import Ranks
+from vitctl.training.tally import check_finite
 from vitctl.workflows.ready import Ready, choose_model
 from vitctl.workflows.train.start import device_of
 
@@ -143,6 +144,7 @@ class Session:
         pixels = torch.from_numpy(np.stack([each.pixels for each in good])).to(ready.device)  # type: ignore[misc]
         with autocast(ready.autocast, ready.device):
             logits = ready.model(ready.normalise(pixels)).float()
+        check_finite(logits)
         chances, numbers = logits.softmax(1).topk(self.top, dim=1)
         yield from zip(chances.tolist(), numbers.tolist(), strict=True)
 

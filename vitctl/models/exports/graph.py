@@ -113,11 +113,17 @@ class Preprocessed(nn.Module):
         return self.model((pixels - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
+def rounded(value: Any, by: int) -> Any:
+    """value / by as Python rounds: a half goes to the even one."""
+    down, rest = value // by, value % by
+    return down + (2 * rest + down % 2) // (by + 1)
+
+
 def cropped(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """[B, h, w, C] to the largest centred part of the shape height:width."""
     rows, columns = images.shape[1], images.shape[2]
-    high = torch.sym_min(rows, (2 * columns * height + width) // (2 * width))
-    wide = torch.sym_min(columns, (2 * rows * width + height) // (2 * height))
+    high = torch.sym_max(1, torch.sym_min(rows, rounded(columns * height, width)))
+    wide = torch.sym_max(1, torch.sym_min(columns, rounded(rows * width, height)))
     top, left = (rows - high) // 2, (columns - wide) // 2
     rows_taken, columns_taken = torch.arange(high) + top, torch.arange(wide) + left  # a slice would fix what is cut
     return images.index_select(1, rows_taken).index_select(2, columns_taken)

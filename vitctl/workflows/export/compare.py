@@ -11,6 +11,7 @@ from torch import nn
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
 from vitctl.data.patchifier.decode import Target, fit, resize
+from vitctl.errors import RunError
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapted
 from vitctl.reporting import Reporter
@@ -60,10 +61,21 @@ def compare(
             theirs.append(exported(batch if config.with_preprocessing else images).float())
             bar.advance(len(batch))
     wanted, given = torch.cat(ours), torch.cat(theirs)
+    check_all_finite(given, config)
     gaps = [(given - wanted).abs().flatten()]
     gaps += [gap.abs().flatten() for gap in alone(exported, weights, pixels[:ALONE], wanted, config)]
     gaps += [gap.abs().flatten() for gap in elsewhere(exported, weights, pictures.bytes[:ALONE], config)]
     return judged(wanted, given, torch.cat(gaps), pictures.labels, config)
+
+
+def check_all_finite(given: torch.Tensor, config: ExportConfig) -> None:
+    broken = int((~torch.isfinite(given)).any(1).sum())
+    if broken:
+        why = "fp16 holds no number above 65,504; " if config.precision == "fp16" else ""
+        raise RunError(
+            f"what was exported answers {broken} of {len(given)} pictures with numbers that are not finite: {why}"
+            f"it is kept to be looked at; {'--precision float32 holds them' if why else 'are the weights finite?'}"
+        )
 
 
 def alone(
