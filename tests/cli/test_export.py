@@ -1,5 +1,7 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import vitctl
 from vitctl.io.save import save_as
@@ -22,8 +25,8 @@ def test_bare_it_writes_an_onnx_file_and_proves_it(ran: Run, data: str, newest: 
     told = json.loads(ran("export", "--json").stdout)
     assert set(told) == {
         "command", "version", "out", "report", "format", "weights", "weights_digest", "model", "res", "classes",
-        "precision", "input", "opset", "products_in_8_bits", "runtime", "data", "comparison", "bytes", "load",
-        "elapsed_s"}  # fmt: skip
+        "precision", "mean", "std", "input", "opset", "products_in_8_bits", "runtime", "data", "comparison", "bytes",
+        "load", "elapsed_s"}  # fmt: skip
     assert (told["out"], told["report"]) == ("vit-mu-8-16.onnx", "vit-mu-8-16.onnx.json")
     found = told["comparison"]
     assert found["agrees"]
@@ -132,3 +135,48 @@ def test_what_a_format_has_no_place_for(ran: Run, data: str, tiny: Weights, tmp_
         answer = ran("export", "--from", "axial.safetensors", "--format", format, code=2)
         assert "has no place for" in answer.stderr
     ran("export", "--from", "axial.safetensors")
+
+
+def test_npz_takes_up_a_normalisation_that_it_cannot_say(ran: Run, data: str, tiny: Weights) -> None:
+    imagenet = replace(tiny, about=replace(tiny.about, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
+    save_as(imagenet, Path("imagenet.safetensors"))
+    told = json.loads(
+        ran("export", "--from", "imagenet.safetensors", "--format", "npz", "--out", "m.npz", "--json").stdout
+    )
+    assert told["comparison"]["max_difference"] < 1e-4 * max(1.0, told["comparison"]["largest_logit"])
+    assert told["mean"] == [0.485, 0.456, 0.406]
+    assert vitctl.load_model("m.npz").about.mean == (0.5, 0.5, 0.5)
+    pixels = torch.rand(2, 3, 48, 48)
+    ours, theirs = vitctl.load_model("imagenet.safetensors"), vitctl.load_model("m.npz")
+    with torch.no_grad():
+        mean, std = (torch.tensor(each)[:, None, None] for each in (ours.about.mean, ours.about.std))
+        torch.testing.assert_close(ours((pixels - mean) / std), theirs((pixels - 0.5) / 0.5), atol=1e-3, rtol=1e-4)
+
+
+def test_numbers_that_fp16_cannot_hold_are_told(ran: Run, data: str, tiny: Weights) -> None:
+    huge = tiny.tensors | {"head.weight": tiny.tensors["head.weight"] * 1e6}
+    save_as(replace(tiny, tensors=huge), Path("huge.safetensors"))
+    told = ran("export", "--from", "huge.safetensors", "--precision", "fp16", "--out", "m.onnx", code=4).stderr
+    assert "not finite" in told
+    assert "fp16 holds no number above 65,504" in told
+    assert Path("m.onnx").exists()
+    assert not Path("m.onnx.json").exists()
+    Image.new("RGB", (48, 48), (200, 30, 60)).save("red.png")
+    assert "not finite" in ran("predict", "red.png", "--from", "m.onnx", code=4).stderr
+
+
+def test_a_run_is_never_replaced_by_a_folder_of_hugging_face(ran: Run, data: str, newest: str, tiny: Weights) -> None:
+    save_as(tiny, Path("tiny.safetensors"))
+    words = ("--from", "tiny.safetensors", "--format", "hf", "--overwrite")
+    assert "a folder of something else" in ran("export", *words, "--out", newest, code=2).stderr
+    assert (Path(newest) / "weights.safetensors").exists()
+    for _ in range(2):
+        ran("export", *words, "--out", "mine")
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+def test_transformers_reads_the_folder_and_answers_alike(ran: Run, data: str, tiny: Weights) -> None:
+    save_as(tiny, Path("tiny.safetensors"))
+    told = json.loads(ran("export", "--from", "tiny.safetensors", "--format", "hf", "--out", "mine", "--json").stdout)
+    assert told["runtime"].startswith("transformers ")
+    assert told["comparison"]["agrees"]

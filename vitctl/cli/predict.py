@@ -48,7 +48,7 @@ def predict(
         [each.path, *(f"{answer.name} {answer.probability:.1%}" for answer in each.top)] for each in result.predictions
     ]
     more = result.pictures - len(rows)
-    columns = ["picture", *(f"{number + 1}." for number in range(len(rows[0]) - 1))]
+    columns = ["picture", *(f"{number + 1}." for number in range(max(map(len, rows), default=1) - 1))]
     table = {
         "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
         "pictures": f"{result.pictures:,}, {result.images_per_s:,.0f} img/s on {result.device}, {result.precision}",

@@ -42,7 +42,10 @@ def expanded(name: str) -> list[str]:
     matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
     if not matches:
         raise DataError(f"{name}: no such file or folder" + (", and no match" if glob.has_magic(name) else ""))
-    return [path for match in matches for path in (walked(match) if os.path.isdir(match) else [match])]
+    found = [path for match in matches for path in (walked(match) if os.path.isdir(match) else [match])]
+    if not found:
+        raise DataError(f"{name}: matches folders that have no picture in them")
+    return found
 
 
 def walked(folder: str) -> Iterator[str]:

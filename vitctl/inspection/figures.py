@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.io.atomic import replacing
+from vitctl.reporting import printed
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ def canvas(width: float, height: float, title: str, dpi: int = 150) -> Any:
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, fontsize=10, color=PAGE.ink)
+        lines = "\n".join(map(printed, title.split("\n")))  # names from anywhere: no signs that steer, no formulas
+        figure.suptitle(lines, fontsize=10, color=PAGE.ink, parse_math=False)
     return figure
 
 

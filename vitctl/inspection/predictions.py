@@ -31,6 +31,7 @@ class Verdict:
 
 
 def draw_predictions(verdicts: Sequence[Verdict], path: Path, title: str, subtitle: str) -> None:
+    title, subtitle = printed(title), printed(subtitle)
     height, width = verdicts[0].pixels.shape[:2]
     scale = CELL / max(height, width)
     size = (round(width * scale), round(height * scale))

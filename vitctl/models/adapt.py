@@ -58,6 +58,31 @@ def with_channels(weights: Weights, channels: int) -> Weights:
     return replace(weights, spec=new, tensors=tensors, about=about)
 
 
+def renormalised(weights: Weights, mean: tuple[float, ...], std: tuple[float, ...]) -> Weights:
+    """The same answers for pixels that are normalised otherwise: the first layer takes up the difference."""
+    old, new = weights.about, (for_channels(mean, weights.spec.channels), for_channels(std, weights.spec.channels))
+    if (tuple(old.mean), tuple(old.std)) == new:
+        return weights
+    name = "patch_embed.proj.weight"
+    if name not in weights.tensors or weights.spec.family != "vit":
+        raise UsageError(
+            f"{weights.spec.name}: wants pixels less {list(old.mean)}, by {list(old.std)}: this format cannot say so, "
+            "and a standardised convolution cannot take it up; write .safetensors, onnx or torch"
+        )
+    shift, scale = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in new)
+    before, by = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (old.mean, old.std))
+    kernel, bias = weights.tensors[name].double(), weights.tensors["patch_embed.proj.bias"].double()
+    changed = {
+        name: (kernel * scale / by).to(weights.tensors[name].dtype),
+        "patch_embed.proj.bias": (bias + (kernel * (shift - before) / by).sum((1, 2, 3))).to(
+            weights.tensors[name].dtype
+        ),
+    }
+    step = {"step": "normalisation", "from": [list(old.mean), list(old.std)], "to": [list(each) for each in new]}
+    about = replace(old, mean=new[0], std=new[1], history=(*old.history, step))
+    return replace(weights, tensors=weights.tensors | changed, about=about)
+
+
 def recoloured(kernel: torch.Tensor, channels: int) -> torch.Tensor:
     """[D, C, P, P] for other channels. To one: the sum, so that grey answers as it would in every channel.
 

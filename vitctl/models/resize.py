@@ -124,6 +124,8 @@ def round_trip_error(weights: Weights, height: int, width: int, method: Method) 
 
 def patch_positions(weights: Weights) -> torch.Tensor | None:
     """The table [N, D] of the patches' positions (of the first block where each has its own), or None."""
+    if weights.spec.family == "timm":  # its grid is not known
+        return None
     count = weights.spec.grid[0] * weights.spec.grid[1]
     for place in ("", "blocks.0."):
         for name in (f"{place}pos_embed", f"{place}positions.embed"):

@@ -68,6 +68,10 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
         if not config.labels:
             check_labels(split, len(numbers))
         tally = Tally(ready.spec.classes, answer_sets(config, ready, split))
+        if config.confusion and tally.confusion is None:
+            raise UsageError(
+                f"--confusion: {ready.spec.classes:,} classes are too many for a figure; --json has them one by one"
+            )
         started = time.perf_counter()
         with reporter.progress("evaluate", split.rows) as bar:
             asked(tally, renumbered(rounds_of(ready, split, config, ranks), numbers, bar), ready, config)
@@ -165,8 +169,7 @@ def class_number(answer: int | str, names: list[str], count: int, path: Path) ->
 
 
 def draw(report: Report, names: list[str], config: EvaluateConfig, title: str) -> None:
-    if report.confusion is None:
-        raise UsageError(f"--confusion: {len(names):,} classes are too many for a figure; --json has them one by one")
+    assert report.confusion is not None
     draw_confusion(
         report.confusion.numpy(), names, Path(config.confusion or ""),
         f"{title}: top-1 {report.top1:.2%} of {counted(report.pictures, 'picture')}",

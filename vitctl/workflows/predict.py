@@ -80,10 +80,8 @@ def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictR
             for bad in session.take(batch):
                 reporter.warn(f"{bad.path}: {bad.reason}")
             bar.advance(len(batch))
+        session.check_answered()
     seconds = time.perf_counter() - started
-    if not session.answered:
-        first = session.unreadable[0]
-        raise DataError(f"none of {counted(len(paths), 'picture')} can be read; {first.path}: {first.reason}")
     if config.sheet:
         session.draw(Path(config.sheet))
     return session.result(seconds, time.perf_counter() - began)
@@ -119,7 +117,10 @@ class Session:
         if not self.config.csv:
             yield
             return
-        with replacing(Path(self.config.csv)) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(Path(self.config.csv)) as aside,
+            open(aside, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             self.table = csv.writer(file)
             places = range(1, self.top + 1)
             self.table.writerow(["path", "label", *(f"{what}{place}" for place in places for what in COLUMNS)])
@@ -169,6 +170,14 @@ class Session:
     @property
     def top1(self) -> float | None:
         return self.right / self.labelled if self.labelled else None
+
+    def check_answered(self) -> None:
+        """Before a table takes the place of an older one."""
+        if not self.answered:
+            first = self.unreadable[0]
+            raise DataError(
+                f"none of {counted(len(self.unreadable), 'picture')} can be read; {first.path}: {first.reason}"
+            )
 
     def draw(self, path: Path) -> None:
         shown = f"{len(self.verdicts):,} of {counted(self.answered, 'picture')}"

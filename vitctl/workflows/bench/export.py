@@ -38,7 +38,7 @@ PIECE = 8  # pictures at once
 
 def bench_export(config: BenchConfig, reporter: Reporter) -> Part:
     case = TrainCase.parsed(config.export)
-    left_out = [] if find_spec("onnxruntime") else ["onnxruntime is not installed: vitctl[export]"]
+    left_out = [] if find_spec("onnxruntime") else ["onnxruntime is not installed: pip install onnxruntime"]
     with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as name:
         folder = Path(name)
         reporter.note(f"{case}: making pictures, weights and the exported files")
@@ -90,7 +90,7 @@ class Half(nn.Module):
 
 def pictures_of(path: Path, weights: Weights, count: int) -> torch.Tensor:
     split = PatchFile(path).split("train")
-    return images_of(weights, torch.from_numpy(split.images(np.arange(count) % split.rows)))
+    return images_of(weights.about, torch.from_numpy(split.images(np.arange(count) % split.rows)))
 
 
 def timed(model: nn.Module, images: torch.Tensor) -> Measurement:

@@ -1,6 +1,7 @@
 """`vitctl export`: a model for another runtime, loaded there again and compared."""
 
 import dataclasses
+import glob
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -10,15 +11,16 @@ from vitctl import __version__
 from vitctl.config.checks import resolution
 from vitctl.config.export import ENDINGS, ExportConfig
 from vitctl.errors import OutputExists, RunError
-from vitctl.io.atomic import check_place, write_json
+from vitctl.io.atomic import check_place, remove_leftovers, write_json
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapted
+from vitctl.models.create import weights_of
 from vitctl.reporting import Reporter, Silent
 from vitctl.workflows.export.compare import Comparison, compare
 from vitctl.workflows.export.formats import Written, check_writable, write
 from vitctl.workflows.export.pictures import Pictures, pictures_for
 from vitctl.workflows.interpolate import short, slug
-from vitctl.workflows.load import choose_weights
+from vitctl.workflows.load import choose_weights, load_model
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class ExportResult:
     res: list[int]
     classes: int
     precision: str
+    mean: list[float]  # of the pixels, from 0 to 1, as it was trained with
+    std: list[float]
     input: str
     opset: int | None
     products_in_8_bits: int | None
@@ -45,7 +49,7 @@ class ExportResult:
 
 def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite: bool = False) -> ExportResult:
     reporter, began = reporter or Silent(), time.perf_counter()
-    weights = fitted(choose_weights(config.source, reporter, config.allow_missing), config)
+    weights = fitted(complete(choose_weights(config.source, reporter, config.allow_missing), config), config)
     check_writable(weights, config)
     out = Path(config.out or default_name(weights, config))
     report = out.with_name(out.name + ".json")
@@ -68,6 +72,13 @@ def fitted(weights: Weights, config: ExportConfig) -> Weights:
     return replace(adapted(weights, height, width), extra={}, notes=())
 
 
+def complete(weights: Weights, config: ExportConfig) -> Weights:
+    """What is missing is drawn once, so that the model and its export have the same."""
+    if not config.allow_missing:
+        return weights
+    return replace(weights_of(load_model(weights, allow_missing=True)), path=weights.path, notes=weights.notes)
+
+
 def default_name(weights: Weights, config: ExportConfig) -> str:
     spec = weights.spec
     precision = "" if config.precision == "float32" else f"-{config.precision}"
@@ -76,13 +87,22 @@ def default_name(weights: Weights, config: ExportConfig) -> str:
 
 def make_room(out: Path, report: Path, overwrite: bool) -> None:
     check_place(out)
-    for path in (out, report):
+    data = out.with_name(f"{out.name}.data")  # weights beyond what one file holds
+    for path in (out, report, data):
+        remove_leftovers(path.parent, glob.escape(path.name))
         if path.exists() and not overwrite:
             raise OutputExists(f"{path}: exists already; --overwrite replaces it, or name another with --out")
     if out.is_dir():
-        if any(out.iterdir()) and not (out / "config.json").exists():
-            raise OutputExists(f"{out}: is a folder of something else; name another with --out")
+        check_ours(out)
         shutil.rmtree(out)
+    report.unlink(missing_ok=True)  # it is of what was there
+
+
+def check_ours(folder: Path) -> None:
+    """Only a model's folder as this command writes it may be replaced: never a run."""
+    names = {path.name for path in folder.iterdir()}
+    if not names <= {"config.json", "preprocessor_config.json", "model.safetensors"}:
+        raise OutputExists(f"{folder}: is a folder of something else; name another with --out")
 
 
 def concluded(
@@ -97,6 +117,7 @@ def concluded(
 ) -> ExportResult:
     spec = weights.spec
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
+    files += [path for path in [out.with_name(f"{out.name}.data")] if path.exists()]
     return ExportResult(
         out=str(out),
         report=str(report),
@@ -107,6 +128,8 @@ def concluded(
         res=[spec.height, spec.width],
         classes=spec.classes,
         precision=config.precision,
+        mean=list(weights.about.mean),
+        std=list(weights.about.std),
         input=written.input,
         opset=config.opset if config.format == "onnx" else None,
         products_in_8_bits=written.in_8_bits,

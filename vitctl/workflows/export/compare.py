@@ -12,7 +12,7 @@ from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
 from vitctl.data.patchifier.decode import Target, fit, resize
 from vitctl.errors import RunError
-from vitctl.io.weights import Weights
+from vitctl.io.weights import About, Weights
 from vitctl.models.adapt import adapted
 from vitctl.reporting import Reporter
 from vitctl.workflows.export.formats import images_of
@@ -53,19 +53,33 @@ def compare(
     weights: Weights, exported: nn.Module, pictures: Pictures, config: ExportConfig, reporter: Reporter
 ) -> Comparison:
     model, pixels = load_model(weights), torch.from_numpy(pictures.bytes)
+    theirs_way = Seen(exported, weights.about, config.with_preprocessing)
     ours, theirs = [], []
     with reporter.progress("compare", len(pixels)) as bar:
         for batch in torch.split(pixels, BATCHES[1]):
-            images = images_of(weights, batch)
-            ours.append(model(images))
-            theirs.append(exported(batch if config.with_preprocessing else images).float())
+            ours.append(model(images_of(weights.about, batch)))
+            theirs.append(theirs_way(batch))
             bar.advance(len(batch))
     wanted, given = torch.cat(ours), torch.cat(theirs)
     check_all_finite(given, config)
     gaps = [(given - wanted).abs().flatten()]
-    gaps += [gap.abs().flatten() for gap in alone(exported, weights, pixels[:ALONE], wanted, config)]
-    gaps += [gap.abs().flatten() for gap in elsewhere(exported, weights, pictures.bytes[:ALONE], config)]
+    alone = [theirs_way(picture) for picture in torch.split(pixels[:ALONE], BATCHES[0])]
+    gaps.append((torch.cat(alone) - wanted[:ALONE]).abs().flatten())
+    gaps += [gap.abs().flatten() for gap in elsewhere(theirs_way, weights, pictures.bytes[:ALONE], config)]
     return judged(wanted, given, torch.cat(gaps), pictures.labels, config)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Bytes as an exported model is to be given them: as they are, or normalised as it says itself."""
+
+    exported: nn.Module
+    about: About
+    takes_bytes: bool
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        about = getattr(self.exported, "about", self.about)
+        return self.exported(pixels if self.takes_bytes else images_of(about, pixels)).float()  # type: ignore[no-any-return]
 
 
 def check_all_finite(given: torch.Tensor, config: ExportConfig) -> None:
@@ -78,29 +92,18 @@ def check_all_finite(given: torch.Tensor, config: ExportConfig) -> None:
         )
 
 
-def alone(
-    exported: nn.Module, weights: Weights, pixels: torch.Tensor, wanted: torch.Tensor, config: ExportConfig
-) -> Iterator[torch.Tensor]:
-    """Pictures in batches of one."""
-    for number, picture in enumerate(torch.split(pixels, BATCHES[0])):
-        given = exported(picture if config.with_preprocessing else images_of(weights, picture))
-        yield given.float() - wanted[number : number + 1]
-
-
-def elsewhere(exported: nn.Module, weights: Weights, pixels: Bytes, config: ExportConfig) -> Iterator[torch.Tensor]:
+def elsewhere(exported: Seen, weights: Weights, pixels: Bytes, config: ExportConfig) -> Iterator[torch.Tensor]:
     """At another size, where the file takes more than one."""
     spec = weights.spec
     if config.with_preprocessing:
         large = np.stack([resize(each, spec.height * 3 // 2 + 1, spec.width * 2 - 1) for each in pixels])
         target = Target(spec.height, spec.width, spec.channels)
         small = np.stack([fit(each, target) for each in large])
-        yield exported(torch.from_numpy(large)).float() - load_model(weights)(
-            images_of(weights, torch.from_numpy(small))
-        )
+        yield exported(torch.from_numpy(large)) - load_model(weights)(images_of(weights.about, torch.from_numpy(small)))
     if config.dynamic_size:
         height, width = other_size(spec)
-        images = images_of(weights, torch.from_numpy(np.stack([resize(each, height, width) for each in pixels])))
-        yield exported(images).float() - load_model(adapted(weights, height, width))(images)
+        other = torch.from_numpy(np.stack([resize(each, height, width) for each in pixels]))
+        yield exported(other) - load_model(adapted(weights, height, width))(images_of(weights.about, other))
 
 
 def other_size(spec: ModelSpec) -> tuple[int, int]:

@@ -18,7 +18,8 @@ from vitctl.errors import UsageError
 from vitctl.io import official, timm_folder
 from vitctl.io.hugging_face.writer import check_writable as check_hf
 from vitctl.io.save import save_as
-from vitctl.io.weights import About, Weights
+from vitctl.io.weights import HALF, About, Weights
+from vitctl.models.adapt import renormalised
 from vitctl.models.exports.graph import check_any_size, graph_of
 from vitctl.models.exports.labels import labels_of
 from vitctl.models.exports.onnx_file import OnnxModel, check_opset, write_onnx
@@ -54,11 +55,17 @@ def check_writable(weights: Weights, config: ExportConfig) -> None:
             f"{spec.name}: is timm's own and can be written as onnx or torch; timm has its weights already"
         )
     {"safetensors": timm_folder.check, "hf": check_hf, "npz": check_npz}[config.format](spec)
+    check_normalisation(weights, config)
 
 
 def check_npz(spec: ModelSpec) -> None:
     if spec.family != "bit":
         official.check_writable(spec)
+
+
+def check_normalisation(weights: Weights, config: ExportConfig) -> None:
+    if config.format == "npz":
+        renormalised(weights, *HALF)
 
 
 def write(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures, reporter: Reporter) -> Written:
@@ -85,6 +92,8 @@ def weights_to_store(weights: Weights, config: ExportConfig) -> Weights:
     if config.precision == "fp16":
         halved = {name: each.half() if each.is_floating_point() else each for name, each in weights.tensors.items()}
         weights = replace(weights, tensors=halved)
+    if config.format == "npz":  # whose readers take the pixels from -1 to 1
+        weights = renormalised(weights, *HALF)
     if config.format == "npz" and weights.spec.positions == "sincos":
         weights = replace(weights, spec=weights.spec.changed(positions="1d"))
     return weights
@@ -105,7 +114,7 @@ def write_graph(weights: Weights, config: ExportConfig, out: Path, pictures: Pic
         return Written(lambda: TorchProgram(out), f"torch {torch.__version__}", line, labels["input"])
     count = None
     if config.precision == "int8":
-        with tempfile.TemporaryDirectory(prefix="vitctl-export-") as folder:
+        with tempfile.TemporaryDirectory(prefix=".vitctl-export-", dir=out.parent) as folder:
             plain = Path(folder) / "float32.onnx"
             write_onnx(graph, example, free, plain, config.opset, labels)
             reporter.note(f"int8: calibrated with up to {config.calibration} pictures of {pictures.path}")
@@ -118,12 +127,12 @@ def write_graph(weights: Weights, config: ExportConfig, out: Path, pictures: Pic
 
 def prepared(weights: Weights, pictures: Pictures, config: ExportConfig) -> Iterator[Any]:
     for batch in pictures.calibration(config.calibration):
-        yield batch if config.with_preprocessing else images_of(weights, torch.from_numpy(batch)).numpy()
+        yield batch if config.with_preprocessing else images_of(weights.about, torch.from_numpy(batch)).numpy()
 
 
-def images_of(weights: Weights, pixels: torch.Tensor) -> torch.Tensor:
+def images_of(about: About, pixels: torch.Tensor) -> torch.Tensor:
     """Bytes [B, H, W, C] to normalised pictures [B, C, H, W]."""
-    return normalised(pixels, weights.about.mean, weights.about.std).permute(0, 3, 1, 2).contiguous()
+    return normalised(pixels, about.mean, about.std).permute(0, 3, 1, 2).contiguous()
 
 
 def example_of(spec: ModelSpec, config: ExportConfig) -> torch.Tensor:

@@ -88,7 +88,8 @@ def looked_at(
     else:
         found = replace(found, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
     if patch_positions(weights) is None:
-        found.left_out.append(f"positions: this model has no table of them ({spec.positions})")
+        why = "only timm knows them" if spec.family == "timm" else f"this model has no table of them ({spec.positions})"
+        found.left_out.append(f"positions: {why}")
     if spec.family in ("bit", "timm"):
         found.left_out.append(
             f"attention and layers: vitctl reads them of its own Vision Transformers, not of {spec.name}"
