@@ -3,6 +3,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 Run = Callable[..., Any]
 SIZES = {"pictures": 6, "copies": 3, "large": 1, "batch": 4, "batches": 2}
 TINY = [part for name, value in SIZES.items() for part in ("--set", f"{name}={value}")]
@@ -21,6 +23,8 @@ def test_data_measures_both_sides_and_keeps_the_figures(vitctl: Run, tmp_path: P
     assert ("loader, uint8", "ImageFolder in timm's loader") in pairs
     kept = json.loads((tmp_path / "run" / "result.json").read_text())
     assert kept["figures"] == answer["figures"]
+    with Image.open(tmp_path / "run" / "bench.png") as figure:
+        assert figure.width > 800
     assert "vitctl" not in vitctl("info", "run").err
 
 

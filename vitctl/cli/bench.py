@@ -13,9 +13,11 @@ def bench(
     data: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="JPEGs to measure on; made up where none are given.")
     ] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", help="How often each figure is taken.")] = 5,
+    rounds: Annotated[
+        int | None, typer.Option(metavar="N", help="How often each figure is taken; else 5, or 3 of all parts.")
+    ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Keep config and result as a run directory.")
+        str | None, typer.Option(metavar="FOLDER", help="Keep config, result and a figure as a run directory.")
     ] = None,
     overwrite: Overwrite = False,
     settings: Set = None,

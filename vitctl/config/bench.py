@@ -8,6 +8,7 @@ from vitctl.config.checks import at_least, one_of
 from vitctl.errors import ConfigError
 
 PARTS = ("data", "models", "train", "selfsup", "features", "fewshot", "export", "all")
+SMALL = ("vit-ti/16@224x32", "vit-ti/4@32x128")
 COUNTS = (
     "rounds", "pictures", "copies", "large", "batch", "batches", "images", "train_images", "features_images",
     "probe_width")  # fmt: skip
@@ -17,7 +18,7 @@ COUNTS = (
 class BenchConfig:
     what: Literal["data", "models", "train", "selfsup", "features", "fewshot", "export", "all"] = "all"
     data: str | None = None  # a folder of JPEGs; made up where none is given
-    rounds: int = 5  # every figure is taken this often, all of them in turn
+    rounds: int | None = None  # every figure is taken this often, all of them in turn; 5, or 3 of all parts
     pictures: int = 256  # JPEGs decoded for a figure
     copies: int = 8  # of them in the file that the loaders read
     large: int = 8  # photos of 4000x3000
@@ -25,16 +26,28 @@ class BenchConfig:
     batches: int = 32  # timed for a loader's figure
     model: str = "vit-b/16"  # whose first layer is measured
     images: int = 32  # that it takes at once
-    train: tuple[str, ...] = ("vit-ti/16@224x32", "vit-b/16@224x16", "vit-ti/4@32x128")  # model, pixels, batch
+    train: tuple[str, ...] = ()  # model, pixels, batch; three of them, or of all parts the two small ones
     train_images: int = 64  # pictures for a figure of training, in whole steps and two at least
     compiled: bool = False  # measure our loop compiled as well
     selfsup: str = "vit-s/16@224x16"
     features: str = "vit-b/16@224x32"
-    features_images: int = 64
+    features_images: int | None = None  # 64, or 32 of all parts
     probe_classes: int = 1000
     probe_width: int = 1024  # features of a picture
     export: str = "vit-s/16@224x32"
     seed: int = 0
+
+    @property
+    def times(self) -> int:
+        return self.rounds or (3 if self.what == "all" else 5)
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        return self.train or (SMALL if self.what == "all" else (*SMALL, "vit-b/16@224x16"))
+
+    @property
+    def extracted(self) -> int:
+        return self.features_images or (32 if self.what == "all" else 64)
 
     def __post_init__(self) -> None:
         one_of("what", self.what, PARTS)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitctl import __version__
 from vitctl.config.bench import BenchConfig
+from vitctl.inspection.bars import Bar, draw_bars
 from vitctl.io.run_directory import create_run, library_versions
 from vitctl.machine import cores, keep_freed_memory
 from vitctl.reporting import Reporter, Silent
@@ -62,6 +63,8 @@ def bench(
         elapsed_s=time.perf_counter() - started,
     )
     if run:
+        bars = [Bar(f"{each.name}  /  {each.against}", each.median, each.min, each.max) for each in result.ratios]
+        draw_bars(bars, run.path / "bench.png", f"vitctl bench {config.what}", result.machine)
         run.finish(dataclasses.asdict(result))
     return result
 

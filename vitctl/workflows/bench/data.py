@@ -41,7 +41,7 @@ READ, READ_FLOAT = "loader, uint8", "loader, normalised float32"
 def bench_data(config: BenchConfig, reporter: Reporter) -> Part:
     with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
         measurements, left_out = prepare(config, Path(folder), reporter)
-        values = in_turn(measurements, config.rounds, reporter)
+        values = in_turn(measurements, config.times, reporter)
     figures = [figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
     pairs = [
         (DECODE, PEER_DECODE),

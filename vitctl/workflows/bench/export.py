@@ -55,7 +55,7 @@ def bench_export(config: BenchConfig, reporter: Reporter) -> Part:
         measurements: dict[str, tuple[str, Measurement]] = {
             way: ("img/s", timed(model, images)) for way, model in models.items()
         }
-        values = in_turn(measurements, config.rounds, reporter)
+        values = in_turn(measurements, config.times, reporter)
     figures = [figure(each, unit, values[each]) for each, (unit, _) in measurements.items()]
     eager, *others = models
     remarks = [f"{way}: {each.told()}, with fresh weights" for way, each in found.items()]

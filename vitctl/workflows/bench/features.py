@@ -28,12 +28,12 @@ def bench_features(config: BenchConfig, reporter: Reporter) -> Part:
     ways: list[Named] = ["float32", "bf16"] if chosen("auto", device) == "bf16" else ["float32"]
     with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as name:
         folder = Path(name)
-        pictures = made_pictures(replace(config, pictures=min(config.pictures, config.features_images)), case, folder)
+        pictures = made_pictures(replace(config, pictures=min(config.pictures, config.extracted)), case, folder)
         measurements: dict[str, tuple[str, Measurement]] = {}
         for way in ways:
             measurements[f"{case} {OURS}, {way}"] = ("img/s", ours(case, pictures.with_name("many.h5"), way))
             measurements[f"{case} {PEER}, {way}"] = ("img/s", peer(case, pictures, way, device))
-        values = in_turn(measurements, config.rounds, reporter)
+        values = in_turn(measurements, config.times, reporter)
     figures = [figure(each, unit, values[each]) for each, (unit, _) in measurements.items()]
     fastest, plain = f"{case} {OURS}, {ways[-1]}", f"{case} {PEER}, float32"
     pairs = [(f"{case} {OURS}, {way}", f"{case} {PEER}, {way}") for way in ways]

@@ -32,7 +32,7 @@ def bench_fewshot(config: BenchConfig, reporter: Reporter) -> Part:
         peer: ("s", lambda: seconds(lambda: right.update({peer: logistic_regression(task)}))),
         ours: ("s", lambda: seconds(lambda: right.update({ours: whole_table(task)}))),
     }
-    values = in_turn(measurements, config.rounds, reporter)
+    values = in_turn(measurements, config.times, reporter)
     figures = [figure(name, "s", values[name]) for name in measurements]
     remarks = [f"{name}: {share:.1%} right with {max(SHOTS)} shots" for name, share in right.items()]
     return Part(figures, [ratio(values, peer, ours)], [], remarks)

@@ -32,7 +32,7 @@ def bench_models(config: BenchConfig, reporter: Reporter) -> Part:
             for name in (OURS, PEER):
                 run = timed(layers[name], inputs[name], backward)
                 measurements[f"{name}, {word}, {way}"] = ("img/s", run)
-    values = in_turn(measurements, config.rounds, reporter)
+    values = in_turn(measurements, config.times, reporter)
     figures: list[Figure] = [figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
     pairs = [(name, name.replace(OURS, PEER)) for name in measurements if name.startswith(OURS)]
     return Part(figures, [ratio(values, *pair) for pair in pairs], [], remarks)

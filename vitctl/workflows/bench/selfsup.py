@@ -41,7 +41,7 @@ def bench_selfsup(config: BenchConfig, reporter: Reporter) -> Part:
         measurements: dict[str, tuple[str, Measurement]] = {
             name: ("img/s", steps_of(fit, case, config)) for name, fit in fits.items()
         }
-        values = in_turn(measurements, config.rounds, reporter)
+        values = in_turn(measurements, config.times, reporter)
     figures = [figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
     every, *others = fits
     remarks = [

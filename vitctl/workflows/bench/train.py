@@ -69,7 +69,7 @@ def spec_of(case: TrainCase) -> ModelSpec:
 def bench_train(config: BenchConfig, reporter: Reporter) -> Part:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = Part()
-    for case in map(TrainCase.parsed, config.train):
+    for case in map(TrainCase.parsed, config.cases):
         with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
             reporter.note(f"{case}: making pictures and a patch file to train on")
             found += measured(Trial(case, config, made_pictures(config, case, Path(folder)), device), reporter)
@@ -87,7 +87,7 @@ def measured(trial: Trial, reporter: Reporter) -> Part:
     if trial.config.compiled:
         ours.append(f"{trial.case} {OURS}, {ways[-1]}, compiled")
         measurements[ours[-1]] = ("img/s", our_loop(trial, ways[-1], compiled=True))
-    values = in_turn(measurements, trial.config.rounds, reporter)
+    values = in_turn(measurements, trial.config.times, reporter)
     figures = [figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
     pairs = [(name, peer) for peer in peers for name in ours if name != ours[0] or peer == peers[0]]
     ratios = [ratio(values, *pair) for pair in pairs]
