@@ -23,12 +23,12 @@ def blocks(language: str) -> list[str]:
 def command_lines() -> list[list[str]]:
     """The arguments of every vitctl in a shell block, also inside another command."""
     found = []
-    for line in "\n".join(blocks("sh") + blocks("console")).splitlines():
+    for line in "\n".join(blocks("sh") + blocks("console") + blocks("yaml")).splitlines():
         line = line.removeprefix("$ ").replace("$SLURM_ARRAY_TASK_ID", "3")
         for part in (
             line.split("&&")
             if line.startswith(("vitctl", "python3 -m venv"))
-            else re.findall(r"vitctl [a-z][^'\")|]*", line)
+            else re.findall(r"vitctl [a-z][^'\")|>]*", line)
         ):
             words = shlex.split(part)
             if words[:1] == ["vitctl"] and words[1][0].isalpha():
@@ -105,3 +105,8 @@ def test_version_and_changelog_agree() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog
     assert f"version {__version__.rpartition('.')[0]}" in TEXT
+
+
+def test_pictures_are_there_and_small() -> None:
+    for place in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT):
+        assert (ROOT / place).stat().st_size < 100_000

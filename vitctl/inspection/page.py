@@ -22,6 +22,7 @@ p { max-width: 46rem; overflow-wrap: anywhere; margin: .4rem 0 .9rem; color: var
 p.lead { color: var(--ink); }
 figure { margin: 0; padding: .9rem; background: #fff; border: 1px solid var(--line); border-radius: .6rem;
   overflow-x: auto; text-align: center; }
+figure + figure { margin-top: 1rem; }
 figure img { max-width: 100%; max-height: 46rem; height: auto; display: inline-block; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
