@@ -80,16 +80,7 @@ def looked_at(
     reporter: Reporter,
 ) -> Findings:
     """All that can be measured of this architecture; what cannot is named."""
-    spec = weights.spec
-    found = Findings(weights, before if config.res else None, pictures)
-    kernels = next((weights.tensors[name] for name in FIRST if name in weights.tensors), None)
-    if kernels is None:
-        found.left_out.append("filters: the first layer of this architecture is not known")
-    else:
-        found = replace(found, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
-    if patch_positions(weights) is None:
-        why = "only timm knows them" if spec.family == "timm" else f"this model has no table of them ({spec.positions})"
-        found.left_out.append(f"positions: {why}")
+    found, spec = of_weights(Findings(weights, before if config.res else None, pictures)), weights.spec
     if spec.family in ("bit", "timm"):
         found.left_out.append(
             f"attention and layers: vitctl reads them of its own Vision Transformers, not of {spec.name}"
@@ -99,16 +90,31 @@ def looked_at(
         found.left_out.append("rollout and heads: attention goes along rows and columns, never over the whole picture")
     model = load_model(weights, allow_missing=config.allow_missing).to(device)
     normalise = Normaliser(spec, weights.about)
-    found = replace(found, measured=measured(model, spec, normalise, pictures, device, reporter))
-    assert found.measured is not None
+    seen_by_it = measured(model, spec, normalise, pictures, device, reporter)
+    found = replace(found, measured=seen_by_it)
     if len(pictures.pixels) >= FEWEST:
-        found = replace(found, cka=alignments(found.measured.features))
+        found = replace(found, cka=alignments(seen_by_it.features))
     else:
         found.left_out.append(f"likeness of layers: needs {FEWEST} pictures at least")
     found = replace(found, worth=worth(model, spec, normalise, pictures, config, device, reporter))
     if found.worth is None:
-        found.left_out.append("worth of layers: needs a train split with labels beside the pictures that are looked at")
+        found.left_out.append(
+            "worth of layers: needs shots, and a labelled train split of two classes beside the pictures"
+        )
     return found
+
+
+def of_weights(found: Findings) -> Findings:
+    """What needs no pictures."""
+    weights, spec = found.weights, found.weights.spec
+    if patch_positions(weights) is None:
+        why = "only timm knows them" if spec.family == "timm" else f"this model has no table of them ({spec.positions})"
+        found.left_out.append(f"positions: {why}")
+    kernels = next((weights.tensors[name] for name in FIRST if name in weights.tensors), None)
+    if kernels is None:
+        found.left_out.append("filters: the first layer of this architecture is not known")
+        return found
+    return replace(found, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
 
 
 def concluded(

@@ -258,9 +258,20 @@ def steps_of(setting: Setting) -> int | None:
 def about(setting: Setting, data: Data) -> str:
     steps = steps_of(setting)
     name = Path(setting.data).name
-    return f"{name}, {counted(setting.seeds, 'seed')}" + (
-        f", up to {steps:,} steps of {setting.config.batch}" if steps else ""
-    )
+    length = f", up to {steps:,} steps of {setting.config.batch}" if steps else ""
+    return f"{name}, {counted(setting.seeds, 'seed')}{length}"
+
+
+def drawn(
+    rows: list[Row], row: Study, plan: Plan, data: Data, run: RunDirectory | None
+) -> tuple[str | None, str | None]:
+    """Figure and table of what is done."""
+    if not run or not rows:
+        return None, None
+    figure, table = run.path / "study.png", run.path / "study.csv"
+    draw(rows, row, figure, f"{row.title} ({row.source})", about(plan.setting, data))
+    write_table(rows, table)
+    return str(figure), str(table)
 
 
 def result_of(
@@ -269,10 +280,7 @@ def result_of(
     setting, config = plan.setting, plan.setting.config
     done = [found for cell in plan.cells if run and (found := cell.measured())]
     rows = grouped(plan.cells, plan.prices, row.score) if run else []
-    figure, table = (run.path / "study.png", run.path / "study.csv") if run and done else (None, None)
-    if figure and table:
-        draw(rows, row, figure, f"{row.title} ({row.source})", about(setting, data))
-        write_table(rows, table)
+    figure, table = drawn(rows, row, plan, data, run)
     return StudyResult(
         study=config.name,
         source=row.source,
@@ -290,8 +298,8 @@ def result_of(
         rows=rows,
         groups=groups_of(rows),
         found=row.found,
-        figure=str(figure) if figure else None,
-        table=str(table) if table else None,
+        figure=figure,
+        table=table,
         device=device.type,
         elapsed_s=elapsed,
     )
