@@ -278,7 +278,7 @@ def speed(s: Setting) -> Iterator[Cell]:
 STUDIES: dict[str, Study] = {
     "data-size": Study("Accuracy against the size of the training set", "Figures 3 and 4", data_size, ("pictures",),
                        ("model",), log=True, found="large models and Transformers gain most from more pictures"),
-    "scaling": Study("Accuracy against compute", "Figure 5", scaling, ("flops", "seconds"), ("family",), log=True,
+    "scaling": Study("Accuracy against compute", "Figure 5", scaling, ("flops", "seconds"), ("model",), log=True,
                      found="ResNets need more compute than Transformers; hybrids lead while small"),
     "positions": Study("How positions are told to the model", "Table 8", positions, ("positions",), ("added",),
                        found="none is worse than any; how they are given hardly matters"),
