@@ -18,8 +18,9 @@ from PIL import Image
 from vitctl.config.model import model_spec
 from vitctl.config.study import NAMES, StudyConfig
 from vitctl.reporting import Silent
-from vitctl.workflows.study import data_of, setting_of
+from vitctl.workflows.study import data_of
 from vitctl.workflows.study.grids import STUDIES
+from vitctl.workflows.study.plan import setting_of
 from vitctl.workflows.study.price import Prices
 from vitctl.workflows.study.speed import answers_a_second
 

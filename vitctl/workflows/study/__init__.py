@@ -2,32 +2,26 @@
 
 import dataclasses
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vitctl import __version__
-from vitctl.config.recipes import recipe
 from vitctl.config.study import StudyConfig
 from vitctl.errors import UsageError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
-from vitctl.reporting import Muted, Reporter, Silent, counted, duration
+from vitctl.reporting import Muted, Reporter, Silent, counted
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.asked import stoppable
 from vitctl.workflows.choose import choose_data, judge_of
-from vitctl.workflows.load import RUNS, load_weights
-from vitctl.workflows.study.cells import Cell
+from vitctl.workflows.load import RUNS
 from vitctl.workflows.study.gather import Group, Row, draw, grouped, groups_of, write_table
-from vitctl.workflows.study.grids import HYBRID, LARGE, STUDIES, Setting, Study
-from vitctl.workflows.study.price import Price, Prices, guessed, timed
+from vitctl.workflows.study.grids import STUDIES, Setting, Study
+from vitctl.workflows.study.plan import Plan, earlier, planned, steps_of, tell
 from vitctl.workflows.train.start import Data, device_of, open_data
-
-SHORT, LONG = 100, 200  # steps by which the price of one is found
-FEWEST = 20  # steps of a run that says anything
-FREE = ("cells", "keep", "device")  # fields that may differ when a study goes on
 
 
 @dataclass(frozen=True)
@@ -52,17 +46,6 @@ class StudyResult:
     table: str | None
     device: str
     elapsed_s: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A study made to fit."""
-
-    setting: Setting
-    cells: list[Cell]
-    price: Price
-    prices: Prices
-    scaled_down: list[str]
 
 
 def study(
@@ -100,125 +83,7 @@ def data_of(config: StudyConfig, reporter: Reporter) -> Data:
     return open_data({"data": str(paths[0]), "val": "test"}, Ranks(), reporter, with_labels=True)
 
 
-# --- as much as there is time for ------------------------------------------------------------------------------------
-
-
-def planned(
-    config: StudyConfig, row: Study, data: Data, folder: Path, device: torch.device, reporter: Reporter, overwrite: bool
-) -> Plan:
-    begun = load_weights(config.source).spec if config.source else None
-    seconds = guessed(device) if config.scale == "paper" else timed(data, device)
-    prices = Prices(data, begun, seconds, device)
-    setting, told = setting_of(config, data, folder)
-    then = None if overwrite else earlier(folder, config, data.file.digest)
-    with reporter.progress("time its models", None, "models"):
-        if then:
-            told, setting = then.pop("scaled_down"), replace(setting, **then)
-        else:
-            setting, more = fitted(setting, row, prices)
-            told += more
-        cells = list({cell.name: cell for cell in row.grid(setting)}.values())
-        return Plan(setting, cells, prices.total(cells), prices, told)
-
-
-def setting_of(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting, list[str]]:
-    """The pictures are taken as squares whose sides all patches divide; what that changes is told."""
-    geometry = data.file.geometry
-    side = min(geometry.height, geometry.width)
-    unit = HYBRID if side >= LARGE else 8
-    side = max(unit, round(side / unit) * unit)
-    told = []
-    if (geometry.height, geometry.width) != (side, side) and config.scale != "paper":
-        told.append(f"pictures of {geometry.height}x{geometry.width} are taken as {side}x{side}")
-    judged = () if data.val is None or data.val.name == "val" else (f"val={data.val.name}",)
-    setting = Setting(
-        config=config,
-        folder=folder,
-        data=str(config.data) if config.name == "vtab" else str(data.path),
-        digest=data.file.digest,
-        side=side,
-        channels=geometry.channels,
-        rows=data.train.rows,
-        classes=len(data.file.class_names),
-        steps=config.steps or SHORT,
-        seeds=config.seeds,
-        embedded=data.file.header.source == "digits",
-        judged=judged,
-    )
-    return setting, told
-
-
-def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[str]]:
-    """As many steps as the budget has time for, and no more than its recipe has; with fewer seeds if these are few."""
-    config = setting.config
-    small = "models and pictures are small; --scale paper has the paper's own"
-    if config.scale == "paper" or config.steps or row.score != "top1":
-        return setting, [] if config.scale == "paper" else [small]
-    most, told = longest(setting, row), []
-    steps = affordable(setting, row, prices)
-    little = replace(setting, little=True)
-    if steps < most / 3 and affordable(little, row, prices) > max(1.5 * steps, FEWEST):
-        setting, steps = little, affordable(little, row, prices)
-        told.append("a model of 6 layers, 96 wide")
-    while steps < FEWEST and setting.seeds > 1:
-        setting = replace(setting, seeds=setting.seeds - 1)
-        steps = affordable(setting, row, prices)
-    if setting.seeds < config.seeds:
-        told.append(f"{counted(setting.seeds, 'seed')} in place of {config.seeds}")
-    if steps < most:
-        told.append(f"{max(steps, FEWEST):,} steps of {config.batch} in place of {most:,}, the recipe's")
-    if steps < FEWEST:
-        told.append(f"longer than asked for: fewer than {FEWEST} steps say nothing")
-    told.append(small)
-    return replace(setting, steps=min(most, max(steps, FEWEST))), told
-
-
-def affordable(setting: Setting, row: Study, prices: Prices) -> int:
-    """Time goes in a straight line with the number of steps."""
-    short, long = (prices.total(list(row.grid(replace(setting, steps=steps)))).seconds for steps in (SHORT, LONG))
-    each = (long - short) / (LONG - SHORT)
-    return max(0, int((60 * setting.config.budget - (short - SHORT * each)) / each))
-
-
-def longest(setting: Setting, row: Study) -> int:
-    """Steps of the recipe by which these cells begin."""
-    config = recipe(str(next(iter(row.grid(setting))).trainings[0].recipe)).config
-    return config.steps or max(FEWEST, round((config.epochs or 1) * setting.rows / setting.config.batch))
-
-
-def tell(plan: Plan, reporter: Reporter) -> None:
-    setting, price = plan.setting, plan.price
-    steps = steps_of(setting)
-    length = f" of up to {steps:,} steps" if steps else ""
-    reporter.note(
-        f"study {setting.config.name}: {counted(len(plan.cells), 'cell')}{length}, {price.flops:.3g} FLOPs, about "
-        f"{duration(price.seconds)} on this device"
-    )
-    for line in plan.scaled_down:
-        reporter.note(f"scaled down: {line}")
-
-
 # --- its place, and its cells ----------------------------------------------------------------------------------------
-
-
-def earlier(folder: Path, config: StudyConfig, digest: str) -> dict[str, Any] | None:
-    """What the study in this folder settled on, where it is this one."""
-    if not (folder / "config.json").exists():
-        return None
-    then = open_run(folder).config
-    if then["command"] != "study":
-        return None
-    known = {name: value for name, value in then["config"].items() if name in vars(config) and name not in FREE}
-    now = {name: value for name, value in vars(config).items() if name not in FREE}
-    changed = [f"{name} was {known.get(name)!r}" for name in now if now[name] != known.get(name)]
-    if then["config"]["data_digest"] != digest:
-        changed.append(f"its data were others, with digest {then['config']['data_digest'][:12]}")
-    if changed:
-        raise UsageError(
-            f"{folder}: is a study that began otherwise: {'; '.join(changed)}. Ask for the same, name another --out, "
-            "or begin anew with --overwrite"
-        )
-    return dict(then["config"]["settled"])
 
 
 def kept(plan: Plan, data: Data, folder: Path, overwrite: bool) -> RunDirectory:
@@ -247,12 +112,6 @@ def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
                 cell.run(Muted(reporter, bars=False), plan.setting.config.keep)
             found = cell.measured() or {}
             bar.advance(1, cell=cell.name, top1=found.get("top1") or 0.0)
-
-
-def steps_of(setting: Setting) -> int | None:
-    """Of the longest run of a cell; None where its recipe says it, or nothing is trained."""
-    is_said = setting.config.steps or (not setting.paper and STUDIES[setting.config.name].score == "top1")
-    return setting.steps if is_said else None
 
 
 def about(setting: Setting, data: Data) -> str:
