@@ -47,6 +47,10 @@ PUBLIC = {  # name -> where it lives
     "describe": "vitctl.workflows.info",
     "examine": "vitctl.workflows.doctor",
     "bench": "vitctl.workflows.bench",
+    "DemoConfig": "vitctl.config.demo",
+    "demo": "vitctl.workflows.demo",
+    "StudyConfig": "vitctl.config.study",
+    "study": "vitctl.workflows.study",
 }
 __all__ = [*PUBLIC, "__version__"]
 
