@@ -249,7 +249,8 @@ def write_pictures(split: Split, names: tuple[str, ...], folder: Path) -> None:
     """Some held out pictures as a person has them: PNG files in folders of their classes."""
     rows = spaced(split.rows, SHOWN)
     for row, pixels, label in zip(rows.tolist(), split.images(rows), split.labels(rows).tolist(), strict=True):
-        name = names[label] if 0 <= label < len(names) and Path(names[label]).name == names[label] else "others"
+        known = names[label] if 0 <= label < len(names) else "others"
+        name = known if Path(known).name == known and known != ".." else "others"
         (folder / name).mkdir(parents=True, exist_ok=True)
         with Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)) as image:
             image.save(folder / name / f"{row:05d}.png")

@@ -62,6 +62,8 @@ def compare(
             bar.advance(len(batch))
     wanted, given = torch.cat(ours), torch.cat(theirs)
     check_all_finite(given, config)
+    if not wanted.any():
+        reporter.warn("all answers of these weights are zero, as those of a fresh head: the comparison says nothing")
     gaps = [(given - wanted).abs().flatten()]
     alone = [theirs_way(picture) for picture in torch.split(pixels[:ALONE], BATCHES[0])]
     gaps.append((torch.cat(alone) - wanted[:ALONE]).abs().flatten())
