@@ -1,5 +1,6 @@
 """Probes that fit nothing: they compare with the shots themselves."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from vitctl.probing.ridge import Floats
 AT_ONCE = 1 << 24  # similarities that are held
 
 
-class Comparing(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class Comparing(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Features less the mean of the shots, at length one."""
 
     def fit(self, X: Any, y: Any) -> "Comparing":
@@ -25,9 +26,9 @@ class Comparing(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def keep(self, shots: Floats) -> None:
         self.shots_ = shots
 
+    @abstractmethod
     def votes(self, pictures: Floats) -> Floats:
         """[B, K]"""
-        raise NotImplementedError
 
     def predict(self, X: Any) -> Any:
         check_is_fitted(self)
