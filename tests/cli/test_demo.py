@@ -114,6 +114,14 @@ def test_pictures_with_a_test_split_and_few_of_a_class(folder: Run, ran: Run, tm
     assert "vitctl demo --data pictures --set model=vit-mu --set patch=8 --set steps=12 --set batch=8" in page
 
 
+def test_what_is_no_picture_leaves_nothing_behind(folder: Run, ran: Run, refused: Run, tmp_path: Path) -> None:
+    folder({"cat": 2, "dog": 2}, ending="png")
+    ran("patchify", "pictures", "data.h5", "--res", "16", "--patch", "8", "--quiet")
+    assert "is a patch file; the demo begins with the pictures" in refused("demo", "--data", "data.h5", code=3)
+    assert "nowhere does not exist" in refused("demo", "--data", "nowhere", code=3)
+    assert not list(tmp_path.glob("runs/demo*"))
+
+
 def test_pictures_of_one_class_are_told_before_anything_is_trained(folder: Run, refused: Run) -> None:
     folder({"cat": 12}, ending="png")
     assert "fewer than two classes" in refused("demo", "--data", "pictures", *TINY, "--quiet", code=3)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitctl import __version__
 from vitctl.config.demo import DemoConfig
-from vitctl.errors import UsageError
+from vitctl.errors import InputError, UsageError
 from vitctl.io.atomic import write_json
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
@@ -52,7 +53,12 @@ def demo(
     reporter, began = reporter or Silent(), time.perf_counter()
     run, config = begun(config, out, resume, overwrite)
     shown = Demo(config, run.path, Muted(reporter, bars=True))
-    stages = shown_all(shown, run, reporter)
+    try:
+        stages = shown_all(shown, run, reporter)
+    except InputError:
+        if not shown.data.exists():  # there was nothing to begin with, and nothing is left behind
+            shutil.rmtree(run.path)
+        raise
     results = [StageResult(each.name, each.told, seconds, str(each.file), each.line) for each, seconds in stages]
     file = PatchFile(shown.data)
     write(run.path / PAGE, shown, stages, file)

@@ -17,7 +17,7 @@ from vitctl.config.interpolate import InterpolateConfig
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.predict import PredictConfig
 from vitctl.errors import DataError
-from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.patch_file import PatchFile, Split, is_hdf5
 from vitctl.reporting import Reporter, counted
 from vitctl.workflows.asked import Training, command_line
 from vitctl.workflows.choose import judge_of
@@ -79,6 +79,10 @@ class Stage:
 
 def patchified(demo: Demo) -> Stage:
     config, out = demo.config, demo.data
+    if Path(config.data).is_file() and is_hdf5(Path(config.data)):
+        raise DataError(
+            f"{config.data}: is a patch file; the demo begins with the pictures themselves, name their folder"
+        )
     limit = None if config.embedded else config.limit
     wanted = PatchifyConfig(config.data, str(out), res=demo.sizes[1], patch=config.pixels, limit=limit)
     made = patchify(wanted, demo.reporter, overwrite=True)
