@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitctl.errors import ConfigError
-from vitctl.patches import fold_normalisation, patchify, unpatchify
+from vitctl.patches import patchify, unpatchify
 
 
 @st.composite
@@ -52,19 +50,3 @@ def test_a_size_that_does_not_divide_names_the_nearest(height: int, width: int, 
 def test_unpatchify_refuses_another_picture() -> None:
     with pytest.raises(ConfigError, match="do not make a picture"):
         unpatchify(np.zeros((4, 48), np.uint8), 8, 12, 4)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_folded_first_layer_equals_normalising_first(channels: int) -> None:
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (5, 4 * 4 * channels)).astype(np.float64)
-    weight, bias = random.normal(size=(7, 4 * 4 * channels)), random.normal(size=7)
-    mean, std = random.uniform(0.3, 0.6, channels), random.uniform(0.2, 0.3, channels)
-    normalised = (pixels.reshape(5, -1, channels) / 255 - mean) / std
-    expected = normalised.reshape(5, -1) @ weight.T + bias
-    arrays: tuple[Any, ...] = (weight, bias, mean, std)
-    folded, shift = fold_normalisation(*arrays)
-    assert np.allclose(pixels @ folded.T + shift, expected, atol=1e-12)
-    tensor, offset = fold_normalisation(*(torch.from_numpy(value) for value in arrays))
-    assert np.allclose(tensor, folded, atol=1e-15)
-    assert np.allclose(offset, shift, atol=1e-15)

@@ -43,18 +43,6 @@ def round_to(size: int, patch: int, up: bool) -> int:
     return max(patch, -(-size // patch) * patch if up else size // patch * patch)
 
 
-def fold_normalisation(weight: Array, bias: Array, mean: Array, std: Array) -> tuple[Array, Array]:
-    """The first layer for raw 0..255 pixels that equals `weight, bias` on (x/255 - mean) / std.
-
-    weight [D, P*P*C] with channels last, bias [D], mean and std [C]. A byte is exact in bfloat16, so a batch can go
-    into the layer as it lies in the file. In training fold anew at each step: the optimiser must see the plain weight.
-    """
-    per_channel = weight.reshape(weight.shape[0], -1, mean.shape[0])  # type: ignore[attr-defined]  # [D, P*P, C]
-    folded = (per_channel / (std * 255.0)).reshape(weight.shape)  # type: ignore[attr-defined,operator]
-    shift = (per_channel * (mean / std)).sum(-1).sum(-1)  # type: ignore[operator]  # [D]
-    return folded, bias - shift
-
-
 def taken(values: Any, places: Any) -> Any:
     """torch's [B, N, X] at places [B, M]: [B, M, X]."""
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,6 +1,7 @@
 """A study as a figure: points with their spread, joined where what is on the axis is a number."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def draw_study(panels: Sequence[Panel], path: Path, title: str, about: str, shar
 
 
 def over_numbers(axes: Any, panel: Panel) -> None:
-    for (name, points), colour, mark in zip(panel.lines.items(), COLOURS * 9, MARKS * 9, strict=False):
+    for (name, points), (colour, mark) in zip(panel.lines.items(), looks(), strict=False):
         points = sorted(points, key=lambda point: point.x)
         bars(axes, [point.x for point in points], points, name, colour, mark, "-")
     if panel.log:
@@ -55,16 +56,18 @@ def over_numbers(axes: Any, panel: Panel) -> None:
 
 def over_words(axes: Any, panel: Panel, words: list[Any]) -> None:
     places = {word: place for place, word in enumerate(words)}
-    middle = (len(panel.lines) - 1) / 2
-    for number, ((name, points), colour, mark) in enumerate(
-        zip(panel.lines.items(), COLOURS * 9, MARKS * 9, strict=False)
-    ):
-        bars(
-            axes, [places[point.x] + APART * (number - middle) for point in points], points, name, colour, mark, "none"
-        )
-    axes.set_xticks(range(len(words)), [str(word) for word in words], rotation=30 if len(words) > 6 else 0, ha="right"
-                    if len(words) > 6 else "center")  # fmt: skip
+    left = -APART * (len(panel.lines) - 1) / 2
+    for number, ((name, points), (colour, mark)) in enumerate(zip(panel.lines.items(), looks(), strict=False)):
+        x = [places[point.x] + left + APART * number for point in points]
+        bars(axes, x, points, name, colour, mark, "none")
+    turned = {"rotation": 30, "ha": "right"} if len(words) > MANY else {}
+    axes.set_xticks(range(len(words)), [str(word) for word in words], **turned)
     axes.margins(x=0.1)
+
+
+def looks() -> Iterator[tuple[str, str]]:
+    """A color and a mark for each line, as many as there are."""
+    return zip(itertools.cycle(COLOURS), itertools.cycle(MARKS), strict=False)
 
 
 def bars(axes: Any, x: list[Any], points: list[Point], name: str, colour: str, mark: str, line: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.config.recipes import Purpose
-from vitctl.errors import Interrupted, Terminated
+from vitctl.errors import Interrupted, NoSpace, Terminated
 from vitctl.reporting import Reporter
 from vitctl.workflows.finetune import finetune
 from vitctl.workflows.pretrain import pretrain
@@ -51,6 +51,9 @@ def stoppable(told: str = "", run: str | None = None) -> Iterator[None]:
     """What stops a part stops the whole, and is gone on with by way of it."""
     try:
         yield
+    except NoSpace as error:
+        again = f"vitctl demo --resume {shlex.quote(run)}" if run else "the same command"
+        raise NoSpace(f"no room left on the disk; what is done is kept. Free some, then go on with {again}") from error
     except Interrupted as stopped:
         raise Interrupted(told or str(stopped), stopped.exit_code, run) from stopped
     except KeyboardInterrupt as stopped:
