@@ -99,6 +99,15 @@ def test_a_command_of_a_cell_gives_its_numbers_again(studied: Run, ran: Run, tmp
     assert again["digest"] == found["digests"][0]
 
 
+def test_cells_that_begin_alike_share_their_first_run(studied: Run, tmp_path: Path) -> None:
+    studied("resolution", *TINY, "--seeds", "2")
+    found = cells(tmp_path / "runs/study-resolution")
+    firsts = {seed: {each["digests"][0] for each in found.values() if each["seed"] == seed} for seed in (0, 1)}
+    assert [len(digests) for digests in firsts.values()] == [1, 1]
+    assert firsts[0] != firsts[1]
+    assert len(list((tmp_path / "runs/study-resolution/shared").iterdir())) == 2
+
+
 def test_cells_of_several_machines_come_together(studied: Run, tmp_path: Path) -> None:
     whole = studied("head", *TINY, "--out", "whole")
     one = studied("head", *TINY, "--cells", "1/2", "--out", "one")

@@ -18,8 +18,9 @@ from vitctl.training.ranks import Ranks
 from vitctl.workflows.asked import stoppable
 from vitctl.workflows.choose import choose_data, judge_of
 from vitctl.workflows.load import RUNS
+from vitctl.workflows.study.cells import tidy
 from vitctl.workflows.study.gather import Group, Row, draw, grouped, groups_of, write_table
-from vitctl.workflows.study.grids import STUDIES, Setting, Study
+from vitctl.workflows.study.grids import SHARED, STUDIES, Setting, Study
 from vitctl.workflows.study.plan import Plan, earlier, planned, steps_of, tell
 from vitctl.workflows.train.start import Data, device_of, open_data
 
@@ -112,6 +113,8 @@ def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
                 cell.run(Muted(reporter, bars=False), plan.setting.config.keep)
             found = cell.measured() or {}
             bar.advance(1, cell=cell.name, top1=found.get("top1") or 0.0)
+    if not plan.setting.config.keep:
+        tidy(run.path / SHARED)
 
 
 def about(setting: Setting, data: Data) -> str:

@@ -111,7 +111,7 @@ class Cell:
         shared = {"factors": self.factors, "seed": self.seed, "plan": self.plan}
         write_json(self.folder / MEASURED, shared | found)
         if not keep:
-            self.tidy()
+            tidy(self.folder)
 
     def outcome(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         last = results[-1]
@@ -121,12 +121,13 @@ class Cell:
             "digests": [each["digest"] for each in results if "digest" in each],
         }
 
-    def tidy(self) -> None:
-        """What is large goes; what says how it was made stays."""
-        for path in list(self.folder.rglob("checkpoints")):
-            shutil.rmtree(path)
-        for path in list(self.folder.rglob("*.safetensors")):
-            path.unlink()
+
+def tidy(folder: Path) -> None:
+    """What is large goes; what says how it was made stays."""
+    for path in list(folder.rglob("checkpoints")):
+        shutil.rmtree(path)
+    for path in list(folder.rglob("*.safetensors")):
+        path.unlink()
 
 
 def seconds_of(result: dict[str, Any]) -> float:

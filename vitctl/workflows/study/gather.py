@@ -61,7 +61,7 @@ def row_of(found: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str)
         mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
         values=values,
-        flops=prices.of(first).flops,
+        flops=prices.total([first]).flops,
         seconds=statistics.fmean(measured["train_s"] for measured in ended) if ended else 0.0,
         more={name: value for name, value in (ended[0] if ended else {}).items() if name in MORE},
     )

@@ -14,6 +14,7 @@ RATES, SGD_RATES = (3e-4, 1e-3, 3e-3), (0.01, 0.03, 0.1)
 LITTLE = ("shape.depth=6", "shape.dim=96", "shape.heads=3", "shape.mlp=384")
 METHODS = {"official": "interpolated", "fresh": "drawn anew"}
 HYBRID = 32  # pixels that a token of the small hybrid reaches
+SHARED = "shared"  # folder of runs from which several cells go on
 LARGE = 96  # pixels of a side, from which patches are the usual ones
 NEVER = "eval_every=1000000000"  # on the way: what counts is the end
 
@@ -47,6 +48,12 @@ class Setting:
 
     def model(self, size: str | None = None, patch: int | None = None, front: str = "") -> str:
         return f"{front}vit-{size or self.config.size}/{patch or self.patch}"
+
+    @property
+    def few(self) -> int:
+        """Labels: of every hundredth picture, or of every tenth where that is under ten a class."""
+        hundredth = round(0.01 * self.rows)
+        return hundredth if hundredth >= 10 * self.classes else max(2 * self.classes, round(0.1 * self.rows))
 
     @property
     def recipe(self) -> str:
@@ -109,6 +116,10 @@ class Setting:
         """A folder for each seed."""
         for seed in range(self.seeds):
             yield self.folder / "cells" / slug(factors, seed), seed
+
+    def shared(self, seed: int) -> Path:
+        """A folder for what cells of one seed begin from: each machine has its own."""
+        return self.folder / SHARED / f"cells-{self.config.cells.replace('/', '-of-')}_seed-{seed}"
 
     def cell(self, factors: Factors, seed: int, folder: Path, *steps: Step) -> Cell:
         plan = {"steps": self.steps, "batch": self.config.batch, "little": self.little, "data_digest": self.digest}
@@ -210,20 +221,21 @@ def optimizer(s: Setting) -> Iterator[Cell]:
 def selfsup(s: Setting) -> Iterator[Cell]:
     """Few labels, on what was learned from all pictures without them, from scratch, and from all labels.
 
-    From scratch has as many steps as the two runs of the others.
+    Learning from few labels is the shorter run; from scratch has as many steps as both runs of the others.
     """
-    few = f"limit={max(2 * s.classes, round(0.1 * s.rows))}"
+    few, tuned = f"limit={s.few}", 0.25
     for way in ("scratch", "mean-color", "downsampled", "pixels", "mae", "labels"):
         factors: Factors = {"first": way}
         for folder, seed in s.places(factors):
             if way == "scratch":
-                yield s.cell(factors, seed, folder, s.pretraining(folder, seed, s.usual, *s.shape, few, share=2.0))
+                run = s.pretraining(folder, seed, s.usual, *s.shape, few, share=1 + tuned)
+                yield s.cell(factors, seed, folder, run)
                 continue
             if way == "labels":
                 first = s.pretraining(folder, seed, s.usual, *s.shape)
             else:
                 first = s.unlabelled(folder, seed, way)
-            yield s.cell(factors, seed, folder, first, s.finetuning(folder, seed, first.out, few))
+            yield s.cell(factors, seed, folder, first, s.finetuning(folder, seed, first.out, few, share=tuned))
 
 
 def axial(s: Setting) -> Iterator[Cell]:
@@ -246,7 +258,7 @@ def resolution(s: Setting) -> Iterator[Cell]:
                 continue
             factors: Factors = {"pixels": size, "positions": told}
             for folder, seed in s.places(factors):
-                trained = s.pretraining(folder, seed, model, *s.shape, "positions=1d", res=str(first))
+                trained = s.pretraining(s.shared(seed), seed, model, *s.shape, "positions=1d", res=str(first))
                 carried = Interpolation(trained.out, folder / "carried.safetensors", str(size), method)
                 tuned = s.finetuning(folder, seed, carried.out, share=0.25, res=str(size))
                 yield s.cell(factors, seed, folder, trained, carried, tuned)

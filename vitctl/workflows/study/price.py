@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -46,22 +47,28 @@ class Prices:
     device: torch.device
 
     def total(self, cells: Sequence[Cell]) -> Price:
-        return sum(map(self.of, cells), Price(0.0, 0.0))
+        """A run that several cells go on from is paid for once."""
+        runs = {run: price for cell in cells for run, price in self.runs(cell).items()}
+        timings = (self.timing(step) for cell in cells for step in cell.steps if isinstance(step, Timing))
+        return sum((*runs.values(), *timings), Price(0.0, 0.0))
 
-    def of(self, cell: Cell) -> Price:
-        found = sum((self.timing(step) for step in cell.steps if isinstance(step, Timing)), Price(0.0, 0.0))
-        for spec, pictures in self.runs(cell):
-            judged = self.data.val.rows if self.data.val else 0
-            took = self.seconds(spec) * (pictures + judged / BACKWARD)
-            found += Price(BACKWARD * operations(spec) * pictures, took + OVERHEAD)
-        return found
+    def runs(self, cell: Cell) -> dict[Path, Price]:
+        return {
+            training.out: self.run(spec, pictures)
+            for training, (spec, pictures) in zip(cell.trainings, self.trained(cell), strict=True)
+        }
+
+    def run(self, spec: ModelSpec, pictures: int) -> Price:
+        judged = self.data.val.rows if self.data.val else 0
+        took = self.seconds(spec) * (pictures + judged / BACKWARD)
+        return Price(BACKWARD * operations(spec) * pictures, took + OVERHEAD)
 
     def timing(self, step: Timing) -> Price:
         """A batch of each size at least, and half a second of each."""
         forward = guessed(self.device)(step.spec) / BACKWARD
         return Price(0.0, sum(max(SECONDS, batch * forward) + batch * forward for batch in BATCHES[self.device.type]))
 
-    def runs(self, cell: Cell) -> Iterator[tuple[ModelSpec, int]]:
+    def trained(self, cell: Cell) -> Iterator[tuple[ModelSpec, int]]:
         """Of each training: its model, and how many pictures it sees."""
         geometry = self.data.file.geometry
         before = self.begun and self.begun.changed(channels=geometry.channels)
