@@ -53,15 +53,14 @@ def study(
     Example: [bold]vitctl study positions --budget 10[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
-    from vitctl.config.overrides import override
-    from vitctl.config.study import StudyConfig
+    from vitctl.config.study import StudyConfig, with_settings
     from vitctl.workflows.study import study as run
 
     config = StudyConfig(
         name=name, data=data, source=source, budget=budget, scale=scale, seeds=seeds, steps=steps, cells=cells,
         device=device,
     )  # fmt: skip
-    result = run(override(config, settings or ()), reporter(quiet), out=out, overwrite=overwrite, dry_run=dry_run)
+    result = run(with_settings(config, settings or ()), reporter(quiet), out=out, overwrite=overwrite, dry_run=dry_run)
     emit("study", result, json, [*tables(result), facts(about(result))], run=result.run or None)
 
 

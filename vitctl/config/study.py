@@ -1,10 +1,13 @@
 """What `vitctl study` repeats of the paper, and how much of it there is time for."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from vitctl.config.checks import at_least, one_of, require
+from vitctl.config.overrides import override
+from vitctl.config.recipes import recipe
 
 Name = Literal[
     "data-size", "scaling", "positions", "head", "shape", "optimizer", "selfsup", "axial", "speed", "resolution", "vtab"
@@ -27,6 +30,7 @@ class StudyConfig:
     cells: str = "1/1"  # "2/4": the second quarter, for a machine of four
     keep: bool = False  # the weights of every cell
     device: str = "auto"
+    settings: tuple[str, ...] = ()  # fields of training, "augment.flip=0": for every run, over what its recipe says
 
     def __post_init__(self) -> None:
         one_of("study", self.name, NAMES)
@@ -43,3 +47,12 @@ class StudyConfig:
     def part(self) -> tuple[int, int]:
         which, of = self.cells.split("/")
         return int(which), int(of)
+
+
+def with_settings(config: StudyConfig, assignments: Iterable[str]) -> StudyConfig:
+    """A name that is not of a study is one of training, and is set in every run."""
+    given = tuple(assignments)
+    own = tuple(each for each in given if each.partition("=")[0].strip() in vars(config))
+    others = tuple(each for each in given if each not in own)
+    override(recipe("small").config, others)  # a wrong one is told before anything runs
+    return replace(override(config, own), settings=(*config.settings, *others))

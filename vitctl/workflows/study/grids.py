@@ -74,14 +74,16 @@ class Setting:
         """By its own recipe for as long as there is time; by the paper's for as long as that says."""
         flags = {"model": model, "data": self.data, **self.size, **self.length(share), "seed": seed, **flags}
         recipe = "paper/vit-i1k" if self.paper else self.recipe
-        return Training("pretrain", folder / "pretrain", self.on_device(flags), recipe, (*self.always, *settings))
+        return Training(
+            "pretrain", folder / "pretrain", self.on_device(flags), recipe, (*self.always, *self.asked, *settings)
+        )
 
     def unlabelled(self, folder: Path, seed: int, objective: str) -> Training:
         small, large = ("mae-small", "mae/pretrain-b") if objective == "mae" else ("masked-small", "paper/masked")
         flags: dict[str, Any] = {"model": self.usual, "data": self.data, "objective": objective, **self.size}
         flags |= {**self.length(1.0), "seed": seed}
         upright = ("augment.flip=0",) if self.embedded else ()
-        settings = (*self.always, "probe=0", *upright, *self.shape)
+        settings = (*self.always, "probe=0", *upright, *self.asked, *self.shape)
         return Training("selfsup", folder / "selfsup", self.on_device(flags), large if self.paper else small, settings)
 
     def finetuning(
@@ -91,13 +93,17 @@ class Setting:
         recipe = transfer if self.paper else "digits-finetune" if self.embedded else "small-finetune"
         gentle = () if self.paper or self.embedded else ("optim.layer_decay=1", "optim.lr=0.0003")
         flags = {"source": source, "data": self.data, **self.length(share), "seed": seed, **flags}
-        return Training(
-            "finetune", folder / "finetune", self.on_device(flags), recipe, (*self.always, *gentle, *settings)
-        )
+        settings = (*self.always, *gentle, *self.asked, *settings)
+        return Training("finetune", folder / "finetune", self.on_device(flags), recipe, settings)
 
     @property
     def always(self) -> tuple[str, ...]:
         return NEVER, *self.judged
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Behind what a recipe says, and before what a study varies."""
+        return self.config.settings
 
     @property
     def size(self) -> dict[str, str]:
@@ -271,7 +277,9 @@ def vtab(s: Setting) -> Iterator[Cell]:
         for folder, seed in s.places(factors):
             flags = {"source": s.config.source, "data": str(path), **s.length(1.0), "seed": seed}
             size = () if s.paper else ("res=none",)  # that of the weights
-            run = Training("finetune", folder / "finetune", s.on_device(flags), "vtab-1k", (NEVER, "val=test", *size))
+            run = Training(
+                "finetune", folder / "finetune", s.on_device(flags), "vtab-1k", (NEVER, "val=test", *size, *s.asked)
+            )
             yield s.cell(factors, seed, folder, run)
 
 

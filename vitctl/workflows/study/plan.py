@@ -1,5 +1,6 @@
 """A study made to fit: into the time that there is, and to the pictures that there are."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,8 @@ def earlier(folder: Path, config: StudyConfig, digest: str) -> dict[str, Any] | 
     then = open_run(folder).config
     if then["command"] != "study":
         return None
-    known = {name: value for name, value in then["config"].items() if name in vars(config) and name not in FREE}
-    now = {name: value for name, value in vars(config).items() if name not in FREE}
+    now = {name: value for name, value in json.loads(json.dumps(vars(config))).items() if name not in FREE}
+    known = {name: value for name, value in then["config"].items() if name in now}
     changed = [f"{name} was {known.get(name)!r}" for name in now if now[name] != known.get(name)]
     if then["config"]["data_digest"] != digest:
         changed.append(f"its data were others, with digest {then['config']['data_digest'][:12]}")
