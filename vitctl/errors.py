@@ -69,6 +69,12 @@ def is_no_space(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the machine, or of an accelerator, told without importing what computes on it."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return not kinds.isdisjoint({"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """A tail for an error message: the nearest option, or all of them when they are few."""
     known = list(options)

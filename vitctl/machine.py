@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-import platform
 import signal
+import subprocess
 import sys
 
 
@@ -55,11 +55,20 @@ def native_bf16() -> str | None:
         with open("/proc/cpuinfo") as file:
             flags = set(next((line for line in file if line.startswith(("flags", "Features"))), "").split())
     except OSError:
-        return "NEON" if platform.machine() == "arm64" else None  # Apple's processors since the M2
+        return "NEON" if apple_has_bf16() else None
     return next(
         (name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512"), ("bf16", "NEON")) if flag in flags),
         None,
     )
+
+
+def apple_has_bf16() -> bool:
+    """Apple's processors have it since the M2."""
+    try:
+        asked = ["sysctl", "-n", "hw.optional.arm.FEAT_BF16"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() == "1"
+    except OSError:
+        return False
 
 
 PR_SET_PDEATHSIG = 1

@@ -89,7 +89,7 @@ def test_without_a_path_it_takes_what_other_commands_would(vitctl: Run, data: Pa
     assert vitctl("info", "--json", env={"VITCTL_DATA": "other.h5"}).json["path"] == "other.h5"
     first = vitctl("info", "--json")
     assert "embedded, as no --data was given), patchified now as" in first.err
-    assert first.json["splits"]["val"]["images"] == 359
+    assert first.json["splits"]["val"]["pictures"] == 359
     again = vitctl("info", "--json")
     assert "patchified before as" in again.err
     assert again.json == first.json

@@ -29,7 +29,7 @@ def test_a_folder_becomes_a_file_and_json_says_what_is_in_it(vitctl: Run, folder
     assert set(answer) == {"command", "version", "out", "data", "elapsed_s", "images_per_s"}
     data = answer["data"]
     assert data["splits"]["train"] == {
-        "images": 7, "labelled": 7, "classes": 2, "smallest_class": 3, "largest_class": 4}  # fmt: skip
+        "pictures": 7, "labelled": 7, "classes": 2, "smallest_class": 3, "largest_class": 4}  # fmt: skip
     assert (data["class_names"], data["patch"], data["height"], data["rejects"]) == (["cat", "dog"], 4, 16, 0)
     assert vitctl("info", "out.h5", "--json").json["digest"] == data["digest"]
 
@@ -110,7 +110,7 @@ def test_val_is_cut_out_of_every_class(vitctl: Run, folder: Folder, tmp_path: Pa
 def test_a_limit_takes_of_every_class(vitctl: Run, folder: Folder) -> None:
     folder({"ant": 10, "bat": 10, "cat": 1})
     split = vitctl("patchify", "pictures", *SMALL, "--limit", "7", "--json").json["data"]["splits"]["train"]
-    assert (split["images"], split["classes"], split["smallest_class"], split["largest_class"]) == (7, 3, 1, 3)
+    assert (split["pictures"], split["classes"], split["smallest_class"], split["largest_class"]) == (7, 3, 1, 3)
 
 
 def test_shards_by_several_hosts_and_their_index_hold_what_one_file_holds(vitctl: Run, folder: Folder) -> None:

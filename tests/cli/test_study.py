@@ -102,10 +102,10 @@ def test_a_command_of_a_cell_gives_its_numbers_again(studied: Run, ran: Run, tmp
 def test_fields_of_training_are_set_in_every_run(studied: Run, ran: Run, tmp_path: Path) -> None:
     studied("selfsup", *TINY, "--set", "augment.flip=0.25")
     lines = [line for each in cells(tmp_path / "runs/study-selfsup").values() for line in each["commands"]]
-    assert len(lines) == 11
+    assert len(lines) == 12
     configs = [json.loads(path.read_text()) for path in (tmp_path / "runs/study-selfsup").rglob("*/*/config.json")]
     runs = [each["config"] for each in configs if each["command"] != "study"]
-    assert [run["augment"]["flip"] for run in runs] == [0.25] * 11
+    assert [run["augment"]["flip"] for run in runs] == [0.25] * 12
     refusal = ran("study", "selfsup", *TINY, "--set", "augment.flip=0.5", code=2).stderr
     assert "settings was ['augment.flip=0.25']" in refusal
     assert "did you mean 'flip'" in ran("study", "selfsup", *TINY, "--set", "augment.flp=0", code=2).stderr

@@ -218,9 +218,10 @@ def test_fresh_positions_keep_nothing_but_the_rows_in_front() -> None:
     found = resize_table(table, (4, 4), (6, 6), "fresh")
     assert torch.equal(found[:, :1], table[:, :1])
     assert 0.015 < found[:, 1:].std() < 0.025
-    assert torch.equal(
-        found, resize_table(table * 2, (4, 4), (6, 6), "fresh").where(torch.arange(37)[:, None] > 0, found)
-    )
+    assert torch.equal(found, resize_table(table, (4, 4), (6, 6), "fresh"))
+    others = resize_table(table * 2, (4, 4), (6, 6), "fresh")[:, 1:]  # of a run with another seed
+    correlation = torch.corrcoef(torch.stack([found[:, 1:].flatten(), others.flatten()]))[0, 1]
+    assert abs(correlation) < 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

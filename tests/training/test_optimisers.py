@@ -14,8 +14,9 @@ from torch import nn
 
 from vitctl.config.model import model_spec
 from vitctl.config.train import DECAYS, OPTIMISERS, OptimConfig
+from vitctl.errors import UsageError
 from vitctl.models.create import build
-from vitctl.training.optimisers import clip, gradient_norm, groups, make_optimiser, set_lr
+from vitctl.training.optimisers import clip, gradient_norm, groups, layers, make_optimiser, set_lr
 
 SHARES = (0.25, 0.5, 1.0, 0.75, 0.5)
 SHAPES = {"weight": (40, 48), "bias": (48,), "conv": (33, 2, 2, 36), "small": (5, 6)}
@@ -77,7 +78,7 @@ def arrays(module: nn.Module) -> dict[str, Array]:
 
 def trained(config: OptimConfig, dtype: torch.dtype = torch.float64) -> dict[str, Array]:
     toy = Toy(dtype)
-    optimiser = make_optimiser(toy, config, depth=12)
+    optimiser = make_optimiser(toy, config)
     for step, share in enumerate(SHARES):
         toy.learn(optimiser, config.lr * share, step)
     return arrays(toy)
@@ -102,22 +103,24 @@ def test_a_fixed_decay_is_that_of_adamw_over_the_peak(name: Any) -> None:
 
 def test_a_layer_with_a_lower_lr_keeps_its_fixed_decay() -> None:
     config = OptimConfig("sgd", lr=0.1, weight_decay=0.01, decay="fixed", layer_decay=0.5)
-    module = nn.ModuleDict({"patch_embed": nn.Linear(3, 4), "head": nn.Linear(3, 4)})
+    module = nn.ModuleDict({"patch_embed": nn.Linear(3, 4), "blocks": nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4)),
+                            "head": nn.Linear(3, 4)})  # fmt: skip
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
-    optimiser = make_optimiser(module, config, depth=2)
+    optimiser = make_optimiser(module, config)
     for value in module.parameters():
         value.grad = torch.ones_like(value)
     set_lr(optimiser, config.lr * 0.5)
     optimiser.step()
     for name, value in module.named_parameters():
-        scale, decay = 0.125 if "patch" in name else 1.0, 0.01 if "weight" in name else 0.0
+        scale = {"patch_embed": 0.125, "blocks.0": 0.25, "blocks.1": 0.5, "head": 1.0}[name.rpartition(".")[0]]
+        decay = 0.01 if "weight" in name else 0.0
         torch.testing.assert_close(value.detach(), before[name] * (1 - 0.5 * decay) - 0.05 * scale)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_parameters_without_a_gradient_are_left_alone(name: Any) -> None:
     config, toy, other = OptimConfig(name, weight_decay=0.1), Toy(), Toy()
-    optimiser, later = make_optimiser(toy, config, 12), make_optimiser(other, config, 12)
+    optimiser, later = make_optimiser(toy, config), make_optimiser(other, config)
     before = arrays(toy)
     for step in range(2):
         toy.learn(optimiser, 0.01, step, without=["conv", "bias"])
@@ -132,7 +135,7 @@ def test_parameters_without_a_gradient_are_left_alone(name: Any) -> None:
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_a_gradient_of_zeros_moves_nothing(name: Any) -> None:
     toy = Toy(torch.float32)  # as behind a zero head, at the first step
-    optimiser = make_optimiser(toy, OptimConfig(name), 12)
+    optimiser = make_optimiser(toy, OptimConfig(name))
     for value in toy.parameters():
         value.grad = torch.zeros_like(value)
     before = arrays(toy)
@@ -143,8 +146,8 @@ def test_a_gradient_of_zeros_moves_nothing(name: Any) -> None:
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
-    config, toy = OptimConfig(name, weight_decay=0.1, decay=decay, layer_decay=0.9), Toy(torch.float32)
-    optimiser, file = make_optimiser(toy, config, 12), io.BytesIO()
+    config, toy = OptimConfig(name, weight_decay=0.1, decay=decay), Toy(torch.float32)
+    optimiser, file = make_optimiser(toy, config), io.BytesIO()
     for step in range(7):
         if step == 3:
             torch.save({"model": toy.state_dict(), "optim": optimiser.state_dict()}, file)
@@ -153,7 +156,7 @@ def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
     assert all(torch.is_tensor(value) for state in saved["optim"]["state"].values() for value in state.values())
     again = Toy(torch.float32, seed=1)
     again.load_state_dict(saved["model"])
-    later = make_optimiser(again, config, 12)
+    later = make_optimiser(again, config)
     later.load_state_dict(saved["optim"])
     for step in range(3, 7):
         again.learn(later, 0.01 * step, step)
@@ -163,7 +166,7 @@ def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
 
 def test_adafactor_keeps_rows_and_columns() -> None:
     toy = Toy()
-    optimiser = make_optimiser(toy, OptimConfig("adafactor"), 12)
+    optimiser = make_optimiser(toy, OptimConfig("adafactor"))
     toy.learn(optimiser, 0.01, 0)
     shapes = {name: tuple(value.shape) for name, value in optimiser.state[toy.get_parameter("conv")].items()}
     assert shapes == {"step": (), "rows": (33, 2, 2, 1), "columns": (1, 2, 2, 36), "exp_avg": (33, 2, 2, 36)}
@@ -179,13 +182,13 @@ def on_paper(name: str, **options: Any) -> nn.Module:
 @pytest.mark.parametrize("layer_decay", [1.0, 0.75])
 def test_every_parameter_is_in_one_group(name: str, layer_decay: float) -> None:
     model, config = on_paper(name), OptimConfig(weight_decay=0.1, layer_decay=layer_decay)
-    found = groups(model.named_parameters(), config, len(getattr(model, "blocks", ())))
+    found = groups(dict(model.named_parameters()), config)
     names = [name for group in found for name in group["names"]]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert [id(value) for group in found for value in group["params"]] == [id(model.get_parameter(n)) for n in names]
     kernels = {name for name, value in model.named_parameters() if name.endswith("weight") and value.ndim > 1}
     assert {name for group in found if group["weight_decay"] for name in group["names"]} == kernels
-    everything = groups(model.named_parameters(), replace(config, decay_on="all"), 12)
+    everything = groups(dict(model.named_parameters()), replace(config, decay_on="all"))
     assert all(group["weight_decay"] == 0.1 for group in everything)
 
 
@@ -196,7 +199,7 @@ def test_every_parameter_is_in_one_group(name: str, layer_decay: float) -> None:
 )  # fmt: skip
 def test_tables_of_positions_and_tokens_are_not_decayed(options: dict[str, Any]) -> None:
     model = on_paper("vit-mu/16", **options)
-    found = groups(model.named_parameters(), OptimConfig(weight_decay=0.1), 12)
+    found = groups(dict(model.named_parameters()), OptimConfig(weight_decay=0.1))
     decayed = {name for group in found if group["weight_decay"] for name in group["names"]}
     assert all(name.endswith(".weight") for name in decayed)
     assert decayed == {n for n, value in model.named_parameters() if n.endswith(".weight") and value.ndim > 1}
@@ -206,7 +209,7 @@ def test_tables_of_positions_and_tokens_are_not_decayed(options: dict[str, Any])
 def test_the_layers_are_those_of_mae() -> None:
     model = on_paper("vit-ti/16", registers=4)
     model.get_submodule("blocks.3").requires_grad_(False)
-    found = groups(model.named_parameters(), OptimConfig(layer_decay=0.65), 12)
+    found = groups(dict(model.named_parameters()), OptimConfig(layer_decay=0.65))
     scales = {name: group["scale"] for group in found for name in group["names"]}
     assert not any(name.startswith("blocks.3.") for name in scales)
     for name in ("cls_token", "pos_embed", "reg_token", "patch_embed.proj.weight", "patch_embed.proj.bias"):
@@ -215,9 +218,33 @@ def test_the_layers_are_those_of_mae() -> None:
         assert scales[f"blocks.{block}.mlp.fc1.weight"] == pytest.approx(0.65 ** (12 - block))
     for name in ("norm.weight", "head.weight", "head.bias"):
         assert scales[name] == 1
-    optimiser = make_optimiser(model, OptimConfig(layer_decay=0.65), 12)
+    optimiser = make_optimiser(model, OptimConfig(layer_decay=0.65))
     set_lr(optimiser, 0.5)
     assert all(group["lr"] == 0.5 * group["scale"] for group in optimiser.param_groups)
+
+
+def test_an_encoder_has_the_layers_of_its_model() -> None:
+    names = [
+        "cls_token",
+        "patch_embed.proj.weight",
+        *(f"blocks.{block}.norm1.weight" for block in range(3)),
+        "head.bias",
+    ]
+    inside = layers([*(f"encoder.{name}" for name in names), "mask_token", "decoder.blocks.0.norm1.weight"])
+    assert list(inside.values()) == [*layers(names).values(), 4, 4] == [0, 0, 1, 2, 3, 4, 4, 4]
+
+
+@pytest.mark.parametrize(("name", "count"), [("bit-r50x1", 16), ("vit-mu/16", None)])
+def test_blocks_are_numbered_in_their_order(name: str, count: int | None) -> None:
+    model = on_paper(name)
+    found = layers(name for name, _ in model.named_parameters())
+    assert list(found.values()) == sorted(found.values())
+    assert set(found.values()) == set(range((count or len(model.get_submodule("blocks"))) + 2))  # type: ignore[arg-type]
+
+
+def test_a_layer_decay_wants_layers() -> None:
+    with pytest.raises(UsageError, match="no blocks"):
+        make_optimiser(nn.Linear(3, 4), OptimConfig(layer_decay=0.5))
 
 
 @pytest.mark.parametrize("most", [0.5, 1e6, math.inf])
@@ -248,6 +275,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from vitctl.config.train import OptimConfig
+from vitctl.errors import UsageError
 from vitctl.training.optimisers import clip, make_optimiser, set_lr
 
 rank, store = int(sys.argv[1]), dist.FileStore(sys.argv[2], 2)
@@ -260,7 +288,7 @@ for name, decay in pairs:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(40, 48), nn.Tanh(), nn.Linear(48, 3))
         model = fully_shard(model, mesh=mesh) if cut else model
-        optimiser = make_optimiser(model, OptimConfig(name, weight_decay=0.1, decay=decay), 0)
+        optimiser = make_optimiser(model, OptimConfig(name, weight_decay=0.1, decay=decay))
         norms = []
         for step in range(3):
             model(torch.linspace(-1, 1, 80).view(2, 40)).sub(1).square().sum().backward()

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vitctl.errors import Interrupted, Terminated, UsageError, VitctlError, is_no_space
+from vitctl.errors import Interrupted, Terminated, UsageError, VitctlError, is_no_space, is_out_of_memory
 from vitctl.reporting import tell
 
 
@@ -20,7 +20,7 @@ class Boundary(TyperGroup):
             return super().invoke(ctx)
         except Interrupted as error:
             command = str(ctx.invoked_subcommand)
-            line = f"vitctl {command} --resume {shlex.quote(error.run)}" if error.run else again(command)
+            line = resumed(command, error.run) if error.run else again(command)
             silent_on_others(error)
             fail(f"{error}; go on with: {line}", error.exit_code)
         except UsageError as error:
@@ -42,9 +42,9 @@ class Boundary(TyperGroup):
                 raise
             fail(f"{str(error.filename)[:200]}: {error.strerror}", 3)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
-            fail("out of memory; choose something smaller, or close other programs", 4)
+            fail("out of memory; choose something smaller (--batch, --res), or close other programs", 4)
 
 
 def silent_on_others(error: VitctlError) -> None:
@@ -56,6 +56,12 @@ def silent_on_others(error: VitctlError) -> None:
 def fail(message: str, code: int) -> None:
     tell(sys.stderr, f"error: {' '.join(message.split())}")
     raise typer.Exit(code)
+
+
+def resumed(command: str, run: str) -> str:
+    """On as many devices as before, where we started one process for each."""
+    devices = os.environ.get("VITCTL_DEVICES")
+    return shlex.join(["vitctl", command, "--resume", run, *(["--devices", devices] if devices else [])])
 
 
 def again(command: str) -> str:

@@ -36,7 +36,7 @@ def demo(
 
     config = override(DemoConfig(data=data, seed=seed, device=device), settings or ())
     result = run(config, reporter(quiet), out=out, resume=resume, overwrite=overwrite)
-    rows = [[each.stage, each.result, duration(each.seconds), each.file] for each in result.stages]
+    rows = [[each.stage, each.result, duration(each.elapsed_s), each.file] for each in result.stages]
     about = {
         "page": result.page,
         "took": duration(result.elapsed_s),

@@ -34,9 +34,16 @@ def launch(devices: int | None) -> bool:
 
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own: dict[str, object] = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // world))
-    return os.environ | {name: str(value) for name, value in own.items()} | {"OMP_NUM_THREADS": threads}
+    own |= {"VITCTL_DEVICES": world, "OMP_NUM_THREADS": threads}
+    return os.environ | {name: str(value) for name, value in own.items()}
 
 
 def free_port() -> int:

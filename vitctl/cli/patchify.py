@@ -3,6 +3,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitctl.cli.options import Json, Overwrite, Quiet, Resume, Set
+from vitctl.config.patchify import Fit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,9 +23,7 @@ def patchify(
             metavar="P", help="Patch size, 16 unless the pictures are small. Any other can be read from the same file."
         ),
     ] = None,
-    fit: Annotated[
-        Literal["crop", "squash", "pad"], typer.Option(help="How a picture of another shape is made to fit.")
-    ] = "crop",
+    fit: Annotated[Fit, typer.Option(help="How a picture of another shape is made to fit.")] = "crop",
     channels: Annotated[
         int | None, typer.Option(metavar="1|3", help="Grey or colour; as the arrays have it, else 3.")
     ] = None,
@@ -102,7 +101,7 @@ def summary(info: "PatchFileInfo", more: dict[str, str]) -> "list[Table]":
     splits = [
         [
             name,
-            f"{split.images:,}",
+            f"{split.pictures:,}",
             f"{split.labelled:,}",
             str(split.classes),
             f"{split.smallest_class:,}-{split.largest_class:,}",

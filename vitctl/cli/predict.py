@@ -3,6 +3,7 @@ from typing import Annotated, Literal
 import typer
 
 from vitctl.cli.options import AllowMissing, From, Json, Quiet, Set
+from vitctl.config.patchify import Fit
 
 SHOWN = 100  # pictures on the terminal
 
@@ -16,8 +17,9 @@ def predict(
         str | None, typer.Option(metavar="FILE.png", help="Draw pictures with answers, right and wrong in color.")
     ] = None,
     fit: Annotated[
-        Literal["crop", "squash", "pad"], typer.Option(help="How pictures come to the model's shape.")
-    ] = "crop",
+        Fit | None,
+        typer.Option(help="How pictures are fitted to the model's input; else as those that it was trained on."),
+    ] = None,
     batch: Annotated[int, typer.Option(metavar="N", help="Pictures at once.")] = 32,
     precision: Annotated[
         Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")

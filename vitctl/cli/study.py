@@ -78,7 +78,7 @@ def tables(result: "StudyResult"):  # type: ignore[no-untyped-def]
                 "" if row.std is None else f"{row.std:.1%}" if shares else f"{row.std:.1f}",
                 str(row.seeds),
                 f"{row.flops:.2e}" if row.flops else "",
-                f"{row.seconds:.1f}",
+                f"{row.train_s:.1f}",
             ]
             for row in result.rows
         ]

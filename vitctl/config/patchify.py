@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from vitctl.config.checks import at_least, fraction, one_of, require, resolution
 from vitctl.errors import ConfigError, did_you_mean
@@ -14,6 +14,9 @@ KINDS = (  # of sources; the first few are readings of pictures in a folder, a t
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
 
+Fit = Literal["crop", "squash", "pad"]
+FITS: tuple[str, ...] = get_args(Fit)
+
 
 @dataclass(frozen=True)
 class PatchifyConfig:
@@ -22,7 +25,7 @@ class PatchifyConfig:
     kind: str = "auto"  # auto looks at the source
     res: str = "auto"  # auto: 224 for pictures; their own size for arrays of small ones
     patch: int | None = None  # 16, or the largest divisor of a small array's size
-    fit: Literal["crop", "squash", "pad"] = "crop"
+    fit: Fit = "crop"
     channels: int | None = None  # 3 for pictures; their own for arrays
     split: tuple[str, ...] = ()  # "val=0.1": parts cut out of train, stratified
     classes: str | None = None  # a file of class names, one a line
@@ -41,7 +44,7 @@ class PatchifyConfig:
     def __post_init__(self) -> None:
         require(self.out.strip(" ./") != "" and not self.out.endswith("/"), f"OUT {self.out!r} names no file")
         one_of("kind", self.kind, KINDS)
-        one_of("fit", self.fit, ("crop", "squash", "pad"))
+        one_of("fit", self.fit, FITS)
         one_of("on_error", self.on_error, ("skip", "fail"))
         one_of("codec", self.codec, ("gzip", "lzf", "zstd", "lz4"))
         require(self.channels in (None, 1, 3), f"channels is {self.channels}; 1 or 3 can be stored")

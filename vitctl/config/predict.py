@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitctl.config.checks import at_least, one_of, require
+from vitctl.config.patchify import FITS, Fit
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class PredictConfig:
     source: str | None = None  # weights, or an exported file
     top: int = 5
     batch: int = 32
-    fit: Literal["crop", "squash", "pad"] = "crop"
+    fit: Fit | None = None  # None: as the pictures that it was trained on
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: str = "auto"
     csv: str | None = None
@@ -26,7 +27,8 @@ class PredictConfig:
         for name in ("top", "batch", "sheet_pictures", "max_pixels"):
             at_least(name, getattr(self, name), 1)
         at_least("kept", self.kept, 0)
-        one_of("fit", self.fit, ("crop", "squash", "pad"))
+        if self.fit is not None:
+            one_of("fit", self.fit, FITS)
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
         require(self.csv is None or self.csv.endswith(".csv"), f"--csv {self.csv}: a table is a .csv")
         require(self.sheet is None or self.sheet.endswith(".png"), f"--sheet {self.sheet}: a sheet is a .png")

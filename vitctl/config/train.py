@@ -12,6 +12,11 @@ from vitctl.errors import ConfigError
 
 OPTIMISERS = ("adam", "sgd", "adafactor")
 DECAYS = ("lr", "fixed", "l2")
+UNUSED = {  # fields that say nothing to a command: it refuses them, rather than to leave them unread
+    "pretrain": ("source", "lrs", "masking", "probe"),
+    "finetune": ("model", "positions", "shape", "hidden", "pad", "head_bias", "masking", "probe"),
+    "selfsup": ("source", "lrs", "freeze", "loss", "smoothing", "head_bias", "head_std"),
+}
 FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_every", "tensorboard")  # may change
 SCHEDULES = ("cosine", "linear", "rsqrt", "constant")
 
@@ -132,7 +137,7 @@ class TrainConfig:
     limit: int | None = None  # train on so many examples, drawn evenly from the classes
     seed: int = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    eval_every: int | None = None  # steps; an epoch, or a twentieth of the run if that is longer
+    eval_every: int | None = None  # steps; an epoch, or a twentieth of the run if that is longer; 0: at the end alone
     log_every: int | None = None  # steps; a hundredth of the run, at most 50
 
     micro_batch: str = "auto"  # pictures that are computed at once on one device
@@ -156,8 +161,9 @@ class TrainConfig:
             options = {"head": HEADS, "positions": POSITIONS}[name]
             if value is not None:
                 one_of(name, value, options)
-        for name in ("steps", "batch", "eval_every", "log_every", "save_every", "limit"):
+        for name in ("steps", "batch", "log_every", "save_every", "limit"):
             at_least(name, getattr(self, name), 1)
+        at_least("eval_every", self.eval_every, 0)
         for name in ("dropout", "drop_path", "smoothing"):
             fraction(name, getattr(self, name))
         require(0 <= self.ema < 1, f"ema is {self.ema}; it must be at least 0 and under 1")

@@ -28,7 +28,7 @@ def mean_distances(attention: torch.Tensor, distances: torch.Tensor, prefix: int
 
     Rows and columns of tokens that are not patches are dropped, and nothing is normalised anew, as the authors did.
     """
-    patches = attention[:, :, prefix:, prefix:].double()
+    patches = attention[:, :, prefix:, prefix:].to(distances.dtype)
     return torch.einsum("bhqk,qk->bh", patches, distances) / patches.shape[2]
 
 

@@ -11,10 +11,12 @@
 `runs/LATEST` names the newest run, so that the next command finds it.
 """
 
+import itertools
 import json
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +33,11 @@ LATEST = "LATEST"
 class RunDirectory:
     path: Path
     config: dict[str, Any]
+    whole: Path | None = None  # of a part: the run that it is of
+
+    @property
+    def root(self) -> Path:
+        return self.whole or self.path
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -72,7 +79,7 @@ class RunDirectory:
         """A run inside this one."""
         path = self.path / name
         path.mkdir(parents=True, exist_ok=True)
-        return RunDirectory(path, self.config)
+        return RunDirectory(path, self.config, self.root)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every whole line; one that a kill cut short does not count."""
@@ -81,10 +88,23 @@ class RunDirectory:
         return [json.loads(line) for line in lines]
 
 
+def new_folder(wanted: Path) -> Path:
+    """`wanted`, or the same with a number behind it; made here, so that it is nobody else's."""
+    for number in itertools.count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError("numbers do not end")
+
+
 def create_run(
     path: Path, command: str, config: dict[str, Any], program: str, overwrite: bool = False, *, newest: bool = True
 ) -> RunDirectory:
-    """A new run; one that holds something is refused unless it may be overwritten. The newest is what comes next's."""
+    """A new run; a folder that holds something is refused unless it may be overwritten.
+
+    LATEST then names it, where it is of the newest: the next command finds it there.
+    """
     remove_leftovers(path, "config.json")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not overwrite or not (path / "config.json").exists():

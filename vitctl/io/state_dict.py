@@ -21,6 +21,7 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "st
 ROOTS = ("patch_embed.proj.weight", "stem.conv.weight")
 BACKBONE = "patch_embed.backbone."
 APART = re.compile(r"mask_token|decoder_")  # of masked pretraining: kept, but not part of the classifier
+FITS: dict[Any, str] = {"center": "crop", "squash": "squash", "border": "pad"}
 STRANGERS = (  # parts of other models, by a piece of their names
     (r"attn\.(q|k)_norm\.", "norms of queries and keys"),
     (r"rel_pos|relative_position", "relative position biases"),
@@ -70,6 +71,8 @@ def read(tensors: Tensors, source: str, config: dict[str, Any] | None = None) ->
             raise WeightsError(
                 f"{source}: has {what}, which plain ViTs have not; --from timm:NAME builds timm's models"
             )
+    if "_rpn_" in str((config or {}).get("architecture")):  # its names and shapes are those of a plain one
+        raise WeightsError(f"{source}: has norms behind its layers; --from timm:NAME builds timm's models")
     extra = {name: tensor for name, tensor in tensors.items() if APART.match(name)}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
     notes: list[str] = []
@@ -97,7 +100,7 @@ def renamed(name: str) -> str:
 
 def with_class_position_apart(tensors: Tensors) -> Tensors:
     """DINOv2 adds the class token's position before it puts registers in: the position goes into the token."""
-    if "reg_token" not in tensors or "pos_embed" not in tensors:
+    if not {"cls_token", "reg_token", "pos_embed"} <= set(tensors):
         return tensors
     places = tensors["pos_embed"]
     if math.isqrt(places.shape[1] - 1) ** 2 != places.shape[1] - 1:
@@ -226,4 +229,5 @@ def about_of(config: dict[str, Any] | None, source: str, channels: int, masked: 
     pretrained = config.get("pretrained_cfg") or {}
     mean, std = (tuple(map(float, pretrained.get(key) or HALF[0])) for key in ("mean", "std"))
     names = config.get("label_names") or pretrained.get("label_names") or ()
-    return About("timm folder", source, mean, std, tuple(map(str, names)))
+    fit = FITS.get(pretrained.get("crop_mode"), "crop")
+    return About("timm folder", source, mean, std, tuple(map(str, names)), fit=fit)

@@ -10,6 +10,7 @@ from vitctl.io.atomic import replacing, write_json
 from vitctl.io.weights import Weights
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
+CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
 STORED = ("1d", "sincos", "sincos-mae")  # as one table
 ARCHITECTURES = {  # timm's own names; a ViT of other numbers is a vit_base with every number given
     "vit-ti/16": "vit_tiny_patch16_224", "vit-s/32": "vit_small_patch32_224", "vit-s/16": "vit_small_patch16_224",
@@ -50,6 +51,9 @@ def config_of(weights: Weights) -> dict[str, Any]:
             "fixed_input_size": spec.family != "bit",
             "mean": list(about.mean),
             "std": list(about.std),
+            "crop_pct": 1.0,  # we resize the short side to the whole size, and crop the middle
+            "crop_mode": CROP_MODES[about.fit],
+            "interpolation": "bicubic",
             "num_classes": spec.classes,
             "first_conv": first_layer(spec),
             "classifier": "head.fc" if spec.family == "bit" else "head",

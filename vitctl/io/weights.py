@@ -47,6 +47,7 @@ class About:
     history: tuple[dict[str, Any], ...] = ()  # what was done to them since: interpolations, new heads
     training: dict[str, Any] = field(default_factory=dict)  # command, config, data digest, step: what made them
     created_by: str = ""
+    fit: str = "crop"  # how pictures of another shape were made to fit, as vitctl patchify has it
 
 
 @dataclass(frozen=True)

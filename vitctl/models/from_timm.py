@@ -4,7 +4,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from vitctl.config.model import model_spec
@@ -20,7 +20,7 @@ def timm_weights(reference: str) -> Weights:
     check_timm_name(name)
     model = pretrained(name)
     config = dict(getattr(model, "pretrained_cfg", {}) or {})
-    if isinstance(model, VisionTransformer):
+    if is_plain(model):
         try:
             return as_ours(model, config, reference)
         except WeightsError:
@@ -29,6 +29,13 @@ def timm_weights(reference: str) -> Weights:
     channels = int(getattr(model, "in_chans", 3))
     spec = model_spec(reference, height=height, width=width, channels=channels, classes=model.num_classes)
     return Weights(spec, named_tensors(model), about_of(config, reference))
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Blocks of other kinds may have the same names and shapes, and compute something else."""
+    return type(model) is VisionTransformer and all(
+        type(block) is Block for block in model.get_submodule("blocks").children()
+    )
 
 
 def pretrained(name: str) -> Any:

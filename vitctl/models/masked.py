@@ -16,6 +16,7 @@ from vitctl.models.initialise import xavier
 from vitctl.models.vit import GELUS, ViT
 from vitctl.models.waves import sincos
 from vitctl.patches import taken
+from vitctl.randomness import stream
 
 ENCODER = "encoder."
 
@@ -106,7 +107,7 @@ def build_masked(spec: ModelSpec, objective: str, outputs: int, config: MaskingC
 
 def begin(model: nn.Module, seed: int) -> None:
     """Draws what is put around the encoder; its own numbers are filled in by whoever has them."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(stream(seed, "decoder"))
     with torch.no_grad():
         for name, value in model.named_parameters():
             if name.startswith(ENCODER):

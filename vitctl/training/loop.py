@@ -71,8 +71,8 @@ def train(
     batches = feed(state.step)
     while state.step < plan.steps:
         lr = plan.lr_at(state.step)
-        loss, right = gradients(called, plan, objective, next(batches), state.step, ranks)
-        norm = float(clip(state.model.parameters(), plan.clip or math.inf))
+        found = gradients(called, plan, objective, next(batches), state.step)
+        loss, right, norm = fetched(found, clip(state.model.parameters(), plan.clip or math.inf))
         loss, right, asked = ranks.sum([loss / ranks.world, right, float(stop.asked)])
         check_finite(loss, norm, state.step, lr, state.model)
         set_lr(state.optimiser, lr)
@@ -101,11 +101,11 @@ def due(step: int, every: int, steps: int) -> bool:
 
 
 def gradients(
-    called: nn.Module, plan: Plan, objective: Objective, examples: Batchlike, step: int, ranks: Ranks
-) -> tuple[float, float]:
-    """Of the mean loss over this rank's share, added up micro-batch by micro-batch."""
+    called: nn.Module, plan: Plan, objective: Objective, examples: Batchlike, step: int
+) -> list[tuple[float, torch.Tensor]]:
+    """Of the mean loss over this rank's share, micro-batch by micro-batch: each with its share, loss and hits."""
     starts = range(0, len(examples), plan.micro_batch)
-    loss, right = 0.0, 0.0
+    found = []
     for start in starts:
         part = examples.part(start, min(start + plan.micro_batch, len(examples)))
         torch.manual_seed(key(plan.seed, step, part.first))
@@ -113,9 +113,15 @@ def gradients(
             with autocast(plan.precision, plan.device):
                 mean, hits = objective(called, part)
             torch.autograd.backward(mean * (len(part) / len(examples)))
-        loss += float(mean.detach()) * len(part) / len(examples)
-        right += float(hits)
-    return loss, right
+        found.append((len(part) / len(examples), torch.stack([mean.detach().float(), hits.float()])))
+    return found
+
+
+def fetched(found: list[tuple[float, torch.Tensor]], norm: torch.Tensor) -> tuple[float, float, float]:
+    """Loss, hits and norm of the gradients: the one time in a step that the device is waited for."""
+    *parts, (norm_of, _) = torch.stack([*(values for _, values in found), norm.float().repeat(2)]).tolist()
+    loss = sum(mean * share for (share, _), (mean, _) in zip(found, parts, strict=True))
+    return loss, sum(hits for _, hits in parts), norm_of
 
 
 def key(seed: int, step: int, first: int) -> int:

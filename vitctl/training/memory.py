@@ -5,14 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from vitctl.errors import RunError
+from vitctl.errors import RunError, is_out_of_memory
 from vitctl.machine import memory_bytes
 from vitctl.training.objective import Batchlike, Objective
 from vitctl.training.precision import Named, autocast
 from vitctl.training.state import State
 
 SHARE = 0.5  # of the memory, for what a backward pass needs of a forward pass
-TOLD = "out of memory with a micro-batch of"
 USEFUL = 16_384  # tokens at once on a CPU: beyond that, memory is used and no time is won
 
 
@@ -63,17 +62,13 @@ def free_bytes(device: torch.device) -> int:
     return memory_bytes() or 4 << 30
 
 
-def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
 def retried(run: Callable[[], bool], state: State, may_retry: bool, say: Callable[[str], None]) -> bool:
     """Runs with ever smaller micro-batches while memory runs out, or says which one to try."""
     while True:
         try:
             return run()
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             told, half = f"out of memory with a micro-batch of {state.micro_batch}", max(1, state.micro_batch // 2)
             if not may_retry or state.micro_batch == 1:

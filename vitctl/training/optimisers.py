@@ -7,6 +7,7 @@
 Three things are called weight decay, and they differ by orders of magnitude; OptimConfig.decay says which is meant.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -15,17 +16,19 @@ import torch
 from torch import nn
 
 from vitctl.config.train import OptimConfig
+from vitctl.errors import UsageError
 from vitctl.training.ranks import whole
 
 Group = dict[str, Any]
-FIRST = ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed", "positions", "norm_pre")
+FIRST = ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed", "positions", "norm_pre", "stem")
+BLOCK = re.compile(r"(?:encoder\.)?((?:(?:stages|layers)\.\d+\.)?blocks\.\d+)\.")  # of ours, of ResNets, of timm's
 TABLES = ("cls_token", "dist_token", "reg_token", "mask_token", "pos_embed", "embed", "x", "y", "latent")  # no kernels
 FACTORED_FROM = 32  # both axes at least so long, as in big_vision
 TINY = 1e-30
 
 
-def make_optimiser(module: nn.Module, config: OptimConfig, depth: int) -> torch.optim.Optimizer:
-    sets = groups(module.named_parameters(), config, depth)
+def make_optimiser(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    sets = groups(dict(module.named_parameters()), config)
     is_l2 = config.decay == "l2"
     if config.name == "adam":
         adam = torch.optim.Adam if is_l2 else torch.optim.AdamW
@@ -46,13 +49,17 @@ def kernel(sets: list[Group], can_cut: bool) -> dict[str, bool]:
     return {"fused": True} if all(value.device.type in ("cpu", "cuda") for value in values) else {}
 
 
-def groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, depth: int) -> list[Group]:
+def groups(named: dict[str, nn.Parameter], config: OptimConfig) -> list[Group]:
     """Parameters that are treated alike: by the scale of their lr, and whether they are decayed."""
     found: dict[tuple[float, float], Group] = {}
-    for name, value in named:
+    layer = layers(named)
+    if config.layer_decay != 1 and len(set(layer.values())) == 1:
+        raise UsageError("optim.layer_decay: this model has no blocks that its names tell of; leave it at 1")
+    last = max(layer.values())
+    for name, value in named.items():
         if not value.requires_grad:
             continue
-        scale = config.layer_decay ** (depth + 1 - layer_of(name, depth))
+        scale = config.layer_decay ** (last - layer[name])
         is_decayed = config.decay_on == "all" or is_kernel(name, value)
         decay = config.weight_decay if is_decayed else 0.0
         if config.decay == "fixed":  # of the peak alone: no layer's scale lessens it (big_vision's lr_mults)
@@ -67,12 +74,15 @@ def is_kernel(name: str, value: torch.Tensor) -> bool:
     return value.ndim > 1 and name.rpartition(".")[2] not in TABLES
 
 
-def layer_of(name: str, depth: int) -> int:
+def layers(names: Iterable[str]) -> dict[str, int]:
     """0 for what comes before the blocks, then the blocks, then the rest (as in BEiT and MAE)."""
-    block = re.match(r"blocks\.(\d+)\.", name)
-    if block:
-        return int(block[1]) + 1
-    return 0 if name.startswith(FIRST) else depth + 1
+    found = {name: BLOCK.match(name) for name in names}
+    blocks = dict.fromkeys(match[1] for match in found.values() if match)
+    numbers = {block: number for number, block in enumerate(blocks, 1)}
+    return {
+        name: numbers[match[1]] if match else 0 if name.removeprefix("encoder.").startswith(FIRST) else len(blocks) + 1
+        for name, match in found.items()
+    }
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -89,8 +99,10 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> torch.Tensor:
     """Scales gradients down to a global norm of at most `most`, exactly as optax does; returns the norm before."""
     moved = [value for value in parameters if value.grad is not None]
     norm = gradient_norm(moved)
-    if float(norm) > most:
-        torch._foreach_mul_([value.grad for value in moved if value.grad is not None], most / norm.clamp(min=most))
+    if math.isinf(most) or (norm.device.type == "cpu" and float(norm) <= most):  # elsewhere, to look is to wait
+        return norm
+    factor = torch.where(norm.isfinite(), most / norm.clamp(min=most), 1.0)  # what is not finite is told, not spread
+    torch._foreach_mul_([value.grad for value in moved if value.grad is not None], factor)
     return norm
 
 

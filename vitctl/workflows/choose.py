@@ -1,6 +1,9 @@
 """What a command works on when it was not told: told in one line, and always found by the same rule."""
 
+import atexit
+import functools
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -70,6 +73,14 @@ def cache_folder() -> Path:
     except OSError:
         pass
     try:
-        return Path(tempfile.mkdtemp(prefix="vitctl-"))
+        return temporary_folder()
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written, nor can a temporary folder; set XDG_CACHE_HOME") from error
+
+
+@functools.cache
+def temporary_folder() -> Path:
+    """One for this process, gone at its end."""
+    folder = tempfile.mkdtemp(prefix="vitctl-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

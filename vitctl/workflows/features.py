@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
 from vitctl.io.feature_file import EXPORTS, FeatureFile, Origin, Parts, export_paths
 from vitctl.io.feature_file import export as write_export
+from vitctl.io.lock import Held, take
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.models.adapt import adapted
@@ -119,9 +121,36 @@ def extracted(
 ) -> tuple[FeatureFile, float]:
     """The features and the seconds that they took: none where they were in the cache."""
     target = out or cached(extractor.origin)
-    if out is None and config.cache and target.exists():
+    may_be_there = out is None and config.cache
+    if may_be_there and target.exists():
         reporter.note(f"features: {extractor.name} on {data.path}, computed before ({target})")
         return FeatureFile(target), 0.0
+    with alone(target, reporter):
+        if may_be_there and target.exists():
+            reporter.note(f"features: {extractor.name} on {data.path}, computed meanwhile ({target})")
+            return FeatureFile(target), 0.0
+        return computed_anew(extractor, data, config, reporter, target)
+
+
+@contextmanager
+def alone(target: Path, reporter: Reporter) -> Iterator[None]:
+    """Another process that computes the same is waited for."""
+    lock = target.with_name(f".{target.name}.lock")
+    try:
+        handle = take(lock, wait=False, warn=reporter.warn)
+    except Held:
+        reporter.note(f"features: waiting for another process that computes {target}")
+        handle = take(lock, wait=True, warn=reporter.warn)
+    with handle:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def computed_anew(
+    extractor: Extractor, data: PatchFile, config: FeaturesConfig, reporter: Reporter, target: Path
+) -> tuple[FeatureFile, float]:
     started = time.perf_counter()
     parts = Parts(target, extractor.origin, anew=not config.cache)
     extract = extractor.extract()

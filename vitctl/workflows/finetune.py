@@ -83,6 +83,7 @@ def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:
         weights.about,
         source="",
         class_names=data.file.class_names,
+        fit=data.file.header.fit,
         training=training,
         created_by=f"vitctl {__version__}",
     )

@@ -19,7 +19,7 @@ VERIFIED = 64  # pictures checked at once
 
 @dataclass(frozen=True)
 class SplitInfo:
-    images: int
+    pictures: int
     labelled: int
     classes: int  # that occur
     smallest_class: int

@@ -49,7 +49,7 @@ def patchify(
     elapsed = time.perf_counter() - started
     info = describe_patch_file(PatchFile(made))
     tell_findings(info, reporter)
-    count = sum(split.images for split in info.splits.values())
+    count = sum(split.pictures for split in info.splits.values())
     return PatchifyResult(str(made), info, elapsed, count / elapsed)
 
 

@@ -91,7 +91,7 @@ def target_of(ready: Ready, config: PredictConfig) -> Target:
     spec = ready.spec
     if spec.channels not in (1, 3):
         raise DataError(f"{ready.path}: takes {spec.channels} channels; pictures have one or three")
-    return Target(spec.height, spec.width, spec.channels, config.fit, max_pixels=config.max_pixels)
+    return Target(spec.height, spec.width, spec.channels, config.fit or ready.about.fit, max_pixels=config.max_pixels)
 
 
 class Session:

@@ -97,7 +97,7 @@ def test_stopped_anywhere_it_ends_in_the_same_bytes(
     config = dataclasses.replace(EVERYTHING, optim=dataclasses.replace(EVERYTHING.optim, name=optimiser))
     fit(config, file, tmp_path / "whole", precision=precision).to_the_end()
     for step in (1, 5, 4):
-        with pytest.raises(BaseException, match="stopped behind step"):
+        with pytest.raises(BaseException, match="stopped after step"):
             fit(config, file, tmp_path / "parts", precision=precision, stop=StopsAt(step)).to_the_end()
     fit(config, file, tmp_path / "parts", precision=precision).to_the_end()
     whole, parts = files(tmp_path / "whole"), files(tmp_path / "parts")

@@ -7,6 +7,7 @@ their size inside the JPEG decoder itself.
 
 import io
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,35 @@ class Target:
     max_pixels: int = 89_478_485
 
 
+class Quiet:
+    """While any thread decodes, Pillow makes no remarks on odd EXIF and palettes; what matters raises.
+
+    Nor does it check for bombs itself: our check counts alike for every format, and can be set.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.warnings = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                self.warnings = warnings.catch_warnings()
+                self.warnings.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.warnings.__exit__(None, None, None)
+                Image.MAX_IMAGE_PIXELS = self.limit
+
+
+PILLOW = Quiet()
+
+
 def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
     """uint8 [H, W, C]; a DataError tells why it cannot be."""
     if isinstance(content, np.ndarray):
@@ -46,8 +76,7 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
         if size and DECODE_JPEG and not is_large(size, target):
             check_pixels(size, target)
             return fit(decode_plain_jpeg(content, target.channels), target)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF and palettes; what matters raises
+        with PILLOW:
             return decode_by_pillow(content, target)
     except DataError:
         raise
@@ -59,7 +88,7 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
 
 def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
     """Whatever Pillow opens; a JPEG's pixels come by the quick decoder all the same, where it takes them."""
-    with opened(content) as picture:
+    with Image.open(io.BytesIO(content)) as picture:
         check_pixels(picture.size, target)
         jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
         if jpeg and is_large(picture.size, target):
@@ -98,15 +127,6 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
             return None
         at += 2 + length
     return None
-
-
-def opened(content: bytes) -> Image.Image:
-    """Without Pillow's own check for bombs: ours counts alike for every format, and can be set."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        return Image.open(io.BytesIO(content))
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def orientation_of(picture: Image.Image) -> int:

@@ -1,6 +1,5 @@
 """Where a build lies while it is made: the folder, its lock, and the journal of what is done."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from typing import Any
 
 from vitctl.errors import OutputExists, UsageError
 from vitctl.io.atomic import flush_file, write_json
+from vitctl.io.lock import Held, take
 from vitctl.reporting import Reporter
 
 
@@ -73,18 +73,12 @@ class Workspace:
         """One build at a time; the lock dies with its holder, and its file goes with the last of them."""
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            handle = open(self.lock, "w")  # noqa: SIM115 - closed below, after the file is gone
+            handle = take(self.lock, wait=False, warn=reporter.warn)
+        except Held:
+            raise OutputExists(f"{self.out}: another process is building it now; wait for it") from None
         except OSError as error:
             raise UsageError(f"{self.out}: cannot be made ({error.strerror}); choose another place") from error
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputExists(f"{self.out}: another process is building it now") from None
-            except OSError as error:  # some network file systems have no locks
-                reporter.warn(f"{self.out}: cannot be locked ({error.strerror}); see that no other process builds it")
-            if not self.lock.exists() or os.fstat(handle.fileno()).st_ino != self.lock.stat().st_ino:
-                raise OutputExists(f"{self.out}: another process has just built it; run the command again")
             try:
                 yield
             finally:

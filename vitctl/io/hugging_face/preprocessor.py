@@ -65,7 +65,7 @@ def preprocessor_of(weights: Weights) -> Config:
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": spec.height, "width": spec.width},
-        "resample": 2,  # bilinear, as Hugging Face has it for ViT
+        "resample": 3,  # bicubic, as our pictures are made
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -92,7 +92,7 @@ class Halved(nn.Module):
 
 
 class Preprocessed(nn.Module):
-    """Bytes [B, H, W, C] as they were decoded, of any size: the largest centred crop, resized, normalised.
+    """Bytes [B, H, W, C] as they were decoded, of any size: the largest centred crop or all, resized, normalised.
 
     The same pixels as in a patch file: antialiased bicubic on bytes, rounded to bytes.
     """
@@ -102,13 +102,15 @@ class Preprocessed(nn.Module):
 
     def __init__(self, model: nn.Module, spec: ModelSpec, about: About) -> None:
         super().__init__()
-        self.model, self.size = model, (spec.height, spec.width)
+        self.model, self.size, self.crops = model, (spec.height, spec.width), about.fit == "crop"
+        if about.fit == "pad":
+            raise UsageError("preprocessing inside a file crops or squashes; this model's pictures were padded")
         for name, values in (("mean", about.mean), ("std", about.std)):
             scaled = torch.tensor(values, dtype=torch.float64) * 255
             self.register_buffer(name, scaled.float().reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = cropped(images, *self.size).permute(0, 3, 1, 2).float()
+        pixels = (cropped(images, *self.size) if self.crops else images).permute(0, 3, 1, 2).float()
         pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=True).round().clamp(0, 255)
         return self.model((pixels - self.mean) / self.std)  # type: ignore[no-any-return]
 

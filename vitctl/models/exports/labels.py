@@ -15,7 +15,7 @@ def labels_of(weights: Weights, *, any_size: bool, preprocessing: bool, precisio
     height, width = ("H", "W") if any_size else (str(spec.height), str(spec.width))
     takes = f"float32 [B, {spec.channels}, {height}, {width}], (pixels / 255 - mean) / std"
     if preprocessing:
-        takes = f"uint8 [B, H, W, {spec.channels}] of any size; cropped, resized and normalised inside"
+        takes = f"uint8 [B, H, W, {spec.channels}] of any size; fitted by {about.fit} and normalised inside"
     return {
         "format": FORMAT,
         "version": VERSION,

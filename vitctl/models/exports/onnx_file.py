@@ -1,6 +1,8 @@
 """ONNX: drawn by torch's exporter, run by onnxruntime."""
 
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +28,16 @@ def write_onnx(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], pa
     program = drawn(graph, example, free, opset)
     program.model.metadata_props.update(labels)
     size = sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers()))
+    data = path.with_name(f"{path.name}.data")
     if size > LARGEST:
-        program.save(str(path), external_data=True)
+        with tempfile.TemporaryDirectory(prefix=".vitctl-export-", dir=path.parent) as folder:
+            program.save(f"{folder}/{path.name}", external_data=True)
+            os.replace(f"{folder}/{data.name}", data)
+            os.replace(f"{folder}/{path.name}", path)
         return
     with replacing(path) as aside:
         program.save(str(aside), external_data=False)
+    data.unlink(missing_ok=True)  # of a larger one that was here
 
 
 @contextmanager

@@ -43,11 +43,16 @@ def noise(shape: tuple[int, int], power: float, random: np.random.Generator) -> 
 def multiply(folder: Path, paths: list[Path], copies: int) -> Path:
     """The same pictures several times under other names, without taking more room where links can be made."""
     for copy in range(copies):
-        for path in paths:
-            target = folder / path.parent.name / f"{copy:02d}-{path.name}"
+        for number, path in enumerate(paths):  # two of them may have one name
+            target = folder / path.parent.name / f"{copy:02d}-{number:06d}-{path.name}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, target)
-            except OSError:
-                target.write_bytes(path.read_bytes())
+            linked_or_copied(path, target)
     return folder
+
+
+def linked_or_copied(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:
+        with open(target, "xb") as file:  # never through a link into what it was made from
+            file.write(path.read_bytes())

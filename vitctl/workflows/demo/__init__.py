@@ -12,7 +12,7 @@ from vitctl.config.demo import DemoConfig
 from vitctl.errors import InputError, UsageError
 from vitctl.io.atomic import write_json
 from vitctl.io.patch_file import PatchFile
-from vitctl.io.run_directory import RunDirectory, create_run, open_run
+from vitctl.io.run_directory import RunDirectory, create_run, new_folder, open_run
 from vitctl.reporting import Muted, Reporter, Silent
 from vitctl.workflows.asked import stoppable
 from vitctl.workflows.demo.page import PAGE, write
@@ -24,7 +24,7 @@ from vitctl.workflows.load import RUNS
 class StageResult:
     stage: str
     result: str
-    seconds: float
+    elapsed_s: float
     file: str
     command: str
 
@@ -98,7 +98,7 @@ def shown_all(shown: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple[
 def begun(config: DemoConfig, out: str | None, resume: str | None, overwrite: bool) -> tuple[RunDirectory, DemoConfig]:
     """A new folder, or one that is there, which knows its own settings."""
     if resume is None:
-        path = Path(out) if out else new_folder()
+        path = Path(out) if out else new_folder(RUNS / "demo")
         return create_run(path, "demo", dataclasses.asdict(config), __version__, overwrite, newest=False), config
     run = open_run(Path(resume))
     if run.config["command"] != "demo":
@@ -110,10 +110,3 @@ def begun(config: DemoConfig, out: str | None, resume: str | None, overwrite: bo
     if config not in (then, DemoConfig(), replace(then, device=config.device)):
         raise UsageError(f"{resume}: began with other settings; give none, or begin anew without --resume")
     return run, replace(then, device=config.device)
-
-
-def new_folder() -> Path:
-    path, number = RUNS / "demo", 2
-    while path.exists():
-        path, number = RUNS / f"demo-{number}", number + 1
-    return path

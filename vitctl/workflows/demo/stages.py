@@ -94,7 +94,7 @@ def patchified(demo: Demo) -> Stage:
         raise DataError(f"{config.data}: has pictures of fewer than two classes; a folder for each class is wanted")
     sheet = demo.folder / "data.png"
     contact_sheet(PatchFile(out), "train", sheet)
-    parts = ", ".join(f"{each.images:,} {name}" for name, each in made.data.splits.items())
+    parts = ", ".join(f"{each.pictures:,} {name}" for name, each in made.data.splits.items())
     line = command_line(
         "patchify", config.data, out, res=wanted.res, patch=wanted.patch, limit=limit, split=wanted.split
     )

@@ -99,7 +99,7 @@ def elsewhere(exported: Seen, weights: Weights, pixels: Bytes, config: ExportCon
     spec = weights.spec
     if config.with_preprocessing:
         large = np.stack([resize(each, spec.height * 3 // 2 + 1, spec.width * 2 - 1) for each in pixels])
-        target = Target(spec.height, spec.width, spec.channels)
+        target = Target(spec.height, spec.width, spec.channels, weights.about.fit)
         small = np.stack([fit(each, target) for each in large])
         yield exported(torch.from_numpy(large)) - load_model(weights)(images_of(weights.about, torch.from_numpy(small)))
     if config.dynamic_size:

@@ -60,7 +60,7 @@ def inspect(
     reporter, began = reporter or Silent(), time.perf_counter()
     before = choose_weights(config.source, reporter, config.allow_missing)
     weights = resized(before, *resolution(config.res)) if config.res else before
-    pictures = seen(config, weights.spec, reporter)
+    pictures = seen(config, weights, reporter)
     device = device_of(config.device, Ranks())
     path = Path(out) if out else new_path("inspect", weights.spec.name)
     run = create_run(path, "inspect", dataclasses.asdict(config), __version__, overwrite, newest=False)

@@ -12,6 +12,7 @@ from vitctl.data.glimpses import glimpses, pictures_at
 from vitctl.data.patchifier.decode import Target
 from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, counted
 from vitctl.workflows.choose import choose_data
 from vitctl.workflows.samples import HELD_OUT, sized, spaced
@@ -30,8 +31,11 @@ class Seen:
     split: str
 
 
-def seen(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -> Seen:
-    return of_paths(config, spec, reporter) if config.images else of_file(config, spec, reporter)
+def seen(config: InspectConfig, weights: Weights, reporter: Reporter) -> Seen:
+    if not config.images:
+        return of_file(config, weights.spec, reporter)
+    spec = weights.spec
+    return of_paths(config, Target(spec.height, spec.width, spec.channels, weights.about.fit), reporter)
 
 
 def of_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -> Seen:
@@ -51,10 +55,9 @@ def captioned(file: PatchFile, split: Split, row: int) -> str:
     return file.class_names[label] if label >= 0 else Path(split.names(np.array([row]))[0]).name
 
 
-def of_paths(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -> Seen:
+def of_paths(config: InspectConfig, target: Target, reporter: Reporter) -> Seen:
     paths = pictures_at(config.images)
     paths = [paths[place] for place in spaced(len(paths), config.pictures)]
-    target = Target(spec.height, spec.width, spec.channels)
     found, names = [], []
     for batch in glimpses(paths, target, 32):
         for each in batch:

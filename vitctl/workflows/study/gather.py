@@ -29,7 +29,7 @@ class Row:
     std: float | None  # of the seeds; None of a single one
     values: list[float]
     flops: float
-    seconds: float  # of training, or of timing
+    train_s: float  # or of timing
     more: dict[str, float]  # what else was measured
 
 
@@ -62,7 +62,7 @@ def row_of(found: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str)
         std=statistics.stdev(values) if len(values) > 1 else None,
         values=values,
         flops=prices.total([first]).flops,
-        seconds=statistics.fmean(measured["train_s"] for measured in ended) if ended else 0.0,
+        train_s=statistics.fmean(measured["train_s"] for measured in ended) if ended else 0.0,
         more={name: value for name, value in (ended[0] if ended else {}).items() if name in MORE},
     )
 
@@ -88,7 +88,7 @@ def lines(rows: Sequence[Row], x: str, by: tuple[str, ...]) -> dict[str, list[Po
     for row in rows:
         if row.mean is None:
             continue
-        place = {"flops": row.flops, "seconds": row.seconds}.get(x, row.factors.get(x, 0.0))
+        place = {"flops": row.flops, "seconds": row.train_s}.get(x, row.factors.get(x, 0.0))
         found[", ".join(str(row.factors[name]) for name in by)].append(Point(place, row.mean, row.std))
     base = found.pop("base", []) if len(found) > 1 else []
     return {name: [*points, *base] for name, points in found.items()}
@@ -98,9 +98,9 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     names = list(rows[0].factors) if rows else []
     with replacing(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow([*names, "mean", "std", "seeds", "flops", "seconds"])
+        table.writerow([*names, "mean", "std", "seeds", "flops", "train_s"])
         for row in rows:
             spread = "" if row.std is None else f"{row.std:.6f}"
             mean = "" if row.mean is None else f"{row.mean:.6f}"
             table.writerow([*row.factors.values(), mean, spread, row.seeds, f"{row.flops:.4g}",
-                            f"{row.seconds:.2f}"])  # fmt: skip
+                            f"{row.train_s:.2f}"])  # fmt: skip

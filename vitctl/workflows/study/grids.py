@@ -1,5 +1,6 @@
 """The paper's studies as grids of cells. Each is a row: where it is from, what its factors are, how it is drawn."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from vitctl.config.recipes import TRANSFERS
 from vitctl.config.study import StudyConfig
+from vitctl.config.train import UNUSED
 from vitctl.workflows.asked import Training
 from vitctl.workflows.study.cells import Cell, Factors, Interpolation, Step, Timing, slug
 
@@ -16,7 +18,7 @@ METHODS = {"official": "interpolated", "fresh": "drawn anew"}
 HYBRID = 32  # pixels that a token of the small hybrid reaches
 SHARED = "shared"  # folder of runs from which several cells go on
 LARGE = 96  # pixels of a side, from which patches are the usual ones
-NEVER = "eval_every=1000000000"  # on the way: what counts is the end
+AT_THE_END = "eval_every=0"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,11 @@ class Setting:
         flags = {"model": model, "data": self.data, **self.size, **self.length(share), "seed": seed, **flags}
         recipe = "paper/vit-i1k" if self.paper else self.recipe
         return Training(
-            "pretrain", folder / "pretrain", self.on_device(flags), recipe, (*self.always, *self.asked, *settings)
+            "pretrain",
+            folder / "pretrain",
+            self.on_device(flags),
+            recipe,
+            (*self.always, *self.asked("pretrain"), *settings),
         )
 
     def unlabelled(self, folder: Path, seed: int, objective: str) -> Training:
@@ -83,7 +89,7 @@ class Setting:
         flags: dict[str, Any] = {"model": self.usual, "data": self.data, "objective": objective, **self.size}
         flags |= {**self.length(1.0), "seed": seed}
         upright = ("augment.flip=0",) if self.embedded else ()
-        settings = (*self.always, "probe=0", *upright, *self.asked, *self.shape)
+        settings = (*self.always, "probe=0", *upright, *self.asked("selfsup"), *self.shape)
         return Training("selfsup", folder / "selfsup", self.on_device(flags), large if self.paper else small, settings)
 
     def finetuning(
@@ -93,17 +99,17 @@ class Setting:
         recipe = transfer if self.paper else "digits-finetune" if self.embedded else "small-finetune"
         gentle = () if self.paper or self.embedded else ("optim.layer_decay=1", "optim.lr=0.0003")
         flags = {"source": source, "data": self.data, **self.length(share), "seed": seed, **flags}
-        settings = (*self.always, *gentle, *self.asked, *settings)
+        settings = (*self.always, *gentle, *self.asked("finetune"), *settings)
         return Training("finetune", folder / "finetune", self.on_device(flags), recipe, settings)
 
     @property
     def always(self) -> tuple[str, ...]:
-        return NEVER, *self.judged
+        return AT_THE_END, *self.judged
 
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """Behind what a recipe says, and before what a study varies."""
-        return self.config.settings
+    def asked(self, command: str) -> tuple[str, ...]:
+        """What was set for every run, as far as it is for these; behind what a recipe says, before what is varied."""
+        unread = UNUSED[command]
+        return tuple(each for each in self.config.settings if re.split(r"[.=]", each)[0].strip() not in unread)
 
     @property
     def size(self) -> dict[str, str]:
@@ -227,21 +233,24 @@ def optimizer(s: Setting) -> Iterator[Cell]:
 def selfsup(s: Setting) -> Iterator[Cell]:
     """Few labels, on what was learned from all pictures without them, from scratch, and from all labels.
 
-    Learning from few labels is the shorter run; from scratch has as many steps as both runs of the others.
+    Learning from few labels is the shorter run; from scratch for as long as it, and as long as both runs of the others.
     """
     few, tuned = f"limit={s.few}", 0.25
-    for way in ("scratch", "mean-color", "downsampled", "pixels", "mae", "labels"):
+    settings = () if s.paper else ("optim.layer_decay=1", "optim.lr=0.001")  # all of it has much to learn
+    lengths = {"scratch": tuned} | ({} if s.paper else {"scratch, longer": 1 + tuned})
+    for way in (*lengths, "mean-color", "downsampled", "pixels", "mae", "labels"):
         factors: Factors = {"first": way}
         for folder, seed in s.places(factors):
-            if way == "scratch":
-                run = s.pretraining(folder, seed, s.usual, *s.shape, few, share=1 + tuned)
+            if way in lengths:
+                run = s.pretraining(folder, seed, s.usual, *s.shape, few, share=lengths[way])
                 yield s.cell(factors, seed, folder, run)
                 continue
             if way == "labels":
                 first = s.pretraining(folder, seed, s.usual, *s.shape)
             else:
                 first = s.unlabelled(folder, seed, way)
-            yield s.cell(factors, seed, folder, first, s.finetuning(folder, seed, first.out, few, share=tuned))
+            after = s.finetuning(folder, seed, first.out, few, *settings, share=tuned)
+            yield s.cell(factors, seed, folder, first, after)
 
 
 def axial(s: Setting) -> Iterator[Cell]:
@@ -278,7 +287,11 @@ def vtab(s: Setting) -> Iterator[Cell]:
             flags = {"source": s.config.source, "data": str(path), **s.length(1.0), "seed": seed}
             size = () if s.paper else ("res=none",)  # that of the weights
             run = Training(
-                "finetune", folder / "finetune", s.on_device(flags), "vtab-1k", (NEVER, "val=test", *size, *s.asked)
+                "finetune",
+                folder / "finetune",
+                s.on_device(flags),
+                "vtab-1k",
+                (AT_THE_END, "val=test", *size, *s.asked("finetune")),
             )
             yield s.cell(factors, seed, folder, run)
 

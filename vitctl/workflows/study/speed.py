@@ -8,10 +8,9 @@ import torch
 from vitctl.config.model import ModelSpec
 from vitctl.config.recipes import recipe
 from vitctl.config.train import TrainConfig
-from vitctl.errors import RunError
+from vitctl.errors import RunError, is_out_of_memory
 from vitctl.models.create import create_model
 from vitctl.reporting import Silent
-from vitctl.training.memory import out_of_memory
 from vitctl.training.precision import autocast, chosen
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
@@ -51,7 +50,7 @@ def answers_a_second(spec: ModelSpec, device: torch.device) -> dict[int, float]:
             images = torch.randn(batch, spec.channels, spec.height, spec.width, device=device)
             rates[batch] = rate(model, images, device)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             break
     if not rates:

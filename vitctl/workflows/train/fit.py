@@ -1,6 +1,7 @@
 """One model trained to its end: what pretraining, fine-tuning and each lr of a grid have in common."""
 
 import math
+import shlex
 import time
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class Fit:
         micro_batch = self.first_micro_batch()
         shared = shared_out(self.model, place.ranks, config.parallel, place.device)
         self.called = self.compiled(shared)
-        self.state = State(self.model, make_optimiser(self.model, config.optim, len(getattr(self.model, "blocks", ()))))
+        self.state = State(self.model, make_optimiser(self.model, config.optim))
         self.state.average = averaged(self.model) if config.ema else None
         self.state.micro_batch = micro_batch
         self.records = Records(config, run, place.ranks, place.train.rows, task, place.reporter)
@@ -89,7 +90,7 @@ class Fit:
                 raise
             raise NoSpace(
                 f"{self.run.path}: no room left on the disk at step {self.state.step:,}; its checkpoints stay. Free "
-                f"some, then go on with --resume {self.whole_run()}"
+                f"some, then go on with --resume {shlex.quote(str(self.run.root))}"
             ) from error
         finally:
             self.records.writer.close()
@@ -99,7 +100,7 @@ class Fit:
         self.resume()
         started, first = time.perf_counter(), self.state.step
         with place.reporter.progress("train", self.steps * batch, done=first * batch) as bar:
-            may_retry = self.config.micro_batch == "auto"
+            may_retry = self.config.micro_batch == "auto" and place.ranks.world == 1  # ranks go in step
             finished = memory.retried(
                 lambda: self.train_until(self.plan(), bar), self.state, may_retry, place.reporter.warn
             )
@@ -120,6 +121,9 @@ class Fit:
     def plan(self) -> Plan:
         config = self.config
         epoch = max(1, round(self.place.train.rows / config.batch))
+        often = config.eval_every
+        if often is None:
+            often = max(epoch, math.ceil(self.steps / EVALUATIONS))
         return Plan(
             steps=self.steps,
             batch=config.batch,
@@ -133,7 +137,7 @@ class Fit:
             device=self.place.device,
             counts_right=self.task.counts_right,
             log_every=config.log_every or max(1, min(MOST_LOGGED, self.steps // 100)),
-            eval_every=config.eval_every or max(epoch, math.ceil(self.steps / EVALUATIONS)),
+            eval_every=often or self.steps,
         )
 
     def resume(self) -> None:
@@ -158,12 +162,12 @@ class Fit:
             self.run.cut(self.state.step)
 
     def interrupted(self) -> Interrupted:
-        line = f"stopped behind step {self.state.step:,} of {self.steps:,}"
+        line = f"stopped after step {self.state.step:,} of {self.steps:,}"
         return Interrupted(line, self.place.stop.code, self.whole_run())
 
     def whole_run(self) -> str | None:
         """A trial of a grid is gone on with by way of the run that it belongs to."""
-        return str(self.run.path).partition("/trials/")[0] if self.run else None
+        return str(self.run.root) if self.run else None
 
     def fitted(self, rate: float) -> Fitted:
         state = self.state

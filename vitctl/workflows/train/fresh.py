@@ -29,6 +29,7 @@ def fresh(command: str, spec: ModelSpec, config: TrainConfig, data: Data) -> Wei
         std,
         data.file.class_names if spec.classes else (),
         training=training,
+        fit=data.file.header.fit,
         created_by=f"vitctl {__version__}",
     )
     return Weights(spec, named_tensors(model), about)

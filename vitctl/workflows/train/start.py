@@ -14,10 +14,10 @@ from vitctl import __version__
 from vitctl.config.model import ModelSpec
 from vitctl.config.overrides import override
 from vitctl.config.recipes import Purpose, choose, recipe
-from vitctl.config.train import FREE, TrainConfig
+from vitctl.config.train import FREE, UNUSED, TrainConfig
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.run_directory import RunDirectory, create_run, is_run, open_run
+from vitctl.io.run_directory import RunDirectory, create_run, is_run, new_folder, open_run
 from vitctl.reporting import Reporter, counted
 from vitctl.training.precision import chosen
 from vitctl.training.ranks import Ranks
@@ -86,7 +86,7 @@ def start(
     check_batch(config, ranks)
     if request.dry_run:
         return Started(dataclasses.replace(config, steps=1, epochs=None), data, None)
-    path = Path(ranks.agreed(request.out or str(new_path(request.command, config.model))))
+    path = Path(ranks.agreed(request.out or (str(new_path(request.command, config.model)) if ranks.first else "")))
     if ranks.first:
         create_run(path, request.command, recorded(config, data), __version__, request.overwrite)
     ranks.meet()
@@ -161,10 +161,18 @@ def configured(request: Request, model: ModelSpec, data: Data, reporter: Reporte
         raise ConfigError(f"recipe {row.name} is one to {row.purpose} with; vitctl recipes lists those to {purpose}")
     reporter.note(f"recipe: {row.name} ({'--recipe' if name else 'for ' + counted(rows, 'picture')})")
     config = dataclasses.replace(row.config, recipe=row.name)
+    check_used(request)
     config = override(with_flags(config, request.flags), request.settings)
     if purpose != "selfsup" and config.objective != "labels":
         raise ConfigError(f"objective {config.objective} is one without labels; vitctl selfsup trains with it")
     return fitted_warmup(config, rows, reporter)
+
+
+def check_used(request: Request) -> None:
+    names = {assignment.partition("=")[0].strip().split(".")[0] for assignment in request.settings}
+    unread = [name for name in UNUSED[request.command] if name in names]
+    if unread:
+        raise ConfigError(f"--set {unread[0]}: vitctl {request.command} does not use it; leave it out")
 
 
 def with_flags(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
@@ -201,8 +209,10 @@ def device_of(wanted: str, ranks: Ranks) -> torch.device:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise UsageError(f"--device {wanted} is unknown; write auto, cpu, cuda, cuda:1 or mps") from error
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, True):
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device.type not in there:
+        raise UsageError(f"--device {wanted} is not supported; write auto, cpu, cuda, cuda:1 or mps")
+    if (device.index or 0) >= there[device.type]:
         raise UsageError(f"--device {wanted}: there is none here; vitctl doctor says what there is")
     if device.type == "cuda":
         device = torch.device("cuda", ranks.local if device.index is None else device.index)
@@ -214,12 +224,9 @@ def device_of(wanted: str, ranks: Ranks) -> torch.device:
 
 
 def new_path(command: str, model: str) -> Path:
-    """runs/<date-time>-<command>-<model>, one that is not there."""
+    """runs/<date-time>-<command>-<model>, made now."""
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{command}-{model.replace('/', '-').replace(':', '-')}"
-    path, number = RUNS / name, 2
-    while path.exists():
-        path, number = RUNS / f"{name}-{number}", number + 1
-    return path
+    return new_folder(RUNS / name)
 
 
 def to_resume(resume: str | None, out: str | None, command: Purpose) -> RunDirectory | None:
