@@ -27,3 +27,16 @@ def test_no_space_is_any_refusal_to_take_more() -> None:
     assert errors.is_no_space(OSError(errno.ENOSPC, "full"))
     assert not errors.is_no_space(OSError(errno.ENOENT, "gone"))
     assert not errors.is_no_space(ValueError("x"))
+
+
+def test_out_of_memory_is_told_by_any_device() -> None:
+    class OutOfMemoryError(RuntimeError):  # as torch calls it
+        pass
+
+    for error in (
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("can't allocate memory: 9 bytes"),
+    ):
+        assert errors.is_out_of_memory(error)
+    assert not errors.is_out_of_memory(RuntimeError("shapes do not fit"))

@@ -52,7 +52,7 @@ class Silent:
 
 
 class Muted:
-    """Of what a part of something larger tells, the warnings, and its bars if these are wanted: the rest is known."""
+    """Of a command inside a larger one: passes on its warnings, and its progress bars if wanted; drops its notes."""
 
     def __init__(self, reporter: Reporter, bars: bool) -> None:
         self.warn = reporter.warn

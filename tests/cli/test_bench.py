@@ -46,6 +46,12 @@ def test_train_runs_both_loops_on_the_same_pictures(vitctl: Run) -> None:
     assert any("of the matrix ceiling" in line for line in answer["remarks"])
 
 
+def test_train_takes_pictures_of_any_number_of_classes(vitctl: Run, folder: Callable[..., Path]) -> None:
+    folder({f"class{number}": 2 for number in range(7)}, ending="jpg")
+    small = ["--set", "train=vit-ti/16@32x4", "--set", "train_images=8"]
+    assert vitctl("bench", "train", "--data", "pictures", "--rounds", "1", "--json", *small).json["figures"]
+
+
 def test_selfsup_measures_what_hidden_patches_save(vitctl: Run) -> None:
     small = ["--set", "selfsup=vit-ti/16@64x4", "--set", "train_images=8", "--set", "pictures=8"]
     answer = vitctl("bench", "selfsup", "--rounds", "1", "--json", *small).json

@@ -131,7 +131,7 @@ def test_weights_of_each_format_that_is_written(
     digest = save_as(tiny, tmp_path / place, kind)
     lines = [line.split(maxsplit=1) for line in vitctl("info", place).out.splitlines()]
     assert ["format", words] in lines
-    assert ["model", "vit-mu/16, 37,827 numbers"] in lines
+    assert ["model", "vit-mu/16, 37,827 parameters"] in lines
     assert ["pictures", "48x48x3, 3x3 patches, 10 tokens"] in lines
     assert ["digest", digest] in lines
     assert (["classes", "3: cat, dog, owl"] in lines) == (kind != "npz")  # which has no place for names
@@ -163,7 +163,7 @@ def test_a_run_with_weights_says_both(vitctl: Run, tiny: Weights, tmp_path: Path
     save_as(tiny, tmp_path / "runs" / "one" / "weights.safetensors")
     shown = vitctl("info", "runs/one").out
     assert "pretrain" in shown
-    assert "vit-mu/16, 37,827 numbers" in shown
+    assert "vit-mu/16, 37,827 parameters" in shown
     assert vitctl("info", "runs", "--json").json["weights"]["class_names"] == ["cat", "dog", "owl"]
 
 

@@ -224,6 +224,12 @@ def test_a_train_split_of_rejects_alone(refused: Callable[..., str], blots: Path
     assert "data.h5: split train is empty" in refused(*SHORT, code=3)
 
 
+@pytest.mark.parametrize("name", ["source=x.npz", "lrs=0.1,0.2", "masking.ratio=0.5"])
+def test_what_it_does_not_use_is_refused(refused: Callable[..., str], data: str, name: str) -> None:
+    assert f"--set {name.split('.')[0].split('=')[0]}: vitctl pretrain does not use it" in refused(
+        *SHORT, "--set", name, code=2)  # fmt: skip
+
+
 def test_no_devices(refused: Callable[..., str], ran: Run, data: str) -> None:
     assert "at least one device is needed" in ran(*SHORT, "--devices", "0", code=2).stderr
 
@@ -303,7 +309,7 @@ def test_a_run_that_was_ended_ends_in_the_bytes_of_an_undisturbed_one(
 def test_two_ranks_agree_with_one_and_one_goes_on_where_two_stopped(ended: Any, whole: Path, ran: Run) -> None:
     code, told = ended[1]["two"]
     assert code == 143, told
-    assert told.count("go on with: vitctl pretrain --resume two") == 1
+    assert told.count("go on with: vitctl pretrain --resume two --devices 2\n") == 1
     assert "2 ranks" in told
     assert "Warning" not in told
     assert 0 < steps_of(whole.with_name("two"))[-1] < STEPS

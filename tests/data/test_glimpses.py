@@ -1,7 +1,9 @@
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vitctl.data.glimpses import glimpses, pictures_at
 from vitctl.data.patchifier.decode import Target
@@ -39,3 +41,11 @@ def test_all_come_in_order_and_what_cannot_be_read_says_why(folder: Folder, batc
     assert found[3].reason == "No such file or directory"
     assert found[0].pixels is not None
     assert found[0].pixels.shape == (8, 12, 3)
+
+
+def test_nothing_is_left_behind_in_the_process(folder: Folder) -> None:
+    """Many threads decode; what Pillow is told meanwhile is told back."""
+    paths = sorted(map(str, (folder({"a": 40}, ending="webp") / "a").iterdir()))
+    before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
+    assert len([each for part in glimpses(paths, Target(8, 12, 3), 5) for each in part]) == 40
+    assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before

@@ -1,10 +1,11 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from vitctl.errors import DataError, OutputExists
-from vitctl.io.run_directory import create_run, open_run
+from vitctl.io.run_directory import create_run, new_folder, open_run
 
 
 def test_a_run_says_what_made_it(tmp_path: Path) -> None:
@@ -55,3 +56,17 @@ def test_a_metrics_line_that_a_kill_cut_short_does_not_count(tmp_path: Path) -> 
 def test_something_else_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a run directory"):
         open_run(tmp_path)
+
+
+def test_a_new_folder_is_nobody_elses(tmp_path: Path) -> None:
+    """Many who ask at the same moment get one each."""
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: new_folder(tmp_path / "runs" / "one"), range(40)))
+    assert len(set(found)) == 40
+    assert all(path.is_dir() for path in found)
+    assert found.count(tmp_path / "runs" / "one") == 1
+
+
+def test_a_part_knows_its_whole(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "trials" / "a", "finetune", {}, "0.1.0")
+    assert run.root == run.part("trials/lr-0.1").root == run.part("trials").part("x").root == tmp_path / "trials" / "a"

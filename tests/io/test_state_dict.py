@@ -2,11 +2,13 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
+import timm.data
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -16,6 +18,7 @@ from vitctl.io import state_dict, timm_folder
 from vitctl.io.recognise import open_weights
 from vitctl.io.weights import IMAGENET, Weights
 from vitctl.models.create import build, create_model, fill, named_tensors
+from vitctl.models.from_timm import is_plain
 
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 5}
 
@@ -167,6 +170,26 @@ def test_timm_reads_our_folders_and_we_read_them_back(kind: str, tmp_path: Path)
     assert back.spec == spec
     assert all(torch.equal(back.tensors[name], tensor) for name, tensor in theirs.state_dict().items())
     assert sorted(back.tensors) == sorted(weights.tensors)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_timm_prepares_pictures_as_they_were_trained_on(fit: str, tmp_path: Path) -> None:
+    model = create_model("vit-mu/16", height=32, width=32, classes=3)
+    about = replace(state_dict.about_of({}, "", 3, False, []), fit=fit)
+    timm_folder.save(Weights(model.spec, named_tensors(model), about), tmp_path / "folder")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True)
+    found = timm.data.resolve_model_data_config(theirs)
+    assert (found["crop_pct"], found["interpolation"]) == (1.0, "bicubic")
+    assert found["crop_mode"] == {"crop": "center", "squash": "squash", "pad": "border"}[fit]
+    assert open_weights(tmp_path / "folder").about.fit == fit
+
+
+def test_norms_behind_the_layers_are_not_taken_for_ours(tmp_path: Path) -> None:
+    theirs = timm.create_model("vit_base_patch16_rpn_224", **SMALL | {"num_heads": 2})
+    assert not is_plain(theirs)
+    assert is_plain(timm.create_model("vit_base_patch16_224", **SMALL | {"num_heads": 2}))
+    with pytest.raises(WeightsError, match="norms behind its layers"):
+        state_dict.read(theirs.state_dict(), "x", {"architecture": "vit_base_patch16_rpn_224"})
 
 
 def test_timm_has_no_place_for_some_things(tmp_path: Path) -> None:

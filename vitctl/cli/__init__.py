@@ -46,7 +46,7 @@ app = typer.Typer(
     "0 done, 2 usage, 3 input, 4 the run failed, 130 and 143 stopped.",
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "First": (demo,),
+    "Start here": (demo,),
     "Data": (patchify, info),
     "Training": (pretrain, selfsup, finetune, recipes),
     "Frozen features": (features, fewshot),

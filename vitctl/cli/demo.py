@@ -2,16 +2,16 @@ from typing import Annotated
 
 import typer
 
-from vitctl.cli.options import Json, Overwrite, Quiet, Set
+from vitctl.cli.options import Device, Json, Overwrite, Quiet, Set
 
 
 def demo(
     data: Annotated[
         str, typer.Option(metavar="SOURCE", help="Your own pictures: any source that patchify takes.")
     ] = "digits",
-    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where all of it goes; else runs/demo.")] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of weights, order and augmentation.")] = 0,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where all is kept; default: runs/demo.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of weights, data order and augmentation.")] = 0,
+    device: Device = "auto",
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="FOLDER", help="Go on with a demo that was stopped.")
     ] = None,

@@ -29,7 +29,7 @@ def doctor(
         "extras": ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in result.extras.items()),
         "workers": f"started by {result.start_method}",
     }
-    advice = listing("to mend", ["advice"], [[line] for line in result.advice]) if result.advice else None
+    advice = listing("to fix", ["advice"], [[line] for line in result.advice]) if result.advice else None
     emit("doctor", result, json, [facts(about), *([advice] if advice else [])])
     if not result.ok:
         raise typer.Exit(4)

@@ -1,9 +1,8 @@
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from vitctl.cli.options import AllowMissing, From, Json, Quiet
-from vitctl.cli.training import Data
+from vitctl.cli.options import AllowMissing, Data, Device, From, Json, Precision, Quiet
 
 SHOWN = 10  # classes
 
@@ -13,23 +12,24 @@ def evaluate(
     data: Data = None,
     split: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which pictures; test unless named, or val where there is no test."),
+        typer.Option(metavar="NAME", help="Split to evaluate on; default: test, else val."),
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Pictures at once.")] = 64,
-    precision: Annotated[
-        Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    crops: Annotated[int, typer.Option(metavar="1|5|10", help="Average over crops, and with 10 mirror them.")] = 1,
+    batch: Annotated[int, typer.Option(metavar="N", help="Batch size.")] = 64,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    crops: Annotated[
+        int, typer.Option(metavar="1|5|10", help="Average over 1, 5 or 10 crops; 10 are 5 and their mirror images.")
+    ] = 1,
     labels: Annotated[
-        str | None, typer.Option(metavar="FILE.json", help="Several right answers a picture, as ImageNet-ReaL has.")
+        str | None,
+        typer.Option(metavar="FILE.json", help="Several right answers per picture, as in ImageNet-ReaL."),
     ] = None,
-    confusion: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw what was taken for what.")] = None,
+    confusion: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw the confusion matrix.")] = None,
     allow_missing: AllowMissing = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say how often weights, or an exported file, are right: top-1, top-5, loss, calibration, and class by class.
+    """Measure the accuracy of weights or of an exported file: top-1, top-5, loss, calibration, and class by class.
 
     Classes are matched by name where the weights have names.
 

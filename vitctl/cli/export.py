@@ -2,8 +2,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vitctl.cli.options import AllowMissing, From, Json, Overwrite, Quiet, Set
-from vitctl.cli.training import Data
+from vitctl.cli.options import AllowMissing, Data, From, Json, Overwrite, Quiet, Set
 
 
 def export(

@@ -2,8 +2,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vitctl.cli.options import AllowMissing, Json, Overwrite, Quiet, Set
-from vitctl.cli.training import Data
+from vitctl.cli.options import AllowMissing, Data, Device, Json, Overwrite, Precision, Quiet, Set
 
 
 def features(
@@ -19,18 +18,17 @@ def features(
     out: Annotated[
         str | None, typer.Option(metavar="FILE", help="An .h5; else the cache, where later commands find it.")
     ] = None,
-    layers: Annotated[int, typer.Option(metavar="N", help="The last so many blocks, side by side.")] = 1,
+    layers: Annotated[int, typer.Option(metavar="N", help="Concatenate the outputs of the last N blocks.")] = 1,
     pool: Annotated[
         Literal["auto", "cls", "gap", "none"],
         typer.Option(help="auto is what the head sees; none gives a vector for each patch."),
     ] = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take what was computed before.")] = True,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse features that were computed before.")] = True,
     export: Annotated[
-        Literal["csv", "npy", "parquet"] | None, typer.Option(help="For other tools as well, beside the file or here.")
+        Literal["csv", "npy", "parquet"] | None,
+        typer.Option(help="Also write them for other tools, beside the file."),
     ] = None,
     allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
@@ -38,7 +36,7 @@ def features(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compute what a model says of every picture before its head, once.
+    """Extract frozen features, the input of the head, for every picture, once.
 
     The file has features, labels and names of each split. A run that was killed goes on where it was.
 

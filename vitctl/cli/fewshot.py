@@ -1,9 +1,8 @@
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitctl.cli.options import AllowMissing, Json, Quiet, Set
-from vitctl.cli.training import Data
+from vitctl.cli.options import AllowMissing, Data, Device, Json, Precision, Quiet, Set
 
 if TYPE_CHECKING:
     from vitctl.workflows.fewshot import Closer, FewshotResult, ProbeResult
@@ -11,37 +10,36 @@ if TYPE_CHECKING:
 
 def fewshot(
     shots: Annotated[
-        list[str] | None, typer.Option(metavar="N", help="Labelled pictures of each class, or all; repeatable.")
+        list[str] | None, typer.Option(metavar="N", help="Labelled pictures per class, or all; repeatable.")
     ] = None,
     source: Annotated[
         list[str] | None,
         typer.Option(
             "--from",
             metavar="WEIGHTS",
-            help="Weights, as everywhere; pixels; or random:MODEL. Repeat it to compare models on the same draws.",
+            help="Weights, as everywhere; or the baselines pixels and random:MODEL; repeat it to compare them.",
         ),
     ] = None,
     data: Data = None,
     features: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A feature file, in place of weights and data.")
+        str | None, typer.Option(metavar="FILE", help="A feature file, instead of weights and data.")
     ] = None,
     probe: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="lsr, the paper's; lsr-grid, with its strength chosen among the shots; logreg; knn; ncm; repeatable.",
+            help="lsr (the paper's), lsr-grid (its strength chosen by the shots), logreg, knn, ncm; repeatable.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="How often the shots are drawn.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", help="How many times the shots are drawn.")] = 3,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Pictures to judge on; test unless named, or val, or a part.")
+        str | None,
+        typer.Option(metavar="NAME", help="Split to test on; default: test, else val, else part of train."),
     ] = None,
-    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw accuracy against shots as a .png.")] = None,
-    precision: Annotated[
-        Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take features computed before.")] = True,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw accuracy against shots to this .png.")] = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse features that were computed before.")] = True,
     allow_missing: AllowMissing = False,
     settings: Set = None,
     json: Json = False,

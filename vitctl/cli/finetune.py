@@ -2,10 +2,9 @@ from typing import Annotated
 
 import typer
 
-from vitctl.cli.options import From, Json, Overwrite, Quiet, Set
+from vitctl.cli.options import Data, From, Json, Overwrite, Quiet, Set
 from vitctl.cli.training import (
     Batch,
-    Data,
     Device,
     Devices,
     DryRun,
@@ -35,13 +34,13 @@ def finetune(
     lr: Annotated[
         str | None,
         typer.Option(
-            metavar="LR[,LR...]", help="The highest learning rate; the best of several on a held out part of train."
+            metavar="LR[,LR...]", help="Peak learning rate; of several, the best on a held-out part of train is used."
         ),
     ] = None,
     freeze: Annotated[
         str | None,
         typer.Option(
-            metavar="PART", help="What stays as it is: backbone, all but the head; or N, the stem and N blocks."
+            metavar="PART", help="What is frozen: backbone (all but the head), or N (the stem and the first N blocks)."
         ),
     ] = None,
     seed: Seed = None,

@@ -55,7 +55,7 @@ def info(
         raise UsageError("--augment wants --sheet FILE.png beside it")
     result = describe(found, teller, verify=verify)
     if sheet and not isinstance(result, PatchFileInfo):
-        raise UsageError(f"--sheet draws the pictures of a patch file; {found} is none")
+        raise UsageError(f"--sheet draws the pictures of a patch file; {found} is not a patch file")
     if sheet:
         drawn = Path(sheet)
         if augment:
@@ -131,7 +131,7 @@ def weights_tables(result: "WeightsInfo") -> "list[Table]":
     about = {
         "weights": result.path,
         "format": "vitctl weights" if result.ours else result.format,
-        "model": f"{result.model}, {result.parameters:,} numbers",
+        "model": f"{result.model}, {result.parameters:,} parameters",
     }
     about |= architecture(result)
     if result.class_names:

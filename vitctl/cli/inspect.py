@@ -2,8 +2,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitctl.cli.options import AllowMissing, From, Json, Overwrite, Quiet, Set
-from vitctl.cli.training import Data
+from vitctl.cli.options import AllowMissing, Data, Device, From, Json, Overwrite, Quiet, Set
 
 if TYPE_CHECKING:
     from vitctl.workflows.inspect import InspectResult
@@ -17,14 +16,18 @@ def inspect(
         typer.Option("--images", metavar="PICTURE", help="A file, folder or pattern in place of --data; repeatable."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose pictures; test unless named, or val where there is none.")
+        str | None, typer.Option(metavar="NAME", help="Split to look at; default: test, else val.")
     ] = None,
     res: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Look at another resolution: positions before and after.")
+        str | None,
+        typer.Option(metavar="N|HxW", help="Look at another resolution, positions before and after."),
     ] = None,
-    shown: Annotated[int, typer.Option(metavar="N", help="Pictures that attention is drawn over.")] = 8,
-    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Else runs/<date-time>-inspect-<model>.")] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    shown: Annotated[int, typer.Option(metavar="N", help="How many pictures attention is drawn over.")] = 8,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where the figures go; default: runs/<date-time>-inspect-<model>."),
+    ] = None,
+    device: Device = "auto",
     allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     settings: Set = None,
@@ -64,13 +67,13 @@ def seen(result: "InspectResult") -> dict[str, str]:
     told = {}
     if result.distances:
         first, last = (sum(line) / len(line) for line in (result.distances[0], result.distances[-1]))
-        told["attention"] = f"{first:.1f} px far in the first layer, {last:.1f} px in the last"
+        told["attention"] = f"mean distance {first:.1f} px in the first layer, {last:.1f} px in the last"
         told["uniform"] = f"{result.uniform_distance:.1f} px, of a head that looks everywhere alike"
     if result.explained_variance:
         count = len(result.explained_variance)
         told["filters"] = f"{count} components explain {sum(result.explained_variance):.1%}"
     if result.layer_top1:
         best = max(range(len(result.layer_top1)), key=result.layer_top1.__getitem__)
-        share = f"{result.layer_top1[best]:.1%} with {result.shots} shots a class"
+        share = f"{result.layer_top1[best]:.1%} with {result.shots} shots per class"
         told["layers"] = f"layer {best} of {len(result.layer_top1) - 1} is worth most: {share}"
     return told

@@ -55,7 +55,7 @@ def interpolate_pos(
         )
     )
     about = {
-        "model": f"{result.model}, {result.parameters:,} numbers",
+        "model": f"{result.model}, {result.parameters:,} parameters",
         "before": before,
         "after": after,
         "positions": f"{result.positions}, {result.method}",

@@ -1,8 +1,8 @@
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from vitctl.cli.options import AllowMissing, From, Json, Quiet, Set
+from vitctl.cli.options import AllowMissing, Device, From, Json, Precision, Quiet, Set
 from vitctl.config.patchify import Fit
 
 SHOWN = 100  # pictures on the terminal
@@ -11,8 +11,8 @@ SHOWN = 100  # pictures on the terminal
 def predict(
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Files, folders, or quoted patterns.")],
     source: From = None,
-    top: Annotated[int, typer.Option(metavar="N", help="Answers for each picture.")] = 5,
-    csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write a line for each picture.")] = None,
+    top: Annotated[int, typer.Option(metavar="N", help="Classes shown for each picture.")] = 5,
+    csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write a line per picture to this file.")] = None,
     sheet: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Draw pictures with answers, right and wrong in color.")
     ] = None,
@@ -20,17 +20,15 @@ def predict(
         Fit | None,
         typer.Option(help="How pictures are fitted to the model's input; else as those that it was trained on."),
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Pictures at once.")] = 32,
-    precision: Annotated[
-        Literal["auto", "float32", "bf16"], typer.Option(help="auto takes bf16 where the device has it.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    batch: Annotated[int, typer.Option(metavar="N", help="Batch size.")] = 32,
+    precision: Precision = "auto",
+    device: Device = "auto",
     allow_missing: AllowMissing = False,
     settings: Set = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what pictures show: the likeliest classes of each, by weights or by an exported file.
+    """Classify pictures: the likeliest classes of each, by weights or by an exported file.
 
     A folder that is called like a class labels its pictures. What cannot be read is told, and stops nothing.
 

@@ -2,10 +2,9 @@ from typing import Annotated
 
 import typer
 
-from vitctl.cli.options import Json, Overwrite, Quiet, Set
+from vitctl.cli.options import Data, Json, Overwrite, Quiet, Set
 from vitctl.cli.training import (
     Batch,
-    Data,
     Device,
     Devices,
     DryRun,
@@ -25,7 +24,7 @@ from vitctl.cli.training import (
 
 def pretrain(
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to train; vit-b/16 unless named. vitctl models lists them.")
+        str | None, typer.Option(metavar="NAME", help="Model to train; default: vit-b/16. vitctl models lists them.")
     ] = None,
     data: Data = None,
     out: Out = None,

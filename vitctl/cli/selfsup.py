@@ -2,10 +2,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitctl.cli.options import Json, Overwrite, Quiet, Set
+from vitctl.cli.options import Data, Json, Overwrite, Quiet, Set
 from vitctl.cli.training import (
     Batch,
-    Data,
     Device,
     Devices,
     DryRun,
@@ -29,18 +28,19 @@ if TYPE_CHECKING:
 def selfsup(
     objective: Annotated[
         Literal["mean-color", "downsampled", "pixels", "mae"] | None,
-        typer.Option(help="What is asked of a hidden patch; mean-color, the paper's, unless named."),
+        typer.Option(help="What is predicted of a hidden patch; default: mean-color, the paper's."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to train; vit-b/16 unless named. vitctl models lists them.")
+        str | None, typer.Option(metavar="NAME", help="Model to train; default: vit-b/16. vitctl models lists them.")
     ] = None,
     data: Data = None,
     out: Out = None,
     recipe: Recipe = None,
     res: Res = None,
-    ratio: Annotated[float | None, typer.Option(metavar="SHARE", help="Of the patches that are hidden.")] = None,
+    ratio: Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the patches to hide.")] = None,
     probe: Annotated[
-        int | None, typer.Option(metavar="N", help="Shots a class that measure the model on the way; 0 is off.")
+        int | None,
+        typer.Option(metavar="N", help="Labelled pictures per class of the probe on the way; 0 turns it off."),
     ] = None,
     epochs: Epochs = None,
     steps: Steps = None,
@@ -87,13 +87,14 @@ def selfsup(
 
 
 def rows(result: "SelfsupResult") -> dict[str, str]:
-    from vitctl.reporting import duration
+    from vitctl.reporting import counted, duration
 
     told = {
         "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.parameters:,} parameters",
         "objective": f"{result.objective}, {result.hidden} of {result.patches} patches hidden",
         "data": f"{result.data}, digest {result.data_digest[:12]}",
-        "trained": f"{result.steps:,} steps of {result.batch} ({result.epochs:.3g} epochs), recipe {result.recipe}",
+        "trained": f"{counted(result.steps, 'step')} of {result.batch} ({result.epochs:.3g} epochs), "
+        f"recipe {result.recipe}",
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
         f"{result.ceiling_share:.0%} of its matrix ceiling, in {duration(result.elapsed_s)}",
         "loss": f"{result.loss:.4f}" + ("" if result.val_loss is None else f", on val {result.val_loss:.4f}"),
@@ -101,7 +102,7 @@ def rows(result: "SelfsupResult") -> dict[str, str]:
     if result.val_top1 is not None:
         told["hidden patches"] = f"{result.val_top1:.2%} right on val"
     if result.probe_top1 is not None:
-        told["probe"] = f"top-1 {result.probe_top1:.2%} on val with {result.probe_shots} shots a class, frozen"
+        told["probe"] = f"top-1 {result.probe_top1:.2%} on val with {result.probe_shots} shots per class, frozen"
     if result.weights and result.pictures:
         told |= {"weights": result.weights, "pictures": result.pictures}
     return told

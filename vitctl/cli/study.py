@@ -2,8 +2,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitctl.cli.options import Json, Overwrite, Quiet, Set
-from vitctl.cli.training import Data
+from vitctl.cli.options import Data, Device, Json, Overwrite, Quiet, Set
 from vitctl.config.study import Name
 
 if TYPE_CHECKING:
@@ -25,19 +24,19 @@ def study(
     scale: Annotated[
         Literal["budget", "paper"], typer.Option(help="paper: its own models, recipes and resolutions.")
     ] = "budget",
-    seeds: Annotated[int, typer.Option(metavar="N", help="How often each cell is trained.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Seeds per cell.")] = 3,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Of a cell, in place of what the budget allows.")
+        int | None, typer.Option(metavar="N", help="Steps of a cell, in place of what the budget allows.")
     ] = None,
     cells: Annotated[
         str, typer.Option(metavar="I/N", help="The I-th of N parts, for several machines with one --out or their own.")
     ] = "1/1",
     out: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="Where it is kept, and gone on with; else runs/study-NAME."),
+        typer.Option(metavar="FOLDER", help="Where it is kept, and continued from; default: runs/study-NAME."),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it costs, and run nothing.")] = False,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and run nothing.")] = False,
     overwrite: Overwrite = False,
     settings: Set = None,
     json: Json = False,

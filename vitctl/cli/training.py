@@ -4,40 +4,37 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vitctl.cli.options import DEVICE, PRECISION
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vitctl.workflows.train.conclude import TrainResult
 
-Data = Annotated[
-    str | None, typer.Option(metavar="DATA", help="A patch file, digits, or any source that patchify takes.")
-]
 Out = Annotated[
     str | None, typer.Option(metavar="FOLDER", help="The run directory; else runs/<date-time>-<command>-<model>.")
 ]
 Recipe = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", help="Settings to begin with, which flags and --set change; vitctl recipes lists them."
-    ),
+    typer.Option(metavar="NAME", help="Recipe to begin with; flags and --set change it. vitctl recipes lists them."),
 ]
 Res = Annotated[
     str | None,
     typer.Option(metavar="RES", help="224, or 192x256 for height x width; else that of the data, or of the weights."),
 ]
-Epochs = Annotated[float | None, typer.Option(metavar="N", help="Rounds over the training data.")]
-Steps = Annotated[int | None, typer.Option(metavar="N", help="Updates, in place of epochs.")]
-Batch = Annotated[int | None, typer.Option(metavar="N", help="Pictures in an update, over all devices.")]
+Epochs = Annotated[float | None, typer.Option(metavar="N", help="Passes over the training data.")]
+Steps = Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps, in place of epochs.")]
+Batch = Annotated[int | None, typer.Option(metavar="N", help="Pictures per step, over all devices.")]
 MicroBatch = Annotated[
     str | None,
-    typer.Option(metavar="N", help="Pictures computed at once on a device; auto takes what fits."),
+    typer.Option(metavar="N", help="Pictures per forward pass on one device; auto takes what fits into memory."),
 ]
-Lr = Annotated[float | None, typer.Option(metavar="LR", help="The highest learning rate.")]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="Of fresh weights, order, augmentation and dropout.")]
-Precision = Annotated[
-    Literal["auto", "float32", "bf16"] | None, typer.Option(help="auto takes bf16 where the device has it.")
+Lr = Annotated[float | None, typer.Option(metavar="LR", help="Peak learning rate.")]
+Seed = Annotated[
+    int | None, typer.Option(metavar="N", help="Random seed of weights, data order, augmentation, dropout.")
 ]
-Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[Literal["auto", "float32", "bf16"] | None, PRECISION]
+Device = Annotated[str | None, DEVICE]
 Devices = Annotated[
     int | None,
     typer.Option(
@@ -60,7 +57,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Build everything, run o
 
 
 def flags_of(**flags: Any) -> dict[str, Any]:
-    """Those that were given on the command line: a default is no wish."""
+    """The flags that were given on the command line: those that are not None."""
     return {name: value for name, value in flags.items() if value is not None}
 
 
@@ -82,12 +79,13 @@ def show(command: str, result: Any, as_json: bool, told: "Callable[[Any], dict[s
 
 
 def rows(result: "TrainResult") -> dict[str, str]:
-    from vitctl.reporting import duration
+    from vitctl.reporting import counted, duration
 
     told = {
         "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.parameters:,} parameters",
         "data": f"{result.data}, {result.classes} classes, digest {result.data_digest[:12]}",
-        "trained": f"{result.steps:,} steps of {result.batch} ({result.epochs:.3g} epochs), recipe {result.recipe}",
+        "trained": f"{counted(result.steps, 'step')} of {result.batch} ({result.epochs:.3g} epochs), "
+        f"recipe {result.recipe}",
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
         f"{result.ceiling_share:.0%} of its matrix ceiling, in {duration(result.elapsed_s)}",
     }

@@ -13,7 +13,7 @@ class FeaturesConfig:
     source: str | None = None  # weights; or pixels, or random:MODEL, to compare with
     data: str | None = None
     out: str | None = None  # else in the cache, where later commands find it
-    layers: int = 1  # the last so many blocks, side by side
+    layers: int = 1  # outputs of the last N blocks, concatenated
     pool: Literal["auto", "cls", "gap", "none"] = "auto"  # as the model does; none: a vector for each patch
     res: str | None = None  # as the weights, or for random:MODEL as the data; pixels: 32 at most
     dtype: Literal["float32", "float16"] = "float32"  # of what is stored

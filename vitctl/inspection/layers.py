@@ -58,7 +58,7 @@ def draw_worth(scores: list[float], path: Path, title: str, shots: int, chance: 
     axes.axhline(chance, color=PAGE.quiet, linestyle="--", linewidth=1, label="chance")
     axes.set_xticks(range(0, len(scores), max(1, len(scores) // 16)))
     axes.set_xlabel("layer (0: patches with positions)")
-    axes.set_ylabel(f"top-1, {shots} shots a class")
+    axes.set_ylabel(f"top-1, {shots} shots per class")
     axes.set_ylim(0, min(1.02, max(scores) * 1.15 + 0.02))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     plain(axes)

@@ -23,7 +23,7 @@ def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     shown = {place: "all" if shots is None else str(shots) for shots, place in places.items()}
     used = sorted({places[each["shots"]] for each in results})
     axes.set_xticks(used, [shown[place] for place in used])
-    axes.set_xlabel("shots a class")
+    axes.set_xlabel("shots per class")
     axes.set_ylabel("top-1 on the test pictures, 95% interval")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.legend(frameon=False, fontsize=8)

@@ -30,7 +30,7 @@ def check_place(path: Path | str | None) -> None:
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """What kills left half written of the files of a name, which may be a pattern."""
+    """Deletes the temporary files that killed processes left of a file; `name` may be a pattern."""
     for path in folder.glob(f".{name}.[0-9]*.tmp"):
         if not is_alive(int(path.name.split(".")[-2])):
             path.unlink(missing_ok=True)

@@ -87,9 +87,9 @@ def resize_table(table: torch.Tensor, old: Grid, new: Grid, method: Method = "of
 def resize_offsets(table: torch.Tensor, old: Grid, new: Grid) -> torch.Tensor:
     """[H, 2hw-1, Dh] -> [H, 2HW-1, Dh]: a distance in the sequence is so many lines and so many columns.
 
-    Which, is not unique (one line on, or a line's length of columns): the fewest columns are taken for which the grid
-    has lines. The new distance, scaled in lines and columns as corners that are aligned scale, is then looked up
-    between its four old neighbours.
+    There are several ways to take it apart (one line, or a line's length of columns); the one with the fewest columns
+    for which the grid has lines is taken. The new distance, scaled in lines and columns as aligned corners scale, is
+    then looked up between its four old neighbours.
     """
     last = new[0] * new[1] - 1
     distance = torch.arange(-last, last + 1, dtype=torch.float64)

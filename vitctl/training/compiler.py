@@ -13,6 +13,6 @@ def is_there() -> bool:
 
 
 def quiet(may_fail: bool) -> None:
-    """No lines of its own; and where compiling was nobody's wish, what cannot be compiled runs as it is."""
+    """Silences torch.compile. Where nobody asked for compiling, what cannot be compiled runs as it is."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     torch._dynamo.config.suppress_errors = may_fail

@@ -107,7 +107,7 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> torch.Tensor:
 
 
 def shrunk(group: Group) -> list[nn.Parameter]:
-    """Those with a gradient, less the decay that is none of it: w -= lr * wd * w."""
+    """Those with a gradient, after the decoupled decay: w -= lr * wd * w."""
     moved = [value for value in group["params"] if value.grad is not None]
     if moved and group["decoupled"]:
         torch._foreach_mul_(moved, 1 - group["lr"] * group["decoupled"])

@@ -89,8 +89,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             raise
         text = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0][:80]
         raise RunError(
-            f"rank {ranks.rank} has lost another one ({text}); start all of them again with --resume, which goes on "
-            "from the last checkpoint"
+            f"rank {ranks.rank} lost contact with another rank ({text}); start all of them again with --resume, which "
+            "goes on from the last checkpoint"
         ) from error
     finally:
         TALK.clear()

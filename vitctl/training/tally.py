@@ -116,7 +116,7 @@ class Tally:
 
 
 def check_finite(logits: torch.Tensor) -> None:
-    """A number that is none is no answer, though it has a largest."""
+    """The largest of NaNs would still be some class: logits that are not finite are refused."""
     broken = int((~torch.isfinite(logits)).any(1).sum())
     if broken:
         raise RunError(f"the model's answers to {broken} of {len(logits)} pictures are not finite: nothing can be said")

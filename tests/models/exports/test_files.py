@@ -6,6 +6,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vitctl.data.patchifier.decode import Target, fit
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io.weights import About, Weights
 from vitctl.models.create import create_model, named_tensors
+from vitctl.models.exports import onnx_file
 from vitctl.models.exports.exported import Exported
 from vitctl.models.exports.graph import check_any_size, graph_of
 from vitctl.models.exports.labels import labels_of
@@ -84,10 +86,12 @@ def test_patches_as_they_lie_in_the_file(kind: str, tmp_path: Path) -> None:
     close(exported, model, torch.randn(3, 6, 16 * 16 * 3))
 
 
+@pytest.mark.parametrize("fitted", ["crop", "squash"])
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_preprocessing_inside_is_the_patchifiers(kind: str, tmp_path: Path) -> None:
-    """Cropped, resized, rounded and normalised: a byte that lies between two may become the other."""
+def test_preprocessing_inside_is_the_patchifiers(kind: str, fitted: str, tmp_path: Path) -> None:
+    """Fitted, resized, rounded and normalised: a byte that lies between two may become the other."""
     model, weights = made("vit-mu/16")
+    weights = replace(weights, about=replace(weights.about, fit=fitted))
     graph = graph_of(made("vit-mu/16")[0], weights.about, any_size=False, preprocessing=True, half=False)
     labels = labels_of(weights, any_size=False, preprocessing=True, precision="float32")
     example = torch.zeros(2, 39, 53, 3, dtype=torch.uint8)
@@ -96,10 +100,32 @@ def test_preprocessing_inside_is_the_patchifiers(kind: str, tmp_path: Path) -> N
     mean, std = (torch.tensor(values) for values in (weights.about.mean, weights.about.std))
     for batch, height, width in ((1, 32, 48), (3, 100, 61), (2, 20, 301)):
         pixels = np.random.default_rng(height).integers(0, 256, (batch, height, width, 3), np.uint8)
-        small = torch.from_numpy(np.stack([fit(each, Target(32, 48, 3)) for each in pixels]))
+        small = torch.from_numpy(np.stack([fit(each, Target(32, 48, 3, fitted)) for each in pixels]))
         with torch.no_grad():
             wanted = model(((small.float() / 255 - mean) / std).permute(0, 3, 1, 2))
             torch.testing.assert_close(exported(torch.from_numpy(pixels)), wanted, atol=0.02, rtol=0.02)
+
+
+def test_padding_is_not_for_a_graph() -> None:
+    model, weights = made("vit-mu/16")
+    padded = replace(weights.about, fit="pad")
+    with pytest.raises(UsageError, match="were padded"):
+        graph_of(model, padded, any_size=False, preprocessing=True, half=False)
+
+
+def test_large_weights_stand_beside_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, weights = made("vit-mu/16")
+    graph = graph_of(made("vit-mu/16")[0], weights.about, any_size=False, preprocessing=False, half=False)
+    labels = labels_of(weights, any_size=False, preprocessing=False, precision="float32")
+    free, example = {0: torch.export.Dim.DYNAMIC}, torch.zeros(2, 3, 32, 48)
+    monkeypatch.setattr(onnx_file, "LARGEST", 1000)
+    write_onnx(graph, example, free, tmp_path / "m.onnx", 20, labels)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    close(OnnxModel(tmp_path / "m.onnx"), model, torch.randn(3, 3, 32, 48))
+    monkeypatch.undo()
+    write_onnx(graph, example, free, tmp_path / "m.onnx", 20, labels)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    close(OnnxModel(tmp_path / "m.onnx"), model, torch.randn(3, 3, 32, 48))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])

@@ -52,7 +52,7 @@ Measurement = Callable[[], float]
 def in_turn(
     measurements: Mapping[str, tuple[str, Measurement]], rounds: int, reporter: Reporter
 ) -> dict[str, list[float]]:
-    """{name: one value a round}; a machine whose speed drifts drifts for all of a round alike."""
+    """{name: one value a round}. In turn, so that a machine whose speed drifts drifts for all of them alike."""
     values: dict[str, list[float]] = {name: [] for name in measurements}
     with reporter.progress("bench", rounds * len(measurements), "figures") as bar:
         for _ in range(rounds):

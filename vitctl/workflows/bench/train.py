@@ -29,7 +29,7 @@ from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.workflows.bench.data import given_jpegs
 from vitctl.workflows.bench.measure import Figure, Measurement, Part, figure, in_turn, ratio
-from vitctl.workflows.bench.pictures import multiply, write_jpegs
+from vitctl.workflows.bench.pictures import CLASSES, multiply, write_jpegs
 from vitctl.workflows.patchify import patchify
 from vitctl.workflows.train.fit import Fit
 from vitctl.workflows.train.place import Place
@@ -92,9 +92,6 @@ def measured(trial: Trial, reporter: Reporter) -> Part:
     pairs = [(name, peer) for peer in peers for name in ours if name != ours[0] or peer == peers[0]]
     ratios = [ratio(values, *pair) for pair in pairs]
     return Part(figures, ratios, [], remarks(trial, figures, [*ours, *peers]))
-
-
-CLASSES = 4  # of the pictures that are made up
 
 
 def made_pictures(config: BenchConfig, case: TrainCase, folder: Path) -> Path:
@@ -169,18 +166,18 @@ def timm_loop(trial: Trial, way: Named) -> Measurement:
 def timm_parts(trial: Trial) -> tuple[nn.Module, Any, Iterator[Any]]:
     from timm.optim import create_optimizer_v2
 
-    model = timm_model(trial.case, trial.device)
     loader = timm_loader(trial.case, trial.pictures, trial.device, train=True)
+    model = timm_model(trial.case, trial.device, len(loader.dataset.classes))
     endless = itertools.chain.from_iterable(itertools.repeat(loader))
     return model.train(), create_optimizer_v2(model, "adamw", LR, DECAY), endless
 
 
-def timm_model(case: TrainCase, device: torch.device) -> nn.Module:
+def timm_model(case: TrainCase, device: torch.device, classes: int = CLASSES) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
     spec = spec_of(case)
     model: nn.Module = VisionTransformer(
-        spec.height, spec.patch, num_classes=CLASSES, embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads
+        spec.height, spec.patch, num_classes=classes, embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads
     )
     return model.to(device)
 

@@ -169,7 +169,7 @@ def layers(found: Findings, folder: Path) -> Iterator[Section]:
         yield Section(
             "What each layer is worth",
             f"Top-1 on {found.worth.judged:,} pictures of the paper's least-squares probe with {found.worth.shots} "
-            f"shots a class, on the mean of the patches behind each block; layer {best} is best, "
+            f"shots per class, on the mean of the patches behind each block; layer {best} is best, "
             f"{found.worth.scores[best]:.1%}.",
             (path,),
         )

@@ -40,7 +40,7 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class Timing:
-    """Answers of a fresh model, a second: in batches of whatever size is quickest."""
+    """Pictures a second through a fresh model, in batches of whatever size is quickest."""
 
     model: str
     pixels: int

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vitctl.config.augment import AugmentConfig
 from vitctl.config.model import ModelSpec
 from vitctl.config.train import TrainConfig
 from vitctl.data.augmentation.augment import Augment
@@ -47,7 +48,7 @@ class Feed:
     def __init__(self, split: Split, config: TrainConfig, spec: ModelSpec, ranks: Ranks, device: torch.device) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
         augment = config.augment
-        plain = takes_patches(spec) and not augment.mixes_labels and augment.summary() == "none"
+        plain = takes_patches(spec) and not augment.mixes_labels and augment == AugmentConfig()
         res = (spec.height, spec.width)
         view = View("patches", spec.patch, res) if plain else View("images")
         self.augment = None if plain else Augment(augment, config.seed, res)

@@ -37,7 +37,7 @@ class Task:
     objective: Objective
     feed: Feeder
     judge: Callable[[State], Judgement | None]  # on pictures that are not trained on
-    weights: Callable[[Tensors], Weights]  # what the model's tensors are worth
+    weights: Callable[[Tensors], Weights]  # the trained tensors, as what is kept
     counts_right: bool  # whether the objective has right answers to count
 
 
