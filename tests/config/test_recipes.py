@@ -313,30 +313,28 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("purpose", "model", "examples", "classes", "name"),
+    ("purpose", "model", "examples", "digits", "name"),
     [
-        ("pretrain", "vit-s/16", 1_437, 10, "digits"),
-        ("pretrain", "vit-ti/16", 2_999, 10, "digits"),
-        ("pretrain", "vit-b/16", 3_000, 10, "small"),
-        ("pretrain", "vit-b/16", 1_020, 102, "small"),  # flowers are no digits
-        ("pretrain", "vit-b/16", 50_000, 10, "small"),
-        ("pretrain", "r50+vit-b/16", 200_000, 10, "paper/vit-i1k"),
-        ("pretrain", "vit-b/16", 1_281_167, 1000, "paper/vit-i1k"),
-        ("pretrain", "bit-r50x1", 1_281_167, 1000, "paper/vit-i1k"),
-        ("pretrain", "vit-b/16", 14_000_000, 21_843, "paper/vit-b-i21k"),
-        ("pretrain", "bit-r50x1", 14_000_000, 21_843, "paper/r50x1-jft"),
-        ("pretrain", "vit-b/16", 1_437, 10, "digits-large"),
-        ("pretrain", "r50+vit-b/32", 1_437, 10, "digits-large"),
-        ("selfsup", "vit-s/16", 1_437, 10, "masked-small"),
-        ("selfsup", "vit-b/16", 300_000, 0, "paper/masked"),
-        ("finetune", "vit-b/16", 1_437, 10, "transfer/500"),
-        ("finetune", "bit-r50x1", 9_999, 37, "transfer/500"),
-        ("finetune", "vit-b/16", 50_000, 100, "transfer/10k"),
-        ("finetune", "vit-b/16", 1_281_167, 1000, "transfer/20k"),
+        ("pretrain", "vit-s/16", 1_437, True, "digits"),
+        ("pretrain", "vit-b/16", 200, False, "small"),  # flowers are no digits
+        ("pretrain", "vit-b/16", 50_000, False, "small"),
+        ("pretrain", "r50+vit-b/16", 200_000, False, "paper/vit-i1k"),
+        ("pretrain", "vit-b/16", 1_281_167, False, "paper/vit-i1k"),
+        ("pretrain", "bit-r50x1", 1_281_167, False, "paper/vit-i1k"),
+        ("pretrain", "vit-b/16", 14_000_000, False, "paper/vit-b-i21k"),
+        ("pretrain", "bit-r50x1", 14_000_000, False, "paper/r50x1-jft"),
+        ("pretrain", "vit-b/16", 1_437, True, "digits-large"),
+        ("pretrain", "r50+vit-b/32", 1_437, True, "digits-large"),
+        ("selfsup", "vit-s/16", 1_437, False, "masked-small"),
+        ("selfsup", "vit-b/16", 300_000, False, "paper/masked"),
+        ("finetune", "vit-b/16", 1_437, False, "transfer/500"),
+        ("finetune", "bit-r50x1", 9_999, False, "transfer/500"),
+        ("finetune", "vit-b/16", 50_000, False, "transfer/10k"),
+        ("finetune", "vit-b/16", 1_281_167, False, "transfer/20k"),
     ],
 )
-def test_one_is_chosen_by_the_data(purpose: Any, model: str, examples: int, classes: int, name: str) -> None:
-    chosen = choose(purpose, model_spec(model), examples, classes)
+def test_one_is_chosen_by_the_data(purpose: Any, model: str, examples: int, digits: bool, name: str) -> None:
+    chosen = choose(purpose, model_spec(model), examples, digits=digits)
     assert (chosen.name, chosen.purpose, chosen.config.model) == (name, purpose, model)
     assert chosen.config.res == {"digits-large": str(model_spec(model).reach)}.get(name)  # else only if asked for
     assert chosen.config.lrs == ()  # and so is the time for a grid
@@ -364,13 +362,13 @@ def test_the_papers_masked_patches() -> None:
 
 def test_mae_is_chosen_where_it_is_asked_for() -> None:
     model = model_spec("vit-b/16")
-    assert choose("selfsup", model, 5_000, 10, "mae").name == "mae-small"
-    assert choose("selfsup", model, 1_281_167, 1000, "mae").name == "mae/pretrain-b"
+    assert choose("selfsup", model, 5_000, "mae").name == "mae-small"
+    assert choose("selfsup", model, 1_281_167, "mae").name == "mae/pretrain-b"
 
 
 @pytest.mark.parametrize("model", ["bit-r50x1", "timm:resnet18"])
 def test_models_that_have_no_choice_of_head_are_given_none(model: str) -> None:
-    config = choose("pretrain", model_spec(model), 50_000, 10).config
+    config = choose("pretrain", model_spec(model), 50_000).config
     assert (config.head, config.positions, config.hidden) == (None, None, False)
     assert replace(config, head="gap", positions="sincos", model="vit-s/16") == recipe("small").config
 
@@ -378,7 +376,7 @@ def test_models_that_have_no_choice_of_head_are_given_none(model: str) -> None:
 @pytest.mark.parametrize("name", TABLE_4)
 def test_what_is_chosen_to_finetune_has_the_steps_of_table_4(name: str) -> None:
     pictures = {"imagenet": 1_281_167, "cifar10": 50_000, "cifar100": 50_000, "pets": 3_312, "flowers": 1_020}[name]
-    config = choose("finetune", model_spec("vit-b/16"), pictures, 10).config
+    config = choose("finetune", model_spec("vit-b/16"), pictures).config
     assert config.steps == TABLE_4[name][0]
     assert config.optim.lr in TABLE_4[name][1]
     assert is_the_papers_way(config)

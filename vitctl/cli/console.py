@@ -25,6 +25,9 @@ def reporter(quiet: bool) -> Reporter:
     return Rich() if sys.stderr.isatty() else Plain()
 
 
+WIDE = 2000  # columns where nobody looks: a path stays on its line
+
+
 class Rich:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -78,7 +81,7 @@ def emit(command: str, result: Any, as_json: bool, tables: Sequence[Table], run:
     if as_json:
         print(json.dumps(answer(command, result, run), allow_nan=False))
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     with console.capture() as drawn:
         for number, table in enumerate(tables):
             console.print(*([""] if number else []), table, sep="\n")

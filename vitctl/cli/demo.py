@@ -40,7 +40,8 @@ def demo(
     about = {
         "page": result.page,
         "took": duration(result.elapsed_s),
-        "next": "open the page; it has the command of each stage, for your own pictures",
+        "next": "open the page; it has the command of each stage, for your own pictures. vitctl inspect, evaluate and "
+        "predict now take its model",
     }
     emit(
         "demo",

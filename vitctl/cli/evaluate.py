@@ -47,7 +47,7 @@ def evaluate(
         "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
         "data": f"{result.data}, split {result.split}, {result.pictures:,} pictures",
         "top-1": f"{result.top1:.2%}, 95% interval {low:.2%} to {high:.2%}",
-        "top-5": f"{result.top5:.2%}",
+        **({"top-5": f"{result.top5:.2%}"} if result.classes > 5 else {}),
         "loss": f"{result.loss:.4f}",
         "calibration": f"confidence is {result.calibration_error:.2%} off, on average over 15 bins",
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, {duration(result.elapsed_s)}",

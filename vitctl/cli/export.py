@@ -56,7 +56,7 @@ def export(
         "logits": f"up to {found.max_difference:.2g} apart, {found.mean_difference:.2g} on average; the largest is "
         f"{found.largest_logit:.3g}",
         "top-1": f"the same for {found.agreement:.2%}",
-        "accuracy": f"{found.top1_export:.2%}, the model {found.top1_model:.2%}"
+        "accuracy": f"{found.top1_export:.2%}, the model {found.top1_model:.2%} in float32"
         if found.top1_model is not None
         else "",
         "report": result.report,

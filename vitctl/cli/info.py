@@ -99,11 +99,19 @@ def file_tables(result: "PatchFileInfo", rejects: bool) -> "list[Table]":
 
 
 def run_tables(result: "RunInfo") -> "list[Table]":
-    from vitctl.cli.console import facts
+    from vitctl.cli.console import facts, listing
 
     about = {"command": result.command, "version": result.version, "finished": "yes" if result.finished else "no"}
     whole = facts({"run": result.path} | about | {name: str(value) for name, value in result.config.items()})
-    return [whole, *(weights_tables(result.weights) if result.weights else [])]
+    answer = result.result or {}
+    scores = {name: f"{answer[name]:.2%}" for name in ("top1", "best_top1") if answer.get(name) is not None}
+    stages = [[each["stage"], each["result"], each["file"]] for each in answer.get("stages", [])]
+    return [
+        whole,
+        *([facts(scores)] if scores else []),
+        *([listing("stages", ["stage", "result", "file"], stages)] if stages else []),
+        *(weights_tables(result.weights) if result.weights else []),
+    ]
 
 
 def feature_tables(result: "FeatureFileInfo") -> "list[Table]":

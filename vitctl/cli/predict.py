@@ -1,3 +1,4 @@
+import sys
 from typing import Annotated
 
 import typer
@@ -9,7 +10,10 @@ SHOWN = 100  # pictures on the terminal
 
 
 def predict(
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Files, folders, or quoted patterns.")],
+    pictures: Annotated[
+        list[str],
+        typer.Argument(metavar="PICTURE...", help="Files, folders, quoted patterns, or - for names on stdin."),
+    ],
     source: From = None,
     top: Annotated[int, typer.Option(metavar="N", help="Classes shown for each picture.")] = 5,
     csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write a line per picture to this file.")] = None,
@@ -40,6 +44,8 @@ def predict(
     from vitctl.workflows.predict import predict as run
 
     kept = None if json else SHOWN
+    if "-" in pictures:  # their names, a line each
+        pictures = [each for each in pictures if each != "-"] + sys.stdin.read().splitlines()
     config = PredictConfig(
         tuple(pictures), source, top, batch, fit, precision, device, csv, sheet, kept=kept, allow_missing=allow_missing
     )

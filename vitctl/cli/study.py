@@ -96,6 +96,7 @@ def about(result: "StudyResult") -> dict[str, str]:
         "data": f"{result.data}, digest {result.data_digest[:12]}",
         "scaled down": "; ".join(result.scaled_down),
         "the paper": result.found,
+        "seeds": "one: differences as small as between seeds cannot be told" if result.seeds == 1 else "",
         "costs": f"{result.flops:.3g} FLOPs, {result.expected_s / 3600:.3g} hours of this device",
         "figure": result.figure or "",
         "table": result.table or "",

@@ -93,7 +93,8 @@ def rows(result: "TrainResult") -> dict[str, str]:
         told["tried"] = ", ".join(f"lr {lr}: {score:.2%}" for lr, score in result.tried.items())
     told["loss"] = f"{result.loss:.4f}"
     if result.top1 is not None and result.best_top1 is not None:
-        told["val"] = f"top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.val_loss:.4f}"
+        among = f", top-5 {result.top5:.2%}" if result.classes > 5 else ""
+        told["val"] = f"top-1 {result.top1:.2%}{among}, loss {result.val_loss:.4f}"
         told["best"] = f"top-1 {result.best_top1:.2%} at step {result.best_step:,}"
     if result.weights:
         told["weights"] = result.weights

@@ -159,7 +159,7 @@ class ModelSpec:
             )
             raise ConfigError(
                 f"{self.name}: patches of {reach} do not divide a picture of {size}; the nearest are "
-                f"{' and '.join(near)}, or set pad to true"
+                f"{' and '.join(near)}, or pad them by --set pad=true"
             )
 
     @property
@@ -230,7 +230,17 @@ def model_spec(name: str, **options: Any) -> ModelSpec:
         match = re.fullmatch(pattern, text)
         if match:
             return ModelSpec(text, **(read(*match.groups()) | fitting(options)))
-    raise ConfigError(f"model {name!r} is unknown; {did_you_mean(text, LISTED)}; vitctl models lists them")
+    raise ConfigError(f"model {name!r} is unknown; {nearest(text)}; vitctl models lists them")
+
+
+def nearest(text: str) -> str:
+    """A name that was meant: by timm's words, without the stroke, or with a slip of the finger."""
+    words = re.fullmatch(r"(?:timm:)?vit_(tiny|small|base|large|huge)_patch(\d+)(_\d+)?.*", text)
+    if words:
+        size = "ti" if words[1] == "tiny" else words[1][0]
+        return f"did you mean 'vit-{size}/{words[2]}', or timm's own 'timm:{text.removeprefix('timm:')}'?"
+    joined = re.fullmatch(r"((?:axial-)?vit-[a-z]+)[-_]?(\d{1,3})", text)
+    return f"did you mean '{joined[1]}/{joined[2]}'?" if joined else did_you_mean(text, LISTED)
 
 
 def fitting(options: dict[str, Any]) -> dict[str, Any]:

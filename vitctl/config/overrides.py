@@ -25,7 +25,9 @@ def replace_at(config: Any, path: list[str], text: str, whole: str) -> Any:
     name, *rest = path
     names = {field.name: field for field in dataclasses.fields(config)}
     if name not in names:
-        raise ConfigError(f"--set {whole}: there is no field {name!r}; {did_you_mean(name, names)}")
+        inside = [f"{outer}.{name}" for outer in names if has_field(getattr(config, outer), name)]
+        near = f"did you mean {inside[0]!r}?" if inside else did_you_mean(name, names)
+        raise ConfigError(f"--set {whole}: there is no field {name!r}; {near}")
     current = getattr(config, name)
     if rest:
         if not dataclasses.is_dataclass(current):
@@ -35,6 +37,10 @@ def replace_at(config: Any, path: list[str], text: str, whole: str) -> Any:
         inner = ", ".join(f"{whole}.{field.name}" for field in dataclasses.fields(current))
         raise ConfigError(f"--set {whole}: name one of its fields: {inner}")
     return dataclasses.replace(config, **{name: convert(text, typing.get_type_hints(type(config))[name], whole)})
+
+
+def has_field(value: Any, name: str) -> bool:
+    return dataclasses.is_dataclass(value) and name in {field.name for field in dataclasses.fields(value)}
 
 
 def convert(text: str, kind: Any, whole: str) -> Any:

@@ -35,10 +35,10 @@ def recipe(name: str) -> Recipe:
 
 
 def choose(
-    purpose: Purpose, model: ModelSpec, examples: int, classes: int, objective: Objective | None = None
+    purpose: Purpose, model: ModelSpec, examples: int, objective: Objective | None = None, *, digits: bool = False
 ) -> Recipe:
     """The one for so much data, where none is named. The resolution stays that of the data, or of the weights."""
-    row = RECIPES[name_for(purpose, model, examples, classes, objective)]
+    row = RECIPES[name_for(purpose, model, examples, objective, digits)]
     config = replace(row.config, model=model.name, res=None)
     if row.name == "digits-large":  # as few patches as there can be: an 8x8 digit fits into one
         config = replace(config, res=str(model.reach * math.ceil(DIGIT / model.reach)))
@@ -47,20 +47,20 @@ def choose(
     return replace(row, config=config)
 
 
-def name_for(purpose: Purpose, model: ModelSpec, examples: int, classes: int, objective: Objective | None) -> str:
+def name_for(purpose: Purpose, model: ModelSpec, examples: int, objective: Objective | None, digits: bool) -> str:
     if purpose == "selfsup":
         names = ("mae-small", "mae/pretrain-b") if objective == "mae" else ("masked-small", "paper/masked")
-        return names[examples >= UNDER_SMALL]
+        return names[0] if examples < UNDER_SMALL else names[1]
     if purpose == "finetune":
         return next(name for fewer, name in TRANSFERS if examples < fewer)
-    if examples < FEW and classes <= 10:
+    if digits:
         return "digits" if model.family == "vit" and model.dim < WIDE else "digits-large"
     if examples < MANY or model.family != "bit":
         return next(name for fewer, name in PRETRAINING if examples < fewer)
     return "paper/r50x1-jft"
 
 
-FEW, MANY = 3_000, 2_000_001
+MANY = 2_000_001
 WIDE = 768  # a width at which an epoch of digits takes minutes on a laptop
 DIGIT = 16  # pixels a side, of 8 that were scanned
 UNDER_SMALL = 200_000

@@ -5,6 +5,8 @@ from typing import Any
 
 from vitctl.inspection.figures import COLOURS, canvas, plain, save
 
+APART = 0.05  # of what stands over the same number of shots
+
 
 def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     """`results` as the command gives them; "all" stands behind the last number."""
@@ -14,10 +16,12 @@ def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     numbers = sorted({each["shots"] for each in results if each["shots"] is not None})
     places = {shots: place for place, shots in enumerate([*numbers, None])}
     lines = sorted({(each["weights"], each["probe"]) for each in results}, key=str)
-    for colour, (weights, probe) in zip(COLOURS * len(lines), lines, strict=False):
+    for number, (weights, probe) in enumerate(lines):
+        colour = COLOURS[number % len(COLOURS)]
         points = [each for each in results if (each["weights"], each["probe"]) == (weights, probe)]
         points.sort(key=lambda each: places[each["shots"]])
-        x, y = [places[each["shots"]] for each in points], [each["mean"] for each in points]
+        x = [places[each["shots"]] + APART * (number - (len(lines) - 1) / 2) for each in points]
+        y = [each["mean"] for each in points]
         axes.errorbar(x, y, [each["ci95"] or 0 for each in points], label=f"{weights}, {probe}", color=colour,
                       marker="o", markersize=4, capsize=3)  # fmt: skip
     shown = {place: "all" if shots is None else str(shots) for shots, place in places.items()}

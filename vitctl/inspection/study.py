@@ -9,6 +9,7 @@ from typing import Any
 from vitctl.inspection.figures import COLOURS, canvas, plain, save
 
 MARKS = "osD^vP"
+FEW = 5  # numbers that are marks of the axis themselves
 MANY = 6  # words that stand side by side
 APART = 0.12  # between lines that stand over the same word
 
@@ -40,7 +41,8 @@ def draw_study(panels: Sequence[Panel], path: Path, title: str, about: str, shar
         if shares:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         if number == 0:
-            axes.set_ylabel("top-1, mean and deviation of seeds" if shares else "pictures a second")
+            spread = any(point.std is not None for line in panel.lines.values() for point in line)
+            axes.set_ylabel(("top-1" if shares else "pictures a second") + ", mean and deviation of seeds" * spread)
             if len(panel.lines) > 1:
                 axes.legend(frameon=False, fontsize=8)
     save(figure, path)
@@ -52,6 +54,11 @@ def over_numbers(axes: Any, panel: Panel) -> None:
         bars(axes, [point.x for point in points], points, name, colour, mark, "-")
     if panel.log:
         axes.set_xscale("log")
+    values = sorted({float(point.x) for points in panel.lines.values() for point in points})
+    if len(values) <= FEW:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
+    axes.margins(x=0.08)
 
 
 def over_words(axes: Any, panel: Panel, words: list[Any]) -> None:

@@ -24,9 +24,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_place(path: Path | str | None) -> None:
-    """That there is a folder to write a file in, before the work that fills it."""
-    if path is not None and not Path(path).parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {Path(path).parent} to write it in; make it first")
+    """That a file can be written there, before the work that fills it."""
+    if path is None:
+        return
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent} to write it in; make it first")
+    try:
+        with replacing(path.with_name(f".{path.name}.trial")) as aside:
+            aside.touch()
+        path.with_name(f".{path.name}.trial").unlink()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 def remove_leftovers(folder: Path, name: str) -> None:

@@ -111,6 +111,11 @@ class Header:
     leaked: int = 0  # pictures of val and test that stand in an earlier split too
 
     @property
+    def is_digits(self) -> bool:
+        """The embedded ones."""
+        return self.source == "digits"
+
+    @property
     def mean(self) -> tuple[float, ...]:
         return self.sampled.mean
 

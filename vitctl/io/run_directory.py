@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from vitctl.errors import DataError, OutputExists
+from vitctl.errors import DataError, OutputExists, UsageError
 from vitctl.io.atomic import flush_file, remove_leftovers, write_bytes, write_json
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
@@ -112,7 +112,10 @@ def create_run(
                 f"{path}: is not empty; --overwrite starts over in a run directory, or name another with --out"
             )
         shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be made ({error.strerror}); choose another place") from error
     whole = {
         "command": command,
         "version": program,
@@ -123,8 +126,13 @@ def create_run(
     }
     write_json(path / "config.json", whole)
     if newest:
-        write_bytes(path.parent / LATEST, f"{path.name}\n".encode())
+        point_to(path.parent, path.name)
     return RunDirectory(path, whole)
+
+
+def point_to(folder: Path, run: str) -> None:
+    """The newest run of a folder: where weights are looked for that nobody names."""
+    write_bytes(folder / LATEST, f"{run}\n".encode())
 
 
 def is_run(path: Path) -> bool:

@@ -17,14 +17,19 @@ from vitctl.workflows.patchify import patchify
 DEFAULT = "data.h5"
 
 
-def choose_data(flag: str | None, reporter: Reporter) -> Path:
-    """The flag, else $VITCTL_DATA, else ./data.h5, else the embedded digits. What is no patch file is made into one."""
+def choose_data(flag: str | None, reporter: Reporter, trained_on: str | None = None) -> Path:
+    """The flag, else $VITCTL_DATA, else ./data.h5, else what the weights were trained on, else the embedded digits.
+
+    What is no patch file is made into one.
+    """
     if flag:
         return as_patch_file(flag, "--data", reporter)
     if os.environ.get("VITCTL_DATA"):
         return as_patch_file(os.environ["VITCTL_DATA"], "$VITCTL_DATA", reporter)
     if Path(DEFAULT).exists():
         return as_patch_file(DEFAULT, "found here", reporter)
+    if trained_on:
+        return as_patch_file(trained_on, "what the weights were trained on", reporter)
     return as_patch_file("digits", "embedded, as no --data was given", reporter)
 
 

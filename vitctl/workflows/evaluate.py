@@ -21,6 +21,7 @@ from vitctl.training.evaluation import Exam, answered
 from vitctl.training.ranks import Ranks, joined, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
 from vitctl.workflows.choose import choose_data
+from vitctl.workflows.load import trained_on
 from vitctl.workflows.ready import Ready, choose_model
 from vitctl.workflows.samples import HELD_OUT
 from vitctl.workflows.train.feed import check_labels, exams
@@ -58,7 +59,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     check_place(config.confusion)
     device = device_of(config.device, ranks_here())
     with joined(device) as ranks:
-        file = PatchFile(choose_data(config.data, reporter))
+        file = PatchFile(choose_data(config.data, reporter, trained_on(config.source)))
         split = split_of(file, config.split)
         ready = choose_model(
             config.source, reporter, channels=file.geometry.channels, precision=config.precision, device=device,

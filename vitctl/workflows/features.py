@@ -32,7 +32,7 @@ from vitctl.reporting import Progress, Reporter, Silent
 from vitctl.training.precision import autocast, chosen, quick_attention
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.choose import cache_folder, choose_data
-from vitctl.workflows.load import choose_weights, load_model
+from vitctl.workflows.load import choose_weights, load_model, tell_changes, trained_on
 from vitctl.workflows.train.feed import Normaliser, takes_patches
 from vitctl.workflows.train.start import device_of
 
@@ -77,7 +77,7 @@ def features(
 ) -> FeaturesResult:
     reporter, began = reporter or Silent(), time.perf_counter()
     check_export(export)
-    path = choose_data(config.data, reporter)
+    path = choose_data(config.data, reporter, trained_on(config.source))
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
     stem = out.with_suffix("") if out else Path("features")
@@ -200,6 +200,7 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) ->
         return pixels_of(config, data)
     original = weights_of(config, data, reporter)
     weights = fitted(original, config, data)
+    tell_changes(original, weights, reporter)
     spec, device = weights.spec, device_of(config.device, Ranks())
     precision = chosen(config.precision, device)
     pool = config.pool

@@ -19,6 +19,7 @@ from vitctl.probing.fewshot import Settings, Task, Trial, constant, interval, tr
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.choose import choose_data
 from vitctl.workflows.features import PIXELS, RANDOM, extracted, extractor_of
+from vitctl.workflows.load import trained_on
 from vitctl.workflows.samples import HELD_OUT
 
 CONFUSED = 5  # pairs that are named
@@ -187,7 +188,7 @@ def warn_constant(config: FewshotConfig, source: Source, task: Task, reporter: R
 def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Source]]:
     if config.features:
         return given(config, FeatureFile(config.features))
-    path = choose_data(config.data, reporter)
+    path = choose_data(config.data, reporter, trained_on((config.sources or (None,))[0]))
     data = PatchFile(path)
     if data.header.leaked:
         reporter.warn(

@@ -16,7 +16,7 @@ from vitctl.models.adapt import adapted, with_new_head
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
-from vitctl.workflows.load import choose_weights
+from vitctl.workflows.load import choose_weights, tell_changes
 from vitctl.workflows.train.conclude import TrainResult, conclude, concluded
 from vitctl.workflows.train.fit import Fit
 from vitctl.workflows.train.parts import held_out, limited
@@ -24,6 +24,7 @@ from vitctl.workflows.train.place import Place, place_of
 from vitctl.workflows.train.start import Data, Request, Ways, device_of, start, to_resume
 from vitctl.workflows.train.task import labelled
 
+Score = tuple[float, float]  # accuracy, and the loss, negative: a tie goes to the lower one
 DEV = ((10_000, 0.10), (100_000, 0.02), (float("inf"), 0.01))  # of a set up to this size, as in the paper
 
 
@@ -49,16 +50,28 @@ def finetune(
             return concluded(TrainResult, started.run, reporter)
         config, data = started.config, started.data
         begun, train = begin(config, data), limited(data.train, config.limit, config.seed)
+        if weights:
+            tell_changes(weights, begun, reporter)
+            tell_enlarged(begun.spec, data, reporter)
         with Stop() as stop:
             place = place_of(config, train, data.val, ranks, device, reporter, stop)
             tried = trials(config, begun, place, started.run)
             if tried:
-                config = with_lr(config, max(tried, key=lambda lr: (tried[lr], -lr)))
+                config = with_lr(config, max(tried, key=lambda lr: (*tried[lr], -lr)))
                 reporter.note(f"lr {config.optim.lr:g} was best on the held out part; now on all {train.rows:,}")
             fitted = Fit(config, labelled(config, begun, place), place, started.run).to_the_end()
-        named = {f"{lr:g}": score for lr, score in tried.items()}
+        named = {f"{lr:g}": top1 for lr, (top1, _) in tried.items()}
         done = replace(started, config=config)
         return conclude(done, place, begun.spec, fitted, time.perf_counter() - began, named)
+
+
+def tell_enlarged(spec: ModelSpec, data: Data, reporter: Reporter) -> None:
+    stored = data.file.geometry
+    if spec.height > stored.height or spec.width > stored.width:
+        reporter.note(
+            f"pictures of {stored.height}x{stored.width} are enlarged to {spec.height}x{spec.width}; vitctl patchify "
+            f"--res {spec.height if spec.height == spec.width else f'{spec.height}x{spec.width}'} keeps more of them"
+        )
 
 
 def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:
@@ -99,8 +112,8 @@ def with_head(spec: ModelSpec, head: str | None) -> ModelSpec:
     return replace(spec, head="gap")
 
 
-def trials(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory | None) -> dict[float, float]:
-    """{lr: accuracy on a part of the training data that the others are trained without}."""
+def trials(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory | None) -> dict[float, Score]:
+    """{lr: accuracy, and loss, on a part of the training data that the others are trained without}."""
     if not config.lrs or run is None:
         return {}
     share = next(share for size, share in DEV if place.train.rows < size)
@@ -112,7 +125,7 @@ def trials(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory 
     return {lr: trial(with_lr(config, lr), begun, part, run.part(f"trials/lr-{lr:g}")) for lr in config.lrs}
 
 
-def trial(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory) -> float:
+def trial(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory) -> Score:
     if not run.result:
         fitted = Fit(config, labelled(config, begun, place), place, run).to_the_end()
         place.ranks.meet()
@@ -125,8 +138,10 @@ def trial(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory) 
                 path.unlink(missing_ok=True)
         place.ranks.meet()
     assert run.result is not None
-    place.reporter.note(f"lr {config.optim.lr:g}: top-1 {run.result['top1']:.2%} on the held out part")
-    return float(run.result["top1"])
+    place.reporter.note(
+        f"lr {config.optim.lr:g}: top-1 {run.result['top1']:.2%}, loss {run.result['loss']:.4f} on the held out part"
+    )
+    return float(run.result["top1"]), -float(run.result["loss"])
 
 
 def with_lr(config: TrainConfig, lr: float) -> TrainConfig:

@@ -10,7 +10,7 @@ from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, InputError, UsageError, WeightsError
 from vitctl.io import official
 from vitctl.io.recognise import WEIGHTS, guarded, open_weights
-from vitctl.io.run_directory import LATEST
+from vitctl.io.run_directory import LATEST, is_run, open_run
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 
@@ -51,6 +51,25 @@ def chosen(flag: str | None) -> tuple[str, str]:
             f"{newest}: the newest run has no weights; name a file, a folder or timm:NAME with --from or $VITCTL_FROM"
         )
     return str(newest), "the newest run"
+
+
+def tell_changes(before: Weights, after: Weights, reporter: Reporter) -> None:
+    """What was done so that weights fit: other positions, other channels, another head."""
+    for step in after.about.history[len(before.about.history) :]:
+        reporter.note(f"weights: {step['step']} {step['from']} to {step['to']}, {step['method']}")
+
+
+def trained_on(flag: str | None) -> str | None:
+    """The data of the run whose weights are meant, where it is still there."""
+    try:
+        path = Path(chosen(flag)[0])
+    except UsageError:
+        return None
+    for folder in (path, path.parent):
+        if is_run(folder):
+            data = open_run(folder).config["config"].get("data")
+            return data if isinstance(data, str) and Path(data).is_file() else None
+    return None
 
 
 def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:

@@ -16,7 +16,7 @@ from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.models.exports.torch_file import TorchProgram
 from vitctl.reporting import Reporter
 from vitctl.training.precision import Named, chosen
-from vitctl.workflows.load import choose_weights, load_model, missing
+from vitctl.workflows.load import choose_weights, load_model, missing, tell_changes
 from vitctl.workflows.load import chosen as chosen_weights
 from vitctl.workflows.train.feed import Normaliser
 
@@ -59,6 +59,7 @@ def choose_model(
         return headed(ready)
     weights = choose_weights(flag, reporter, allow_missing)
     fitting = adapted(weights, channels=channels)
+    tell_changes(weights, fitting, reporter)
     model = load_model(fitting, allow_missing=allow_missing).to(device)
     way = chosen(precision, device)  # type: ignore[arg-type]
     return headed(Ready(model, fitting.spec, fitting.about, weights.path, weights.digest(), way, device))

@@ -18,7 +18,7 @@ class RecipeRow:
     source: str
     command: str
     expected: str
-    settings: dict[str, Any]  # what differs from the defaults, by the names of --set
+    settings: dict[str, Any]  # batch, lr, and what differs from the defaults, by the names of --set
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def list_recipes(pattern: str | None = None) -> RecipesResult:
 
 
 def row_of(row: Recipe) -> RecipeRow:
-    settings = dict(differing(row.config, TrainConfig()))
+    settings = {"batch": row.config.batch, "optim.lr": row.config.optim.lr} | dict(differing(row.config, TrainConfig()))
     settings.pop("model", None)
     return RecipeRow(row.name, row.purpose, row.config.model, row.source, row.command, row.expected, settings)
 

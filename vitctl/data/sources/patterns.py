@@ -4,9 +4,10 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
-from vitctl.errors import DataError, did_you_mean
+from vitctl.errors import DataError
 
 SIBLINGS = 1000  # names compared with a misspelt one
 
@@ -60,6 +61,6 @@ def missing(path: Path) -> str:
             siblings = sorted(entry.name for entry, _ in zip(entries, range(SIBLINGS), strict=False))
     except OSError:
         siblings = []
-    near = f"; {did_you_mean(absent.name, siblings)}" if siblings else ""
+    near = "".join(f"; did you mean {name!r}?" for name in get_close_matches(absent.name, siblings, 1, 0.6))
     place = path if absent == Path(os.path.abspath(path)) else f"{path} ({absent.name} is missing)"
-    return f"{place} does not exist{near}"
+    return f"{place}: no such file or folder{near}"

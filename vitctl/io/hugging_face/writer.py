@@ -50,6 +50,7 @@ def check_writable(spec: ModelSpec) -> None:
     if wrong:
         raise UsageError(
             f"{spec.name}: Hugging Face's ViT has no place for {', '.join(wrong)}; write .safetensors instead"
+            + (", or train with --set head=cls" if spec.head == "gap" else "")
         )
 
 

@@ -12,7 +12,7 @@ from vitctl.config.demo import DemoConfig
 from vitctl.errors import InputError, UsageError
 from vitctl.io.atomic import write_json
 from vitctl.io.patch_file import PatchFile
-from vitctl.io.run_directory import RunDirectory, create_run, new_folder, open_run
+from vitctl.io.run_directory import RunDirectory, create_run, new_folder, open_run, point_to
 from vitctl.reporting import Muted, Reporter, Silent
 from vitctl.workflows.asked import stoppable
 from vitctl.workflows.demo.page import PAGE, write
@@ -51,7 +51,7 @@ def demo(
     overwrite: bool = False,
 ) -> DemoResult:
     reporter, began = reporter or Silent(), time.perf_counter()
-    run, config = begun(config, out, resume, overwrite)
+    run, config = begun(config, out, resume, overwrite, reporter)
     shown = Demo(config, run.path, Muted(reporter, bars=True))
     try:
         stages = shown_all(shown, run, reporter)
@@ -74,6 +74,7 @@ def demo(
         elapsed_s=time.perf_counter() - began,
     )
     run.finish(dataclasses.asdict(result))
+    point_to(run.path.parent, f"{run.path.name}/finetune")  # what bare commands go on with
     return result
 
 
@@ -95,10 +96,14 @@ def shown_all(shown: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple[
     return stages
 
 
-def begun(config: DemoConfig, out: str | None, resume: str | None, overwrite: bool) -> tuple[RunDirectory, DemoConfig]:
+def begun(
+    config: DemoConfig, out: str | None, resume: str | None, overwrite: bool, reporter: Reporter
+) -> tuple[RunDirectory, DemoConfig]:
     """A new folder, or one that is there, which knows its own settings."""
     if resume is None:
         path = Path(out) if out else new_folder(RUNS / "demo")
+        if not out and path.name != "demo":
+            reporter.note(f"run: {path}, as {RUNS / 'demo'} is there; --resume {RUNS / 'demo'} goes on with that one")
         return create_run(path, "demo", dataclasses.asdict(config), __version__, overwrite, newest=False), config
     run = open_run(Path(resume))
     if run.config["command"] != "demo":

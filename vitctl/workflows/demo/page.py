@@ -1,5 +1,6 @@
 """The page of the demo: a chain of commands, and what each of them found."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,5 +64,6 @@ def command_of(demo: Demo) -> str:
     usual, flags = DemoConfig(), {"data": demo.config.data, "seed": demo.config.seed}
     others = [f"{name}={value}" for name, value in vars(demo.config).items() if name not in (*flags, "device")]
     settings = [each for each in others if each not in [f"{name}={value}" for name, value in vars(usual).items()]]
-    return command_line("demo", **{name: value for name, value in flags.items() if value != getattr(usual, name)},
-                        settings=settings)  # fmt: skip
+    out = None if re.fullmatch(r"demo(-\d+)?", demo.folder.name) else str(demo.folder)
+    given = {name: value for name, value in flags.items() if value != getattr(usual, name)}
+    return command_line("demo", **given, settings=settings, out=out)

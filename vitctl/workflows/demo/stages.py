@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,7 @@ from vitctl.workflows.inspect import inspect
 from vitctl.workflows.interpolate import interpolate_positions
 from vitctl.workflows.patchify import patchify
 from vitctl.workflows.predict import predict
-from vitctl.workflows.samples import HELD_OUT, spaced
+from vitctl.workflows.samples import HELD_OUT
 from vitctl.workflows.sheets import contact_sheet
 
 SHOTS = (1, 5, 10)
@@ -176,7 +177,7 @@ def finetuned(demo: Demo) -> Stage:
         "finetune",
         demo.folder / "finetune",
         {"source": demo.folder / "pretrain", "data": demo.data, "res": demo.sizes[1]}
-        | {"steps": demo.config.steps // 4, **common(demo)}
+        | {"steps": demo.config.steps // 2, **common(demo)}
         | ({} if own else {"lr": 3e-4}),
         "digits-finetune" if own else "small-finetune",
         (*demo.judged, *(() if own else ("optim.layer_decay=1",))),
@@ -251,13 +252,21 @@ def answered(demo: Demo) -> Stage:
 
 def write_pictures(split: Split, names: tuple[str, ...], folder: Path) -> None:
     """Some held out pictures as a person has them: PNG files in folders of their classes."""
-    rows = spaced(split.rows, SHOWN)
+    rows = balanced(split.labels(), SHOWN)
     for row, pixels, label in zip(rows.tolist(), split.images(rows), split.labels(rows).tolist(), strict=True):
         known = names[label] if 0 <= label < len(names) else "others"
         name = known if Path(known).name == known and known != ".." else "others"
         (folder / name).mkdir(parents=True, exist_ok=True)
         with Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)) as image:
             image.save(folder / name / f"{row:05d}.png")
+
+
+def balanced(labels: Any, count: int) -> Any:
+    """Rows of so many pictures, as many of each class as there are."""
+    turn = np.empty(len(labels), np.int64)  # the number of a picture in its class
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange((labels == label).sum())
+    return np.sort(np.lexsort((np.arange(len(labels)), turn))[:count])
 
 
 STAGES: tuple[Callable[[Demo], Stage], ...] = (

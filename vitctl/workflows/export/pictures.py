@@ -9,11 +9,12 @@ import torch
 
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
-from vitctl.errors import DataError
+from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 from vitctl.workflows.choose import choose_data
+from vitctl.workflows.load import trained_on
 from vitctl.workflows.samples import HELD_OUT, sized, spaced
 
 FEW, MANY = 32, 1000
@@ -37,7 +38,13 @@ class Pictures:
 
 
 def pictures_for(weights: Weights, config: ExportConfig, reporter: Reporter) -> Pictures:
-    file = PatchFile(choose_data(config.data, reporter))
+    file = PatchFile(choose_data(config.data, reporter, trained_on(config.source)))
+    own = weights.about.class_names
+    if config.precision == "int8" and not config.data and own and not set(file.class_names) <= set(own):
+        raise UsageError(
+            f"int8 is calibrated with pictures of the kind that the model is for, and {file.path} has other classes; "
+            "name them with --data"
+        )
     name = next((each for each in HELD_OUT if each in file.splits and file.split(each).rows), next(iter(file.splits)))
     split, train = file.split(name), file.split("train" if "train" in file.splits else name)
     if not split.rows:

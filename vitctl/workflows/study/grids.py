@@ -18,6 +18,10 @@ METHODS = {"official": "interpolated", "fresh": "drawn anew"}
 HYBRID = 32  # pixels that a token of the small hybrid reaches
 SHARED = "shared"  # folder of runs from which several cells go on
 LARGE = 96  # pixels of a side, from which patches are the usual ones
+GENTLE = (  # fine-tuning with few steps and few labels: all layers, and plain pictures
+    "optim.layer_decay=1", "optim.lr=0.001", "augment.mix_probability=0", "augment.randaug_layers=0",
+    "augment.crop_area=0.5,1",
+)  # fmt: skip
 AT_THE_END = "eval_every=0"
 
 
@@ -236,7 +240,7 @@ def selfsup(s: Setting) -> Iterator[Cell]:
     Learning from few labels is the shorter run; from scratch for as long as it, and as long as both runs of the others.
     """
     few, tuned = f"limit={s.few}", 0.25
-    settings = () if s.paper else ("optim.layer_decay=1", "optim.lr=0.001")  # all of it has much to learn
+    settings = () if s.paper else GENTLE
     lengths = {"scratch": tuned} | ({} if s.paper else {"scratch, longer": 1 + tuned})
     for way in (*lengths, "mean-color", "downsampled", "pixels", "mae", "labels"):
         factors: Factors = {"first": way}

@@ -73,7 +73,7 @@ def setting_of(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting, 
         classes=len(data.file.class_names),
         steps=config.steps or SHORT,
         seeds=config.seeds,
-        embedded=data.file.header.source == "digits",
+        embedded=data.file.header.is_digits,
         judged=judged,
     )
     return setting, told
@@ -88,7 +88,7 @@ def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[
     most, told = longest(setting, row), []
     steps = affordable(setting, row, prices)
     little = replace(setting, little=True)
-    if steps < most / 3 and affordable(little, row, prices) > max(1.5 * steps, FEWEST):
+    if steps < most / 3 and affordable(little, row, prices) > 1.5 * steps:
         setting, steps = little, affordable(little, row, prices)
         told.append("a model of 6 layers, 96 wide")
     while steps < FEWEST and setting.seeds > 1:
@@ -99,7 +99,7 @@ def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[
     if steps < most:
         told.append(f"{max(steps, FEWEST):,} steps of {config.batch} in place of {most:,}, the recipe's")
     if steps < FEWEST:
-        told.append(f"longer than asked for: fewer than {FEWEST} steps say nothing")
+        told.append(f"fewer than {FEWEST} steps say nothing: this takes longer than the budget")
     told.append(small)
     return replace(setting, steps=min(most, max(steps, FEWEST))), told
 

@@ -141,7 +141,10 @@ def open_data(flags: dict[str, Any], ranks: Ranks, reporter: Reporter, with_labe
         raise DataError(f"{path}: has {counted(len(file.class_names), 'class')}; two are needed to tell apart")
     val = file.splits.get(val_name)
     if val is None or not val.rows:
-        reporter.warn(f"{path}: has no pictures in split {val_name}: nothing is evaluated on the way")
+        reporter.warn(
+            f"{path}: has no pictures in split {val_name}: nothing is evaluated on the way; vitctl patchify --split "
+            f"{val_name}=0.1 holds some out"
+        )
         val = None
     for split in (train, val) if with_labels else ():
         if split:
@@ -155,7 +158,7 @@ def configured(request: Request, model: ModelSpec, data: Data, reporter: Reporte
     row = (
         recipe(name)
         if name
-        else choose(purpose, model, rows, len(data.file.class_names), about_data(request).get("objective"))
+        else choose(purpose, model, rows, about_data(request).get("objective"), digits=data.file.header.is_digits)
     )
     if row.purpose != purpose:
         raise ConfigError(f"recipe {row.name} is one to {row.purpose} with; vitctl recipes lists those to {purpose}")
