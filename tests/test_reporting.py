@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from vitctl.reporting import Plain, Silent, counted, duration, size
+from vitctl.reporting import Plain, Silent, counted, duration, paced, size
 
 
 def test_plain_progress_tells_done_rate_and_figures() -> None:
@@ -57,3 +57,10 @@ def test_counted(count: int, noun: str, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e15, "3000.0 TB")])
 def test_size(count: float, text: str) -> None:
     assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(0.0, "0 cells/s"), (1234.4, "1,234 cells/s"), (1.0, "1 cells/s"), (0.02, "50s a cell")]
+)
+def test_a_slow_pace_is_told_by_its_length(rate: float, text: str) -> None:
+    assert paced(rate, "cells") == text

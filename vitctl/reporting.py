@@ -34,6 +34,13 @@ class Reporter(Protocol):
         """`done` were done before this process began: they count for the bar, not for the rate."""
 
 
+def paced(rate: float, unit: str) -> str:
+    """Of many a second, or of one in many seconds."""
+    if rate >= 1 or not rate:
+        return f"{rate:,.0f} {unit}/s"
+    return f"{duration(1 / rate)} a {unit.removesuffix('s')}"
+
+
 class Silent:
     """For library use and `--quiet`: warnings alone go to stderr when it is given."""
 
@@ -97,7 +104,7 @@ class PlainProgress(Progress):
     def line(self) -> None:
         self.said = time.monotonic()
         rate = (self.done - self.before) / max(self.said - self.started, 1e-9)
-        parts = [f"{self.label}: {self.done}" + (f"/{self.total}" if self.total else ""), f"{rate:.0f} {self.unit}/s"]
+        parts = [f"{self.label}: {self.done}" + (f"/{self.total}" if self.total else ""), paced(rate, self.unit)]
         if self.done == self.total:
             parts.append(f"in {duration(self.said - self.started)}")
         elif self.total and rate > 0:

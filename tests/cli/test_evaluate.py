@@ -92,6 +92,22 @@ def test_weights_without_names_go_by_number(
     assert "has 10 classes, the model 3; vitctl finetune gives it a head for them" in line
 
 
+def test_data_that_nobody_names_are_those_of_the_training(
+    ran: Run, refused: Callable[..., str], data: str, newest: str, trained: TrainResult, tmp_path: Path
+) -> None:
+    (tmp_path / data).rename(tmp_path / "blots.h5")
+    path = tmp_path / newest / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"config": config["config"] | {"data": "blots.h5"}}))
+    for source in ((), ("--from", newest), ("--from", f"{newest}/weights.safetensors")):
+        answer = ran("evaluate", *source, "--precision", "float32", "--json")
+        assert "data: blots.h5 (what the weights were trained on)" in answer.stderr
+        assert json.loads(answer.stdout)["top1"] == trained.top1
+    (tmp_path / "blots.h5").unlink()
+    assert "10 classes that the model does not know" in refused("evaluate", code=3)
+    assert "other classes; name them with --data" in refused("export", "--precision", "int8", code=2)
+
+
 def test_what_cannot_be_evaluated(refused: Callable[..., str], data: str, newest: str, tmp_path: Path) -> None:
     assert "test" in refused("evaluate", "--split", "test", code=3)
     assert "nowhere: no such file" in refused("evaluate", "--from", "nowhere", code=3)

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,22 @@ def test_a_grid_of_rates_is_tried_on_a_part_of_the_training_data(
         assert not list((run / "trials" / f"lr-{lr}").glob("*.safetensors"))
     single = json.loads(ran(*SHORT, "--out", "again", "--lr", best, "--json").stdout)
     assert single["digest"] == told["digest"]  # the trials leave no trace in what they decide about
+
+
+def test_of_rates_that_are_as_good_the_one_with_the_lower_loss_is_best(ran: Run, data: str, newest: str) -> None:
+    told = ran(*SHORT, "--lr", "0.00000001,0.000001")
+    losses = dict(re.findall(r"lr (\S+): top-1 \S+, loss (\S+) on the held out part", told.stderr))
+    scores = dict(re.findall(r"lr (\S+): top-1 (\S+),", told.stderr))
+    assert len(set(scores.values())) == 1
+    assert f"lr {min(losses, key=lambda lr: float(losses[lr]))} was best" in told.stderr
+
+
+def test_what_is_done_to_fit_is_told(ran: Run, blots: Path, newest: str) -> None:
+    ran("patchify", str(blots), "grey.h5", "--res", "16", "--patch", "8", "--channels", "1", "--quiet")
+    told = ran(*SHORT, "--data", "grey.h5", "--res", "32", "--json").stderr
+    assert "weights: positions [2, 2] to [4, 4], official" in told
+    assert "weights: channels 3 to 1, sum" in told
+    assert "pictures of 16x16 are enlarged to 32x32; vitctl patchify --res 32 keeps more of them" in told
 
 
 def test_what_is_frozen_stays_as_it_was_to_the_bit(ran: Run, data: str, newest: str, tmp_path: Path) -> None:

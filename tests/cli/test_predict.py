@@ -1,14 +1,19 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import vitctl
+from vitctl.cli import app
+from vitctl.io.recognise import open_weights
+from vitctl.io.save import save_as
 
 Run = Callable[..., Any]
 
@@ -105,3 +110,25 @@ def test_weights_without_a_head(ran: Run, blots: Path, tmp_path: Path) -> None:
     vitctl.save_as(vitctl.weights_of(model), tmp_path / "features.safetensors")
     answer = ran("predict", str(blots / "val"), "--from", "features.safetensors", code=2)
     assert "has no head" in answer.stderr
+
+
+def test_names_may_come_on_stdin(newest: str, blots: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = sorted(map(str, (blots / "val" / "bee").iterdir()))
+    answer = CliRunner().invoke(app, ["predict", "-", "--json"], input="\n".join(names[:3]) + "\n")
+    assert [each["path"] for each in json.loads(answer.stdout)["predictions"]] == names[:3]
+
+
+def test_pictures_are_fitted_as_in_training(ran: Run, newest: str, blots: Path, tmp_path: Path) -> None:
+    """Weights remember how; --fit says otherwise."""
+    weights = open_weights(Path(newest))
+    wide = tmp_path / "wide.png"
+    Image.open(sorted((blots / "val" / "bee").iterdir())[0]).crop((0, 4, 16, 12)).save(wide)
+    answers = {}
+    for fit in ("crop", "squash"):
+        save_as(replace(weights, about=replace(weights.about, fit=fit)), tmp_path / f"{fit}.safetensors")
+        for asked in ((), ("--fit", "crop"), ("--fit", "squash")):
+            line = ("predict", str(wide), "--from", f"{fit}.safetensors", *asked, "--json")
+            answers[fit, asked] = json.loads(ran(*line).stdout)["predictions"][0]["top"]
+    assert answers["crop", ()] == answers["crop", ("--fit", "crop")] == answers["squash", ("--fit", "crop")]
+    assert answers["squash", ()] == answers["squash", ("--fit", "squash")] != answers["crop", ()]

@@ -178,6 +178,8 @@ def test_numbers_that_no_table_has_get_a_plain_name(
         ("r50-vit-b/16", "r50+vit-b/16"),
         ("axial-vit-b16", "axial-vit-b/16"),
         ("bitr50x1", "bit-r50x1"),
+        ("vit-ti8", "vit-ti/8"),
+        ("vit-ti-8", "vit-ti/8"),
     ],
 )
 def test_a_name_that_is_nearly_right_is_corrected(name: str, nearest: str) -> None:
@@ -185,6 +187,11 @@ def test_a_name_that_is_nearly_right_is_corrected(name: str, nearest: str) -> No
         model_spec(name)
     assert f"model {name!r} is unknown; did you mean {nearest!r}?" in str(caught.value)
     model_spec(nearest)
+
+
+def test_timms_names_are_understood() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'vit-ti/16', or timm's own 'timm:vit_tiny_patch16_224'"):
+        model_spec("vit_tiny_patch16_224")
 
 
 def slips(name: str) -> set[str]:
@@ -236,8 +243,8 @@ def test_no_text_breaks_the_parser(text: str) -> None:
         ("vit-b/32", {"width": 31, "pad": True}, "a patch of 32x32 is larger than a picture of 224x31"),
         ("r50+vit-b/32", {"height": 16, "width": 16}, "a patch of 32x32 is larger than a picture of 16x16"),
         ("vit-b/16", {"height": 230}, "do not divide a picture of 230x224; the nearest are 224x224 and 240x224, or"),
-        ("vit-b/16", {"height": 230, "width": 250}, "the nearest are 224x240 and 240x256, or set pad to true"),
-        ("vit-h/14", {"width": 384}, "patches of 14 .* 224x384; the nearest are 224x378 and 224x392, or set pad"),
+        ("vit-b/16", {"height": 230, "width": 250}, "the nearest are 224x240 and 240x256, or pad them"),
+        ("vit-h/14", {"width": 384}, "patches of 14 .* 224x384; the nearest are 224x378 and 224x392, or pad them"),
         ("r50+vit-b/16", {"width": 220}, "patches of 16 do not divide .* the nearest are 224x208 and 224x224"),
         ("vit-b/16", {"heads": 7}, "7 heads do not divide a width of 768"),
         ("vit-b/16", {"class_token": False}, "head cls needs the class token; take gap or map"),
@@ -300,7 +307,7 @@ def test_patches_cover_the_picture_or_the_nearest_sizes_do(patch: int, height: i
     else:
         with pytest.raises(ConfigError) as caught:
             ModelSpec("t", **options)
-        named = str(caught.value).partition("the nearest are ")[2].partition(", or set pad")[0].split(" and ")
+        named = str(caught.value).partition("the nearest are ")[2].partition(", or pad them")[0].split(" and ")
         for size in named:
             near = dict(zip(("height", "width"), map(int, size.split("x")), strict=True))
             assert ModelSpec("t", **options | near).grid

@@ -50,6 +50,7 @@ def test_one_field_changes(text: str, expected: Outer) -> None:
     ("text", "message"),
     [
         ("inner.rte=1", "no field 'rte'; did you mean 'rate'"),
+        ("rate=1", "no field 'rate'; did you mean 'inner.rate'"),
         ("innr.rate=1", "did you mean 'inner'"),
         ("inner=1", "name one of its fields: inner.rate"),
         ("steps.more=1", "has no fields of its own"),

@@ -77,9 +77,9 @@ DEIT = {  # model, resolution, drop path, what it gave
     "finetune-l": ("vit-l/16", "224", 0.45, "84.9%"),
 }
 MAE_PRETRAINING = {  # model, what it gave by which recipe
-    "pretrain-b": ("vit-b/16", "83.66% ImageNet by mae/finetune-b"),
-    "pretrain-l": ("vit-l/16", "85.95% ImageNet by mae/finetune-l"),
-    "pretrain-h": ("vit-h/14", "86.93% ImageNet by mae/finetune-h"),
+    "pretrain-b": ("vit-b/16", "83.66% ImageNet by mae/finetune-b, after 1,600 epochs"),
+    "pretrain-l": ("vit-l/16", "85.95% ImageNet by mae/finetune-l, after 1,600 epochs"),
+    "pretrain-h": ("vit-h/14", "86.93% ImageNet by mae/finetune-h, after 1,600 epochs"),
 }
 MAE = {  # model, epochs, lr of 256 pictures, layer decay, drop path, what it gave
     "finetune-b": ("vit-b/16", 100, 5e-4, 0.65, 0.1, "83.66%"),

@@ -5,7 +5,6 @@ Nothing heavy is imported before a command's body runs: `--help` answers at once
 
 import inspect as introspection
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
@@ -94,4 +93,3 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     keep_freed_memory()
     app(prog_name="vitctl")
-    sys.exit(0)

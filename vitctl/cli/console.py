@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitctl import __version__, reporting
-from vitctl.reporting import Plain, Reporter, Silent, duration, printed
+from vitctl.reporting import Plain, Reporter, Silent, duration, paced, printed
 
 
 def reporter(quiet: bool) -> Reporter:
@@ -73,7 +73,7 @@ class RichProgress(reporting.Progress):
         shown = "  ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
         )
-        self.bar.update(self.task, rate=f"{rate:,.0f} {self.unit}/s{left}", figures=shown)
+        self.bar.update(self.task, rate=f"{paced(rate, self.unit)}{left}", figures=shown)
 
 
 def emit(command: str, result: Any, as_json: bool, tables: Sequence[Table], run: str | None = None) -> None:

@@ -22,7 +22,7 @@ def initialise(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: floa
                 first = head(parameter.shape, seed, head_std) if parameter.ndim > 1 else torch.tensor(head_bias)
                 parameter.copy_(first)
             else:
-                draw(name, parameter, spec, random)
+                draw(name, parameter, random)
 
 
 def head(shape: Sequence[int], seed: int, std: float) -> torch.Tensor:
@@ -32,7 +32,7 @@ def head(shape: Sequence[int], seed: int, std: float) -> torch.Tensor:
     return torch.empty(*shape).normal_(0.0, std, generator=torch.Generator().manual_seed(stream(seed, "head")))
 
 
-def draw(name: str, value: torch.Tensor, spec: ModelSpec, random: torch.Generator) -> None:
+def draw(name: str, value: torch.Tensor, random: torch.Generator) -> None:
     """One parameter, by its name. Scales of norms keep what timm gave them: ones, and zeros at a ResNet's ends."""
     leaf = name.rpartition(".")[2]
     if re.search(r"attn\.qkv\.weight|attn_pool\.kv\.weight", name):

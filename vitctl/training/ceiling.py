@@ -4,14 +4,14 @@ import time
 
 import torch
 
-from vitctl.training.precision import Named
+from vitctl.training.precision import Precision
 
 SIDE = 2048  # half of that is too small for the matrix units of some processors
 REPEATS = {"cpu": 1, "cuda": 50, "mps": 5}
 TRIALS = 3  # the quickest counts
 
 
-def ceiling(precision: Named, device: torch.device) -> float:
+def ceiling(precision: Precision, device: torch.device) -> float:
     """Floating point operations a second, two for each multiply-add."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     one = torch.ones(SIDE, SIDE, device=device, dtype=dtype)

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-Crops = Literal[1, 5, 10]
 SHARE = 0.875  # of each side, as 224 of 256
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from vitctl.io.weights import Tensors
 from vitctl.training.objective import Normalise
-from vitctl.training.precision import Named, autocast
+from vitctl.training.precision import Precision, autocast
 from vitctl.training.ranks import Ranks
 
 
@@ -46,7 +46,12 @@ class Exam:
 
 
 def evaluate(
-    model: nn.Module, exams: Iterable[Exam], normalise: Normalise, precision: Named, device: torch.device, ranks: Ranks
+    model: nn.Module,
+    exams: Iterable[Exam],
+    normalise: Normalise,
+    precision: Precision,
+    device: torch.device,
+    ranks: Ranks,
 ) -> Score:
     sums = [0.0, 0.0, 0.0, 0.0]
     for exam, logits in answered(model, exams, normalise, precision, device):
@@ -58,7 +63,7 @@ def evaluate(
 
 @torch.no_grad()
 def answered(
-    model: nn.Module, exams: Iterable[Exam], normalise: Normalise, precision: Named, device: torch.device
+    model: nn.Module, exams: Iterable[Exam], normalise: Normalise, precision: Precision, device: torch.device
 ) -> Iterator[tuple[Exam, torch.Tensor]]:
     """Each round with its logits [B, K], in float32."""
     model.eval()

@@ -15,7 +15,7 @@ from vitctl.randomness import scramble_int, stream
 from vitctl.reporting import Progress
 from vitctl.training.objective import Batchlike, Objective
 from vitctl.training.optimisers import clip, set_lr
-from vitctl.training.precision import Named, autocast
+from vitctl.training.precision import Precision, autocast
 from vitctl.training.ranks import Ranks
 from vitctl.training.schedules import share
 from vitctl.training.state import State, follow
@@ -34,7 +34,7 @@ class Plan:
     clip: float
     ema: float
     seed: int
-    precision: Named
+    precision: Precision
     device: torch.device
     log_every: int
     eval_every: int

@@ -8,7 +8,7 @@ from torch import nn
 from vitctl.errors import RunError, is_out_of_memory
 from vitctl.machine import memory_bytes
 from vitctl.training.objective import Batchlike, Objective
-from vitctl.training.precision import Named, autocast
+from vitctl.training.precision import Precision, autocast
 from vitctl.training.state import State
 
 SHARE = 0.5  # of the memory, for what a backward pass needs of a forward pass
@@ -19,7 +19,7 @@ def fitting(
     model: nn.Module,
     objective: Objective,
     examples: Batchlike,
-    precision: Named,
+    precision: Precision,
     device: torch.device,
     tokens: int,
 ) -> int:
@@ -35,7 +35,9 @@ def fitting(
     return max(even or divisors)
 
 
-def saved_bytes(model: nn.Module, objective: Objective, few: Batchlike, precision: Named, device: torch.device) -> int:
+def saved_bytes(
+    model: nn.Module, objective: Objective, few: Batchlike, precision: Precision, device: torch.device
+) -> int:
     """What pictures leave behind for the backward pass; weights, which are there anyway, do not count."""
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     seen: dict[int, int] = {}

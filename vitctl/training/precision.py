@@ -8,10 +8,10 @@ from torch import nn
 
 from vitctl.machine import native_bf16
 
-Named = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16"]
 
 
-def chosen(wanted: Literal["auto", "float32", "bf16"], device: torch.device) -> Named:
+def chosen(wanted: Literal["auto", "float32", "bf16"], device: torch.device) -> Precision:
     """bfloat16 where the device multiplies it itself."""
     if wanted != "auto":
         return wanted
@@ -20,11 +20,11 @@ def chosen(wanted: Literal["auto", "float32", "bf16"], device: torch.device) -> 
     return "bf16" if device.type == "cpu" and native_bf16() else "float32"
 
 
-def autocast(precision: Named, device: torch.device) -> AbstractContextManager[object]:
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def quick_attention(model: nn.Module, precision: Named, device: torch.device) -> None:
+def quick_attention(model: nn.Module, precision: Precision, device: torch.device) -> None:
     """In bfloat16 on a CPU the backward pass of the fused attention takes half of the step: products and a softmax."""
     if device.type != "cpu" or precision != "bf16":
         return

@@ -13,7 +13,7 @@ from vitctl.training.ranks import placed, whole
 
 
 @dataclass
-class Tally:
+class StepSums:
     """Sums since the last line of the log."""
 
     steps: int = 0
@@ -36,10 +36,10 @@ class State:
     optimiser: torch.optim.Optimizer
     average: Tensors | None = None  # of the weights over the steps, where one is kept
     step: int = 0
-    best: float = -1.0  # the highest accuracy on val so far
+    best: float = -1.0  # the best score on val so far: accuracy, or what stands for it
     best_step: int = 0
     micro_batch: int = 0  # decides the order of sums, and where dropout's draws begin
-    tally: Tally = field(default_factory=Tally)
+    tally: StepSums = field(default_factory=StepSums)
 
     def facts(self) -> dict[str, Any]:
         names = ("step", "best", "best_step", "micro_batch")
@@ -65,7 +65,7 @@ class State:
             for name, tensor in (model | average).items():
                 tensor.copy_(placed(tensors[name], tensor))
         self.restore_optimiser({name: tensor for name, tensor in tensors.items() if name.startswith("optim.")})
-        self.tally = Tally(**facts["tally"])
+        self.tally = StepSums(**facts["tally"])
         for name in ("step", "best", "best_step", "micro_batch"):
             setattr(self, name, facts[name])
 

@@ -13,7 +13,7 @@ from vitctl.io.feature_file import FeatureFile, is_feature_file
 from vitctl.io.patch_file import PatchFile, Split, is_hdf5, picture_digest
 from vitctl.reporting import Reporter, Silent, counted
 
-LISTED = 1000  # rejects and leaks in a result; the file has them all
+LISTED = 1000  # rejects in a result; the file has them all
 VERIFIED = 64  # pictures checked at once
 
 

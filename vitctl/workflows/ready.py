@@ -15,7 +15,7 @@ from vitctl.models.exports.exported import Exported
 from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.models.exports.torch_file import TorchProgram
 from vitctl.reporting import Reporter
-from vitctl.training.precision import Named, chosen
+from vitctl.training.precision import Precision, chosen
 from vitctl.workflows.load import choose_weights, load_model, missing, tell_changes
 from vitctl.workflows.load import chosen as chosen_weights
 from vitctl.workflows.train.feed import Normaliser
@@ -30,7 +30,7 @@ class Ready:
     about: About
     path: str
     digest: str
-    precision: Named | str
+    precision: str  # of an exported file it may be another one than those of a model
     device: torch.device
     takes_bytes: bool = False
 
@@ -38,7 +38,7 @@ class Ready:
         return pixels if self.takes_bytes else Normaliser(self.spec, self.about)(pixels)
 
     @property
-    def autocast(self) -> Named:
+    def autocast(self) -> Precision:
         return "bf16" if self.precision == "bf16" else "float32"
 
 

@@ -42,18 +42,18 @@ def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, pat
 
     config = augmentation(preset)
     split = file.split(split_name or next(iter(file.splits)))
-    chosen = drawn(np.arange(split.rows), CLASSES // 2 * 2, seed)
+    chosen = drawn(np.arange(split.rows), CLASSES, seed)
     columns = [
         split.images(chosen),
         *(augmented(Augment(config, seed, None), split, chosen, epoch) for epoch in range(COLUMNS)),
     ]
     rows = [
-        Row(*caption(file, split, row), [column[number] for column in columns]) for number, row in enumerate(chosen)
+        Row(label_of(file, split, row), "", [column[number] for column in columns]) for number, row in enumerate(chosen)
     ]
     save(
         draw_sheet(
             f"{file.path.name}: {preset}",
-            f"first as stored, then epochs 0 to {COLUMNS - 1}  ·  {config.summary()}",
+            f"first as stored, with its class, then epochs 0 to {COLUMNS - 1}  ·  {config.summary()}",
             rows,
         ),
         path,
@@ -73,9 +73,8 @@ def augmented(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int
     return np.asarray(images.numpy())
 
 
-def caption(file: PatchFile, split: Split, row: int) -> tuple[str, str]:
-    label = int(split.labels(np.array([row]))[0])
-    return class_name(file, label), ""
+def label_of(file: PatchFile, split: Split, row: int) -> str:
+    return class_name(file, int(split.labels(np.array([row]))[0]))
 
 
 def class_name(file: PatchFile, label: int) -> str:

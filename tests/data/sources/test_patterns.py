@@ -36,3 +36,4 @@ def test_what_is_missing(tmp_path):
         "(flowres is missing) does not exist; did you mean 'flowers'?"
     )
     assert missing(tmp_path / "flowers" / "x") == f"{tmp_path}/flowers/x does not exist"
+    assert missing(tmp_path / "zebra") == f"{tmp_path}/zebra does not exist"

@@ -63,4 +63,4 @@ def missing(path: Path) -> str:
         siblings = []
     near = "".join(f"; did you mean {name!r}?" for name in get_close_matches(absent.name, siblings, 1, 0.6))
     place = path if absent == Path(os.path.abspath(path)) else f"{path} ({absent.name} is missing)"
-    return f"{place}: no such file or folder{near}"
+    return f"{place} does not exist{near}"

@@ -14,7 +14,7 @@ from vitctl.config.bench import BenchConfig, TrainCase
 from vitctl.config.features import FeaturesConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.reporting import Reporter, Silent
-from vitctl.training.precision import Named, chosen
+from vitctl.training.precision import Precision, chosen
 from vitctl.workflows.bench.measure import Measurement, Part, figure, in_turn, ratio
 from vitctl.workflows.bench.train import made_pictures, timm_loader, timm_model
 from vitctl.workflows.features import extracted, extractor_of
@@ -25,7 +25,7 @@ OURS, PEER = "vitctl features", "timm's loader and model"
 def bench_features(config: BenchConfig, reporter: Reporter) -> Part:
     case = TrainCase.parsed(config.features)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ways: list[Named] = ["float32", "bf16"] if chosen("auto", device) == "bf16" else ["float32"]
+    ways: list[Precision] = ["float32", "bf16"] if chosen("auto", device) == "bf16" else ["float32"]
     with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as name:
         folder = Path(name)
         pictures = made_pictures(replace(config, pictures=min(config.pictures, config.extracted)), case, folder)
@@ -40,7 +40,7 @@ def bench_features(config: BenchConfig, reporter: Reporter) -> Part:
     return Part(figures, [ratio(values, *pair) for pair in dict.fromkeys([(fastest, plain), *pairs])])
 
 
-def ours(case: TrainCase, path: Path, way: Named) -> Measurement:
+def ours(case: TrainCase, path: Path, way: Precision) -> Measurement:
     """The command's own way, from a patch file to a feature file, with the model at hand."""
     wanted = FeaturesConfig(f"random:{case.model}", str(path), batch=case.batch, precision=way)
     data = PatchFile(path)
@@ -57,7 +57,7 @@ def ours(case: TrainCase, path: Path, way: Named) -> Measurement:
     return measure
 
 
-def peer(case: TrainCase, pictures: Path, way: Named, device: torch.device) -> Measurement:
+def peer(case: TrainCase, pictures: Path, way: Precision, device: torch.device) -> Measurement:
     model = timm_model(case, device).eval()
     loader = timm_loader(case, pictures, device, train=False)
 
@@ -70,7 +70,7 @@ def peer(case: TrainCase, pictures: Path, way: Named, device: torch.device) -> M
 
 
 @torch.inference_mode()
-def plain_loop(model: nn.Module, loader: Any, way: Named, device: torch.device) -> Iterator[Any]:
+def plain_loop(model: nn.Module, loader: Any, way: Precision, device: torch.device) -> Iterator[Any]:
     layers: Any = model
     for images, _ in loader:
         with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):

@@ -24,7 +24,7 @@ from vitctl.models.count import BACKWARD, count
 from vitctl.models.create import create_model, named_tensors
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ceiling import ceiling
-from vitctl.training.precision import Named, chosen
+from vitctl.training.precision import Precision, chosen
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.workflows.bench.data import given_jpegs
@@ -77,7 +77,7 @@ def bench_train(config: BenchConfig, reporter: Reporter) -> Part:
 
 
 def measured(trial: Trial, reporter: Reporter) -> Part:
-    ways: list[Named] = ["float32", "bf16"] if chosen("auto", trial.device) == "bf16" else ["float32"]
+    ways: list[Precision] = ["float32", "bf16"] if chosen("auto", trial.device) == "bf16" else ["float32"]
     ours, peers, products = ([f"{trial.case} {what}, {way}" for way in ways] for what in (OURS, PEER, PRODUCT))
     measurements: dict[str, tuple[str, Measurement]] = {}
     for way, *names in zip(ways, ours, peers, products, strict=True):
@@ -107,7 +107,7 @@ def made_pictures(config: BenchConfig, case: TrainCase, folder: Path) -> Path:
     return many
 
 
-def our_loop(trial: Trial, way: Named, compiled: bool) -> Measurement:
+def our_loop(trial: Trial, way: Precision, compiled: bool) -> Measurement:
     file = PatchFile(trial.pictures.with_name("many.h5"))
     settings = TrainConfig(
         batch=trial.case.batch,
@@ -144,7 +144,7 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def timm_loop(trial: Trial, way: Named) -> Measurement:
+def timm_loop(trial: Trial, way: Precision) -> Measurement:
     """What somebody writes who knows timm: its model, loader, optimiser, and autocast where it is asked for."""
     made: list[tuple[nn.Module, Any, Iterator[Any]]] = []
 
@@ -201,7 +201,7 @@ def timm_loader(case: TrainCase, pictures: Path, device: torch.device, train: bo
     )
 
 
-def timm_step(model: nn.Module, optimiser: Any, way: Named, device: torch.device) -> Callable[[Any, Any], None]:
+def timm_step(model: nn.Module, optimiser: Any, way: Precision, device: torch.device) -> Callable[[Any, Any], None]:
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
             loss = F.cross_entropy(model(images.to(device)), labels.to(device))

@@ -26,7 +26,7 @@ def write(path: Path, demo: Demo, timed: Sequence[tuple[Stage, float]], file: Pa
         Section(f"{number}. {stage.name}", stage.text, stage.figures, command=stage.line)
         for number, stage in enumerate(stages, 1)
     ]
-    sections.append(Section("On your own pictures", OWN, command=whole_chain(demo, stages)))
+    sections.append(Section("On your own pictures", OWN, command=whole_chain(stages)))
     write_page(
         path,
         f"vitctl, on {'scikit-learn’s digits' if demo.config.embedded else Path(demo.config.data).name}",
@@ -44,7 +44,7 @@ OWN = (
 )
 
 
-def whole_chain(demo: Demo, stages: Sequence[Stage]) -> str:
+def whole_chain(stages: Sequence[Stage]) -> str:
     return "\n".join(["vitctl demo --data FOLDER", "", *(stage.line for stage in stages)])
 
 

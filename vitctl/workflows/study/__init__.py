@@ -117,21 +117,19 @@ def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
         tidy(run.path / SHARED)
 
 
-def about(setting: Setting, data: Data) -> str:
+def about(setting: Setting) -> str:
     steps = steps_of(setting)
     name = Path(setting.data).name
     length = f", up to {steps:,} steps of {setting.config.batch}" if steps else ""
     return f"{name}, {counted(setting.seeds, 'seed')}{length}"
 
 
-def drawn(
-    rows: list[Row], row: Study, plan: Plan, data: Data, run: RunDirectory | None
-) -> tuple[str | None, str | None]:
+def drawn(rows: list[Row], row: Study, plan: Plan, run: RunDirectory | None) -> tuple[str | None, str | None]:
     """Figure and table of what is done."""
     if not run or not rows:
         return None, None
     figure, table = run.path / "study.png", run.path / "study.csv"
-    draw(rows, row, figure, f"{row.title} ({row.source})", about(plan.setting, data))
+    draw(rows, row, figure, f"{row.title} ({row.source})", about(plan.setting))
     write_table(rows, table)
     return str(figure), str(table)
 
@@ -142,7 +140,7 @@ def result_of(
     setting, config = plan.setting, plan.setting.config
     done = [found for cell in plan.cells if run and (found := cell.measured())]
     rows = grouped(plan.cells, plan.prices, row.score) if run else []
-    figure, table = drawn(rows, row, plan, data, run)
+    figure, table = drawn(rows, row, plan, run)
     return StudyResult(
         study=config.name,
         source=row.source,

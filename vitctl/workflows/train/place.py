@@ -8,7 +8,7 @@ import torch
 from vitctl.config.train import TrainConfig
 from vitctl.io.patch_file import Split
 from vitctl.reporting import Reporter, counted
-from vitctl.training.precision import Named, chosen
+from vitctl.training.precision import Precision, chosen
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 
@@ -21,7 +21,7 @@ class Place:
     val: Split | None
     ranks: Ranks
     device: torch.device
-    precision: Named
+    precision: Precision
     reporter: Reporter
     stop: Stop
 

@@ -15,7 +15,7 @@ from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights, save_weights
 from vitctl.reporting import Reporter
 from vitctl.training.ranks import Ranks
-from vitctl.training.state import State, Tally
+from vitctl.training.state import State, StepSums
 from vitctl.workflows.train.task import Task
 
 PATIENCE = 50  # a checkpoint is made when so many times its price have gone by
@@ -41,7 +41,7 @@ class Records:
         self.saved, self.price = time.monotonic(), 0.0
 
     def log(self, state: State, lr: float) -> None:
-        tally, state.tally = state.tally, Tally()
+        tally, state.tally = state.tally, StepSums()
         line = {
             "step": state.step,
             "epoch": state.step * self.config.batch / self.rows,
