@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,12 +101,17 @@ def test_the_two_lines_that_do_all_set_up_are_those_of_ci() -> None:
     assert ci.rstrip().endswith("pytest")
 
 
-def test_version_and_changelog_agree() -> None:
+def test_version_changelog_and_tag_agree() -> None:
     from vitctl import __version__
 
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", changelog, flags=re.MULTILINE)
+    assert released[0] == __version__
     assert f"version {__version__.rpartition('.')[0]}" in TEXT
+    if shutil.which("git"):
+        line = ["git", "tag", "--points-at", "HEAD"]
+        tags = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+        assert set(tags) <= {f"v{__version__}"}
 
 
 def test_pictures_are_there_and_small() -> None:

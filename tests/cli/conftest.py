@@ -61,7 +61,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 @pytest.fixture(scope="session")
 def blots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of 16x16 pictures: three colours that noise hides a little, forty of each in train, ten in val."""
+    """Class folders of 16x16 pictures: three colors that noise hides a little, forty of each in train, ten in val."""
     root, random = tmp_path_factory.mktemp("blots") / "blots", np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 10)):
         for channel, name in enumerate(("ant", "bee", "cow")):

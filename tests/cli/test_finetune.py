@@ -77,8 +77,8 @@ def test_of_rates_that_are_as_good_the_one_with_the_lower_loss_is_best(ran: Run,
 
 
 def test_what_is_done_to_fit_is_told(ran: Run, blots: Path, newest: str) -> None:
-    ran("patchify", str(blots), "grey.h5", "--res", "16", "--patch", "8", "--channels", "1", "--quiet")
-    told = ran(*SHORT, "--data", "grey.h5", "--res", "32", "--json").stderr
+    ran("patchify", str(blots), "gray.h5", "--res", "16", "--patch", "8", "--channels", "1", "--quiet")
+    told = ran(*SHORT, "--data", "gray.h5", "--res", "32", "--json").stderr
     assert "weights: positions [2, 2] to [4, 4], official" in told
     assert "weights: channels 3 to 1, sum" in told
     assert "pictures of 16x16 are enlarged to 32x32; vitctl patchify --res 32 keeps more of them" in told

@@ -53,7 +53,7 @@ def test_labels_are_not_needed(ran: Run, tmp_path: Path) -> None:
     assert (told["res"], told["patches"], told["probe_top1"]) == ([16, 24], 24, None)
 
 
-def test_pictures_of_one_colour_keep_the_loss_finite(ran: Run, tmp_path: Path) -> None:
+def test_pictures_of_one_color_keep_the_loss_finite(ran: Run, tmp_path: Path) -> None:
     folder = tmp_path / "flat"
     folder.mkdir()
     for number in range(8):
@@ -118,7 +118,7 @@ def test_two_ranks_hide_the_same_patches(vitctl: Run, objective: str) -> None:
         (("--recipe", "small"), 2, "is one to pretrain with"),
         (("--set", "augment.mixup=0.5"), 2, "mix labels"),
         (("--set", "objective=labels"), 2, "objective is labels"),
-        (("--set", "objective=colour"), 2, "objective"),
+        (("--set", "objective=color"), 2, "objective"),
         (("--set", "head=map"), 2, "head map"),
         (("--resume", "runs/one"), 2, "is a run of vitctl pretrain"),
     ],

@@ -58,11 +58,11 @@ def test_the_file_has_a_panel_beside_the_other(tmp_path: Path) -> None:
         assert two.width > 1.7 * one.width
         pixels = np.asarray(two.convert("RGB"))
     assert (pixels[:3] == 255).all()
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 300  # colours, not a blank sheet
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 300  # colors, not a blank sheet
 
 
-def test_the_same_positions_are_drawn_in_the_same_colours(tmp_path: Path) -> None:
-    """The range of colours is fixed, so that figures can be compared."""
+def test_the_same_positions_are_drawn_in_the_same_colors(tmp_path: Path) -> None:
+    """The range of colors is fixed, so that figures can be compared."""
     same = np.ones((4, 3), np.float32)
     draw([Panel("all alike", same, (2, 2))], tmp_path / "alike.png", "One")
     with Image.open(tmp_path / "alike.png") as drawn:

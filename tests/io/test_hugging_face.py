@@ -101,7 +101,7 @@ VARIANTS = {
     "wide": SPEC.changed(height=16, width=48),
     "tanh": SPEC.changed(gelu="tanh", norm_eps=1e-6),
     "no biases": SPEC.changed(qkv_bias=False),
-    "grey": SPEC.changed(channels=1),
+    "gray": SPEC.changed(channels=1),
     "named": SPEC.changed(name="vit-mu/8", depth=1, heads=2, mlp=128),
 }
 
@@ -499,8 +499,8 @@ def test_names_and_normalisation_must_fit_the_model() -> None:
         written(class_names=("cat", "dog"))
     with pytest.raises(UsageError, match="do not fit pictures of 3 channels"):
         written(mean=(0.1, 0.2))
-    grey = made(SPEC.changed(channels=1), mean=(0.5,) * 3, std=(0.5,) * 3)
-    assert hugging_face.write(grey)[2]["image_mean"] == [0.5]
+    gray = made(SPEC.changed(channels=1), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert hugging_face.write(gray)[2]["image_mean"] == [0.5]
 
 
 def test_a_folder_is_written_whole(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "deit3": {"no_embed_class": True, "init_values": 1e-4},
     "map": {"global_pool": "map", "class_token": False},
     "no qkv bias": {"qkv_bias": False},
-    "grey": {"in_chans": 1},
+    "gray": {"in_chans": 1},
     "no head": {"num_classes": 0},
 }
 

@@ -13,7 +13,7 @@ from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io import official
 from vitctl.io.weights import HALF, IMAGENET, About, Weights
-from vitctl.models.adapt import adapted, recoloured, with_new_head
+from vitctl.models.adapt import adapted, recolored, with_new_head
 from vitctl.models.create import build, create_model, fill, named_tensors
 
 TINY: dict[str, Any] = tiny.TINY | {"depth": 2}
@@ -58,7 +58,7 @@ def answer(weights: Weights, images: torch.Tensor) -> torch.Tensor:
         return model_of(weights)(images)
 
 
-def grey(spec: ModelSpec) -> torch.Tensor:
+def gray(spec: ModelSpec) -> torch.Tensor:
     random = torch.Generator().manual_seed(2)
     return torch.randn(2, 1, spec.height, spec.width, generator=random, dtype=torch.float64)
 
@@ -81,7 +81,7 @@ def first_of(weights: Weights, other: Weights) -> str:
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_grey_picture_is_answered_as_it_was_in_three_channels(name: str) -> None:
     weights = weights_of(name)
-    one, images = adapted(weights, channels=1), grey(weights.spec)
+    one, images = adapted(weights, channels=1), gray(weights.spec)
     expected = answer(weights, images.expand(-1, 3, -1, -1))
     assert (expected[0] - expected[1]).abs().max() > 1e-3
     torch.testing.assert_close(answer(one, images), expected, atol=1e-12, rtol=0)
@@ -89,12 +89,12 @@ def test_a_grey_picture_is_answered_as_it_was_in_three_channels(name: str) -> No
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 7])
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_grey_model_takes_colours_and_answers_grey_ones_as_before(name: str, channels: int) -> None:
+def test_a_grey_model_takes_colors_and_answers_grey_ones_as_before(name: str, channels: int) -> None:
     weights = weights_of(name, channels=1)
-    more, images = adapted(weights, channels=channels), grey(weights.spec)
+    more, images = adapted(weights, channels=channels), gray(weights.spec)
     expected = answer(weights, images)
     torch.testing.assert_close(answer(more, images.expand(-1, channels, -1, -1)), expected, atol=1e-12, rtol=0)
-    shades = images + torch.arange(float(channels))[:, None, None]  # one colour from another
+    shades = images + torch.arange(float(channels))[:, None, None]  # one color from another
     mean = adapted(more, channels=1)
     torch.testing.assert_close(answer(more, shades), answer(mean, shades.mean(1, keepdim=True)), atol=1e-12, rtol=0)
 
@@ -103,7 +103,7 @@ def test_a_grey_model_takes_colours_and_answers_grey_ones_as_before(name: str, c
 def test_where_kernels_are_standardised_grey_is_answered_nearly_as_before(name: str) -> None:
     """Three equal channels are three times as bright behind such a layer, and the next norm divides that out."""
     weights = weights_of(name, channels=1)
-    more, images = adapted(weights, channels=3), grey(weights.spec)
+    more, images = adapted(weights, channels=3), gray(weights.spec)
     expected = answer(weights, images)
     assert (expected[0] - expected[1]).abs().max() > 1e-2
     torch.testing.assert_close(answer(more, images.expand(-1, 3, -1, -1)), expected, atol=2e-4, rtol=0)
@@ -113,7 +113,7 @@ def test_where_kernels_are_standardised_grey_is_answered_nearly_as_before(name: 
 def test_where_kernels_are_standardised_one_channel_is_only_like_three(name: str) -> None:
     """The sum of three kernels has another deviation than each: every output is scaled by a little of its own."""
     weights = weights_of(name)
-    one, images = adapted(weights, channels=1), grey(weights.spec)
+    one, images = adapted(weights, channels=1), gray(weights.spec)
     with torch.no_grad():
         expected = features_of(model_of(weights), images.expand(-1, 3, -1, -1)).flatten(1)
         found = features_of(model_of(one), images).flatten(1)
@@ -149,24 +149,24 @@ def test_five_channels_are_the_three_in_turn_and_keep_the_size_of_the_answer() -
 
 @settings(max_examples=60, deadline=None)
 @given(old=st.integers(1, 8), new=st.integers(1, 8), seed=st.integers(0, 5))
-def test_recolouring_keeps_the_answer_to_grey_where_it_can(old: int, new: int, seed: int) -> None:
+def test_recoloring_keeps_the_answer_to_grey_where_it_can(old: int, new: int, seed: int) -> None:
     """To one channel always; to more, where every old channel is repeated as often as every other."""
     random = torch.Generator().manual_seed(seed)
     kernel = torch.randn(6, old, 2, 3, generator=random, dtype=torch.float64)
-    found = recoloured(kernel, new)
+    found = recolored(kernel, new)
     assert found.shape == (6, new, 2, 3)
     if new == 1 or new % old == 0:
         torch.testing.assert_close(found.sum(1), kernel.sum(1))
     if new >= old:
-        torch.testing.assert_close(recoloured(found, old) if old > 1 else found.sum(1, keepdim=True), kernel)
-    constant = kernel[:, :1].expand(-1, old, -1, -1)  # all channels alike: every number of channels agrees on grey
-    torch.testing.assert_close(recoloured(constant, new).sum(1), constant.sum(1))
+        torch.testing.assert_close(recolored(found, old) if old > 1 else found.sum(1, keepdim=True), kernel)
+    constant = kernel[:, :1].expand(-1, old, -1, -1)  # all channels alike: every number of channels agrees on gray
+    torch.testing.assert_close(recolored(constant, new).sum(1), constant.sum(1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_recolouring_keeps_the_precision(dtype: torch.dtype) -> None:
+def test_recoloring_keeps_the_precision(dtype: torch.dtype) -> None:
     kernel = torch.randn(4, 3, 2, 2).to(dtype)
-    assert {recoloured(kernel, channels).dtype for channels in (1, 2, 3, 5)} == {dtype}
+    assert {recolored(kernel, channels).dtype for channels in (1, 2, 3, 5)} == {dtype}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_new_head_is_zero_and_the_rest_is_as_it_was(name: str) -> None:
     weights = weights_of(name)
     new = adapted(weights, classes=9)
     assert new.spec == weights.spec.changed(classes=9, hidden=0)
-    images = grey(weights.spec).expand(-1, 3, -1, -1)
+    images = gray(weights.spec).expand(-1, 3, -1, -1)
     assert torch.equal(answer(new, images), torch.zeros(2, 9, dtype=torch.float64))
     kept = {key: tensor for key, tensor in weights.tensors.items() if not key.startswith(("head", "pre_logits"))}
     assert all(new.tensors[key] is tensor for key, tensor in kept.items())
@@ -243,7 +243,7 @@ def replace_hidden(weights: Weights) -> Weights:
 def test_a_new_head_learns(name: str) -> None:
     new = adapted(weights_of(name), classes=9)
     model = model_of(new).train()
-    model(grey(new.spec).expand(-1, 3, -1, -1))[:, 3].sum().backward()
+    model(gray(new.spec).expand(-1, 3, -1, -1))[:, 3].sum().backward()
     head = model.head.fc if name == "bit" else model.head
     assert head.weight.grad[3].abs().max() > 0
 
@@ -253,10 +253,10 @@ def test_no_classes_are_no_head(name: str) -> None:
     new = adapted(weights_of(name), classes=0)
     assert new.spec.classes == 0
     assert not any(key.startswith(("head", "pre_logits")) for key in new.tensors)
-    features = answer(new, grey(new.spec).expand(-1, 3, -1, -1))
+    features = answer(new, gray(new.spec).expand(-1, 3, -1, -1))
     assert features.shape == (2, 512 if name == "bit" else 32)
     again = adapted(new, classes=4)
-    assert torch.equal(answer(again, grey(new.spec).expand(-1, 3, -1, -1)), torch.zeros(2, 4, dtype=torch.float64))
+    assert torch.equal(answer(again, gray(new.spec).expand(-1, 3, -1, -1)), torch.zeros(2, 4, dtype=torch.float64))
 
 
 # together
@@ -275,7 +275,7 @@ def test_size_channels_and_classes_together(name: str) -> None:
     weights = weights_of(name)
     new = adapted(weights, 16, 20, channels=1, classes=7)
     assert new.spec == weights.spec.changed(height=16, width=20, channels=1, classes=7, hidden=0)
-    assert answer(new, grey(new.spec)).shape == (2, 7)
+    assert answer(new, gray(new.spec)).shape == (2, 7)
     steps = [step["step"] for step in new.about.history]
     assert steps == ["born", *(["positions"] if name != "bit" else []), "channels", "head"]
     assert (new.about.source, new.notes, new.extra) == (weights.about.source, weights.notes, weights.extra)

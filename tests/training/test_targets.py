@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from vitctl.config.masking import MaskingConfig
 from vitctl.training.targets import (
-    class_colours,
-    colour_classes,
-    colour_ways,
+    class_colors,
+    color_classes,
+    color_ways,
     downsampled,
-    mean_colours,
+    mean_colors,
     normalised_patches,
 )
 
@@ -22,19 +22,19 @@ def patch(picture: object) -> torch.Tensor:
     return torch.as_tensor(np.asarray(picture, np.uint8)).reshape(1, 1, -1)
 
 
-def test_colours_are_numbered_red_first() -> None:
+def test_colors_are_numbered_red_first() -> None:
     plain = MaskingConfig()
-    for colour, wanted in (((255, 0, 0), 7 * 64), ((0, 255, 0), 7 * 8), ((0, 0, 255), 7), ((32, 31, 96), 64 + 3)):
-        assert mean_colours(patch(np.tile(colour, (4, 4, 1))), 3, plain).tolist() == [[[wanted]]]
+    for color, wanted in (((255, 0, 0), 7 * 64), ((0, 255, 0), 7 * 8), ((0, 0, 255), 7), ((32, 31, 96), 64 + 3)):
+        assert mean_colors(patch(np.tile(color, (4, 4, 1))), 3, plain).tolist() == [[[wanted]]]
 
 
 def test_the_mean_decides_and_not_a_single_pixel() -> None:
     half = np.zeros((4, 4, 3))
     half[:2] = 255  # 127.5 on the average: the fourth part of eight
-    assert mean_colours(patch(half), 3, MaskingConfig()).item() == 3 * 64 + 3 * 8 + 3
-    assert mean_colours(patch(half), 3, MaskingConfig(bits=1)).item() == 0
+    assert mean_colors(patch(half), 3, MaskingConfig()).item() == 3 * 64 + 3 * 8 + 3
+    assert mean_colors(patch(half), 3, MaskingConfig(bits=1)).item() == 0
     half[2, 0] = 255  # and now it is above the middle
-    assert mean_colours(patch(half), 3, MaskingConfig(bits=1)).item() == 7
+    assert mean_colors(patch(half), 3, MaskingConfig(bits=1)).item() == 7
 
 
 def test_a_drawn_patch_made_smaller() -> None:
@@ -51,25 +51,25 @@ def test_areas_of_a_patch_that_four_does_not_divide() -> None:
 
 @pytest.mark.parametrize(("channels", "ways"), [(1, (1, 8)), (3, (1, 512)), (4, (1, 4096)), (6, (6, 8))])
 def test_any_number_of_channels(channels: int, ways: tuple[int, int]) -> None:
-    assert colour_ways(channels, 3) == ways
-    found = mean_colours(patch(np.full((2, 2, channels), 255)), channels, MaskingConfig())
+    assert color_ways(channels, 3) == ways
+    found = mean_colors(patch(np.full((2, 2, channels), 255)), channels, MaskingConfig())
     assert found.shape == (1, 1, ways[0])
     assert (found == ways[1] - 1).all()
 
 
 @given(st.lists(st.integers(0, 255), min_size=3, max_size=3), st.integers(1, 8))
-def test_the_colour_of_a_class_is_near_the_colour(colour: list[int], bits: int) -> None:
-    one = torch.tensor(colour).float()
-    there = class_colours(colour_classes(one, bits), 3, bits)
+def test_the_color_of_a_class_is_near_the_color(color: list[int], bits: int) -> None:
+    one = torch.tensor(color).float()
+    there = class_colors(color_classes(one, bits), 3, bits)
     assert (there - one).abs().max() <= 128 / 2**bits
-    assert torch.equal(colour_classes(there.floor(), bits), colour_classes(one, bits))
+    assert torch.equal(color_classes(there.floor(), bits), color_classes(one, bits))
 
 
 def test_classes_come_from_bytes_and_differ() -> None:
     """Made of normalised values they would all be the same: the bug of a public implementation."""
     pixels = torch.randint(0, 256, (8, 16, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels[:, ::2] //= 4
-    assert len(mean_colours(pixels, 3, MaskingConfig()).unique()) > 5
+    assert len(mean_colors(pixels, 3, MaskingConfig()).unique()) > 5
 
 
 def test_patches_are_normalised_as_mae_does() -> None:
@@ -77,4 +77,4 @@ def test_patches_are_normalised_as_mae_does() -> None:
     found = normalised_patches(values)
     wanted = (values[0, 0] - 3) / (values[0, 0].var(unbiased=True) + 1e-6).sqrt()
     torch.testing.assert_close(found[0, 0], wanted)
-    assert found[0, 1].tolist() == [0.0] * 4  # of one colour: finite
+    assert found[0, 1].tolist() == [0.0] * 4  # of one color: finite

@@ -25,7 +25,7 @@ def patchify(
     ] = None,
     fit: Annotated[Fit, typer.Option(help="How a picture of another shape is made to fit.")] = "crop",
     channels: Annotated[
-        int | None, typer.Option(metavar="1|3", help="Grey or colour; as the arrays have it, else 3.")
+        int | None, typer.Option(metavar="1|3", help="Gray or color; as the arrays have it, else 3.")
     ] = None,
     split: Annotated[
         list[str] | None,

@@ -16,7 +16,7 @@ class AugmentConfig:
     crop_pad: int = 4  # simple: reflected border, in pixels
     filter: Literal["bilinear", "bicubic"] = "bilinear"  # antialiased either way
     flip: float = 0.0  # probability
-    brightness: float = 0.0  # colour jitter: factors are drawn from 1 ± this
+    brightness: float = 0.0  # color jitter: factors are drawn from 1 ± this
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0  # in turns, at most 0.5

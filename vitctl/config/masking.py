@@ -18,7 +18,7 @@ class MaskingConfig:
     ratio: float = 0.5  # of the patches; int(N (1 - ratio)) are left alone, as MAE counts
     masked: float = 0.8  # of these: get the learnable token
     swapped: float = 0.1  # of these: get another patch* of the same picture; the rest stays as it is, but is asked for
-    bits: int = 3  # of a colour: floor(mean / 256 * 2^bits)* of the bytes*, so that 0..255 is cut into equal parts
+    bits: int = 3  # of a color: floor(mean / 256 * 2^bits)* of the bytes*, so that 0..255 is cut into equal parts
     side: int = 4  # of a patch that is asked for downsampled
     normalise: bool = True  # mae: each patch's values less their mean, by their deviation
     decoder_dim: int = 512  # mae

@@ -20,7 +20,7 @@ GAP, MARGIN = 8, 36
 @dataclass(frozen=True)
 class Row:
     label: str
-    detail: str  # under the label, in grey
+    detail: str  # under the label, in gray
     pictures: Pictures
 
 
@@ -78,5 +78,5 @@ def shortened(label: str) -> str:
 
 
 def as_image(picture: np.ndarray[Any, Any]) -> Image.Image:
-    grey = picture.shape[2] == 1
-    return Image.fromarray(np.ascontiguousarray(picture[:, :, 0] if grey else picture)).convert("RGB")
+    gray = picture.shape[2] == 1
+    return Image.fromarray(np.ascontiguousarray(picture[:, :, 0] if gray else picture)).convert("RGB")

@@ -17,13 +17,11 @@ def draw_curves(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def panel(axes: Any, label: str, lines: list[tuple[str, str, str]], metrics: list[dict[str, Any]]) -> None:
-    for name, key, colour in lines:
+    for name, key, color in lines:
         points = [(line["step"], line[key]) for line in metrics if key in line]
         if points:
             steps, values = zip(*points, strict=True)
-            axes.plot(
-                steps, values, label=name, color=colour, marker="o" if key.startswith("val") else "", markersize=3
-            )
+            axes.plot(steps, values, label=name, color=color, marker="o" if key.startswith("val") else "", markersize=3)
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     plain(axes)

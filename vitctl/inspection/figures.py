@@ -18,7 +18,7 @@ class Page:
 
 
 PAGE = Page()
-COLOURS = (PAGE.main, PAGE.second, "#2b8a3e", "#8a2b7d", "#7a7a7a", "#b8860b")  # of lines, in this order
+COLORS = (PAGE.main, PAGE.second, "#2b8a3e", "#8a2b7d", "#7a7a7a", "#b8860b")  # of lines, in this order
 
 
 def canvas(width: float, height: float, title: str, dpi: int = 150) -> Any:

@@ -36,7 +36,7 @@ def draw_filters(found: Array, shares: Array, path: Path, title: str) -> None:
 
 
 def shown(component: Array) -> dict[str, Any]:
-    """In color where there are three channels: grey is nothing. Else its first channel."""
+    """In color where there are three channels: gray is nothing. Else its first channel."""
     scaled = component / (2 * max(float(np.abs(component).max()), 1e-12)) + 0.5
     if component.shape[-1] == 3:
         return {"X": scaled}

@@ -26,7 +26,7 @@ class Verdict:
     label: str | None  # what it is, where that is known
 
     @property
-    def colour(self) -> tuple[int, int, int]:
+    def color(self) -> tuple[int, int, int]:
         return INK if self.label is None else RIGHT if self.label == self.answer else WRONG
 
 
@@ -54,14 +54,14 @@ def put(sheet: Any, pen: Any, verdict: Verdict, place: tuple[int, int], size: tu
     (x, y), (width, height) = place, size
     known = verdict.label is not None
     if known:
-        pen.rectangle((x - FRAME, y - FRAME, x + width + FRAME - 1, y + height + FRAME - 1), verdict.colour)
+        pen.rectangle((x - FRAME, y - FRAME, x + width + FRAME - 1, y + height + FRAME - 1), verdict.color)
     sheet.paste(as_image(verdict.pixels, size), place)
     if not known:
         pen.rectangle((x - 1, y - 1, x + width, y + height), outline=LINE)
     share = f"{verdict.probability:.0%}"
     room = width - font(14).getlength(share) - 8
     below = y + height + FRAME + 6
-    pen.text((x, below), shortened(printed(verdict.answer), room, 14, True), verdict.colour, font(14, True))
+    pen.text((x, below), shortened(printed(verdict.answer), room, 14, True), verdict.color, font(14, True))
     pen.text((x + width, below), share, QUIET, font(14), anchor="ra")
     if known and verdict.label != verdict.answer:
         told = shortened(f"is {printed(verdict.label or '')}", width, 13)

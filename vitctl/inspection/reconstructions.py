@@ -41,7 +41,7 @@ def draw_reconstructions(
 
 
 def seen(patches: Any, corruption: Any) -> Any:
-    """Hidden patches in grey; those that got another patch show it, and those that stay are there."""
+    """Hidden patches in gray; those that got another patch show it, and those that stay are there."""
     shown = patches.copy()
     hidden, others = corruption.hidden.numpy(), corruption.others.numpy()
     lines = np.arange(len(patches))[:, None]
@@ -58,7 +58,7 @@ def filled(patches: Any, corruption: Any, values: Any) -> Any:
 
 
 def as_image(picture: Any, scale: int) -> Image.Image:
-    """Of one channel in grey; of two, or more than three, the first."""
+    """Of one channel in gray; of two, or more than three, the first."""
     plain = picture if picture.shape[-1] == 3 else picture[..., :1].repeat(3, -1)
     size = (picture.shape[1] * scale, picture.shape[0] * scale)
     return Image.fromarray(np.ascontiguousarray(plain)).resize(size, Image.Resampling.NEAREST)

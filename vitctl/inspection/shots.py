@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vitctl.inspection.figures import COLOURS, canvas, plain, save
+from vitctl.inspection.figures import COLORS, canvas, plain, save
 
 APART = 0.05  # of what stands over the same number of shots
 
@@ -17,12 +17,12 @@ def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     places = {shots: place for place, shots in enumerate([*numbers, None])}
     lines = sorted({(each["weights"], each["probe"]) for each in results}, key=str)
     for number, (weights, probe) in enumerate(lines):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         points = [each for each in results if (each["weights"], each["probe"]) == (weights, probe)]
         points.sort(key=lambda each: places[each["shots"]])
         x = [places[each["shots"]] + APART * (number - (len(lines) - 1) / 2) for each in points]
         y = [each["mean"] for each in points]
-        axes.errorbar(x, y, [each["ci95"] or 0 for each in points], label=f"{weights}, {probe}", color=colour,
+        axes.errorbar(x, y, [each["ci95"] or 0 for each in points], label=f"{weights}, {probe}", color=color,
                       marker="o", markersize=4, capsize=3)  # fmt: skip
     shown = {place: "all" if shots is None else str(shots) for shots, place in places.items()}
     used = sorted({places[each["shots"]] for each in results})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitctl.inspection.figures import COLOURS, canvas, plain, save
+from vitctl.inspection.figures import COLORS, canvas, plain, save
 
 MARKS = "osD^vP"
 FEW = 5  # numbers that are marks of the axis themselves
@@ -49,9 +49,9 @@ def draw_study(panels: Sequence[Panel], path: Path, title: str, about: str, shar
 
 
 def over_numbers(axes: Any, panel: Panel) -> None:
-    for (name, points), (colour, mark) in zip(panel.lines.items(), looks(), strict=False):
+    for (name, points), (color, mark) in zip(panel.lines.items(), looks(), strict=False):
         points = sorted(points, key=lambda point: point.x)
-        bars(axes, [point.x for point in points], points, name, colour, mark, "-")
+        bars(axes, [point.x for point in points], points, name, color, mark, "-")
     if panel.log:
         axes.set_xscale("log")
     values = sorted({float(point.x) for points in panel.lines.values() for point in points})
@@ -64,9 +64,9 @@ def over_numbers(axes: Any, panel: Panel) -> None:
 def over_words(axes: Any, panel: Panel, words: list[Any]) -> None:
     places = {word: place for place, word in enumerate(words)}
     left = -APART * (len(panel.lines) - 1) / 2
-    for number, ((name, points), (colour, mark)) in enumerate(zip(panel.lines.items(), looks(), strict=False)):
+    for number, ((name, points), (color, mark)) in enumerate(zip(panel.lines.items(), looks(), strict=False)):
         x = [places[point.x] + left + APART * number for point in points]
-        bars(axes, x, points, name, colour, mark, "none")
+        bars(axes, x, points, name, color, mark, "none")
     turned = {"rotation": 30, "ha": "right"} if len(words) > MANY else {}
     axes.set_xticks(range(len(words)), [str(word) for word in words], **turned)
     axes.margins(x=0.1)
@@ -74,11 +74,11 @@ def over_words(axes: Any, panel: Panel, words: list[Any]) -> None:
 
 def looks() -> Iterator[tuple[str, str]]:
     """A color and a mark for each line, as many as there are."""
-    return zip(itertools.cycle(COLOURS), itertools.cycle(MARKS), strict=False)
+    return zip(itertools.cycle(COLORS), itertools.cycle(MARKS), strict=False)
 
 
-def bars(axes: Any, x: list[Any], points: list[Point], name: str, colour: str, mark: str, line: str) -> None:
+def bars(axes: Any, x: list[Any], points: list[Point], name: str, color: str, mark: str, line: str) -> None:
     axes.errorbar(
-        x, [point.mean for point in points], [point.std or 0.0 for point in points], label=name, color=colour,
+        x, [point.mean for point in points], [point.std or 0.0 for point in points], label=name, color=color,
         marker=mark, markersize=5, capsize=3, linestyle=line, linewidth=1.4,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from vitctl.io.weights import Tensors, Weights, for_channels
 from vitctl.models.initialise import head
 from vitctl.models.resize import Method, resized
 
-FIRST = (  # the layer that sees colours, in every family
+FIRST = (  # the layer that sees colors, in every family
     "patch_embed.backbone.stem.conv.weight",
     "patch_embed.backbone.conv.weight",
     "stem.conv.weight",
@@ -48,7 +48,7 @@ def with_channels(weights: Weights, channels: int) -> Weights:
     check_ours(weights.spec)
     old, new = weights.spec.channels, weights.spec.changed(channels=channels)
     first = next(name for name in FIRST if name in weights.tensors)
-    tensors = weights.tensors | {first: recoloured(weights.tensors[first], channels)}
+    tensors = weights.tensors | {first: recolored(weights.tensors[first], channels)}
     about = weights.about
     mean, std = (for_channels(values, channels) for values in (about.mean, about.std))
     if channels == 1:
@@ -83,8 +83,8 @@ def renormalised(weights: Weights, mean: tuple[float, ...], std: tuple[float, ..
     return replace(weights, tensors=weights.tensors | changed, about=about)
 
 
-def recoloured(kernel: torch.Tensor, channels: int) -> torch.Tensor:
-    """[D, C, P, P] for other channels. To one: the sum, so that grey answers as it would in every channel.
+def recolored(kernel: torch.Tensor, channels: int) -> torch.Tensor:
+    """[D, C, P, P] for other channels. To one: the sum, so that gray answers as it would in every channel.
 
     To more or other ones: repeated in turn and scaled by old / new, so that an answer keeps its size.
     """

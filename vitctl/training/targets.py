@@ -1,32 +1,32 @@
-"""What is asked of a hidden patch, from its bytes: colours of normalised values would all be of one class."""
+"""What is asked of a hidden patch, from its bytes: colors of normalised values would all be of one class."""
 
 import torch
 import torch.nn.functional as F
 
 from vitctl.config.masking import MaskingConfig
 
-TOGETHER = 12  # bits of a colour that is one class; where there are more, channels are asked for one by one
+TOGETHER = 12  # bits of a color that is one class; where there are more, channels are asked for one by one
 SMALLEST = 1e-6  # added to a variance, as in MAE
 
 
-def colour_ways(channels: int, bits: int) -> tuple[int, int]:
-    """(answers for a colour, classes of each): one of 512 for three bits of three channels."""
+def color_ways(channels: int, bits: int) -> tuple[int, int]:
+    """(answers for a color, classes of each): one of 512 for three bits of three channels."""
     return (1, 2 ** (bits * channels)) if bits * channels <= TOGETHER else (channels, 2**bits)
 
 
-def colour_classes(colours: torch.Tensor, bits: int) -> torch.Tensor:
+def color_classes(colors: torch.Tensor, bits: int) -> torch.Tensor:
     """[..., C] in 0..255 to int64 [..., answers]; red comes first: (r * 8 + g) * 8 + b."""
     levels: int = 2**bits
-    steps = (colours * (levels / 256)).floor().clamp(0, levels - 1).long()
-    channels = colours.shape[-1]
+    steps = (colors * (levels / 256)).floor().clamp(0, levels - 1).long()
+    channels = colors.shape[-1]
     if bits * channels > TOGETHER:
         return steps
-    weights = torch.tensor([levels**power for power in reversed(range(channels))], device=colours.device)
+    weights = torch.tensor([levels**power for power in reversed(range(channels))], device=colors.device)
     return (steps * weights).sum(-1, keepdim=True)
 
 
-def class_colours(classes: torch.Tensor, channels: int, bits: int) -> torch.Tensor:
-    """The middle of each class, [..., C] in 0..255: what colour_classes undoes, for looking at."""
+def class_colors(classes: torch.Tensor, channels: int, bits: int) -> torch.Tensor:
+    """The middle of each class, [..., C] in 0..255: what color_classes undoes, for looking at."""
     levels: int = 2**bits
     if bits * channels <= TOGETHER:
         powers = torch.tensor([levels**power for power in reversed(range(channels))], device=classes.device)
@@ -40,16 +40,16 @@ def square(patches: torch.Tensor, channels: int) -> torch.Tensor:
     return patches.float().reshape(-1, side, side, channels).permute(0, 3, 1, 2)
 
 
-def mean_colours(patches: torch.Tensor, channels: int, config: MaskingConfig) -> torch.Tensor:
+def mean_colors(patches: torch.Tensor, channels: int, config: MaskingConfig) -> torch.Tensor:
     """uint8 [B, M, P*P*C] -> int64 [B, M, answers]."""
-    colours = patches.float().reshape(*patches.shape[:2], -1, channels).mean(-2)  # [B, M, C]
-    return colour_classes(colours, config.bits)
+    colors = patches.float().reshape(*patches.shape[:2], -1, channels).mean(-2)  # [B, M, C]
+    return color_classes(colors, config.bits)
 
 
 def downsampled(patches: torch.Tensor, channels: int, config: MaskingConfig) -> torch.Tensor:
     """Of a patch made smaller by means of areas: int64 [B, M, side * side * answers]."""
     small = F.adaptive_avg_pool2d(square(patches, channels), config.side)  # [B*M, C, s, s]
-    classes = colour_classes(small.permute(0, 2, 3, 1), config.bits)
+    classes = color_classes(small.permute(0, 2, 3, 1), config.bits)
     return classes.reshape(*patches.shape[:2], -1)
 
 

@@ -273,12 +273,12 @@ def test_jitter_that_is_off_draws_nothing() -> None:
     assert [set(names) for names, _ in jitter(AugmentConfig(contrast=0.3), draws(3))] == [{"contrast"}]
 
 
-def test_grayscale_has_no_colour_left() -> None:
+def test_grayscale_has_no_color_left() -> None:
     images = pictures(600, 4, 4)
     changed = Augment(AugmentConfig(grayscale=0.2), 0)(images, 0, torch.arange(600))
-    grey = (changed == changed[..., :1]).flatten(1).all(1)
-    assert binomtest(int(grey.sum()), 600, 0.2).pvalue > 0.01
-    assert torch.equal(changed[~grey], images[~grey])
+    gray = (changed == changed[..., :1]).flatten(1).all(1)
+    assert binomtest(int(gray.sum()), 600, 0.2).pvalue > 0.01
+    assert torch.equal(changed[~gray], images[~gray])
 
 
 def test_a_randaugmented_flat_picture_is_grey_only_where_it_was_moved_away() -> None:

@@ -87,7 +87,7 @@ def test_hue_is_the_one_of_torchvision() -> None:
 
 
 @pytest.mark.parametrize("name", ["color", "hue", "grayscale"])
-def test_colour_operations_leave_pictures_without_colour_alone(name: str) -> None:
+def test_color_operations_leave_pictures_without_color_alone(name: str) -> None:
     assert torch.equal(OPERATIONS[name](pictures(1), LEVELS), pictures(1))
 
 

@@ -45,9 +45,9 @@ def test_jpeg_is_what_pillow_shows(subsampling: int) -> None:
 
 def test_grey_jpeg_becomes_what_was_asked_for() -> None:
     content = encoded(photo().convert("L"), "JPEG", quality=95)
-    grey = np.asarray(Image.open(io.BytesIO(content)))
-    assert difference(decode(content, Target(48, 64, 1)), grey) <= 1
-    assert difference(decode(content, FULL), np.repeat(grey[:, :, None], 3, 2)) <= 1
+    gray = np.asarray(Image.open(io.BytesIO(content)))
+    assert difference(decode(content, Target(48, 64, 1)), gray) <= 1
+    assert difference(decode(content, FULL), np.repeat(gray[:, :, None], 3, 2)) <= 1
 
 
 def test_cmyk_jpeg_is_converted() -> None:
@@ -120,7 +120,7 @@ def test_one_bit_is_black_and_white() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_an_animation_shows_its_first_frame(kind: str) -> None:
-    frames = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert difference(decode(content, FULL), frames[0]) <= 1
@@ -144,12 +144,12 @@ def test_padding_keeps_the_whole_picture_in_the_middle_of_white() -> None:
 
 
 def test_arrays_are_taken_as_they_are() -> None:
-    grey = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
-    assert difference(decode(grey, Target(48, 64, 1)), grey) == 0
-    assert difference(decode(grey, FULL), np.repeat(grey[:, :, None], 3, 2)) == 0
-    colour = np.asarray(photo())
-    assert difference(decode(colour, Target(48, 64, 1)), np.asarray(photo().convert("L"))) == 0
-    clear = np.dstack([colour, np.zeros((48, 64), np.uint8)])
+    gray = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
+    assert difference(decode(gray, Target(48, 64, 1)), gray) == 0
+    assert difference(decode(gray, FULL), np.repeat(gray[:, :, None], 3, 2)) == 0
+    color = np.asarray(photo())
+    assert difference(decode(color, Target(48, 64, 1)), np.asarray(photo().convert("L"))) == 0
+    clear = np.dstack([color, np.zeros((48, 64), np.uint8)])
     assert (decode(clear, FULL) == 255).all()
 
 

@@ -142,7 +142,7 @@ def randaug(config: AugmentConfig, draws: Draws, layer: int) -> tuple[np.ndarray
 
 
 def three(draws: Draws) -> Choice:
-    """DeiT III: grey, or light inverted, or out of focus."""
+    """DeiT III: gray, or light inverted, or out of focus."""
     names = np.array(["grayscale", "solarize", "blur"])[draws.integers("three-name", 3)[:, 0]]
     sigmas = between(BLUR_SIGMA, draws.uniform("three-sigma")[:, 0])
     return names, np.where(names == "solarize", HALF, sigmas)

@@ -1,6 +1,6 @@
 """The operations of RandAugment and of DeiT III, each on many pictures at once with a strength for each picture.
 
-Pictures are uint8 [n, C, H, W]; strengths are NumPy [n], because they are drawn on the CPU. Operations on colours do
+Pictures are uint8 [n, C, H, W]; strengths are NumPy [n], because they are drawn on the CPU. Operations on colors do
 nothing to pictures that have none.
 """
 
@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as vision
 from vitctl.data.augmentation.resampling import blur, portions, sent
 
 GREY = 128  # what is seen where a picture was moved away or cut out
-LUMA = (19595, 38470, 7471)  # red, green and blue in grey (ITU-R 601-2), in units of 2^-16
+LUMA = (19595, 38470, 7471)  # red, green and blue in gray (ITU-R 601-2), in units of 2^-16
 
 Operation = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 Scale = Callable[[np.ndarray, np.ndarray], np.ndarray]  # level [B] in units of ten, sign [B] -> strength [B]
@@ -50,7 +50,7 @@ def one_kind(
     return OPERATIONS[kind](images, strengths)
 
 
-# --- colours ---------------------------------------------------------------------------------------------------------
+# --- colors ---------------------------------------------------------------------------------------------------------
 
 
 def per_picture(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
@@ -103,14 +103,14 @@ def sharpness(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
 
 
 def hue(images: torch.Tensor, turns: np.ndarray) -> torch.Tensor:
-    """Every colour turned about the grey axis of HSV, with its lightest and darkest channel kept."""
+    """Every color turned about the gray axis of HSV, with its lightest and darkest channel kept."""
     if images.shape[1] != 3:
         return images
     pixels = images.float()
     red, green, blue = pixels.chunk(3, dim=1)
     value, darkest = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
     chroma = value - darkest
-    safe = chroma.clamp(min=1.0)  # a grey pixel has any hue
+    safe = chroma.clamp(min=1.0)  # a gray pixel has any hue
     sextant = torch.where(
         value == red,
         (green - blue) / safe,
@@ -190,7 +190,7 @@ WARPS: dict[str, Callable[[float, int, int], Matrix]] = {  # strength, height, w
 
 
 def warp(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
-    """Bilinear; matrices [n, 6] say where on the input the centre X, Y of an output pixel lies. Outside is grey."""
+    """Bilinear; matrices [n, 6] say where on the input the centre X, Y of an output pixel lies. Outside is gray."""
     height, width = images.shape[-2:]
     matrix = sent(matrices.astype(np.float32), images.device)
     a, b, c, d, e, f = matrix[:, :, None, None].unbind(1)  # [n, 1, 1] each
@@ -229,7 +229,7 @@ def unused(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
 # RandAugment as in big_vision's pp/autoaugment.py (which has it from TensorFlow's models). Its pixel counts, 100 for
 # translations and 40 for cutouts, are taken as shares of the 224 pixels that they were used with. Levels above one are
 # wanted: AugReg goes to two. Differences: warps are bilinear there nearest, and the pivot of the contrast is the mean
-# grey, where their code divides the count of the pixels. Zero bits keep one there too.
+# gray, where their code divides the count of the pixels. Zero bits keep one there too.
 TF: dict[str, Scale] = {
     "autocontrast": unused,
     "equalize": unused,

@@ -114,7 +114,7 @@ def is_large(size: tuple[int, int], target: Target) -> bool:
 
 
 def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a grey or colour JPEG without EXIF, by its markers; None asks Pillow, which is slower."""
+    """Width and height of a gray or color JPEG without EXIF, by its markers; None asks Pillow, which is slower."""
     at = 2
     if not content.startswith(b"\xff\xd8\xff"):
         return None
@@ -182,7 +182,7 @@ def decode_reduced(picture: Image.Image, target: Target) -> np.ndarray[Any, Any]
 
 
 def flatten(picture: Image.Image) -> np.ndarray[Any, Any]:
-    """Any Pillow mode to uint8 [H, W] or [H, W, 3]: transparency on white, 16-bit grey by its high byte."""
+    """Any Pillow mode to uint8 [H, W] or [H, W, 3]: transparency on white, 16-bit gray by its high byte."""
     if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
         return (np.asarray(picture) >> 8).astype(np.uint8)
     if picture.mode == "I":
@@ -193,8 +193,8 @@ def flatten(picture: Image.Image) -> np.ndarray[Any, Any]:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, picture)
-    grey = picture.mode in ("1", "L")
-    return np.asarray(picture.convert("L" if grey else "RGB"))
+    gray = picture.mode in ("1", "L")
+    return np.asarray(picture.convert("L" if gray else "RGB"))
 
 
 def high_byte(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -205,7 +205,7 @@ def high_byte(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def with_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:
-    """uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] to [H, W, C]; colour to grey by the ITU-R 601 luma."""
+    """uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] to [H, W, C]; color to gray by the ITU-R 601 luma."""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] == 4:

@@ -153,14 +153,14 @@ def layered(
     view = View("images", res=(spec.height, spec.width))
     found: list[list[Array]] = []
     for part in Loader(split, 32, view=view, shuffle=False, device=device).once():
-        pixels = part.pixels if part.pixels.shape[-1] == spec.channels else recoloured(part.pixels, spec.channels)
+        pixels = part.pixels if part.pixels.shape[-1] == spec.channels else recolored(part.pixels, spec.channels)
         found.append([each.cpu().numpy() for each in pooled(model, normalise(pixels), spec.prefix)])
         bar.advance(len(pixels))
     return [np.concatenate(layer) for layer in zip(*found, strict=True)]
 
 
-def recoloured(pixels: torch.Tensor, channels: int) -> torch.Tensor:
-    """Grey in every channel; or the mean of the channels."""
+def recolored(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """Gray in every channel; or the mean of the channels."""
     if pixels.shape[-1] == 1:
         return pixels.expand(*pixels.shape[:-1], channels)
     return pixels.float().mean(-1, keepdim=True).round().byte().expand(*pixels.shape[:-1], channels)

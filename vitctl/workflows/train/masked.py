@@ -32,7 +32,7 @@ from vitctl.training.evaluation import Judgement, using
 from vitctl.training.objective import Masked, Objective, PatchClasses, PatchValues
 from vitctl.training.precision import autocast
 from vitctl.training.state import State
-from vitctl.training.targets import class_colours, colour_ways, downsampled, mean_colours, normalised_patches
+from vitctl.training.targets import class_colors, color_ways, downsampled, mean_colors, normalised_patches
 from vitctl.workflows.train.feed import Feed, Normaliser, rounds
 from vitctl.workflows.train.place import Place
 from vitctl.workflows.train.task import Task, prepared
@@ -87,10 +87,10 @@ def parted(begun: Weights, tensors: Tensors) -> Weights:
 
 def asked(config: TrainConfig, spec: ModelSpec, normalise: Normaliser) -> Question:
     channels, masking = spec.channels, config.masking
-    answers, classes = colour_ways(channels, masking.bits)
+    answers, classes = color_ways(channels, masking.bits)
     if config.objective in ("mean-color", "downsampled"):
         squares = 1 if config.objective == "mean-color" else masking.side
-        made = mean_colours if squares == 1 else downsampled
+        made = mean_colors if squares == 1 else downsampled
         targets = partial(made, channels=channels, config=masking)
         paint = partial(painted, spec=spec, squares=squares, bits=masking.bits)
         return Question(
@@ -230,10 +230,10 @@ class Judge:
 
 
 def painted(classes: torch.Tensor, spec: ModelSpec, squares: int, bits: int) -> torch.Tensor:
-    """Classes of colours [B, M, squares * squares * answers] -> uint8 [B, M, P*P*C]."""
-    colours = class_colours(classes.reshape(*classes.shape[:2], squares, squares, -1), spec.channels, bits)
+    """Classes of colors [B, M, squares * squares * answers] -> uint8 [B, M, P*P*C]."""
+    colors = class_colors(classes.reshape(*classes.shape[:2], squares, squares, -1), spec.channels, bits)
     places = torch.arange(spec.patch, device=classes.device) * squares // spec.patch
-    return colours[:, :, places][:, :, :, places].flatten(2).round().clamp(0, 255).byte()
+    return colors[:, :, places][:, :, :, places].flatten(2).round().clamp(0, 255).byte()
 
 
 def valued(answers: torch.Tensor, there: torch.Tensor, normalise: Normaliser, by_patch: bool) -> torch.Tensor:
