@@ -101,7 +101,7 @@ def trained(blots_h5: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainRe
     """A run of vit-mu/8 at 16x16 on the blots that has learnt something; its paths are absolute."""
     out = tmp_path_factory.mktemp("runs") / "trained"
     flags = {"model": "vit-mu/8", "data": str(blots_h5), "steps": 60, "batch": 16, "precision": "float32"}
-    return pretrain(flags, out=str(out), settings=["eval_every=20"])
+    return pretrain(flags, recipe="digits", out=str(out), settings=["eval_every=20"])
 
 
 @pytest.fixture

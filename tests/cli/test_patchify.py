@@ -176,7 +176,7 @@ def test_an_archive_that_points_outside(vitctl: Run, folder: Folder, tmp_path: P
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     data = vitctl("patchify", "a.tar", *SMALL, "--json").json["data"]
-    assert data["splits"]["train"]["images"] == 1
+    assert data["splits"]["train"]["pictures"] == 1
     assert data["rejects"] == 2
     assert {path.name for path in tmp_path.iterdir()} - {"cache"} == {"a.tar", "data.h5", "pictures"}
 
@@ -185,7 +185,7 @@ def test_a_loop_of_links(vitctl: Run, folder: Folder) -> None:
     root = folder({"cat": 2, "dog": 2})
     (root / "cat" / "again").symlink_to(root, target_is_directory=True)
     data = vitctl("patchify", "pictures", *SMALL, "--json").json["data"]
-    assert data["splits"]["train"]["images"] == 4
+    assert data["splits"]["train"]["pictures"] == 4
     assert "loop" in data["rejected"][0]["reason"]
 
 

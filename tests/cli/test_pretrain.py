@@ -69,7 +69,7 @@ def test_a_run_says_what_it_did_and_leaves_it(ran: Run, data: str, tmp_path: Pat
     assert steps_of(run) == [4, 6]
     assert [line["step"] for line in lines(run) if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines(run) if "val_top1" in line] == [6]
-    for line in ("recipe: digits (for 120 pictures)", "data: data.h5 (found here)", "run: run", "6 steps of 16"):
+    for line in ("recipe: small (for 120 pictures)", "data: data.h5 (found here)", "run: run", "6 steps of 16"):
         assert line in answer.stderr
     assert "Traceback" not in answer.output
 
@@ -94,8 +94,8 @@ def test_resume_refuses_what_would_change_the_end_by_its_name(
     cut_off(tmp_path / "run")
     resume = ("pretrain", "--resume", "run")
     assert "optim.lr is 0.5 now and was 0.001" in refused(*resume, "--lr", "0.5", code=2)
-    assert "recipe is 'small' now and was 'digits'" in refused(*resume, "--recipe", "small", code=2)
-    assert "augment.flip is 0.5 now and was 0.0" in refused(*resume, "--set", "augment.flip=0.5", code=2)
+    assert "recipe is 'digits' now and was 'small'" in refused(*resume, "--recipe", "digits", code=2)
+    assert "augment.flip is 0.25 now and was 0.5" in refused(*resume, "--set", "augment.flip=0.25", code=2)
     with h5py.File(tmp_path / "data.h5", "r+") as file:
         file.attrs["digest"] = "0" * 64
     assert "data_digest is '000" in refused(*resume, code=2)
