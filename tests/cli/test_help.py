@@ -1,6 +1,7 @@
 """The face of the command: what --help says is frozen here, and costs nothing."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,3 +76,20 @@ def test_version(vitctl: Callable[..., Any]) -> None:
     from vitctl import __version__
 
     assert vitctl("--version").out == f"vitctl {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "some"),
+    [
+        ("vitctl pretr", "pretrain"),
+        ("vitctl pretrain --model vit-l", "vit-l/16"),
+        ("vitctl finetune --recipe mae/fine", "mae/finetune-b"),
+        ("vitctl study posi", "positions"),
+    ],
+)
+def test_the_shell_completes(words: str, some: str) -> None:
+    asked = {"_VITCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    line = [sys.executable, "-m", "vitctl"]
+    done = subprocess.run(line, env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert some in done.stdout.split(), done.stderr
+    assert all(each.startswith(words.split()[-1]) for each in done.stdout.split())

@@ -1,7 +1,3 @@
-from typing import Annotated
-
-import typer
-
 from vitctl.cli.options import Data, Json, Overwrite, Quiet, Set
 from vitctl.cli.training import (
     Batch,
@@ -11,6 +7,7 @@ from vitctl.cli.training import (
     Epochs,
     Lr,
     MicroBatch,
+    Model,
     Out,
     Parallel,
     Precision,
@@ -23,9 +20,7 @@ from vitctl.cli.training import (
 
 
 def pretrain(
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Model to train; default: vit-b/16. vitctl models lists them.")
-    ] = None,
+    model: Model = None,
     data: Data = None,
     out: Out = None,
     recipe: Recipe = None,

@@ -11,6 +11,7 @@ from vitctl.cli.training import (
     Epochs,
     Lr,
     MicroBatch,
+    Model,
     Out,
     Parallel,
     Precision,
@@ -30,9 +31,7 @@ def selfsup(
         Literal["mean-color", "downsampled", "pixels", "mae"] | None,
         typer.Option(help="What is predicted of a hidden patch; default: mean-color, the paper's."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Model to train; default: vit-b/16. vitctl models lists them.")
-    ] = None,
+    model: Model = None,
     data: Data = None,
     out: Out = None,
     recipe: Recipe = None,

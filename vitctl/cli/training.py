@@ -14,9 +14,36 @@ if TYPE_CHECKING:
 Out = Annotated[
     str | None, typer.Option(metavar="FOLDER", help="The run directory; else runs/<date-time>-<command>-<model>.")
 ]
+
+
+def models_like(begun: str) -> list[str]:
+    """For the shell, which completes what was begun."""
+    from vitctl.config.model import LISTED
+
+    return [name for name in LISTED if name.startswith(begun)]
+
+
+def recipes_like(begun: str) -> list[str]:
+    from vitctl.config.recipes import RECIPES
+
+    return [name for name in RECIPES if name.startswith(begun)]
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Model to train; default: vit-b/16. vitctl models lists them.",
+        autocompletion=models_like,
+    ),
+]
 Recipe = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Recipe to begin with; flags and --set change it. vitctl recipes lists them."),
+    typer.Option(
+        metavar="NAME",
+        help="Recipe to begin with; flags and --set change it. vitctl recipes lists them.",
+        autocompletion=recipes_like,
+    ),
 ]
 Res = Annotated[
     str | None,

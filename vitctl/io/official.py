@@ -109,7 +109,7 @@ def read(arrays: Arrays, source: str, allow_missing: bool = False) -> Weights:
     tensors = {row.ours: gathered(row, inside, spec) for row in rows if set(row.theirs) <= set(inside)}
     layout += ", layers stacked" if is_stacked else ""
     mean, std = (for_channels(values, spec.channels) for values in HALF)
-    about = About(f"official npz ({layout})", source, mean, std)
+    about = About(f"official npz ({layout})", source, mean, std, layout=layout)
     return Weights(spec, tensors, about, notes=tuple(notes)).with_notes(zero_head_note(tensors))
 
 
@@ -348,13 +348,13 @@ def write(weights: Weights) -> Iterator[Named]:
     """The arrays of an official file, in the layout that they came in, or else in the one that can say them."""
     spec = weights.spec
     if spec.family == "bit":
-        layout = "bit_paper" if "bit_paper" in weights.about.format else "big_transfer"
+        layout = "bit_paper" if "bit_paper" in weights.about.layout else "big_transfer"
         return spread(bit_rows(spec, layout), weights, "" if layout == "bit_paper" else "resnet/")
     check_writable(spec)
-    plain = spec.head != "map" and spec.class_position == spec.class_token and "big_vision" not in weights.about.format
+    plain = spec.head != "map" and spec.class_position == spec.class_token and "big_vision" not in weights.about.layout
     style = ORIGINAL if plain else BIG_VISION
     arrays = spread(transformer_rows(spec, style), weights, style.prefix)
-    return stacked(dict(arrays), style.prefix, spec.depth) if "stacked" in weights.about.format else arrays
+    return stacked(dict(arrays), style.prefix, spec.depth) if "stacked" in weights.about.layout else arrays
 
 
 def check_writable(spec: ModelSpec) -> None:

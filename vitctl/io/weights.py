@@ -48,6 +48,7 @@ class About:
     training: dict[str, Any] = field(default_factory=dict)  # command, config, data digest, step: what made them
     created_by: str = ""
     fit: str = "crop"  # how pictures of another shape were made to fit, as vitctl patchify has it
+    layout: str = ""  # of an official file: what it is written in again
 
 
 @dataclass(frozen=True)

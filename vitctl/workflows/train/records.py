@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vitctl.config.train import TrainConfig
-from vitctl.errors import UsageError
+from vitctl.errors import RunError, UsageError, is_out_of_memory
 from vitctl.io.background import Background
 from vitctl.io.checkpoint import write_checkpoint
 from vitctl.io.run_directory import RunDirectory
@@ -55,7 +55,15 @@ class Records:
         self.write(line)
 
     def evaluate(self, state: State) -> None:
-        found = self.task.judge(state)
+        try:
+            found = self.task.judge(state)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"out of memory at the evaluation of step {state.step:,}; go on from the last checkpoint with a "
+                "smaller --micro-batch"
+            ) from error
         if found is None:
             return
         self.write({"step": state.step, **found.values})
