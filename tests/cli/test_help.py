@@ -93,3 +93,19 @@ def test_the_shell_completes(words: str, some: str) -> None:
     done = subprocess.run(line, env=os.environ | asked, capture_output=True, text=True, check=False)
     assert some in done.stdout.split(), done.stderr
     assert all(each.startswith(words.split()[-1]) for each in done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("study posit", "'posit' is not one of 'data-size', 'scaling', .* Did you mean 'positions'\\?"),
+        ("export --format onxx", "'onxx' is not one of .* Did you mean 'onnx'\\?"),
+        ("pretrain --epochs ten", "'--epochs': a number is wanted"),
+        ("pretrain --steps 1.5", "'--steps': a whole number is wanted"),
+        ("pretrain --learning-rate 1", "--learning-rate.*(Did you mean|Possible options:) --lr"),
+        ("evaluate --batch-size 8", "(Did you mean|Possible options:) --batch"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(vitctl: Callable[..., Any], line: str, words: str) -> None:
+    answer = vitctl(*line.split(), code=2, env={"COLUMNS": "240", "TERMINAL_WIDTH": "240"})
+    assert re.search(words, " ".join(re.sub(r"[─-╿]", " ", answer.err).split())), answer.err

@@ -1,8 +1,10 @@
 """Where errors become one line and an exit code."""
 
 import os
+import re
 import shlex
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 import typer
@@ -45,6 +47,32 @@ class Boundary(TyperGroup):
             if not is_out_of_memory(error):
                 raise
             fail("out of memory; choose something smaller (--batch, --res), or close other programs", 4)
+        except Exception as error:
+            clearer(error)
+            raise
+
+
+ELSEWHERE = {  # what other tools call a flag of ours
+    "--learning-rate": "--lr", "--batch-size": "--batch", "--img-size": "--res", "--image-size": "--res",
+    "--dataset": "--data", "--data-dir": "--data", "--output": "--out", "--output-dir": "--out",
+    "--checkpoint": "--from", "--initial-checkpoint": "--from", "--pretrained": "--from", "--model-name": "--model",
+    "--num-epochs": "--epochs", "--input": "--data",
+}  # fmt: skip
+
+
+def clearer(error: Any) -> None:
+    """A wrong option or value, in words that say what is wanted; other errors are left as they are."""
+    if hasattr(error, "option_name") and ELSEWHERE.get(error.option_name) and not error.possibilities:
+        error.possibilities = [ELSEWHERE[error.option_name]]
+    if not hasattr(error, "format_message"):
+        return
+    text = str(error.message).removeprefix("Value error, ")
+    wrong, _, options = text.partition(" is not one of ")
+    near = get_close_matches(wrong.strip("'"), re.findall(r"'([^']*)'", options), 1)
+    for kind, wanted in (("number", "a number"), ("integer", "a whole number")):
+        if text.startswith(f"Input should be a valid {kind}"):
+            text = f"{wanted} is wanted"
+    error.message = text + (f" Did you mean '{near[0]}'?" if near else "")
 
 
 def silent_on_others(error: VitctlError) -> None:
