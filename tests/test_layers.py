@@ -8,7 +8,7 @@ import pytest
 import vitctl
 
 ROOT = Path(vitctl.__file__).parent
-GROUND = {"config", "errors", "patches", "randomness", "reporting", "machine", "lettering"}
+GROUND = {"config", "errors", "patches", "randomness", "reporting", "machine"}
 ROOMS = {"models", "data", "training", "probing", "inspection"}
 FLOOR = {"cli": 5, "workflows": 4, **dict.fromkeys(ROOMS, 3), "io": 2, **dict.fromkeys(GROUND, 1)}
 FILES = sorted(
@@ -76,5 +76,5 @@ def resolve(name: str) -> set[str]:
 
 def test_ground_floor_errors_is_the_lowest() -> None:
     assert imports(ROOT / "errors.py") == set()
-    for name in ("patches", "reporting", "randomness", "machine", "lettering"):
+    for name in ("patches", "reporting", "randomness", "machine"):
         assert imports(ROOT / f"{name}.py") <= {"vitctl.errors.ConfigError"}, name

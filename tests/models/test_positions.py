@@ -11,7 +11,7 @@ from tests.models.tiny import NO_TOKEN, TINY
 from vitctl.config.model import ModelSpec
 from vitctl.models.create import build, create_model, fill, named_tensors
 from vitctl.models.positions import Offsets, RelativeAttention, Table, Table2d
-from vitctl.models.waves import sincos
+from vitctl.models.sincos import sincos
 
 Array = np.ndarray[Any, Any]
 FRONTS: list[dict[str, Any]] = [

@@ -28,7 +28,7 @@ from vitctl.models.resize import (
     resized,
     round_trip_error,
 )
-from vitctl.models.waves import sincos
+from vitctl.models.sincos import sincos
 
 TINY: dict[str, Any] = tiny.TINY | {"height": 12, "width": 20, "depth": 2}
 KINDS = [

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vitctl.inspection.lettering import INK, LINE, PAPER, QUIET, font, shortened
 from vitctl.io.atomic import replacing
-from vitctl.lettering import font, shortened
 from vitctl.reporting import printed
 
-INK, QUIET, PAPER, LINE = (24, 26, 30), (112, 118, 128), (255, 255, 255), (226, 229, 233)
 RIGHT, WRONG = (43, 138, 62), (194, 51, 38)
 CELL, GAP, MARGIN, TOP, CAPTION, FRAME = 168, 22, 36, 100, 46, 4
 COLUMNS = 8

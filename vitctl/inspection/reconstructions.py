@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vitctl.inspection.lettering import INK, PAPER, QUIET, font
 from vitctl.io.atomic import replacing
-from vitctl.lettering import font
 from vitctl.patches import unpatchify
 
 GREY = 128  # a hidden patch
-INK, QUIET, PAPER = (24, 26, 30), (112, 118, 128), (255, 255, 255)
 CELL, GAP, MARGIN, GUTTER, TOP = 128, 8, 28, 118, 62
 ROWS = ("picture", "what it sees", "its answer", "as asked for")
 

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
+from vitctl.inspection.lettering import INK, PAPER, QUIET, font, shortened
 from vitctl.io.atomic import replacing
-from vitctl.lettering import font, shortened
 from vitctl.reporting import printed
 
 Array = np.ndarray[Any, Any]
 
-INK, QUIET, PAPER = (24, 26, 30), (112, 118, 128), (255, 255, 255)
 DARK = 0.12  # of the light that is left where nothing is looked at
 CELL, GAP, MARGIN, TOP, CAPTION = 224, 10, 30, 92, 26
 

@@ -13,8 +13,8 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError
 from vitctl.models.corruption import Corruption
 from vitctl.models.initialise import xavier
+from vitctl.models.sincos import sincos
 from vitctl.models.vit import GELUS, ViT
-from vitctl.models.waves import sincos
 from vitctl.patches import taken
 from vitctl.randomness import stream
 

@@ -16,7 +16,7 @@ from timm.layers import Attention
 from torch import nn
 
 from vitctl.config.model import ModelSpec
-from vitctl.models.waves import waves_with_prefix
+from vitctl.models.sincos import waves_with_prefix
 
 
 class Table(nn.Module):

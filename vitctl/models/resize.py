@@ -15,7 +15,7 @@ from vitctl.config.checks import one_of
 from vitctl.config.model import ModelSpec
 from vitctl.errors import UsageError
 from vitctl.io.weights import Tensors, Weights
-from vitctl.models.waves import sincos, waves_with_prefix
+from vitctl.models.sincos import sincos, waves_with_prefix
 
 Grid = tuple[int, int]
 Method = Literal["official", "bilinear", "bicubic", "bicubic-aa", "fresh"]

@@ -17,7 +17,7 @@ from vitctl.models.gelu import TanhGelu
 from vitctl.models.patch_embedding import PatchEmbedding
 from vitctl.models.positions import Offsets, RelativeAttention, Table, Table2d
 from vitctl.models.resnets import HybridEmbedding
-from vitctl.models.waves import waves_with_prefix
+from vitctl.models.sincos import waves_with_prefix
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
 GELUS = {"tanh": TanhGelu, "erf": nn.GELU}

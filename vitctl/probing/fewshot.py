@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vitctl.probing.draws import Ints, first, orders
-from vitctl.probing.least_squares import LeastSquares, LeastSquaresGrid, best_on
+from vitctl.probing.least_squares import L2, LeastSquares, LeastSquaresGrid, best_on
 from vitctl.probing.logistic import Logistic
 from vitctl.probing.neighbours import NearestMean, Neighbours
 from vitctl.probing.ridge import Floats
@@ -26,10 +26,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Settings:
-    l2: float
-    k: int
-    temperature: float
-    by_test: bool  # lsr-grid's strength is chosen by the test pictures
+    l2: float = L2
+    k: int = 20
+    temperature: float = 0.07
+    by_test: bool = False  # lsr-grid's strength is chosen by the test pictures
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from vitctl.io.answers import read_answers
 from vitctl.io.atomic import check_place
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.reporting import Progress, Reporter, Silent, counted
-from vitctl.training.crops import Looks
 from vitctl.training.evaluation import Exam, answered
+from vitctl.training.multi_crop import Looks
 from vitctl.training.ranks import Ranks, joined, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
 from vitctl.workflows.choose import choose_data

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.augment import augmentation
-from vitctl.data.sheet import Row, draw_sheet
 from vitctl.errors import DataError, UsageError
+from vitctl.inspection.contact_sheet import Row, draw_sheet
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.randomness import Draws
 from vitctl.reporting import counted

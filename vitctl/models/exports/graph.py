@@ -10,7 +10,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import UsageError
 from vitctl.io.weights import About
 from vitctl.models.exports.convolutions import standardise_once
-from vitctl.models.waves import sincos
+from vitctl.models.sincos import sincos
 
 
 def graph_of(model: nn.Module, about: About, *, any_size: bool, preprocessing: bool, half: bool) -> nn.Module:

@@ -10,13 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from vitctl.config.bench import BenchConfig
 from vitctl.probing.draws import Ints, first, orders
 from vitctl.probing.fewshot import Settings, Task, trial
-from vitctl.probing.least_squares import L2, STRENGTHS
+from vitctl.probing.least_squares import STRENGTHS
 from vitctl.reporting import Reporter
 from vitctl.workflows.bench.measure import Measurement, Part, figure, in_turn, ratio
 
 SEEDS, SHOTS = 3, (1, 2, 5, 10)
 NOISE = 4.0  # of a picture, where its class is 1
-SETTINGS = Settings(L2, k=20, temperature=0.07, by_test=False)
+SETTINGS = Settings()
 
 
 def bench_fewshot(config: BenchConfig, reporter: Reporter) -> Part:

@@ -14,10 +14,10 @@ from vitctl.io.atomic import write_json
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, new_folder, open_run, point_to
 from vitctl.reporting import Muted, Reporter, Silent
-from vitctl.workflows.asked import stoppable
 from vitctl.workflows.demo.page import PAGE, write
 from vitctl.workflows.demo.stages import STAGES, Demo, Stage
 from vitctl.workflows.load import RUNS
+from vitctl.workflows.subcommands import stoppable
 
 
 @dataclass(frozen=True)

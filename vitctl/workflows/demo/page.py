@@ -10,9 +10,9 @@ from vitctl.inspection.page import Section, write_page
 from vitctl.io.patch_file import PatchFile
 from vitctl.machine import cores
 from vitctl.reporting import counted, duration
-from vitctl.workflows.asked import command_line
 from vitctl.workflows.demo.stages import Demo, Stage
 from vitctl.workflows.doctor import examine
+from vitctl.workflows.subcommands import command_line
 
 PAGE = "index.html"
 

@@ -20,7 +20,6 @@ from vitctl.config.predict import PredictConfig
 from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split, is_hdf5
 from vitctl.reporting import Reporter, counted
-from vitctl.workflows.asked import Training, command_line
 from vitctl.workflows.choose import judge_of
 from vitctl.workflows.evaluate import evaluate
 from vitctl.workflows.export import export
@@ -31,6 +30,7 @@ from vitctl.workflows.patchify import patchify
 from vitctl.workflows.predict import predict
 from vitctl.workflows.samples import HELD_OUT
 from vitctl.workflows.sheets import contact_sheet
+from vitctl.workflows.subcommands import Training, command_line
 
 SHOTS = (1, 5, 10)
 SHOWN = 24  # pictures that the exported model is asked about

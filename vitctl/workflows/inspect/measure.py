@@ -24,7 +24,7 @@ from vitctl.workflows.inspect.pictures import Seen
 from vitctl.workflows.train.feed import Normaliser
 
 Array = np.ndarray[Any, Any]
-PROBE, SEED = Settings(l2=2.0**10, k=20, temperature=0.07, by_test=False), 0
+PROBE, SEED = Settings(), 0
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
 from vitctl.reporting import Muted, Reporter, Silent, counted
 from vitctl.training.ranks import Ranks
-from vitctl.workflows.asked import stoppable
 from vitctl.workflows.choose import choose_data, judge_of
 from vitctl.workflows.load import RUNS
 from vitctl.workflows.study.cells import tidy
 from vitctl.workflows.study.gather import Group, Row, draw, grouped, groups_of, write_table
 from vitctl.workflows.study.grids import SHARED, STUDIES, Setting, Study
 from vitctl.workflows.study.plan import Plan, earlier, planned, steps_of, tell
+from vitctl.workflows.subcommands import stoppable
 from vitctl.workflows.train.start import Data, device_of, open_data
 
 

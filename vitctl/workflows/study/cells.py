@@ -15,9 +15,9 @@ from vitctl.io.atomic import write_json
 from vitctl.models.count import count
 from vitctl.reporting import Reporter
 from vitctl.training.ranks import Ranks
-from vitctl.workflows.asked import Training
 from vitctl.workflows.interpolate import interpolate_positions
 from vitctl.workflows.study.speed import answers_a_second
+from vitctl.workflows.subcommands import Training
 from vitctl.workflows.train.start import device_of
 
 MEASURED = "cell.json"

@@ -9,8 +9,8 @@ from typing import Any
 from vitctl.config.recipes import TRANSFERS
 from vitctl.config.study import StudyConfig
 from vitctl.config.train import UNUSED
-from vitctl.workflows.asked import Training
 from vitctl.workflows.study.cells import Cell, Factors, Interpolation, Step, Timing, slug
+from vitctl.workflows.subcommands import Training
 
 RATES, SGD_RATES = (3e-4, 1e-3, 3e-3), (0.01, 0.03, 0.1)
 LITTLE = ("shape.depth=6", "shape.dim=96", "shape.heads=3", "shape.mlp=384")

@@ -16,9 +16,9 @@ from vitctl.config.train import TrainConfig
 from vitctl.models.count import BACKWARD, count
 from vitctl.training.ceiling import ceiling
 from vitctl.training.precision import chosen
-from vitctl.workflows.asked import Training
 from vitctl.workflows.study.cells import Cell, Timing
 from vitctl.workflows.study.speed import BATCHES, SECONDS, seconds_a_picture
+from vitctl.workflows.subcommands import Training
 from vitctl.workflows.train.fresh import spec_of
 from vitctl.workflows.train.start import Data, with_flags
 

@@ -27,7 +27,6 @@ from vitctl.probing.draws import first, orders
 from vitctl.probing.fewshot import Settings, Trial, trial
 from vitctl.probing.fewshot import Task as ProbeTask
 from vitctl.probing.frozen import pre_logits
-from vitctl.probing.least_squares import L2
 from vitctl.training.evaluation import Judgement, using
 from vitctl.training.objective import Masked, Objective, PatchClasses, PatchValues
 from vitctl.training.precision import autocast
@@ -40,7 +39,7 @@ from vitctl.workflows.train.task import Task, prepared
 JUDGED = 1000  # pictures that the probe is judged on, evenly from the classes
 DRAWN = 8  # pictures of a page
 SHOTS_SEED = 0
-PROBE = Settings(L2, k=20, temperature=0.07, by_test=False)
+PROBE = Settings()
 
 
 @dataclass(frozen=True)

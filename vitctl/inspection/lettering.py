@@ -1,9 +1,11 @@
-"""Letters on pictures."""
+"""Letters on pictures, and the colors of a page of them."""
 
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+INK, QUIET, PAPER, LINE = (24, 26, 30), (112, 118, 128), (255, 255, 255), (226, 229, 233)
 
 
 @lru_cache(maxsize=32)

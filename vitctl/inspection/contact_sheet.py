@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vitctl.lettering import font
+from vitctl.inspection.lettering import INK, LINE, PAPER, QUIET, font
 from vitctl.reporting import printed
 
 Pictures = Sequence[np.ndarray[Any, Any]]  # uint8 [H, W, C] each
 
-INK, QUIET, PAPER, LINE = (24, 26, 30), (112, 118, 128), (255, 255, 255), (226, 229, 233)
 CELL = 144  # pixels of a picture's longer side, at least
 GAP, MARGIN = 8, 36
 

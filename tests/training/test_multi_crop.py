@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitctl.training.crops import Looks, corners
+from vitctl.training.multi_crop import Looks, corners
 
 
 class Mean(nn.Module):
