@@ -27,6 +27,6 @@ def panel(axes: Any, label: str, lines: list[tuple[str, str, str]], metrics: lis
     plain(axes)
     if label == "top-1":
         axes.set_ylim(0, 1.02)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     if axes.lines:
         axes.legend(frameon=False)

@@ -60,7 +60,7 @@ def draw_worth(scores: list[float], path: Path, title: str, shots: int, chance: 
     axes.set_xlabel("layer (0: patches with positions)")
     axes.set_ylabel(f"top-1, {shots} shots per class")
     axes.set_ylim(0, min(1.02, max(scores) * 1.15 + 0.02))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     plain(axes)
     axes.legend(frameon=False, fontsize=8)
     save(figure, path)

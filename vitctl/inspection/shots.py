@@ -29,6 +29,6 @@ def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.set_xticks(used, [shown[place] for place in used])
     axes.set_xlabel("shots per class")
     axes.set_ylabel("top-1 on the test pictures, 95% interval")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     axes.legend(frameon=False, fontsize=8)
     save(figure, path)

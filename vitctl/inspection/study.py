@@ -39,7 +39,7 @@ def draw_study(panels: Sequence[Panel], path: Path, title: str, about: str, shar
             over_numbers(axes, panel)
         axes.set_xlabel(panel.label)
         if shares:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
         if number == 0:
             spread = any(point.std is not None for line in panel.lines.values() for point in line)
             axes.set_ylabel(("top-1" if shares else "pictures a second") + ", mean and deviation of seeds" * spread)
