@@ -73,7 +73,9 @@ def write(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures,
     if config.format in GRAPHS:
         return write_graph(weights, config, out, pictures, reporter)
     stored = weights_to_store(weights, config)
-    spec, takes = weights.spec, f"float32 [B, {weights.spec.channels}, {weights.spec.height}, {weights.spec.width}]"
+    spec, about = weights.spec, stored.about
+    mean, std = ("[" + ", ".join(f"{value:.4g}" for value in values) + "]" for values in (about.mean, about.std))
+    takes = f"float32 [B, {spec.channels}, {spec.height}, {spec.width}], (pixels / 255 - {mean}) / {std}"
     if config.format == "safetensors":
         save_as(stored, out, "vitctl")
         return Written(lambda: by_timm(spec, out), f"timm {version('timm')}", timm_line(spec, out), takes)

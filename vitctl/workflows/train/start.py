@@ -264,8 +264,10 @@ def check_same(run: RunDirectory, now: dict[str, Any]) -> None:
         if name.split(".")[0] not in ignored
     ]
     if changed:
+        longer = any(each.startswith(("steps ", "epochs ")) for each in changed)
         raise UsageError(
             f"{run.path}: began otherwise: {'; '.join(changed[:4])}. Start a new run, or leave it as it was"
+            + (f"; vitctl finetune --from {run.path} trains its weights further" if longer else "")
         )
 
 
