@@ -103,7 +103,7 @@ def kept(plan: Plan, data: Data, folder: Path, overwrite: bool) -> RunDirectory:
 def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
     """The cells of this machine, those that are not done."""
     which, of = plan.setting.config.part
-    mine = plan.cells[which - 1 :: of]
+    mine, score = plan.cells[which - 1 :: of], STUDIES[plan.setting.config.name].score
     done = [cell for cell in mine if cell.measured()]
     with reporter.progress(plan.setting.config.name, len(mine), "cells", len(done)) as bar:
         for cell in mine:
@@ -112,7 +112,7 @@ def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
             with stoppable(f"stopped; {run.path} has what is done"):
                 cell.run(Muted(reporter, bars=False), plan.setting.config.keep)
             found = cell.measured() or {}
-            bar.advance(1, cell=cell.name, top1=found.get("top1") or 0.0)
+            bar.advance(1, cell=cell.name, **{score: found[score] if score in found else "failed"})
     if not plan.setting.config.keep:
         tidy(run.path / SHARED)
 
