@@ -112,7 +112,7 @@ def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
             with stoppable(f"stopped; {run.path} has what is done"):
                 cell.run(Muted(reporter, bars=False), plan.setting.config.keep)
             found = cell.measured() or {}
-            bar.advance(1, cell=cell.name, **{score: found[score] if score in found else "failed"})
+            bar.advance(1, cell=cell.name, **{score: found.get(score, "failed")})
     if not plan.setting.config.keep:
         tidy(run.path / SHARED)
 
