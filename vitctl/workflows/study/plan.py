@@ -105,10 +105,16 @@ def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[
 
 
 def affordable(setting: Setting, row: Study, prices: Prices) -> int:
-    """Time goes in a straight line with the number of steps."""
-    short, long = (prices.total(list(row.grid(replace(setting, steps=steps)))).seconds for steps in (SHORT, LONG))
-    each = (long - short) / (LONG - SHORT)
-    return max(0, int((60 * setting.config.budget - (short - SHORT * each)) / each))
+    """Time goes in a straight line with the number of steps, but for the steps that shares are rounded to."""
+
+    def seconds(steps: int) -> float:
+        return prices.total(list(row.grid(replace(setting, steps=steps)))).seconds
+
+    budget, each = 60 * setting.config.budget, (seconds(LONG) - seconds(SHORT)) / (LONG - SHORT)
+    steps = max(0, int((budget - (seconds(SHORT) - SHORT * each)) / each))
+    while steps and seconds(steps) > budget:
+        steps -= 1
+    return steps
 
 
 def longest(setting: Setting, row: Study) -> int:
