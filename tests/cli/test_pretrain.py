@@ -324,7 +324,10 @@ def compare(run: Path, other: Path) -> None:
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
     one, two = (read(run / "weights.safetensors") for run in (run, other))
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=1e-3, atol=1e-4)
+        is_told = torch.ones(len(tensor), dtype=torch.bool)
+        if name.endswith("attn.qkv.bias"):  # a key's bias changes no attention: its gradient is rounding alone
+            is_told = torch.arange(len(tensor)) // (len(tensor) // 3) != 1
+        torch.testing.assert_close(tensor[is_told], two[name][is_told], rtol=1e-3, atol=1e-4)
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
