@@ -9,7 +9,7 @@ from typing import Any
 from vitctl.inspection.figures import COLORS, canvas, plain, save
 
 MARKS = "osD^vP"
-FEW = 5  # numbers that are marks of the axis themselves
+FEW, SHORT = 5, 6  # numbers, and their letters, that are marks of the axis themselves
 MANY = 6  # words that stand side by side
 APART = 0.12  # between lines that stand over the same word
 
@@ -55,8 +55,9 @@ def over_numbers(axes: Any, panel: Panel) -> None:
     if panel.log:
         axes.set_xscale("log")
     values = sorted({float(point.x) for points in panel.lines.values() for point in points})
-    if len(values) <= FEW:
-        axes.set_xticks(values, [f"{value:g}" for value in values])
+    words = [f"{value:g}" for value in values]
+    if len(values) <= FEW and max(map(len, words)) <= SHORT:  # chosen, not measured
+        axes.set_xticks(values, words)
         axes.minorticks_off()
     axes.margins(x=0.08)
 
