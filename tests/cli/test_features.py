@@ -124,6 +124,11 @@ def test_wrong_usage(
     assert words in refused("features", *flags, code=code)
 
 
+def test_a_folder_that_is_not_there_is_made(ran: Run, data: str, newest: str, tmp_path: Path) -> None:
+    ran("features", "--out", "new/folder/f.h5")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["f.h5"]
+
+
 @pytest.mark.slow
 def test_killed_runs_go_on_where_they_were(ran: Run, data: str, newest: str, tmp_path: Path) -> None:
     line = ("features", "--from", newest, "--precision", "float32", "--set", "batch=1", "--set", "part=4")

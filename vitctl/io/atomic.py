@@ -30,10 +30,10 @@ def check_place(path: Path | str | None) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent} to write it in; make it first")
+    trial = path.with_name(f".{path.name}.{os.getpid()}.trial")
     try:
-        with replacing(path.with_name(f".{path.name}.trial")) as aside:
-            aside.touch()
-        path.with_name(f".{path.name}.trial").unlink()
+        trial.touch()
+        trial.unlink()
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -22,8 +23,9 @@ def take(path: Path, *, wait: bool, warn: Callable[[str], None]) -> IO[str]:
             raise Held from None
         except OSError as error:  # some network file systems have no locks
             warn(f"{path}: cannot be locked ({error.strerror}); see that no other process does the same")
-        if path.exists() and os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
-            return handle
+        with suppress(FileNotFoundError):
+            if os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
+                return handle
         handle.close()  # who had it is done, and took the file away
         if not wait:
             raise Held

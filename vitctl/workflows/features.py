@@ -136,6 +136,7 @@ def extracted(
 def alone(target: Path, reporter: Reporter) -> Iterator[None]:
     """Another process that computes the same is waited for."""
     lock = target.with_name(f".{target.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = take(lock, wait=False, warn=reporter.warn)
     except Held:

@@ -1,6 +1,5 @@
 """The page of the demo: a chain of commands, and what each of them found."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from vitctl.machine import cores
 from vitctl.reporting import counted, duration
 from vitctl.workflows.demo.stages import Demo, Stage
 from vitctl.workflows.doctor import examine
+from vitctl.workflows.load import RUNS
 from vitctl.workflows.subcommands import command_line
 
 PAGE = "index.html"
@@ -64,6 +64,6 @@ def command_of(demo: Demo) -> str:
     usual, flags = DemoConfig(), {"data": demo.config.data, "seed": demo.config.seed}
     others = [f"{name}={value}" for name, value in vars(demo.config).items() if name not in (*flags, "device")]
     settings = [each for each in others if each not in [f"{name}={value}" for name, value in vars(usual).items()]]
-    out = None if re.fullmatch(r"demo(-\d+)?", demo.folder.name) else str(demo.folder)
+    out = None if demo.folder.parent == RUNS else str(demo.folder)
     given = {name: value for name, value in flags.items() if value != getattr(usual, name)}
     return command_line("demo", **given, settings=settings, out=out)

@@ -45,7 +45,7 @@ class Watch:
         rows, columns = spec.grid
         grids = [(1, columns), (rows, 1)] if self.axial else [(rows, columns)]  # of the layers in turn
         exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS has not
-        self.tables = [pixel_distances(grid, spec.reach).to(device, exact) for grid in grids]
+        self.tables = [pixel_distances(grid, spec.reach).to(exact).to(device) for grid in grids]
         self.uniform = uniform_distance(spec.grid, spec.reach)
         self.sums: list[Array] = [np.zeros(spec.heads) for _ in range(layers)]
         self.count = 0
