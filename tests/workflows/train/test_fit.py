@@ -1,6 +1,8 @@
 """Training as a whole, in this process: what may differ between two runs, and what may not."""
 
 import dataclasses
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from vitctl.config.augment import AugmentConfig
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.train import OptimConfig, ScheduleConfig, TrainConfig
 from vitctl.errors import RunError
+from vitctl.io import checkpoint
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import About, Tensors, Weights
@@ -103,6 +106,28 @@ def test_stopped_anywhere_it_ends_in_the_same_bytes(
     whole, parts = files(tmp_path / "whole"), files(tmp_path / "parts")
     assert set(whole) == set(parts) >= {"metrics.jsonl", "weights.safetensors", "best.safetensors"}
     assert [name for name in whole if whole[name] != parts[name]] == []
+
+
+def test_a_slow_disk_changes_no_byte_of_a_checkpoint(
+    file: PatchFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the background thread writes is a copy: training goes on meanwhile."""
+    monkeypatch.setattr(checkpoint, "KEPT", STEPS)
+    fit(EVERYTHING, file, tmp_path / "quick").to_the_end()
+    monkeypatch.setattr(checkpoint, "json", SlowJson)
+    fit(EVERYTHING, file, tmp_path / "slow").to_the_end()
+    quick, slow = files(tmp_path / "quick"), files(tmp_path / "slow")
+    assert len([name for name in quick if name.startswith("checkpoints/")]) == STEPS
+    assert [name for name in quick if quick[name] != slow[name]] == []
+
+
+class SlowJson:
+    """Looks at what it is given only after a while."""
+
+    @staticmethod
+    def dumps(value: Any) -> str:
+        time.sleep(0.03)
+        return json.dumps(value)
 
 
 def test_a_finished_run_is_not_trained_again(file: PatchFile, tmp_path: Path) -> None:
