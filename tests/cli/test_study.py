@@ -152,6 +152,20 @@ def test_a_chain_that_is_stopped_in_its_last_run_goes_on(studied: Run, tmp_path:
         name: each["train_s"] for name, each in before.items()}  # fmt: skip
 
 
+def test_a_run_that_was_killed_behind_its_last_checkpoint_goes_on(studied: Run, tmp_path: Path) -> None:
+    """No step is left, so there is no rate to divide by."""
+    studied("head", *TINY, "--set", "keep=true", "--out", "study")
+    before = cells(tmp_path / "study")
+    for pattern in ("cells/*/cell.json", "cells/*/*/result.json"):
+        for path in (tmp_path / "study").glob(pattern):
+            path.unlink()
+    assert studied("head", *TINY, "--set", "keep=true", "--out", "study")["done"] == 6
+    after = cells(tmp_path / "study")
+    assert {name: each["digests"] for name, each in after.items()} == {
+        name: each["digests"] for name, each in before.items()}  # fmt: skip
+    assert all(each["train_s"] > 0 for each in after.values())
+
+
 def test_what_is_for_another_study_is_refused(ran: Run) -> None:
     assert "--from is for the study vtab" in ran("study", "head", "--from", "w", "--dry-run", code=2).stderr
     assert "budget is 0" in ran("study", "head", "--budget", "0", "--dry-run", code=2).stderr

@@ -131,8 +131,8 @@ def tidy(folder: Path) -> None:
 
 
 def seconds_of(result: dict[str, Any]) -> float:
-    """Of the steps alone, and of all of them, however often they were stopped."""
-    if "steps" not in result:
+    """Of all steps at the rate of the last process; of a process that had no step left, all of its time."""
+    if not result.get("images_per_s") or "steps" not in result:
         return float(result["elapsed_s"])
     return float(result["steps"] * result["batch"] / result["images_per_s"])
 
