@@ -113,6 +113,64 @@ def test_resume_auto_starts_and_then_goes_on(ran: Run, data: str, tmp_path: Path
     assert "is finished" in ran(*line).stderr
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(ran: Run, data: str, tmp_path: Path) -> None:
+    """The second one is refused, and the lock of one that was killed is taken over."""
+    line = [sys.executable, "-m", "vitctl", *QUICK, "--steps", "100000", "--set", "save_every=1", "--resume", "auto"]
+    first = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        while not list((tmp_path / "run").glob("checkpoints/step-*.safetensors")):
+            assert first.poll() is None
+            time.sleep(0.02)
+        for arguments in (line[3:], ("pretrain", "--resume", "run"), (*QUICK, "--overwrite")):
+            refusal = ran(*arguments, code=2).stderr
+            assert f"error: run: process {first.pid} on " in refusal
+            assert "is training this run" in refusal
+    finally:
+        first.kill()
+        first.wait()
+    assert (tmp_path / "run" / ".lock").exists()
+    again = ran(*QUICK, "--steps", "1", "--overwrite")
+    assert "run: run" in again.stderr
+    assert not (tmp_path / "run" / ".lock").exists()
+    assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == [1]
+
+
+def test_a_refused_run_leaves_no_folder(refused: Callable[..., str], data: str, tmp_path: Path) -> None:
+    refused(
+        "pretrain", "--model", "vit-mu/8", "--out", "new", "--batch", "16", "--set", "val=none", "--recipe", "x", code=2
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]
+
+
+def test_photos_are_patchified_for_the_resolution_of_recipe_or_flag(ran: Run, folder: Run, tmp_path: Path) -> None:
+    folder({"train/one": 3, "train/two": 3, "val/one": 1, "val/two": 1})
+    line = ("pretrain", "--data", "pictures", "--dry-run", "--set", "shape.depth=1", "--batch", "2")
+    small = ran(*line, "--model", "vit-mu/16")
+    assert "patchified now as pictures.h5" in small.stderr
+    large = ran(*line, "--model", "vit-mu/14", "--res", "252")
+    assert "patchified now as pictures-252.h5" in large.stderr
+    assert "enlarged" not in small.stderr + large.stderr
+    with h5py.File(tmp_path / "pictures-252.h5") as file:
+        assert (file.attrs["height"], file.attrs["patch"]) == (252, 14)
+    assert "patchified before as pictures-252.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=252").stderr
+    assert "patchified before as pictures.h5" in ran(*line, "--model", "vit-mu/16", "--res", "64").stderr
+    named = ran(
+        "pretrain", "--data", "pictures.h5", "--dry-run", "--model", "vit-mu/16", "--res", "256", "--batch", "2"
+    )
+    assert "warning: pictures.h5: images stored at 224x224 are enlarged to 256x256" in named.stderr
+
+
+@pytest.mark.parametrize("path", [".", "./", "../pictures/.", "train/.."])
+def test_a_folder_may_be_called_by_any_path(
+    path: str, ran: Run, folder: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder({"train/one": 2, "train/two": 2, "val/one": 1, "val/two": 1})
+    monkeypatch.chdir(tmp_path / "pictures")
+    line = ("pretrain", "--data", path, "--dry-run", "--model", "vit-mu/16", "--batch", "2", "--res", "48")
+    assert "patchified now as" in ran(*line).stderr
+    assert "patchified before as" in ran(*line).stderr
+
+
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(ran: Run, data: str, tmp_path: Path) -> None:
     ran(*SHORT)
     whole = kept(tmp_path / "run")

@@ -1,10 +1,16 @@
+import errno
+import fcntl
+import json
+import os
+import socket
 import subprocess
 import sys
+from typing import Any
 from pathlib import Path
 
 import pytest
 
-from vitctl.io.lock import Held, take
+from vitctl.io.lock import Held, locked, start_time, take
 
 HOLDER = """
 import sys
@@ -45,3 +51,32 @@ def test_one_at_a_time(holder: "subprocess.Popen[str]", tmp_path: Path) -> None:
         take(tmp_path / "lock", wait=False, warn=said.append)
     holder.communicate()
     assert said == []
+
+
+OWNERS = {
+    "alive": lambda holder: (socket.gethostname(), holder, start_time(holder)),
+    "dead": lambda holder: (socket.gethostname(), 2**22 + 1, "1"),
+    "of an earlier process with this number": lambda holder: (socket.gethostname(), holder, "1"),
+    "of another host": lambda holder: ("elsewhere", 1, "1"),
+}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_where_there_are_no_locks_the_owner_in_the_file_decides(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    host, pid, started = OWNERS[name](os.getppid())
+    (tmp_path / "lock").write_text(json.dumps({"host": host, "pid": pid, "started": started}))
+    said: list[str] = []
+    if name in ("alive", "of another host"):
+        with pytest.raises(Held, match=rf"process {pid} on {host}; if it is gone, remove "):
+            take(tmp_path / "lock", wait=False, warn=said.append)
+    else:
+        with locked(tmp_path / "lock", said.append):
+            assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+        assert "this file system has no locks" in said[0]
+        assert not (tmp_path / "lock").exists()

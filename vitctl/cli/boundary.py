@@ -24,14 +24,14 @@ class Boundary(TyperGroup):
             command = str(ctx.invoked_subcommand)
             line = resumed(command, error.run) if error.run else again(command)
             silent_on_others(error)
-            fail(f"{error}; go on with: {line}", error.exit_code)
+            end(f"{error}; go on with: {line}", error.exit_code)
         except UsageError as error:
             silent_on_others(error)
             fail(str(error), error.exit_code)
         except VitctlError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt as error:
-            fail("stopped", 143 if isinstance(error, Terminated) else 130)
+            end("stopped", 143 if isinstance(error, Terminated) else 130)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our answer has enough
             raise typer.Exit(0) from None
@@ -82,7 +82,12 @@ def silent_on_others(error: VitctlError) -> None:
 
 
 def fail(message: str, code: int) -> None:
-    tell(sys.stderr, f"error: {' '.join(message.split())}")
+    end(f"error: {message}", code)
+
+
+def end(message: str, code: int) -> None:
+    """A stop that was asked for is no error."""
+    tell(sys.stderr, " ".join(message.split()))
     raise typer.Exit(code)
 
 

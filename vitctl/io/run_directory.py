@@ -16,7 +16,8 @@ import json
 import platform
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,9 +25,11 @@ from typing import Any
 
 from vitctl.errors import DataError, OutputExists, UsageError
 from vitctl.io.atomic import flush_file, remove_leftovers, write_bytes, write_json
+from vitctl.io.lock import Held, locked
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
 LATEST = "LATEST"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,27 @@ def new_folder(wanted: Path) -> Path:
     raise AssertionError("numbers do not end")
 
 
+@contextmanager
+def locked_run(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """The run for this process alone; the folder is made where it is missing, and goes if nothing comes into it."""
+    make_folder(path)
+    try:
+        with locked(path / LOCK, warn):
+            yield
+    except Held as owner:
+        raise OutputExists(f"{path}: {owner} is training this run; wait for it, or stop it first") from None
+    finally:
+        with suppress(OSError):
+            path.rmdir()
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be made ({error.strerror}); choose another place") from error
+
+
 def create_run(
     path: Path, command: str, config: dict[str, Any], program: str, overwrite: bool = False, *, newest: bool = True
 ) -> RunDirectory:
@@ -106,16 +130,14 @@ def create_run(
     LATEST then names it, where it is of the newest: the next command finds it there.
     """
     remove_leftovers(path, "config.json")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not overwrite or not (path / "config.json").exists():
-            raise OutputExists(
-                f"{path}: is not empty; --overwrite starts over in a run directory, or name another with --out"
-            )
-        shutil.rmtree(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be made ({error.strerror}); choose another place") from error
+    make_folder(path)
+    old = [each for each in path.iterdir() if each.name != LOCK]
+    if old and not (overwrite and path / "config.json" in old):
+        raise OutputExists(
+            f"{path}: is not empty; --overwrite starts over in a run directory, or name another with --out"
+        )
+    for each in sorted(old, key=lambda each: each.name == "config.json"):  # last: until then it is known as a run
+        shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
     whole = {
         "command": command,
         "version": program,

@@ -43,7 +43,9 @@ class State:
 
     def facts(self) -> dict[str, Any]:
         names = ("step", "best", "best_step", "micro_batch")
-        return {name: getattr(self, name) for name in names} | {"tally": dict(vars(self.tally))}  # written while the sums go on
+        return {name: getattr(self, name) for name in names} | {
+            "tally": dict(vars(self.tally))
+        }  # written while the sums go on
 
     def tensors(self) -> Tensors:
         """Copies of all, whole and on the CPU. Every rank must call it."""

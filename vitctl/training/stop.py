@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -11,7 +13,8 @@ from vitctl.errors import Terminated
 class Stop:
     """`with Stop() as stop:` and, between steps, `if stop.asked`."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self.say = say or (lambda text: None)
         self.signal = 0
         self.before: dict[int, Any] = {}
 
@@ -39,3 +42,5 @@ class Stop:
         if self.asked:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self.signal = number
+        with suppress(RuntimeError):  # the signal came in the middle of another line
+            self.say("stopping after this step; Ctrl-C again stops now, and loses the steps since the last checkpoint")

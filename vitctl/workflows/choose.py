@@ -8,54 +8,97 @@ import sys
 import tempfile
 from pathlib import Path
 
+from vitctl.config.model import ModelSpec
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.data.patchifier.plan import PHOTO, is_small, largest_patch
+from vitctl.data.sources import open_source
 from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, is_hdf5
 from vitctl.reporting import Reporter
+from vitctl.workflows.interpolate import short
 from vitctl.workflows.patchify import patchify
 
 DEFAULT = "data.h5"
 
 
-def choose_data(flag: str | None, reporter: Reporter, trained_on: str | None = None) -> Path:
+def choose_data(
+    flag: str | None, reporter: Reporter, trained_on: str | None = None, size: tuple[int, int] | None = None
+) -> Path:
     """The flag, else $VITCTL_DATA, else ./data.h5, else what the weights were trained on, else the embedded digits.
 
-    What is no patch file is made into one.
+    What is no patch file is made into one, for images of `size` where that is known.
     """
     if flag:
-        return as_patch_file(flag, "--data", reporter)
+        return as_patch_file(flag, "--data", reporter, size)
     if os.environ.get("VITCTL_DATA"):
-        return as_patch_file(os.environ["VITCTL_DATA"], "$VITCTL_DATA", reporter)
+        return as_patch_file(os.environ["VITCTL_DATA"], "$VITCTL_DATA", reporter, size)
     if Path(DEFAULT).exists():
-        return as_patch_file(DEFAULT, "found here", reporter)
+        return as_patch_file(DEFAULT, "found here", reporter, size)
     if trained_on:
-        return as_patch_file(trained_on, "what the weights were trained on", reporter)
+        return as_patch_file(trained_on, "what the weights were trained on", reporter, size)
     return as_patch_file("digits", "embedded, as no --data was given", reporter)
 
 
-def as_patch_file(text: str, why: str, reporter: Reporter) -> Path:
+def as_patch_file(text: str, why: str, reporter: Reporter, size: tuple[int, int] | None = None) -> Path:
     path = Path(text)
     if text == "digits" and not path.exists():
-        path = cache_folder() / "digits.h5"
+        path, size = cache_folder() / "digits.h5", None
     elif path.is_file() and is_hdf5(path):
         reporter.note(f"data: {path} ({why})")
         return path
     elif path.suffix in (".h5", ".hdf5"):
         return path  # whoever opens it says what is wrong with it
     else:
-        path = path.with_name(path.resolve().name + ".h5")
+        path = beside(path)
+    if path.exists() and not covers(made_from(path, text), size):
+        path = path.with_stem(f"{path.stem}-{short(*size)}")  # type: ignore[misc]
     if path.exists():
-        made_from = PatchFile(path).header.source
-        if made_from != text:
-            raise DataError(
-                f"{path}: stands where {text} would be patchified, but was made from {made_from}; name it, "
-                f"or make another with vitctl patchify {text} OTHER.h5"
-            )
+        made_from(path, text)
         reporter.note(f"data: {text} ({why}), patchified before as {path}")
         return path
     reporter.note(f"data: {text} ({why}), patchified now as {path}")
-    patchify(PatchifyConfig(source=text, out=str(path)), reporter, resume=True)
+    patchify(config_for(text, path, size), reporter, resume=True)
     return path
+
+
+def beside(path: Path) -> Path:
+    """photos/ becomes photos.h5; what has no name, such as "." or "/", is called after its folder, and lies here."""
+    name = path.resolve().name or "data"
+    return path.with_name(f"{name}.h5") if path.name not in ("", "..") else Path(f"{name}.h5")
+
+
+def made_from(path: Path, text: str) -> PatchFile:
+    file = PatchFile(path)
+    if file.header.source != text:
+        raise DataError(
+            f"{path}: stands where {text} would be patchified, but was made from {file.header.source}; name it, "
+            f"or make another with vitctl patchify {text} OTHER.h5"
+        )
+    return file
+
+
+def covers(file: PatchFile, size: tuple[int, int] | None) -> bool:
+    """Whether its images need not be enlarged; those of small arrays cannot be had any larger."""
+    stored = file.geometry
+    if size is None or (stored.height >= size[0] and stored.width >= size[1]):
+        return True
+    return is_small(open_source(file.header.source))
+
+
+def config_for(text: str, path: Path, size: tuple[int, int] | None) -> PatchifyConfig:
+    """Photos at the size that is needed, small arrays as they are."""
+    if size is None or max(size) <= PHOTO or is_small(open_source(text)):
+        return PatchifyConfig(source=text, out=str(path))
+    return PatchifyConfig(source=text, out=str(path), res=short(*size), patch=largest_patch(*size))
+
+
+def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:
+    stored = file.geometry
+    if spec.height > stored.height or spec.width > stored.width:
+        reporter.warn(
+            f"{file.path}: images stored at {stored.height}x{stored.width} are enlarged to {spec.height}x{spec.width}; "
+            f"vitctl patchify {file.header.source} OTHER.h5 --res {short(spec.height, spec.width)} keeps more of them"
+        )
 
 
 def judge_of(file: PatchFile) -> str:

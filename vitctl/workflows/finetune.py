@@ -16,6 +16,7 @@ from vitctl.models.adapt import adapted, with_new_head
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
+from vitctl.workflows.choose import warn_enlarged
 from vitctl.workflows.load import choose_weights, tell_changes
 from vitctl.workflows.train.conclude import TrainResult, conclude, concluded
 from vitctl.workflows.train.fit import Fit
@@ -45,33 +46,24 @@ def finetune(
             return transferred(weights or choose_weights(config.source, reporter), config, data)
 
         model = weights.spec if weights else model_spec(TrainConfig.model)
-        started = start(request, model, ranks, device, reporter, begin)
-        if started.run and started.run.result:
-            return concluded(TrainResult, started.run, reporter)
-        config, data = started.config, started.data
-        begun, train = begin(config, data), limited(data.train, config.limit, config.seed)
-        if weights:
-            tell_changes(weights, begun, reporter)
-            tell_enlarged(begun.spec, data, reporter)
-        with Stop() as stop:
-            place = place_of(config, train, data.val, ranks, device, reporter, stop)
-            tried = trials(config, begun, place, started.run)
-            if tried:
-                config = with_lr(config, max(tried, key=lambda lr: (*tried[lr], -lr)))
-                reporter.note(f"lr {config.optim.lr:g} was best on the held out part; now on all {train.rows:,}")
-            fitted = Fit(config, labelled(config, begun, place), place, started.run).to_the_end()
-        named = {f"{lr:g}": top1 for lr, (top1, _) in tried.items()}
-        done = replace(started, config=config)
-        return conclude(done, place, begun.spec, fitted, time.perf_counter() - began, named)
-
-
-def tell_enlarged(spec: ModelSpec, data: Data, reporter: Reporter) -> None:
-    stored = data.file.geometry
-    if spec.height > stored.height or spec.width > stored.width:
-        reporter.note(
-            f"pictures of {stored.height}x{stored.width} are enlarged to {spec.height}x{spec.width}; vitctl patchify "
-            f"--res {spec.height if spec.height == spec.width else f'{spec.height}x{spec.width}'} keeps more of them"
-        )
+        with start(request, model, ranks, device, reporter, begin) as started:
+            if started.run and started.run.result:
+                return concluded(TrainResult, started.run, reporter)
+            config, data = started.config, started.data
+            begun, train = begin(config, data), limited(data.train, config.limit, config.seed)
+            if weights:
+                tell_changes(weights, begun, reporter)
+            warn_enlarged(data.file, begun.spec, reporter)
+            with Stop(reporter.warn) as stop:
+                place = place_of(config, train, data.val, ranks, device, reporter, stop)
+                tried = trials(config, begun, place, started.run)
+                if tried:
+                    config = with_lr(config, max(tried, key=lambda lr: (*tried[lr], -lr)))
+                    reporter.note(f"lr {config.optim.lr:g} was best on the held out part; now on all {train.rows:,}")
+                fitted = Fit(config, labelled(config, begun, place), place, started.run).to_the_end()
+            named = {f"{lr:g}": top1 for lr, (top1, _) in tried.items()}
+            done = replace(started, config=config)
+            return conclude(done, place, begun.spec, fitted, time.perf_counter() - began, named)
 
 
 def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:

@@ -14,6 +14,7 @@ from vitctl.reporting import Reporter, Silent
 from vitctl.training.ceiling import ceiling
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
+from vitctl.workflows.choose import warn_enlarged
 from vitctl.workflows.train.conclude import concluded
 from vitctl.workflows.train.fit import Fit, Fitted
 from vitctl.workflows.train.fresh import fresh, spec_of
@@ -68,19 +69,23 @@ def selfsup(
     device = device_of(request.flags.get("device") or "auto", ranks_here())
     with joined(device) as ranks:
         model = model_spec(request.flags.get("model") or TrainConfig.model, pad=True)  # its size is not known yet
-        started = start(request, model, ranks, device, reporter, encoder_spec)
-        if started.run and started.run.result:
-            return concluded(SelfsupResult, started.run, reporter)
-        config, data = started.config, started.data
-        train = limited(data.train, config.limit, config.seed)
-        begun = fresh("selfsup", encoder_spec(config, data), config, data)
-        about = begun.about.training | {"objective": config.objective, "masking": dataclasses.asdict(config.masking)}
-        begun = replace(begun, about=replace(begun.about, training=about))
-        with Stop() as stop:
-            place = place_of(config, train, data.val, ranks, device, reporter, stop)
-            task = masked(config, begun, place, started.run.path / PICTURES if started.run else None)
-            fitted = Fit(config, task, place, started.run).to_the_end()
-        return conclude(started, place, begun.spec, task, fitted, time.perf_counter() - began)
+        with start(request, model, ranks, device, reporter, encoder_spec) as started:
+            if started.run and started.run.result:
+                return concluded(SelfsupResult, started.run, reporter)
+            config, data = started.config, started.data
+            train = limited(data.train, config.limit, config.seed)
+            begun = fresh("selfsup", encoder_spec(config, data), config, data)
+            about = begun.about.training | {
+                "objective": config.objective,
+                "masking": dataclasses.asdict(config.masking),
+            }
+            begun = replace(begun, about=replace(begun.about, training=about))
+            warn_enlarged(data.file, begun.spec, reporter)
+            with Stop(reporter.warn) as stop:
+                place = place_of(config, train, data.val, ranks, device, reporter, stop)
+                task = masked(config, begun, place, started.run.path / PICTURES if started.run else None)
+                fitted = Fit(config, task, place, started.run).to_the_end()
+            return conclude(started, place, begun.spec, task, fitted, time.perf_counter() - began)
 
 
 def encoder_spec(config: TrainConfig, data: Data) -> ModelSpec:

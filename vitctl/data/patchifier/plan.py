@@ -31,6 +31,7 @@ NUMBERS = ("split", "label", "file", "offset", "size", "key", "end")  # int64 co
 WHERE = ("label", "file", "offset", "size")  # int64 columns of a plan
 NO_CLASS, UNKNOWN = -1, -2
 BATCH = 65536
+PHOTO = 224  # pixels a side of a photo, where nothing else is asked for
 SMALL = 96  # arrays of pictures up to this size are kept as they are
 LARGEST_PATCH = 16
 FEWEST = 16  # patches in a small picture, where nothing was asked for
@@ -396,11 +397,14 @@ def write_rows(
 
 def choose_geometry(source: Source, config: PatchifyConfig) -> Geometry:
     """What was asked for; else 224 in patches of 16, and small arrays as they are."""
-    small = source.native and max(source.native[:2]) <= SMALL
-    height, width = config.size or (source.native[:2] if source.native and small else (224, 224))
+    height, width = config.size or (source.native[:2] if source.native and is_small(source) else (PHOTO, PHOTO))
     channels = config.channels or (1 if source.native and source.native[2] == 1 else 3)
     patch = config.patch or (LARGEST_PATCH if config.size else largest_patch(height, width))
     return Geometry(patch, height, width, channels)
+
+
+def is_small(source: Source) -> bool:
+    return source.native is not None and max(source.native[:2]) <= SMALL
 
 
 def largest_patch(height: int, width: int) -> int:

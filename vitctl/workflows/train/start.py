@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any, TypedDict
 import torch
 
 from vitctl import __version__
+from vitctl.config.checks import resolution
 from vitctl.config.model import ModelSpec
 from vitctl.config.overrides import override
 from vitctl.config.recipes import Purpose, choose, recipe
 from vitctl.config.train import FREE, UNUSED, TrainConfig
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.run_directory import RunDirectory, create_run, is_run, new_folder, open_run
+from vitctl.io.run_directory import RunDirectory, create_run, is_run, locked_run, new_folder, open_run
 from vitctl.reporting import Reporter, counted
 from vitctl.training.precision import chosen
 from vitctl.training.ranks import Ranks
@@ -68,6 +70,7 @@ class Started:
     run: RunDirectory | None  # None: nothing is kept
 
 
+@contextmanager
 def start(
     request: Request,
     model: ModelSpec,
@@ -75,23 +78,49 @@ def start(
     device: torch.device,
     reporter: Reporter,
     check: Callable[[TrainConfig, Data], object],
-) -> Started:
-    """`check` fails where model and data do not fit: before there is a run, or one is overwritten."""
-    old = to_resume(request.resume, request.out, request.command)
-    if old:
-        return go_on(request, old, ranks, device, reporter)
-    data = open_data(about_data(request), ranks, reporter, request.command != "selfsup")
-    config = settled(configured(request, model, data, reporter), device)
-    check(config, data)
-    check_batch(config, ranks)
-    if request.dry_run:
-        return Started(dataclasses.replace(config, steps=1, epochs=None), data, None)
-    path = Path(ranks.agreed(request.out or (str(new_path(request.command, config.model)) if ranks.first else "")))
-    if ranks.first:
-        create_run(path, request.command, recorded(config, data), __version__, request.overwrite)
-    ranks.meet()
-    reporter.note(f"run: {path}")
-    return Started(config, data, open_run(path))
+) -> Iterator[Started]:
+    """The run, which is this process's alone while this lasts.
+
+    `check` fails where model and data do not fit: before there is a run, or one is overwritten.
+    """
+    with ExitStack() as stack:
+
+        def lock(path: Path) -> None:
+            if ranks.first and not request.dry_run:
+                stack.enter_context(locked_run(path, reporter.warn))
+
+        if request.out:
+            lock(Path(request.out))  # before looking into it: another process may be starting the same run
+        old = to_resume(request.resume, request.out, request.command)
+        if old:
+            if not request.out:
+                lock(old.path)
+            yield go_on(request, old, ranks, device, reporter)
+            return
+        size = needed_size(request, model)
+        data = open_data(about_data(request), ranks, reporter, request.command != "selfsup", size)
+        config = settled(configured(request, model, data, reporter), device)
+        check(config, data)
+        check_batch(config, ranks)
+        if request.dry_run:
+            yield Started(dataclasses.replace(config, steps=1, epochs=None), data, None)
+            return
+        path = Path(ranks.agreed(request.out or (str(new_path(request.command, config.model)) if ranks.first else "")))
+        if not request.out:
+            lock(path)
+        if ranks.first:
+            create_run(path, request.command, recorded(config, data), __version__, request.overwrite)
+        ranks.meet()
+        reporter.note(f"run: {path}")
+        yield Started(config, data, open_run(path))
+
+
+def needed_size(request: Request, model: ModelSpec) -> tuple[int, int] | None:
+    """Height and width of the images that training will ask for; None leaves them to the data."""
+    said = about_data(request).get("res") or (recipe(request.recipe).config.res if request.recipe else None)
+    if said and said.lower() != "none":
+        return resolution(said)
+    return (model.height, model.width) if request.command == "finetune" else None
 
 
 def settled(config: TrainConfig, device: torch.device) -> TrainConfig:
@@ -108,6 +137,8 @@ def go_on(request: Request, run: RunDirectory, ranks: Ranks, device: torch.devic
     config = settled(fitted_warmup(config, data.train.rows, reporter), device)
     check_same(run, recorded(config, data))
     check_batch(config, ranks)
+    if request.dry_run:
+        return Started(dataclasses.replace(config, steps=1, epochs=None), data, None)
     return Started(config, data, run)
 
 
@@ -115,7 +146,7 @@ def about_data(request: Request) -> dict[str, Any]:
     """The flags, and what --set says of the data, which is opened before the rest is settled."""
     pairs = [each.partition("=") for each in request.settings]
     named = {name.strip(): value.strip() for name, _, value in pairs}
-    return request.flags | {name: named[name] for name in ("data", "split", "val", "objective") if name in named}
+    return request.flags | {name: named[name] for name in ("data", "split", "val", "objective", "res") if name in named}
 
 
 def check_batch(config: TrainConfig, ranks: Ranks) -> None:
@@ -125,11 +156,13 @@ def check_batch(config: TrainConfig, ranks: Ranks) -> None:
         )
 
 
-def open_data(flags: dict[str, Any], ranks: Ranks, reporter: Reporter, with_labels: bool) -> Data:
-    """The first rank makes what must be made; the others wait for it."""
+def open_data(
+    flags: dict[str, Any], ranks: Ranks, reporter: Reporter, with_labels: bool, size: tuple[int, int] | None = None
+) -> Data:
+    """The first rank makes what must be made, for images of this size; the others wait for it."""
     if not ranks.first:
         ranks.meet()
-    path = choose_data(flags.get("data"), reporter)
+    path = choose_data(flags.get("data"), reporter, size=size)
     if ranks.first:
         ranks.meet()
     file = PatchFile(path)
