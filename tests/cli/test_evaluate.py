@@ -24,12 +24,13 @@ def cut(source: Path, tmp_path: Path, **options: Any) -> None:
 
 
 def test_it_finds_what_the_run_found(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
-    told = json.loads(ran("evaluate", "--precision", "float32", "--json").stdout)
+    told = json.loads(ran("evaluate", "--from", f"{newest}:last", "--precision", "float32", "--json").stdout)
     assert set(told) == {
         "command", "version", "weights", "weights_digest", "model", "res", "data", "data_digest", "split", "pictures",
         "classes", "top1", "top1_ci95", "top5", "loss", "calibration_error", "per_class", "crops", "labels",
         "confusion", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
-    assert (told["command"], told["weights"], told["data"], told["split"]) == ("evaluate", newest, "data.h5", "val")
+    named = f"{newest}:last"
+    assert (told["command"], told["weights"], told["data"], told["split"]) == ("evaluate", named, "data.h5", "val")
     assert (told["weights_digest"], told["data_digest"]) == (trained.digest, trained.data_digest)
     assert (told["pictures"], told["classes"], told["top5"]) == (30, 3, 1.0)
     assert told["top1"] == trained.top1 > 0.5  # type: ignore[operator]
@@ -47,8 +48,19 @@ def test_the_best_weights_and_every_name_of_the_newest_run(
         assert answer.splitlines()[2:5] == answers[0].splitlines()[2:5]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_evaluation_repeats_that_of_training(ran: Run, data: str, precision: str, tmp_path: Path) -> None:
+    """Same weights, machine and precision: the same answers, though the size of a batch decides the last bits."""
+    line = ("pretrain", "--model", "vit-mu/4", "--batch", "10", "--micro-batch", "5", "--steps", "12", "--lr", "0.01")
+    result = json.loads(ran(*line, "--precision", precision, "--out", "run", "--json").stdout)
+    found = json.loads(ran("evaluate", "--from", "run:last", "--precision", precision, "--json").stdout)
+    assert found["weights_digest"] == result["digest"]
+    assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
+    assert found["loss"] == pytest.approx(result["val_loss"], rel=1e-6)
+
+
 def test_bf16_is_near(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
-    told = json.loads(ran("evaluate", "--precision", "bf16", "--json").stdout)
+    told = json.loads(ran("evaluate", "--from", f"{newest}:last", "--precision", "bf16", "--json").stdout)
     assert told["precision"] == "bf16"
     assert told["loss"] == pytest.approx(trained.val_loss, rel=0.02)
 

@@ -117,7 +117,7 @@ def test_a_run_without_weights_and_a_name_that_leads_nowhere(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_run(tmp_path / "runs" / "one", "bench", {}, "0.1.0")
-    assert "runs/one: the newest run has no weights" in refused("interpolate-pos", "--res", "64", code=2)
+    assert "runs/one: has no weights; none were saved yet" in refused("interpolate-pos", "--res", "64", code=2)
     monkeypatch.setenv("VITCTL_FROM", "gone.npz")
     line = refused("interpolate-pos", "--res", "64", code=3)
     assert "gone.npz: no such file or folder (gone.npz is $VITCTL_FROM)" in line

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitctl.errors import UsageError
-from vitctl.io.atomic import check_place, remove_leftovers, replacing, write_bytes, write_json
+from vitctl.io.atomic import remove_leftovers, replacing, write_bytes, write_json
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -47,16 +46,3 @@ def test_killed_while_writing_the_old_file_stays(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 3
     remove_leftovers(tmp_path, "file")
     assert sorted(os.listdir(tmp_path)) == [".mine.tmp", "file"]
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="where nothing can be written, whoever asks")
-def test_a_place_that_takes_no_file_is_told_by_its_own_name() -> None:
-    with pytest.raises(UsageError, match=r"^/proc/a\.csv: cannot be written \(.*\); choose another place$"):
-        check_place("/proc/a.csv")
-
-
-def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("old")
-    check_place(tmp_path / "a.csv")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
-    assert (tmp_path / "a.csv").read_text() == "old"

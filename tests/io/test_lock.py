@@ -5,8 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 import pytest
 

@@ -14,7 +14,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="Split to evaluate on; default: test, else val."),
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Batch size.")] = 64,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Batch size; default: that of the evaluations in training, or 64.")
+    ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
     crops: Annotated[

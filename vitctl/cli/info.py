@@ -44,15 +44,17 @@ def info(
 
     from vitctl.cli.console import emit, reporter
     from vitctl.errors import UsageError
+    from vitctl.io.outputs import check_output
     from vitctl.io.patch_file import PatchFile
     from vitctl.workflows.choose import choose_data
     from vitctl.workflows.info import PatchFileInfo, describe
-    from vitctl.workflows.sheets import augmentation_sheet, contact_sheet
+    from vitctl.workflows.sheets import KINDS, augmentation_sheet, contact_sheet
 
     teller = reporter(quiet)
     found = path or str(choose_data(None, teller))
     if augment and not sheet:
         raise UsageError("--augment wants --sheet FILE.png beside it")
+    check_output(sheet, found, ending=tuple(KINDS))
     result = describe(found, teller, verify=verify)
     if sheet and not isinstance(result, PatchFileInfo):
         raise UsageError(f"--sheet draws the pictures of a patch file; {found} is not a patch file")

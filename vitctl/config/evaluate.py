@@ -11,7 +11,7 @@ class EvaluateConfig:
     source: str | None = None  # weights, or an exported file
     data: str | None = None
     split: str | None = None  # test, else val
-    batch: int = 64
+    batch: int | None = None  # as in training, so that the same answers come out; else 64
     precision: Literal["auto", "float32", "bf16"] = "auto"  # of weights; an exported file has its own
     device: str = "auto"
     crops: int = 1
@@ -23,5 +23,3 @@ class EvaluateConfig:
         at_least("batch", self.batch, 1)
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
         require(self.crops in (1, 5, 10), f"crops is {self.crops}; write 1, 5, or 10 (5 and their mirror images)")
-        good = self.confusion is None or self.confusion.endswith(".png")
-        require(good, f"--confusion {self.confusion}: a figure is a .png")

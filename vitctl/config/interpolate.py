@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vitctl.config.checks import one_of, require, resolution
+from vitctl.config.checks import one_of, resolution
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,6 @@ class InterpolateConfig:
     def __post_init__(self) -> None:
         resolution(self.res)
         one_of("method", self.method, ("official", "bilinear", "bicubic", "bicubic-aa", "fresh"))
-        ending = self.out is None or self.out.endswith((".safetensors", ".npz"))
-        require(ending, f"--out {self.out}: weights are written as .safetensors or as official .npz")
-        require(self.plot is None or self.plot.endswith(".png"), f"--plot {self.plot}: a figure is a .png")
 
     @property
     def size(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vitctl.config.checks import at_least, one_of, require
+from vitctl.config.checks import at_least, one_of
 from vitctl.config.patchify import FITS, Fit
 
 
@@ -30,5 +30,3 @@ class PredictConfig:
         if self.fit is not None:
             one_of("fit", self.fit, FITS)
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
-        require(self.csv is None or self.csv.endswith(".csv"), f"--csv {self.csv}: a table is a .csv")
-        require(self.sheet is None or self.sheet.endswith(".png"), f"--sheet {self.sheet}: a sheet is a .png")

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vitctl.errors import UsageError
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -21,21 +19,6 @@ def replacing(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def check_place(path: Path | str | None) -> None:
-    """That a file can be written there, before the work that fills it."""
-    if path is None:
-        return
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent} to write it in; make it first")
-    trial = path.with_name(f".{path.name}.{os.getpid()}.trial")
-    try:
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 def remove_leftovers(folder: Path, name: str) -> None:

@@ -6,14 +6,17 @@ from on any number of them.
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vitctl.errors import DataError
-from vitctl.io.weights import Tensors, write_safetensors
+from vitctl.config.model import ModelSpec
+from vitctl.errors import DataError, WeightsError
+from vitctl.io.weights import Tensors, Weights, about_from, write_safetensors
 
 FORMAT = "vitctl.checkpoint"
 KEPT = 2
+ENCODER = "encoder."  # in front of the names of a model that is trained by masked patches
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -35,6 +38,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d{9}", path.stem))
 
 
+def step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
 def read_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
@@ -47,3 +54,30 @@ def read_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
             return tensors, json.loads(metadata["facts"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path}: damaged ({' '.join(str(error).split())})") from error
+
+
+def is_checkpoint(path: Path) -> bool:
+    return path.parent.name == "checkpoints" and path in checkpoints(path.parent)
+
+
+def weights_facts(weights: Weights) -> dict[str, Any]:
+    """What makes weights of the tensors in a checkpoint."""
+    return {"spec": weights.spec.as_dict(), "about": asdict(weights.about)}
+
+
+def checkpoint_weights(path: Path) -> Weights:
+    """The model as it was at that step: its average, where one is kept."""
+    tensors, facts = read_checkpoint(path)
+    if "weights" not in facts:
+        raise WeightsError(f"{path}: is a checkpoint of an older vitctl; resume its run, which ends in weights")
+    named = {
+        name.removeprefix(f"{part}."): tensor
+        for part in ("model", "average")
+        for name, tensor in tensors.items()
+        if name.startswith(f"{part}.")
+    }
+    root = ENCODER if any(name.startswith(ENCODER) for name in named) else ""
+    own = {name.removeprefix(root): tensor for name, tensor in named.items() if name.startswith(root)}
+    extra = {name: tensor for name, tensor in named.items() if not name.startswith(root)}
+    about = about_from(facts["weights"]["about"])
+    return Weights(ModelSpec.from_dict(facts["weights"]["spec"]), own, about, extra)

@@ -12,7 +12,6 @@ import torch
 from vitctl.errors import VitctlError, WeightsError
 from vitctl.io import hugging_face, official, state_dict
 from vitctl.io.npz import read_arrays
-from vitctl.io.run_directory import LATEST
 from vitctl.io.weights import FORMAT, Tensors, Weights, read_ours
 
 WEIGHTS = "weights.safetensors"  # in a run directory
@@ -46,8 +45,6 @@ def guarded(path: Path, read: Callable[[], Weights]) -> Weights:
 
 
 def open_folder(path: Path, allow_missing: bool) -> Weights:
-    if (path / LATEST).exists() and not (path / WEIGHTS).exists():
-        path = path / (path / LATEST).read_text().strip()
     if (path / WEIGHTS).exists():
         return guarded(path / WEIGHTS, lambda: open_file(path / WEIGHTS, allow_missing))
     for name in FOLDER_FILES:

@@ -16,7 +16,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +26,7 @@ from typing import Any
 from vitctl.errors import DataError, OutputExists, UsageError
 from vitctl.io.atomic import flush_file, remove_leftovers, write_bytes, write_json
 from vitctl.io.lock import Held, locked
+from vitctl.io.outputs import Input, check_kept
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
 LATEST = "LATEST"
@@ -123,9 +124,16 @@ def make_folder(path: Path) -> None:
 
 
 def create_run(
-    path: Path, command: str, config: dict[str, Any], program: str, overwrite: bool = False, *, newest: bool = True
+    path: Path,
+    command: str,
+    config: dict[str, Any],
+    program: str,
+    overwrite: bool = False,
+    *,
+    newest: bool = True,
+    inputs: Iterable[Input] = (),
 ) -> RunDirectory:
-    """A new run; a folder that holds something is refused unless it may be overwritten.
+    """A new run; a folder that holds something is refused unless it may be overwritten, and is none of the inputs.
 
     LATEST then names it, where it is of the newest: the next command finds it there.
     """
@@ -136,6 +144,8 @@ def create_run(
         raise OutputExists(
             f"{path}: is not empty; --overwrite starts over in a run directory, or name another with --out"
         )
+    if old:
+        check_kept(path, inputs)
     for each in sorted(old, key=lambda each: each.name == "config.json"):  # last: until then it is known as a run
         shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
     whole = {
@@ -157,6 +167,15 @@ def point_to(folder: Path, run: str) -> None:
     write_bytes(folder / LATEST, f"{run}\n".encode())
 
 
+def newest_run(folder: Path) -> Path:
+    """The run that LATEST names."""
+    name = (folder / LATEST).read_bytes().decode("utf-8", "replace").strip()
+    path = folder / name
+    if not name.isprintable() or not name or not path.is_dir() or folder.resolve() not in path.resolve().parents:
+        raise DataError(f"{folder / LATEST}: names no run of this folder; name one yourself, or remove this file")
+    return path
+
+
 def is_run(path: Path) -> bool:
     """Whether this folder is a run, or the folder of runs."""
     if (path / LATEST).exists():
@@ -172,7 +191,7 @@ def open_run(path: Path) -> RunDirectory:
     if path.name == LATEST and path.is_file():
         path = path.parent
     if (path / LATEST).exists() and not (path / "config.json").exists():
-        path = path / (path / LATEST).read_text().strip()
+        path = newest_run(path)
     try:
         config = json.loads((path / "config.json").read_text())
         return RunDirectory(path, {"command": config["command"], "version": config["version"]} | config)

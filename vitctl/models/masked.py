@@ -11,14 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitctl.config.masking import MaskingConfig
 from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError
+from vitctl.io.checkpoint import ENCODER
 from vitctl.models.corruption import Corruption
 from vitctl.models.initialise import xavier
 from vitctl.models.sincos import sincos
 from vitctl.models.vit import GELUS, ViT
 from vitctl.patches import taken
 from vitctl.randomness import stream
-
-ENCODER = "encoder."
 
 
 class MaskedPatches(nn.Module):

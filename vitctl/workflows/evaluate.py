@@ -13,8 +13,9 @@ from vitctl.data.loader import View
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.confusion import draw_confusion
 from vitctl.io.answers import read_answers
-from vitctl.io.atomic import check_place
+from vitctl.io.outputs import check_output
 from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.weights import About
 from vitctl.reporting import Progress, Reporter, Silent, counted
 from vitctl.training.evaluation import Exam, answered
 from vitctl.training.multi_crop import Looks
@@ -26,6 +27,8 @@ from vitctl.workflows.ready import Ready, choose_model
 from vitctl.workflows.samples import HELD_OUT
 from vitctl.workflows.train.feed import check_labels, exams
 from vitctl.workflows.train.start import device_of
+
+BATCH, LARGEST_BATCH = 64, 1024
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class EvaluateResult:
 
 def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> EvaluateResult:
     reporter, began = reporter or Silent(), time.perf_counter()
-    check_place(config.confusion)
+    check_output(config.confusion, config.data, ending=".png")
     device = device_of(config.device, ranks_here())
     with joined(device) as ranks:
         file = PatchFile(choose_data(config.data, reporter, trained_on(config.source)))
@@ -97,7 +100,14 @@ def asked(tally: Tally, rounds: Iterable[Exam], ready: Ready, config: EvaluateCo
 def rounds_of(ready: Ready, split: Split, config: EvaluateConfig, ranks: Ranks) -> Iterator[Exam]:
     """Pictures as they are in the file where they are cropped later on, or by the exported file itself."""
     as_they_are = View("images") if config.crops > 1 or ready.takes_bytes else None
-    return exams(split, ready.spec, config.batch, ranks, ready.device, as_they_are)
+    batch = config.batch or batch_in_training(ready.about) or BATCH
+    return exams(split, ready.spec, batch, ranks, ready.device, as_they_are)
+
+
+def batch_in_training(about: About) -> int | None:
+    """In bf16 the same batch size gives the same answers, down to the last bit."""
+    batch = about.training.get("eval_batch")
+    return min(batch, LARGEST_BATCH) if isinstance(batch, int) and batch > 0 else None
 
 
 def renumbered(rounds: Iterable[Exam], numbers: torch.Tensor, bar: Progress) -> Iterator[Exam]:

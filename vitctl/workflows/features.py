@@ -20,9 +20,10 @@ from vitctl.config.features import FeaturesConfig
 from vitctl.config.model import model_spec
 from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
-from vitctl.io.feature_file import EXPORTS, FeatureFile, Origin, Parts, export_paths
+from vitctl.io.feature_file import EXPORTS, FORMAT, FeatureFile, Origin, Parts, export_paths
 from vitctl.io.feature_file import export as write_export
 from vitctl.io.lock import Held, take
+from vitctl.io.outputs import check_output, check_replaceable
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.models.adapt import adapted
@@ -84,6 +85,11 @@ def features(
     there = [path for path in export_paths(export, data.splits, stem) if path.exists()] if export else []
     if there and not overwrite:
         raise OutputExists(f"{there[0]}: exists; --overwrite writes it anew")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        check_replaceable(out, FORMAT)
+    for each in (*there, out):
+        check_output(each, config.data)
     if out and out.exists() and not overwrite:
         raise OutputExists(f"{out}: exists; --overwrite makes it anew")
     extractor = extractor_of(config, data, reporter)

@@ -11,8 +11,8 @@ import numpy as np
 from vitctl.config.fewshot import FewshotConfig
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.shots import draw_shots
-from vitctl.io.atomic import check_place
 from vitctl.io.feature_file import FeatureFile
+from vitctl.io.outputs import check_output
 from vitctl.io.patch_file import PatchFile
 from vitctl.probing.draws import Ints, apart, first, orders
 from vitctl.probing.fewshot import Settings, Task, Trial, constant, interval, trial
@@ -119,7 +119,7 @@ class Pictures:
 
 def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: str | None = None) -> FewshotResult:
     reporter, began = reporter or Silent(), time.perf_counter()
-    check_place(plot)
+    check_output(plot, config.data, config.features, ending=".png")
     data, sources = sources_of(config, reporter)
     pictures = pictures_of(config, sources[0].file, reporter)
     warn_trained(sources, pictures, reporter)

@@ -7,12 +7,12 @@ from pathlib import Path
 from vitctl.config.interpolate import InterpolateConfig
 from vitctl.errors import OutputExists, UsageError
 from vitctl.inspection.similarity import Panel, draw
-from vitctl.io.atomic import check_place
+from vitctl.io.outputs import check_output
 from vitctl.io.save import save_as
 from vitctl.io.weights import Weights
 from vitctl.models.resize import how, patch_positions, resized, round_trip_error
 from vitctl.reporting import Reporter, Silent
-from vitctl.workflows.load import choose_weights, chosen
+from vitctl.workflows.load import choose_weights, chosen, weight_files
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def check_outputs(before: Weights, out: Path, config: InterpolateConfig, overwri
             "is a folder; name a file" if out.is_dir() else "exists already; --overwrite replaces it, or name another"
         )
         raise OutputExists(f"{out}: {hint} with --out")
-    for path in (out, Path(config.plot)) if config.plot else (out,):
-        check_place(path)
+    check_output(out, *weight_files(before.path), ending=(".safetensors", ".npz"))
+    check_output(config.plot, ending=".png")
     if config.plot and patch_positions(before) is None:
         raise UsageError(f"--plot draws a table of positions, and {before.spec.name} has none: {before.spec.positions}")
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, InputError, UsageError, WeightsError
 from vitctl.io import official
-from vitctl.io.recognise import WEIGHTS, guarded, open_weights
+from vitctl.io.checkpoint import checkpoint_weights, is_checkpoint
+from vitctl.io.recognise import guarded, open_weights
 from vitctl.io.run_directory import LATEST, is_run, open_run
+from vitctl.io.run_weights import newest_with_weights, run_weights, split_reference
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 
@@ -45,12 +47,22 @@ def chosen(flag: str | None) -> tuple[str, str]:
             "no weights were named, and there is no run here; name a file, a folder or timm:NAME with --from or "
             "$VITCTL_FROM"
         )
-    newest = RUNS / (RUNS / LATEST).read_text().strip()
-    if not (newest / WEIGHTS).exists():
-        raise UsageError(
-            f"{newest}: the newest run has no weights; name a file, a folder or timm:NAME with --from or $VITCTL_FROM"
-        )
-    return str(newest), "the newest run"
+    try:
+        newest, why = newest_with_weights(RUNS)
+    except InputError as error:
+        raise UsageError(f"{error}; name a file, a folder or timm:NAME with --from or $VITCTL_FROM") from error
+    return str(newest), why
+
+
+def weight_files(reference: str) -> list[Path]:
+    """The files that are read when these weights are."""
+    path = Path(reference)
+    run = run_weights(reference)
+    if run:
+        return [run.file]
+    if path.is_dir():
+        return [each for each in path.iterdir() if each.suffix in (".safetensors", ".bin", ".json")]
+    return [path, path.with_name(f"{path.name}.data")] if path.is_file() else []
 
 
 def tell_changes(before: Weights, after: Weights, reporter: Reporter) -> None:
@@ -62,7 +74,7 @@ def tell_changes(before: Weights, after: Weights, reporter: Reporter) -> None:
 def trained_on(flag: str | None) -> str | None:
     """The data of the run whose weights are meant, where it is still there."""
     try:
-        path = Path(chosen(flag)[0])
+        path, _ = split_reference(chosen(flag)[0])
     except UsageError:
         return None
     for folder in (path, path.parent):
@@ -79,12 +91,12 @@ def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:
         from vitctl.models.from_timm import timm_weights
 
         return replace(timm_weights(text), path=text)
-    path = Path(text)
+    run = run_weights(text)
+    path = run.file if run else Path(text)
     if not path.exists():
         raise missing(text)
-    if path.name == LATEST and path.is_file():
-        path = path.with_name(path.read_text().strip())
-    weights = open_weights(path, allow_missing)
+    weights = checkpoint_weights(path) if is_checkpoint(path) else open_weights(path, allow_missing)
+    weights = weights.with_notes(run.note if run else "")
     return replace(guarded(path, lambda: whole(weights, text, allow_missing)), path=text)
 
 

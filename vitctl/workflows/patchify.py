@@ -20,7 +20,8 @@ from vitctl.data.sources import open_source
 from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
 from vitctl.io.atomic import replacing
-from vitctl.io.patch_file import Header, Notes, PatchFile
+from vitctl.io.outputs import check_replaceable
+from vitctl.io.patch_file import FORMAT, Header, Notes, PatchFile
 from vitctl.io.patch_writer import write_index
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.info import PatchFileInfo, describe_patch_file, placed
@@ -56,6 +57,9 @@ def patchify(
 def make(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bool) -> Path:
     """The file that is whole now: the one asked for, or one shard of it."""
     out = Path(config.out)
+    shards = config.shards or 0
+    for path in (out, *(shard_path(out, shard, shards) for shard in range(shards))):
+        check_replaceable(path, FORMAT)
     if config.shard == "index":
         return make_index(config, reporter, resume, overwrite)
     source = open_source(config.source, config.kind)

@@ -16,7 +16,8 @@ from vitctl.data.glimpses import Glimpse, glimpses, pictures_at
 from vitctl.data.patchifier.decode import Target
 from vitctl.errors import DataError
 from vitctl.inspection.predictions import Verdict, draw_predictions
-from vitctl.io.atomic import check_place, replacing
+from vitctl.io.atomic import replacing
+from vitctl.io.outputs import check_output
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.training.precision import autocast
 from vitctl.training.ranks import Ranks
@@ -65,9 +66,9 @@ class PredictResult:
 
 def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictResult:
     reporter, began = reporter or Silent(), time.perf_counter()
-    check_place(config.csv)
-    check_place(config.sheet)
     paths = pictures_at(config.pictures)
+    check_output(config.csv, *config.pictures, *paths, ending=".csv")
+    check_output(config.sheet, *config.pictures, *paths, ending=".png")
     device = device_of(config.device, Ranks())
     ready = choose_model(
         config.source, reporter, channels=None, precision=config.precision, device=device,

@@ -15,7 +15,7 @@ from vitctl.models.exports.exported import Exported
 from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.models.exports.torch_file import TorchProgram
 from vitctl.reporting import Reporter
-from vitctl.training.precision import Precision, chosen
+from vitctl.training.precision import Precision, chosen, quick_attention
 from vitctl.workflows.load import choose_weights, load_model, missing, tell_changes
 from vitctl.workflows.load import chosen as chosen_weights
 from vitctl.workflows.train.feed import Normaliser
@@ -62,6 +62,7 @@ def choose_model(
     tell_changes(weights, fitting, reporter)
     model = load_model(fitting, allow_missing=allow_missing).to(device)
     way = chosen(precision, device)  # type: ignore[arg-type]
+    quick_attention(model, way, device)  # computed as in training
     return headed(Ready(model, fitting.spec, fitting.about, weights.path, weights.digest(), way, device))
 
 

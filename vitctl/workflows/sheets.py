@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.augment import augmentation
-from vitctl.errors import DataError, UsageError
+from vitctl.errors import DataError
 from vitctl.inspection.contact_sheet import Row, draw_sheet
+from vitctl.io.atomic import replacing
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.randomness import Draws
 from vitctl.reporting import counted
 
 CLASSES, COLUMNS = 12, 8
+KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int = 0) -> None:
@@ -98,9 +100,5 @@ def drawn(rows: np.ndarray[Any, Any], count: int, seed: int) -> np.ndarray[Any, 
 
 
 def save(sheet: Any, path: Path) -> None:
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UsageError(f"{path}: a sheet is a .png, .jpg or .webp")
-    try:
-        sheet.save(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with replacing(path) as aside:
+        sheet.save(aside, format=KINDS[path.suffix.lower()])

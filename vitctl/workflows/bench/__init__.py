@@ -49,7 +49,10 @@ def bench(
     config: BenchConfig, reporter: Reporter | None = None, *, out: str | None = None, overwrite: bool = False
 ) -> BenchResult:
     started = time.perf_counter()
-    run = create_run(Path(out), "bench", dataclasses.asdict(config), __version__, overwrite) if out else None
+    run = None
+    if out:
+        read = (config.data,)
+        run = create_run(Path(out), "bench", dataclasses.asdict(config), __version__, overwrite, inputs=read)
     keep_freed_memory()
     found = Part()
     for name, measure in PARTS.items():

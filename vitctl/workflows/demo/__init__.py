@@ -104,7 +104,8 @@ def begun(
         path = Path(out) if out else new_folder(RUNS / "demo")
         if not out and path.name != "demo":
             reporter.note(f"run: {path}, as {RUNS / 'demo'} is there; --resume {RUNS / 'demo'} goes on with that one")
-        return create_run(path, "demo", dataclasses.asdict(config), __version__, overwrite, newest=False), config
+        asked, read = dataclasses.asdict(config), (config.data,)
+        return create_run(path, "demo", asked, __version__, overwrite, newest=False, inputs=read), config
     run = open_run(Path(resume))
     if run.config["command"] != "demo":
         raise UsageError(f"{resume}: is a run of vitctl {run.config['command']}, not of demo")

@@ -11,7 +11,8 @@ from vitctl import __version__
 from vitctl.config.checks import resolution
 from vitctl.config.export import ENDINGS, ExportConfig
 from vitctl.errors import OutputExists, RunError
-from vitctl.io.atomic import check_place, remove_leftovers, write_json
+from vitctl.io.atomic import remove_leftovers, write_json
+from vitctl.io.outputs import check_output
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapted
 from vitctl.models.create import weights_of
@@ -20,7 +21,7 @@ from vitctl.workflows.export.compare import Comparison, compare
 from vitctl.workflows.export.formats import Written, check_writable, write
 from vitctl.workflows.export.pictures import Pictures, pictures_for
 from vitctl.workflows.interpolate import short, slug
-from vitctl.workflows.load import choose_weights, load_model
+from vitctl.workflows.load import choose_weights, load_model, weight_files
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
     check_writable(weights, config)
     out = Path(config.out or default_name(weights, config))
     report = out.with_name(out.name + ".json")
-    make_room(out, report, overwrite)
+    make_room(out, report, overwrite, weights.path)
     pictures = pictures_for(weights, config, reporter)
     written = write(weights, config, out, pictures, reporter)
     comparison = compare(weights, written.load(), pictures, config, reporter)
@@ -85,8 +86,9 @@ def default_name(weights: Weights, config: ExportConfig) -> str:
     return f"{slug(spec.name)}-{short(spec.height, spec.width)}{precision}{ENDINGS[config.format]}"
 
 
-def make_room(out: Path, report: Path, overwrite: bool) -> None:
-    check_place(out)
+def make_room(out: Path, report: Path, overwrite: bool, source: str) -> None:
+    for path in (out, report):
+        check_output(path, *weight_files(source))
     data = out.with_name(f"{out.name}.data")  # weights beyond what one file holds
     for path in (out, report, data):
         remove_leftovers(path.parent, glob.escape(path.name))

@@ -97,7 +97,8 @@ def kept(plan: Plan, data: Data, folder: Path, overwrite: bool) -> RunDirectory:
     settled: dict[str, Any] = {"steps": setting.steps, "seeds": setting.seeds, "little": setting.little}
     settled |= {"scaled_down": plan.scaled_down}
     config = dataclasses.asdict(setting.config) | {"settled": settled, "data_digest": data.file.digest}
-    return create_run(folder, "study", config, __version__, overwrite, newest=False)
+    read = (data.path, setting.config.data, setting.config.source, setting.config.target)
+    return create_run(folder, "study", config, __version__, overwrite, newest=False, inputs=read)
 
 
 def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:

@@ -16,12 +16,13 @@ from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import ConfigError
 from vitctl.inspection.reconstructions import draw_reconstructions
 from vitctl.io.atomic import remove_leftovers
+from vitctl.io.checkpoint import ENCODER
 from vitctl.io.patch_file import Split
 from vitctl.io.subset import Subset
 from vitctl.io.weights import Tensors, Weights
 from vitctl.models.corruption import Corruption, corruption
 from vitctl.models.create import fill
-from vitctl.models.masked import ENCODER, begin, build_masked, flops
+from vitctl.models.masked import begin, build_masked, flops
 from vitctl.patches import patchify, taken
 from vitctl.probing.draws import first, orders
 from vitctl.probing.fewshot import Settings, Trial, trial
@@ -34,7 +35,7 @@ from vitctl.training.state import State
 from vitctl.training.targets import class_colors, color_ways, downsampled, mean_colors, normalised_patches
 from vitctl.workflows.train.feed import Feed, Normaliser, rounds
 from vitctl.workflows.train.place import Place
-from vitctl.workflows.train.task import Task, prepared
+from vitctl.workflows.train.task import Task, evaluation_batch, prepared
 
 JUDGED = 1000  # pictures that the probe is judged on, evenly from the classes
 DRAWN = 8  # pictures of a page
@@ -143,7 +144,7 @@ class Judge:
         with torch.no_grad(), using(self.model, state.average):
             self.model.eval()
             self.draw(state.step)
-            found = self.loss(2 * state.micro_batch) if self.place.val else {}
+            found = self.loss(evaluation_batch(state)) if self.place.val else {}
             probe = self.probe()
         if probe is not None:
             ranks = self.place.ranks  # each has measured it; they must agree on which weights are the best

@@ -10,13 +10,13 @@ import torch
 from vitctl.config.train import TrainConfig
 from vitctl.errors import RunError, UsageError, is_out_of_memory
 from vitctl.io.background import Background
-from vitctl.io.checkpoint import write_checkpoint
+from vitctl.io.checkpoint import weights_facts, write_checkpoint
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights, save_weights
 from vitctl.reporting import Reporter
 from vitctl.training.ranks import Ranks
 from vitctl.training.state import State, StepSums
-from vitctl.workflows.train.task import Task
+from vitctl.workflows.train.task import Task, evaluation_batch
 
 PATIENCE = 50  # a checkpoint is made when so many times its price have gone by
 SOONEST = 60.0  # seconds between two of them
@@ -88,7 +88,9 @@ class Records:
     def at(self, state: State, tensors: dict[str, torch.Tensor]) -> Weights:
         """The weights of a step, with what it takes to trace them."""
         weights = self.task.weights(tensors)
-        training = weights.about.training | {"step": state.step, "average": state.average is not None}
+        training = weights.about.training | {
+            "step": state.step, "average": state.average is not None, "eval_batch": evaluation_batch(state)
+        }  # fmt: skip
         return replace(weights, about=replace(weights.about, training=training))
 
     def save_if_due(self, state: State) -> None:
@@ -110,7 +112,7 @@ class Records:
         if self.run is None or (self.config.parallel == "ddp" and not self.ranks.first):
             return
         started = time.monotonic()
-        tensors, facts = state.tensors(), state.facts()
+        tensors, facts = state.tensors(), state.facts() | {"weights": weights_facts(self.at(state, {}))}
         if self.ranks.first:
             self.run.flush()
             self.writer.put(write_checkpoint, self.run.checkpoints, state.step, tensors, facts)

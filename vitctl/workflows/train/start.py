@@ -109,7 +109,10 @@ def start(
         if not request.out:
             lock(path)
         if ranks.first:
-            create_run(path, request.command, recorded(config, data), __version__, request.overwrite)
+            create_run(
+                path, request.command, recorded(config, data), __version__, request.overwrite,
+                inputs=(data.path, config.source),
+            )  # fmt: skip
         ranks.meet()
         reporter.note(f"run: {path}")
         yield Started(config, data, open_run(path))

@@ -61,11 +61,16 @@ def labelled(config: TrainConfig, begun: Weights, place: Place) -> Task:
     )
 
 
+def evaluation_batch(state: State) -> int:
+    """Without gradients twice as much fits. Weights carry it: in bf16 another batch size gives other last bits."""
+    return 2 * state.micro_batch
+
+
 def on_val(model: nn.Module, normalise: Normaliser, place: Place, state: State) -> Judgement | None:
     if place.val is None:
         return None
     with using(model, state.average):
-        rounds = exams(place.val, normalise.spec, 2 * state.micro_batch, place.ranks, place.device)
+        rounds = exams(place.val, normalise.spec, evaluation_batch(state), place.ranks, place.device)
         return evaluate(model, rounds, normalise, place.precision, place.device, place.ranks).judgement()
 
 
