@@ -17,6 +17,8 @@ import torch
 import vitctl
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.patch_file import PatchFile
+from vitctl.io.weights import save_weights
+from vitctl.models.create import create_model, weights_of
 from vitctl.patches import unpatchify
 
 Run = Callable[..., Any]
@@ -147,3 +149,20 @@ def test_killed_runs_go_on_where_they_were(ran: Run, data: str, newest: str, tmp
     whole, killed = (FeatureFile(tmp_path / name) for name in ("whole.h5", "killed.h5"))
     assert all(np.array_equal(whole.features(split), killed.features(split)) for split in ("train", "val"))
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+def test_photos_are_patchified_for_the_weights_and_enlarged_ones_are_warned_of(
+    ran: Run, folder: Any, tmp_path: Path
+) -> None:
+    folder({"train/one": 3, "train/two": 3, "val/one": 2, "val/two": 2})
+    wide = create_model("vit-mu/14", height=252, width=252, classes=2)
+    save_weights(weights_of(wide), tmp_path / "wide.safetensors")
+    told = ran("features", "--from", "wide.safetensors", "--data", "pictures", "--out", "f.h5")
+    assert "patchified now as pictures.h5" in told.stderr
+    assert "enlarged" not in told.stderr
+    assert PatchFile("pictures.h5").geometry.height == 252
+    told = ran("fewshot", "--from", "wide.safetensors", "--from", "pixels", "--data", "pictures", "--shots", "1")
+    assert "patchified before as pictures.h5" in told.stderr
+    ran("patchify", "pictures", "small.h5", "--res", "28", "--patch", "14")
+    told = ran("features", "--from", "wide.safetensors", "--data", "small.h5", "--out", "g.h5", "--quiet")
+    assert "warning: small.h5: images stored at 28x28 are enlarged to 252x252" in told.stderr

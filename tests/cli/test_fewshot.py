@@ -187,6 +187,8 @@ def test_usual_shots_that_no_class_has_are_left_out(ran: Run, data: str, newest:
         file["train/labels"][:] = labels
     told = json.loads(ran("fewshot", "--features", "f.h5", "--seeds", "1", "--json").stdout)
     assert [each["shots"] for each in told["results"]] == [1, 5, 10]
+    named = [word for shots in ("1", "5", "10", "25") for word in ("--shots", shots)]  # the same, but asked for
+    assert "--shots 25: no class has so many" in ran("fewshot", "--features", "f.h5", *named, code=3).stderr
 
 
 def test_weights_that_were_fitted_to_the_data_are_still_the_same(ran: Run, data: str, newest: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from vitctl.workflows.train.conclude import TrainResult
 
 KILLS = 13  # of each of twelve kinds of run
+KILLS_ON_A_SLOW_DISK = 50
 LONGEST = 0.6  # seconds between the first sign of life and the kill
 COMMON = (
     "--data", "data.h5", "--batch", "8", "--micro-batch", "4", "--device", "cpu", "--steps", "240", "--set",
@@ -57,10 +58,51 @@ def test_killed_runs_end_in_the_bytes_of_an_undisturbed_one(
         number += 1
 
 
-def killed(line: tuple[str, ...], folder: Path, out: str, chance: random.Random) -> bool:
+SLOWED = """
+import time
+from vitctl.cli import main
+from vitctl.io.background import Background
+
+put = Background.put
+
+def put_slowly(self, write, *arguments):
+    put(self, lambda: (time.sleep(0.03), write(*arguments)))
+
+Background.put = put_slowly
+main()
+"""
+ON_A_SLOW_DISK = {
+    "pretrain": COMMANDS["pretrain"],
+    "study": ("study", "head", "--data", "data.h5", "--steps", "60", "--seeds", "1", "--set", "size=mu", "--set",
+              "batch=8", "--set", "keep=true", "--set", "save_every=2", "--set", "log_every=3", "--set",
+              "micro_batch=4")}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ON_A_SLOW_DISK)
+def test_on_a_slow_disk_kills_change_no_byte(
+    data: str, vitctl: Callable[..., Any], tmp_path: Path, command: str
+) -> None:
+    """Every checkpoint is written 30 ms after it was taken."""
+    line, program = ON_A_SLOW_DISK[command], ("-c", SLOWED)
+    resumed = (*line, "--resume", "auto") if command == "pretrain" else line
+    vitctl(*line, "--out", "whole")
+    chance, kills, number = random.Random(command), 0, 0
+    while kills < KILLS_ON_A_SLOW_DISK:
+        out = f"run-{number}"
+        while kills < KILLS_ON_A_SLOW_DISK and killed((*resumed, "--out", out), tmp_path, out, chance, program):
+            kills += 1
+        vitctl(*resumed, "--out", out)
+        assert kept(tmp_path / out) == kept(tmp_path / "whole"), f"{out}, behind {kills} kills"
+        number += 1
+
+
+def killed(
+    line: tuple[str, ...], folder: Path, out: str, chance: random.Random, program: tuple[str, ...] = ("-m", "vitctl")
+) -> bool:
     """Kills it and all that it started at some moment of its work; False where it was done before."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "vitctl", *line]
+    command = [sys.executable, *program, *line]
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=-1, start_new_session=True
     )

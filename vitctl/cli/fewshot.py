@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 def fewshot(
     shots: Annotated[
-        list[str] | None, typer.Option(metavar="N", help="Labelled pictures per class, or all; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="N", help="Labelled pictures per class, or all; repeatable; default: 1, 5, 10, 25."),
     ] = None,
     source: Annotated[
         list[str] | None,
@@ -61,7 +62,7 @@ def fewshot(
         sources=tuple(source or ()),
         data=data,
         features=features,
-        shots=tuple(map(number, shots)) if shots else FewshotConfig().shots,
+        shots=tuple(map(number, shots or ())),
         seeds=seeds,
         probes=tuple(probe) if probe else FewshotConfig().probes,
         test=split,

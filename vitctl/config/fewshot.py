@@ -6,6 +6,7 @@ from typing import Literal
 from vitctl.config.checks import at_least, fraction, one_of, require
 from vitctl.config.features import FeaturesConfig
 
+SHOTS = (1, 5, 10, 25)
 PROBES = ("lsr", "lsr-grid", "logreg", "knn", "ncm")
 
 
@@ -14,7 +15,7 @@ class FewshotConfig:
     sources: tuple[str, ...] = ()  # weights, pixels or random:MODEL; the newest run if none
     data: str | None = None
     features: str | None = None  # a feature file, in place of weights and data
-    shots: tuple[int | None, ...] = (1, 5, 10, 25)  # None: all
+    shots: tuple[int | None, ...] = ()  # the usual ones, as far as there are pictures; None among them: all
     seeds: int = 3
     probes: tuple[str, ...] = ("lsr",)
     l2: float = 1024.0  # of lsr
@@ -28,7 +29,6 @@ class FewshotConfig:
 
     def __post_init__(self) -> None:
         at_least("seeds", self.seeds, 1)
-        require(bool(self.shots), "no shots are given; write --shots 5, or --shots all")
         for shots in self.shots:
             at_least("shots", shots, 1)
         for probe in self.probes:

@@ -32,7 +32,7 @@ from vitctl.probing.frozen import check_layers, of_layers, pre_logits
 from vitctl.reporting import Progress, Reporter, Silent
 from vitctl.training.precision import autocast, chosen, quick_attention
 from vitctl.training.ranks import Ranks
-from vitctl.workflows.choose import cache_folder, choose_data
+from vitctl.workflows.choose import cache_folder, choose_data, warn_enlarged
 from vitctl.workflows.load import choose_weights, load_model, tell_changes, trained_on
 from vitctl.workflows.train.feed import Normaliser, takes_patches
 from vitctl.workflows.train.start import device_of
@@ -78,7 +78,8 @@ def features(
 ) -> FeaturesResult:
     reporter, began = reporter or Silent(), time.perf_counter()
     check_export(export)
-    path = choose_data(config.data, reporter, trained_on(config.source))
+    weights = weights_named(config, reporter)
+    path = choose_data(config.data, reporter, trained_on(config.source), needed_size(config, weights))
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
     stem = out.with_suffix("") if out else Path("features")
@@ -92,7 +93,7 @@ def features(
         check_output(each, config.data)
     if out and out.exists() and not overwrite:
         raise OutputExists(f"{out}: exists; --overwrite makes it anew")
-    extractor = extractor_of(config, data, reporter)
+    extractor = extractor_of(config, data, weights, reporter)
     file, seconds = extracted(extractor, data, config, reporter, out)
     exported = write_export(file, export, stem) if export else []
     rows = sum(shape[0] for shape in file.splits.values())
@@ -202,12 +203,14 @@ def computed(
 # --- what features are made of ---------------------------------------------------------------------------------------
 
 
-def extractor_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) -> Extractor:
+def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None, reporter: Reporter) -> Extractor:
+    """`named` are the weights that config.source names, if it names any."""
     if config.source == PIXELS:
         return pixels_of(config, data)
-    original = weights_of(config, data, reporter)
+    original = named or random_weights(config, data)
     weights = fitted(original, config, data)
     tell_changes(original, weights, reporter)
+    warn_enlarged(data, weights.spec, reporter)
     spec, device = weights.spec, device_of(config.device, Ranks())
     precision = chosen(config.precision, device)
     pool = config.pool
@@ -252,11 +255,22 @@ def taken(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> tor
     return pre_logits(model, pixels) if pool == "auto" else of_layers(model, pixels, layers, pool)
 
 
-def weights_of(config: FeaturesConfig, data: PatchFile, reporter: Reporter) -> Weights:
-    """Those that were asked for; or fresh ones, to compare with."""
+def weights_named(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
+    if config.source == PIXELS or (config.source or "").startswith(RANDOM):
+        return None
+    return choose_weights(config.source, reporter, config.allow_missing)
+
+
+def needed_size(config: FeaturesConfig, weights: Weights | None) -> tuple[int, int] | None:
+    """Height and width of the images that will be asked for; None leaves them to the data."""
+    if config.res:
+        return resolution(config.res)
+    return (weights.spec.height, weights.spec.width) if weights else None
+
+
+def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
+    """To compare with."""
     height, width = resolution(config.res) if config.res else (None, None)
-    if not (config.source or "").startswith(RANDOM):
-        return choose_weights(config.source, reporter, config.allow_missing)
     shape = data.geometry
     name = (config.source or "").removeprefix(RANDOM)
     spec = model_spec(name, height=height or shape.height, width=width or shape.width, channels=shape.channels)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitctl.config.fewshot import FewshotConfig
+from vitctl.config.fewshot import SHOTS, FewshotConfig
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.shots import draw_shots
 from vitctl.io.feature_file import FeatureFile
@@ -18,7 +18,7 @@ from vitctl.probing.draws import Ints, apart, first, orders
 from vitctl.probing.fewshot import Settings, Task, Trial, constant, interval, trial
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.choose import choose_data
-from vitctl.workflows.features import PIXELS, RANDOM, extracted, extractor_of
+from vitctl.workflows.features import PIXELS, RANDOM, extracted, extractor_of, needed_size, weights_named
 from vitctl.workflows.load import trained_on
 from vitctl.workflows.samples import HELD_OUT
 
@@ -188,7 +188,11 @@ def warn_constant(config: FewshotConfig, source: Source, task: Task, reporter: R
 def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Source]]:
     if config.features:
         return given(config, FeatureFile(config.features))
-    path = choose_data(config.data, reporter, trained_on((config.sources or (None,))[0]))
+    each = [replace(config.extract, source=name) for name in config.sources or (None,)]
+    weights = [weights_named(one, reporter) for one in each]
+    sizes = [size for size in map(needed_size, each, weights) if size]
+    size = (max(height for height, _ in sizes), max(width for _, width in sizes)) if sizes else None
+    path = choose_data(config.data, reporter, trained_on(each[0].source), size)
     data = PatchFile(path)
     if data.header.leaked:
         reporter.warn(
@@ -196,9 +200,9 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Sou
             "vitctl info names them"
         )
     found = []
-    for name in config.sources or (None,):
-        wanted = replace(config.extract, source=name, data=str(path))
-        extractor = extractor_of(wanted, data, reporter)
+    for one, own in zip(each, weights, strict=True):
+        wanted = replace(one, data=str(path))
+        extractor = extractor_of(wanted, data, own, reporter)
         found.append(Source(extractor.name, extracted(extractor, data, wanted, reporter)[0], extractor.trained_on))
     return str(path), found
 
@@ -250,14 +254,15 @@ def warn_trained(sources: list[Source], pictures: Pictures, reporter: Reporter) 
 
 
 def with_shots_there(config: FewshotConfig, pictures: Pictures, reporter: Reporter) -> FewshotConfig:
-    """Without those of the usual shots that no class has."""
-    most = int(np.bincount(pictures.labels).max())
-    kept = tuple(shots for shots in config.shots if shots is None or shots <= most)
-    if config.shots != FewshotConfig().shots or kept == config.shots:
+    """Where none are named, the usual ones that the largest class has."""
+    if config.shots:
         return config
-    reporter.note(
-        f"shots: {', '.join(map(str, kept))}, as the largest class has {counted(most, 'picture')} to draw from"
-    )
+    most = int(np.bincount(pictures.labels).max())
+    kept = tuple(shots for shots in SHOTS if shots <= most)
+    if kept != SHOTS:
+        reporter.note(
+            f"shots: {', '.join(map(str, kept))}, as the largest class has {counted(most, 'picture')} to draw from"
+        )
     return replace(config, shots=kept)
 
 

@@ -44,7 +44,7 @@ def ours(case: TrainCase, path: Path, way: Precision) -> Measurement:
     """The command's own way, from a patch file to a feature file, with the model at hand."""
     wanted = FeaturesConfig(f"random:{case.model}", str(path), batch=case.batch, precision=way)
     data = PatchFile(path)
-    extractor = extractor_of(wanted, data, Silent())
+    extractor = extractor_of(wanted, data, None, Silent())
     extract = extractor.extract()
     rows = sum(split.rows for split in data.splits.values())
 

@@ -38,7 +38,8 @@ class Pictures:
 
 
 def pictures_for(weights: Weights, config: ExportConfig, reporter: Reporter) -> Pictures:
-    file = PatchFile(choose_data(config.data, reporter, trained_on(config.source)))
+    size = (weights.spec.height, weights.spec.width)
+    file = PatchFile(choose_data(config.data, reporter, trained_on(config.source), size))
     own = weights.about.class_names
     if config.precision == "int8" and not config.data and own and not set(file.class_names) <= set(own):
         raise UsageError(

@@ -14,7 +14,7 @@ from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, counted
-from vitctl.workflows.choose import choose_data
+from vitctl.workflows.choose import choose_data, warn_enlarged
 from vitctl.workflows.load import trained_on
 from vitctl.workflows.samples import HELD_OUT, sized, spaced
 
@@ -40,7 +40,8 @@ def seen(config: InspectConfig, weights: Weights, reporter: Reporter) -> Seen:
 
 
 def of_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -> Seen:
-    file = PatchFile(choose_data(config.data, reporter, trained_on(config.source)))
+    file = PatchFile(choose_data(config.data, reporter, trained_on(config.source), (spec.height, spec.width)))
+    warn_enlarged(file, spec, reporter)
     held_out = [name for name in HELD_OUT if name in file.splits and file.split(name).rows]
     split = file.split(config.split or (held_out or list(file.splits))[0])
     if split.rows < 4:
