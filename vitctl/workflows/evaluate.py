@@ -21,9 +21,9 @@ from vitctl.training.evaluation import Exam, answered
 from vitctl.training.multi_crop import Looks
 from vitctl.training.ranks import Ranks, joined, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
-from vitctl.workflows.choose import choose_data
+from vitctl.workflows.choose import choose_data, warn_enlarged
 from vitctl.workflows.load import trained_on
-from vitctl.workflows.ready import Ready, choose_model
+from vitctl.workflows.ready import Ready, choose_source, ready_from
 from vitctl.workflows.samples import HELD_OUT
 from vitctl.workflows.train.feed import check_labels, exams
 from vitctl.workflows.train.start import device_of
@@ -62,12 +62,15 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     check_output(config.confusion, config.data, ending=".png")
     device = device_of(config.device, ranks_here())
     with joined(device) as ranks:
-        file = PatchFile(choose_data(config.data, reporter, trained_on(config.source)))
+        source = choose_source(config.source, reporter, config.allow_missing)
+        size = (source.spec.height, source.spec.width)
+        file = PatchFile(choose_data(config.data, reporter, trained_on(config.source), size))
         split = split_of(file, config.split)
-        ready = choose_model(
-            config.source, reporter, channels=file.geometry.channels, precision=config.precision, device=device,
+        ready = ready_from(
+            source, reporter, file.geometry.channels, precision=config.precision, device=device,
             allow_missing=config.allow_missing,
         )  # fmt: skip
+        warn_enlarged(file, ready.spec, reporter)
         numbers = class_numbers(ready, file, reporter)
         if not config.labels:
             check_labels(split, len(numbers))

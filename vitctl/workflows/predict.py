@@ -71,7 +71,7 @@ def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictR
     check_output(config.sheet, *config.pictures, *paths, ending=".png")
     device = device_of(config.device, Ranks())
     ready = choose_model(
-        config.source, reporter, channels=None, precision=config.precision, device=device,
+        config.source, reporter, precision=config.precision, device=device,
         allow_missing=config.allow_missing,
     )  # fmt: skip
     session = Session(config, ready, paths)

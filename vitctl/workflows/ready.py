@@ -9,7 +9,7 @@ from torch import nn
 
 from vitctl.config.model import ModelSpec
 from vitctl.errors import DataError, UsageError, WeightsError
-from vitctl.io.weights import About
+from vitctl.io.weights import About, Weights
 from vitctl.models.adapt import adapted
 from vitctl.models.exports.exported import Exported
 from vitctl.models.exports.onnx_file import OnnxModel
@@ -46,37 +46,57 @@ def choose_model(
     flag: str | None,
     reporter: Reporter,
     *,
-    channels: int | None,
     precision: str = "auto",
     device: torch.device,
     allow_missing: bool = False,
 ) -> Ready:
     """What is called weights everywhere, or an .onnx or .pt2 of ours. It must have a head."""
+    source = choose_source(flag, reporter, allow_missing)
+    return ready_from(source, reporter, None, precision=precision, device=device, allow_missing=allow_missing)
+
+
+def choose_source(flag: str | None, reporter: Reporter, allow_missing: bool = False) -> Weights | Ready:
+    """Weights, or an exported file that is ready by itself; for images of which size is known by its spec."""
     path = chosen_weights(flag)[0] if flag is None else flag
-    if Path(path).suffix in EXPORTS:
-        ready = exported(Path(path), channels)
-        reporter.note(f"weights: {path}, an export of {ready.spec.name}")
-        return headed(ready)
-    weights = choose_weights(flag, reporter, allow_missing)
-    fitting = adapted(weights, channels=channels)
-    tell_changes(weights, fitting, reporter)
+    if Path(path).suffix not in EXPORTS:
+        return choose_weights(flag, reporter, allow_missing)
+    ready = exported(Path(path))
+    reporter.note(f"weights: {path}, an export of {ready.spec.name}")
+    return ready
+
+
+def ready_from(
+    source: Weights | Ready,
+    reporter: Reporter,
+    channels: int | None,
+    *,
+    precision: str,
+    device: torch.device,
+    allow_missing: bool,
+) -> Ready:
+    """For images of so many channels."""
+    if isinstance(source, Ready):
+        if channels not in (None, source.spec.channels):
+            raise DataError(
+                f"{source.path}: takes pictures of {source.spec.channels} channels, the data has {channels}"
+            )
+        return headed(source)
+    fitting = adapted(source, channels=channels)
+    tell_changes(source, fitting, reporter)
     model = load_model(fitting, allow_missing=allow_missing).to(device)
     way = chosen(precision, device)  # type: ignore[arg-type]
     quick_attention(model, way, device)  # computed as in training
-    return headed(Ready(model, fitting.spec, fitting.about, weights.path, weights.digest(), way, device))
+    return headed(Ready(model, fitting.spec, fitting.about, source.path, source.digest(), way, device))
 
 
-def exported(path: Path, channels: int | None) -> Ready:
+def exported(path: Path) -> Ready:
     if not path.exists():
         raise missing(str(path))
     if not path.is_file():
         raise WeightsError(f"{path}: is a folder; an exported file was expected")
     model = EXPORTS[path.suffix](path)
-    spec = model.spec
-    if channels not in (None, spec.channels):
-        raise DataError(f"{path}: takes pictures of {spec.channels} channels, the data has {channels}")
     device = torch.device("cpu")
-    return Ready(model, spec, model.about, str(path), model.digest, model.precision, device, model.takes_bytes)
+    return Ready(model, model.spec, model.about, str(path), model.digest, model.precision, device, model.takes_bytes)
 
 
 def headed(ready: Ready) -> Ready:
