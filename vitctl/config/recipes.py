@@ -219,51 +219,45 @@ SHORT = [
 # BV's wd does not grow with the peak of the lr ("fixed"): its 1e-4 is the 0.1 in AugReg's names of files, at lr 1e-3.
 
 
-def augreg(name: str, model: str, file: str, preset: str, wd: float, drop: float, expected: str) -> Recipe:
-    """`file` is what the authors called the weights, behind gs://vit_models/augreg/: their hyper-parameters."""
+def augreg(model: str, file: str, expected: str) -> Recipe:
+    """`file` is the name of the weights that gave `expected`, in gs://vit_models/augreg/; it holds their settings."""
+    said = dict(part.split("_", 1) for part in file.split("-")[3:])
+    lr = float(said["lr"])
     config = TrainConfig(
         model=model,
         res="224",
         batch=4096,
         epochs=300,
-        dropout=drop,
-        drop_path=drop,
+        dropout=float(said["do"]),
+        drop_path=float(said["sd"]),
         loss="sigmoid",
         head_bias=-10.0,
-        optim=OptimConfig("adam", 1e-3, weight_decay=wd, decay="fixed", clip=1.0),
+        optim=OptimConfig("adam", lr, weight_decay=lr * float(said["wd"]), decay="fixed", clip=1.0),
         schedule=ScheduleConfig("cosine", 10_000),
-        augment=PRESETS[f"augreg-{preset}"],
+        augment=PRESETS[f"augreg-{said['aug']}"],
     )
+    name = f"augreg/{model.replace('vit-', '').replace('/', '')}-i21k"
     return Recipe(
-        f"augreg/{name}",
+        name,
         "pretrain",
         f"arXiv 2106.10270; big_vision configs/vit_i21k.py; {file}",
-        f"vitctl pretrain --model {model} --recipe augreg/{name} --data imagenet21k/",
+        f"vitctl pretrain --model {model} --recipe {name} --data imagenet21k/",
         config,
         f"{expected} {SCORES}",
     )
 
 
-AUGREG = [
-    augreg("ti16-i21k", "vit-ti/16", "Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0", "none", 3e-5, 0.0,
-           "78.22%"),
-    augreg("s32-i21k", "vit-s/32", "S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0", "light1", 3e-5, 0.0,
-           "79.58%"),
-    augreg("s16-i21k", "vit-s/16", "S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0", "light1", 3e-5, 0.0,
-           "83.73%"),
-    augreg("b32-i21k", "vit-b/32", "B_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0", "light1", 1e-4, 0.0,
-           "83.59%"),
-    augreg("b16-i21k", "vit-b/16", "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0", "medium1", 1e-4, 0.0,
-           "85.49%"),
-    augreg("l16-i21k", "vit-l/16", "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1", "medium1", 1e-4, 0.1,
-           "85.59%"),
-    augreg("r+ti16-i21k", "r+vit-ti/16", "R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0", "none", 3e-5,
-           0.0, "75.40%"),
-    augreg("r26+s32-i21k", "r26+vit-s/32", "R26_S_32-i21k-300ep-lr_0.001-aug_medium2-wd_0.03-do_0.0-sd_0.0", "medium2",
-           3e-5, 0.0, "83.85%"),
-    augreg("r50+l32-i21k", "r50+vit-l/32", "R50_L_32-i21k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.0-sd_0.0", "medium2",
-           1e-4, 0.0, "85.99%"),
-]  # fmt: skip
+AUGREG = [  # the table of recommended checkpoints in VT README.md
+    augreg("vit-ti/16", "Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0", "78.22%"),
+    augreg("vit-s/32", "S_32-i21k-300ep-lr_0.001-aug_none-wd_0.1-do_0.0-sd_0.0", "79.58%"),
+    augreg("vit-s/16", "S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0", "83.73%"),
+    augreg("vit-b/32", "B_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0", "83.59%"),
+    augreg("vit-b/16", "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0", "85.49%"),
+    augreg("vit-l/16", "L_16-i21k-300ep-lr_0.001-aug_strong1-wd_0.1-do_0.0-sd_0.0", "85.59%"),
+    augreg("r+vit-ti/16", "R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0", "75.40%"),
+    augreg("r26+vit-s/32", "R26_S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0", "83.85%"),
+    augreg("r50+vit-l/32", "R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1", "85.99%"),
+]
 
 BIG_VISION = TrainConfig(
     res="224",
