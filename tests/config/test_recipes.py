@@ -246,9 +246,14 @@ def test_big_vision() -> None:
     assert (small.augment.mixup, small.augment.randaug_layers, small.augment.randaug_magnitude) == (0.2, 2, 10.0)
     assert recipe("big_vision/vit-s16-i1k").expected.startswith("76.5%")
     assert (i21k.loss, i21k.head_bias, i21k.head, i21k.augment) == ("sigmoid", -10.0, "gap", PRESETS["augreg-light2"])
-    assert (i1k.loss, i1k.head, i1k.hidden, i1k.augment) == ("softmax", None, True, PRESETS["augreg-medium2"])
+    assert (i1k.loss, i1k.head_bias, i1k.head, i1k.hidden) == ("sigmoid", -6.9, None, True)
+    assert (i1k.model, i1k.augment) == ("vit-b/16", PRESETS["augreg-medium2"])
+    assert recipe("big_vision/vit-i1k").expected.startswith("about 79%")
+    assert (small.loss, small.head_bias, small.hidden, i21k.hidden) == ("softmax", 0.0, True, False)
     for config in (small, i1k, i21k):
         optim = config.optim
+        assert (config.epochs, config.batch) == ((90, 1024) if config is small else (300, 4096))
+        assert (config.smoothing, config.dropout, config.drop_path) == (0.0, 0.0, 0.0)
         assert (optim.lr, optim.weight_decay, optim.decay, optim.clip) == (1e-3, 1e-4, "fixed", 1.0)
         assert (config.schedule.kind, config.schedule.warmup, config.res) == ("cosine", 10_000, "224")
 
