@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,12 +136,80 @@ def test_the_mean_of_the_patches_in_place_of_the_class_token(
     assert (spec.head, "cls_token" in tensors(tmp_path / "run")) == ("gap", True)
 
 
+STILL = (*QUICK, "--steps", "1", "--lr", "1e-30")
+
+
+def test_a_kept_head_answers_at_once_as_interpolated_weights_do(ran: Run, data: str, newest: str) -> None:
+    ran("interpolate-pos", "--from", newest, "--res", "32", "--out", "plain.safetensors")
+    options = ("--split", "val", "--precision", "float32", "--json")
+    score = json.loads(ran("evaluate", "--from", "plain.safetensors", "--data", data, *options).stdout)
+    answer = ran(*STILL, "--res", "32", "--keep-head", "--json")
+    told = json.loads(answer.stdout)
+    assert "weights: head 3 to 3, kept\n" in answer.stderr
+    assert (told["top1"], told["val_loss"]) == pytest.approx((score["top1"], score["loss"]), rel=1e-6)
+    assert told["val_loss"] < 0.97 * math.log(3)  # not a head of zeros
+
+
+def test_a_kept_head_takes_the_classes_in_the_order_of_the_data(
+    ran: Run, blots: Path, newest: str, trained: TrainResult, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("cow\nant\nbee\n")
+    ran("patchify", str(blots), "turned.h5", "--res", "16", "--patch", "8", "--classes", "names.txt", "--quiet")
+    answer = ran(*STILL, "--data", "turned.h5", "--keep-head", "--json")
+    before, after = open_weights(Path(newest)), open_weights(tmp_path / "run")
+    assert "head 3 to 3, kept, its rows in the data's order of classes" in answer.stderr
+    assert (before.about.class_names, after.about.class_names) == (("ant", "bee", "cow"), ("cow", "ant", "bee"))
+    for name in ("head.weight", "head.bias"):
+        assert torch.equal(after.tensors[name], before.tensors[name][[2, 0, 1]])
+    assert json.loads(answer.stdout)["top1"] == pytest.approx(trained.top1)
+
+
+def test_where_classes_differ_a_flag_fails_and_a_recipe_takes_a_new_head(
+    ran: Run, refused: Callable[..., str], blots: Path, newest: str, tmp_path: Path
+) -> None:
+    for name in ("bee", "cow", "elk", "fly"):
+        source = name if name in ("bee", "cow") else "ant"
+        shutil.copytree(blots / "train" / source, tmp_path / "others" / "train" / name)
+    ran("patchify", "others", "others.h5", "--res", "16", "--patch", "8", "--quiet")
+    line = (*STILL, "--data", "others.h5", "--res", "16")
+    why = "the weights have 3 classes and the data 4"
+    assert f"--keep-head: {why}; leave it out for a new head" in refused(*line, "--keep-head", code=2)
+    assert not (tmp_path / "run").exists()
+    answer = ran(*line, "--recipe", "deit3/finetune-s")
+    assert f"weights: head 3 to 4, zeros, as {why}" in answer.stderr
+    assert tensors(tmp_path / "run")["head.weight"].shape[0] == 4
+
+
+def test_a_fresh_norm_behind_the_mean_as_mae_fine_tunes(
+    ran: Run, refused: Callable[..., str], data: str, tmp_path: Path
+) -> None:
+    """models_vit.py of MAE: no norm on the tokens; the mean of the patches, fc_norm, the head."""
+    ran("pretrain", "--model", "vit-mu/8", "--steps", "1", "--batch", "16", "--set", "head=cls", "--out", "cls")
+    mae = (*QUICK, "--recipe", "mae/finetune-b", "--res", "16", "--steps", "1")
+    answer = ran(*mae, "--from", "cls", "--lr", "1e-30")
+    assert "weights: norm tokens to pooled, fresh" in answer.stderr
+    fresh = open_weights(tmp_path / "run")
+    assert (fresh.spec.head, fresh.spec.class_token, fresh.spec.norm) == ("gap", True, "pooled")
+    assert not {"norm.weight", "norm.bias"} & set(fresh.tensors)
+    assert torch.equal(fresh.tensors["fc_norm.weight"], torch.ones(32))
+    assert float(fresh.tensors["fc_norm.bias"].abs().max()) < 1e-20
+    ran(*mae, "--from", "run", "--out", "second")  # which learns
+    second = ran(*mae, "--from", "second", "--lr", "1e-30", "--out", "third").stderr
+    assert "weights: norm" not in second  # it is there already, and stays what it became
+    assert "vit-mu/8, cannot have norm tokens; leave it out" in refused(
+        *mae, "--from", "run", "--out", "fourth", "--set", "norm=tokens", code=2)  # fmt: skip
+    learnt = tensors(tmp_path / "second")["fc_norm.weight"]
+    assert not torch.equal(learnt, torch.ones(32))
+    assert torch.equal(tensors(tmp_path / "third")["fc_norm.weight"], learnt)
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
         (("--lr", "0.1,x"), 2, "--lr 0.1,x: 'x' is no number; write one, or several as 0.003,0.01"),
         (("--lr", "0.1,-1"), 2, "an lr of 0.1, -1.0 is not above 0"),
         (("--freeze", "head"), 2, "write backbone, or a number of blocks"),
+        (("--set", "keep_head=yes"), 2, "keep_head=yes: known: never, if-same, always"),
         (("--res", "20"), 2, "patches of 8 do not divide a picture of 20x20"),
         (("--recipe", "small"), 2, "recipe small is one to pretrain with; vitctl recipes lists those to finetune"),
         (("--from", "nowhere"), 3, "nowhere: no such file or folder"),

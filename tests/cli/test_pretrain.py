@@ -250,6 +250,7 @@ def test_an_output_that_is_there_stays_unless_overwritten(
         (("--batch", "0"), 2, "batch is 0"),
         (("--device", "toaster"), 2, "--device toaster is unknown"),
         (("--data", "nowhere"), 3, "nowhere"),
+        (("--model", "bit-r50x1", "--res", "32", "--set", "norm=pooled"), 2, "norm pooled: bit-r50x1 has its own"),
     ],
 )
 def test_wrong_usage(
@@ -282,7 +283,7 @@ def test_a_train_split_of_rejects_alone(refused: Callable[..., str], blots: Path
     assert "data.h5: split train is empty" in refused(*SHORT, code=3)
 
 
-@pytest.mark.parametrize("name", ["source=x.npz", "lrs=0.1,0.2", "masking.ratio=0.5"])
+@pytest.mark.parametrize("name", ["source=x.npz", "lrs=0.1,0.2", "masking.ratio=0.5", "keep_head=always"])
 def test_what_it_does_not_use_is_refused(refused: Callable[..., str], data: str, name: str) -> None:
     assert f"--set {name.split('.')[0].split('=')[0]}: vitctl pretrain does not use it" in refused(
         *SHORT, "--set", name, code=2)  # fmt: skip

@@ -120,6 +120,7 @@ def test_two_ranks_hide_the_same_patches(vitctl: Run, objective: str) -> None:
         (("--set", "objective=labels"), 2, "objective is labels"),
         (("--set", "objective=color"), 2, "objective"),
         (("--set", "head=map"), 2, "head map"),
+        (("--set", "norm=pooled"), 2, "--set norm: vitctl selfsup does not use it"),
         (("--resume", "runs/one"), 2, "is a run of vitctl pretrain"),
     ],
 )

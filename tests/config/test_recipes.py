@@ -285,6 +285,7 @@ def test_deit3(name: str) -> None:
     else:
         assert found == (20, 512, "softmax", 0.1, 1e-5, 0.1)
         assert (config.augment.mixup, config.augment.cutmix, config.augment.erase) == (0.8, 1.0, 0.0)
+    assert config.keep_head == ("never" if row.purpose == "pretrain" else "if-same")
 
 
 @pytest.mark.parametrize("name", MAE)
@@ -296,7 +297,7 @@ def test_mae(name: str) -> None:
         model, epochs, drop_path, expected)  # fmt: skip
     assert optim.lr == pytest.approx(blr * config.batch / 256)
     assert (optim.layer_decay, optim.weight_decay, optim.decay) == (layer_decay, 0.05, "lr")
-    assert (config.batch, config.head, config.smoothing) == (1024, "gap", 0.1)
+    assert (config.batch, config.head, config.norm, config.smoothing) == (1024, "gap", "pooled", 0.1)
     assert schedule.warmup * epochs == pytest.approx(5)
     assert schedule.end * optim.lr == pytest.approx(1e-6)
     assert config.augment == PRESETS["mae-finetune"]

@@ -149,6 +149,7 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "wide": ("vit-mu/16", {"height": 32, "width": 96, "gelu": "erf"}),
     "gap": ("vit-mu/16", {"head": "gap"}),
     "map": ("vit-mu/16", {"head": "map"}),
+    "pooled": ("vit-mu/16", {"head": "gap", "norm": "pooled", "class_token": True, "class_position": True}),
     "registers": ("vit-mu/16", {"registers": 2, "class_position": False, "layer_scale": True}),
     "hybrid": ("r+vit-ti/16", {"numerics": "timm"}),
     "bit": ("bit-r50x1", {"numerics": "timm"}),

@@ -13,7 +13,14 @@ from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io import official
 from vitctl.io.weights import HALF, IMAGENET, About, Weights
-from vitctl.models.adapt import adapted, recolored, with_new_head
+from vitctl.models.adapt import (
+    adapted,
+    classes_differ,
+    recolored,
+    with_kept_head,
+    with_new_head,
+    with_pooled_norm,
+)
 from vitctl.models.create import build, create_model, fill, named_tensors
 
 TINY: dict[str, Any] = tiny.TINY | {"depth": 2}
@@ -225,6 +232,62 @@ def test_a_new_head_may_be_drawn() -> None:
     assert torch.equal(drawn.tensors["head.weight"], again.tensors["head.weight"])
     assert not torch.equal(drawn.tensors["head.weight"], other.tensors["head.weight"])
     assert drawn.about.history[-1] == {"step": "head", "from": 5, "to": 9, "method": "normal 0.5"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_kept_head_gives_the_same_answers_in_another_order(name: str) -> None:
+    weights = weights_of(name)  # of classes a to e
+    kept = with_kept_head(weights, ("c", "a", "e", "b", "d"))
+    images = gray(weights.spec).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(answer(kept, images), answer(weights, images)[:, [2, 0, 4, 1, 3]])
+    assert kept.spec == weights.spec
+    assert kept.about.history[1:] == (
+        {"step": "head", "from": 5, "to": 5, "method": "kept, its rows in the data's order of classes"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "names", "method"),
+    [
+        ("abcde", "abcde", "kept"),
+        ("aabcd", "aabcd", "kept"),  # as ImageNet's two cranes
+        ("", "vwxyz", "kept; the weights do not name their classes, which are taken to be in the order of the data's"),
+    ],
+)
+def test_a_head_is_kept_as_it_is_where_nothing_says_otherwise(own: str, names: str, method: str) -> None:
+    weights = weights_of("vit")
+    weights = replace(weights, about=replace(weights.about, class_names=tuple(own)))
+    assert classes_differ(weights, tuple(names)) == ""
+    kept = with_kept_head(weights, tuple(names))
+    assert kept.tensors == weights.tensors
+    assert kept.about.history[-1]["method"] == method
+
+
+@pytest.mark.parametrize(
+    ("own", "names", "why"),
+    [
+        ("abcde", "abcd", "the weights have 5 classes and the data 4"),
+        ("", "abcdef", "the weights have 5 classes and the data 6"),
+        ("abcde", "abcxy", "the weights lack 2 classes of the data (x, y)"),
+        ("abcde", "vwxyz", "the weights lack 5 classes of the data (v, w, x, ...)"),
+        ("aabcd", "abacd", "the weights have two classes of the same name"),
+    ],
+)
+def test_in_what_classes_differ(own: str, names: str, why: str) -> None:
+    weights = weights_of("vit")
+    assert classes_differ(replace(weights, about=replace(weights.about, class_names=tuple(own))), tuple(names)) == why
+    assert classes_differ(adapted(weights, classes=0), tuple(names)) == "the weights have no head"
+
+
+def test_a_pooled_norm_is_the_norm_of_the_mean() -> None:
+    weights = weights_of("vit")
+    pooled = with_pooled_norm(replace(weights, spec=replace(weights.spec, head="gap")))
+    assert pooled.spec.norm == "pooled"
+    model, images = model_of(pooled), gray(weights.spec).expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        *_, tokens = model.layers(images)
+        mean = nn.functional.layer_norm(tokens[:, 1:].mean(1), (weights.spec.dim,), eps=weights.spec.norm_eps)
+        torch.testing.assert_close(answer(pooled, images), model.head(mean))
 
 
 def features_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

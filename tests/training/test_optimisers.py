@@ -206,8 +206,9 @@ def test_tables_of_positions_and_tokens_are_not_decayed(options: dict[str, Any])
     assert all(value.requires_grad for group in found for value in group["params"])
 
 
-def test_the_layers_are_those_of_mae() -> None:
-    model = on_paper("vit-ti/16", registers=4)
+@pytest.mark.parametrize(("norm", "last"), [("tokens", "norm"), ("pooled", "fc_norm")])
+def test_the_layers_are_those_of_mae(norm: str, last: str) -> None:
+    model = on_paper("vit-ti/16", registers=4, norm=norm)
     model.get_submodule("blocks.3").requires_grad_(False)
     found = groups(dict(model.named_parameters()), OptimConfig(layer_decay=0.65))
     scales = {name: group["scale"] for group in found for name in group["names"]}
@@ -216,7 +217,7 @@ def test_the_layers_are_those_of_mae() -> None:
         assert scales[name] == pytest.approx(0.65**13)
     for block in (0, 1, 2, 11):
         assert scales[f"blocks.{block}.mlp.fc1.weight"] == pytest.approx(0.65 ** (12 - block))
-    for name in ("norm.weight", "head.weight", "head.bias"):
+    for name in (f"{last}.weight", f"{last}.bias", "head.weight", "head.bias"):
         assert scales[name] == 1
     optimiser = make_optimiser(model, OptimConfig(layer_decay=0.65))
     set_lr(optimiser, 0.5)

@@ -43,6 +43,9 @@ def finetune(
             metavar="PART", help="What is frozen: backbone (all but the head), or N (the stem and the first N blocks)."
         ),
     ] = None,
+    keep_head: Annotated[
+        bool, typer.Option("--keep-head", help="Keep the head of the weights: for the same classes, in any order.")
+    ] = False,
     seed: Seed = None,
     precision: Precision = None,
     device: Device = None,
@@ -57,8 +60,8 @@ def finetune(
 ) -> None:
     """Transfer weights to other classes, and to a higher resolution.
 
-    The head begins anew; positions are interpolated the official way. Without --recipe it is SGD as in the
-    paper, for a number of steps that goes by the number of pictures.
+    The head is a new one unless it is kept; positions are interpolated the official way. Without --recipe it is
+    SGD as in the paper, for a number of steps that goes by the number of pictures.
 
     Example: [bold]vitctl finetune --from weights.npz --data flowers/ --res 384 --lr 0.003,0.01,0.03[/bold]
     """
@@ -71,7 +74,8 @@ def finetune(
 
     given = flags_of(
         source=source, data=data, res=res, epochs=epochs, steps=steps, batch=batch, micro_batch=micro_batch,
-        freeze=freeze, seed=seed, precision=precision, device=device, parallel=parallel, **rates(lr),
+        freeze=freeze, keep_head="always" if keep_head else None, seed=seed, precision=precision, device=device,
+        parallel=parallel, **rates(lr),
     )  # fmt: skip
     result = run(
         given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,

@@ -69,6 +69,7 @@ FAMILIES = ("vit", "hybrid", "axial", "bit", "timm")
 HEADS = ("cls", "gap", "map")
 POSITIONS = ("none", "1d", "2d", "relative", "sincos", "sincos-mae")
 ADDED = ("stem", "every", "shared")
+NORMS = ("tokens", "pooled")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class ModelSpec:
             ("head", HEADS),
             ("positions", POSITIONS),
             ("added", ADDED),
-            ("norm", ("tokens", "pooled")),
+            ("norm", NORMS),
             ("gelu", ("tanh", "erf")),
             ("numerics", ("official", "timm")),
         ):

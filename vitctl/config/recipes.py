@@ -331,6 +331,7 @@ def deit3_finetune(name: str, model: str, res: str, drop_path: float, expected: 
     config = TrainConfig(
         model=model,
         res=res,
+        keep_head="if-same",  # main.py drops it only where its shape differs
         batch=512,
         epochs=20,
         drop_path=drop_path,
@@ -365,6 +366,7 @@ def mae(name: str, model: str, epochs: int, blr: float, layer_decay: float, drop
         model=model,
         res="224",
         head="gap",
+        norm="pooled",  # models_vit.py with global_pool
         batch=batch,
         epochs=epochs,
         drop_path=drop_path,

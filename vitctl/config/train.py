@@ -7,17 +7,18 @@ from typing import Any, Literal
 from vitctl.config.augment import AugmentConfig
 from vitctl.config.checks import at_least, fraction, one_of, require, resolution
 from vitctl.config.masking import OBJECTIVES, MaskingConfig, Objective
-from vitctl.config.model import ADDED, HEADS, POSITIONS
+from vitctl.config.model import ADDED, HEADS, NORMS, POSITIONS
 from vitctl.errors import ConfigError
 
 OPTIMISERS = ("adam", "sgd", "adafactor")
 DECAYS = ("lr", "fixed", "l2")
 UNUSED = {  # fields that say nothing to a command: it refuses them, rather than to leave them unread
-    "pretrain": ("source", "lrs", "masking", "probe"),
+    "pretrain": ("source", "keep_head", "lrs", "masking", "probe"),
     "finetune": ("model", "positions", "shape", "hidden", "pad", "head_bias", "masking", "probe"),
-    "selfsup": ("source", "lrs", "freeze", "loss", "smoothing", "head_bias", "head_std"),
+    "selfsup": ("source", "keep_head", "norm", "lrs", "freeze", "loss", "smoothing", "head_bias", "head_std"),
 }
 FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_every", "tensorboard")  # may change
+KEEP_HEAD = ("never", "if-same", "always")
 SCHEDULES = ("cosine", "linear", "rsqrt", "constant")
 
 
@@ -110,6 +111,8 @@ class TrainConfig:
     recipe: str = ""
     res: str | None = None  # as in the data, for a fresh model; as in the weights otherwise
     head: Literal["cls", "gap", "map"] | None = None
+    norm: Literal["tokens", "pooled"] | None = None  # the last one: before the pooling, or behind it
+    keep_head: Literal["never", "if-same", "always"] = "never"  # if the classes are the same; always: or else fail
     positions: Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"] | None = None
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     hidden: bool = False  # a pre-logits layer as wide as the model
@@ -156,9 +159,9 @@ class TrainConfig:
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
         one_of("parallel", self.parallel, ("ddp", "fsdp"))
         one_of("compile", self.compile, ("auto", "on", "off"))
-        for name in ("head", "positions"):
+        one_of("keep_head", self.keep_head, KEEP_HEAD)
+        for name, options in (("head", HEADS), ("norm", NORMS), ("positions", POSITIONS)):
             value = getattr(self, name)
-            options = {"head": HEADS, "positions": POSITIONS}[name]
             if value is not None:
                 one_of(name, value, options)
         for name in ("steps", "batch", "log_every", "save_every", "limit"):

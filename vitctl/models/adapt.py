@@ -9,6 +9,7 @@ from vitctl.errors import UsageError
 from vitctl.io.weights import Tensors, Weights, for_channels
 from vitctl.models.initialise import head
 from vitctl.models.resize import Method, resized
+from vitctl.reporting import counted
 
 FIRST = (  # the layer that sees colors, in every family
     "patch_embed.backbone.stem.conv.weight",
@@ -95,7 +96,7 @@ def recolored(kernel: torch.Tensor, channels: int) -> torch.Tensor:
     return kernel[:, turn] * (old / channels)
 
 
-def with_new_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 0) -> Weights:
+def with_new_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 0, why: str = "") -> Weights:
     """The whole head of pretraining goes, its hidden layer too; a linear layer takes its place, of zeros by default."""
     spec = weights.spec
     check_ours(spec)
@@ -105,9 +106,55 @@ def with_new_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 
     new = spec.changed(classes=classes, hidden=0)
     if classes:
         tensors |= new_head(weights, classes, std, seed)
-    step = {"step": "head", "from": spec.classes, "to": classes, "method": f"normal {std:g}" if std else "zeros"}
+    method = (f"normal {std:g}" if std else "zeros") + (f", as {why}" if why else "")
+    step = {"step": "head", "from": spec.classes, "to": classes, "method": method}
     about = replace(weights.about, class_names=(), history=(*weights.about.history, step))
     return replace(weights, spec=new, tensors=tensors, about=about)
+
+
+def classes_differ(weights: Weights, names: tuple[str, ...]) -> str:
+    """Why the head cannot answer with these classes; empty where it can. Without names, their number decides."""
+    own, count = weights.about.class_names, weights.spec.classes
+    if not count:
+        return "the weights have no head"
+    if count != len(names):
+        return f"the weights have {count:,} classes and the data {len(names):,}"
+    if own in ((), names):
+        return ""
+    unknown = sorted(set(names) - set(own))
+    if unknown:
+        shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        return f"the weights lack {counted(len(unknown), 'class')} of the data ({shown})"
+    return "" if len(set(own)) == count else "the weights have two classes of the same name"
+
+
+def with_kept_head(weights: Weights, names: tuple[str, ...]) -> Weights:
+    """The head of pretraining, its rows in the order of these classes, which must be its own."""
+    own, tensors, method = weights.about.class_names, weights.tensors, "kept"
+    if not own:
+        method = "kept; the weights do not name their classes, which are taken to be in the order of the data's"
+    elif own != names:
+        check_ours(weights.spec)
+        rows = {name: row for row, name in enumerate(own)}
+        order = torch.tensor([rows[name] for name in names])
+        tensors = {name: tensor[order] if name.startswith("head.") else tensor for name, tensor in tensors.items()}
+        method = "kept, its rows in the data's order of classes"
+    step = {"step": "head", "from": weights.spec.classes, "to": weights.spec.classes, "method": method}
+    about = replace(weights.about, history=(*weights.about.history, step))
+    return replace(weights, tensors=tensors, about=about)
+
+
+def with_pooled_norm(weights: Weights) -> Weights:
+    """A fresh norm behind the pooling in place of the one on the tokens, as MAE's and BEiT's are fine-tuned."""
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("norm.")}
+    scale = torch.ones_like(weights.tensors["norm.weight"])
+    step = {"step": "norm", "from": "tokens", "to": "pooled", "method": "fresh"}
+    return replace(
+        weights,
+        spec=replace(weights.spec, norm="pooled"),
+        tensors=tensors | {"fc_norm.weight": scale, "fc_norm.bias": torch.zeros_like(scale)},
+        about=replace(weights.about, history=(*weights.about.history, step)),
+    )
 
 
 def new_head(weights: Weights, classes: int, std: float, seed: int) -> Tensors:

@@ -1,4 +1,4 @@
-"""`vitctl finetune`: transfer to another data set, and to another resolution, with a new head of zeros."""
+"""`vitctl finetune`: transfer to another data set, and to another resolution, with a new head or the old one."""
 
 import shutil
 import time
@@ -12,7 +12,7 @@ from vitctl.config.train import TrainConfig
 from vitctl.errors import UsageError
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights
-from vitctl.models.adapt import adapted, with_new_head
+from vitctl.models.adapt import adapted, classes_differ, with_kept_head, with_new_head, with_pooled_norm
 from vitctl.reporting import Reporter, Silent
 from vitctl.training.ranks import joined, ranks_here
 from vitctl.training.stop import Stop
@@ -72,10 +72,11 @@ def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:
     size = resolution(config.res) if config.res else (weights.spec.height, weights.spec.width)
     before = weights.digest()
     weights = adapted(weights, *size, geometry.channels)
-    weights = with_new_head(weights, len(data.file.class_names), config.head_std, config.seed)
+    weights = with_head(weights, config, data.file.class_names)
     if weights.spec.family != "timm":
         spec = weights.spec.changed(dropout=config.dropout, drop_path=config.drop_path)
-        weights = replace(weights, spec=with_head(spec, config.head))
+        weights = replace(weights, spec=with_pooling(spec, config.head))
+    weights = with_norm(weights, config.norm)
     training = {
         "command": "finetune",
         "recipe": config.recipe,
@@ -95,13 +96,33 @@ def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:
     return replace(weights, about=about, extra={}, notes=())
 
 
-def with_head(spec: ModelSpec, head: str | None) -> ModelSpec:
+def with_head(weights: Weights, config: TrainConfig, names: tuple[str, ...]) -> Weights:
+    """A new head, unless the weights' own is to be kept and has the classes of the data."""
+    differ = "" if config.keep_head == "never" else classes_differ(weights, names)
+    if differ and config.keep_head == "always":
+        raise UsageError(f"--keep-head: {differ}; leave it out for a new head")
+    if differ or config.keep_head == "never":
+        return with_new_head(weights, len(names), config.head_std, config.seed, differ)
+    return with_kept_head(weights, names)
+
+
+def with_pooling(spec: ModelSpec, head: str | None) -> ModelSpec:
     """The mean of the patches may be taken in place of the class token, which stays, as MAE fine-tunes."""
     if head in (None, spec.head):
         return spec
     if (spec.head, head) != ("cls", "gap"):
         raise UsageError(f"these weights have head {spec.head}, which cannot become {head}")
     return replace(spec, head="gap")
+
+
+def with_norm(weights: Weights, norm: str | None) -> Weights:
+    """The last norm may be a fresh one behind the pooling. Weights that have it there already keep theirs."""
+    spec = weights.spec
+    if norm in (None, spec.norm):
+        return weights
+    if norm == "tokens" or spec.family in ("bit", "timm"):
+        raise UsageError(f"these weights, {spec.name}, cannot have norm {norm}; leave it out by --set norm=none")
+    return with_pooled_norm(weights)
 
 
 def trials(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory | None) -> dict[float, Score]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vitctl import __version__
-from vitctl.config.checks import resolution
+from vitctl.config.checks import require, resolution
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.train import TrainConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
@@ -47,8 +47,10 @@ def spec_of(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
         "dropout": config.dropout,
         "drop_path": config.drop_path,
     }
-    options |= {name: getattr(config, name) for name in ("head", "positions") if getattr(config, name) is not None}
+    chosen = ("head", "norm", "positions")
+    options |= {name: getattr(config, name) for name in chosen if getattr(config, name) is not None}
     if config.model.startswith(("bit-", "timm:")):
+        require(config.norm is None, f"norm {config.norm}: {config.model} has its own; leave it out by --set norm=none")
         options.pop("positions", None)  # they have none, or their own
     spec = model_spec(config.model, **options | config.shape.given)
     if config.shape.given.keys() - {"added"}:
