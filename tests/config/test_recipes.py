@@ -69,7 +69,7 @@ BIG_VISION = {  # lr, steps, warm-up, crop, what it gave
     "pets": (0.003, 500, 100, "inception", "93.78%"),
     "flowers": (0.003, 500, 100, "inception", "99.43%"),
 }
-DEIT = {  # model, resolution, drop path, what it gave
+DEIT = {  # model, resolution, drop path, what it gave: in pretraining, with LAMB, LayerScale and more
     "s16": ("vit-s/16", "224", 0.05, "81.4%"),
     "b16": ("vit-b/16", "192", 0.2, "83.8%"),
     "l16": ("vit-l/16", "192", 0.45, "84.9%"),
@@ -77,15 +77,15 @@ DEIT = {  # model, resolution, drop path, what it gave
     "finetune-b": ("vit-b/16", "224", 0.2, "83.8%"),
     "finetune-l": ("vit-l/16", "224", 0.45, "84.9%"),
 }
-MAE_PRETRAINING = {  # model, what it gave by which recipe
-    "pretrain-b": ("vit-b/16", "83.66% ImageNet by mae/finetune-b, after 1,600 epochs"),
-    "pretrain-l": ("vit-l/16", "85.95% ImageNet by mae/finetune-l, after 1,600 epochs"),
-    "pretrain-h": ("vit-h/14", "86.93% ImageNet by mae/finetune-h, after 1,600 epochs"),
+MAE_PRETRAINING = {  # model, what it gave by which recipe; of 800 epochs, only L is reported (PRETRAIN.md)
+    "pretrain-b": ("vit-b/16", ""),
+    "pretrain-l": ("vit-l/16", "85.5% ImageNet by mae/finetune-l"),
+    "pretrain-h": ("vit-h/14", ""),
 }
-MAE = {  # model, epochs, lr of 256 pictures, layer decay, drop path, what it gave
-    "finetune-b": ("vit-b/16", 100, 5e-4, 0.65, 0.1, "83.66%"),
-    "finetune-l": ("vit-l/16", 50, 1e-3, 0.75, 0.2, "85.95%"),
-    "finetune-h": ("vit-h/14", 50, 1e-3, 0.75, 0.3, "86.93%"),
+MAE = {  # model, epochs, lr of 256 pictures, layer decay, drop path, what it gave on average, and at best
+    "finetune-b": ("vit-b/16", 100, 5e-4, 0.65, 0.1, ["83.57%", "83.66%"]),  # 83.63, 83.66, 83.52, 83.46
+    "finetune-l": ("vit-l/16", 50, 1e-3, 0.75, 0.2, ["85.87%", "85.95%"]),  # 85.95, 85.87, 85.76, 85.88
+    "finetune-h": ("vit-h/14", 50, 1e-3, 0.75, 0.3, ["86.93%"]),
 }
 
 
@@ -272,7 +272,9 @@ def test_big_visions_transfers(name: str) -> None:
 def test_deit3(name: str) -> None:
     row = recipe(f"deit3/{name}")
     config, optim, schedule = row.config, row.config.optim, row.config.schedule
-    assert (config.model, config.res, config.drop_path, row.expected.split()[0]) == DEIT[name]
+    told = row.expected or row.source.partition("untried; theirs gave ")[2]
+    assert (config.model, config.res, config.drop_path, told.split()[0]) == DEIT[name]
+    assert bool(row.expected) == (row.purpose == "finetune")  # of other settings, theirs is not what this gives
     assert (optim.name, optim.decay, schedule.kind) == ("adam", "lr", "cosine")
     assert schedule.end * optim.lr == pytest.approx(1e-5)
     assert schedule.warmup * (config.epochs or 0) == pytest.approx(5)
@@ -293,7 +295,7 @@ def test_mae(name: str) -> None:
     row = recipe(f"mae/{name}")
     config, optim, schedule = row.config, row.config.optim, row.config.schedule
     model, epochs, blr, layer_decay, drop_path, expected = MAE[name]
-    assert (config.model, config.epochs, config.drop_path, row.expected.split()[0]) == (
+    assert (config.model, config.epochs, config.drop_path, re.findall(r"[\d.]+%", row.expected)) == (
         model, epochs, drop_path, expected)  # fmt: skip
     assert optim.lr == pytest.approx(blr * config.batch / 256)
     assert (optim.layer_decay, optim.weight_decay, optim.decay) == (layer_decay, 0.05, "lr")

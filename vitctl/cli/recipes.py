@@ -16,7 +16,7 @@ def recipes(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the recipes for pretraining and fine-tuning: where they come from, and what they gave there.
+    """List the recipes for pretraining and fine-tuning: where they come from, and what their sources report for them.
 
     Each is taken by --recipe NAME, and any of its settings is changed by --set.
 
@@ -45,7 +45,7 @@ def in_full(row: "RecipeRow") -> "list[Table]":
         "purpose": row.purpose,
         "model": row.model,
         "source": row.source,
-        "expected": row.expected or "nothing is published",
+        "expected": row.expected or "nothing is published for these settings",
         "command": row.command,
     }
     return [facts(told), facts({name: as_set(value) for name, value in row.settings.items()})]
