@@ -134,6 +134,7 @@ def conclude(
         elapsed_s=elapsed,
     )
     if run and place.ranks.first:
-        draw_curves(run.metrics(), run.path / "curves.png", f"{spec.name}, {config.objective}, on {data.path.name}")
+        title = f"{spec.name}, {config.objective}, on {data.path.name}"
+        draw_curves(run.metrics(), run.path / "curves.png", title, "hidden patches that are right")
         run.finish(dataclasses.asdict(result))
     return result
