@@ -1,8 +1,14 @@
 import errno
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from vitctl import errors
+from vitctl.cli import app
 
 
 def test_every_error_has_the_exit_code_of_its_family() -> None:
@@ -40,3 +46,33 @@ def test_out_of_memory_is_told_by_any_device() -> None:
     ):
         assert errors.is_out_of_memory(error)
     assert not errors.is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("library", "line", "code"),
+    [
+        ("hdf5plugin", "patchify digits zstd.h5 --compress --set codec=zstd", 3),
+        ("pyarrow", "features --from weights.safetensors --data data.h5 --export parquet", 2),
+        ("tensorboard", "pretrain --model vit-mu/16 --data data.h5 --steps 1 --set tensorboard=true", 2),
+    ],
+)
+def test_a_library_that_is_missing_is_named_as_pip_knows_it(
+    library: str, line: str, code: int, vitctl: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vitctl("patchify", "digits", "data.h5", "--res", "16", "--quiet")
+    monkeypatch.chdir(tmp_path)
+    for module in (library, "torch.utils.tensorboard") if library == "tensorboard" else (library,):
+        monkeypatch.setitem(sys.modules, module, None)
+    answer = CliRunner().invoke(app, line.split())
+    assert answer.exit_code == code, answer.output
+    (error,) = [each for each in answer.stderr.splitlines() if each.startswith("error: ")]
+    assert re.search(rf"pip install {library}\b", error)
+
+
+def test_nothing_advises_to_install_vitctl_by_its_name() -> None:
+    """It is on no index: what has that name there is somebody else's."""
+    for path in (ROOT / "README.md", *(ROOT / "vitctl").rglob("*.py")):
+        assert not re.search(r"pip install (-\S+ )*['\"]?vitctl", path.read_text(encoding="utf-8")), path

@@ -205,7 +205,7 @@ def chunked(path: Path, name: str, process: int) -> h5py.Dataset:
     """A data set that holds its file open, for this process alone: HDF5 must not be carried through a fork."""
     data = open_hdf5(path)[name]
     if not data.id.get_create_plist().all_filters_avail() and not load_filters():
-        raise DataError(f"{path}: compressed by a filter that is not here: pip install 'vitctl[compress]'")
+        raise DataError(f"{path}: compressed by a filter that is not here: pip install hdf5plugin")
     return data
 
 

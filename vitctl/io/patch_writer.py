@@ -201,7 +201,7 @@ def filter_options(codec: str, level: int) -> dict[str, Any]:
     try:
         import hdf5plugin
     except ImportError:
-        raise DataError(f"codec {codec} needs hdf5plugin: pip install 'vitctl[compress]'") from None
+        raise DataError(f"codec {codec} needs hdf5plugin: pip install hdf5plugin") from None
     return dict(hdf5plugin.Zstd(clevel=level) if codec == "zstd" else hdf5plugin.LZ4())
 
 

@@ -120,7 +120,7 @@ def check_export(export: str | None) -> None:
     if export is not None and export not in EXPORTS:
         raise ConfigError(f"--export {export} is unknown; write {', '.join(EXPORTS)}")
     if export == "parquet" and not find_spec("pyarrow"):
-        raise UsageError("--export parquet needs pyarrow: pip install 'vitctl[parquet]'")
+        raise UsageError("--export parquet needs pyarrow: pip install pyarrow")
 
 
 def extracted(

@@ -117,7 +117,7 @@ def test_without_pyarrow(look, write, monkeypatch):
     opened.cache_clear()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(DataError, match=r"pip install 'vitctl\[parquet\]'"):
+    with pytest.raises(DataError, match=r"pip install pyarrow$"):
         look(path)
 
 

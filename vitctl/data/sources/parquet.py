@@ -94,7 +94,7 @@ def pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError(f"Parquet needs pyarrow ({error}); pip install 'vitctl[parquet]'") from error
+        raise DataError(f"Parquet needs pyarrow ({error}); pip install pyarrow") from error
     return pyarrow
 
 

@@ -124,5 +124,5 @@ def tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UsageError("TensorBoard is not installed; pip install 'vitctl[tensorboard]', or leave it out") from error
+        raise UsageError("TensorBoard is not installed: pip install tensorboard, or leave it out") from error
     return SummaryWriter(str(folder / "tensorboard"))
