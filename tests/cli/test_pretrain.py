@@ -289,6 +289,12 @@ def test_what_it_does_not_use_is_refused(refused: Callable[..., str], data: str,
         *SHORT, "--set", name, code=2)  # fmt: skip
 
 
+def test_the_norm_may_stand_behind_the_mean(ran: Run, data: str, tmp_path: Path) -> None:
+    ran(*QUICK, "--steps", "1", "--set", "norm=pooled")
+    tensors = read(tmp_path / "run" / "weights.safetensors")
+    assert {name.partition(".")[0] for name in tensors if "norm" in name.partition(".")[0]} == {"fc_norm"}
+
+
 def test_no_devices(refused: Callable[..., str], ran: Run, data: str) -> None:
     assert "at least one device is needed" in ran(*SHORT, "--devices", "0", code=2).stderr
 
