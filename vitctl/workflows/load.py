@@ -55,11 +55,8 @@ def chosen(flag: str | None) -> tuple[str, str]:
 
 
 def weight_files(reference: str) -> list[Path]:
-    """The files that are read when these weights are."""
-    path = Path(reference)
-    run = run_weights(reference)
-    if run:
-        return [run.file]
+    """The files that must stay as they are when these weights are read: all those of a run, or of a folder."""
+    path, _ = split_reference(reference)
     if path.is_dir():
         return [each for each in path.iterdir() if each.suffix in (".safetensors", ".bin", ".json")]
     return [path, path.with_name(f"{path.name}.data")] if path.is_file() else []
