@@ -12,7 +12,8 @@ from PIL import Image
 
 from vitctl.data.loader import Batch, Loader, View, normalised
 from vitctl.errors import ConfigError, DataError
-from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile, Sampled
+from vitctl.io.patch_file import PatchFile
+from vitctl.io.patch_format import DIGEST, Geometry, Header, Notes, Sampled
 from vitctl.io.patch_writer import SplitContent, write_index, write_skeleton
 from vitctl.patches import patchify, unpatchify
 
@@ -24,7 +25,7 @@ def write(path: Path, rows: int = ROWS, seed: int = 0) -> np.ndarray[Any, Any]:
     """A patch file of random pictures; returns them as [M, H, W, C]."""
     images = np.random.default_rng(seed).integers(0, 256, (rows, 16, 24, 3), dtype=np.uint8)
     split = SplitContent(rows, rows, np.arange(rows), np.array([b"n"] * rows), np.zeros((rows, DIGEST), np.uint8))
-    header = Header(GEOMETRY, ("a",), "crop", "", "", "", "", Sampled(0, (0,) * 3, (0,) * 3))
+    header = Header(GEOMETRY, tuple(map(str, range(ROWS))), "crop", "", "", "", "", Sampled(0, (0,) * 3, (0,) * 3))
     extents = write_skeleton(path, header, {"train": split}, Notes())
     with open(path, "r+b") as file:
         file.seek(extents["train"].offset)

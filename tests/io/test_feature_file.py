@@ -103,16 +103,16 @@ def test_what_is_no_feature_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         FeatureFile(tmp_path / "f.h5")
     (tmp_path / "text.h5").write_text("features")
-    with pytest.raises(DataError, match="no feature file"):
+    with pytest.raises(DataError, match="not a feature file"):
         FeatureFile(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.attrs["format"] = "vitctl.patches"
-    with pytest.raises(DataError, match="no feature file"):
+    with pytest.raises(DataError, match="not a feature file"):
         FeatureFile(tmp_path / "other.h5")
     made(tmp_path / "f.h5")
     with h5py.File(tmp_path / "f.h5", "a") as file:
         file.attrs["version"] = 2
-    with pytest.raises(DataError, match="of version 2; this vitctl reads 1"):
+    with pytest.raises(DataError, match="version 2, this vitctl reads 1"):
         FeatureFile(tmp_path / "f.h5")
     with pytest.raises(DataError, match="has no split 'val'; it has train"):
         made(tmp_path / "g.h5").features("val")

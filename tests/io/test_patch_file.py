@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitctl.errors import DataError
-from vitctl.io.patch_file import DIGEST, Geometry, Header, Notes, PatchFile, Sampled, picture_digest
+from vitctl.io.patch_file import PatchFile
+from vitctl.io.patch_format import DIGEST, Geometry, Header, Notes, Sampled, picture_digest
 from vitctl.io.patch_writer import (
     RowCodec,
     SplitContent,

@@ -12,20 +12,21 @@ A file is written part by part into a folder beside it, and put together when al
 import dataclasses
 import io
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import h5py
 import numpy as np
 
 from vitctl.errors import DataError, NoSpace, RunError, is_no_space
 from vitctl.io.atomic import remove_leftovers, replacing, write_bytes, write_json
+from vitctl.io.hdf5 import Field, FileFormat, check_labels, reading, split_names, text
 
-FORMAT, VERSION = "vitctl.features", 1
 ROOM = 1 << 16  # bytes: a disk with less is full
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -49,21 +50,36 @@ class Origin:
     std: tuple[float, ...] = ()
 
 
+FEATURES = FileFormat(
+    "vitctl.features",
+    1,
+    "feature file",
+    "vitctl features",
+    attributes={"format": Field("text"), "version": Field("whole numbers"), "created_by": Field("text")},
+    root={"origin": Field("text")},
+    split={
+        "features": Field("floats", ("M", "*")),
+        "labels": Field("whole numbers", ("M",)),
+        "names": Field("text", ("M",)),
+    },
+)
+
+
 class FeatureFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with opened(self.path) as file:
-            self.origin = origin_of(file, self.path)
-            self.created_by = str(file.attrs.get("created_by", ""))
-            self.splits = {
-                name: tuple(group["features"].shape) for name, group in file.items() if isinstance(group, h5py.Group)
-            }
+        with reading(self.path, FEATURES) as file:
+            self.origin = read_origin(text(file["origin"][()]))
+            self.created_by = text(file.attrs["created_by"])
+            self.splits = {name: tuple(file[name]["features"].shape) for name in split_names(file)}
 
     def features(self, split: str) -> Floats:
         return np.asarray(self.column(split, "features"))
 
     def labels(self, split: str) -> Ints:
-        return np.asarray(self.column(split, "labels"), np.int64)
+        labels = np.asarray(self.column(split, "labels"), np.int64)
+        check_labels(labels, len(self.origin.class_names), f"{self.path}, {split}")
+        return labels
 
     def names(self, split: str) -> list[str]:
         return [name.decode("utf-8", "replace") for name in self.column(split, "names")]
@@ -71,42 +87,29 @@ class FeatureFile:
     def column(self, split: str, name: str) -> Any:
         if split not in self.splits:
             raise DataError(f"{self.path}: has no split {split!r}; it has {', '.join(self.splits)}")
-        with opened(self.path) as file:
-            try:
-                return file[split][name][:]
-            except (OSError, KeyError) as error:
-                raise DataError(f"{self.path}: damaged ({' '.join(str(error).split())[:120]})") from error
+        with reading(self.path, FEATURES) as file:
+            return file[split][name][:]
 
 
-def is_feature_file(path: Path) -> bool:
-    try:
-        with h5py.File(path, "r") as file:
-            return bool(file.attrs.get("format") == FORMAT)
-    except OSError:
-        return False
+def read_origin(content: str) -> Origin:
+    """Each field as its annotation says."""
+    values: dict[str, Any] = {"mean": [], "std": []} | json.loads(content)
+    for name, kind in get_type_hints(Origin).items():
+        found, of = values.get(name), get_args(kind)
+        if not (is_list_of(found, of[0]) if of else is_of(found, kind)):
+            raise ValueError(f"its origin has {str(found)[:40]!r} as {name}")
+    lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Origin(**values | lists)
 
 
-def opened(path: Path) -> h5py.File:
-    if not path.exists():
-        raise DataError(f"{path}: no such file; vitctl features --out {path} makes one")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path}: no feature file, or damaged; vitctl features makes one") from error
+def is_list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(is_of(each, kind) for each in value)
 
 
-def origin_of(file: h5py.File, path: Path) -> Origin:
-    attributes = file.attrs
-    if attributes.get("format") != FORMAT:
-        raise DataError(f"{path}: is no feature file; vitctl features makes one")
-    if attributes.get("version") != VERSION:
-        raise DataError(f"{path}: a feature file of version {attributes.get('version')}; this vitctl reads {VERSION}")
-    try:
-        values = json.loads(file["origin"][()])
-        lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return Origin(**values | lists)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: damaged; vitctl features makes it anew") from error
+def is_of(value: object, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) is kind and (kind is not str or bool(text(value) == value))
 
 
 class Parts:
@@ -149,7 +152,7 @@ class Parts:
     def finish(self, splits: dict[str, tuple[Ints, list[str]]], created_by: str) -> FeatureFile:
         """Labels and names of each split, to all the parts that are there; then the folder goes."""
         with told_when_full(self.out, self.folder), replacing(self.out) as aside, h5py.File(aside, "w") as file:
-            file.attrs.update({"format": FORMAT, "version": VERSION, "created_by": created_by})
+            file.attrs.update({"format": FEATURES.name, "version": FEATURES.version, "created_by": created_by})
             file["origin"] = (self.folder / "origin.json").read_text()
             for name, (labels, names) in splits.items():
                 group = file.create_group(name)

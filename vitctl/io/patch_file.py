@@ -12,217 +12,38 @@
 An index over shards has the same groups as virtual data sets, and beside them `/shards` and `/<split>/shard_rows`.
 """
 
-import hashlib
-import json
-import mmap
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from vitctl.config.checks import at_least
-from vitctl.errors import ConfigError, DataError, did_you_mean
-from vitctl.patches import check_grid, unpatchify
+from vitctl.errors import DataError, did_you_mean
+from vitctl.io.hdf5 import SHARDS, check_labels, reading, split_names, text
+from vitctl.io.patch_format import (
+    CHUNK,
+    DIGEST,
+    MOST_ROWS,
+    PATCHES,
+    Bytes,
+    Geometry,
+    content_digest,
+    read_header,
+    split_place,
+)
+from vitctl.io.segment import Segment, damage_named
+from vitctl.patches import unpatchify
 
-FORMAT = "vitctl.patches"
-VERSION = 1
-DIGEST = 16  # bytes of a picture's digest
-CHUNK = 65536  # rows of labels, names or digests handled at once
-TEXTS = ("fit", "source", "created_by", "options", "plan")  # of the header, as they stand
-FIELDS = ("patches", "labels", "names", "digests")
-
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    patch: int
-    height: int
-    width: int
-    channels: int
-
-    def __post_init__(self) -> None:
-        check_grid(self.height, self.width, self.patch)
-        at_least("channels", self.channels, 1)
-
-    @property
-    def count(self) -> int:
-        """N, patches in a picture."""
-        return (self.height // self.patch) * (self.width // self.patch)
-
-    @property
-    def values(self) -> int:
-        """P*P*C, bytes in a patch."""
-        return self.patch * self.patch * self.channels
-
-    @property
-    def row(self) -> int:
-        """Bytes in a picture."""
-        return self.height * self.width * self.channels
-
-    def __str__(self) -> str:
-        return f"{self.height}x{self.width}x{self.channels} in patches of {self.patch}"
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """Exact sums over sampled pictures of train, so that shards can be added up."""
-
-    pixels: int
-    sums: tuple[int, ...]  # of each channel
-    squares: tuple[int, ...]
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Of each channel, in units of 255."""
-        return tuple(total / self.pixels / 255 if self.pixels else 0.5 for total in self.sums)
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        if not self.pixels:
-            return (0.5,) * len(self.sums)
-        pairs = zip(self.sums, self.squares, strict=True)
-        return tuple((square * self.pixels - total * total) ** 0.5 / self.pixels / 255 for total, square in pairs)
-
-    def __add__(self, other: "Sampled") -> "Sampled":
-        sums = tuple(one + two for one, two in zip(self.sums, other.sums, strict=True))
-        squares = tuple(one + two for one, two in zip(self.squares, other.squares, strict=True))
-        return Sampled(self.pixels + other.pixels, sums, squares)
-
-
-@dataclass(frozen=True)
-class Header:
-    geometry: Geometry
-    class_names: tuple[str, ...]
-    fit: str
-    source: str
-    created_by: str
-    options: str  # digest of the options that made it
-    plan: str  # digest of what was to be in it: shards of one plan belong together
-    sampled: Sampled
-    duplicates: int = 0  # pictures that equal an earlier one of their split
-    leaked: int = 0  # pictures of val and test that stand in an earlier split too
-
-    @property
-    def is_digits(self) -> bool:
-        """The embedded ones."""
-        return self.source == "digits"
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self.sampled.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self.sampled.std
-
-
-@dataclass(frozen=True)
-class Extent:
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Notes:
-    rejects: Sequence[tuple[str, str]] = ()
-    leaks: Sequence[tuple[str, str, str, str]] = ()
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a contiguous data set lies in its file."""
-
-    dtype: Any
-    shape: tuple[int, ...]
-    offset: int
-
-
-@dataclass
-class Segment:
-    """One split in one real file. Looked at on first use; maps and handles belong to a process, and are never sent."""
-
-    path: Path
-    split: str
-    rows: int
-    geometry: Geometry
-    _places: dict[str, Place | None] = field(default_factory=dict, repr=False)  # None: an HDF5 data set in chunks
-    _stamp: tuple[int, ...] = field(default=(), repr=False)
-
-    def column(self, name: str) -> Any:
-        """patches, labels, names or digests: a read-only map of the file, or an HDF5 data set when in chunks."""
-        if not self._places:
-            self._places, self._stamp = self.look()
-        place = self._places[name]
-        if place is None:
-            return chunked(self.path, f"{self.split}/{name}", os.getpid())
-        if 0 in place.shape:
-            return np.empty(place.shape, place.dtype)
-        whole = mapped(self.path, self._stamp)
-        return np.frombuffer(whole, place.dtype, int(np.prod(place.shape)), place.offset).reshape(place.shape)
-
-    def look(self) -> tuple[dict[str, Place | None], tuple[int, ...]]:
-        """Where its columns lie, and which file this was: another one under the same name has another stamp."""
-        with reading(self.path) as file:
-            if self.split not in file or file[self.split]["labels"].shape[0] != self.rows:
-                raise DataError(f"{self.path}: split {self.split} is not as its index says; write the index anew")
-            if read_geometry(file) != self.geometry:
-                raise DataError(f"{self.path}: holds {read_geometry(file)}, its index says {self.geometry}")
-            group, shape = file[self.split], (self.rows, self.geometry.count, self.geometry.values)
-            patches = group["patches"]
-            if patches.shape != shape or patches.dtype != np.uint8:
-                raise ValueError(f"{self.split}/patches is {patches.dtype} {patches.shape}, not {shape}")
-            status = os.stat(self.path)
-            places = {name: place_of(group[name], status.st_size) for name in FIELDS if name in group}
-        return places, (status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def place_of(data: h5py.Dataset, length: int) -> Place | None:
-    if data.chunks is not None:
-        return None
-    offset = data.id.get_offset() or 0
-    if offset + data.id.get_storage_size() > length or (data.size and not offset):
-        raise ValueError(f"{data.name} is cut short")
-    return Place(data.dtype, data.shape, offset)
-
-
-@lru_cache(maxsize=256)  # each holds a descriptor, and an index may have thousands of shards
-def mapped(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
-    """The whole file, once for all of its columns; a fork shares it."""
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-@lru_cache(maxsize=256)
-def chunked(path: Path, name: str, process: int) -> h5py.Dataset:
-    """A data set that holds its file open, for this process alone: HDF5 must not be carried through a fork."""
-    data = open_hdf5(path)[name]
-    if not data.id.get_create_plist().all_filters_avail() and not load_filters():
-        raise DataError(f"{path}: compressed by a filter that is not here: pip install hdf5plugin")
-    return data
-
-
-def load_filters() -> bool:
-    """Whether HDF5 has got more filters now."""
-    try:
-        import hdf5plugin  # noqa: F401 - importing it is what loads them
-    except ImportError:
-        return False
-    return True
 
 
 class Split:
     """The rows of one split, across shards where there are several."""
 
-    def __init__(self, name: str, segments: Sequence[Segment], geometry: Geometry) -> None:
-        self.name, self.geometry = name, geometry
+    def __init__(self, name: str, segments: Sequence[Segment], geometry: Geometry, classes: int | None = None) -> None:
+        self.name, self.geometry, self.classes = name, geometry, classes
         self.segments = [segment for segment in segments if segment.rows]
         self.starts = np.cumsum([0] + [segment.rows for segment in self.segments])
 
@@ -239,10 +60,8 @@ class Split:
         if out is None:
             out = np.empty((len(rows), self.geometry.count, self.geometry.values), np.uint8)
         for segment, where, local in self.parts(rows):
-            try:
+            with damage_named(segment.path):
                 gather(segment.column("patches"), local, out, where)
-            except OSError as error:
-                raise DataError(f"{segment.path}: damaged pictures; vitctl info --verify names them") from error
         return out
 
     def images(self, rows: Ints) -> Bytes:
@@ -251,8 +70,18 @@ class Split:
         return unpatchify(self.patches(rows), shape.height, shape.width, shape.patch)
 
     def labels(self, rows: Ints | None = None) -> Ints:
-        """int64 [B], or of the whole split."""
-        return np.asarray(self.take("labels", rows), np.int64)
+        """int64 [B], or of the whole split; each is a class of the file, or -1."""
+        return self.checked_labels(self.take("labels", rows))
+
+    def label_slices(self) -> Iterator[Ints]:
+        """The same in pieces, for who needs them once."""
+        return map(self.checked_labels, self.slices("labels"))
+
+    def checked_labels(self, values: Any) -> Ints:
+        labels = np.asarray(values, np.int64)
+        where = f"{self.segments[0].path}, {self.name}" if self.segments else self.name
+        check_labels(labels, self.classes, where)
+        return labels
 
     def names(self, rows: Ints) -> list[str]:
         return [name.decode("utf-8", "replace") for name in self.take("names", rows)]
@@ -263,14 +92,18 @@ class Split:
 
     def take(self, name: str, rows: Ints | None) -> Any:
         if rows is None:
-            columns = [np.asarray(segment.column(name)[:]) for segment in self.segments]
+            columns = []
+            for segment in self.segments:
+                with damage_named(segment.path):
+                    columns.append(segment.read(name, 0, segment.rows))
             if not columns:
                 return np.empty((0, DIGEST) if name == "digests" else 0, np.uint8 if name == "digests" else np.int64)
             return columns[0] if len(columns) == 1 else np.concatenate(columns)
         rows = self.checked(rows)
         out: Any = None
         for segment, where, local in self.parts(rows):
-            found = np.asarray(segment.column(name))[local]
+            with damage_named(segment.path):
+                found = np.asarray(segment.column(name))[local]
             if out is None:
                 out = np.empty((len(rows), *found.shape[1:]), found.dtype)
             out[where] = found
@@ -280,7 +113,9 @@ class Split:
         """A whole column in pieces, in order."""
         for segment in self.segments:
             for start in range(0, segment.rows, CHUNK):
-                yield np.asarray(segment.column(name)[start : start + CHUNK])
+                with damage_named(segment.path):
+                    piece = segment.read(name, start, min(start + CHUNK, segment.rows))
+                yield piece
 
     def checked(self, rows: Ints) -> Ints:
         rows = np.asarray(rows)
@@ -317,22 +152,28 @@ class PatchFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with reading(self.path) as file:
+        with reading(self.path, PATCHES) as file:
             self.header = read_header(file)
-            self.digest = str(file.attrs["digest"])
-            self.splits = {name: self.read_split(file, name) for name in split_names(file)}
+            self.digest = text(file.attrs["digest"])
+            shards = self.read_shards(file) if SHARDS in file else None
+            names = sorted(split_names(file), key=split_place)
+            self.splits = {name: self.read_split(file[name], name, shards) for name in names}
 
-    def read_split(self, file: h5py.File, name: str) -> Split:
-        geometry = self.header.geometry
-        if "shards" not in file:
-            return Split(name, [Segment(self.path, name, file[name]["labels"].shape[0], geometry)], geometry)
-        shards = [self.path.parent / shard.decode() for shard in file["shards"][:]]
-        counts = file[name]["shard_rows"][:].tolist()
-        return Split(
-            name,
-            [Segment(*each, geometry) for each in zip(shards, [name] * len(shards), counts, strict=True)],
-            geometry,
-        )
+    def read_shards(self, file: h5py.File) -> list[Path]:
+        """They lie beside the index; what they are called must not lead anywhere else."""
+        names = [text(name) for name in file[SHARDS][:]]
+        for name in names:
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise ValueError(f"the shard {name!r} is not the name of a file beside it")
+        return [self.path.parent / name for name in names]
+
+    def read_split(self, group: h5py.Group, name: str, shards: list[Path] | None) -> Split:
+        counts = [group["labels"].shape[0]] if shards is None else group["shard_rows"][:].tolist()
+        if not all(0 <= count < MOST_ROWS for count in counts):
+            raise ValueError(f"{name}/shard_rows are no numbers of rows")
+        geometry, files = self.header.geometry, [self.path] if shards is None else shards
+        segments = [Segment(path, name, rows, geometry) for path, rows in zip(files, counts, strict=True)]
+        return Split(name, segments, geometry, len(self.header.class_names))
 
     @property
     def geometry(self) -> Geometry:
@@ -352,15 +193,21 @@ class PatchFile:
             raise DataError(f"{self.path}: there is no split {name!r}; {did_you_mean(name, self.splits)}")
         return self.splits[name]
 
-    def rejects(self) -> list[tuple[str, str]]:
-        return [(name, reason) for name, reason in self.table("rejects")]
+    def rejects(self, most: int | None = None) -> list[tuple[str, str]]:
+        """All, or the first."""
+        return [(name, reason) for name, reason in self.table("rejects", most)]
 
     def leaks(self) -> list[tuple[str, str, str, str]]:
         return [(one, name, other, copy) for one, name, other, copy in self.table("leaks")]
 
-    def table(self, name: str) -> list[tuple[str, ...]]:
-        with reading(self.path) as file:
-            return [tuple(value.decode() for value in row) for row in file[name][:]]
+    def table(self, name: str, most: int | None = None) -> list[tuple[str, ...]]:
+        with reading(self.path, PATCHES) as file:
+            return [tuple(text(value) for value in row) for row in file[name][:most]]
+
+    @property
+    def reject_count(self) -> int:
+        with reading(self.path, PATCHES) as file:
+            return int(file["rejects"].shape[0])
 
     def computed_digest(self) -> str:
         """What `digest` must be."""
@@ -371,107 +218,8 @@ class PatchFile:
 
     @property
     def compressed(self) -> bool:
-        segment = next(segment for split in self.splits.values() for segment in split.segments)
-        return not isinstance(segment.column("patches"), np.ndarray)
+        first = next((segment for split in self.splits.values() for segment in split.segments), None)
+        return first is not None and first.place("patches") is None
 
     def stored_bytes(self) -> int:
         return self.path.stat().st_size + sum(path.stat().st_size for path in self.files if path != self.path)
-
-
-def is_hdf5(path: Path) -> bool:
-    return bool(h5py.is_hdf5(path))
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    if not path.exists():
-        raise DataError(f"{path}: no such file; vitctl patchify SOURCE makes one")
-    if path.is_dir():
-        raise DataError(f"{path}: a folder, not a patch file; make one with vitctl patchify {path}")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if error.errno:
-            raise DataError(f"{path}: cannot be read ({os.strerror(error.errno)})") from error
-        if "truncated" in str(error):
-            raise DataError(f"{path}: cut short; make it anew with vitctl patchify") from error
-        raise DataError(f"{path}: not an HDF5 file; make a patch file with vitctl patchify") from error
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[h5py.File]:
-    """An open patch file; whatever h5py raises over a damaged one becomes a line that names it."""
-    with open_hdf5(path) as file:
-        try:
-            check_header(file, path)
-            yield file
-        except (
-            ConfigError,
-            KeyError,
-            OSError,
-            ValueError,
-            TypeError,
-            RuntimeError,
-            OverflowError,
-            MemoryError,
-        ) as error:
-            raise DataError(
-                f"{path}: damaged ({' '.join(str(error).split())}); make it anew with vitctl patchify"
-            ) from error
-
-
-def check_header(file: h5py.File, path: Path) -> None:
-    found = file.attrs.get("format")
-    if found != FORMAT:
-        what = f"holds {found!r}" if found else "is HDF5 without a format"
-        raise DataError(f"{path}: not a patch file ({what}); make one with vitctl patchify")
-    if file.attrs.get("version") != VERSION:
-        raise DataError(
-            f"{path}: patch file version {file.attrs.get('version')}, this vitctl reads {VERSION}; "
-            "update vitctl, or make the file anew with vitctl patchify"
-        )
-
-
-def read_geometry(file: h5py.File) -> Geometry:
-    return Geometry(*(int(file.attrs[name]) for name in ("patch", "height", "width", "channels")))
-
-
-def read_header(file: h5py.File) -> Header:
-    attrs = file.attrs
-    return Header(
-        geometry=read_geometry(file),
-        class_names=tuple(name.decode() for name in file["class_names"][:]),
-        **{name: str(attrs[name]) for name in TEXTS},
-        sampled=Sampled(int(attrs["pixels"]), *(tuple(map(int, attrs[name])) for name in ("sums", "squares"))),
-        duplicates=int(attrs["duplicates"]),
-        leaked=int(attrs["leaked"]),
-    )
-
-
-def content_digest(
-    geometry: Geometry, class_names: Sequence[str], rows: Mapping[str, int], slices: Callable[[str, str], Iterator[Any]]
-) -> str:
-    """SHA-256 over what the file says and the digests of its pictures: the same however they are stored.
-
-    `slices(split, column)` gives a column in pieces.
-    """
-    what = asdict(geometry) | {"classes": list(class_names)}
-    whole = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
-    for split in sorted(rows, key=split_place):
-        whole.update(f"{split} {rows[split]}".encode())
-        for name in FIELDS[1:]:
-            for piece in slices(split, name):
-                whole.update(np.ascontiguousarray(piece).tobytes())
-    return whole.hexdigest()
-
-
-def split_names(file: h5py.File) -> list[str]:
-    return sorted((name for name, item in file.items() if isinstance(item, h5py.Group)), key=split_place)
-
-
-def split_place(name: str) -> tuple[int, str]:
-    """train, val, test first, whatever the order in the file."""
-    return {"train": 0, "val": 1, "test": 2}.get(name, 3), name
-
-
-def picture_digest(row: Bytes) -> bytes:
-    return hashlib.sha256(row.data).digest()[:DIGEST]

@@ -9,19 +9,17 @@ import h5py
 import numpy as np
 
 from vitctl.errors import DataError
-from vitctl.io.patch_file import (
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.patch_format import (
     CHUNK,
     FIELDS,
-    FORMAT,
+    PATCHES,
     TEXTS,
-    VERSION,
     Bytes,
     Extent,
     Geometry,
     Header,
     Notes,
-    PatchFile,
-    Split,
     content_digest,
     split_place,
 )
@@ -110,7 +108,7 @@ def slices_of(file: h5py.File) -> Callable[[str, str], Iterator[Any]]:
 
 def write_root(file: h5py.File, header: Header, notes: Notes, digest: str) -> None:
     text, sampled = h5py.string_dtype(), header.sampled
-    file.attrs.update({"format": FORMAT, "version": VERSION, **asdict(header.geometry)})
+    file.attrs.update({"format": PATCHES.name, "version": PATCHES.version, **asdict(header.geometry)})
     file.attrs.update({"mean": np.array(header.mean), "std": np.array(header.std), "pixels": sampled.pixels})
     file.attrs.update({"sums": np.array(sampled.sums, np.int64), "squares": np.array(sampled.squares, np.int64)})
     file.attrs.update({name: getattr(header, name) for name in (*TEXTS, "duplicates", "leaked")})

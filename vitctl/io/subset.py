@@ -1,15 +1,17 @@
 """Some rows of a split, which answer like a split of their own."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from vitctl.io.patch_file import Bytes, Ints, Split
+from vitctl.io.patch_file import Ints, Split
+from vitctl.io.patch_format import CHUNK, Bytes
 
 
 class Subset(Split):
     def __init__(self, whole: Split, index: Ints, name: str) -> None:
-        super().__init__(name, whole.segments, whole.geometry)
+        super().__init__(name, whole.segments, whole.geometry, whole.classes)
         index = np.asarray(index, np.int64)
         self.index: Ints = whole.index[index] if isinstance(whole, Subset) else index  # rows of the file's split
 
@@ -22,6 +24,10 @@ class Subset(Split):
 
     def take(self, name: str, rows: Ints | None) -> Any:
         return super().take(name, self.index if rows is None else self.index[rows])
+
+    def slices(self, name: str) -> Iterator[Any]:
+        for start in range(0, self.rows, CHUNK):
+            yield super().take(name, self.index[start : start + CHUNK])
 
     def checked(self, rows: Ints) -> Ints:
         """What reaches the shards are rows of the whole."""

@@ -13,7 +13,8 @@ from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.plan import PHOTO, is_small, largest_patch
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, UsageError
-from vitctl.io.patch_file import PatchFile, is_hdf5
+from vitctl.io.hdf5 import is_hdf5
+from vitctl.io.patch_file import PatchFile
 from vitctl.reporting import Reporter
 from vitctl.workflows.interpolate import short
 from vitctl.workflows.patchify import patchify

@@ -9,8 +9,11 @@ import numpy as np
 
 from vitctl.errors import DataError
 from vitctl.io import run_directory
-from vitctl.io.feature_file import FeatureFile, is_feature_file
-from vitctl.io.patch_file import PatchFile, Split, is_hdf5, picture_digest
+from vitctl.io.feature_file import FEATURES, FeatureFile
+from vitctl.io.files import check_regular_file
+from vitctl.io.hdf5 import format_of, is_hdf5
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.patch_format import picture_digest
 from vitctl.reporting import Reporter, Silent, counted
 
 LISTED = 1000  # rejects in a result; the file has them all
@@ -118,11 +121,12 @@ Info = PatchFileInfo | RunInfo | WeightsInfo | FeatureFileInfo
 def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool = False) -> Info:
     """Looks at `path` and says what it is."""
     text, path = str(path), Path(path)
+    check_regular_file(path)
     if path.is_dir() and run_directory.is_run(path):
         return describe_run(path)
     if path.is_dir() or not (is_named_patches(path) or (path.is_file() and is_hdf5(path))):
         return describe_weights(text)
-    if is_feature_file(path):
+    if format_of(path) == FEATURES.name:
         return describe_features(FeatureFile(path), verify)
     file = PatchFile(path)
     if verify:
@@ -212,7 +216,7 @@ def check_finite(file: FeatureFile) -> None:
 
 def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchFileInfo:
     header, shape = file.header, file.geometry
-    rejects, leaks = file.rejects(), file.leaks()
+    rejects, leaks = file.rejects(LISTED), file.leaks()
     return PatchFileInfo(
         path=str(file.path),
         kind="patches",
@@ -227,8 +231,8 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
         fit=header.fit,
         mean=list(header.mean),
         std=list(header.std),
-        rejects=len(rejects),
-        rejected=[{"name": name, "reason": reason} for name, reason in rejects[:LISTED]],
+        rejects=file.reject_count,
+        rejected=[{"name": name, "reason": reason} for name, reason in rejects],
         duplicates=header.duplicates,
         leaked=header.leaked,
         leaks=[dict(zip(("split", "name", "other_split", "other_name"), leak, strict=True)) for leak in leaks],
@@ -243,12 +247,13 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
 
 
 def describe_split(split: Split, classes: int) -> SplitInfo:
-    labels = split.labels()
-    counts = np.bincount(labels[labels >= 0], minlength=max(classes, 1))
+    counts = np.zeros(max(classes, 1), np.int64)
+    for labels in split.label_slices():
+        counts += np.bincount(labels + 1, minlength=len(counts) + 1)[1:]  # -1 is no class
     present = counts[counts > 0]
     return SplitInfo(
         split.rows,
-        int((labels >= 0).sum()),
+        int(counts.sum()),
         len(present),
         int(present.min(initial=split.rows)) if len(present) else 0,
         int(counts.max()),

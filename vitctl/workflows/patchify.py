@@ -21,7 +21,8 @@ from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
 from vitctl.io.atomic import replacing
 from vitctl.io.outputs import check_replaceable
-from vitctl.io.patch_file import FORMAT, Header, Notes, PatchFile
+from vitctl.io.patch_file import PatchFile
+from vitctl.io.patch_format import FORMAT, Header, Notes
 from vitctl.io.patch_writer import write_index
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.info import PatchFileInfo, describe_patch_file, placed

@@ -30,7 +30,8 @@ from vitctl.data.patchifier.worker import Layout, Worker
 from vitctl.data.patchifier.workspace import BlockResult, Journal, Workspace
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, NoSpace, OutputExists, RunError, UsageError
-from vitctl.io.patch_file import Extent, Geometry, PatchFile, picture_digest
+from vitctl.io.patch_file import PatchFile
+from vitctl.io.patch_format import Extent, Geometry, picture_digest
 from vitctl.reporting import Silent
 
 Folder = Callable[..., Path]

@@ -32,7 +32,7 @@ from vitctl.data.sources.files import digest, files_in
 from vitctl.data.sources.names import printable
 from vitctl.errors import DataError, InputError, NoSpace, UsageError, is_no_space
 from vitctl.io.atomic import flush_folder
-from vitctl.io.patch_file import DIGEST
+from vitctl.io.patch_format import DIGEST
 from vitctl.io.patch_writer import filter_options, row_extents
 from vitctl.reporting import Reporter, size
 

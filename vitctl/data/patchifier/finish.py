@@ -20,7 +20,7 @@ from vitctl.data.sources.names import printable
 from vitctl.errors import DataError
 from vitctl.io import patch_writer
 from vitctl.io.atomic import flush_file, flush_folder, write_bytes
-from vitctl.io.patch_file import CHUNK, DIGEST, Header, Notes, Sampled
+from vitctl.io.patch_format import CHUNK, DIGEST, Header, Notes, Sampled
 from vitctl.io.patch_writer import SplitContent
 
 COPY = 1 << 20

@@ -22,7 +22,7 @@ from vitctl.config.patchify import SPLITS, PatchifyConfig
 from vitctl.data.sources.contract import Found, Refused, Source
 from vitctl.errors import DataError, did_you_mean
 from vitctl.io.atomic import flush_file, write_json
-from vitctl.io.patch_file import Geometry
+from vitctl.io.patch_format import Geometry
 from vitctl.randomness import scramble, stream
 from vitctl.reporting import Reporter
 

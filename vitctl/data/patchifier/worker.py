@@ -14,7 +14,7 @@ from vitctl.data.patchifier.workspace import BlockResult, Workspace
 from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, RunError
 from vitctl.io.atomic import write_bytes
-from vitctl.io.patch_file import DIGEST, Extent, Geometry, picture_digest
+from vitctl.io.patch_format import DIGEST, Extent, Geometry, picture_digest
 from vitctl.io.patch_writer import RowCodec
 
 OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG)

@@ -18,7 +18,8 @@ from vitctl.config.interpolate import InterpolateConfig
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.predict import PredictConfig
 from vitctl.errors import DataError
-from vitctl.io.patch_file import PatchFile, Split, is_hdf5
+from vitctl.io.hdf5 import is_hdf5
+from vitctl.io.patch_file import PatchFile, Split
 from vitctl.reporting import Reporter, counted
 from vitctl.workflows.choose import judge_of
 from vitctl.workflows.evaluate import evaluate

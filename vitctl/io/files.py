@@ -1,0 +1,20 @@
+"""Paths that users name, looked at before they are opened."""
+
+import os
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+
+from vitctl.errors import InputError
+
+
+def check_regular_file(path: Path | str) -> None:
+    """Refuses a pipe, a device or a socket: opening one may wait for ever, and reading one may never end.
+
+    Folders and what is missing pass: whoever opens them has a better message.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if not (S_ISREG(mode) or S_ISDIR(mode)):
+        raise InputError(f"{path}: is a pipe, a device or a socket, not a file; save it to a file first")

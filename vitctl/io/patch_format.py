@@ -1,0 +1,199 @@
+"""What a patch file says of itself, and which fields it must have."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vitctl.config.checks import at_least
+from vitctl.io.hdf5 import SHARDS, Field, FileFormat, text
+from vitctl.patches import check_grid
+
+DIGEST = 16  # bytes of a picture's digest
+CHUNK = 65536  # rows of labels, names or digests handled at once
+TEXTS = ("fit", "source", "created_by", "options", "plan")  # of the header, as they stand
+NUMBERS = ("patch", "height", "width", "channels", "pixels", "duplicates", "leaked")
+FIELDS = ("patches", "labels", "names", "digests")
+MOST_ROWS = 1 << 48  # of a shard: sums of them must not overflow
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    patch: int
+    height: int
+    width: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        check_grid(self.height, self.width, self.patch)
+        at_least("channels", self.channels, 1)
+
+    @property
+    def count(self) -> int:
+        """N, patches in a picture."""
+        return (self.height // self.patch) * (self.width // self.patch)
+
+    @property
+    def values(self) -> int:
+        """P*P*C, bytes in a patch."""
+        return self.patch * self.patch * self.channels
+
+    @property
+    def row(self) -> int:
+        """Bytes in a picture."""
+        return self.height * self.width * self.channels
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.channels} in patches of {self.patch}"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Exact sums over sampled pictures of train, so that shards can be added up."""
+
+    pixels: int
+    sums: tuple[int, ...]  # of each channel
+    squares: tuple[int, ...]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel, in units of 255."""
+        return tuple(total / self.pixels / 255 if self.pixels else 0.5 for total in self.sums)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        if not self.pixels:
+            return (0.5,) * len(self.sums)
+        pairs = zip(self.sums, self.squares, strict=True)
+        return tuple((square * self.pixels - total * total) ** 0.5 / self.pixels / 255 for total, square in pairs)
+
+    def __add__(self, other: "Sampled") -> "Sampled":
+        sums = tuple(one + two for one, two in zip(self.sums, other.sums, strict=True))
+        squares = tuple(one + two for one, two in zip(self.squares, other.squares, strict=True))
+        return Sampled(self.pixels + other.pixels, sums, squares)
+
+
+@dataclass(frozen=True)
+class Header:
+    geometry: Geometry
+    class_names: tuple[str, ...]
+    fit: str
+    source: str
+    created_by: str
+    options: str  # digest of the options that made it
+    plan: str  # digest of what was to be in it: shards of one plan belong together
+    sampled: Sampled
+    duplicates: int = 0  # pictures that equal an earlier one of their split
+    leaked: int = 0  # pictures of val and test that stand in an earlier split too
+
+    @property
+    def is_digits(self) -> bool:
+        """The embedded ones."""
+        return self.source == "digits"
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.sampled.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.sampled.std
+
+
+@dataclass(frozen=True)
+class Extent:
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Notes:
+    rejects: Sequence[tuple[str, str]] = ()
+    leaks: Sequence[tuple[str, str, str, str]] = ()
+
+
+def read_geometry(file: h5py.File) -> Geometry:
+    return Geometry(*(int(file.attrs[name]) for name in ("patch", "height", "width", "channels")))
+
+
+def read_header(file: h5py.File) -> Header:
+    attrs = file.attrs
+    names = tuple(text(name) for name in file["class_names"][:])
+    texts: dict[str, Any] = {name: text(attrs[name]) for name in TEXTS}
+    rest = {"duplicates": int(attrs["duplicates"]), "leaked": int(attrs["leaked"])}
+    return Header(read_geometry(file), names, sampled=read_sampled(attrs), **(texts | rest))
+
+
+def read_sampled(attrs: Any) -> Sampled:
+    """The sums, where there can be pixels that have them."""
+    found = Sampled(int(attrs["pixels"]), *(tuple(map(int, attrs[name])) for name in ("sums", "squares")))
+    possible = found.pixels >= 0
+    for total, square in zip(found.sums, found.squares, strict=True):
+        possible &= 0 <= total <= square <= 255 * total and total * total <= square * found.pixels
+    if not possible:
+        raise ValueError("pixels, sums and squares contradict one another")
+    return found
+
+
+def content_digest(
+    geometry: Geometry, class_names: Sequence[str], rows: Mapping[str, int], slices: Callable[[str, str], Iterator[Any]]
+) -> str:
+    """SHA-256 over what the file says and the digests of its pictures: the same however they are stored.
+
+    `slices(split, column)` gives a column in pieces.
+    """
+    what = asdict(geometry) | {"classes": list(class_names)}
+    whole = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    for split in sorted(rows, key=split_place):
+        whole.update(f"{split} {rows[split]}".encode())
+        for name in FIELDS[1:]:
+            for piece in slices(split, name):
+                whole.update(np.ascontiguousarray(piece).tobytes())
+    return whole.hexdigest()
+
+
+def split_place(name: str) -> tuple[int, str]:
+    """train, val, test first, whatever the order in the file."""
+    return {"train": 0, "val": 1, "test": 2}.get(name, 3), name
+
+
+def picture_digest(row: Bytes) -> bytes:
+    return hashlib.sha256(row.data).digest()[:DIGEST]
+
+
+TEXT, NUMBER = Field("text"), Field("whole numbers")
+PATCHES = FileFormat(
+    "vitctl.patches",
+    1,
+    "patch file",
+    "vitctl patchify",
+    attributes={
+        **dict.fromkeys(("format", *TEXTS, "digest"), TEXT),
+        **dict.fromkeys(("version", *NUMBERS), NUMBER),
+        **dict.fromkeys(("sums", "squares"), Field("whole numbers", ("C",))),
+    },
+    root={
+        "class_names": Field("text", ("K",)),
+        "rejects": Field("pairs of text", ("R",), optional=True),
+        "leaks": Field("fours of text", ("L",), optional=True),
+        SHARDS: Field("text", ("shards",), optional=True),
+    },
+    split={
+        "patches": Field("bytes", ("M", "N", "P*P*C"), by_row=True),
+        "labels": Field("whole numbers", ("M",)),
+        "names": Field("text", ("M",), optional=True),
+        "digests": Field("bytes", ("M", DIGEST), optional=True),
+    },
+    index={"shard_rows": Field("whole numbers", ("shards",))},
+    sizes=lambda file: read_sizes(read_geometry(file)),
+)
+
+
+def read_sizes(geometry: Geometry) -> dict[str, int]:
+    return {"C": geometry.channels, "N": geometry.count, "P*P*C": geometry.values}
