@@ -35,7 +35,7 @@ def test_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["not JSON", '"text"', '{"other.jpg": [1]}', '{"1.jpg": [1.5]}', '{"1.jpg": [true]}']
+    "content", ["not JSON", "[" * 100_000, '"text"', '{"other.jpg": [1]}', '{"1.jpg": [1.5]}', '{"1.jpg": [true]}']
 )
 def test_what_is_no_file_of_answers(tmp_path: Path, content: str) -> None:
     with pytest.raises(DataError, match=r"answers\.json"):

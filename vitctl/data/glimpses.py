@@ -13,6 +13,7 @@ import numpy as np
 from vitctl.data.patchifier.decode import Target, decode
 from vitctl.data.sources.names import is_junk, is_picture
 from vitctl.errors import DataError
+from vitctl.io.files import check_regular_file
 from vitctl.machine import cores
 
 
@@ -67,6 +68,7 @@ def glimpses(paths: Sequence[str], target: Target, batch: int) -> Iterator[list[
 
 def glimpse(path: str, target: Target) -> Glimpse:
     try:
+        check_regular_file(path)
         return Glimpse(path, decode(Path(path).read_bytes(), target))
     except DataError as error:
         return Glimpse(path, None, str(error))

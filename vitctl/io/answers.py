@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.errors import DataError
+from vitctl.io.files import check_regular_file
 
 IMAGENET = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
@@ -15,9 +16,10 @@ Answers = list[list[int | str]]
 
 def read_answers(path: Path, pictures: Sequence[str]) -> Answers:
     """For each picture, by its path or its file's name; a list goes by ImageNet's numbers, or in the order of names."""
+    check_regular_file(path)
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON that can be read ({getattr(error, 'strerror', None) or error})") from error
     if isinstance(content, dict):
         found = [content.get(name, content.get(Path(name).name)) for name in pictures]

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from vitctl.errors import InputError
+from vitctl.errors import DataError
 
 
 def check_regular_file(path: Path | str) -> None:
@@ -17,4 +17,4 @@ def check_regular_file(path: Path | str) -> None:
     except OSError:
         return
     if not (S_ISREG(mode) or S_ISDIR(mode)):
-        raise InputError(f"{path}: is a pipe, a device or a socket, not a file; save it to a file first")
+        raise DataError(f"{path}: is a pipe, a device or a socket, not a file; save it to a file first")

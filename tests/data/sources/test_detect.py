@@ -65,7 +65,7 @@ def test_files_that_are_no_source(look, tmp_path, content, message):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="neither a file nor a folder"):
+    with pytest.raises(DataError, match="is a pipe, a device or a socket, not a file"):
         open_source(str(tmp_path / "pipe"))
 
 

@@ -22,6 +22,7 @@ from vitctl.config.patchify import SPLITS, PatchifyConfig
 from vitctl.data.sources.contract import Found, Refused, Source
 from vitctl.errors import DataError, did_you_mean
 from vitctl.io.atomic import flush_file, write_json
+from vitctl.io.files import check_regular_file
 from vitctl.io.patch_format import Geometry
 from vitctl.randomness import scramble, stream
 from vitctl.reporting import Reporter
@@ -314,6 +315,7 @@ class Classes:
 
 
 def read_class_names(path: str) -> tuple[str, ...]:
+    check_regular_file(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -29,6 +29,7 @@ from vitctl.data.sources.tree import Entry
 from vitctl.data.sources.webdataset import WebDataset
 from vitctl.data.sources.zips import Zip
 from vitctl.errors import DataError
+from vitctl.io.files import check_regular_file
 
 TREES = ("folder", "classes", "splits", "flat", "manifest")  # picture files in a folder, a tar or a zip
 KNOWN = (
@@ -86,8 +87,7 @@ def open_source(text: str, kind: str = "auto") -> Source:
         raise DataError(missing(path))
     if path.is_dir():
         return open_folder(path, kind)
-    if not path.is_file():
-        raise DataError(f"{text}: neither a file nor a folder; write what comes through a pipe to a file first")
+    check_regular_file(path)
     return open_files([path], kind, text)
 
 

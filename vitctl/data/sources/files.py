@@ -21,6 +21,7 @@ import numpy as np
 
 from vitctl.errors import DataError, NoSpace, is_no_space
 from vitctl.io.atomic import flush_file
+from vitctl.io.files import check_regular_file
 from vitctl.reporting import Reporter
 
 LARGEST = 1 << 30  # bytes of one encoded picture: a film or a disk image without an ending would fill the memory
@@ -68,6 +69,7 @@ class File:
 
     @classmethod
     def at(cls, path: Path | str) -> "File":
+        check_regular_file(path)
         with damaged(str(path)):
             status = os.stat(path)
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
@@ -171,6 +173,7 @@ def compression(path: Path | str) -> Any:
 
 
 def first_bytes(path: Path | str, count: int) -> bytes:
+    check_regular_file(path)
     with damaged(str(path)), open(path, "rb") as file:
         return file.read(count)
 
