@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,3 +133,17 @@ def test_pictures_are_fitted_as_in_training(ran: Run, newest: str, blots: Path, 
             answers[fit, asked] = json.loads(ran(*line).stdout)["predictions"][0]["top"]
     assert answers["crop", ()] == answers["crop", ("--fit", "crop")] == answers["squash", ("--fit", "crop")]
     assert answers["squash", ()] == answers["squash", ("--fit", "squash")] != answers["crop", ()]
+
+
+@pytest.mark.parametrize("command", ["predict", "patchify"])
+def test_a_picture_starts_no_program(vitctl: Run, newest: str, tmp_path: Path, command: str) -> None:
+    """Pillow runs Ghostscript over EPS, whatever its file is called: here a program that leaves a mark."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text("#!/bin/sh\ntouch ran\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    (tmp_path / "photos").mkdir()
+    for name, kind in (("x.jpg", "EPS"), ("y.png", "PNG")):
+        Image.new("RGB", (16, 16)).save(tmp_path / "photos" / name, kind)
+    answer = vitctl(command, "photos", env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    assert "x.jpg: PostScript, which is a program and not a picture" in answer.err
+    assert not (tmp_path / "ran").exists()

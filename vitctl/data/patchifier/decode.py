@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
+from vitctl.data.patchifier.image_file import NO_PICTURE, PROGRAMS, open_image
 from vitctl.errors import DataError
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -71,6 +72,8 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
         return fit(with_channels(content, target.channels), target)
     if not content:
         raise DataError("empty file")
+    if content.startswith(PROGRAMS):
+        raise DataError("PostScript, which is a program and not a picture; save it as PNG")
     try:
         size = plain_jpeg_size(content)
         if size and DECODE_JPEG and not is_large(size, target):
@@ -88,7 +91,7 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
 
 def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
     """Whatever Pillow opens; a JPEG's pixels come by the quick decoder all the same, where it takes them."""
-    with Image.open(io.BytesIO(content)) as picture:
+    with open_image(io.BytesIO(content)) as picture:
         check_pixels(picture.size, target)
         jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
         if jpeg and is_large(picture.size, target):
@@ -261,7 +264,7 @@ def reason(error: Exception) -> str:
     if "truncated" in text.lower():
         return "truncated file"
     if "cannot identify image file" in text:
-        return "not a picture, or of a kind that Pillow does not read"
+        return NO_PICTURE
     if isinstance(error, OSError) and error.errno:
         return error.strerror or type(error).__name__
     return (text or type(error).__name__)[:200]

@@ -16,6 +16,7 @@ from vitctl.config.bench import BenchConfig
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.loader import Loader, normalised
 from vitctl.data.patchifier.build import laid_out, made_of, planned
+from vitctl.data.patchifier.image_file import open_image
 from vitctl.data.patchifier.pool import run_blocks
 from vitctl.data.patchifier.workspace import Workspace
 from vitctl.data.sources import open_source
@@ -92,7 +93,8 @@ def prepare(
 
 
 def given_jpegs(config: BenchConfig) -> list[Path]:
-    found = sorted(path for path in Path(config.data or "").rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    there = sorted(Path(config.data or "").rglob("*"))
+    found = [path for path in there if path.suffix.lower() in (".jpg", ".jpeg") and path.is_file()]
     if not found:
         raise DataError(f"{config.data}: no JPEG is there; name a folder of them, or leave --data out")
     whole = list(itertools.islice(filter(can_be_decoded, found), config.pictures))
@@ -102,10 +104,8 @@ def given_jpegs(config: BenchConfig) -> list[Path]:
 
 
 def can_be_decoded(path: Path) -> bool:
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             picture.load()
     except (OSError, ValueError, SyntaxError):
         return False
@@ -142,7 +142,6 @@ class Decoder:
 
 def peer_decode(paths: list[Path]) -> float:
     """What timm and torchvision do for evaluation: Resize and CenterCrop on a PIL image."""
-    from PIL import Image
     from torchvision import transforms
 
     prepare_picture = transforms.Compose(
@@ -150,7 +149,7 @@ def peer_decode(paths: list[Path]) -> float:
     )
     started = time.perf_counter()
     for path in paths:
-        np.asarray(prepare_picture(Image.open(io.BytesIO(path.read_bytes())).convert("RGB")))
+        np.asarray(prepare_picture(open_image(io.BytesIO(path.read_bytes())).convert("RGB")))
     return len(paths) / (time.perf_counter() - started)
 
 
