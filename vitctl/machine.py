@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 
 def cores() -> int:
@@ -78,3 +79,46 @@ def die_with_parent() -> None:
     """In a child, on Linux: when the process that started it is gone, it is asked to stop."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+CUT_SHORT = "was cut short while it was being read; put it back, then run the command again (a run with --resume)"
+mapped_files: dict[str, int] = {}  # path, and how long it was when it was mapped
+bus_error_handler: object = None  # ctypes' own must live as long as the process
+
+
+def watch_mapped_file(path: object, size: int) -> None:
+    """To name it, should it be cut short."""
+    mapped_files[os.path.abspath(str(path))] = size
+
+
+def exit_on_bus_error(word: str = "error") -> None:
+    """Where a mapped file is cut short, reading on is SIGBUS, which ends a process without a word: here with a line.
+
+    Python's own handlers run between two steps of Python, which never come; this one runs where the signal arrives.
+    """
+    global bus_error_handler
+    once = threading.Lock()  # of the threads that meet it at the same time, one speaks
+
+    def leave(_number: int) -> None:  # never returns: the same byte would be read again
+        once.acquire()
+        try:
+            short = [path for path, size in [*mapped_files.items()] if is_shorter(path, size)]
+            line = f"{word}: {short[0] if short else 'a mapped file'}: {CUT_SHORT}\n"
+            os.write(2, line.encode("utf-8", "backslashreplace"))
+        finally:
+            os._exit(3)
+
+    try:
+        bus_error_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
+        set_handler = ctypes.CDLL(None).signal
+        set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+        set_handler(signal.SIGBUS, ctypes.cast(bus_error_handler, ctypes.c_void_p))
+    except (OSError, AttributeError, MemoryError):  # a system without it, or that forbids code made at run time
+        return
+
+
+def is_shorter(path: str, size: int) -> bool:
+    try:
+        return os.stat(path).st_size < size
+    except OSError:
+        return False

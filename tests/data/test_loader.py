@@ -1,10 +1,12 @@
 import multiprocessing
+import os
 import pickle
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -196,3 +198,42 @@ def test_views_that_cannot_be_are_refused() -> None:
 def test_a_mask_is_not_taken_for_numbers(split: Any) -> None:
     with pytest.raises(TypeError, match=r"np\.flatnonzero"):
         split.patches(np.array([True, False]))
+
+
+def compressed(path: Path) -> None:
+    """The same file with its patches in chunks."""
+    with h5py.File(path, "r+") as file:
+        values = file["train/patches"][()]
+        del file["train/patches"]
+        file["train"].create_dataset("patches", data=values, chunks=(1, *values.shape[1:]), compression="gzip")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "compressed"])
+@pytest.mark.parametrize("label", [10**6, -2, -1])
+def test_labels_that_are_overwritten_while_they_are_read_are_an_error(
+    split: Any, tmp_path: Path, packed: bool, label: int
+) -> None:
+    if packed:
+        compressed(tmp_path / "a.h5")
+    split = PatchFile(tmp_path / "a.h5").split("train")
+    split.lowest_label = 0  # as where a run begins
+    stream = Loader(split, 8).stream()
+    next(stream)
+    with open(tmp_path / "a.h5", "r+b") as file:
+        file.seek(split.segments[0].place("labels").offset)
+        np.full(ROWS, label).tofile(file)
+    with pytest.raises(DataError, match=rf"a\.h5, train: has the label {label}, which is none of its classes"):
+        for _ in range(10):
+            next(stream)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "compressed"])
+def test_a_file_that_is_cut_while_it_is_read_is_an_error(split: Any, tmp_path: Path, packed: bool) -> None:
+    if packed:
+        compressed(tmp_path / "a.h5")
+    stream = Loader(PatchFile(tmp_path / "a.h5").split("train"), 8).stream()
+    next(stream)
+    os.truncate(tmp_path / "a.h5", (tmp_path / "a.h5").stat().st_size // 2)
+    with pytest.raises(DataError, match=r"a\.h5: was cut short while it was being read"):
+        for _ in range(10):
+            next(stream)

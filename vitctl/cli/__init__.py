@@ -32,7 +32,7 @@ from vitctl.cli.recipes import recipes
 from vitctl.cli.selfsup import selfsup
 from vitctl.cli.study import study
 from vitctl.errors import Terminated
-from vitctl.machine import keep_freed_memory
+from vitctl.machine import exit_on_bus_error, keep_freed_memory
 
 app = typer.Typer(
     cls=Boundary,
@@ -92,4 +92,5 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     keep_freed_memory()
+    exit_on_bus_error()
     app(prog_name="vitctl")

@@ -225,10 +225,12 @@ def text(value: Any) -> str:
     return found
 
 
-def check_labels(labels: np.ndarray[Any, Any], classes: int | None, where: str) -> None:
+def check_labels(labels: np.ndarray[Any, Any], classes: int | None, where: str, lowest: int = -1) -> None:
     """That each is the number of a class, or -1 for none."""
     if not labels.size:
         return
     for wrong in (labels.min(), labels.max()):
-        if wrong < -1 or (classes is not None and wrong >= classes):
-            raise DataError(f"{where}: has the label {wrong}, which is none of its classes; damaged, or overwritten")
+        if wrong < lowest or (classes is not None and wrong >= classes):
+            raise DataError(
+                f"{where}: has the label {wrong}, which is none of its classes; damaged or overwritten, so make it anew"
+            )

@@ -44,6 +44,7 @@ class Split:
 
     def __init__(self, name: str, segments: Sequence[Segment], geometry: Geometry, classes: int | None = None) -> None:
         self.name, self.geometry, self.classes = name, geometry, classes
+        self.lowest_label = -1  # 0 once each picture is known to have one: from then on it must stay so
         self.segments = [segment for segment in segments if segment.rows]
         self.starts = np.cumsum([0] + [segment.rows for segment in self.segments])
 
@@ -80,7 +81,7 @@ class Split:
     def checked_labels(self, values: Any) -> Ints:
         labels = np.asarray(values, np.int64)
         where = f"{self.segments[0].path}, {self.name}" if self.segments else self.name
-        check_labels(labels, self.classes, where)
+        check_labels(labels, self.classes, where, self.lowest_label)
         return labels
 
     def names(self, rows: Ints) -> list[str]:

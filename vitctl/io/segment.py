@@ -15,8 +15,7 @@ import numpy as np
 from vitctl.errors import DataError
 from vitctl.io.hdf5 import SHARDS, open_hdf5, reading
 from vitctl.io.patch_format import FIELDS, PATCHES, Geometry, read_geometry
-
-CUT_SHORT = "was cut short while it was being read; make it anew, then go on with --resume"
+from vitctl.machine import CUT_SHORT, watch_mapped_file
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ class Segment:
 
     def look(self) -> tuple[dict[str, Place | None], tuple[int, ...]]:
         """Where its columns lie, and which file this was: another one under the same name has another stamp."""
+        stamp = stamp_of(self.path)  # before it is looked at: a file that is cut in between is shorter than this says
         with reading(self.path, PATCHES) as file:
             if SHARDS in file:
                 raise DataError(f"{self.path}: is an index itself; name its shards")
@@ -89,9 +89,16 @@ class Segment:
                 raise DataError(f"{self.path}: split {self.split} is not as its index says; write the index anew")
             if read_geometry(file) != self.geometry:
                 raise DataError(f"{self.path}: holds {read_geometry(file)}, its index says {self.geometry}")
-            group, status = file[self.split], os.stat(self.path)
-            places = {name: place_of(group[name]) for name in FIELDS if name in group}
-        return places, (status.st_ino, status.st_size, status.st_mtime_ns)
+            group = file[self.split]
+            return {name: place_of(group[name]) for name in FIELDS if name in group}, stamp
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0, 0  # whoever opens it says why it cannot be
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def place_of(data: h5py.Dataset) -> Place | None:
@@ -105,6 +112,7 @@ def mapped(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_ino != stamp[0]:
             raise DataError(f"{path}: was replaced while it was being read; run the same command again")
+        watch_mapped_file(path, stamp[1])
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 

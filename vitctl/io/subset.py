@@ -12,6 +12,7 @@ from vitctl.io.patch_format import CHUNK, Bytes
 class Subset(Split):
     def __init__(self, whole: Split, index: Ints, name: str) -> None:
         super().__init__(name, whole.segments, whole.geometry, whole.classes)
+        self.lowest_label = whole.lowest_label
         index = np.asarray(index, np.int64)
         self.index: Ints = whole.index[index] if isinstance(whole, Subset) else index  # rows of the file's split
 

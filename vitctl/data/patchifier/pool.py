@@ -16,7 +16,7 @@ from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.worker import Recipe, Worker
 from vitctl.data.patchifier.workspace import BlockResult
 from vitctl.errors import RunError
-from vitctl.machine import cores, keep_freed_memory
+from vitctl.machine import cores, exit_on_bus_error, keep_freed_memory
 
 
 def workers_for(config: PatchifyConfig, blocks: int) -> int:
@@ -120,6 +120,7 @@ def become_worker(recipe: Recipe) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     keep_freed_memory()
+    exit_on_bus_error("warning")  # the error is the parent's, whose worker is gone
     _worker = Worker(*recipe)
 
 

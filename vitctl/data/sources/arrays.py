@@ -16,6 +16,7 @@ from vitctl.data.sources.contract import Found, Sighting, Source
 from vitctl.data.sources.files import File, damaged, spooled
 from vitctl.data.sources.names import SPLITS, as_label, printable
 from vitctl.errors import DataError
+from vitctl.machine import watch_mapped_file
 from vitctl.reporting import Reporter
 
 ROLES = {
@@ -49,6 +50,7 @@ class Array:
 
     def values(self) -> Values:
         assert self.file is not None
+        self.file.check_length()
         return npy_map(self.file, os.getpid())
 
 
@@ -215,6 +217,7 @@ def channels_first(shape: tuple[int, ...]) -> bool:
 
 @lru_cache(maxsize=16)
 def npy_map(file: File, process: int) -> Values:
+    watch_mapped_file(file.path, file.size)
     return np.lib.format.open_memmap(file.path, mode="r")
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from vitctl.errors import DataError, NoSpace, is_no_space
 from vitctl.io.atomic import flush_file
 from vitctl.io.files import check_regular_file
+from vitctl.machine import CUT_SHORT, watch_mapped_file
 from vitctl.reporting import Reporter
 
 LARGEST = 1 << 30  # bytes of one encoded picture: a film or a disk image without an ending would fill the memory
@@ -87,7 +88,13 @@ class File:
         return content
 
     def mapped(self, shape: tuple[int, ...], offset: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        self.check_length()
         return byte_map(self, shape, offset, os.getpid())
+
+    def check_length(self) -> None:
+        """Before a map of it is read: past the end of a file that was cut short, a process is killed."""
+        if os.stat(self.path).st_size < self.size:
+            raise DataError(f"{self.path}: {CUT_SHORT}")
 
     def unpacked_in(self, spool: Path, reporter: Reporter) -> "File":
         """The file itself, or what it is the compressed form of, in `spool`: made once, also if killed in between."""
@@ -136,6 +143,7 @@ def descriptor(file: File, process: int) -> Descriptor:
 
 @lru_cache(maxsize=64)
 def byte_map(file: File, shape: tuple[int, ...], offset: int, process: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    watch_mapped_file(file.path, file.size)
     return np.memmap(file.path, np.uint8, "r", offset, shape)
 
 

@@ -88,14 +88,16 @@ def smoothed(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tens
 
 
 def check_labels(split: Split, classes: int) -> None:
-    labels = split.labels()
-    if not len(labels):
+    if not split.rows:
         raise DataError(f"split {split.name} is empty")
-    without = int((labels < 0).sum())
+    without, highest = 0, 0
+    for labels in split.label_slices():
+        without, highest = without + int((labels < 0).sum()), max(highest, int(labels.max()))
     if without:
-        raise DataError(f"split {split.name}: {without} of {len(labels)} pictures have no label; give them one")
-    if int(labels.max()) >= classes:
-        raise DataError(f"split {split.name}: has a label {int(labels.max())}, but the model knows {classes} classes")
+        raise DataError(f"split {split.name}: {without} of {split.rows} pictures have no label; give them one")
+    if highest >= classes:
+        raise DataError(f"split {split.name}: has a label {highest}, but the model knows {classes} classes")
+    split.lowest_label = 0  # a label that is overwritten later on is refused where it is read
 
 
 def exams(

@@ -139,6 +139,8 @@ class Judge:
         self.config, self.spec, self.model, self.normalise = config, spec, model, normalise
         self.question, self.place, self.folder = question, place, folder
         self.shots, self.judged = self.probe_rows()
+        pairs = ((place.train, self.shots), (place.val, self.judged)) if place.val and len(self.shots) else ()
+        self.answers = [split.labels(rows) for split, rows in pairs]  # once: the file may be overwritten meanwhile
 
     def __call__(self, state: State) -> Judgement | None:
         with torch.no_grad(), using(self.model, state.average):
@@ -189,7 +191,7 @@ class Judge:
             return None
         place = self.place
         assert place.val is not None
-        labels, truth = place.train.labels()[self.shots], place.val.labels()[self.judged]
+        labels, truth = self.answers
         features = [self.features(*pair) for pair in ((place.train, self.shots), (place.val, self.judged))]
         classes = int(labels.max()) + 1
         return trial(ProbeTask(features[0], labels, features[1], truth, classes), "lsr", PROBE, None, SHOTS_SEED)

@@ -1,0 +1,49 @@
+"""A mapped file that is cut short under a process: a line and exit 3, whoever touches its pages."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitctl.machine import CUT_SHORT
+
+SCRIPT = """
+import os, sys, threading
+import numpy as np
+import torch
+from vitctl.data.sources.files import File
+from vitctl.machine import exit_on_bus_error, keep_freed_memory
+
+keep_freed_memory()
+exit_on_bus_error()
+rows = File.at("rows").mapped((1000, 5000), 0)
+os.truncate("rows", 4096)
+spare = np.empty((900, 5000), np.uint8)
+READERS = {
+    "one byte": lambda: rows[999, 1],
+    "a copy": lambda: np.copyto(spare, rows[100:]),
+    "rows taken": lambda: np.take(rows, np.arange(100, 1000), axis=0, out=spare, mode="clip"),
+    "a tensor": lambda: torch.from_numpy(np.frombuffer(rows, np.uint8)).float().sum(),
+}
+read = READERS[sys.argv[1]]
+if sys.argv[2] == "thread":
+    thread = threading.Thread(target=read)
+    thread.start()
+    while thread.is_alive():  # Python is busy elsewhere
+        sum(range(1000))
+else:
+    read()
+print("never")
+"""
+
+
+@pytest.mark.parametrize("where", ["here", "thread"])
+@pytest.mark.parametrize("reader", ["one byte", "a copy", "rows taken", "a tensor"])
+def test_a_cut_file_is_named_and_the_process_ends(tmp_path: Path, reader: str, where: str) -> None:
+    (tmp_path / "rows").write_bytes(bytes(5_000_000))
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, reader, where]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"error: {tmp_path / 'rows'}: {CUT_SHORT}\n"
