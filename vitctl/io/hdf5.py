@@ -66,6 +66,15 @@ def is_hdf5(path: Path) -> bool:
     return path.is_file() and bool(h5py.is_hdf5(path))
 
 
+def can_open(path: Path) -> bool:
+    """What begins as an HDF5 file may be cut short."""
+    try:
+        h5py.File(path, "r").close()
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
 def format_of(path: Path) -> str | None:
     """What an HDF5 file says that it is; None for one that says nothing."""
     try:

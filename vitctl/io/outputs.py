@@ -7,7 +7,6 @@ from pathlib import Path
 from vitctl.errors import UsageError
 
 Input = Path | str | None
-HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def check_output(path: Path | str | None, *inputs: Input, ending: str | tuple[str, ...] = "") -> None:
@@ -47,16 +46,10 @@ def check_replaceable(path: Path, format: str) -> None:
     """--overwrite replaces an HDF5 file of the same format, or one that is damaged; nothing else."""
     if not path.is_file() or not path.stat().st_size:
         return
-    import h5py
+    from vitctl.io.hdf5 import can_open, format_of, is_hdf5
 
-    with open(path, "rb") as file:
-        is_hdf5 = file.read(len(HDF5)) == HDF5
-    try:
-        with h5py.File(path, "r") as content:
-            is_same = bool(content.attrs.get("format") == format)
-    except OSError:
-        is_same = is_hdf5
-    if not is_same:
+    is_damaged = is_hdf5(path) and not can_open(path)
+    if format_of(path) != format and not is_damaged:
         raise UsageError(f"{path}: exists and is not of format {format}, so it is not overwritten; choose another name")
 
 

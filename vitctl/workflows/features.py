@@ -20,7 +20,7 @@ from vitctl.config.features import FeaturesConfig
 from vitctl.config.model import model_spec
 from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
-from vitctl.io.feature_file import EXPORTS, FORMAT, FeatureFile, Origin, Parts, export_paths
+from vitctl.io.feature_file import EXPORTS, FEATURES, FeatureFile, Origin, Parts, export_paths
 from vitctl.io.feature_file import export as write_export
 from vitctl.io.lock import Held, take
 from vitctl.io.outputs import check_output, check_replaceable
@@ -88,7 +88,7 @@ def features(
         raise OutputExists(f"{there[0]}: exists; --overwrite writes it anew")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        check_replaceable(out, FORMAT)
+        check_replaceable(out, FEATURES.name)
     for each in (*there, out):
         check_output(each, config.data)
     if out and out.exists() and not overwrite:

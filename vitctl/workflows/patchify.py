@@ -22,7 +22,7 @@ from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
 from vitctl.io.atomic import replacing
 from vitctl.io.outputs import check_replaceable
 from vitctl.io.patch_file import PatchFile
-from vitctl.io.patch_format import FORMAT, Header, Notes
+from vitctl.io.patch_format import PATCHES, Header, Notes
 from vitctl.io.patch_writer import write_index
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.info import PatchFileInfo, describe_patch_file, placed
@@ -60,7 +60,7 @@ def make(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bo
     out = Path(config.out)
     shards = config.shards or 0
     for path in (out, *(shard_path(out, shard, shards) for shard in range(shards))):
-        check_replaceable(path, FORMAT)
+        check_replaceable(path, PATCHES.name)
     if config.shard == "index":
         return make_index(config, reporter, resume, overwrite)
     source = open_source(config.source, config.kind)
