@@ -1,9 +1,10 @@
 """How work tells its story. Workflows and rooms speak to a Reporter and never print; the command line draws it."""
 
+import logging
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -126,6 +127,20 @@ def tell(stream: TextIO, text: str) -> None:
     """The work does not depend on somebody listening: a reader that is gone, or a full disk, stops no build."""
     with suppress(OSError):
         print(printed(text), file=stream, flush=True)
+
+
+@contextmanager
+def mute_loggers(*names: str) -> Iterator[None]:
+    """Disables these loggers of other libraries (root: "") for a while: stderr is for our own lines."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, was in zip(loggers, before, strict=True):
+            logger.disabled = was
 
 
 def printed(text: str) -> str:

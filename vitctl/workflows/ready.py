@@ -60,7 +60,7 @@ def choose_source(flag: str | None, reporter: Reporter, allow_missing: bool = Fa
     path = chosen_weights(flag)[0] if flag is None else flag
     if Path(path).suffix not in EXPORTS:
         return choose_weights(flag, reporter, allow_missing)
-    ready = exported(Path(path))
+    ready = exported(Path(path), reporter)
     reporter.note(f"weights: {path}, an export of {ready.spec.name}")
     return ready
 
@@ -89,12 +89,14 @@ def ready_from(
     return headed(Ready(model, fitting.spec, fitting.about, source.path, source.digest(), way, device))
 
 
-def exported(path: Path) -> Ready:
+def exported(path: Path, reporter: Reporter) -> Ready:
     if not path.exists():
         raise missing(str(path))
     if not path.is_file():
         raise WeightsError(f"{path}: is a folder; an exported file was expected")
     model = EXPORTS[path.suffix](path)
+    if model.warning:
+        reporter.warn(model.warning)
     device = torch.device("cpu")
     return Ready(model, model.spec, model.about, str(path), model.digest, model.precision, device, model.takes_bytes)
 

@@ -7,7 +7,8 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.weights import About, Weights, about_from
 
-FORMAT, VERSION = "vitctl.export", "1"
+FORMAT, VERSION = "vitctl.export", "2"
+UNSEALED = "1"  # the version of 0.1, which has no checksum
 
 
 def labels_of(weights: Weights, *, any_size: bool, preprocessing: bool, precision: str) -> dict[str, str]:
@@ -41,6 +42,7 @@ class Labels:
     takes_bytes: bool
     precision: str
     digest: str  # of the weights
+    version: str
 
 
 def read_labels(labels: dict[str, str], path: str) -> Labels:
@@ -49,10 +51,11 @@ def read_labels(labels: dict[str, str], path: str) -> Labels:
             f"{path}: is not an export of vitctl: it does not say what its pictures are like and what its classes are; "
             "make one with vitctl export"
         )
-    if labels.get("version") != VERSION:
-        raise WeightsError(f"{path}: is version {labels.get('version')} of our exports; this vitctl reads {VERSION}")
+    version = labels.get("version", "")
+    if version not in (UNSEALED, VERSION):
+        raise WeightsError(f"{path}: is version {version} of our exports; this vitctl reads {UNSEALED} and {VERSION}")
     try:
         spec, about = ModelSpec.from_dict(json.loads(labels["spec"])), about_from(json.loads(labels["about"]))
-        return Labels(spec, about, labels["takes_bytes"] == "true", labels["precision"], labels["digest"])
+        return Labels(spec, about, labels["takes_bytes"] == "true", labels["precision"], labels["digest"], version)
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error})") from error

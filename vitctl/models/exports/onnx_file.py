@@ -1,11 +1,8 @@
 """ONNX: drawn by torch's exporter, run by onnxruntime."""
 
-import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,10 @@ from torch import nn
 
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.atomic import replacing
+from vitctl.models.exports.checksum import DATA, UNSET, WHOLE, is_sealed, seal
 from vitctl.models.exports.exported import Exported
 from vitctl.models.exports.labels import read_labels
+from vitctl.reporting import mute_loggers
 
 IMAGES, LOGITS = "images", "logits"
 OPSETS = (18, 23)  # Resize is antialiased from 18 on
@@ -26,32 +25,20 @@ def write_onnx(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], pa
                labels: dict[str, str]) -> None:  # fmt: skip
     """`free` says which axes of the input may have any size; weights beyond 2 GB stand beside the file."""
     program = drawn(graph, example, free, opset)
-    program.model.metadata_props.update(labels)
+    program.model.metadata_props.update(labels | {WHOLE: UNSET, DATA: UNSET})
     size = sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers()))
     data = path.with_name(f"{path.name}.data")
     if size > LARGEST:
         with tempfile.TemporaryDirectory(prefix=".vitctl-export-", dir=path.parent) as folder:
             program.save(f"{folder}/{path.name}", external_data=True)
+            seal(Path(folder, path.name), Path(folder, data.name))
             os.replace(f"{folder}/{data.name}", data)
             os.replace(f"{folder}/{path.name}", path)
         return
     with replacing(path) as aside:
         program.save(str(aside), external_data=False)
+        seal(aside)
     data.unlink(missing_ok=True)  # of a larger one that was here
-
-
-@contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """While this lasts, these loggers (root: "") say nothing: what they warn of was chosen on purpose."""
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        yield
-    finally:
-        for logger, was in zip(loggers, before, strict=True):
-            logger.disabled = was
 
 
 def check_opset(opset: int) -> None:
@@ -61,7 +48,7 @@ def check_opset(opset: int) -> None:
 
 def drawn(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int) -> Any:
     table: dict[Any, Any] = {torch.ops.aten._upsample_bicubic2d_aa.default: antialiased_bicubic}
-    with quiet("torch.onnx", "onnxscript"), warnings.catch_warnings(), torch.no_grad():
+    with mute_loggers("torch.onnx", "onnxscript"), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             graph, (example,), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], dynamic_shapes=(free,),
@@ -88,16 +75,17 @@ class OnnxModel(Exported):
     def __init__(self, path: Path) -> None:
         import onnxruntime
 
+        sealed = is_sealed(path)
         onnxruntime.set_default_logger_severity(3)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            metadata = dict(self.session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # of protobuf, or of the runtime
             text = " ".join(str(error).split())[:120]
             raise WeightsError(f"{path}: no ONNX file that onnxruntime can load ({text})") from error
-        labels = dict(self.session.get_modelmeta().custom_metadata_map)
-        super().__init__(read_labels(labels, str(path)))
+        super().__init__(read_labels(metadata, str(path)), path, sealed)
 
     def computed(self, images: torch.Tensor) -> torch.Tensor:
         (logits,) = self.session.run([LOGITS], {IMAGES: images.contiguous().numpy()})

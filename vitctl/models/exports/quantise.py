@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from vitctl.io.atomic import replacing
-from vitctl.models.exports.onnx_file import IMAGES, quiet
+from vitctl.models.exports.checksum import seal
+from vitctl.models.exports.onnx_file import IMAGES
+from vitctl.reporting import mute_loggers
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 Bytes = np.ndarray[Any, Any]
@@ -23,7 +25,7 @@ def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
 
     model = onnx.load(path)
     chosen = with_weights(model.graph)[:-1]
-    with quiet(""), replacing(out) as aside:  # the library warns through the root logger
+    with mute_loggers(""), replacing(out) as aside:  # the library warns through the root logger
         quantize_static(
             path,
             aside,
@@ -37,6 +39,7 @@ def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"CalibTensorRangeSymmetric": False},
         )
+        seal(aside)
     return len(chosen)
 
 

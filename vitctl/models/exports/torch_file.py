@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from vitctl.errors import WeightsError
-from vitctl.io.atomic import write_bytes
+from vitctl.io.atomic import replacing
+from vitctl.models.exports.checksum import UNSET, WHOLE, is_sealed, pair, seal
 from vitctl.models.exports.exported import Exported
 from vitctl.models.exports.harmless import check_harmless
 from vitctl.models.exports.labels import read_labels
+from vitctl.reporting import mute_loggers
 
 LABELS = "labels.json"
 
@@ -25,17 +27,22 @@ def write_program(graph: nn.Module, example: torch.Tensor, free: dict[int, Any],
         program = torch.export.export(graph, (example,), dynamic_shapes=(free,))
         held = io.BytesIO()  # a disk that is full would end the process inside torch's own writer
         torch.export.save(program, held, extra_files={LABELS: json.dumps(labels)})
-        write_bytes(path, held.getbuffer())
+        comment = pair(WHOLE) + UNSET.encode()
+        held.seek(-2, io.SEEK_END)  # the zip ends with the length of its comment
+        held.write(len(comment).to_bytes(2, "little") + comment)
+        with replacing(path) as aside:
+            aside.write_bytes(held.getbuffer())
+            seal(aside)
 
 
 class TorchProgram(Exported):
     """A file of torch.export as a module."""
 
     def __init__(self, path: Path) -> None:
-        found = {LABELS: ""}
+        found, sealed = {LABELS: ""}, is_sealed(path)
         try:
             check_harmless(path)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), mute_loggers("torch.export"):
                 warnings.simplefilter("ignore")
                 program = torch.export.load(path, extra_files=found)
             labels = json.loads(found[LABELS] or "{}")
@@ -44,7 +51,7 @@ class TorchProgram(Exported):
         except Exception as error:  # of zip, JSON, or torch
             text = " ".join(str(error).split())[:120]
             raise WeightsError(f"{path}: no file of torch.export that can be read ({text})") from error
-        super().__init__(read_labels(labels, str(path)))
+        super().__init__(read_labels(labels, str(path)), path, sealed)
         self.program = program.module().__call__  # the call alone: as a part of this one it cannot be put in eval mode
 
     def computed(self, images: torch.Tensor) -> torch.Tensor:
