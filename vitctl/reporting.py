@@ -131,16 +131,16 @@ def tell(stream: TextIO, text: str) -> None:
 
 @contextmanager
 def mute_loggers(*names: str) -> Iterator[None]:
-    """Disables these loggers of other libraries (root: "") for a while: stderr is for our own lines."""
+    """Silences these loggers of other libraries, and those below them (root: "")."""
     loggers = [logging.getLogger(name) for name in names]
-    before = [logger.disabled for logger in loggers]
+    before = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.disabled = True
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for logger, was in zip(loggers, before, strict=True):
-            logger.disabled = was
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def printed(text: str) -> str:

@@ -12,6 +12,8 @@ from vitctl.errors import WeightsError
 from vitctl.io import state_dict
 from vitctl.io.weights import About, Weights
 from vitctl.models.create import check_timm_name, import_timm, named_tensors
+from vitctl.models.hub import check_reachable
+from vitctl.reporting import mute_loggers
 
 
 def timm_weights(reference: str) -> Weights:
@@ -40,7 +42,8 @@ def is_plain(model: nn.Module) -> bool:
 
 def pretrained(name: str) -> Any:
     timm = import_timm()
-    with warnings.catch_warnings():
+    check_reachable(name, timm.models.get_pretrained_cfg(name))
+    with warnings.catch_warnings(), mute_loggers("huggingface_hub"):
         warnings.simplefilter("ignore")
         try:
             return timm.create_model(name, pretrained=True)
