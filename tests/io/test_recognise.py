@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import socket
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.models import official_files
@@ -175,6 +176,52 @@ def test_what_is_no_weights_says_what_it_is(tmp_path: Path) -> None:
     }.items():  # fmt: skip
         with pytest.raises(WeightsError, match=said):
             open_weights(tmp_path / name)
+
+
+STRANGE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "quantized": lambda each: torch.quantize_per_tensor(each, 0.1, 0, torch.qint8),
+    "sparse": lambda each: each.to_sparse(),
+    "complex": lambda each: each.to(torch.complex64),
+    "meta": lambda each: each.to("meta"),
+    "blown up": lambda each: each[:1, :1].expand(4096, 4096),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of kinds that it is about to drop
+@pytest.mark.parametrize("kind", STRANGE)
+@pytest.mark.parametrize("names", ["timm", "hf"])
+def test_tensors_that_are_no_plain_numbers_are_one_line(kind: str, names: str, tmp_path: Path) -> None:
+    tensors, name = plain(), "blocks.0.mlp.fc1.weight"
+    if names == "hf":
+        save_as(replace(ours(), spec=ours().spec.changed(gelu="erf")), tmp_path / "hf", "hf")
+        tensors, name = (
+            load_file(tmp_path / "hf" / "model.safetensors"),
+            "vit.encoder.layer.0.intermediate.dense.weight",
+        )
+    torch.save(tensors | {name: STRANGE[kind](tensors[name])}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=rf"w\.pth: {name} (holds|is a shape).*; save it"):
+        open_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["pipe", "socket", "device", "inside", "LATEST"])
+def test_pipes_and_devices_are_refused_before_they_are_opened(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for folder, file in (("inside", "model.safetensors"), ("LATEST", "LATEST")):
+            (tmp_path / folder).mkdir()
+            os.mkfifo(tmp_path / folder / file)
+        path = Path("/dev/zero") if name == "device" else tmp_path / name
+        with pytest.raises(WeightsError, match=r"name a regular file|no weights are in this folder") as caught:
+            open_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    save_file(plain(), tmp_path / "model.safetensors")
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(WeightsError, match=r"config\.json: is a pipe"):
+        open_weights(tmp_path)
 
 
 def test_a_run_and_the_folder_of_runs_are_taken(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Our file of weights: everything comes back, and damage is seen."""
 
-from dataclasses import replace
+import json
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,8 @@ from safetensors.torch import load_file
 from vitctl.config.model import model_spec
 from vitctl.errors import WeightsError
 from vitctl.io.recognise import open_weights
-from vitctl.io.weights import About, Weights, differences, save_weights, settle
+from vitctl.io.weights import FORMAT, About, Weights, differences, save_weights, settle, write_safetensors
+from vitctl.models.create import create_model, weights_of
 
 
 def made(dtype: torch.dtype = torch.float32) -> Weights:
@@ -68,6 +72,29 @@ def test_another_version_is_told(tmp_path: Path) -> None:
     path.write_bytes(content.replace(b'"version":"1"', b'"version":"9"'))
     with pytest.raises(WeightsError, match="is version 9 of our weights; this vitctl reads version 1"):
         open_weights(path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mean": []}, {"mean": [0.5, 0.5]}, {"mean": "abc"}, {"mean": [None] * 3}, {"std": [0.5, 0, 0.5]},
+        {"std": [math.nan] * 3}, {"std": [math.inf] * 3}, {"std": [-1.0] * 3}, {"std": 0.5}, {"mean": [10**400] * 3},
+        {"class_names": "abcd"}, {"class_names": ["a"]}, {"class_names": [1, 2, 3, 4]}, {"history": [1]},
+        {"history": {"a": 1}}, {"training": []}, {"fit": "stretch"}, {"fit": ["crop"]}, {"source": 1}, {"layout": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_metadata_of_the_wrong_kind_is_one_line_that_names_it(tmp_path: Path, fields: dict[str, Any]) -> None:
+    about, (name,) = asdict(made().about) | fields, fields
+    metadata = {"format": FORMAT, "version": "1", "spec": json.dumps(made().spec.as_dict()), "about": json.dumps(about)}
+    write_safetensors(made().tensors, metadata, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=rf"w\.safetensors: its metadata is damaged \({name} is .*\)$"):
+        open_weights(tmp_path / "w.safetensors")
+
+
+def test_a_gray_model_is_saved_with_one_mean(tmp_path: Path) -> None:
+    save_weights(weights_of(create_model("vit-mu/16", channels=1)), tmp_path / "w.safetensors")
+    assert open_weights(tmp_path / "w.safetensors").about.mean == (0.5,)
 
 
 def test_differences_are_named_and_counted() -> None:

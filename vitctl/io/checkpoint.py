@@ -79,5 +79,5 @@ def checkpoint_weights(path: Path) -> Weights:
     root = ENCODER if any(name.startswith(ENCODER) for name in named) else ""
     own = {name.removeprefix(root): tensor for name, tensor in named.items() if name.startswith(root)}
     extra = {name: tensor for name, tensor in named.items() if not name.startswith(root)}
-    about = about_from(facts["weights"]["about"])
-    return Weights(ModelSpec.from_dict(facts["weights"]["spec"]), own, about, extra)
+    spec = ModelSpec.from_dict(facts["weights"]["spec"])
+    return Weights(spec, own, about_from(facts["weights"]["about"], spec), extra)

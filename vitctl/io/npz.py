@@ -1,5 +1,6 @@
 """Arrays in a zip, as NumPy's savez lays them out: mapped where they lie, checked; always written as the same bytes."""
 
+import math
 import mmap
 import zipfile
 import zlib
@@ -12,19 +13,32 @@ from numpy.lib import format as npy
 
 from vitctl.errors import WeightsError
 from vitctl.io.atomic import replacing
+from vitctl.reporting import size
 
 Array = np.ndarray[Any, Any]
 LOCAL_HEADER = 30  # bytes before the name of a member
+RATIO, FREE = 20, 2**28  # unpacked, a file may be so many times as large, and so many bytes besides
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
     """{name: array}. What is stored uncompressed is not copied: the pages of the file are its memory."""
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        check_proportion(path, sum(member.file_size for member in archive.infolist()))
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return {
             member.filename.removesuffix(".npy"): read_array(archive, member, whole, path)
             for member in archive.infolist()
         }
+
+
+def check_proportion(path: Path, unpacked: int) -> None:
+    """Nothing is unpacked that is out of all proportion to the file: trained numbers hardly compress."""
+    packed = path.stat().st_size
+    if unpacked > RATIO * packed + FREE:
+        raise WeightsError(
+            f"{path}: has {size(packed)} and would unpack to {size(unpacked)}, as no weights do; refused. "
+            "If it is what it should be, save it uncompressed"
+        )
 
 
 def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mmap, path: Path) -> Array:
@@ -35,11 +49,13 @@ def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mm
                 f"{path}: {member.filename} holds Python objects (a pickle), which could run code when they are read; "
                 "refused. Ask its author for a file of plain numbers"
             )
+        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise WeightsError(f"{path}: {member.filename} is not as long as its header says; take the whole file anew")
         if member.compress_type == zipfile.ZIP_STORED:
             content = stored(member, whole)[file.tell() :]
         else:
             content = memoryview(bytearray(file.read()))
-    array: Array = np.frombuffer(content, dtype, count=int(np.prod(shape, dtype=np.int64)))
+    array: Array = np.frombuffer(content, dtype, count=math.prod(shape))
     return array.reshape(shape, order="F" if fortran else "C")
 
 

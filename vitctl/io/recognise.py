@@ -11,8 +11,9 @@ import torch
 
 from vitctl.errors import VitctlError, WeightsError
 from vitctl.io import hugging_face, official, state_dict
-from vitctl.io.npz import read_arrays
-from vitctl.io.weights import FORMAT, Tensors, Weights, read_ours
+from vitctl.io.files import check_regular_file
+from vitctl.io.npz import check_proportion, read_arrays
+from vitctl.io.weights import FORMAT, Tensors, Weights, check_tensors, read_ours
 
 WEIGHTS = "weights.safetensors"  # in a run directory
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
@@ -58,6 +59,7 @@ def open_folder(path: Path, allow_missing: bool) -> Weights:
 
 
 def open_file(path: Path, allow_missing: bool) -> Weights:
+    check_regular_file(path)
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
@@ -82,7 +84,9 @@ def open_file(path: Path, allow_missing: bool) -> Weights:
 
 def open_zip(path: Path, allow_missing: bool) -> Weights:
     """A zip of arrays, or torch's own."""
-    names = zipfile.ZipFile(path).namelist()
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        check_proportion(path, sum(member.file_size for member in archive.infolist()))
     if any(name.endswith("data.pkl") for name in names):
         return from_tensors(path, unpickled(path), {})
     if not any(name.endswith(".npy") for name in names):
@@ -124,15 +128,19 @@ def gathered(index: Path) -> Tensors:
     files = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
     if any(Path(name).name != name for name in files):
         raise WeightsError(f"{index}: names files outside its folder")
+    for file in files:
+        check_regular_file(index.parent / file)
     return {name: tensor for file in files for name, tensor in safetensors(index.parent / file)[0].items()}
 
 
 def from_tensors(path: Path, content: Any, metadata: dict[str, str]) -> Weights:
     """Named tensors of whatever origin."""
     if metadata.get("format") == FORMAT:
+        check_tensors(content, str(path))
         return read_ours(path, metadata, content)
     config, preprocessor = (beside(path, name) for name in ("config.json", "preprocessor_config.json"))
     if isinstance(content, dict) and hugging_face.looks_like(map(str, content)):
+        check_tensors({name: each for name, each in content.items() if isinstance(each, torch.Tensor)}, str(path))
         return hugging_face.read(content, config, preprocessor, str(path))
     tensors = state_dict.unwrapped(content, str(path))
     if not state_dict.is_plain(tensors):
@@ -140,6 +148,7 @@ def from_tensors(path: Path, content: Any, metadata: dict[str, str]) -> Weights:
         raise WeightsError(
             f"{path}: these are no weights of a Vision Transformer or BiT ({shown or 'no tensors'}, ...)"
         )
+    check_tensors(tensors, str(path))
     return state_dict.read(tensors, str(path), config if config and "architecture" in config else None)
 
 
@@ -147,5 +156,6 @@ def beside(path: Path, name: str) -> dict[str, Any] | None:
     """A JSON file in the folder of a checkpoint that goes by one of the usual names."""
     if path.name not in FOLDER_FILES or not (path.parent / name).exists():
         return None
+    check_regular_file(path.parent / name)
     content = json.loads((path.parent / name).read_text())
     return content if isinstance(content, dict) else None

@@ -7,6 +7,7 @@ all this, so that timm and every other reader of safetensors can take the tensor
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from vitctl.config.model import ModelSpec
+from vitctl.config.patchify import FITS
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.atomic import replacing
 from vitctl.reporting import counted
@@ -24,6 +26,7 @@ from vitctl.reporting import counted
 FORMAT = "vitctl.weights"
 DIGEST = 64  # hexadecimal digits
 VERSION = 1
+LARGEST = 1e6  # mean or std
 HALF = ((0.5,) * 3, (0.5,) * 3)  # mean and std of the official models
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -169,7 +172,7 @@ def read_ours(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Weig
         raise WeightsError(f"{path}: is version {version} of our weights; this vitctl reads version {VERSION}")
     try:
         spec = ModelSpec.from_dict(json.loads(metadata["spec"]))
-        about = about_from(json.loads(metadata["about"]))
+        about = about_from(json.loads(metadata["about"]), spec)
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error})") from error
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith("extra.")}
@@ -178,15 +181,50 @@ def read_ours(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Weig
     return weights.with_notes(zero_head_note(own))
 
 
-def about_from(fields: dict[str, Any]) -> About:
+def about_from(fields: dict[str, Any], spec: ModelSpec) -> About:
+    """What metadata says beside the spec; a ValueError names the field that is not of its kind, or does not fit."""
     about = About(**fields)
-    return replace(
-        about,
-        mean=tuple(map(float, about.mean)),
-        std=tuple(map(float, about.std)),
-        class_names=tuple(map(str, about.class_names)),
-        history=tuple(dict(each) for each in about.history),
-    )
+    mean, std = normalization(about.mean, about.std, spec.channels)
+    words = ("format", "source", "created_by", "fit", "layout")
+    kinds = {
+        **{name: isinstance(getattr(about, name), str) for name in words},
+        "class_names": are(str, about.class_names) and len(about.class_names) in (0, spec.classes),
+        "history": are(dict, about.history),
+        "training": isinstance(about.training, dict),
+    }
+    wrong = next((name for name, good in kinds.items() if not good), None) or ("fit" if about.fit not in FITS else None)
+    if wrong:
+        raise ValueError(f"{wrong} is {reprlib.repr(getattr(about, wrong))}")
+    return replace(about, mean=mean, std=std, class_names=tuple(about.class_names), history=tuple(about.history))
+
+
+def are(kind: type | tuple[type, ...], values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, kind) for value in values)
+
+
+def normalization(mean: Any, std: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation as a file says them: a finite number for each channel, or else a ValueError."""
+    for name, values in (("mean", mean), ("std", std)):
+        least = 0 if name == "std" else -LARGEST
+        if (
+            not are((int, float), values)
+            or len(values) != channels
+            or not all(least < each < LARGEST for each in values)
+        ):
+            raise ValueError(f"{name} is {reprlib.repr(values)}, for {counted(channels, 'channel')}")
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def check_tensors(tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Numbers of a plain kind, all of them in the file: nothing quantized, sparse, complex, empty or blown up."""
+    for name, tensor in tensors.items():
+        kind = str(tensor.dtype) if tensor.layout == torch.strided else str(tensor.layout)
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_nested:
+            raise WeightsError(
+                f"{source}: {name} holds {kind}; save it as float32 (tensor.dequantize(), or .to_dense())"
+            )
+        if tensor.is_meta or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise WeightsError(f"{source}: {name} is a shape without all of its numbers; save it whole, and contiguous")
 
 
 def tensor_of(array: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError, WeightsError, did_you_mean
-from vitctl.io.weights import About, Tensors, Weights, settle
+from vitctl.io.weights import HALF, About, Tensors, Weights, for_channels, settle
 from vitctl.models.initialise import initialise
 from vitctl.reporting import counted
 
@@ -102,8 +102,9 @@ def named_tensors(model: nn.Module) -> Tensors:
 def weights_of(model: nn.Module) -> Weights:
     """What is to be saved of a model: its spec, a copy of its tensors, and where they came from."""
     tensors = {name: tensor.cpu().clone() for name, tensor in named_tensors(model).items()}
-    about = getattr(model, "about", About("vitctl"))
-    return Weights(model.spec, tensors, about)  # type: ignore[arg-type]
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    mean, std = (for_channels(values, spec.channels) for values in HALF)
+    return Weights(spec, tensors, getattr(model, "about", About("vitctl", mean=mean, std=std)))
 
 
 def fill(model: nn.Module, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:

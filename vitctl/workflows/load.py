@@ -92,7 +92,10 @@ def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:
     path = run.file if run else Path(text)
     if not path.exists():
         raise missing(text)
-    weights = checkpoint_weights(path) if is_checkpoint(path) else open_weights(path, allow_missing)
+    if is_checkpoint(path):
+        weights = guarded(path, lambda: checkpoint_weights(path))
+    else:
+        weights = open_weights(path, allow_missing)
     weights = weights.with_notes(run.note if run else "")
     return replace(guarded(path, lambda: whole(weights, text, allow_missing)), path=text)
 

@@ -55,7 +55,8 @@ def read_labels(labels: dict[str, str], path: str) -> Labels:
     if version not in (UNSEALED, VERSION):
         raise WeightsError(f"{path}: is version {version} of our exports; this vitctl reads {UNSEALED} and {VERSION}")
     try:
-        spec, about = ModelSpec.from_dict(json.loads(labels["spec"])), about_from(json.loads(labels["about"]))
+        spec = ModelSpec.from_dict(json.loads(labels["spec"]))
+        about = about_from(json.loads(labels["about"]), spec)
         return Labels(spec, about, labels["takes_bytes"] == "true", labels["precision"], labels["digest"], version)
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error})") from error
