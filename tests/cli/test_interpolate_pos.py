@@ -14,7 +14,7 @@ from safetensors import safe_open
 from vitctl.io.recognise import open_weights
 from vitctl.io.run_directory import create_run
 from vitctl.io.save import save_as
-from vitctl.io.weights import Weights
+from vitctl.io.weights import IMAGENET, Weights
 
 Run = Callable[..., Any]
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         (
             ["--out", "x.npz", "--res", "48x64"],
             2,
-            "the official npz layout has no place for the grid (3x4, not square)",
+            "the official npz layout has no place for width 64 (only 48)",
         ),
         (["--plot", "p.jpg"], 2, "a figure is a .png"),
         (["--plot", "nowhere/p.png"], 2, "there is no folder nowhere to write it in"),
@@ -213,6 +213,28 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         more = [word for flag, value in defaults.items() if flag not in arguments for word in (flag, value)]
         assert message in refused("interpolate-pos", *arguments, *more, "--json", code=code)
     assert sorted(tmp_path.rglob("*")) == files
+
+
+@pytest.mark.parametrize(
+    ("spec", "about", "said"),
+    [
+        ({"gelu": "erf"}, {}, "gelu erf (only tanh)"),
+        ({"positions": "sincos-mae"}, {}, "positions sincos-mae (only 1d)"),
+        ({"norm_eps": 1e-5}, {}, "norm_eps 1e-05 (only 1e-06)"),
+        ({}, {"mean": IMAGENET[0]}, "mean [0.485, 0.456, 0.406] (only 0.5)"),
+        ({}, {"std": IMAGENET[1]}, "std [0.229, 0.224, 0.225] (only 0.5)"),
+    ],
+    ids=str,
+)
+def test_an_npz_that_would_be_read_as_something_else_is_not_written(
+    refused: Callable[..., str], tiny: Weights, tmp_path: Path, spec: Any, about: Any, said: str
+) -> None:
+    save_as(
+        replace(tiny, spec=tiny.spec.changed(**spec), about=replace(tiny.about, **about)), tmp_path / "w.safetensors"
+    )
+    line = refused("interpolate-pos", "--from", "w.safetensors", "--res", "64", "--out", "x.npz", code=2)
+    assert said in line
+    assert not (tmp_path / "x.npz").exists()
 
 
 def test_a_plot_of_no_table_is_refused_before_anything_is_written(

@@ -458,24 +458,26 @@ def test_a_missing_normalisation_is_told() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"family": "hybrid"}, "its family (hybrid)"),
-        ({"family": "bit"}, "its family (bit)"),
-        ({"head": "gap"}, "head gap"),
-        ({"head": "map"}, "head map"),
-        ({"head": "gap", "class_token": True}, "head gap"),
-        ({"positions": "2d"}, "positions 2d"),
-        ({"positions": "none"}, "positions none"),
-        ({"positions": "relative", "added": "every"}, "positions relative, positions added to every"),
-        ({"added": "shared"}, "positions added to shared"),
-        ({"class_position": False}, "a class token without a position"),
-        ({"registers": 4, "layer_scale": True}, "4 registers, layer scale"),
-        ({"norm": "pooled"}, "a norm behind the pooling"),
-        ({"hidden": 16}, "a layer between pooling and classifier"),
-        ({"pad": True, "height": 33}, "padded pictures"),
+        ({"family": "hybrid"}, "family hybrid (only vit)"),
+        ({"family": "bit"}, "family bit (only vit)"),
+        ({"head": "gap", "class_token": True}, "head gap (only cls)"),
+        ({"head": "map"}, "head map (only cls), class_token False (only True), class_position False (only True)"),
+        ({"positions": "2d"}, "positions 2d (only 1d, sincos, sincos-mae)"),
+        ({"positions": "none"}, "positions none (only 1d, sincos, sincos-mae)"),
+        (
+            {"positions": "relative", "added": "every"},
+            "positions relative (only 1d, sincos, sincos-mae), added every (only stem)",
+        ),
+        ({"added": "shared"}, "added shared (only stem)"),
+        ({"class_position": False}, "class_position False (only True)"),
+        ({"registers": 4, "layer_scale": True}, "registers 4 (only 0), layer_scale True (only False)"),
+        ({"norm": "pooled"}, "norm pooled (only tokens)"),
+        ({"hidden": 16}, "hidden 16 (only 0)"),
+        ({"pad": True, "height": 33}, "pad True (only False)"),
     ],
 )
 def test_what_hugging_face_has_no_place_for(change: dict[str, Any], message: str) -> None:
-    expected = f"vit: Hugging Face's ViT has no place for {message}; write .safetensors instead"
+    expected = f"Hugging Face's ViT has no place for {message}; write .safetensors instead"
     with pytest.raises(UsageError, match=re.escape(expected)):
         hugging_face.write(replace(made(), spec=SPEC.changed(**change)))
 

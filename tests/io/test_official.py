@@ -1,5 +1,6 @@
 """Official npz files: what they say of themselves, and that nothing is lost on the way to our names and back."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.models import official_files
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io import official
+from vitctl.io.weights import IMAGENET, About, Weights
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 VITS = [(layout, head) for layout, heads in official_files.VIT_LAYOUTS.items() for head in heads]
@@ -143,15 +145,35 @@ def test_positions_that_are_no_square_are_one_line() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"positions": "2d", "class_position": False}, "positions"),
-        ({"registers": 2}, "registers"),
-        ({"layer_scale": True}, "layer scale"),
-        ({"width": 448}, "14x28, not square"),
-        ({"head": "gap", "class_token": True}, "class token"),
-        ({"norm": "pooled"}, "norm"),
+        ({"positions": "2d", "class_position": False}, r"positions 2d \(only 1d"),
+        ({"positions": "sincos"}, r"positions sincos \(only 1d\)"),
+        ({"positions": "sincos", "class_position": False, "width": 32, "height": 32}, r"positions sincos \(only 1d\)"),
+        ({"positions": "sincos-mae"}, r"positions sincos-mae \(only 1d\)"),
+        ({"gelu": "erf"}, r"gelu erf \(only tanh\)"),
+        ({"norm_eps": 1e-5}, r"norm_eps 1e-05 \(only 1e-06\)"),
+        ({"qkv_bias": False}, r"qkv_bias False \(only True\)"),
+        ({"numerics": "timm"}, r"numerics timm \(only official\)"),
+        ({"pad": True}, r"pad True \(only False\)"),
+        ({"registers": 2}, "registers 2"),
+        ({"layer_scale": True}, "layer_scale True"),
+        ({"width": 448}, r"width 448 \(only 224\)"),
+        ({"head": "gap", "class_token": True}, r"head gap \(only cls\)"),
+        ({"norm": "pooled"}, "norm pooled"),
     ],
 )
 def test_what_the_layout_has_no_place_for_is_refused(options: dict[str, Any], said: str) -> None:
     spec: ModelSpec = model_spec("vit-mu/16", **options)
-    with pytest.raises(UsageError, match=said):
-        official.check_writable(spec)
+    with pytest.raises(UsageError, match=f"the official npz layout has no place for .*{said}"):
+        official.write(Weights(spec, {}, About("test")))
+
+
+def test_another_normalization_is_refused() -> None:
+    about = About("test", mean=IMAGENET[0], std=IMAGENET[1])
+    with pytest.raises(UsageError, match=r"mean \[0.485, .*\] \(only 0.5\), std \[0.229, .*vitctl export --format npz"):
+        official.write(Weights(model_spec("vit-mu/16"), {}, about))
+
+
+def test_a_resnet_is_read_at_224_and_written_at_no_other_size() -> None:
+    weights = official.read(official_files.make_bit(official_files.BIT_LAYOUTS[0], (1,)), "f")
+    with pytest.raises(UsageError, match=r"height 48 \(only 224\)"):
+        official.write(replace(weights, spec=weights.spec.changed(height=48, width=48)))

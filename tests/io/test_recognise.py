@@ -262,6 +262,6 @@ def test_the_ending_chooses_the_format(tmp_path: Path) -> None:
     save_as(ours(), tmp_path / "w.anything")
     assert open_weights(tmp_path / "w.anything").about.format == "test"
     wide = Weights(model_spec("vit-mu/16", width=448), {}, About("test"))
-    with pytest.raises(UsageError, match="not square"):
+    with pytest.raises(UsageError, match=r"width 448 \(only 224\)"):
         save_as(wide, tmp_path / "wide.npz")
     assert not (tmp_path / "wide.npz").exists()

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from vitctl.config.model import AS_BIT, ModelSpec, Size, name_of
-from vitctl.errors import ConfigError, UsageError, WeightsError
+from vitctl.errors import ConfigError, WeightsError
+from vitctl.io.holds import ANY, Holds, check_held, free, only
 from vitctl.io.weights import HALF, About, Weights, for_channels, settle, tensor_of, zero_head_note
 from vitctl.reporting import counted
 
@@ -52,6 +53,34 @@ BIG_VISION = Layout(
     "big_vision", "params/", "pos_embedding", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"
 )
 
+BARE_SIZE = 224  # of the pictures, where a file has no table of positions to tell it by
+
+
+def readable_positions(spec: ModelSpec) -> tuple[str, ...]:
+    """A file without a table of positions is read as big_vision's fixed waves, at one resolution."""
+    if spec.family == "bit":
+        return ("none",)
+    at_bare_size = spec.family == "vit" and spec.height == BARE_SIZE // spec.patch * spec.patch
+    return ("1d", "sincos") if at_bare_size and not spec.class_position else ("1d",)
+
+
+HOLDS = Holds(
+    "the official npz layout",
+    "write .safetensors instead, or vitctl export --format npz, which turns mean, std and fixed positions into weights",
+    {
+        "family": only("vit", "hybrid", "bit"),
+        "height": lambda spec: (BARE_SIZE,) if spec.family == "bit" else ANY,
+        "width": lambda spec: (spec.height,),
+        **dict.fromkeys(("channels", "classes", "patch", "dim", "depth", "heads", "mlp"), free),
+        "layers": lambda spec: ((),) if spec.family == "vit" else ANY,
+        "factor": lambda spec: ANY if spec.family == "bit" else (1,),
+        "head": lambda spec: ("cls",) if spec.class_token else ("gap", "map"),
+        "class_token": lambda spec: (spec.head == "cls",),
+        "class_position": lambda spec: (True, False) if spec.class_token else (False,),
+        "hidden": lambda spec: (0,) if spec.family == "bit" else ANY,
+        "positions": readable_positions,
+    },
+)
 POSITIONS = (BIG_VISION.positions, ORIGINAL.positions, "Transformer/pos_embedding")  # files mix them
 
 
@@ -193,7 +222,7 @@ def transformer_spec(arrays: Arrays, style: Layout, source: str) -> tuple[ModelS
 def grid_of(arrays: Arrays, style: Layout, has_class: bool, patch: int, source: str) -> tuple[int, bool, list[str]]:
     """Patches in a row, and whether the class token has a position; official grids are square."""
     if style.positions not in arrays:
-        return 224 // patch, False, ["no positions are in it: big_vision's fixed waves are taken, at 224x224"]
+        return BARE_SIZE // patch, False, ["no positions are in it: big_vision's fixed waves are taken, at 224x224"]
     count = arrays[style.positions].shape[-2]
     for own in (True, False) if has_class else (False,):
         side = math.isqrt(count - own)
@@ -347,29 +376,14 @@ def gathered(row: Row, arrays: Arrays, spec: ModelSpec) -> torch.Tensor:
 def write(weights: Weights) -> Iterator[Named]:
     """The arrays of an official file, in the layout that they came in, or else in the one that can say them."""
     spec = weights.spec
+    check_held(weights, HOLDS)
     if spec.family == "bit":
         layout = "bit_paper" if "bit_paper" in weights.about.layout else "big_transfer"
         return spread(bit_rows(spec, layout), weights, "" if layout == "bit_paper" else "resnet/")
-    check_writable(spec)
     plain = spec.head != "map" and spec.class_position == spec.class_token and "big_vision" not in weights.about.layout
     style = ORIGINAL if plain else BIG_VISION
     arrays = spread(transformer_rows(spec, style), weights, style.prefix)
     return stacked(dict(arrays), style.prefix, spec.depth) if "stacked" in weights.about.layout else arrays
-
-
-def check_writable(spec: ModelSpec) -> None:
-    wants = {
-        "its family": (spec.family in ("vit", "hybrid"), spec.family),
-        "positions": (spec.positions in ("1d", "sincos") and spec.added == "stem", f"{spec.positions}, {spec.added}"),
-        "registers": (not spec.registers, spec.registers),
-        "layer scale": (not spec.layer_scale, "on"),
-        "norm": (spec.norm == "tokens", spec.norm),
-        "the class token": (spec.class_token == (spec.head == "cls"), f"with head {spec.head}"),
-        "the grid": (spec.grid[0] == spec.grid[1], f"{spec.grid[0]}x{spec.grid[1]}, not square"),
-    }
-    wrong = [f"{what} ({value})" for what, (fits, value) in wants.items() if not fits]
-    if wrong:
-        raise UsageError(f"the official npz layout has no place for {', '.join(wrong)}; write .safetensors instead")
 
 
 def spread(rows: list[Row], weights: Weights, prefix: str) -> Iterator[Named]:

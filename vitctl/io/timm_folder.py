@@ -1,17 +1,16 @@
 """A folder that timm reads as `local-dir:FOLDER`, and the hub as a timm model: config.json and model.safetensors."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vitctl.config.model import ModelSpec
-from vitctl.errors import OutputExists, UsageError
+from vitctl.config.model import ModelSpec, Size, name_of
+from vitctl.errors import OutputExists
 from vitctl.io.atomic import replacing, write_json
+from vitctl.io.holds import ANY, Holds, Values, check_held, free
 from vitctl.io.weights import Weights
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
 CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
-STORED = ("1d", "sincos", "sincos-mae")  # as one table
 ARCHITECTURES = {  # timm's own names; a ViT of other numbers is a vit_base with every number given
     "vit-ti/16": "vit_tiny_patch16_224", "vit-s/32": "vit_small_patch32_224", "vit-s/16": "vit_small_patch16_224",
     "vit-s/8": "vit_small_patch8_224", "vit-b/32": "vit_base_patch32_224", "vit-b/16": "vit_base_patch16_224",
@@ -22,6 +21,36 @@ ARCHITECTURES = {  # timm's own names; a ViT of other numbers is a vit_base with
     "r50+vit-l/32": "vit_large_r50_s32_224", "bit-r50x1": "resnetv2_50x1_bit", "bit-r101x1": "resnetv2_101x1_bit",
     "bit-r152x2": "resnetv2_152x2_bit",
 }  # fmt: skip
+
+
+def name_in_timm(spec: ModelSpec) -> str | None:
+    """timm's architecture of these very sizes, whatever a model is called here."""
+    size = Size(spec.dim, spec.depth, spec.heads, spec.mlp) if spec.family != "bit" else Size(0, 0, 0, 0)
+    return ARCHITECTURES.get(name_of(spec.family, size, spec.patch, spec.layers, spec.factor))
+
+
+def if_transformer(*values: Any) -> Values:
+    """These values of a field that ResNets do not have."""
+    return lambda spec: ANY if spec.family == "bit" else values
+
+
+HOLDS = Holds(
+    "timm's layout",
+    "keep vitctl's own file, or write onnx",
+    {
+        "family": lambda spec: ("vit", "hybrid", "bit") if name_in_timm(spec) else ("vit",),
+        **dict.fromkeys(("height", "width", "channels", "classes", "patch", "dim", "depth", "heads", "mlp"), free),
+        **dict.fromkeys(("class_token", "class_position", "registers", "layer_scale", "qkv_bias", "gelu"), free),
+        "layers": lambda spec: ((),) if spec.family == "vit" else ANY,
+        "factor": lambda spec: ANY if spec.family == "bit" else (1,),
+        "head": lambda spec: ("gap",) if spec.family == "bit" else ANY,
+        "positions": lambda spec: ("none",) if spec.family == "bit" else ("1d", "sincos", "sincos-mae"),  # as a table
+        "norm": if_transformer("tokens", "pooled"),
+        "norm_eps": if_transformer(1e-6),
+        "numerics": lambda spec: ANY if spec.family == "vit" else ("timm",),
+    },
+    about=("mean", "std"),
+)
 
 
 def save(weights: Weights, folder: Path) -> None:
@@ -40,9 +69,9 @@ def save(weights: Weights, folder: Path) -> None:
 
 def config_of(weights: Weights) -> dict[str, Any]:
     spec, about = weights.spec, weights.about
-    check(spec)
+    check_held(weights, HOLDS)
     config: dict[str, Any] = {
-        "architecture": ARCHITECTURES.get(spec.name, "vit_base_patch16_224"),
+        "architecture": name_in_timm(spec) or "vit_base_patch16_224",
         "num_classes": spec.classes,
         "num_features": spec.dim,
         "model_args": arguments(spec),
@@ -81,22 +110,9 @@ def arguments(spec: ModelSpec) -> dict[str, Any]:
         "no_embed_class": not spec.class_position,
         "act_layer": "gelu_tanh" if spec.gelu == "tanh" else "gelu",
     }
+    more: dict[str, Any] = {"reg_tokens": spec.registers, "qkv_bias": spec.qkv_bias}
+    more |= {"init_values": 1e-5} if spec.layer_scale else {}
     if spec.family == "hybrid":
-        return common
+        return common | more
     sizes = {"patch_size": spec.patch, "embed_dim": spec.dim, "depth": spec.depth, "num_heads": spec.heads}
-    more = {"mlp_ratio": (spec.mlp + 0.5) / spec.dim, "reg_tokens": spec.registers, "qkv_bias": spec.qkv_bias}
-    return common | sizes | more | ({"init_values": 1e-5} if spec.layer_scale else {})
-
-
-def check(spec: ModelSpec) -> None:
-    plain = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
-    wants = {
-        "positions": (spec.family == "bit" or (spec.positions in STORED and spec.added == "stem"), spec.positions),
-        "a hidden layer before the head": (not spec.hidden, spec.hidden),
-        "norm_eps": (spec.family == "bit" or spec.norm_eps == plain["norm_eps"], spec.norm_eps),
-        "the family": (spec.family == "vit" or spec.name in ARCHITECTURES, spec.family),
-        "padding": (not spec.pad, "on"),
-    }
-    wrong = [f"{what} ({value})" for what, (fits, value) in wants.items() if not fits]
-    if wrong:
-        raise UsageError(f"timm's layout has no place for {', '.join(wrong)}; keep vitctl's own file, or write onnx")
+    return common | sizes | {"mlp_ratio": (spec.mlp + 0.5) / spec.dim} | more

@@ -16,7 +16,8 @@ from vitctl.config.model import ModelSpec
 from vitctl.data.loader import normalised
 from vitctl.errors import UsageError
 from vitctl.io import official, timm_folder
-from vitctl.io.hugging_face.writer import check_writable as check_hf
+from vitctl.io.holds import check_held
+from vitctl.io.hugging_face import writer as hugging_face
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.models.adapt import renormalised
@@ -28,6 +29,8 @@ from vitctl.models.exports.torch_file import TorchProgram, write_program
 from vitctl.reporting import Reporter
 from vitctl.workflows.export.pictures import Pictures
 from vitctl.workflows.load import load_model
+
+HOLDS = {"safetensors": timm_folder.HOLDS, "hf": hugging_face.HOLDS, "npz": official.HOLDS}
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,7 @@ def check_writable(weights: Weights, config: ExportConfig) -> None:
         raise UsageError(
             f"{spec.name}: is timm's own and can be written as onnx or torch; timm has its weights already"
         )
-    {"safetensors": timm_folder.check, "hf": check_hf, "npz": check_npz}[config.format](spec)
-    check_normalisation(weights, config)
-
-
-def check_npz(spec: ModelSpec) -> None:
-    if spec.family != "bit":
-        official.check_writable(spec)
-
-
-def check_normalisation(weights: Weights, config: ExportConfig) -> None:
-    if config.format == "npz":
-        renormalised(weights, *HALF)
+    check_held(as_plain_weights(weights) if config.format == "npz" else weights, HOLDS[config.format])
 
 
 def write(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures, reporter: Reporter) -> Written:
@@ -90,13 +82,17 @@ def write(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures,
 
 
 def weights_to_store(weights: Weights, config: ExportConfig) -> Weights:
-    """In half precision if that is asked for. The official layout knows of tables, not of waves that fill them."""
+    """In half precision if that is asked for, and as the official layout can say them."""
     if config.precision == "fp16":
         halved = {name: each.half() if each.is_floating_point() else each for name, each in weights.tensors.items()}
         weights = replace(weights, tensors=halved)
-    if config.format == "npz":  # whose readers take the pixels from -1 to 1
-        weights = renormalised(weights, *HALF)
-    if config.format == "npz" and weights.spec.positions == "sincos":
+    return as_plain_weights(weights) if config.format == "npz" else weights
+
+
+def as_plain_weights(weights: Weights) -> Weights:
+    """The same answers for pixels from -1 to 1, by the first layer; and positions in a table, whatever filled it."""
+    weights = renormalised(weights, *HALF)
+    if weights.spec.added == "stem" and weights.spec.positions in ("sincos", "sincos-mae"):
         weights = replace(weights, spec=weights.spec.changed(positions="1d"))
     return weights
 
