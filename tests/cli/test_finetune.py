@@ -207,7 +207,7 @@ def test_a_fresh_norm_behind_the_mean_as_mae_fine_tunes(
     ("flags", "code", "words"),
     [
         (("--lr", "0.1,x"), 2, "--lr 0.1,x: 'x' is no number; write one, or several as 0.003,0.01"),
-        (("--lr", "0.1,-1"), 2, "an lr of 0.1, -1.0 is not above 0"),
+        (("--lr", "0.1,-1"), 2, "lrs is -1.0; it must be above 0 and at most 1,000"),
         (("--freeze", "head"), 2, "write backbone, or a number of blocks"),
         (("--set", "keep_head=yes"), 2, "keep_head=yes: known: never, if-same, always"),
         (("--res", "20"), 2, "patches of 8 do not divide a picture of 20x20"),

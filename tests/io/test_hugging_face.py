@@ -297,7 +297,7 @@ def test_height_comes_before_width(size: Any) -> None:
         ({"num_attention_heads": "4"}, "num_attention_heads '4'"),
         ({"layer_norm_eps": "1e-6"}, "layer_norm_eps is '1e-6'; it must be a number"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
-        ({"layer_norm_eps": -1}, "norm_eps is -1.0; it must lie between 0 and 1"),
+        ({"layer_norm_eps": -1}, "norm_eps is -1.0; it must be above 0 and under 1"),
         ({"image_size": 40}, "image_size 40x40, which has 26 positions"),
         ({"image_size": 33}, "image_size 33x33; patches of 8 do not divide it"),
         ({"image_size": [32]}, "it must be a number, or height and width"),

@@ -69,9 +69,6 @@ def clearer(error: Any) -> None:
     text = str(error.message).removeprefix("Value error, ")
     wrong, _, options = text.partition(" is not one of ")
     near = get_close_matches(wrong.strip("'"), re.findall(r"'([^']*)'", options), 1)
-    for kind, wanted in (("number", "a number"), ("integer", "a whole number")):
-        if text.startswith(f"Input should be a valid {kind}"):
-            text = f"{wanted} is wanted"
     error.message = text + (f" Did you mean '{near[0]}'?" if near else "")
 
 

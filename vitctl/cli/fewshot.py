@@ -73,11 +73,14 @@ def fewshot(
 
 
 def number(text: str) -> int | None:
+    from vitctl.config.checks import whole_number
+
     if text == "all":
         return None
-    if not text.isdigit():
-        raise typer.BadParameter(f"{text!r} is no number of shots; write 5, or all", param_hint="--shots")
-    return int(text)
+    try:
+        return whole_number(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number of shots; write 5, or all", param_hint="--shots") from None
 
 
 def tables(result: "FewshotResult"):  # type: ignore[no-untyped-def]

@@ -130,6 +130,7 @@ def rows(result: "TrainResult") -> dict[str, str]:
 
 def rates(text: str | None) -> dict[str, Any]:
     """One lr, or a grid of them."""
+    from vitctl.config.checks import number
     from vitctl.errors import UsageError
 
     if text is None:
@@ -137,7 +138,7 @@ def rates(text: str | None) -> dict[str, Any]:
     values = []
     for part in text.split(","):
         try:
-            values.append(float(part))
+            values.append(number(part))
         except ValueError:
             raise UsageError(f"--lr {text}: {part!r} is no number; write one, or several as 0.003,0.01") from None
     return {"lr": values[0], "lrs": ()} if len(values) == 1 else {"lrs": tuple(values)}

@@ -1,64 +1,48 @@
 """Augmentation as data: one dataclass, and the literature's settings as literal rows."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
-from vitctl.config.checks import at_least, fraction, one_of, require
+from vitctl.config.checks import Amount, Range, Share, check_numbers, one_of, require
 from vitctl.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     crop: Literal["none", "inception", "resize-small", "simple"] = "none"
-    crop_area: tuple[float, float] = (0.05, 1.0)  # inception: share of the picture that a crop keeps
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # inception: width / height
-    crop_small: float = 256 / 224  # resize-small: the small side, in units of the resolution
-    crop_pad: int = 4  # simple: reflected border, in pixels
+    crop_area: tuple[Share, Share] = (0.05, 1.0)  # inception: share of the picture that a crop keeps
+    crop_ratio: Annotated[tuple[float, float], Range(0, 1000, above=True)] = (3 / 4, 4 / 3)  # inception: width / height
+    crop_small: Annotated[float, Range(1, 1000)] = 256 / 224  # resize-small: the small side, in units of the resolution
+    crop_pad: Annotated[int, Range(0, 10_000)] = 4  # simple: reflected border, in pixels
     filter: Literal["bilinear", "bicubic"] = "bilinear"  # antialiased either way
-    flip: float = 0.0  # probability
-    brightness: float = 0.0  # color jitter: factors are drawn from 1 ± this
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0  # in turns, at most 0.5
-    grayscale: float = 0.0  # probability
-    randaug_layers: int = 0
-    randaug_magnitude: float = 10.0
-    randaug_std: float = 0.0  # spread of the magnitude
-    randaug_probability: float = 1.0  # how often a layer does anything at all
+    flip: Share = 0.0  # probability
+    brightness: Amount = 0.0  # color jitter: factors are drawn from 1 ± this
+    contrast: Amount = 0.0
+    saturation: Amount = 0.0
+    hue: Annotated[float, Range(0, 0.5)] = 0.0  # in turns
+    grayscale: Share = 0.0  # probability
+    randaug_layers: Annotated[int, Range(0, 100)] = 0
+    randaug_magnitude: Amount = 10.0
+    randaug_std: Amount = 0.0  # spread of the magnitude
+    randaug_probability: Share = 1.0  # how often a layer does anything at all
     randaug_space: Literal["tf", "timm-inc"] = "tf"  # whose operations and scales
     three: bool = False  # DeiT III: one of grayscale, solarize, blur
-    erase: float = 0.0  # probability
-    erase_area: tuple[float, float] = (0.02, 1 / 3)
-    mixup: float = 0.0  # Beta(alpha, alpha); 0 is off
-    cutmix: float = 0.0
-    mix_probability: float = 1.0  # how often a pair is mixed at all
-    mix_switch: float = 0.5  # with both on: how often it is cutmix
+    erase: Share = 0.0  # probability
+    erase_area: tuple[Share, Share] = (0.02, 1 / 3)
+    mixup: Amount = 0.0  # Beta(alpha, alpha); 0 is off
+    cutmix: Amount = 0.0
+    mix_probability: Share = 1.0  # how often a pair is mixed at all
+    mix_switch: Share = 0.5  # with both on: how often it is cutmix
 
     def __post_init__(self) -> None:
         one_of("augment.crop", self.crop, ("none", "inception", "resize-small", "simple"))
         one_of("augment.filter", self.filter, ("bilinear", "bicubic"))
         one_of("augment.randaug_space", self.randaug_space, ("tf", "timm-inc"))
-        for name in ("flip", "grayscale", "randaug_probability", "erase", "mix_probability", "mix_switch"):
-            fraction(f"augment.{name}", getattr(self, name))
-        for name in (
-            "brightness",
-            "contrast",
-            "saturation",
-            "hue",
-            "mixup",
-            "cutmix",
-            "randaug_layers",
-            "randaug_magnitude",
-            "randaug_std",
-            "crop_pad",
-        ):
-            at_least(f"augment.{name}", getattr(self, name), 0)
+        check_numbers(self, "augment.")
         for name in ("crop_area", "erase_area"):
             low, high = getattr(self, name)
             require(0 < low <= high <= 1, f"augment.{name} is {low},{high}; it must be 0 < low <= high <= 1")
-        require(0 < self.crop_ratio[0] <= self.crop_ratio[1], "augment.crop_ratio must be 0 < low <= high")
-        require(self.crop_small >= 1, "augment.crop_small must be at least 1")
-        require(self.hue <= 0.5, "augment.hue is in turns, at most 0.5")
+        require(self.crop_ratio[0] <= self.crop_ratio[1], "augment.crop_ratio must be 0 < low <= high")
 
     @property
     def mixes_labels(self) -> bool:

@@ -1,9 +1,52 @@
 """The few checks that every config uses; each failure is one line that names the field."""
 
+import functools
 import re
+import typing
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from vitctl.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field may hold, as part of its type: `depth: Annotated[int, Range(1, 1000)]`."""
+
+    low: float
+    high: float
+    above: bool = False  # low itself is not allowed
+    under: bool = False  # high itself is not allowed
+
+    def __contains__(self, value: Any) -> bool:
+        """Never NaN, and infinity only where it is allowed."""
+        low = self.low < value if self.above else self.low <= value
+        return bool(low and (value < self.high if self.under else value <= self.high))
+
+    def __str__(self) -> str:
+        low, high = (f"{each:,}" if isinstance(each, int) else f"{each:g}" for each in (self.low, self.high))
+        if not (self.above or self.under):
+            return f"lie between {low} and {high}"
+        return f"be {'above' if self.above else 'at least'} {low} and {'under' if self.under else 'at most'} {high}"
+
+
+SHARE = Range(0, 1)  # of a whole
+COUNT = Range(1, 1_000_000)  # pictures at a time, and the like: more than anybody has a use for
+
+Share = Annotated[float, SHARE]
+BelowOne = Annotated[float, Range(0, 1, under=True)]
+AboveZero = Annotated[float, Range(0, 1, above=True)]
+Between = Annotated[float, Range(0, 1, above=True, under=True)]
+Amount = Annotated[float, Range(0, 1000)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # what torch, NumPy and scikit-learn all take
+Steps = Annotated[int, Range(1, 1_000_000_000)]
+StepsOrZero = Annotated[int, Range(0, 1_000_000_000)]
+Count = Annotated[int, COUNT]
+CountOrZero = Annotated[int, Range(0, 1_000_000)]
+Pixels = Annotated[int, Range(1, 100_000)]  # of a side
+Limit = Annotated[int, Range(1, 1_000_000_000_000)]  # pictures, of a whole data set
+MaxPixels = Annotated[int, Range(1, 100_000_000_000)]
 
 
 def require(condition: bool, message: str) -> None:
@@ -22,14 +65,63 @@ def at_least(name: str, value: float | None, least: float) -> None:
         raise ConfigError(f"{name} is {value}; it must be at least {least}")
 
 
-def fraction(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ConfigError(f"{name} is {value}; it must lie between 0 and 1")
+def within(name: str, value: Any, allowed: Range) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!s:.40}; it must {allowed}")
+
+
+def check_numbers(config: Any, prefix: str = "") -> None:
+    """That every number of a config lies in the range that its type names; None is no number."""
+    for name, allowed in ranges_of(config.__class__).items():
+        value = getattr(config, name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None:
+                within(f"{prefix}{name}", each, allowed)
+
+
+@functools.cache
+def ranges_of(kind: type) -> dict[str, Range]:
+    """The fields of a config that hold numbers, with what these may be."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = {name: range_of(hint) for name, hint in hints.items()}
+    return {name: allowed for name, allowed in found.items() if allowed}
+
+
+def range_of(hint: Any) -> Range | None:
+    """The range in an annotation, however deep inside unions and tuples."""
+    parts = typing.get_args(hint)
+    given = (part if isinstance(part, Range) else range_of(part) for part in parts)
+    return next((each for each in given if each), None)
+
+
+def whole_number(text: str) -> int:
+    """As int() reads it, in plain digits alone: not 1_000, and no digits of other scripts."""
+    if not re.fullmatch(r"[+-]?[0-9]+", text.strip()):
+        raise ValueError(text)
+    return int(text)
+
+
+def number(text: str) -> float:
+    """As float() reads it, in plain digits alone; also inf and nan, which no range allows."""
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    return float(text)
+
+
+def word_or_number(name: str, text: str, word: str, what: str, allowed: Range) -> None:
+    """A setting that is one word, or a whole number as text."""
+    if text == word:
+        return
+    try:
+        value = whole_number(text)
+    except ValueError:
+        raise ConfigError(f"{name} {text!r} is not understood; write {word}, or {what}") from None
+    within(name, value, allowed)
 
 
 def resolution(text: str) -> tuple[int, int]:
     """'224' or 'HxW', in pixels: (height, width)."""
-    match = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,5})(?:[xX]([0-9]{1,5}))?", text.strip())
     if not match or int(match[1]) < 1 or int(match[2] or 1) < 1:
         raise ConfigError(f"resolution {text!r} is not understood; write 224, or 192x256 for height x width")
     return int(match[1]), int(match[2] or match[1])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vitctl.config.checks import at_least, one_of, require
+from vitctl.config.checks import Count, check_numbers, one_of, require
 
 
 @dataclass(frozen=True)
@@ -11,15 +11,15 @@ class EvaluateConfig:
     source: str | None = None  # weights, or an exported file
     data: str | None = None
     split: str | None = None  # test, else val
-    batch: int | None = None  # as in training, so that the same answers come out; else 64
+    batch: Count | None = None  # as in training, so that the same answers come out; else 64
     precision: Literal["auto", "float32", "bf16"] = "auto"  # of weights; an exported file has its own
     device: str = "auto"
-    crops: int = 1
+    crops: Count = 1
     labels: str | None = None  # a JSON file with several right answers a picture, as ImageNet-ReaL's
     confusion: str | None = None  # a figure
     allow_missing: bool = False
 
     def __post_init__(self) -> None:
-        at_least("batch", self.batch, 1)
+        check_numbers(self)
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
         require(self.crops in (1, 5, 10), f"crops is {self.crops}; write 1, 5, or 10 (5 and their mirror images)")

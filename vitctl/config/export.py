@@ -1,9 +1,9 @@
 """What `vitctl export` writes, and how closely it must agree with the model."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vitctl.config.checks import at_least, one_of, require, resolution
+from vitctl.config.checks import Count, Range, Share, check_numbers, one_of, require, resolution
 
 Format = Literal["onnx", "torch", "safetensors", "hf", "npz"]
 Precision = Literal["float32", "fp16", "int8"]
@@ -23,20 +23,19 @@ class ExportConfig:
     precision: Precision = "float32"
     with_preprocessing: bool = False
     dynamic_size: bool = False
-    opset: int = 20
+    opset: Annotated[int, Range(1, 100)] = 20
     data: str | None = None  # pictures to compare on
-    pictures: int | None = None  # so many of them: 32, or 1,000 where precision is lost
-    calibration: int = 256  # pictures of train that say how large the numbers get, for int8
-    tolerance: float | None = None
-    agreement: float = 0.9  # of int8 with the model, in top-1
+    pictures: Annotated[int, Range(2, 1_000_000)] | None = None  # so many of them: 32, or 1,000 where precision is lost
+    calibration: Count = 256  # pictures of train that say how large the numbers get, for int8
+    tolerance: Annotated[float, Range(0, 1_000_000)] | None = None
+    agreement: Share = 0.9  # of int8 with the model, in top-1
     pad: bool = False  # a size that patches do not divide is padded
     allow_missing: bool = False
 
     def __post_init__(self) -> None:
         one_of("format", self.format, FORMATS)
         one_of("precision", self.precision, ("float32", "fp16", "int8"))
-        at_least("pictures", self.pictures, 2)
-        at_least("calibration", self.calibration, 1)
+        check_numbers(self)
         if self.res is not None:
             resolution(self.res)
         require(self.precision != "int8" or self.format == "onnx", f"precision int8 is for onnx, not for {self.format}")

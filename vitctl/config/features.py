@@ -1,9 +1,9 @@
 """What `vitctl features` takes from which model."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vitctl.config.checks import at_least, one_of, require, resolution
+from vitctl.config.checks import Count, Range, Seed, check_numbers, one_of, require, resolution
 
 POOLS = ("auto", "cls", "gap", "none")
 
@@ -13,22 +13,20 @@ class FeaturesConfig:
     source: str | None = None  # weights; or pixels, or random:MODEL, to compare with
     data: str | None = None
     out: str | None = None  # else in the cache, where later commands find it
-    layers: int = 1  # outputs of the last N blocks, concatenated
+    layers: Annotated[int, Range(1, 1000)] = 1  # outputs of the last N blocks, concatenated
     pool: Literal["auto", "cls", "gap", "none"] = "auto"  # as the model does; none: a vector for each patch
     res: str | None = None  # as the weights, or for random:MODEL as the data; pixels: 32 at most
     dtype: Literal["float32", "float16"] = "float32"  # of what is stored
-    batch: int = 32
-    part: int = 2048  # pictures that are kept together, and that a kill can lose
+    batch: Count = 32
+    part: Count = 2048  # pictures that are kept together, and that a kill can lose
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: str = "auto"
     cache: bool = True
-    seed: int = 0  # of random:MODEL
+    seed: Seed = 0  # of random:MODEL
     allow_missing: bool = False
 
     def __post_init__(self) -> None:
-        at_least("layers", self.layers, 1)
-        at_least("batch", self.batch, 1)
-        at_least("part", self.part, 1)
+        check_numbers(self)
         one_of("pool", self.pool, POOLS)
         one_of("dtype", self.dtype, ("float32", "float16"))
         one_of("precision", self.precision, ("auto", "float32", "bf16"))

@@ -1,9 +1,9 @@
 """What masked-patch self-supervision hides, and what it asks for."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vitctl.config.checks import at_least, fraction, require
+from vitctl.config.checks import Between, Pixels, Range, Share, check_numbers, require
 from vitctl.errors import ConfigError
 
 Objective = Literal["labels", "mean-color", "downsampled", "pixels", "mae"]
@@ -15,23 +15,19 @@ ROUNDING = 1e-9  # of a share of patches: 0.9 of 10 leaves one, not none
 class MaskingConfig:
     """The paper (appendix B.1.2) leaves open what is marked with *; what is chosen here is stored with the run."""
 
-    ratio: float = 0.5  # of the patches; int(N (1 - ratio)) are left alone, as MAE counts
-    masked: float = 0.8  # of these: get the learnable token
-    swapped: float = 0.1  # of these: get another patch* of the same picture; the rest stays as it is, but is asked for
-    bits: int = 3  # of a color: floor(mean / 256 * 2^bits)* of the bytes*, so that 0..255 is cut into equal parts
-    side: int = 4  # of a patch that is asked for downsampled
+    ratio: Between = 0.5  # of the patches; int(N (1 - ratio)) are left alone, as MAE counts
+    masked: Share = 0.8  # of these: get the learnable token
+    swapped: Share = 0.1  # of these: get another patch* of the same picture; the rest stays as it is, but is asked for
+    # of a color: floor(mean / 256 * 2^bits)* of the bytes*, so that 0..255 is cut into equal parts
+    bits: Annotated[int, Range(1, 8)] = 3
+    side: Pixels = 4  # of a patch that is asked for downsampled
     normalise: bool = True  # mae: each patch's values less their mean, by their deviation
-    decoder_dim: int = 512  # mae
-    decoder_depth: int = 8
-    decoder_heads: int = 16
+    decoder_dim: Annotated[int, Range(4, 100_000)] = 512  # mae
+    decoder_depth: Annotated[int, Range(1, 1000)] = 8
+    decoder_heads: Annotated[int, Range(1, 10_000)] = 16
 
     def __post_init__(self) -> None:
-        require(0 < self.ratio < 1, f"masking.ratio is {self.ratio}; it must be above 0 and under 1")
-        fraction("masking.masked", self.masked)
-        fraction("masking.swapped", self.swapped)
-        require(1 <= self.bits <= 8, f"masking.bits is {self.bits}; a byte has 1 to 8")
-        for name in ("side", "decoder_dim", "decoder_depth", "decoder_heads"):
-            at_least(f"masking.{name}", getattr(self, name), 1)
+        check_numbers(self, "masking.")
         require(self.decoder_dim % 4 == 0, f"masking.decoder_dim is {self.decoder_dim}; waves of positions need fours")
 
     def counts(self, patches: int) -> "Counts":

@@ -13,9 +13,9 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from vitctl.config.checks import at_least, fraction, one_of, require
+from vitctl.config.checks import Between, CountOrZero, Pixels, Range, Share, check_numbers, one_of, require
 from vitctl.errors import ConfigError, did_you_mean
 from vitctl.patches import round_to
 
@@ -65,6 +65,8 @@ EXAFLOPS = {  # Table 6: pretraining on JFT for 7 epochs, or for those in bracke
     "r50+vit-l/16": "859; 1668 (14)",
 }  # fmt: skip
 
+Depth = Annotated[int, Range(1, 10_000)]
+Width = Annotated[int, Range(1, 1_000_000)]
 FAMILIES = ("vit", "hybrid", "axial", "bit", "timm")
 HEADS = ("cls", "gap", "map")
 POSITIONS = ("none", "1d", "2d", "relative", "sincos", "sincos-mae")
@@ -76,32 +78,32 @@ NORMS = ("tokens", "pooled")
 class ModelSpec:
     name: str
     family: Literal["vit", "hybrid", "axial", "bit", "timm"] = "vit"
-    height: int = 224
-    width: int = 224
-    channels: int = 3
-    classes: int = 1000  # 0: features only
-    patch: int = 16  # of the picture; of the feature map in a hybrid
-    dim: int = 768  # D
-    depth: int = 12
-    heads: int = 12
-    mlp: int = 3072
-    layers: tuple[int, ...] = ()  # blocks of each ResNet stage
-    factor: int = 1  # width of a BiT ResNet
+    height: Pixels = 224
+    width: Pixels = 224
+    channels: Annotated[int, Range(1, 10_000)] = 3
+    classes: Annotated[int, Range(0, 100_000_000)] = 1000  # 0: features only
+    patch: Pixels = 16  # of the picture; of the feature map in a hybrid
+    dim: Width = 768  # D
+    depth: Depth = 12
+    heads: Width = 12
+    mlp: Width = 3072
+    layers: tuple[Depth, ...] = ()  # blocks of each ResNet stage
+    factor: Annotated[int, Range(1, 1000)] = 1  # width of a BiT ResNet
     head: Literal["cls", "gap", "map"] = "cls"
     class_token: bool = True
     class_position: bool = True  # the class token has a position too: in the paper's code, not in big_vision's
-    registers: int = 0
-    hidden: int = 0  # width of the pre-logits layer (a dense layer and tanh) that pretraining puts before the head
+    registers: CountOrZero = 0
+    hidden: CountOrZero = 0  # width of the pre-logits layer (dense, then tanh) that pretraining puts before the head
     positions: Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"] = "1d"
     added: Literal["stem", "every", "shared"] = "stem"  # before the first block; before each; the same before each
     norm: Literal["tokens", "pooled"] = "tokens"  # what the last norm is applied to: before pooling, or after it
     layer_scale: bool = False  # DINOv2's and DeiT III's
     qkv_bias: bool = True
     gelu: Literal["tanh", "erf"] = "tanh"  # the official code's is tanh, timm's erf
-    norm_eps: float = 1e-6
+    norm_eps: Between = 1e-6
     numerics: Literal["official", "timm"] = "official"  # of the ResNet part of a hybrid
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: Share = 0.0
+    drop_path: Share = 0.0
     pad: bool = False  # pictures that patches do not divide are padded below and on the right
 
     def __post_init__(self) -> None:
@@ -115,14 +117,7 @@ class ModelSpec:
             ("numerics", ("official", "timm")),
         ):
             one_of(name, getattr(self, name), options)
-        for name in ("height", "width", "channels", "patch", "dim", "depth", "heads", "mlp", "factor"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("classes", "registers", "hidden"):
-            at_least(name, getattr(self, name), 0)
-        require(all(blocks >= 1 for blocks in self.layers), f"layers are {self.layers}; a stage has at least one block")
-        require(0 < self.norm_eps < 1, f"norm_eps is {self.norm_eps}; it must lie between 0 and 1")
-        fraction("dropout", self.dropout)
-        fraction("drop_path", self.drop_path)
+        check_numbers(self)
         if self.family in ("vit", "hybrid", "axial"):
             self.check_transformer()
 
@@ -223,10 +218,10 @@ def model_spec(name: str, **options: Any) -> ModelSpec:
         return ModelSpec(name, "timm").changed(**options)
     text = name.strip().lower()
     for pattern, read in (
-        (r"vit-([a-z]+)/(\d{1,3})", read_vit),
-        (r"axial-vit-([a-z]+)/(\d{1,3})", read_axial),
-        (r"(r\d*)\+vit-([a-z]+)/(\d{1,3})", read_hybrid),
-        (r"bit-(r\d+)x(\d)", read_bit),
+        (r"vit-([a-z]+)/([0-9]{1,3})", read_vit),
+        (r"axial-vit-([a-z]+)/([0-9]{1,3})", read_axial),
+        (r"(r[0-9]*)\+vit-([a-z]+)/([0-9]{1,3})", read_hybrid),
+        (r"bit-(r[0-9]+)x([0-9])", read_bit),
     ):
         match = re.fullmatch(pattern, text)
         if match:
@@ -236,11 +231,11 @@ def model_spec(name: str, **options: Any) -> ModelSpec:
 
 def nearest(text: str) -> str:
     """A name that was meant: by timm's words, without the stroke, or with a slip of the finger."""
-    words = re.fullmatch(r"(?:timm:)?vit_(tiny|small|base|large|huge)_patch(\d+)(_\d+)?.*", text)
+    words = re.fullmatch(r"(?:timm:)?vit_(tiny|small|base|large|huge)_patch([0-9]+)(_[0-9]+)?.*", text)
     if words:
         size = "ti" if words[1] == "tiny" else words[1][0]
         return f"did you mean 'vit-{size}/{words[2]}', or timm's own 'timm:{text.removeprefix('timm:')}'?"
-    joined = re.fullmatch(r"((?:axial-)?vit-[a-z]+)[-_]?(\d{1,3})", text)
+    joined = re.fullmatch(r"((?:axial-)?vit-[a-z]+)[-_]?([0-9]{1,3})", text)
     return f"did you mean '{joined[1]}/{joined[2]}'?" if joined else did_you_mean(text, LISTED)
 
 

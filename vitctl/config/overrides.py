@@ -6,6 +6,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from vitctl.config.checks import number, whole_number
 from vitctl.errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
@@ -90,8 +91,8 @@ def convert_scalar(text: str, kind: type, whole: str) -> Any:
         if text.lower() in known:
             return known[text.lower()]
         raise ConfigError(f"--set {whole}={text}: true or false is wanted")
+    read, words = {int: (whole_number, "a whole number"), float: (number, "a number")}.get(kind, (kind, kind.__name__))
     try:
-        return kind(text)
+        return read(text)
     except ValueError:
-        article = {"int": "a whole number", "float": "a number"}.get(kind.__name__, kind.__name__)
-        raise ConfigError(f"--set {whole}={text}: {article} is wanted") from None
+        raise ConfigError(f"--set {whole}={text}: {words} is wanted") from None

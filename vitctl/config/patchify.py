@@ -2,9 +2,23 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from vitctl.config.checks import at_least, fraction, one_of, require, resolution
+from vitctl.config.checks import (
+    SHARE,
+    Limit,
+    MaxPixels,
+    Pixels,
+    Range,
+    Seed,
+    check_numbers,
+    number,
+    one_of,
+    require,
+    resolution,
+    within,
+    word_or_number,
+)
 from vitctl.errors import ConfigError, did_you_mean
 from vitctl.patches import check_grid
 
@@ -24,22 +38,22 @@ class PatchifyConfig:
     out: str = "data.h5"
     kind: str = "auto"  # auto looks at the source
     res: str = "auto"  # auto: 224 for pictures; their own size for arrays of small ones
-    patch: int | None = None  # 16, or the largest divisor of a small array's size
+    patch: Pixels | None = None  # 16, or the largest divisor of a small array's size
     fit: Fit = "crop"
-    channels: int | None = None  # 3 for pictures; their own for arrays
+    channels: Annotated[int, Range(1, 3)] | None = None  # 3 for pictures; their own for arrays
     split: tuple[str, ...] = ()  # "val=0.1": parts cut out of train, stratified
     classes: str | None = None  # a file of class names, one a line
-    limit: int | None = None  # pictures per split, spread over the classes
-    seed: int = 0  # of split and limit
+    limit: Limit | None = None  # pictures per split, spread over the classes
+    seed: Seed = 0  # of split and limit
     on_error: Literal["skip", "fail"] = "skip"
-    max_pixels: int = 89_478_485  # a picture of more is refused before it is decoded
+    max_pixels: MaxPixels = 89_478_485  # a picture of more is refused before it is decoded
     draft: bool = True  # JPEGs over twice the target are decoded at a fraction of their size
-    shards: int | None = None
+    shards: Annotated[int, Range(1, 100_000)] | None = None
     shard: str | None = None  # "3", or "index" to write the index over finished shards
     compress: bool = False
     codec: Literal["gzip", "lzf", "zstd", "lz4"] = "gzip"  # zstd and lz4 need the extra `compress`
-    level: int = 4  # of gzip and zstd
-    workers: int | None = None
+    level: Annotated[int, Range(0, 9)] = 4  # of gzip and zstd
+    workers: Annotated[int, Range(1, 1024)] | None = None
 
     def __post_init__(self) -> None:
         require(self.out.strip(" ./") != "" and not self.out.endswith("/"), f"OUT {self.out!r} names no file")
@@ -47,10 +61,8 @@ class PatchifyConfig:
         one_of("fit", self.fit, FITS)
         one_of("on_error", self.on_error, ("skip", "fail"))
         one_of("codec", self.codec, ("gzip", "lzf", "zstd", "lz4"))
+        check_numbers(self)
         require(self.channels in (None, 1, 3), f"channels is {self.channels}; 1 or 3 can be stored")
-        for name in ("limit", "workers", "shards", "patch", "max_pixels"):
-            at_least(name, getattr(self, name), 1)
-        require(0 <= self.level <= 9, f"level is {self.level}; it goes from 0 to 9")
         if self.size:
             check_grid(*self.size, self.patch or 16)
         require(sum(self.parts.values()) < 1, "the parts of --split leave nothing for train")
@@ -58,13 +70,8 @@ class PatchifyConfig:
 
     def check_shards(self) -> None:
         require(self.shard is None or self.shards is not None, "--shard wants --shards K beside it")
-        require(self.shards is None or self.shards <= 100_000, "at most 100000 shards")
-        if self.shard not in (None, "index"):
-            number = int(self.shard) if re.fullmatch("[0-9]{1,6}", str(self.shard)) else -1
-            require(
-                0 <= number < (self.shards or 0),
-                f"--shard {self.shard}: write a number from 0 to {(self.shards or 1) - 1}, or index",
-            )
+        if self.shard is not None and self.shards is not None:
+            word_or_number("--shard", self.shard, "index", "the number of a shard", Range(0, self.shards - 1))
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -75,7 +82,7 @@ class PatchifyConfig:
         """{"val": 0.1} for --split val=0.1."""
         parts: dict[str, float] = {}
         for text in self.split:
-            match = re.fullmatch(r"(\w+)=([0-9.]+)", text.strip())
+            match = re.fullmatch(r"(\w+)=(.+)", text.strip())
             if not match:
                 raise ConfigError(f"--split {text!r} is not understood; write --split val=0.1")
             name = "val" if match[1] in ("valid", "validation") else match[1]
@@ -84,10 +91,10 @@ class PatchifyConfig:
                     f"--split {text!r}: only val and test are cut out of train; {did_you_mean(name, SPLITS[1:])}"
                 )
             try:
-                parts[name] = float(match[2])
+                parts[name] = number(match[2])
             except ValueError:
                 raise ConfigError(f"--split {text!r}: {match[2]} is not a number") from None
-            fraction(f"--split {name}", parts[name])
+            within(f"--split {name}", parts[name], SHARE)
         return parts
 
     def content(self) -> dict[str, object]:

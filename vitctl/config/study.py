@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from vitctl.config.checks import at_least, one_of, require
+from vitctl.config.checks import COUNT, Count, Range, Steps, check_numbers, one_of, require, within
 from vitctl.config.overrides import override
 from vitctl.config.recipes import recipe
 
@@ -21,12 +21,12 @@ class StudyConfig:
     data: str | None = None  # vtab: a folder of patch files, in folders of their groups
     source: str | None = None  # vtab: the weights that are transferred
     target: str | None = None  # optimizer: another data set to transfer to
-    budget: float = 10.0  # minutes, of all cells together
+    budget: Annotated[float, Range(0, 1_000_000, above=True)] = 10.0  # minutes, of all cells together
     scale: Literal["budget", "paper"] = "budget"  # paper: its own models, recipes and resolutions
     size: str = "ti"  # of the models, where the paper's are too large
-    seeds: int = 3
-    steps: int | None = None  # of a cell, in place of what the budget allows
-    batch: int = 64
+    seeds: Annotated[int, Range(1, 100)] = 3
+    steps: Steps | None = None  # of a cell, in place of what the budget allows
+    batch: Count = 64
     cells: str = "1/1"  # "2/4": the second quarter, for a machine of four
     keep: bool = False  # the weights of every cell
     device: str = "auto"
@@ -35,13 +35,12 @@ class StudyConfig:
     def __post_init__(self) -> None:
         one_of("study", self.name, NAMES)
         one_of("scale", self.scale, ("budget", "paper"))
-        require(0 < self.budget < 1e6, f"budget is {self.budget}; it must be above 0 and under a million minutes")
         for flag, value, name in (("--from", self.source, "vtab"), ("target", self.target, "optimizer")):
             require(value is None or self.name == name, f"{flag} is for the study {name}, not for {self.name}")
-        for name in ("seeds", "batch", "steps"):
-            at_least(name, getattr(self, name), 1)
-        good = re.fullmatch(r"[1-9]\d*/[1-9]\d*", self.cells)
+        check_numbers(self)
+        good = re.fullmatch(r"[1-9][0-9]{0,17}/[1-9][0-9]{0,17}", self.cells)
         require(good is not None and self.part[0] <= self.part[1], f"cells {self.cells!r} is not understood; write 2/4")
+        within("cells", self.part[1], COUNT)
 
     @property
     def part(self) -> tuple[int, int]:

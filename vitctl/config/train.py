@@ -2,12 +2,30 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from vitctl.config.augment import AugmentConfig
-from vitctl.config.checks import at_least, fraction, one_of, require, resolution
+from vitctl.config.checks import (
+    COUNT,
+    AboveZero,
+    Amount,
+    BelowOne,
+    Count,
+    CountOrZero,
+    Limit,
+    Range,
+    Seed,
+    Share,
+    Steps,
+    StepsOrZero,
+    check_numbers,
+    one_of,
+    require,
+    resolution,
+    word_or_number,
+)
 from vitctl.config.masking import OBJECTIVES, MaskingConfig, Objective
-from vitctl.config.model import ADDED, HEADS, NORMS, POSITIONS
+from vitctl.config.model import ADDED, HEADS, NORMS, POSITIONS, Depth, Width
 from vitctl.errors import ConfigError
 
 OPTIMISERS = ("adam", "sgd", "adafactor")
@@ -20,36 +38,31 @@ UNUSED = {  # fields that say nothing to a command: it refuses them, rather than
 FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_every", "tensorboard")  # may change
 KEEP_HEAD = ("never", "if-same", "always")
 SCHEDULES = ("cosine", "linear", "rsqrt", "constant")
+Lr = Annotated[float, Range(0, 1000, above=True)]
+Length = Annotated[float, Range(0, 1_000_000_000)]
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     name: Literal["adam", "sgd", "adafactor"] = "adam"
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    momentum: float = 0.9  # sgd
-    weight_decay: float = 0.0
+    lr: Lr = 1e-3
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
+    eps: AboveZero = 1e-8
+    momentum: BelowOne = 0.9  # sgd
+    weight_decay: Amount = 0.0
     # lr: w -= lr * wd * w (AdamW). fixed: w -= lr / peak * wd * w (big_vision: its 1e-4 at lr 1e-3 is AdamW's 0.1).
     # l2: wd * w is part of the gradient (torch's Adam and SGD).
     decay: Literal["lr", "fixed", "l2"] = "lr"
     decay_on: Literal["kernels", "all"] = "kernels"  # matrices and kernels alone; or biases, scales and positions too
-    layer_decay: float = 1.0  # the lr of a layer is this times that of the next one (BEiT, MAE)
-    clip: float = 0.0  # global norm of the gradient; 0 is off
+    layer_decay: AboveZero = 1.0  # the lr of a layer is this times that of the next one (BEiT, MAE)
+    clip: Annotated[float, Range(0, 1_000_000_000)] = 0.0  # global norm of the gradient; 0 is off
 
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, OPTIMISERS)
         one_of("optim.decay", self.decay, DECAYS)
         one_of("optim.decay_on", self.decay_on, ("kernels", "all"))
-        require(self.lr > 0, f"optim.lr is {self.lr}; it must be above 0")
-        require(self.eps > 0, f"optim.eps is {self.eps}; it must be above 0")
-        for name in ("beta1", "beta2", "momentum"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"optim.{name} is {value}; it must be at least 0 and under 1")
-        for name in ("weight_decay", "clip"):
-            at_least(f"optim.{name}", getattr(self, name), 0)
-        require(0 < self.layer_decay <= 1, f"optim.layer_decay is {self.layer_decay}; it must be above 0, at most 1")
+        check_numbers(self, "optim.")
 
 
 @dataclass(frozen=True)
@@ -57,17 +70,14 @@ class ScheduleConfig:
     """The share of the peak lr at a step: a straight warm-up, a decay, and perhaps a straight cool-down to zero."""
 
     kind: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
-    warmup: float = 0  # steps; below 1, a share of the run
-    cooldown: float = 0  # steps at the end; below 1, a share of the run
-    end: float = 0.0  # share of the peak where cosine and linear end
-    timescale: int = 10_000  # rsqrt: steps until the lr has fallen to 1 / sqrt(2)
+    warmup: Length = 0  # steps; below 1, a share of the run
+    cooldown: Length = 0  # steps at the end; below 1, a share of the run
+    end: Share = 0.0  # share of the peak where cosine and linear end
+    timescale: Steps = 10_000  # rsqrt: steps until the lr has fallen to 1 / sqrt(2)
 
     def __post_init__(self) -> None:
         one_of("schedule.kind", self.kind, SCHEDULES)
-        for name in ("warmup", "cooldown"):
-            at_least(f"schedule.{name}", getattr(self, name), 0)
-        at_least("schedule.timescale", self.timescale, 1)
-        fraction("schedule.end", self.end)
+        check_numbers(self, "schedule.")
 
     def warmup_steps(self, steps: int) -> int:
         return counted(self.warmup, steps)
@@ -84,15 +94,14 @@ def counted(length: float, steps: int) -> int:
 class ShapeConfig:
     """A fresh model's own numbers, in place of those that its name says."""
 
-    depth: int | None = None
-    dim: int | None = None
-    heads: int | None = None
-    mlp: int | None = None
+    depth: Depth | None = None
+    dim: Width | None = None
+    heads: Width | None = None
+    mlp: Width | None = None
     added: Literal["stem", "every", "shared"] | None = None  # where positions are
 
     def __post_init__(self) -> None:
-        for name in ("depth", "dim", "heads", "mlp"):
-            at_least(f"shape.{name}", getattr(self, name), 1)
+        check_numbers(self, "shape.")
         if self.added is not None:
             one_of("shape.added", self.added, ADDED)
 
@@ -117,44 +126,44 @@ class TrainConfig:
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     hidden: bool = False  # a pre-logits layer as wide as the model
     pad: bool = False  # pictures that patches do not divide
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: Share = 0.0
+    drop_path: Share = 0.0
     split: str = "train"
     val: str = "val"
-    steps: int | None = None  # or else
-    epochs: float | None = None
-    batch: int = 256  # global
+    steps: Steps | None = None  # or else
+    epochs: Annotated[float, Range(0, 1_000_000, above=True)] | None = None
+    batch: Count = 256  # global
     objective: Objective = "labels"
     masking: MaskingConfig = field(default_factory=MaskingConfig)  # of every objective but labels
-    probe: int = 10  # shots a class by which a model without labels is measured on the way; 0 is off
+    probe: CountOrZero = 10  # shots a class by which a model without labels is measured on the way; 0 is off
     loss: Literal["softmax", "sigmoid"] = "softmax"
-    head_bias: float = 0.0
-    head_std: float = 0.0  # of its first weights: zeros, as the paper has them, cost Adam many steps on little data
-    smoothing: float = 0.0
+    head_bias: Annotated[float, Range(-1000, 1000)] = 0.0
+    head_std: Amount = 0.0  # of its first weights: zeros, as the paper has them, cost Adam many steps on little data
+    smoothing: Share = 0.0
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    ema: float = 0.0  # share of the average that a step keeps; 0 is off
+    ema: BelowOne = 0.0  # share of the average that a step keeps; 0 is off
     freeze: str | None = None  # "backbone": all but the head; a number: the stem and so many blocks
-    lrs: tuple[float, ...] = ()  # tried on a part of the training data; the best of them trains on all
-    limit: int | None = None  # train on so many examples, drawn evenly from the classes
-    seed: int = 0
+    lrs: tuple[Lr, ...] = ()  # tried on a part of the training data; the best of them trains on all
+    limit: Limit | None = None  # train on so many examples, drawn evenly from the classes
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    eval_every: int | None = None  # steps; an epoch, or a twentieth of the run if that is longer; 0: at the end alone
-    log_every: int | None = None  # steps; a hundredth of the run, at most 50
+    # steps; an epoch, or a twentieth of the run if that is longer; 0: at the end alone
+    eval_every: StepsOrZero | None = None
+    log_every: Steps | None = None  # steps; a hundredth of the run, at most 50
 
     micro_batch: str = "auto"  # pictures that are computed at once on one device
     device: str = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: Literal["auto", "on", "off"] = "auto"
     checkpointing: bool = False  # activations are computed again in the backward pass instead of kept
-    save_every: int | None = None  # steps; as often as it costs less than a fiftieth of the time
+    save_every: Steps | None = None  # steps; as often as it costs less than a fiftieth of the time
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         one_of("objective", self.objective, OBJECTIVES)
-        at_least("probe", self.probe, 0)
-        at_least("head_std", self.head_std, 0)
+        check_numbers(self)
         one_of("loss", self.loss, ("softmax", "sigmoid"))
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
         one_of("parallel", self.parallel, ("ddp", "fsdp"))
@@ -164,23 +173,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None:
                 one_of(name, value, options)
-        for name in ("steps", "batch", "log_every", "save_every", "limit"):
-            at_least(name, getattr(self, name), 1)
-        at_least("eval_every", self.eval_every, 0)
-        for name in ("dropout", "drop_path", "smoothing"):
-            fraction(name, getattr(self, name))
-        require(0 <= self.ema < 1, f"ema is {self.ema}; it must be at least 0 and under 1")
-        require(self.epochs is None or self.epochs > 0, f"epochs is {self.epochs}; it must be above 0")
         require(not (self.steps and self.epochs), "both steps and epochs are given; give one of them")
-        require(all(lr > 0 for lr in self.lrs), f"an lr of {', '.join(map(str, self.lrs))} is not above 0")
-        require(
-            self.micro_batch == "auto" or (self.micro_batch.isdigit() and int(self.micro_batch) > 0),
-            f"micro-batch {self.micro_batch!r} is not understood; write auto, or a number of pictures",
-        )
-        require(
-            self.freeze is None or self.freeze == "backbone" or self.freeze.isdigit(),
-            f"freeze {self.freeze!r} is not understood; write backbone, or a number of blocks",
-        )
+        word_or_number("micro-batch", self.micro_batch, "auto", "a number of pictures", COUNT)
+        if self.freeze is not None:
+            word_or_number("freeze", self.freeze, "backbone", "a number of blocks", Range(0, 10_000))
         if self.res is not None:
             resolution(self.res)
 

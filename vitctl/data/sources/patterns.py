@@ -44,7 +44,7 @@ def expanded(pattern: str) -> Iterator[str]:
 
 def alternatives(text: str) -> Iterable[str] | None:
     """What stands between braces: a..b counts, commas list, anything else is not for us."""
-    span = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    span = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", text)
     if span:
         width = len(max(span.groups(), key=len)) if any(end.startswith("0") for end in span.groups()) else 0
         return (f"{number:0{width}d}" for number in range(int(span[1]), int(span[2]) + 1))

@@ -1,0 +1,70 @@
+"""Numbers on the command line that are none, out of proportion, or in digits that only Python takes."""
+
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vitctl.cli import COMMANDS
+
+LR = "it must be above 0 and at most 1,000"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("pretrain --lr inf", f"optim.lr is inf; {LR}"),
+        ("pretrain --lr 1e309", f"optim.lr is inf; {LR}"),
+        ("pretrain --lr nan", f"optim.lr is nan; {LR}"),
+        ("pretrain --set optim.weight_decay=nan", "optim.weight_decay is nan; it must lie between 0 and 1,000"),
+        ("pretrain --set augment.mixup=inf", "augment.mixup is inf; it must lie between 0 and 1,000"),
+        ("pretrain --seed -1", "seed is -1; it must lie between 0 and 4,294,967,295"),
+        ("pretrain --set optim.lr=1_0", "--set optim.lr=1_0: a number is wanted"),
+        ("pretrain --set batch=１０", "--set batch=１０: a whole number is wanted"),
+        ("pretrain --micro-batch ٣", "micro-batch '٣' is not understood; write auto, or a number of pictures"),
+        ("selfsup --ratio nan", "masking.ratio is nan; it must be above 0 and under 1"),
+        ("study data-size --seeds 10000000000 --dry-run", "seeds is 10000000000; it must lie between 1 and 100"),
+        ("study data-size --budget nan --dry-run", "budget is nan; it must be above 0 and at most 1,000,000"),
+        ("fewshot --shots 10000000000", "shots is 10000000000; it must lie between 1 and 1,000,000"),
+        ("patchify digits --workers 5000", "workers is 5000; it must lie between 1 and 1,024"),
+        (
+            "patchify digits --shards 4 --shard ３",
+            "--shard '３' is not understood; write index, or the number of a shard",
+        ),
+        ("patchify digits --split val=0.1_0", "--split 'val=0.1_0': 0.1_0 is not a number"),
+    ],
+)
+def test_out_of_range_is_refused_with_the_range(refused: Callable[..., str], line: str, message: str) -> None:
+    assert refused(*line.split(), code=2) == f"error: {message}"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("pretrain --lr 1_000", "'--lr': a number is wanted, not '1_000'"),
+        ("pretrain --steps 1_0", "'--steps': a whole number is wanted, not '1_0'"),
+        ("selfsup --probe １０", "'--probe': a whole number is wanted, not '１０'"),
+        ("predict --top ٣ x.png", "'--top': a whole number is wanted, not '٣'"),
+        ("fewshot --shots 1٠", "--shots: '1٠' is no number of shots; write 5, or all"),
+    ],
+)
+def test_other_digits_are_refused(vitctl: Callable[..., Any], line: str, message: str) -> None:
+    answer = vitctl(*line.split(), code=2, env={"COLUMNS": "240", "TERMINAL_WIDTH": "240"})
+    assert message in " ".join(re.sub(r"[─-╿]", " ", answer.err).split())
+
+
+def test_a_grid_of_rates_is_in_plain_digits(refused: Callable[..., str], newest: str, data: str) -> None:
+    assert "--lr 0.1,1_0: '1_0' is no number" in refused("finetune", "--lr", "0.1,1_0", code=2)
+    assert refused("finetune", "--lr", "0.1,inf", code=2) == f"error: lrs is inf; {LR}"
+
+
+def test_every_number_of_every_command_has_our_parser() -> None:
+    """What Typer itself reads, it reads with int() and float()."""
+    for command in (each for commands in COMMANDS.values() for each in commands):
+        for name, parameter in inspect.signature(command).parameters.items():
+            kind, *options = typing.get_args(parameter.annotation)
+            if {int, float} & {kind, *typing.get_args(kind)}:
+                assert options[0].parser, f"{command.__name__}: {name}"
