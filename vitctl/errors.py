@@ -8,7 +8,8 @@
     │   ├── DataError           pictures, patch files
     │   └── WeightsError        models
     ├── RunError            4   it began well and failed
-    │   └── NoSpace             the disk is full
+    │   ├── NoSpace             the disk is full
+    │   └── LostContact         another process of the run is gone
     └── Interrupted       130   Ctrl-C, or 143 for SIGTERM
 
 A message is one line: what, where, and what to do next.
@@ -52,6 +53,10 @@ class RunError(VitctlError):
 
 
 class NoSpace(RunError):
+    pass
+
+
+class LostContact(RunError):
     pass
 
 

@@ -19,6 +19,16 @@ def cores() -> int:
     return min(allowed, max(1, -(-int(quota) // int(period)))) if quota.isdigit() else allowed
 
 
+def cuda_devices() -> int:
+    """NVIDIA's, as far as CUDA_VISIBLE_DEVICES allows; the driver is asked, because importing torch takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 

@@ -5,13 +5,16 @@ import re
 import shlex
 import sys
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from vitctl.errors import Interrupted, Terminated, UsageError, VitctlError, is_no_space, is_out_of_memory
+from vitctl.errors import Interrupted, LostContact, Terminated, UsageError, VitctlError, is_no_space, is_out_of_memory
 from vitctl.reporting import tell
+
+DEVICES = "VITCTL_DEVICES"  # in a rank's environment: how many were started
+LOST = 75  # the code by which a rank tells its launcher that another one is gone
 
 
 class Boundary(TyperGroup):
@@ -27,6 +30,10 @@ class Boundary(TyperGroup):
             end(f"{error}; go on with: {line}", error.exit_code)
         except UsageError as error:
             silent_on_others(error)
+            fail(str(error), error.exit_code)
+        except LostContact as error:
+            if DEVICES in os.environ:  # our launcher sees which rank is gone, and says so
+                raise typer.Exit(LOST) from None
             fail(str(error), error.exit_code)
         except VitctlError as error:
             fail(str(error), error.exit_code)
@@ -78,11 +85,11 @@ def silent_on_others(error: VitctlError) -> None:
         raise typer.Exit(error.exit_code)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     end(f"error: {message}", code)
 
 
-def end(message: str, code: int) -> None:
+def end(message: str, code: int) -> NoReturn:
     """A stop that was asked for is no error."""
     tell(sys.stderr, " ".join(message.split()))
     raise typer.Exit(code)
@@ -90,7 +97,7 @@ def end(message: str, code: int) -> None:
 
 def resumed(command: str, run: str) -> str:
     """On as many devices as before, where we started one process for each."""
-    devices = os.environ.get("VITCTL_DEVICES")
+    devices = os.environ.get(DEVICES)
     return shlex.join(["vitctl", command, "--resume", run, *(["--devices", devices] if devices else [])])
 
 

@@ -67,7 +67,7 @@ def finetune(
     """
     from vitctl.cli.training import flags_of, launched, rates, show
 
-    if launched(devices):
+    if launched(devices, device):
         return
     from vitctl.cli.console import reporter
     from vitctl.workflows.finetune import finetune as run

@@ -52,7 +52,7 @@ def pretrain(
     """
     from vitctl.cli.training import flags_of, launched, show
 
-    if launched(devices):
+    if launched(devices, device):
         return
     from vitctl.cli.console import reporter
     from vitctl.workflows.pretrain import pretrain as run

@@ -68,7 +68,7 @@ def selfsup(
     """
     from vitctl.cli.training import flags_of, launched, show
 
-    if launched(devices):
+    if launched(devices, device):
         return
     from vitctl.cli.console import reporter
     from vitctl.workflows.selfsup import selfsup as run

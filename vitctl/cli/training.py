@@ -88,11 +88,11 @@ def flags_of(**flags: Any) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def launched(devices: int | None) -> bool:
+def launched(devices: int | None, device: str | None) -> bool:
     """Whether other processes did the work, one for each device."""
     from vitctl.cli.launch import launch
 
-    return launch(devices)
+    return launch(devices, device)
 
 
 def show(command: str, result: Any, as_json: bool, told: "Callable[[Any], dict[str, str]] | None" = None) -> None:

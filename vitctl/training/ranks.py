@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from vitctl.errors import RunError
+from vitctl.errors import LostContact
 
 TIMEOUT = datetime.timedelta(minutes=30)  # the first rank may evaluate or save while others wait
 
@@ -88,7 +88,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         text = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0][:80]
-        raise RunError(
+        raise LostContact(
             f"rank {ranks.rank} lost contact with another rank ({text}); start all of them again with --resume, which "
             "goes on from the last checkpoint"
         ) from error
