@@ -100,6 +100,12 @@ def test_a_damaged_latest_is_passed_over(copied: Path, content: bytes) -> None:
     assert "names no run of this folder" in why
 
 
+@pytest.mark.parametrize("name", ["LATEST", "config.json"])
+def test_a_pipe_in_a_folder_of_runs_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert run_weights(str(tmp_path)) is None
+
+
 def test_a_file_with_such_a_name_is_itself(tmp_path: Path) -> None:
     (tmp_path / "a:best").touch()
     assert split_reference(str(tmp_path / "a:best")) == (tmp_path / "a:best", "")

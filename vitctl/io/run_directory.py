@@ -25,6 +25,7 @@ from typing import Any
 
 from vitctl.errors import DataError, OutputExists, UsageError
 from vitctl.io.atomic import flush_file, remove_leftovers, write_bytes, write_json
+from vitctl.io.files import check_regular_file
 from vitctl.io.lock import Held, locked
 from vitctl.io.outputs import Input, check_kept
 
@@ -169,6 +170,7 @@ def point_to(folder: Path, run: str) -> None:
 
 def newest_run(folder: Path) -> Path:
     """The run that LATEST names."""
+    check_regular_file(folder / LATEST)
     name = (folder / LATEST).read_bytes().decode("utf-8", "replace").strip()
     path = folder / name
     if not name.isprintable() or not name or not path.is_dir() or folder.resolve() not in path.resolve().parents:
@@ -178,12 +180,18 @@ def newest_run(folder: Path) -> Path:
 
 def is_run(path: Path) -> bool:
     """Whether this folder is a run, or the folder of runs."""
-    if (path / LATEST).exists():
+    if (path / LATEST).is_file():
         return True
     try:
-        return "command" in json.loads((path / "config.json").read_text())
-    except (OSError, ValueError, TypeError):
+        return "command" in read_config(path)
+    except (OSError, ValueError, TypeError, DataError):
         return False
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    check_regular_file(path / "config.json")
+    content: dict[str, Any] = json.loads((path / "config.json").read_text())
+    return content
 
 
 def open_run(path: Path) -> RunDirectory:
@@ -193,7 +201,7 @@ def open_run(path: Path) -> RunDirectory:
     if (path / LATEST).exists() and not (path / "config.json").exists():
         path = newest_run(path)
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = read_config(path)
         return RunDirectory(path, {"command": config["command"], "version": config["version"]} | config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a run directory (no readable config.json)") from error
