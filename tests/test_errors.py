@@ -29,10 +29,29 @@ def test_did_you_mean_does_not_list_hundreds() -> None:
     assert errors.did_you_mean("zzz", [str(number) for number in range(100)]) == "100 are known"
 
 
-def test_no_space_is_any_refusal_to_take_more() -> None:
-    assert errors.is_no_space(OSError(errno.ENOSPC, "full"))
-    assert not errors.is_no_space(OSError(errno.ENOENT, "gone"))
-    assert not errors.is_no_space(ValueError("x"))
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, "full"),
+    OSError(errno.EDQUOT, "over quota"),
+    Exception("Error while serializing: I/O error: No space left on device (os error 28)"),  # as safetensors says it
+    Exception("Error while serializing: I/O error: File too large (os error 27)"),
+    RuntimeError("file write failed: time = now, errno = 122, error message = 'Disk quota exceeded'"),  # HDF5
+    OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),  # pyarrow
+    errors.NoSpace("told already"),
+])  # fmt: skip
+def test_no_space_is_any_refusal_to_take_more(error: Exception) -> None:
+    assert errors.is_no_space(error)
+    try:
+        try:
+            raise error
+        except Exception as caught:
+            raise ValueError("of a library") from caught
+    except ValueError as wrapped:
+        assert errors.is_no_space(wrapped)
+
+
+def test_other_errors_are_not_of_space() -> None:
+    for error in (OSError(errno.ENOENT, "gone"), ValueError("x"), ValueError("got 28 numbers (os error 2)")):
+        assert not errors.is_no_space(error)
 
 
 def test_out_of_memory_is_told_by_any_device() -> None:

@@ -17,7 +17,8 @@ A message is one line: what, where, and what to do next.
 
 import difflib
 import errno
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 
 class VitctlError(Exception):
@@ -69,9 +70,26 @@ class Interrupted(VitctlError):
         self.run = run  # the run directory that says all that is needed to go on
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_TEXT = re.compile(rf"(errno = |os error |\[errno )({'|'.join(map(str, FULL))})\b|No space left")
+
+
 def is_no_space(error: BaseException) -> bool:
-    """Whether the file system refused to take more: full, over quota, or over the largest file it allows."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    """Whether the file system refused to take more: full, over quota, or over the largest file it allows.
+
+    Libraries wrap that in errors of their own, of which some keep the number in their text alone.
+    """
+    return any(
+        isinstance(each, NoSpace) or getattr(each, "errno", None) in FULL or FULL_TEXT.search(str(each))
+        for each in causes(error)
+    )
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it was raised for."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

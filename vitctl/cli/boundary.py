@@ -10,7 +10,16 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from vitctl.errors import Interrupted, LostContact, Terminated, UsageError, VitctlError, is_no_space, is_out_of_memory
+from vitctl.errors import (
+    Interrupted,
+    LostContact,
+    Terminated,
+    UsageError,
+    VitctlError,
+    causes,
+    is_no_space,
+    is_out_of_memory,
+)  # fmt: skip
 from vitctl.reporting import tell
 
 DEVICES = "VITCTL_DEVICES"  # in a rank's environment: how many were started
@@ -44,17 +53,16 @@ class Boundary(TyperGroup):
             raise typer.Exit(0) from None
         except UnicodeEncodeError as error:
             fail(f"this terminal's encoding, {error.encoding}, cannot show the answer; set PYTHONIOENCODING=utf-8", 2)
-        except OSError as error:
-            if is_no_space(error):
-                fail(f"{error.filename or 'a disk'}: no room left; free some and run the same command again", 4)
-            if not error.filename:
-                raise
-            fail(f"{str(error.filename)[:200]}: {error.strerror}", 3)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            fail("out of memory; choose something smaller (--batch, --res), or close other programs", 4)
         except Exception as error:
+            if is_no_space(error):
+                names = (getattr(each, "filename", None) for each in causes(error))
+                fail(
+                    f"{next(filter(None, names), 'a disk')}: no room left; free some and run the same command again", 4
+                )
+            if isinstance(error, OSError) and error.filename:
+                fail(f"{str(error.filename)[:200]}: {error.strerror}", 3)
+            if is_out_of_memory(error):
+                fail("out of memory; choose something smaller (--batch, --res), or close other programs", 4)
             clearer(error)
             raise
 

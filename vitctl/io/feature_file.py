@@ -26,8 +26,8 @@ import numpy as np
 from vitctl.errors import DataError, NoSpace, RunError, is_no_space
 from vitctl.io.atomic import remove_leftovers, replacing, write_bytes, write_json
 from vitctl.io.hdf5 import Field, FileFormat, check_labels, reading, split_names, text
+from vitctl.io.hdf5_writer import create_hdf5
 
-ROOM = 1 << 16  # bytes: a disk with less is full
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -151,7 +151,7 @@ class Parts:
 
     def finish(self, splits: dict[str, tuple[Ints, list[str]]], created_by: str) -> FeatureFile:
         """Labels and names of each split, to all the parts that are there; then the folder goes."""
-        with told_when_full(self.out, self.folder), replacing(self.out) as aside, h5py.File(aside, "w") as file:
+        with told_when_full(self.out, self.folder), replacing(self.out) as aside, create_hdf5(aside) as file:
             file.attrs.update({"format": FEATURES.name, "version": FEATURES.version, "created_by": created_by})
             file["origin"] = (self.folder / "origin.json").read_text()
             for name, (labels, names) in splits.items():
@@ -183,8 +183,8 @@ def save_array(path: Path, values: Any) -> None:
 def told_when_full(out: Path, parts: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:  # HDF5 has several ways to say it
-        if not is_no_space(error) and "No space left" not in str(error) and shutil.disk_usage(out.parent).free > ROOM:
+    except (OSError, RuntimeError) as error:
+        if not is_no_space(error):
             raise
         raise NoSpace(
             f"{out}: no room left on the disk; what was computed stays in {parts}. Free some, then run this line again"
@@ -202,10 +202,18 @@ def export_paths(kind: str, splits: Iterable[str], stem: Path) -> list[Path]:
 
 
 def export(file: FeatureFile, kind: str, stem: Path) -> list[Path]:
-    for split in file.splits:
-        writer = {"npy": to_npy, "csv": to_csv, "parquet": to_parquet}[kind]
-        writer(file, split, export_paths(kind, [split], stem))
-    return export_paths(kind, file.splits, stem)
+    """All files of all splits, or no new one."""
+    paths = export_paths(kind, file.splits, stem)
+    new = [path for path in paths if not path.exists()]
+    try:
+        for split in file.splits:
+            writer = {"npy": to_npy, "csv": to_csv, "parquet": to_parquet}[kind]
+            writer(file, split, export_paths(kind, [split], stem))
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
+    return paths
 
 
 def to_npy(file: FeatureFile, split: str, paths: list[Path]) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vitctl.errors import UsageError
+from vitctl.errors import UsageError, is_no_space
 
 Input = Path | str | None
 
@@ -39,6 +39,8 @@ def check_writable(path: Path) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
+        if is_no_space(error):
+            raise
         raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 

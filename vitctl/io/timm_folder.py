@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.config.model import ModelSpec, Size, name_of
-from vitctl.errors import OutputExists
-from vitctl.io.atomic import replacing, write_json
+from vitctl.io.atomic import filling, replacing, write_json
 from vitctl.io.holds import ANY, Holds, Values, check_held, free
 from vitctl.io.weights import Weights
 
@@ -57,11 +56,8 @@ def save(weights: Weights, folder: Path) -> None:
     from safetensors.torch import save_file
 
     config = config_of(weights)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExists(f"{folder}: is there already, and not empty; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     # The weights take their name last: a folder that a kill cut short has none, and nobody can read it wrongly.
-    with replacing(folder / "model.safetensors") as aside:
+    with filling(folder), replacing(folder / "model.safetensors") as aside:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
         save_file(tensors, aside, {"format": "pt"})
         write_json(folder / "config.json", config)

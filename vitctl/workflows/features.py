@@ -91,10 +91,10 @@ def features(
         check_replaceable(out, FEATURES.name)
     for each in (*there, out):
         check_output(each, config.data)
-    if out and out.exists() and not overwrite:
+    if out and out.exists() and not (overwrite or export):
         raise OutputExists(f"{out}: exists; --overwrite makes it anew")
     extractor = extractor_of(config, data, weights, reporter)
-    file, seconds = extracted(extractor, data, config, reporter, out)
+    file, seconds = written_before(extractor, out, overwrite) or extracted(extractor, data, config, reporter, out)
     exported = write_export(file, export, stem) if export else []
     rows = sum(shape[0] for shape in file.splits.values())
     return FeaturesResult(
@@ -114,6 +114,16 @@ def features(
         images_per_s=rows / seconds if seconds else 0.0,
         elapsed_s=time.perf_counter() - began,
     )
+
+
+def written_before(extractor: Extractor, out: Path | None, overwrite: bool) -> tuple[FeatureFile, float] | None:
+    """A file that is there, where its features are the wanted ones: a full disk may have stopped their export alone."""
+    if out is None or overwrite or not out.exists():
+        return None
+    file = FeatureFile(out)
+    if file.origin != extractor.origin:
+        raise OutputExists(f"{out}: exists, with other features; --overwrite replaces them")
+    return file, 0.0
 
 
 def check_export(export: str | None) -> None:

@@ -49,9 +49,9 @@ def interpolate_positions(
     after = resized(before, height, width, config.method)
     if before.spec.grid == after.spec.grid:
         reporter.note(f"the grid of {grid(before)} patches stays as it is")
-    digest = save_as(after, out)
-    if config.plot:
+    if config.plot:  # first, for a plot that is there is in nobody's way when the weights find no room
         plot(before, after, Path(config.plot))
+    digest = save_as(after, out)
     return InterpolateResult(
         out=str(out),
         source=chosen(config.source)[0],

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vitctl.errors import OutputExists, WeightsError
-from vitctl.io.atomic import replacing, write_json
+from vitctl.errors import WeightsError
+from vitctl.io.atomic import filling, replacing, write_json
 from vitctl.io.holds import ANY, Holds, check_held, free, only
 from vitctl.io.hugging_face.checks import Config, check_tensor
 from vitctl.io.hugging_face.config import config_of
@@ -48,11 +48,8 @@ def save(weights: Weights, folder: Path) -> None:
     from safetensors.torch import save_file
 
     tensors, config, preprocessor = write(weights)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExists(f"{folder}: is there and not an empty folder; name another, or remove it first")
-    folder.mkdir(parents=True, exist_ok=True)
     # The weights take their name last: a folder that a kill cut short has none, and nobody can read it wrongly.
-    with replacing(folder / "model.safetensors") as aside:
+    with filling(folder), replacing(folder / "model.safetensors") as aside:
         save_file(tensors, aside, {"format": "pt"})
         write_json(folder / "config.json", config)
         write_json(folder / "preprocessor_config.json", preprocessor)

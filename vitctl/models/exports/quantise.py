@@ -1,12 +1,15 @@
 """An ONNX file in 8 bits: static, calibrated on pictures."""
 
+import errno
+import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vitctl.io.atomic import replacing
 from vitctl.models.exports.checksum import seal
 from vitctl.models.exports.onnx_file import IMAGES
 from vitctl.reporting import mute_loggers
@@ -16,19 +19,20 @@ Bytes = np.ndarray[Any, Any]
 
 
 def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
-    """Writes `out`; returns how many products are in 8 bits: those with weights, in blocks and convolutions.
+    """Writes `out`, not yet in its place; returns how many products are in 8 bits: those of blocks and convolutions.
 
     The last one, the head, stays float32, as products of two activations do in attention, and all between products.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+    check_room(path)
     model = onnx.load(path)
     chosen = with_weights(model.graph)[:-1]
-    with mute_loggers(""), replacing(out) as aside:  # the library warns through the root logger
+    with mute_loggers(""):  # the library warns through the root logger
         quantize_static(
             path,
-            aside,
+            out,
             Reader(batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(PRODUCTS),
@@ -39,8 +43,16 @@ def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"CalibTensorRangeSymmetric": False},
         )
-        seal(aside)
+    seal(out)
     return len(chosen)
+
+
+def check_room(path: Path) -> None:
+    """Whether there is room for the copies that onnxruntime writes, which does not notice a full disk."""
+    needed = 2 * sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*"))
+    for folder in (path.parent, Path(tempfile.gettempdir())):
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def with_weights(graph: Any) -> list[str]:

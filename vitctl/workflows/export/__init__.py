@@ -10,7 +10,7 @@ from pathlib import Path
 from vitctl import __version__
 from vitctl.config.checks import resolution
 from vitctl.config.export import ENDINGS, ExportConfig
-from vitctl.errors import OutputExists, RunError
+from vitctl.errors import OutputExists, RunError, is_no_space
 from vitctl.io.atomic import remove_leftovers, write_json
 from vitctl.io.outputs import check_output
 from vitctl.io.weights import Weights
@@ -57,9 +57,14 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
     make_room(out, report, overwrite, weights.path)
     pictures = pictures_for(weights, config, reporter)
     written = write(weights, config, out, pictures, reporter)
-    comparison = compare(weights, written.load(), pictures, config, reporter)
-    result = concluded(config, weights, out, report, written, pictures, comparison, time.perf_counter() - began)
-    write_json(report, {"command": "export", "version": __version__} | dataclasses.asdict(result))
+    try:
+        comparison = compare(weights, written.load(), pictures, config, reporter)
+        result = concluded(config, weights, out, report, written, pictures, comparison, time.perf_counter() - began)
+        write_json(report, {"command": "export", "version": __version__} | dataclasses.asdict(result))
+    except Exception as error:
+        if is_no_space(error):
+            remove(out, report)
+        raise
     if not comparison.agrees:
         raise RunError(f"{out}: {comparison.told()}, more than is allowed; it is kept to be looked at, beside {report}")
     return result
@@ -89,8 +94,7 @@ def default_name(weights: Weights, config: ExportConfig) -> str:
 def make_room(out: Path, report: Path, overwrite: bool, source: str) -> None:
     for path in (out, report):
         check_output(path, *weight_files(source))
-    data = out.with_name(f"{out.name}.data")  # weights beyond what one file holds
-    for path in (out, report, data):
+    for path in (out, report, data_of(out)):
         remove_leftovers(path.parent, glob.escape(path.name))
         if path.exists() and not overwrite:
             raise OutputExists(f"{path}: exists already; --overwrite replaces it, or name another with --out")
@@ -98,6 +102,19 @@ def make_room(out: Path, report: Path, overwrite: bool, source: str) -> None:
         check_ours(out)
         shutil.rmtree(out)
     report.unlink(missing_ok=True)  # it is of what was there
+
+
+def remove(out: Path, report: Path) -> None:
+    """What this command has written, so that nothing is in the way of the same one."""
+    if out.is_dir():
+        shutil.rmtree(out)
+    for path in (out, report, data_of(out)):
+        path.unlink(missing_ok=True)
+
+
+def data_of(out: Path) -> Path:
+    """Where weights stand that are too many for one file."""
+    return out.with_name(f"{out.name}.data")
 
 
 def check_ours(folder: Path) -> None:
@@ -119,7 +136,7 @@ def concluded(
 ) -> ExportResult:
     spec = weights.spec
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
-    files += [path for path in [out.with_name(f"{out.name}.data")] if path.exists()]
+    files += [path for path in [data_of(out)] if path.exists()]
     return ExportResult(
         out=str(out),
         report=str(report),

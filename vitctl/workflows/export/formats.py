@@ -16,6 +16,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.data.loader import normalised
 from vitctl.errors import UsageError
 from vitctl.io import official, timm_folder
+from vitctl.io.atomic import replacing
 from vitctl.io.holds import check_held
 from vitctl.io.hugging_face import writer as hugging_face
 from vitctl.io.save import save_as
@@ -112,11 +113,14 @@ def write_graph(weights: Weights, config: ExportConfig, out: Path, pictures: Pic
         return Written(lambda: TorchProgram(out), f"torch {torch.__version__}", line, labels["input"])
     count = None
     if config.precision == "int8":
-        with tempfile.TemporaryDirectory(prefix=".vitctl-export-", dir=out.parent) as folder:
+        with (
+            replacing(out) as aside,
+            tempfile.TemporaryDirectory(prefix=".vitctl-export-", dir=out.parent) as folder,
+        ):
             plain = Path(folder) / "float32.onnx"
             write_onnx(graph, example, free, plain, config.opset, labels)
             reporter.note(f"int8: calibrated with up to {config.calibration} pictures of {pictures.path}")
-            count = quantise(plain, out, prepared(weights, pictures, config))
+            count = quantise(plain, aside, prepared(weights, pictures, config))
     else:
         write_onnx(graph, example, free, out, config.opset, labels)
     line = f"onnxruntime.InferenceSession({str(out)!r})"

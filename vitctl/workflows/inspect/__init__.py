@@ -1,6 +1,7 @@
 """`vitctl inspect`: what a model has learned, measured and drawn (section 4.5 of the paper, appendices D.7 and D.8)."""
 
 import dataclasses
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,10 +66,14 @@ def inspect(
     path = Path(out) if out else new_path("inspect", weights.spec.name)
     read = (before.path, config.data, *config.images)
     run = create_run(path, "inspect", dataclasses.asdict(config), __version__, overwrite, newest=False, inputs=read)
-    findings = looked_at(config, before, weights, pictures, device, reporter)
-    figures = draw_all(findings, run.path)
-    result = concluded(findings, run, figures, device, time.perf_counter() - began)
-    run.finish(dataclasses.asdict(result))
+    try:
+        findings = looked_at(config, before, weights, pictures, device, reporter)
+        figures = draw_all(findings, run.path)
+        result = concluded(findings, run, figures, device, time.perf_counter() - began)
+        run.finish(dataclasses.asdict(result))
+    except BaseException:
+        shutil.rmtree(run.path)  # half of it is of no use, and would be in the way of the next one
+        raise
     return result
 
 
