@@ -27,6 +27,7 @@ from vitctl.io.run_directory import create_run
 from vitctl.io.save import save_as
 from vitctl.io.weights import About, Weights
 from vitctl.models.create import create_model, named_tensors
+from vitctl.workflows.load import load_weights
 
 
 def ours() -> Weights:
@@ -36,7 +37,7 @@ def ours() -> Weights:
 
 def plain() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    return dict(VisionTransformer(32, 16, embed_dim=64, depth=1, num_heads=1, num_classes=3).state_dict())
+    return dict(VisionTransformer(32, 16, embed_dim=192, depth=1, num_heads=3, num_classes=3).state_dict())
 
 
 def as_ours(path: Path) -> None:
@@ -251,7 +252,7 @@ def test_a_checkpoint_in_parts_is_put_together(tmp_path: Path) -> None:
 def test_every_format_is_written_and_read_back_bit_for_bit(format: Any, tmp_path: Path) -> None:
     weights = replace(ours(), spec=ours().spec.changed(gelu="erf" if format != "npz" else "tanh"))
     save_as(weights, tmp_path / "out", format)
-    back = open_weights(tmp_path / "out")
+    back = load_weights(tmp_path / "out")
     assert back.spec == weights.spec
     assert sorted(back.tensors) == sorted(weights.tensors)
     assert all(torch.equal(back.tensors[name], tensor) for name, tensor in weights.tensors.items())

@@ -1,6 +1,7 @@
 """State dicts of timm, DeiT III, MAE and DINOv2, as timm's own modules make them."""
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from torch import nn
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io import state_dict, timm_folder
 from vitctl.io.recognise import open_weights
-from vitctl.io.weights import IMAGENET, Weights
+from vitctl.io.weights import HALF, IMAGENET, About, Weights
 from vitctl.models.create import build, create_model, fill, named_tensors
-from vitctl.models.from_timm import is_plain
+from vitctl.workflows.load import load_weights
 
-SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 5}
+SMALL: dict[str, Any] = {  # as wide as a ViT-Ti, whose three heads are known
+    "img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3, "num_classes": 5}  # fmt: skip
 
 
 def drawn(model: nn.Module) -> nn.Module:
@@ -46,7 +48,6 @@ PLAIN: dict[str, dict[str, Any]] = {
     "registers": {"reg_tokens": 3, "no_embed_class": True},
     "layer scale": {"init_values": 0.1},
     "deit3": {"no_embed_class": True, "init_values": 1e-4},
-    "map": {"global_pool": "map", "class_token": False},
     "no qkv bias": {"qkv_bias": False},
     "gray": {"in_chans": 1},
     "no head": {"num_classes": 0},
@@ -61,7 +62,7 @@ def test_a_plain_vit_of_timm_computes_the_same(kind: str) -> None:
     with torch.no_grad():
         expected = model(images)
     torch.testing.assert_close(logits(weights, images), expected, rtol=1e-5, atol=1e-5)
-    assert "1 heads are assumed from the width of 64" in weights.notes
+    assert any(each.startswith("3 heads, from the width of 192, and GELU by erf") for each in weights.assumptions)
     assert all(torch.equal(weights.tensors[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -76,7 +77,7 @@ def test_hybrids_and_bit_of_timm_compute_the_same(name: str) -> None:
 
 def test_mae_keeps_its_decoder_apart(tmp_path: Path) -> None:
     model = drawn(VisionTransformer(**SMALL | {"num_classes": 0}))
-    mae = dict(model.state_dict()) | {"mask_token": torch.ones(1, 1, 8), "decoder_embed.weight": torch.ones(8, 64)}
+    mae = dict(model.state_dict()) | {"mask_token": torch.ones(1, 1, 8), "decoder_embed.weight": torch.ones(8, 192)}
     torch.save({"model": mae, "epoch": 3, "args": argparse.Namespace(lr=1e-3)}, tmp_path / "mae.pth")
     weights = open_weights(tmp_path / "mae.pth")
     assert sorted(weights.extra) == ["decoder_embed.weight", "mask_token"]
@@ -90,8 +91,8 @@ def test_mae_keeps_its_decoder_apart(tmp_path: Path) -> None:
 def test_dinov2_with_registers_has_the_class_position_in_its_token() -> None:
     """DINOv2's forward, by hand: class token and patches get positions, then registers are put between."""
     model = drawn(VisionTransformer(**SMALL | {"num_classes": 0, "init_values": 0.1}))
-    registers = torch.randn(1, 4, 64)
-    tensors = dict(model.state_dict()) | {"register_tokens": registers, "mask_token": torch.ones(1, 64)}
+    registers = torch.randn(1, 4, 192)
+    tensors = dict(model.state_dict()) | {"register_tokens": registers, "mask_token": torch.ones(1, 192)}
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         x = torch.cat([model.cls_token.expand(2, -1, -1), model.patch_embed(images)], 1) + model.pos_embed
@@ -108,7 +109,50 @@ def test_gammas_of_deit3_get_their_names() -> None:
         name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): tensor
         for name, tensor in model.state_dict().items()
     }
-    assert sorted(state_dict.read(old, "f").tensors) == sorted(model.state_dict())
+    assert sorted(state_dict.read(old, "f", wrapper="model").tensors) == sorted(model.state_dict())
+
+
+def released(**options: Any) -> dict[str, torch.Tensor]:
+    return dict(drawn(VisionTransformer(**SMALL | options)).state_dict())
+
+
+def with_gammas(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {re.sub(r"ls([12])\.gamma", r"gamma_\1", name): tensor for name, tensor in tensors.items()}
+
+
+HEADLESS: dict[str, Any] = {"num_classes": 0}
+RELEASED: dict[str, tuple[Callable[[], Any], bool, str]] = {  # as they are downloaded; whether ImageNet's; the sign
+    "MAE pretrained": (lambda: {"model": released(**HEADLESS)}, True, "its tensors under 'model'"),
+    "MAE fine-tuned": (lambda: {"model": released(global_pool="avg")}, True, "a norm behind the mean"),
+    "MAE, its tensors alone": (lambda: released(**HEADLESS), True, "no head"),
+    "MAE fine-tuned, its tensors alone": (lambda: released(global_pool="avg"), True, "a norm behind the mean"),
+    "DeiT": (lambda: {"model": released()}, True, "its tensors under 'model'"),
+    "DeiT III": (
+        lambda: {"model": with_gammas(released(init_values=1e-4, no_embed_class=True))}, True, "layer scale"),
+    "DINO": (lambda: released(**HEADLESS), True, "no head"),
+    "DINO, the whole checkpoint": (
+        lambda: {"teacher": {f"backbone.{name}": each for name, each in released(**HEADLESS).items()}, "epoch": 1},
+        True, "its tensors under 'teacher'"),
+    "DINOv2": (
+        lambda: released(**HEADLESS, init_values=1.0) | {"mask_token": torch.zeros(1, 192)}, True, "a mask token"),
+    "AugReg from timm": (released, False, "as AugReg's"),
+    "timm's training script": (lambda: {"state_dict": released(), "epoch": 1}, False, "as AugReg's"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_file_without_mean_and_std_gets_those_of_whoever_released_it(name: str, tmp_path: Path) -> None:
+    content, is_imagenets, sign = RELEASED[name]
+    torch.save(content(), tmp_path / "w.pth")
+    weights = load_weights(tmp_path / "w.pth")
+    assert (weights.about.mean, weights.about.std) == (IMAGENET if is_imagenets else HALF)
+    assert sign in weights.normalization_guess
+
+
+def test_deits_distilled_models_are_refused_by_their_token(tmp_path: Path) -> None:
+    torch.save({"model": released() | {"dist_token": torch.zeros(1, 1, 192)}}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="DeiT's distillation token"):
+        load_weights(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -123,12 +167,19 @@ def test_gammas_of_deit3_get_their_names() -> None:
 )
 def test_checkpoints_are_unwrapped(wrap: Callable[[Any], Any]) -> None:
     tensors = dict(VisionTransformer(**SMALL).state_dict())
-    assert sorted(state_dict.unwrapped(wrap(tensors), "f")) == sorted(tensors)
+    assert sorted(state_dict.unwrapped(wrap(tensors), "f")[0]) == sorted(tensors)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"qk_norm": True}, "norms of queries and keys"), ({"pre_norm": True}, "a norm before the first block")],
+    [
+        ({"qk_norm": True}, "norms of queries and keys"),
+        ({"pre_norm": True}, "a norm before the first block"),
+        ({"pos_embed": "none"}, "has no pos_embed, as models with rotary positions; put it into a folder"),
+        ({"global_pool": "map", "class_token": False}, "has no class token, as SigLIP"),
+        ({"global_pool": "avg", "class_token": False, "fc_norm": False}, "has no class token, as SigLIP"),
+        ({"global_pool": "avg", "class_token": False, "qkv_bias": False}, "has no class token, as SigLIP"),
+    ],
 )
 def test_other_models_are_refused_by_what_they_have(options: dict[str, Any], said: str) -> None:
     with pytest.raises(WeightsError, match=said):
@@ -136,12 +187,16 @@ def test_other_models_are_refused_by_what_they_have(options: dict[str, Any], sai
 
 
 def test_what_cannot_be_told_is_one_line() -> None:
-    narrow = VisionTransformer(**SMALL | {"embed_dim": 40, "num_heads": 4})
-    with pytest.raises(WeightsError, match="how many heads share a width of 40"):
-        state_dict.read(dict(narrow.state_dict()), "f")
+    for dim in (40, 64, 1152):
+        unknown = VisionTransformer(**SMALL | {"embed_dim": dim, "num_heads": 4, "depth": 1})
+        with pytest.raises(WeightsError, match=f"how many heads share a width of {dim} .*, such as num_heads"):
+            state_dict.read(dict(unknown.state_dict()), "f")
     wide = VisionTransformer(**SMALL | {"img_size": (16, 40)})
     with pytest.raises(WeightsError, match="11 positions are no square grid"):
         state_dict.read(dict(wide.state_dict()), "f")
+    gammas = {"blocks.0.gamma_1": torch.ones(192)}
+    with pytest.raises(WeightsError, match="has gamma_1, as DeiT III and models with rotary positions"):
+        state_dict.read(dict(VisionTransformer(**SMALL).state_dict()) | gammas, "f")
 
 
 FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -161,13 +216,13 @@ def test_timm_reads_our_folders_and_we_read_them_back(kind: str, tmp_path: Path)
     name, options = FOLDERS[kind]
     ours = drawn(create_model(name, classes=3, **options))
     spec = ours.spec
-    weights = Weights(spec, named_tensors(ours), state_dict.about_of({}, "", 3, False, []))
+    weights = Weights(spec, named_tensors(ours), About("test"))
     timm_folder.save(weights, tmp_path / "folder")
     images = torch.randn(1, 3, spec.height, spec.width)
     theirs = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True).eval()
     with torch.no_grad():
         torch.testing.assert_close(theirs(images), ours(images), rtol=1e-4, atol=1e-4)
-    back = open_weights(tmp_path / "folder")
+    back = load_weights(tmp_path / "folder")
     assert back.spec == spec
     assert all(torch.equal(back.tensors[name], tensor) for name, tensor in theirs.state_dict().items())
     assert sorted(back.tensors) == sorted(weights.tensors)
@@ -176,26 +231,18 @@ def test_timm_reads_our_folders_and_we_read_them_back(kind: str, tmp_path: Path)
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
 def test_timm_prepares_pictures_as_they_were_trained_on(fit: str, tmp_path: Path) -> None:
     model = create_model("vit-mu/16", height=32, width=32, classes=3)
-    about = replace(state_dict.about_of({}, "", 3, False, []), fit=fit)
+    about = replace(About("test"), fit=fit)
     timm_folder.save(Weights(model.spec, named_tensors(model), about), tmp_path / "folder")
     theirs = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True)
     found = timm.data.resolve_model_data_config(theirs)
     assert (found["crop_pct"], found["interpolation"]) == (1.0, "bicubic")
     assert found["crop_mode"] == {"crop": "center", "squash": "squash", "pad": "border"}[fit]
-    assert open_weights(tmp_path / "folder").about.fit == fit
-
-
-def test_norms_behind_the_layers_are_not_taken_for_ours(tmp_path: Path) -> None:
-    theirs = timm.create_model("vit_base_patch16_rpn_224", **SMALL | {"num_heads": 2})
-    assert not is_plain(theirs)
-    assert is_plain(timm.create_model("vit_base_patch16_224", **SMALL | {"num_heads": 2}))
-    with pytest.raises(WeightsError, match="norms behind its layers"):
-        state_dict.read(theirs.state_dict(), "x", {"architecture": "vit_base_patch16_rpn_224"})
+    assert load_weights(tmp_path / "folder").about.fit == fit
 
 
 def test_timm_has_no_place_for_some_things(tmp_path: Path) -> None:
     for options in ({"positions": "2d", "class_position": False}, {"hidden": 8}, {"norm_eps": 1e-5}):
         model = create_model("vit-mu/16", **options)
         with pytest.raises(UsageError, match="timm's layout has no place for"):
-            timm_folder.save(Weights(model.spec, {}, state_dict.about_of({}, "", 3, False, [])), tmp_path / "f")
+            timm_folder.save(Weights(model.spec, {}, About("test")), tmp_path / "f")
     assert not (tmp_path / "f").exists()

@@ -13,6 +13,7 @@ from vitctl.errors import VitctlError, WeightsError
 from vitctl.io import hugging_face, official, state_dict
 from vitctl.io.files import check_regular_file
 from vitctl.io.npz import check_proportion, read_arrays
+from vitctl.io.state_dict import Describe
 from vitctl.io.weights import FORMAT, Tensors, Weights, check_tensors, read_ours
 
 WEIGHTS = "weights.safetensors"  # in a run directory
@@ -25,13 +26,16 @@ OTHER_FILES = (
 )
 
 
-def open_weights(path: Path, allow_missing: bool = False) -> Weights:
-    """Weights from a run directory, a folder of timm's or Hugging Face's, or a file of any known kind."""
+def open_weights(path: Path, allow_missing: bool = False, describe: Describe | None = None) -> Weights:
+    """Weights from a run directory, a folder of timm's or Hugging Face's, or a file of any known kind.
+
+    `describe` knows timm's architectures, for the files that name one.
+    """
     if path.is_dir():
-        return open_folder(path, allow_missing)
+        return open_folder(path, allow_missing, describe)
     if not path.exists():
         raise WeightsError(f"{path}: no such file or folder")
-    return guarded(path, lambda: open_file(path, allow_missing))
+    return guarded(path, lambda: open_file(path, allow_missing, describe))
 
 
 def guarded(path: Path, read: Callable[[], Weights]) -> Weights:
@@ -45,12 +49,12 @@ def guarded(path: Path, read: Callable[[], Weights]) -> Weights:
         raise WeightsError(f"{path}: damaged, or no file of weights ({text})") from error
 
 
-def open_folder(path: Path, allow_missing: bool) -> Weights:
+def open_folder(path: Path, allow_missing: bool, describe: Describe | None) -> Weights:
     if (path / WEIGHTS).exists():
-        return guarded(path / WEIGHTS, lambda: open_file(path / WEIGHTS, allow_missing))
+        return guarded(path / WEIGHTS, lambda: open_file(path / WEIGHTS, allow_missing, describe))
     for name in FOLDER_FILES:
         if (path / name).exists():
-            return guarded(path, lambda name=name: open_file(path / name, allow_missing))  # type: ignore[misc]
+            return guarded(path, lambda name=name: open_file(path / name, allow_missing, describe))  # type: ignore[misc]
     if (path / "config.json").exists():
         raise WeightsError(f"{path}: has a config.json, but none of {WEIGHTS}, {', '.join(FOLDER_FILES)}")
     raise WeightsError(
@@ -58,37 +62,39 @@ def open_folder(path: Path, allow_missing: bool) -> Weights:
     )
 
 
-def open_file(path: Path, allow_missing: bool) -> Weights:
+def open_file(path: Path, allow_missing: bool, describe: Describe | None = None) -> Weights:
     check_regular_file(path)
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
         raise WeightsError(f"{path}: is empty")
     if path.name.endswith(".index.json"):
-        return from_tensors(path, gathered(path), {})
+        return from_tensors(path, gathered(path), {}, describe)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return from_tensors(path, *safetensors(path))  # first of all: its length may begin as a pickle or a zip does
+        return from_tensors(
+            path, *safetensors(path), describe
+        )  # first of all: its length may begin as a pickle or a zip does
     for magic, what in OTHER_FILES:
         if head.startswith(magic):
             raise WeightsError(f"{path}: is {what}")
     if head.startswith(b"PK"):
-        return open_zip(path, allow_missing)
+        return open_zip(path, allow_missing, describe)
     if head.startswith(b"\x80"):
-        return from_tensors(path, unpickled(path), {})
+        return from_tensors(path, unpickled(path), {}, describe)
     if head[8:9] == b"{":
-        return from_tensors(path, *safetensors(path))
+        return from_tensors(path, *safetensors(path), describe)
     raise WeightsError(
         f"{path}: is no file of weights that vitctl knows: .safetensors, official .npz, .pth, or a Hugging Face folder"
     )
 
 
-def open_zip(path: Path, allow_missing: bool) -> Weights:
+def open_zip(path: Path, allow_missing: bool, describe: Describe | None) -> Weights:
     """A zip of arrays, or torch's own."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         check_proportion(path, sum(member.file_size for member in archive.infolist()))
     if any(name.endswith("data.pkl") for name in names):
-        return from_tensors(path, unpickled(path), {})
+        return from_tensors(path, unpickled(path), {}, describe)
     if not any(name.endswith(".npy") for name in names):
         raise WeightsError(f"{path}: is a zip without arrays; weights are .npz, .safetensors or .pth")
     found = [name.removesuffix(".npy") for name in names]
@@ -133,7 +139,7 @@ def gathered(index: Path) -> Tensors:
     return {name: tensor for file in files for name, tensor in safetensors(index.parent / file)[0].items()}
 
 
-def from_tensors(path: Path, content: Any, metadata: dict[str, str]) -> Weights:
+def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: Describe | None) -> Weights:
     """Named tensors of whatever origin."""
     if metadata.get("format") == FORMAT:
         check_tensors(content, str(path))
@@ -142,14 +148,15 @@ def from_tensors(path: Path, content: Any, metadata: dict[str, str]) -> Weights:
     if isinstance(content, dict) and hugging_face.looks_like(map(str, content)):
         check_tensors({name: each for name, each in content.items() if isinstance(each, torch.Tensor)}, str(path))
         return hugging_face.read(content, config, preprocessor, str(path))
-    tensors = state_dict.unwrapped(content, str(path))
+    tensors, wrapper = state_dict.unwrapped(content, str(path))
     if not state_dict.is_plain(tensors):
         shown = ", ".join(list(tensors)[:3])
         raise WeightsError(
             f"{path}: these are no weights of a Vision Transformer or BiT ({shown or 'no tensors'}, ...)"
         )
     check_tensors(tensors, str(path))
-    return state_dict.read(tensors, str(path), config if config and "architecture" in config else None)
+    named = config if config and "architecture" in config else state_dict.named_by(content)
+    return state_dict.read(tensors, str(path), named, describe, wrapper)
 
 
 def beside(path: Path, name: str) -> dict[str, Any] | None:

@@ -1,23 +1,28 @@
-"""Plain state dicts in timm's names: timm's own files and folders, DeiT's, MAE's and DINOv2's.
+"""State dicts in timm's names: timm's own files and folders, DeiT's, MAE's, DINO's and DINOv2's.
 
-Without a config beside them they say nothing of themselves: the spec is read off their shapes, and what shapes cannot
-say is assumed and told.
+A config.json beside them, or `arch` in a training checkpoint, names the architecture, and that decides. A bare file
+says nothing of itself: its spec is read off its shapes where they leave one choice, and what is assumed is warned of.
 """
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
 from vitctl.config.model import AS_BIT, SIZES, ModelSpec, Size, name_of
 from vitctl.errors import ConfigError, WeightsError
-from vitctl.io.weights import HALF, IMAGENET, About, Tensors, Weights, zero_head_note
+from vitctl.io.weights import HALF, IMAGENET, About, Tensors, Weights, for_channels, normalization, zero_head_note
 from vitctl.reporting import counted
 
+Config = dict[str, Any]
+Describe = Callable[
+    [Config, str], tuple[ModelSpec, Config]
+]  # a named architecture: its spec, and timm's pretrained_cfg
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "encoder")
+META = ("model", "teacher", "student")  # where DeiT, MAE, BEiT and DINO put the tensors; timm does not
 ROOTS = ("patch_embed.proj.weight", "stem.conv.weight")
 BACKBONE = "patch_embed.backbone."
 APART = re.compile(r"mask_token|decoder_")  # of masked pretraining: kept, but not part of the classifier
@@ -30,67 +35,133 @@ STRANGERS = (  # parts of other models, by a piece of their names
     (r"^norm_pre\.", "a norm before the first block"),
     (r"\.bn\d\.|running_mean", "batch normalisation"),
 )
+NAME_IT = (
+    "put it into a folder as model.safetensors or pytorch_model.bin, beside a config.json that says "
+    '{"architecture": NAME, "model_args": {...}} in timm\'s words, such as num_heads; or take --from timm:NAME'
+)
 
 
-@dataclass(frozen=True)
-class Told:
-    """What timm's config.json says that shapes do not; None is unknown."""
-
-    heads: int | None = None
-    gelu: Literal["tanh", "erf"] | None = None
-    head: Literal["cls", "gap", "map"] | None = None
-    height: int | None = None
-    width: int | None = None
-
-
-def unwrapped(content: Any, source: str) -> Tensors:
-    """The tensors of a training checkpoint, which may lie some levels deep, under a common prefix."""
+def unwrapped(content: Any, source: str) -> tuple[Tensors, str]:
+    """The tensors of a training checkpoint, some levels deep, under a common prefix; and the innermost wrapper."""
+    wrapper = ""
     for _ in range(3):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content), None)
-        if not isinstance(inner, Mapping):
+        inner = next((key for key in WRAPPERS if isinstance(content, Mapping) and key in content), None)
+        if inner is None or not isinstance(content[inner], Mapping):
             break
-        content = inner
+        content, wrapper = content[inner], inner
     if not isinstance(content, Mapping):
         raise WeightsError(f"{source}: holds a {type(content).__name__}, not a state dict")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     prefix = next(
         (name.removesuffix(root) for root in ROOTS for name in tensors if name == root or name.endswith(f".{root}")), ""
     ).removesuffix(BACKBONE)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}, wrapper
+
+
+def named_by(content: Any) -> Config | None:
+    """The architecture that a training checkpoint of timm's names, as its config.json would."""
+    name = content.get("arch") if isinstance(content, Mapping) else None
+    if not isinstance(name, str) or name == "visiontransformer":  # a class, where timm was not told a name
+        return None
+    arguments = vars(content.get("args")) if hasattr(content.get("args"), "__dict__") else {}
+    options = {"in_chans": arguments.get("in_chans"), "global_pool": arguments.get("gp")}
+    options |= {"num_classes": arguments.get("num_classes")} | dict(arguments.get("model_kwargs") or {})
+    return {"architecture": name, "model_args": {key: each for key, each in options.items() if each is not None}}
 
 
 def is_plain(tensors: Mapping[str, Any]) -> bool:
     return any(root in tensors for root in ROOTS)
 
 
-def read(tensors: Tensors, source: str, config: dict[str, Any] | None = None) -> Weights:
-    """Weights from a state dict, and from timm's config.json where one lies beside it."""
-    tensors = {renamed(name): tensor for name, tensor in tensors.items()}
+def read(
+    tensors: Tensors, source: str, config: Config | None = None, describe: Describe | None = None, wrapper: str = ""
+) -> Weights:
+    """Weights from a state dict: of the architecture that its config names, or as its shapes say."""
+    raw = tensors
+    tensors = {renamed(name): tensor for name, tensor in raw.items()}
+    extra = {name: tensor for name, tensor in tensors.items() if APART.match(name)}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
+    kept = [f"{counted(len(extra), 'tensor')} of masked pretraining kept apart ({', '.join(sorted(extra)[:3])})"]
+    notes = tuple(kept if extra else ())
+    try:
+        if config is not None:
+            weights = named(tensors, source, config, describe)
+        else:
+            check_plain(raw, source, wrapper)
+            weights = bare(tensors, source, wrapper, bool(extra))
+            if has_gammas(raw):
+                more = "DeiT III is assumed: models with rotary positions may look alike"
+                weights = replace(weights, assumptions=(*weights.assumptions, more))
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError, ConfigError) as error:
+        missing = f"misses {error}" if isinstance(error, KeyError) else str(error)
+        raise WeightsError(f"{source}: not the state dict of a plain ViT or BiT: {missing}") from error
+    return replace(weights, extra=extra, notes=notes).with_notes(zero_head_note(tensors))
+
+
+def named(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
+    """Of the architecture that timm's config.json names."""
+    if describe is None:
+        raise WeightsError(f"{source}: is of {config['architecture']!r}, which vitctl.load_weights knows")
+    check_depth(tensors, config)
+    spec, pretrained = describe({"num_classes": classes_of(tensors)} | config, source)
+    about = timm_about(pretrained, spec, "timm folder", source)
+    is_stated = "mean" in (config.get("pretrained_cfg") or config)
+    guess = "" if is_stated else f"timm's for {config['architecture']}"
+    return Weights(spec, with_class_position_apart(tensors), about, normalization_guess=guess)
+
+
+def classes_of(tensors: Tensors) -> int:
+    head = tensors.get("head.weight", tensors.get("head.fc.weight"))
+    return 0 if head is None else len(head)
+
+
+def check_depth(tensors: Tensors, config: Config) -> None:
+    """Before anything is built so deep."""
+    stated = (config.get("model_args") or {}).get("depth")
+    if stated is not None and stated != depth_of(tensors):
+        raise ValueError(f"config.json says depth {stated!r}, and there are {depth_of(tensors)} blocks")
+
+
+def check_plain(tensors: Tensors, source: str, wrapper: str) -> None:
+    """What other models share their names or shapes with is not taken for a plain one."""
     for pattern, what in STRANGERS:
         if any(re.search(pattern, name) for name in tensors):
             raise WeightsError(
                 f"{source}: has {what}, which plain ViTs have not; --from timm:NAME builds timm's models"
             )
-    if "_rpn_" in str((config or {}).get("architecture")):  # its names and shapes are those of a plain one
-        raise WeightsError(f"{source}: has norms behind its layers; --from timm:NAME builds timm's models")
-    extra = {name: tensor for name, tensor in tensors.items() if APART.match(name)}
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
-    notes: list[str] = []
-    try:
-        told = told_by(config or {})
-        if "stem.conv.weight" in tensors:
-            spec = bit_spec(tensors)
-        else:
-            tensors = with_class_position_apart(tensors)
-            spec = transformer_spec(tensors, told, source, notes)
-        about = about_of(config, source, spec.channels, bool(extra), notes)
-    except (KeyError, IndexError, ValueError, TypeError, AttributeError, ConfigError) as error:
-        missing = f"misses {error}" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(f"{source}: not the state dict of a plain ViT or BiT: {missing}") from error
-    if extra:
-        shown = ", ".join(sorted(extra)[:3])
-        notes.append(f"{counted(len(extra), 'tensor')} of masked pretraining kept apart ({shown})")
-    return Weights(spec, tensors, about, extra, tuple(notes)).with_notes(zero_head_note(tensors))
+    if "stem.conv.weight" in tensors:
+        return
+    problems = {
+        "has no pos_embed, as models with rotary positions": "pos_embed" not in tensors,
+        "has gamma_1, as DeiT III and models with rotary positions, and does not say which": (
+            has_gammas(tensors) and wrapper != "model"
+        ),
+        "has no class token, as SigLIP and others that differ in heads and GELU, and does not say which": (
+            "cls_token" not in tensors and not {"fc_norm.weight", "blocks.0.attn.qkv.bias"} <= set(tensors)
+        ),
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise WeightsError(f"{source}: {problem}; {NAME_IT}")
+
+
+def has_gammas(tensors: Tensors) -> bool:
+    return any(re.search(r"\.gamma_[12]$", name) for name in tensors)
+
+
+def bare(tensors: Tensors, source: str, wrapper: str, is_masked: bool) -> Weights:
+    """As the shapes say, and what is usual where they do not."""
+    assumptions: list[str] = []
+    if "stem.conv.weight" in tensors:
+        spec = bit_spec(tensors)
+        assumptions.append(f"pictures of {spec.height}x{spec.width} are assumed: no config.json says their size")
+    else:
+        tensors = with_class_position_apart(tensors)
+        spec = transformer_spec(tensors, source, assumptions)
+    values, why = guessed_normalization(tensors, wrapper, is_masked)
+    mean, std = (for_channels(each, spec.channels) for each in values)
+    about = About("timm state dict", source, mean, std)
+    return Weights(spec, tensors, about, assumptions=tuple(assumptions), normalization_guess=why)
 
 
 def renamed(name: str) -> str:
@@ -108,26 +179,16 @@ def with_class_position_apart(tensors: Tensors) -> Tensors:
     return tensors | {"cls_token": tensors["cls_token"] + places[:, :1], "pos_embed": places[:, 1:].contiguous()}
 
 
-def told_by(config: dict[str, Any]) -> Told:
-    pretrained, arguments = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
-    size = arguments.get("img_size") or (pretrained.get("input_size") or (None, None, None))[1:]
-    height, width = (size, size) if isinstance(size, int) else size
-    gelus: dict[str, Literal["tanh", "erf"]] = {"gelu_tanh": "tanh", "gelu": "erf"}
-    pools: dict[str, Literal["cls", "gap", "map"]] = {"token": "cls", "avg": "gap", "map": "map"}
-    return Told(
-        heads=int(arguments["num_heads"]) if "num_heads" in arguments else None,
-        gelu=gelus.get(arguments.get("act_layer") or "gelu") if config else None,
-        head=pools.get(arguments.get("global_pool") or pretrained.get("global_pool") or ""),
-        height=int(height) if height else None,
-        width=int(width) if width else None,
-    )
+def depth_of(tensors: Tensors) -> int:
+    """How many blocks there are. A number that is left out shows later, as tensors that are missing."""
+    return len({match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))})
 
 
-def transformer_spec(tensors: Tensors, told: Told, source: str, notes: list[str]) -> ModelSpec:
+def transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> ModelSpec:
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
-    depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
-    heads = told.heads or heads_of(dim, source, notes)
-    size = Size(dim, depth, heads, tensors["blocks.0.mlp.fc1.weight"].shape[0])
+    heads = heads_of(dim, source)
+    assumptions.append(f"{heads} heads, from the width of {dim}, and GELU by erf are assumed: no config.json says them")
+    size = Size(dim, depth_of(tensors), heads, tensors["blocks.0.mlp.fc1.weight"].shape[0])
     layers = stages_of(tensors, BACKBONE) if any(name.startswith(BACKBONE) for name in tensors) else None
     reach = patch
     if layers is not None:
@@ -135,64 +196,48 @@ def transformer_spec(tensors: Tensors, told: Told, source: str, notes: list[str]
         channels, reach = tensors[root].shape[1], patch * 4 * 2 ** max(0, len(layers) - 1)
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     has_class = "cls_token" in tensors
-    places = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
-    height, width, class_position = size_of(places, int(has_class) + registers, reach, told, source, notes)
+    side, class_position = grid_of(tensors["pos_embed"].shape[1], int(has_class) + registers, reach, source)
     is_pooled = "fc_norm.weight" in tensors
     head: Literal["cls", "gap", "map"] = "cls" if has_class and not is_pooled else "gap"
-    if told.gelu is None:
-        notes.append("GELU by erf, as in timm, is assumed")
     return ModelSpec(
         name_of("vit" if layers is None else "hybrid", size, patch, layers or ()),
         "vit" if layers is None else "hybrid",
-        height=height,
-        width=width,
+        height=side,
+        width=side,
         channels=channels,
-        classes=tensors["head.weight"].shape[0] if "head.weight" in tensors else 0,
+        classes=classes_of(tensors),
         patch=patch,
         **vars(size),
         layers=layers or (),
-        head="map" if "attn_pool.latent" in tensors else told.head or head,
+        head="map" if "attn_pool.latent" in tensors else head,
         class_token=has_class,
         class_position=class_position,
         registers=registers,
         hidden=tensors["pre_logits.fc.bias"].shape[0] if "pre_logits.fc.bias" in tensors else 0,
-        positions="1d" if places is not None else "none",
         norm="pooled" if is_pooled else "tokens",
         layer_scale="blocks.0.ls1.gamma" in tensors,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-        gelu=told.gelu or "erf",
+        gelu="erf",
         numerics="official" if layers is None else "timm",
     )
 
 
-def heads_of(dim: int, source: str, notes: list[str]) -> int:
-    """A state dict does not say it: that of the known size with this width, or 64 wide each."""
-    heads = next((size.heads for size in SIZES.values() if size.dim == dim), dim // 64 if dim % 64 == 0 else 0)
-    if not heads:
-        raise WeightsError(f"{source}: how many heads share a width of {dim} cannot be told from a state dict")
-    notes.append(f"{heads} heads are assumed from the width of {dim}")
+def heads_of(dim: int, source: str) -> int:
+    """Those of the known size with this width."""
+    heads = next((size.heads for size in SIZES.values() if size.dim == dim), None)
+    if heads is None:
+        raise WeightsError(f"{source}: how many heads share a width of {dim} a state dict does not say; {NAME_IT}")
     return heads
 
 
-def size_of(
-    places: int | None, prefix: int, reach: int, told: Told, source: str, notes: list[str]
-) -> tuple[int, int, bool]:
-    """Height and width of the pictures, and whether tokens in front have positions. Untold, the grid is a square."""
-    told_size = (told.height, told.width) if told.height and told.width else None
-    if places is None:
-        if not told_size:
-            notes.append("there are no positions in it, so its resolution is not known: 224x224 is assumed")
-        return *(told_size or (224, 224)), False
+def grid_of(places: int, prefix: int, reach: int, source: str) -> tuple[int, bool]:
+    """Pixels a side of square pictures, and whether tokens in front have positions."""
     for own in dict.fromkeys((prefix, 0)):
-        count = places - own
-        if told_size and (told_size[0] // reach) * (told_size[1] // reach) == count:
-            return *told_size, own > 0
-        side = math.isqrt(max(count, 0))
-        if side and side * side == count:
-            return side * reach, side * reach, own > 0
+        side = math.isqrt(max(places - own, 0))
+        if side and side * side == places - own:
+            return side * reach, own > 0
     raise WeightsError(
-        f"{source}: its {places} positions are no square grid, and a state dict does not say which; "
-        "our .safetensors and timm's folders keep the grid of other pictures"
+        f"{source}: its {places} positions are no square grid, and a state dict does not say which; {NAME_IT}"
     )
 
 
@@ -211,23 +256,38 @@ def bit_spec(tensors: Tensors) -> ModelSpec:
         name_of("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
         **AS_BIT,
         channels=channels,
-        classes=tensors["head.fc.weight"].shape[0] if "head.fc.weight" in tensors else 0,
+        classes=classes_of(tensors),
         layers=layers,
         factor=width // 64,
         numerics="timm",
     )
 
 
-def about_of(config: dict[str, Any] | None, source: str, channels: int, masked: bool, notes: list[str]) -> About:
-    """Normalisation and class names: of the config, or assumed and told."""
-    if config is None:
-        mean, std = (
-            values * channels if channels > 3 else values[:channels] for values in (IMAGENET if masked else HALF)
-        )
-        notes.append(f"normalisation is assumed: mean {mean[0]}, ... and std {std[0]}, ...")
-        return About("timm state dict", source, mean[:channels], std[:channels])
-    pretrained = config.get("pretrained_cfg") or {}
-    mean, std = (tuple(map(float, pretrained.get(key) or HALF[0])) for key in ("mean", "std"))
-    names = config.get("label_names") or pretrained.get("label_names") or ()
-    fit = FITS.get(pretrained.get("crop_mode"), "crop")
-    return About("timm folder", source, mean, std, tuple(map(str, names)), fit=fit)
+def guessed_normalization(tensors: Tensors, wrapper: str, is_masked: bool) -> tuple[tuple[tuple[float, ...], ...], str]:
+    """Mean and std of a file that does not say them, by whose it looks like; and why."""
+    signs = {
+        "a mask token or decoder, as MAE and DINOv2": is_masked,
+        "layer scale, as DeiT III and DINOv2": "blocks.0.ls1.gamma" in tensors,
+        "a norm behind the mean beside a class token, as MAE and BEiT": {"fc_norm.weight", "cls_token"} <= set(tensors),
+        f"its tensors under {wrapper!r}, as DeiT, MAE and DINO": wrapper in META,
+        "no head, as MAE and DINO": not {"head.weight", "head.fc.weight"} & set(tensors),
+    }
+    why = next((sign for sign, is_there in signs.items() if is_there), None)
+    return (IMAGENET, f"ImageNet's: it has {why}") if why else (HALF, "as AugReg's files, which look alike")
+
+
+def timm_about(config: Config, spec: ModelSpec, format: str, source: str) -> About:
+    """What timm's pretrained_cfg says of pictures and classes."""
+    mean, std = (config.get(key, HALF[0]) for key in ("mean", "std"))
+    if all(isinstance(values, list | tuple) and len(values) == 3 for values in (mean, std)):
+        mean, std = (for_channels(tuple(values), spec.channels) for values in (mean, std))  # timm leaves those of RGB
+    mean, std = normalization(mean, std, spec.channels)
+    names = class_names(config.get("label_names") or (), spec.classes)
+    return About(format, source, mean, std, names, fit=FITS.get(config.get("crop_mode"), "crop"))
+
+
+def class_names(names: Any, classes: int) -> tuple[str, ...]:
+    """A list, or an object of numbers and names; none where they are not those of the head."""
+    if isinstance(names, dict):
+        names = [names.get(str(index)) for index in range(classes)]
+    return tuple(map(str, names)) if len(names) == classes and None not in names else ()

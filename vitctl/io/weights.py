@@ -60,7 +60,9 @@ class Weights:
     tensors: Tensors  # timm's names
     about: About
     extra: Tensors = field(default_factory=dict)  # a mask token, a decoder: not of the classifier
-    notes: tuple[str, ...] = ()  # what a reader of the file should be told
+    notes: tuple[str, ...] = ()  # facts that a reader of the file should know
+    assumptions: tuple[str, ...] = ()  # of the model, where the file does not say it
+    normalization_guess: str = ""  # whose mean and std these are, where the file does not say them
     stated: str = ""  # the digest that our file says it has
     path: str = ""  # where they were read from, as it was called
 
@@ -70,6 +72,12 @@ class Weights:
 
     def with_notes(self, *notes: str) -> "Weights":
         return replace(self, notes=(*self.notes, *(note for note in notes if note)))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """All that is to be known of them: facts, and what was assumed."""
+        guess = f"mean and std are assumed ({self.normalization_guess}); --mean and --std give others"
+        return (*self.notes, *self.assumptions, *([guess] if self.normalization_guess else []))
 
     def digest(self) -> str:
         """SHA-256 over spec, names and numbers, whatever file they lie in."""
@@ -101,6 +109,18 @@ def settle(what: str, missing: Iterable[str], unused: Iterable[str], allow_missi
 def for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     """A mean or std for so many channels: the first ones, or all in turn."""
     return (values * channels)[:channels]
+
+
+def with_normalization(about: About, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> About:
+    """With the mean and the std that somebody gives, each one number or one for each channel; () is none."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (0, 1, channels):
+            raise ConfigError(f"{name} has {counted(len(values), 'number')}; write one, or {channels}, one a channel")
+    if not (mean or std):
+        return about
+    new = replace(about, mean=for_channels(mean or about.mean, channels), std=for_channels(std or about.std, channels))
+    step = {"step": "normalization", "from": [about.mean, about.std], "to": [new.mean, new.std], "method": "as given"}
+    return replace(new, history=(*about.history, step))
 
 
 def zero_head_note(tensors: Tensors) -> str:

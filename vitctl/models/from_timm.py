@@ -1,19 +1,35 @@
-"""`timm:NAME[.tag]`: pretrained weights through timm and the hub. Plain ViTs become ours, the rest stay timm's."""
+"""timm's models: pretrained, by `timm:NAME[.tag]`, or those that a file of weights names as its architecture.
 
+Plain ViTs, hybrids and BiTs become ours, once every module of theirs is known to compute what ours does.
+"""
+
+import dataclasses
+import inspect
 import warnings
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from timm.models.vision_transformer import Block, VisionTransformer
+import torch
+from timm.models import PretrainedCfg
+from timm.models.resnetv2 import ResNetV2
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from vitctl.config.model import model_spec
-from vitctl.errors import WeightsError
-from vitctl.io import state_dict
-from vitctl.io.weights import About, Weights
-from vitctl.models.create import check_timm_name, import_timm, named_tensors
+from vitctl.config.model import AS_BIT, ModelSpec, Size, model_spec, name_of
+from vitctl.errors import ConfigError, WeightsError, did_you_mean
+from vitctl.io.state_dict import timm_about
+from vitctl.io.weights import Weights
+from vitctl.models.create import build, check_timm_name, import_timm, named_tensors
 from vitctl.models.hub import check_reachable
 from vitctl.reporting import mute_loggers
+
+HEADS: dict[str, Literal["cls", "gap", "map"]] = {"token": "cls", "avg": "gap", "map": "map"}
+IDLE = {"Identity", "Dropout", "DropPath", "PatchDropout"}  # once a model is not trained any more
+NOT_COMPUTED = {  # attributes of modules that change nothing for pictures of the model's own size
+    "training", "p", "inplace", "drop_prob", "drop_rate", "scale_by_keep", "grad_checkpointing", "fused_attn",
+    "weight_init_mode", "fix_init", "init_values", "no_embed_class", "dynamic_img_size", "dynamic_img_pad",
+    "strict_img_size", "flatten", "output_fmt",
+}  # fmt: skip
 
 
 def timm_weights(reference: str) -> Weights:
@@ -22,22 +38,13 @@ def timm_weights(reference: str) -> Weights:
     check_timm_name(name)
     model = pretrained(name)
     config = dict(getattr(model, "pretrained_cfg", {}) or {})
-    if is_plain(model):
-        try:
-            return as_ours(model, config, reference)
-        except WeightsError:
-            pass  # has something that ours has not: it stays timm's
-    _, height, width = config.get("input_size") or (3, 224, 224)
-    channels = int(getattr(model, "in_chans", 3))
-    spec = model_spec(reference, height=height, width=width, channels=channels, classes=model.num_classes)
-    return Weights(spec, named_tensors(model), about_of(config, reference))
-
-
-def is_plain(model: nn.Module) -> bool:
-    """Blocks of other kinds may have the same names and shapes, and compute something else."""
-    return type(model) is VisionTransformer and all(
-        type(block) is Block for block in model.get_submodule("blocks").children()
-    )
+    try:
+        spec = spec_of(model, config)
+    except WeightsError:  # has something that ours has not: it stays timm's
+        _, height, width = config.get("input_size") or (3, 224, 224)
+        channels = int(getattr(model, "in_chans", 3))
+        spec = model_spec(reference, height=height, width=width, channels=channels, classes=model.num_classes)
+    return Weights(spec, named_tensors(model), timm_about(config, spec, "timm", reference))
 
 
 def pretrained(name: str) -> Any:
@@ -55,18 +62,123 @@ def pretrained(name: str) -> Any:
             ) from error
 
 
-def as_ours(model: nn.Module, config: dict[str, Any], reference: str) -> Weights:
-    weights = state_dict.read(named_tensors(model), reference, {"pretrained_cfg": config})
-    block = model.blocks[0]  # type: ignore[index]
-    spec = replace(
-        weights.spec,
-        heads=block.attn.num_heads,  # type: ignore[union-attr]
-        gelu="tanh" if "tanh" in type(block.mlp.act).__name__.lower() else "erf",  # type: ignore[union-attr]
-        norm_eps=float(block.norm1.eps),  # type: ignore[union-attr]
+def named_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
+    """The architecture that a timm config.json names: its spec, and what timm says of its pictures and classes."""
+    timm, name = import_timm(), str(config["architecture"])
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise WeightsError(
+            f"{source}: names the architecture {name!r}, which timm has not; {did_you_mean(name, known)}"
+        )
+    stated = config.get("pretrained_cfg", config)  # old files have it at the top
+    arguments = {"num_classes": config.get("num_classes")} | (config.get("model_args") or {})
+    reserved = sorted(set(arguments) & set(inspect.signature(timm.create_model).parameters))
+    if reserved:
+        raise WeightsError(f"{source}: config.json has {reserved[0]!r} among its model_args; take it out")
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        try:
+            model = timm.create_model(name, pretrained=False, pretrained_cfg=known_to_timm(stated), **arguments)
+        except Exception as error:  # whatever timm makes of arguments that do not fit
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            raise WeightsError(f"{source}: timm cannot build {name} as config.json says ({text})") from error
+    found = model.pretrained_cfg | {"label_names": config.get("label_names") or stated.get("label_names")}
+    try:
+        return spec_of(model, found), found
+    except WeightsError as error:
+        tag = f".{found['tag']}" if found.get("tag") else ""
+        raise WeightsError(f"{source}: {name} {error}; --from timm:{name}{tag} takes timm's own, pretrained") from error
+
+
+def known_to_timm(stated: dict[str, Any]) -> dict[str, Any] | None:
+    """What this timm knows of a pretrained_cfg. Where that is nothing, None leaves all of it to the architecture."""
+    known = {field.name for field in dataclasses.fields(PretrainedCfg)} - {"architecture", "num_classes", "label_names"}
+    return {name: value for name, value in stated.items() if name in known and value is not None} or None
+
+
+def spec_of(model: nn.Module, config: dict[str, Any]) -> ModelSpec:
+    """A model of timm in our words; the error names what ours would compute otherwise."""
+    if type(model) not in (VisionTransformer, ResNetV2):
+        raise WeightsError(f"is timm's {type(model).__name__}, not a plain Vision Transformer")
+    try:
+        spec = bit_spec(model, config) if isinstance(model, ResNetV2) else transformer_spec(model)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, ConfigError) as error:
+        raise WeightsError(f"is not a plain Vision Transformer or BiT ({type(error).__name__}: {error})") from error
+    with torch.device("meta"):
+        ours = build(spec)
+    difference = next(differences(ours, model), None)
+    if difference:
+        raise WeightsError(f"is not quite vitctl's {spec.name}: {difference}")
+    return spec
+
+
+def transformer_spec(model: Any) -> ModelSpec:
+    embed, block = model.patch_embed, model.blocks[0]
+    size = Size(model.embed_dim, len(model.blocks), block.attn.num_heads, block.mlp.fc1.out_features)
+    backbone = getattr(embed, "backbone", None)
+    layers = tuple(len(stage.blocks) for stage in getattr(backbone, "stages", ()))
+    first = embed.proj if backbone is None else backbone.stem.conv if layers else backbone.conv
+    family: Literal["vit", "hybrid"] = "vit" if backbone is None else "hybrid"
+    return ModelSpec(
+        name_of(family, size, embed.patch_size[0], layers),
+        family,
+        height=embed.img_size[0],
+        width=embed.img_size[1],
+        channels=first.in_channels,
+        classes=model.num_classes,
+        patch=embed.patch_size[0],
+        **vars(size),
+        layers=layers,
+        head=HEADS[model.global_pool],
+        class_token=model.has_class_token,
+        class_position=not model.no_embed_class and model.num_prefix_tokens > 0,
+        registers=model.num_reg_tokens,
+        positions="none" if model.pos_embed is None else "1d",
+        norm="tokens" if isinstance(model.fc_norm, nn.Identity) else "pooled",
+        layer_scale=not isinstance(block.ls1, nn.Identity),
+        qkv_bias=block.attn.qkv.bias is not None,
+        gelu="tanh" if formula(block.mlp.act) == "tanh" else "erf",
+        norm_eps=block.norm1.eps,
+        numerics="official" if backbone is None else "timm",
     )
-    return Weights(spec, weights.tensors, about_of(config, reference), weights.extra)
 
 
-def about_of(config: dict[str, Any], reference: str) -> About:
-    mean, std = (tuple(map(float, config.get(key) or (0.5,) * 3)) for key in ("mean", "std"))
-    return About("timm", reference, mean, std, tuple(map(str, config.get("label_names") or ())))
+def bit_spec(model: Any, config: dict[str, Any]) -> ModelSpec:
+    _, height, width = config.get("input_size") or (3, 224, 224)
+    layers = tuple(len(stage.blocks) for stage in model.stages)
+    factor = model.stem.conv.out_channels // 64
+    return ModelSpec(
+        name_of("bit", Size(0, 0, 0, 0), 1, layers, factor),
+        **AS_BIT,
+        height=height,
+        width=width,
+        channels=model.stem.conv.in_channels,
+        classes=model.num_classes,
+        layers=layers,
+        factor=factor,
+        numerics="timm",
+    )
+
+
+def differences(ours: nn.Module, theirs: nn.Module) -> Iterator[str]:
+    """Modules of another kind, and plain attributes of another value, by their places in timm's model."""
+    own = dict(ours.named_modules())
+    for name, module in theirs.named_modules():
+        mine, kind = own.get(name), type(module).__name__
+        if {kind, type(mine).__name__} <= IDLE or (formula(module) and formula(module) == formula(mine)):
+            continue
+        if not isinstance(mine, type(module)):
+            yield f"its {name} is a {kind}"
+            continue
+        for attribute, value in vars(module).items():
+            is_plain = isinstance(value, bool | int | float | str | tuple | None) and not attribute.startswith("_")
+            if is_plain and attribute not in NOT_COMPUTED and getattr(mine, attribute, None) != value:
+                yield f"its {name or 'model'} has {attribute} {value!r}"
+
+
+def formula(activation: nn.Module | None) -> str | None:
+    """Of a GELU, whoever wrote it; None of anything else."""
+    kind = type(activation).__name__
+    if kind == "GELU":
+        return {"none": "erf"}.get(getattr(activation, "approximate", "none"), "tanh")
+    return "tanh" if kind in ("GELUTanh", "TanhGelu") else None

@@ -177,7 +177,7 @@ def describe_weights(reference: str) -> WeightsInfo:
         history=list(about.history),
         training=about.training,
         apart=sorted(weights.extra),
-        notes=list(weights.notes),
+        notes=list(weights.remarks),
         bytes=sum(tensor.nbytes for tensor in (*weights.tensors.values(), *weights.extra.values())),
         digest=weights.stated or weights.digest(),
     )

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, InputError, UsageError, WeightsError
@@ -14,7 +14,7 @@ from vitctl.io.holds import lost_fields
 from vitctl.io.recognise import guarded, open_weights
 from vitctl.io.run_directory import LATEST, is_run, open_run
 from vitctl.io.run_weights import newest_with_weights, run_weights, split_reference
-from vitctl.io.weights import Weights
+from vitctl.io.weights import Weights, with_normalization
 from vitctl.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
-def choose_weights(flag: str | None, reporter: Reporter, allow_missing: bool = False) -> Weights:
-    """The flag, else $VITCTL_FROM, else the newest run; what was taken, and what was assumed of it, is told."""
+Numbers = tuple[float, ...]
+
+
+def choose_weights(
+    flag: str | None, reporter: Reporter, allow_missing: bool = False, mean: Numbers = (), std: Numbers = ()
+) -> Weights:
+    """The flag, else $VITCTL_FROM, else the newest run. A mean and a std that are given replace those of the weights.
+
+    What was taken is told, and what was assumed of it is warned of.
+    """
     reference, why = chosen(flag)
     try:
         weights = load_weights(reference, allow_missing)
@@ -34,7 +42,22 @@ def choose_weights(flag: str | None, reporter: Reporter, allow_missing: bool = F
     reporter.note(f"weights: {reference} ({why}), {kind}, {weights.spec.name}")
     for note in weights.notes:
         reporter.note(f"weights: {note}")
-    return weights
+    for assumption in weights.assumptions:
+        reporter.warn(f"weights: {assumption}")
+    return normalized(weights, reporter, mean, std)
+
+
+def normalized(weights: Weights, reporter: Reporter, mean: Numbers, std: Numbers) -> Weights:
+    """With the mean and std that are given; a warning where neither they nor the file say it all."""
+    about, guess = with_normalization(weights.about, weights.spec.channels, mean, std), weights.normalization_guess
+    if guess and not (mean and std):
+        values = " and ".join(
+            f"{name} {', '.join(f'{value:g}' for value in getattr(about, name))}"
+            for name, given in (("mean", mean), ("std", std))
+            if not given
+        )
+        reporter.warn(f"weights: {values} of the pixels assumed ({guess}); if they are others, give --mean and --std")
+    return replace(weights, about=about, normalization_guess="" if mean and std else guess)
 
 
 def chosen(flag: str | None) -> tuple[str, str]:
@@ -96,9 +119,16 @@ def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:
     if is_checkpoint(path):
         weights = guarded(path, lambda: checkpoint_weights(path))
     else:
-        weights = open_weights(path, allow_missing)
+        weights = open_weights(path, allow_missing, described)
     weights = weights.with_notes(run.note if run else "")
     return replace(guarded(path, lambda: whole(weights, text, allow_missing)), path=text)
+
+
+def described(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
+    """What timm says of an architecture, once it is needed: importing timm takes seconds."""
+    from vitctl.models.from_timm import named_architecture
+
+    return named_architecture(config, source)
 
 
 def whole(weights: Weights, what: str, allow_missing: bool) -> Weights:
@@ -114,7 +144,11 @@ def whole(weights: Weights, what: str, allow_missing: bool) -> Weights:
 
     with torch.device("meta"):
         wanted = named_tensors(build(weights.spec))
-    notes = compare(wanted, weights.tensors, what, allow_missing)
+    try:
+        notes = compare(wanted, weights.tensors, what, allow_missing)
+    except WeightsError as error:
+        advice = "; --from timm:NAME builds timm's own models" if weights.about.format.startswith("timm") else ""
+        raise WeightsError(f"{error}{advice}") from error
     fitting = {name: tensor for name, tensor in weights.tensors.items() if name in wanted}
     return replace(weights, tensors=fitting).with_notes(*notes)
 

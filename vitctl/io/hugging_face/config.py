@@ -18,19 +18,24 @@ PIXELS = 224
 SAME = "take the config.json that was saved with these tensors"
 
 
-def assumed(spec: ModelSpec, positions: int, notes: list[str]) -> ModelSpec:
+def assumed(spec: ModelSpec, positions: int, assumptions: list[str]) -> ModelSpec:
     """Without a config.json: what shapes do not say."""
     dim = spec.dim
-    heads = next((size.heads for size in SIZES.values() if size.dim == dim), dim // 64 if dim % 64 == 0 else 0)
+    heads = next((size.heads for size in SIZES.values() if size.dim == dim), 0)
     if not heads:
-        raise WeightsError(f"how many heads share a width of {dim} cannot be told without config.json; put it beside")
+        raise WeightsError(
+            f"how many heads share a width of {dim} cannot be known without config.json: put one beside it, as "
+            "model.safetensors or pytorch_model.bin, that says num_attention_heads"
+        )
     side = math.isqrt(positions - 1)
     if not side or side * side != positions - 1:
         raise WeightsError(
             f"the grid cannot be told: {positions} positions are no square and a class token; put config.json beside"
         )
     pixels = side * spec.patch
-    notes.append(f"no config.json: {heads} heads, GELU by erf, epsilon {EPS} and pictures of {pixels}x{pixels} assumed")
+    assumptions.append(
+        f"no config.json: {heads} heads, GELU by erf, epsilon {EPS} and pictures of {pixels}x{pixels} assumed"
+    )
     return replace(spec, heads=heads, height=pixels, width=pixels)
 
 

@@ -10,11 +10,11 @@ from vitctl.reporting import counted
 
 
 def normalisation(
-    preprocessor: Config | None, channels: int, notes: list[str]
+    preprocessor: Config | None, channels: int, guesses: list[str]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of pixels that lie between 0 and 1, whatever range the file states them for."""
     if preprocessor is None:
-        notes.append("no preprocessor_config.json: mean and std of 0.5 are assumed")
+        guesses.append("transformers' own: no preprocessor_config.json")
         return (0.5,) * channels, (0.5,) * channels
     factor = number(preprocessor, "rescale_factor", 1 / 255)
     reach = 255.0 if preprocessor.get("do_rescale") is False else 255 * factor  # of a white pixel before mean and std
@@ -23,7 +23,7 @@ def normalisation(
     if preprocessor.get("do_normalize") is False:
         mean, std = (0.0,) * channels, (1.0,) * channels
     else:
-        mean, std = (stated(preprocessor, name, channels, notes) for name in ("image_mean", "image_std"))
+        mean, std = (stated(preprocessor, name, channels, guesses) for name in ("image_mean", "image_std"))
     if not min(std) > 0:
         raise WeightsError(f"preprocessor_config.json says image_std {list(std)}; each must be above 0")
     if math.isclose(reach, 1.0):
@@ -31,10 +31,10 @@ def normalisation(
     return tuple(value / reach for value in mean), tuple(value / reach for value in std)
 
 
-def stated(preprocessor: Config, name: str, channels: int, notes: list[str]) -> tuple[float, ...]:
+def stated(preprocessor: Config, name: str, channels: int, guesses: list[str]) -> tuple[float, ...]:
     value = preprocessor.get(name)
     if value is None:
-        notes.append(f"no {name} in preprocessor_config.json: 0.5 is assumed")
+        guesses.append(f"transformers' own: no {name} in preprocessor_config.json")
         return (0.5,) * channels
     numbers = tuple(real(name, each) for each in (value if isinstance(value, list | tuple) else [value]))
     fitting = one_each(numbers, channels)

@@ -30,11 +30,13 @@ def understood(tensors: Tensors, config: Config | None, preprocessor: Config | N
     check_types(tensors, config, preprocessor)
     naming, notes = naming_of(tensors), list[str]()
     own, extra = apart(tensors, naming, notes)
-    spec = spec_of(own, naming, config, notes)
+    assumptions, guesses = list[str](), list[str]()
+    spec = spec_of(own, naming, config, assumptions)
     found = gathered(own, list(rows(spec, naming)))
-    mean, std = normalisation(preprocessor, spec.channels, notes)
+    mean, std = normalisation(preprocessor, spec.channels, guesses)
     about = About("Hugging Face ViT", source, mean, std, class_names(config or {}, spec.classes))
-    return Weights(spec, found, about, extra, tuple(notes)).with_notes(zero_head_note(found))
+    weights = Weights(spec, found, about, extra, tuple(notes), tuple(assumptions), ", ".join(guesses))
+    return weights.with_notes(zero_head_note(found))
 
 
 def check_types(tensors: Any, config: Any, preprocessor: Any) -> None:
@@ -67,7 +69,7 @@ def apart(tensors: Tensors, naming: Naming, notes: list[str]) -> tuple[Tensors, 
     return own, extra
 
 
-def spec_of(tensors: Tensors, naming: Naming, config: Config | None, notes: list[str]) -> ModelSpec:
+def spec_of(tensors: Tensors, naming: Naming, config: Config | None, assumptions: list[str]) -> ModelSpec:
     root = naming.prefix
     dim, channels, patch, other = shape_of(tensors, f"{root}embeddings.patch_embeddings.projection.weight", 4)
     if patch != other:
@@ -82,7 +84,7 @@ def spec_of(tensors: Tensors, naming: Naming, config: Config | None, notes: list
         "vit", height=patch, width=patch, channels=channels, classes=classes, patch=patch, dim=dim, depth=depth,
         heads=1, mlp=mlp, hidden=hidden, qkv_bias=not biases.isdisjoint(tensors), gelu="erf", norm_eps=EPS,
     )  # fmt: skip
-    spec = assumed(spec, positions, notes) if config is None else configured(spec, positions, config)
+    spec = assumed(spec, positions, assumptions) if config is None else configured(spec, positions, config)
     return replace(spec, name=name_of("vit", Size(dim, depth, spec.heads, mlp), patch))
 
 

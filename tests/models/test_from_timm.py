@@ -1,0 +1,221 @@
+"""timm's models in our words: what is read as ours computes the same, everything else is refused or stays timm's."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from vitctl.config.model import ModelSpec
+from vitctl.errors import VitctlError, WeightsError
+from vitctl.workflows.load import load_model, load_weights
+
+SMALL: dict[str, Any] = {
+    "img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}  # fmt: skip
+NAMES = ("vit_*", "deit*", "eva*", "beit*", "flexivit*", "cait*", "naflexvit*", "test_vit*")
+LARGEST = 50_000_000  # parameters
+PARTS = 8
+
+
+def noisy(model: nn.Module) -> nn.Module:
+    """Noise on every tensor that is stored, so that each of them matters."""
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn(tensor.shape, generator=random) * 0.05)
+    return model.eval()
+
+
+def made(name: str, **options: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return noisy(timm.create_model(name, pretrained=False, **options))
+
+
+def saved(model: nn.Module, folder: Path, **args: Any) -> Path:
+    """As timm saves a model for the hub."""
+    save_for_hf(model, folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"] = config.get("model_args", {}) | args
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def check_same(theirs: nn.Module, ours: nn.Module) -> None:
+    """Equal to 1e-4 of the largest number, for pictures of the model's own size."""
+    assert apart(theirs, ours) < 1e-4
+
+
+@torch.no_grad()
+def apart(theirs: nn.Module, ours: nn.Module) -> float:
+    spec: ModelSpec = ours.spec  # type: ignore[assignment]
+    random = torch.Generator().manual_seed(1)
+    images = torch.randn(1, spec.channels, spec.height, spec.width, generator=random)
+    expected = theirs(images)
+    return float((ours(images) - expected).abs().max() / expected.abs().max())
+
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "vit_base_patch16_224": {},
+    "vit_small_patch14_reg4_dinov2": {"num_heads": 4},
+    "deit3_small_patch16_224": {"global_pool": "avg"},
+    "vit_so400m_patch14_siglip_224": {},
+    "vit_base_patch16_siglip_gap_224": {"act_layer": "gelu_tanh"},
+    "vit_medium_patch16_gap_256": {"img_size": (16, 40), "in_chans": 1},
+    "vit_base_patch32_siglip_256": {"dynamic_img_size": True, "drop_path_rate": 0.1, "proj_drop_rate": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_architecture_that_a_folder_names_decides(name: str, tmp_path: Path) -> None:
+    options = SMALL | PLAIN[name]
+    theirs = made(name, **options)
+    saved(theirs, tmp_path / "w", **options)
+    check_same(theirs, load_model(tmp_path / "w"))
+
+
+def test_heads_are_those_of_the_architecture_though_the_width_is_a_known_one(tmp_path: Path) -> None:
+    options = SMALL | {"embed_dim": 384, "num_heads": 12}
+    theirs = made("vit_base_patch16_224", **options)
+    weights = load_weights(saved(theirs, tmp_path / "w", **options))
+    assert (weights.spec.heads, weights.assumptions, weights.normalization_guess) == (12, (), "")
+    check_same(theirs, load_model(weights))
+
+
+STRANGE: dict[str, tuple[dict[str, Any], str]] = {
+    "vit_small_patch16_rope_224": ({}, "is timm's Eva"),
+    "vit_base_patch16_rpn_224": (SMALL, "ResPostBlock"),
+    "vit_base_patch16_clip_quickgelu_224": (SMALL | {"pre_norm": False}, "its blocks.0.mlp.act is a QuickGELU"),
+    "vit_base_patch16_clip_224": (SMALL, "its norm_pre is a LayerNorm"),
+    "test_vit3": (SMALL, "its model has pool_include_prefix True"),
+    "test_vit4": (SMALL, "its blocks.0.norm1 is a RmsNorm"),
+    "vit_dwee_patch16_reg1_gap_256": (SMALL, "its blocks.0.attn is a DiffAttention"),
+    "deit_tiny_distilled_patch16_224": ({}, "is timm's VisionTransformerDistilled"),
+    "resnetv2_50": ({}, "its stem.pool has padding 1"),
+    "vit_base_patch16_224": (SMALL | {"global_pool": "max"}, "KeyError: 'max'"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_ours_would_compute_otherwise_is_refused_with_the_way_that_works(name: str, tmp_path: Path) -> None:
+    options, said = STRANGE[name]
+    saved(made(name, **options), tmp_path / "w", **options)
+    with pytest.raises(WeightsError, match=rf"w/model\.safetensors: {name} .*{re.escape(said)}.*; --from timm:{name}"):
+        load_weights(tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": "vit_small"}, "names the architecture 'vit_small', which timm has not; did you mean"),
+        ({"model_args": {"checkpoint_path": "other.pth"}}, "has 'checkpoint_path' among its model_args"),
+        ({"model_args": {"pretrained": True}}, "has 'pretrained' among its model_args"),
+        ({"model_args": {"depth": 10**9}}, "says depth 1000000000, and there are 2 blocks"),
+        ({"model_args": SMALL | {"num_heads": 7}}, "timm cannot build vit_base_patch16_224 as config.json says"),
+        ({"model_args": SMALL | {"mlp_ratio": 2.0}}, "of another shape.*; --from timm:NAME builds timm's own models"),
+        ({"pretrained_cfg": {"mean": [0.5]}}, "mean is"),
+        ({"pretrained_cfg": {"std": [0.5, 0.5, 0]}}, "std is"),
+        ({"pretrained_cfg": {"mean": []}}, "mean is"),
+    ],
+    ids=str,
+)
+def test_a_config_that_does_not_fit_is_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder = saved(made("vit_base_patch16_224", **SMALL), tmp_path / "w", **SMALL)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(WeightsError, match=said) as caught:
+        load_weights(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_may_name_the_architecture_and_no_more(tmp_path: Path) -> None:
+    theirs = made("deit3_small_patch16_224", depth=2)
+    torch.save({"model": theirs.state_dict()}, tmp_path / "pytorch_model.bin")
+    config = {"architecture": "deit3_small_patch16_224", "model_args": {"depth": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = load_weights(tmp_path)
+    assert weights.normalization_guess == "timm's for deit3_small_patch16_224"
+    assert weights.about.mean == (0.485, 0.456, 0.406)
+    check_same(theirs, load_model(weights))
+
+
+def test_the_oldest_configs_have_everything_at_the_top(tmp_path: Path) -> None:
+    theirs = made("vit_tiny_patch16_224", depth=2, num_classes=3)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": ["a", "b", "c"]}))
+    with pytest.raises(WeightsError, match="misses 120 tensors"):
+        load_weights(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": {"0": "a", "1": "b", "2": "c"}}))
+    torch.save(made("vit_tiny_patch16_224", num_classes=3).state_dict(), tmp_path / "pytorch_model.bin")
+    weights = load_weights(tmp_path)
+    assert (weights.about.mean, weights.about.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert weights.about.class_names == ("a", "b", "c")
+
+
+def test_a_training_checkpoint_names_its_architecture(tmp_path: Path) -> None:
+    theirs = made("test_vit2", num_classes=3)
+    content = {"arch": "test_vit2", "state_dict": theirs.state_dict(), "epoch": 3}
+    torch.save(content, tmp_path / "last.pth.tar")
+    check_same(theirs, load_model(tmp_path / "last.pth.tar"))
+    torch.save(content | {"arch": "vit_small"}, tmp_path / "moco.pth.tar")
+    with pytest.raises(WeightsError, match="names the architecture 'vit_small', which timm has not"):
+        load_weights(tmp_path / "moco.pth.tar")
+
+
+# --- all of timm's -------------------------------------------------------------------------------------------------
+
+
+def small_names(part: int) -> list[str]:
+    names = sorted({name for pattern in NAMES for name in timm.list_models(pattern)})
+    found = []
+    for name in names[part::PARTS]:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            model = timm.create_model(name)
+        if sum(parameter.numel() for parameter in model.parameters()) < LARGEST:
+            found.append(name)
+    return found
+
+
+def verdict(theirs: nn.Module, reference: Path | str) -> str:
+    try:
+        ours = load_model(reference)
+    except VitctlError as error:
+        text = str(error)
+        assert "\n" not in text
+        assert re.search(r"--from timm:\w+", text), text
+        return "refused"
+    distance = apart(theirs, ours)
+    return "equal" if distance < 1e-4 else f"WRONG ({distance:.2g})"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_model_of_timm_is_read_as_something_else(part: int, tmp_path: Path, monkeypatch: Any) -> None:
+    found: dict[str, dict[str, str]] = {}
+    for name in small_names(part):
+        theirs, folder = made(name), tmp_path / name
+        saved(theirs, folder)
+        torch.save(theirs.state_dict(), tmp_path / "bare.pth")
+        (tmp_path / "bare.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+        bare = {ending: tmp_path / f"bare.{ending}" for ending in ("safetensors", "pth")}
+        found[name] = {way: verdict(theirs, place) for way, place in {"folder": folder, **bare}.items()}
+        real = timm.create_model
+        with monkeypatch.context() as patch:  # what the hub would have sent
+            patch.setattr(timm, "create_model", lambda name, pretrained=False, real=real, theirs=theirs, **options: (
+                theirs if pretrained else real(name, **options)))  # fmt: skip
+            found[name]["timm:NAME"] = verdict(theirs, f"timm:{name}")
+        for path in (*folder.iterdir(), tmp_path / "bare.pth", tmp_path / "bare.safetensors"):
+            path.unlink()
+        print(name, found[name], flush=True)
+    assert found
+    assert not {name: ways for name, ways in found.items() if any("WRONG" in way for way in ways.values())}
+    assert all(ways["timm:NAME"] == "equal" for ways in found.values())
