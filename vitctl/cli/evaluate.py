@@ -2,7 +2,7 @@ from typing import Annotated
 
 import typer
 
-from vitctl.cli.options import AllowMissing, Data, Device, From, Json, Precision, Quiet
+from vitctl.cli.options import AllowMissing, Data, Device, From, Json, Mean, Precision, Quiet, Std
 
 SHOWN = 10  # classes
 
@@ -27,6 +27,8 @@ def evaluate(
         typer.Option(metavar="FILE.json", help="Several right answers per picture, as in ImageNet-ReaL."),
     ] = None,
     confusion: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw the confusion matrix.")] = None,
+    mean: Mean = None,
+    std: Std = None,
     allow_missing: AllowMissing = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -38,11 +40,25 @@ def evaluate(
     Example: [bold]vitctl evaluate --from runs/ --data photos.h5 --split test[/bold]
     """
     from vitctl.cli.console import emit, facts, listing, reporter
+    from vitctl.config.checks import numbers
     from vitctl.config.evaluate import EvaluateConfig
     from vitctl.reporting import duration
     from vitctl.workflows.evaluate import evaluate as run
 
-    config = EvaluateConfig(source, data, split, batch, precision, device, crops, labels, confusion, allow_missing)
+    config = EvaluateConfig(
+        source,
+        data,
+        split,
+        batch,
+        precision,
+        device,
+        crops,
+        labels,
+        confusion,
+        allow_missing,
+        numbers("--mean", mean),
+        numbers("--std", std),
+    )
     result = run(config, reporter(quiet))
     low, high = result.top1_ci95
     table = {

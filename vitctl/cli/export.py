@@ -2,7 +2,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vitctl.cli.options import AllowMissing, Data, From, Json, Overwrite, Quiet, Set
+from vitctl.cli.options import AllowMissing, Data, From, Json, Mean, Overwrite, Quiet, Set, Std
 
 
 def export(
@@ -25,6 +25,8 @@ def export(
         bool, typer.Option("--dynamic-size", help="Take pictures of any whole number of patches as they are.")
     ] = False,
     data: Data = None,
+    mean: Mean = None,
+    std: Std = None,
     allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     settings: Set = None,
@@ -38,13 +40,24 @@ def export(
     Example: [bold]vitctl export --format onnx --with-preprocessing[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
+    from vitctl.config.checks import numbers
     from vitctl.config.export import ExportConfig
     from vitctl.config.overrides import override
     from vitctl.reporting import size
     from vitctl.workflows.export import export as run
 
     config = ExportConfig(
-        format, source, out, res, precision, with_preprocessing, dynamic_size, data=data, allow_missing=allow_missing
+        format,
+        source,
+        out,
+        res,
+        precision,
+        with_preprocessing,
+        dynamic_size,
+        data=data,
+        allow_missing=allow_missing,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet), overwrite=overwrite)
     found = result.comparison

@@ -2,7 +2,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vitctl.cli.options import AllowMissing, Data, Device, Json, Overwrite, Precision, Quiet, Set
+from vitctl.cli.options import AllowMissing, Data, Device, Json, Mean, Overwrite, Precision, Quiet, Set, Std
 
 
 def features(
@@ -30,6 +30,8 @@ def features(
         Literal["csv", "npy", "parquet"] | None,
         typer.Option(help="Also write them for other tools, beside the file."),
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
     allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     settings: Set = None,
@@ -43,6 +45,7 @@ def features(
     Example: [bold]vitctl features --from runs/ --data photos.h5 --out features.h5[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
+    from vitctl.config.checks import numbers
     from vitctl.config.features import FeaturesConfig
     from vitctl.config.overrides import override
     from vitctl.reporting import duration
@@ -58,6 +61,8 @@ def features(
         device=device,
         cache=cache,
         allow_missing=allow_missing,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet), export=export, overwrite=overwrite)
     speed = f"{result.images_per_s:,.0f} img/s, {duration(result.elapsed_s)}" if result.computed else "computed before"

@@ -2,7 +2,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitctl.cli.options import AllowMissing, Data, Device, Json, Precision, Quiet, Set
+from vitctl.cli.options import AllowMissing, Data, Device, Json, Mean, Precision, Quiet, Set, Std
 
 if TYPE_CHECKING:
     from vitctl.workflows.fewshot import Closer, FewshotResult, ProbeResult
@@ -41,6 +41,8 @@ def fewshot(
     precision: Precision = "auto",
     device: Device = "auto",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse features that were computed before.")] = True,
+    mean: Mean = None,
+    std: Std = None,
     allow_missing: AllowMissing = False,
     settings: Set = None,
     json: Json = False,
@@ -53,6 +55,7 @@ def fewshot(
     Example: [bold]vitctl fewshot --shots 1 --shots 5 --from runs/ --from pixels[/bold]
     """
     from vitctl.cli.console import emit, reporter
+    from vitctl.config.checks import numbers
     from vitctl.config.features import FeaturesConfig
     from vitctl.config.fewshot import FewshotConfig
     from vitctl.config.overrides import override
@@ -66,7 +69,14 @@ def fewshot(
         seeds=seeds,
         probes=tuple(probe) if probe else FewshotConfig().probes,
         test=split,
-        extract=FeaturesConfig(precision=precision, device=device, cache=cache, allow_missing=allow_missing),
+        extract=FeaturesConfig(
+            precision=precision,
+            device=device,
+            cache=cache,
+            allow_missing=allow_missing,
+            mean=numbers("--mean", mean),
+            std=numbers("--std", std),
+        ),
     )
     result = run(override(config, settings or ()), reporter(quiet), plot=plot)
     emit("fewshot", result, json, list(tables(result)))

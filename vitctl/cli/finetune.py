@@ -2,7 +2,7 @@ from typing import Annotated
 
 import typer
 
-from vitctl.cli.options import Data, From, Json, Overwrite, Quiet, Set
+from vitctl.cli.options import Data, From, Json, Mean, Overwrite, Quiet, Set, Std
 from vitctl.cli.training import (
     Batch,
     Device,
@@ -46,6 +46,8 @@ def finetune(
     keep_head: Annotated[
         bool, typer.Option("--keep-head", help="Keep the head of the weights: for the same classes, in any order.")
     ] = False,
+    mean: Mean = None,
+    std: Std = None,
     seed: Seed = None,
     precision: Precision = None,
     device: Device = None,
@@ -70,12 +72,13 @@ def finetune(
     if launched(devices, device):
         return
     from vitctl.cli.console import reporter
+    from vitctl.config.checks import numbers
     from vitctl.workflows.finetune import finetune as run
 
     given = flags_of(
         source=source, data=data, res=res, epochs=epochs, steps=steps, batch=batch, micro_batch=micro_batch,
         freeze=freeze, keep_head="always" if keep_head else None, seed=seed, precision=precision, device=device,
-        parallel=parallel, **rates(lr),
+        parallel=parallel, **rates(lr), mean=numbers("--mean", mean) or None, std=numbers("--std", std) or None,
     )  # fmt: skip
     result = run(
         given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,

@@ -2,7 +2,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitctl.cli.options import AllowMissing, Data, Device, From, Json, Overwrite, Quiet, Set
+from vitctl.cli.options import AllowMissing, Data, Device, From, Json, Mean, Overwrite, Quiet, Set, Std
 
 if TYPE_CHECKING:
     from vitctl.workflows.inspect import InspectResult
@@ -28,6 +28,8 @@ def inspect(
         typer.Option(metavar="FOLDER", help="Where the figures go; default: runs/<date-time>-inspect-<model>."),
     ] = None,
     device: Device = "auto",
+    mean: Mean = None,
+    std: Std = None,
     allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     settings: Set = None,
@@ -41,13 +43,23 @@ def inspect(
     Example: [bold]vitctl inspect --from runs/first --data photos.h5[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
+    from vitctl.config.checks import numbers
     from vitctl.config.inspect import InspectConfig
     from vitctl.config.overrides import override
     from vitctl.reporting import duration
     from vitctl.workflows.inspect import inspect as run
 
     config = InspectConfig(
-        source, data, tuple(images or ()), split, res, shown=shown, device=device, allow_missing=allow_missing
+        source,
+        data,
+        tuple(images or ()),
+        split,
+        res,
+        shown=shown,
+        device=device,
+        allow_missing=allow_missing,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet), out=out, overwrite=overwrite)
     table = {

@@ -2,7 +2,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vitctl.cli.options import AllowMissing, From, Json, Overwrite, Quiet, Set
+from vitctl.cli.options import AllowMissing, From, Json, Mean, Overwrite, Quiet, Set, Std
 
 
 def interpolate_pos(
@@ -28,6 +28,8 @@ def interpolate_pos(
     pad: Annotated[
         bool, typer.Option("--pad", help="Pad a resolution that patches do not divide, below and on the right.")
     ] = False,
+    mean: Mean = None,
+    std: Std = None,
     allow_missing: AllowMissing = False,
     overwrite: Overwrite = False,
     settings: Set = None,
@@ -41,11 +43,14 @@ def interpolate_pos(
     Example: [bold]vitctl interpolate-pos --from vit_b16.npz --res 384[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
+    from vitctl.config.checks import numbers
     from vitctl.config.interpolate import InterpolateConfig
     from vitctl.config.overrides import override
     from vitctl.workflows.interpolate import interpolate_positions
 
-    config = InterpolateConfig(res, source, out, method, plot, pad, allow_missing)
+    config = InterpolateConfig(
+        res, source, out, method, plot, pad, allow_missing, numbers("--mean", mean), numbers("--std", std)
+    )
     result = interpolate_positions(override(config, settings or ()), reporter(quiet), overwrite=overwrite)
     before, after = (
         f"{res[0]}x{res[1]}, {grid[0]}x{grid[1]} patches, {tokens:,} tokens"

@@ -12,6 +12,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no n
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set any other field of the config; repeatable.")
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N,N]",
+        help="Mean of the training pixels, from 0 to 1: one number, or one per channel; default: what the weights say.",
+    ),
+]
+Std = Annotated[
+    str | None, typer.Option(metavar="N[,N,N]", help="Standard deviation of the training pixels, in the same way.")
+]
 Device = Annotated[str, DEVICE]
 Precision = Annotated[Literal["auto", "float32", "bf16"], PRECISION]
 Data = Annotated[

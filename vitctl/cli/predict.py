@@ -3,7 +3,7 @@ from typing import Annotated
 
 import typer
 
-from vitctl.cli.options import AllowMissing, Device, From, Json, Precision, Quiet, Set
+from vitctl.cli.options import AllowMissing, Device, From, Json, Mean, Precision, Quiet, Set, Std
 from vitctl.config.patchify import Fit
 
 SHOWN = 100  # pictures on the terminal
@@ -27,6 +27,8 @@ def predict(
     batch: Annotated[int, typer.Option(metavar="N", help="Batch size.")] = 32,
     precision: Precision = "auto",
     device: Device = "auto",
+    mean: Mean = None,
+    std: Std = None,
     allow_missing: AllowMissing = False,
     settings: Set = None,
     json: Json = False,
@@ -39,6 +41,7 @@ def predict(
     Example: [bold]vitctl predict holiday.jpg photos/ --sheet answers.png[/bold]
     """
     from vitctl.cli.console import emit, facts, listing, reporter
+    from vitctl.config.checks import numbers
     from vitctl.config.overrides import override
     from vitctl.config.predict import PredictConfig
     from vitctl.workflows.predict import predict as run
@@ -47,7 +50,19 @@ def predict(
     if "-" in pictures:  # their names, a line each
         pictures = [each for each in pictures if each != "-"] + sys.stdin.read().splitlines()
     config = PredictConfig(
-        tuple(pictures), source, top, batch, fit, precision, device, csv, sheet, kept=kept, allow_missing=allow_missing
+        tuple(pictures),
+        source,
+        top,
+        batch,
+        fit,
+        precision,
+        device,
+        csv,
+        sheet,
+        kept=kept,
+        allow_missing=allow_missing,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet))
     rows = [

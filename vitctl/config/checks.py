@@ -46,6 +46,8 @@ Count = Annotated[int, COUNT]
 CountOrZero = Annotated[int, Range(0, 1_000_000)]
 Pixels = Annotated[int, Range(1, 100_000)]  # of a side
 Limit = Annotated[int, Range(1, 1_000_000_000_000)]  # pictures, of a whole data set
+Mean = Annotated[float, Range(-1000, 1000)]  # of pixels from 0 to 1, for one channel
+Std = Annotated[float, Range(0, 1000, above=True)]
 MaxPixels = Annotated[int, Range(1, 100_000_000_000)]
 
 
@@ -117,6 +119,14 @@ def word_or_number(name: str, text: str, word: str, what: str, allowed: Range) -
     except ValueError:
         raise ConfigError(f"{name} {text!r} is not understood; write {word}, or {what}") from None
     within(name, value, allowed)
+
+
+def numbers(name: str, text: str | None) -> tuple[float, ...]:
+    """'0.485,0.456,0.406', or one number; none where nothing was given."""
+    try:
+        return tuple(map(number, text.split(","))) if text is not None else ()
+    except ValueError:
+        raise ConfigError(f"{name} {text}: write one number, or one for each channel as 0.485,0.456,0.406") from None
 
 
 def resolution(text: str) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vitctl.config.checks import Count, check_numbers, one_of, require
+from vitctl.config.checks import Count, Mean, Std, check_numbers, one_of, require
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class EvaluateConfig:
     labels: str | None = None  # a JSON file with several right answers a picture, as ImageNet-ReaL's
     confusion: str | None = None  # a figure
     allow_missing: bool = False
+    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
+    std: tuple[Std, ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, Range, Share, check_numbers, one_of, require, resolution
+from vitctl.config.checks import Count, Mean, Range, Share, Std, check_numbers, one_of, require, resolution
 
 Format = Literal["onnx", "torch", "safetensors", "hf", "npz"]
 Precision = Literal["float32", "fp16", "int8"]
@@ -31,6 +31,8 @@ class ExportConfig:
     agreement: Share = 0.9  # of int8 with the model, in top-1
     pad: bool = False  # a size that patches do not divide is padded
     allow_missing: bool = False
+    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
+    std: tuple[Std, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("format", self.format, FORMATS)

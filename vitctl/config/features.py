@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, Range, Seed, check_numbers, one_of, require, resolution
+from vitctl.config.checks import Count, Mean, Range, Seed, Std, check_numbers, one_of, require, resolution
 
+PIXELS = "pixels"  # in place of weights: the pictures themselves
 POOLS = ("auto", "cls", "gap", "none")
 
 
@@ -24,9 +25,13 @@ class FeaturesConfig:
     cache: bool = True
     seed: Seed = 0  # of random:MODEL
     allow_missing: bool = False
+    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
+    std: tuple[Std, ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        is_raw = self.source == PIXELS and (self.mean or self.std)
+        require(not is_raw, "pixels are features as they are; leave --mean and --std out")
         one_of("pool", self.pool, POOLS)
         one_of("dtype", self.dtype, ("float32", "float16"))
         one_of("precision", self.precision, ("auto", "float32", "bf16"))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from vitctl.config.checks import Count, Range, Share, check_numbers, one_of, require
-from vitctl.config.features import FeaturesConfig
+from vitctl.config.features import PIXELS, FeaturesConfig
 
 SHOTS = (1, 5, 10, 25)
 PROBES = ("lsr", "lsr-grid", "logreg", "knn", "ncm")
@@ -33,4 +33,7 @@ class FewshotConfig:
             one_of("probe", probe, PROBES)
         require(bool(self.probes), f"no probe is given; write --probe {PROBES[0]}")
         one_of("select", self.select, ("shots", "test"))
+        stated = self.extract.mean or self.extract.std
+        is_unread = stated and (self.features is not None or set(self.sources) == {PIXELS})
+        require(not is_unread, "--mean and --std are for weights: neither feature files nor pixels are normalized")
         require(self.extract.pool != "none", "pool=none gives a vector for each patch; a probe wants one for a picture")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from vitctl.config.checks import Count, CountOrZero, Range, check_numbers, require, resolution
+from vitctl.config.checks import Count, CountOrZero, Mean, Range, Std, check_numbers, require, resolution
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class InspectConfig:
     judged: Count = 1000  # pictures that probes are judged on, at most
     device: str = "auto"
     allow_missing: bool = False
+    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
+    std: tuple[Std, ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vitctl.config.checks import one_of, resolution
+from vitctl.config.checks import Mean, Std, check_numbers, one_of, resolution
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,11 @@ class InterpolateConfig:
     plot: str | None = None  # a .png of the similarity maps before and after
     pad: bool = False  # a size that patches do not divide is padded
     allow_missing: bool = False
+    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
+    std: tuple[Std, ...] = ()
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         resolution(self.res)
         one_of("method", self.method, ("official", "bilinear", "bicubic", "bicubic-aa", "fresh"))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, MaxPixels, Range, StepsOrZero, check_numbers, one_of
+from vitctl.config.checks import Count, MaxPixels, Mean, Range, Std, StepsOrZero, check_numbers, one_of
 from vitctl.config.patchify import FITS, Fit
 
 
@@ -22,6 +22,8 @@ class PredictConfig:
     kept: StepsOrZero | None = None  # predictions that the result holds; all, where it is not said
     max_pixels: MaxPixels = 89_478_485
     allow_missing: bool = False
+    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
+    std: tuple[Std, ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -13,9 +13,11 @@ from vitctl.config.checks import (
     Count,
     CountOrZero,
     Limit,
+    Mean,
     Range,
     Seed,
     Share,
+    Std,
     Steps,
     StepsOrZero,
     check_numbers,
@@ -31,9 +33,21 @@ from vitctl.errors import ConfigError
 OPTIMISERS = ("adam", "sgd", "adafactor")
 DECAYS = ("lr", "fixed", "l2")
 UNUSED = {  # fields that say nothing to a command: it refuses them, rather than to leave them unread
-    "pretrain": ("source", "keep_head", "lrs", "masking", "probe"),
+    "pretrain": ("source", "keep_head", "lrs", "mean", "std", "masking", "probe"),
     "finetune": ("model", "positions", "shape", "hidden", "pad", "head_bias", "masking", "probe"),
-    "selfsup": ("source", "keep_head", "norm", "lrs", "freeze", "loss", "smoothing", "head_bias", "head_std"),
+    "selfsup": (
+        "source",
+        "keep_head",
+        "norm",
+        "lrs",
+        "mean",
+        "std",
+        "freeze",
+        "loss",
+        "smoothing",
+        "head_bias",
+        "head_std",
+    ),
 }
 FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_every", "tensorboard")  # may change
 KEEP_HEAD = ("never", "if-same", "always")
@@ -144,6 +158,8 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     ema: BelowOne = 0.0  # share of the average that a step keeps; 0 is off
+    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say: one number, or one for each channel
+    std: tuple[Std, ...] = ()
     freeze: str | None = None  # "backbone": all but the head; a number: the stem and so many blocks
     lrs: tuple[Lr, ...] = ()  # tried on a part of the training data; the best of them trains on all
     limit: Limit | None = None  # train on so many examples, drawn evenly from the classes

@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     check_output(config.confusion, config.data, ending=".png")
     device = device_of(config.device, ranks_here())
     with joined(device) as ranks:
-        source = choose_source(config.source, reporter, config.allow_missing)
+        source = choose_source(config.source, reporter, config.allow_missing, config.mean, config.std)
         size = (source.spec.height, source.spec.width)
         file = PatchFile(choose_data(config.data, reporter, trained_on(config.source), size))
         split = split_of(file, config.split)

@@ -16,7 +16,7 @@ from torch import nn
 
 from vitctl import __version__
 from vitctl.config.checks import resolution
-from vitctl.config.features import FeaturesConfig
+from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.model import model_spec
 from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
@@ -25,7 +25,7 @@ from vitctl.io.feature_file import export as write_export
 from vitctl.io.lock import Held, take
 from vitctl.io.outputs import check_output, check_replaceable
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.weights import HALF, About, Weights
+from vitctl.io.weights import HALF, About, Weights, with_normalization
 from vitctl.models.adapt import adapted
 from vitctl.models.create import create_model, named_tensors
 from vitctl.probing.frozen import check_layers, of_layers, pre_logits
@@ -37,7 +37,7 @@ from vitctl.workflows.load import choose_weights, load_model, tell_changes, trai
 from vitctl.workflows.train.feed import Normaliser, takes_patches
 from vitctl.workflows.train.start import device_of
 
-PIXELS, RANDOM = "pixels", "random:"
+RANDOM = "random:"
 LARGEST = 32  # pixels a side, where pictures themselves are the features
 Extract = Callable[[torch.Tensor], torch.Tensor]  # bytes to features
 
@@ -268,7 +268,7 @@ def taken(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> tor
 def weights_named(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
     if config.source == PIXELS or (config.source or "").startswith(RANDOM):
         return None
-    return choose_weights(config.source, reporter, config.allow_missing)
+    return choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
 
 
 def needed_size(config: FeaturesConfig, weights: Weights | None) -> tuple[int, int] | None:
@@ -286,7 +286,7 @@ def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
     spec = model_spec(name, height=height or shape.height, width=width or shape.width, channels=shape.channels)
     model = create_model(spec, seed=config.seed)
     mean, std = ((value[0],) * shape.channels for value in HALF)
-    about = About("vitctl", config.source or "", mean, std)
+    about = with_normalization(About("vitctl", config.source or "", mean, std), shape.channels, config.mean, config.std)
     return Weights(model.spec, named_tensors(model), about, path=config.source or "")  # type: ignore[arg-type]
 
 

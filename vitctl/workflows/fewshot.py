@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.fewshot import SHOTS, FewshotConfig
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.shots import draw_shots
@@ -18,7 +19,7 @@ from vitctl.probing.draws import Ints, apart, first, orders
 from vitctl.probing.fewshot import Settings, Task, Trial, constant, interval, trial
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.workflows.choose import choose_data
-from vitctl.workflows.features import PIXELS, RANDOM, extracted, extractor_of, needed_size, weights_named
+from vitctl.workflows.features import RANDOM, extracted, extractor_of, needed_size, weights_named
 from vitctl.workflows.load import trained_on
 from vitctl.workflows.samples import HELD_OUT
 
@@ -188,7 +189,7 @@ def warn_constant(config: FewshotConfig, source: Source, task: Task, reporter: R
 def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Source]]:
     if config.features:
         return given(config, FeatureFile(config.features))
-    each = [replace(config.extract, source=name) for name in config.sources or (None,)]
+    each = [of_source(config, name) for name in config.sources or (None,)]
     weights = [weights_named(one, reporter) for one in each]
     sizes = [size for size in map(needed_size, each, weights) if size]
     size = (max(height for height, _ in sizes), max(width for _, width in sizes)) if sizes else None
@@ -205,6 +206,11 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Sou
         extractor = extractor_of(wanted, data, own, reporter)
         found.append(Source(extractor.name, extracted(extractor, data, wanted, reporter)[0], extractor.trained_on))
     return str(path), found
+
+
+def of_source(config: FewshotConfig, name: str | None) -> FeaturesConfig:
+    extract = replace(config.extract, mean=(), std=()) if name == PIXELS else config.extract
+    return replace(extract, source=name)
 
 
 def given(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[Source]]:

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from vitctl import __version__
 from vitctl.config.checks import resolution
 from vitctl.config.model import ModelSpec, model_spec
+from vitctl.config.overrides import override
 from vitctl.config.train import TrainConfig
 from vitctl.errors import UsageError
 from vitctl.io.run_directory import RunDirectory
@@ -22,7 +23,7 @@ from vitctl.workflows.train.conclude import TrainResult, conclude, concluded
 from vitctl.workflows.train.fit import Fit
 from vitctl.workflows.train.parts import held_out, limited
 from vitctl.workflows.train.place import Place, place_of
-from vitctl.workflows.train.start import Data, Request, Ways, device_of, start, to_resume
+from vitctl.workflows.train.start import Data, Request, Ways, device_of, start, to_resume, with_flags
 from vitctl.workflows.train.task import labelled
 
 Score = tuple[float, float]  # accuracy, and the loss, negative: a tie goes to the lower one
@@ -39,11 +40,14 @@ def finetune(
     with joined(device) as ranks:
         weights = None
         if not to_resume(request.resume, request.out, "finetune"):
-            weights = choose_weights(request.flags.get("source"), reporter)
+            weights = choose_weights(request.flags.get("source"), reporter, False, *asked_normalization(request))
             request.flags.update(model=weights.spec.name, source=weights.path)
 
+        def chosen(config: TrainConfig) -> Weights:
+            return choose_weights(config.source, reporter, False, config.mean, config.std)
+
         def begin(config: TrainConfig, data: Data) -> Weights:
-            return transferred(weights or choose_weights(config.source, reporter), config, data)
+            return transferred(weights or chosen(config), config, data)
 
         model = weights.spec if weights else model_spec(TrainConfig.model)
         with start(request, model, ranks, device, reporter, begin) as started:
@@ -64,6 +68,14 @@ def finetune(
             named = {f"{lr:g}": top1 for lr, (top1, _) in tried.items()}
             done = replace(started, config=config)
             return conclude(done, place, begun.spec, fitted, time.perf_counter() - began, named)
+
+
+def asked_normalization(request: Request) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std by flag or by --set, before the rest of the config is settled."""
+    flags = {name: request.flags.get(name) for name in ("mean", "std")}
+    settings = [each for each in request.settings if each.partition("=")[0].strip() in flags]
+    config = override(with_flags(TrainConfig(), flags), settings)
+    return config.mean, config.std
 
 
 def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:

@@ -40,7 +40,7 @@ def interpolate_positions(
 ) -> InterpolateResult:
     reporter = reporter or Silent()
     started = time.perf_counter()
-    before = choose_weights(config.source, reporter, config.allow_missing)
+    before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
     if config.pad:
         before = replace(before, spec=before.spec.changed(pad=True))
     height, width = config.size

@@ -72,7 +72,7 @@ def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictR
     device = device_of(config.device, Ranks())
     ready = choose_model(
         config.source, reporter, precision=config.precision, device=device,
-        allow_missing=config.allow_missing,
+        allow_missing=config.allow_missing, mean=config.mean, std=config.std,
     )  # fmt: skip
     session = Session(config, ready, paths)
     started = time.perf_counter()

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from vitctl.config.model import ModelSpec
-from vitctl.errors import DataError, UsageError, WeightsError
-from vitctl.io.weights import About, Weights
+from vitctl.errors import DataError, UsageError
+from vitctl.io.files import check_regular_file
+from vitctl.io.weights import About, Weights, with_normalization
 from vitctl.models.adapt import adapted
 from vitctl.models.exports.exported import Exported
 from vitctl.models.exports.onnx_file import OnnxModel
@@ -49,18 +50,26 @@ def choose_model(
     precision: str = "auto",
     device: torch.device,
     allow_missing: bool = False,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
 ) -> Ready:
     """What is called weights everywhere, or an .onnx or .pt2 of ours. It must have a head."""
-    source = choose_source(flag, reporter, allow_missing)
+    source = choose_source(flag, reporter, allow_missing, mean, std)
     return ready_from(source, reporter, None, precision=precision, device=device, allow_missing=allow_missing)
 
 
-def choose_source(flag: str | None, reporter: Reporter, allow_missing: bool = False) -> Weights | Ready:
+def choose_source(
+    flag: str | None,
+    reporter: Reporter,
+    allow_missing: bool = False,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> Weights | Ready:
     """Weights, or an exported file that is ready by itself; for images of which size is known by its spec."""
     path = chosen_weights(flag)[0] if flag is None else flag
     if Path(path).suffix not in EXPORTS:
-        return choose_weights(flag, reporter, allow_missing)
-    ready = exported(Path(path), reporter)
+        return choose_weights(flag, reporter, allow_missing, mean, std)
+    ready = exported(Path(path), reporter, mean, std)
     reporter.note(f"weights: {path}, an export of {ready.spec.name}")
     return ready
 
@@ -89,16 +98,19 @@ def ready_from(
     return headed(Ready(model, fitting.spec, fitting.about, source.path, source.digest(), way, device))
 
 
-def exported(path: Path, reporter: Reporter) -> Ready:
+def exported(path: Path, reporter: Reporter, mean: tuple[float, ...], std: tuple[float, ...]) -> Ready:
     if not path.exists():
         raise missing(str(path))
-    if not path.is_file():
-        raise WeightsError(f"{path}: is a folder; an exported file was expected")
+    check_regular_file(path)
     model = EXPORTS[path.suffix](path)
     if model.warning:
         reporter.warn(model.warning)
-    device = torch.device("cpu")
-    return Ready(model, model.spec, model.about, str(path), model.digest, model.precision, device, model.takes_bytes)
+    if model.takes_bytes and (mean or std):
+        raise UsageError(
+            f"{path}: normalizes its pictures itself; --mean and --std are for the weights that it is exported from"
+        )
+    device, about = torch.device("cpu"), with_normalization(model.about, model.spec.channels, mean, std)
+    return Ready(model, model.spec, about, str(path), model.digest, model.precision, device, model.takes_bytes)
 
 
 def headed(ready: Ready) -> Ready:

@@ -50,7 +50,8 @@ class ExportResult:
 
 def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite: bool = False) -> ExportResult:
     reporter, began = reporter or Silent(), time.perf_counter()
-    weights = fitted(complete(choose_weights(config.source, reporter, config.allow_missing), config), config)
+    weights = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
+    weights = fitted(complete(weights, config), config)
     check_writable(weights, config)
     out = Path(config.out or default_name(weights, config))
     report = out.with_name(out.name + ".json")

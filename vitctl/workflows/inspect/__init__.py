@@ -59,7 +59,7 @@ def inspect(
     config: InspectConfig, reporter: Reporter | None = None, *, out: str | None = None, overwrite: bool = False
 ) -> InspectResult:
     reporter, began = reporter or Silent(), time.perf_counter()
-    before = choose_weights(config.source, reporter, config.allow_missing)
+    before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
     weights = resized(before, *resolution(config.res)) if config.res else before
     pictures = seen(config, weights, reporter)
     device = device_of(config.device, Ranks())
