@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -69,6 +70,16 @@ def test_what_is_no_artefact_is_one_line(vitctl: Run, tmp_path: Path) -> None:
         (".", "no weights are in this"),
     ):
         assert message in vitctl("info", name, code=3).error
+
+
+@pytest.mark.parametrize(("name", "value"), [("class_names", 7), ("train/labels", [[1]]), ("train/names", "text")])
+def test_a_field_that_is_something_else_is_one_line(vitctl: Run, data: Path, name: str, value: Any) -> None:
+    with h5py.File(data, "r+") as file:
+        del file[name]
+        file[name] = value
+    answer = vitctl("info", data, "--verify", "--json", code=3)
+    assert f"data.h5: damaged ({name} is not " in answer.error
+    assert answer.out == ""
 
 
 def test_a_run_directory_is_described(vitctl: Run, tmp_path: Path) -> None:

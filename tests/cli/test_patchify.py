@@ -62,7 +62,7 @@ def test_unreadable_pictures_are_listed_counted_and_told(vitctl: Run, folder: Fo
     rejected = {entry["name"]: entry["reason"] for entry in answer.json["data"]["rejected"]}
     assert rejected == {
         "train/cat/001.jpg": "truncated file",
-        "train/cat/bad.jpg": "not a picture, or of a kind that Pillow does not read",
+        "train/cat/bad.jpg": "not a picture, or of a kind that is not read",
         "train/cat/bomb.png": "decompression bomb: 3000x2000 pixels, over max_pixels=1000000",
     }
     assert "warning: 3 rejected: " in answer.err

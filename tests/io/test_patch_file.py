@@ -1,5 +1,7 @@
 import os
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -217,6 +219,9 @@ def sparse(path: Path, count: int) -> None:
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        for name, columns in (("rejects", 2), ("leaks", 4)):
+            kind = np.dtype([(str(number), h5py.string_dtype()) for number in range(columns)])
+            file.create_dataset(name, (0,), kind)
         group = file.create_group("train")
         group.create_dataset("patches", (count, 6, 48), np.uint8, dcpl=early)
         group.create_dataset("labels", (count,), np.int64, dcpl=early)
@@ -236,6 +241,26 @@ def test_a_billion_rows_open_like_a_thousand(tmp_path: Path, count: int) -> None
     if os.path.exists("/proc/self/statm"):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         assert pages * os.sysconf("SC_PAGE_SIZE") < 3 << 30  # resident, though 290 GB are mapped
+
+
+DESCRIBED = """
+from vitctl.workflows.info import describe
+
+def peak():
+    return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+before = peak()
+print(describe("sparse.h5").splits["train"].labelled, peak() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="where the system tells what a process took")
+def test_a_hundred_million_labels_are_counted_in_little_memory(tmp_path: Path) -> None:
+    sparse(tmp_path / "sparse.h5", 10**8)
+    told = subprocess.run([sys.executable, "-c", DESCRIBED], cwd=tmp_path, capture_output=True, text=True)
+    labelled, megabytes = map(int, told.stdout.split())
+    assert labelled == 10**8
+    assert megabytes < 200  # 800 are what they take together
 
 
 def test_opening_an_index_does_not_open_its_shards(tmp_path: Path) -> None:

@@ -5,15 +5,15 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitctl.data.patchifier.decode import Target, decode
+from vitctl.data.patchifier.image_file import read_whole
+from vitctl.data.sources.files import content_of
 from vitctl.data.sources.names import is_junk, is_picture
 from vitctl.errors import DataError
-from vitctl.io.files import check_regular_file
 from vitctl.machine import cores
 
 
@@ -68,8 +68,7 @@ def glimpses(paths: Sequence[str], target: Target, batch: int) -> Iterator[list[
 
 def glimpse(path: str, target: Target) -> Glimpse:
     try:
-        check_regular_file(path)
-        return Glimpse(path, decode(Path(path).read_bytes(), target))
+        return Glimpse(path, decode(read_whole(content_of(path), target.max_pixels), target))
     except DataError as error:
         return Glimpse(path, None, str(error))
     except OSError as error:

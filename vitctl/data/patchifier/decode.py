@@ -7,8 +7,6 @@ their size inside the JPEG decoder itself.
 
 import io
 import re
-import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from vitctl.data.patchifier.image_file import NO_PICTURE, PROGRAMS, open_image
+from vitctl.data.patchifier.image_file import NO_PICTURE, PILLOW, PROGRAMS, check_pixels, open_image
 from vitctl.errors import DataError
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -37,35 +35,6 @@ class Target:
     max_pixels: int = 89_478_485
 
 
-class Quiet:
-    """While any thread decodes, Pillow makes no remarks on odd EXIF and palettes; what matters raises.
-
-    Nor does it check for bombs itself: our check counts alike for every format, and can be set.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.warnings = threading.Lock(), 0, warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.inside += 1
-            if self.inside == 1:
-                self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-                self.warnings = warnings.catch_warnings()
-                self.warnings.__enter__()
-                warnings.simplefilter("ignore")
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.warnings.__exit__(None, None, None)
-                Image.MAX_IMAGE_PIXELS = self.limit
-
-
-PILLOW = Quiet()
-
-
 def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
     """uint8 [H, W, C]; a DataError tells why it cannot be."""
     if isinstance(content, np.ndarray):
@@ -77,7 +46,7 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
     try:
         size = plain_jpeg_size(content)
         if size and DECODE_JPEG and not is_large(size, target):
-            check_pixels(size, target)
+            check_pixels(size, target.max_pixels)
             return fit(decode_plain_jpeg(content, target.channels), target)
         with PILLOW:
             return decode_by_pillow(content, target)
@@ -92,7 +61,7 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
 def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
     """Whatever Pillow opens; a JPEG's pixels come by the quick decoder all the same, where it takes them."""
     with open_image(io.BytesIO(content)) as picture:
-        check_pixels(picture.size, target)
+        check_pixels(picture.size, target.max_pixels)
         jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
         if jpeg and is_large(picture.size, target):
             return decode_reduced(picture, target)
@@ -101,14 +70,6 @@ def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
             return fit(decode_plain_jpeg(content, target.channels), target)
         upright = ImageOps.exif_transpose(picture) if turned else picture
         return fit(with_channels(flatten(upright), target.channels), target)
-
-
-def check_pixels(size: tuple[int, int], target: Target) -> None:
-    width, height = size
-    if width * height > target.max_pixels:
-        raise DataError(f"decompression bomb: {width}x{height} pixels, over max_pixels={target.max_pixels}")
-    if width < 1 or height < 1:
-        raise DataError(f"no pixels: {width}x{height}")
 
 
 def is_large(size: tuple[int, int], target: Target) -> bool:

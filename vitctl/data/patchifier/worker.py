@@ -108,12 +108,13 @@ class Worker:
     def read(self, row: int) -> np.ndarray[Any, Any]:
         """uint8 [N, P*P*C]"""
         from vitctl.data.patchifier.decode import decode
+        from vitctl.data.patchifier.image_file import read_whole
         from vitctl.patches import patchify
 
         name = self.names[row].decode()
         file, offset, length = (int(column[row]) for column in self.where)
         try:
-            content = self.source.read(name, file, offset, length)
+            content = read_whole(self.source.read(name, file, offset, length), self.target.max_pixels)
         except OSError as error:
             if error.errno in OF_ONE_FILE and self.source_is_there():
                 raise DataError(error.strerror) from error

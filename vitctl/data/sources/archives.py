@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vitctl.data.sources.contract import Refused
-from vitctl.data.sources.files import File, digest
+from vitctl.data.sources.files import File, LargeFile, digest
 from vitctl.data.sources.names import TABLES, Parts, ending, inside, is_junk, is_picture, joined, printable
 from vitctl.data.sources.tree import Entry, Tree, everywhere
 from vitctl.errors import DataError, NoSpace
@@ -95,6 +95,8 @@ class Archive(Tree):
 
     def text(self, entry: Entry) -> TextIO:
         content = self.read(joined(entry.parts), entry.file, entry.offset, entry.size)
+        if isinstance(content, LargeFile):
+            content = content.whole()
         return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 

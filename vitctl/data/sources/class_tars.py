@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source
-from vitctl.data.sources.files import Window
+from vitctl.data.sources.files import LargeFile, Window
 from vitctl.data.sources.names import ending, is_junk, is_picture, joined, printable
 from vitctl.data.sources.pictures import LeftOut
 from vitctl.data.sources.tars import Tar, as_entry, headers
@@ -73,8 +73,8 @@ class ClassTars(Source):
         name = f"{tar.label}/{joined(entry.parts)}"
         yield Found(name, tar.label, None, tar.file, tar.offset + entry.offset, entry.size)
 
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
-        return self.tars[file].file.read(offset, size)
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
+        return self.tars[file].file.content(offset, size)
 
     def nothing(self) -> str:
         return f"{self.where}: no picture in its tars; looked for one tar per class, such as n01440764.tar"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitctl.data.sources.files import LargeFile
 from vitctl.errors import DataError
 from vitctl.reporting import Reporter
 
@@ -85,7 +86,7 @@ class Source(ABC):
         """The error when no picture was found: where, and what was looked for."""
 
     @abstractmethod
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes | np.ndarray:
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile | np.ndarray:
         """The encoded bytes of one picture, or its pixels uint8 [H, W] or [H, W, C]. Raises DataError or OSError."""
 
     def notes(self) -> list[str]:

@@ -26,6 +26,7 @@ from vitctl.machine import CUT_SHORT, watch_mapped_file
 from vitctl.reporting import Reporter
 
 LARGEST = 1 << 30  # bytes of one encoded picture: a film or a disk image without an ending would fill the memory
+LARGE = 1 << 26  # of a file of more bytes the beginning is looked at before the rest is read
 PIECE = 1 << 20
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -87,6 +88,15 @@ class File:
             raise DataError(f"{self.path}: ends before byte {offset + size}; it was changed or cut short")
         return content
 
+    def content(self, offset: int, size: int) -> "bytes | LargeFile":
+        """The same, but in pieces where it is long."""
+        check_size(size)
+        return self.read(offset, size) if size <= LARGE else LargeFile(self.pieces(offset, size), size)
+
+    def pieces(self, offset: int, size: int) -> Iterator[bytes]:
+        for start in range(0, size, PIECE):
+            yield self.read(offset + start, min(PIECE, size - start))
+
     def mapped(self, shape: tuple[int, ...], offset: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         self.check_length()
         return byte_map(self, shape, offset, os.getpid())
@@ -105,6 +115,39 @@ class File:
             return spooled(cast(BinaryIO, stream), raw, self, self.name, spool, reporter)
 
 
+@dataclass
+class LargeFile:
+    """A picture's bytes, perhaps, in pieces: nobody knows yet whether they are worth the memory."""
+
+    pieces: Iterator[bytes]
+    size: int | None  # None: it will be seen
+
+    def read(self, most: int, content: bytearray | None = None) -> bytearray:
+        """What comes next, behind `content`, until there are so many bytes."""
+        content = bytearray() if content is None else content
+        while len(content) < most and (piece := next(self.pieces, b"")):
+            content += piece
+        return content
+
+    def whole(self, most: int = LARGEST, head: bytearray | None = None) -> bytes:
+        """All of it, of which `head` was read before; an error where it is more than `most` bytes."""
+        if (self.size or 0) <= most:
+            content = self.read(most + 1, head)
+            if len(content) <= most:
+                return bytes(content)
+        raise DataError(too_long(max(self.size or 0, most)))
+
+
+def content_of(path: str) -> bytes | LargeFile:
+    """Of a file on disk."""
+    check_regular_file(path)
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= LARGE:
+            return file.read(size)
+    return File.at(path).content(0, size)
+
+
 def files_in(thing: object, depth: int = 6) -> Iterator[File]:
     """Every File that a source holds, at whatever place in it."""
     if isinstance(thing, File):
@@ -118,7 +161,11 @@ def files_in(thing: object, depth: int = 6) -> Iterator[File]:
 
 def check_size(size: int) -> None:
     if size > LARGEST:
-        raise DataError(f"{size >> 20} MB are too many for a picture")
+        raise DataError(too_long(size))
+
+
+def too_long(size: int) -> str:
+    return f"{size >> 20} MB are too many for a picture"
 
 
 def digest(*what: object) -> str:

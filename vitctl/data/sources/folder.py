@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 from vitctl.data.sources.contract import Refused
-from vitctl.data.sources.files import check_size, damaged
+from vitctl.data.sources.files import LargeFile, content_of, damaged
 from vitctl.data.sources.names import TABLES, Parts, ending, is_junk, is_picture, joined, on_disk
 from vitctl.data.sources.tree import Entry, Tree, everywhere
 from vitctl.errors import DataError
-from vitctl.io.files import check_regular_file
 
 Identity = tuple[int, int]
 
@@ -93,13 +92,8 @@ class Folder(Tree):
         with damaged(self.path(entry.parts)):
             return open(self.path(entry.parts), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
-        path = os.path.join(self.root, on_disk(name))
-        check_regular_file(path)  # what was a file when the folder was scanned may be a pipe now
-        with open(path, "rb", buffering=0) as picture:
-            length = os.fstat(picture.fileno()).st_size
-            check_size(length)
-            return picture.read(length)
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
+        return content_of(os.path.join(self.root, on_disk(name)))
 
 
 def list_folder(path: str) -> Listing:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source, several_readings
+from vitctl.data.sources.files import LargeFile
 from vitctl.data.sources.layouts import Evidence, Layout, Misplaced, Place, common_start, layout_of
 from vitctl.data.sources.manifest import LABELS, PATHS, SPLIT_COLUMNS, Table, checked, listed, table_at
 from vitctl.data.sources.names import TABLES, Parts, ending, is_picture, joined, printable, split_of
@@ -173,7 +174,7 @@ class Pictures(Source):
         elif is_picture(entry.parts[-1]):
             self.left_out.beside += 1
 
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         return self.tree.read(name, file, offset, size)
 
     def nothing(self) -> str:

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from vitctl.data.sources.archives import Archive, member
 from vitctl.data.sources.contract import Refused
-from vitctl.data.sources.files import damaged
+from vitctl.data.sources.files import LargeFile, damaged
 from vitctl.data.sources.tree import Entry
 from vitctl.reporting import Reporter
 
@@ -23,8 +23,8 @@ class Tar(Archive):
         with damaged(self.where), open(self.file.path, "rb") as stream:
             yield from (as_entry(header) for header in headers(stream, self.where))
 
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
-        return self.file.read(offset, size)
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
+        return self.file.content(offset, size)
 
 
 def headers(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:

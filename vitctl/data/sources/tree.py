@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.files import LargeFile
 from vitctl.data.sources.names import Parts
 from vitctl.reporting import Reporter
 
@@ -52,5 +53,5 @@ class Tree(ABC):
         """A table, opened."""
 
     @abstractmethod
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         """The bytes of an entry of that (printable) name."""

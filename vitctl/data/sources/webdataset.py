@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitctl.data.sources.contract import Found, Refused, Sighting, Source
-from vitctl.data.sources.files import File, damaged
+from vitctl.data.sources.files import File, LargeFile, damaged
 from vitctl.data.sources.names import PICTURES, as_label, joined, label_of, printable, split_in
 from vitctl.data.sources.tars import Tar
 from vitctl.data.sources.tree import Entry
@@ -81,8 +81,8 @@ class WebDataset(Source):
     def name(self, number: int) -> str:
         return printable(self.shards[number].path.name)
 
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
-        return self.shards[file].file.read(offset, size)
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
+        return self.shards[file].file.content(offset, size)
 
     def nothing(self) -> str:
         return (

@@ -7,13 +7,15 @@ PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from stat import S_ISLNK
 from typing import BinaryIO
 from zipfile import BadZipFile
 
 from vitctl.data.sources.archives import Archive, member
 from vitctl.data.sources.contract import Refused
-from vitctl.data.sources.files import LARGEST, damaged
+from vitctl.data.sources.files import LARGE, LARGEST, PIECE, LargeFile, check_size, damaged, too_long
+from vitctl.data.sources.names import is_picture
 from vitctl.data.sources.tree import Entry
 from vitctl.errors import DataError
 
@@ -23,7 +25,7 @@ END64 = struct.Struct("<4sQ2H2L4Q")
 CENTRAL = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
 STORED, DEFLATED = 0, 8
-ENCRYPTED = 1
+ENCRYPTED, STREAMED = 1, 8  # flags; what is streamed has its sizes behind it
 FULL = 0xFFFFFFFF  # the value is in the 64-bit extra field
 
 
@@ -32,29 +34,46 @@ class Zip(Archive):
         with damaged(self.where), open(self.file.path, "rb") as stream:
             yield from central_directory(stream, self.file.size)
 
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes:
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         """`file` is the checksum of the picture, `offset` its local header's, `size` its compressed size."""
         local = LOCAL.unpack(self.file.read(offset, LOCAL.size))
-        signature, _, _, method, *_, name_length, extra_length = local
+        signature, _, flags, method, _, _, _, _, length, name_length, extra_length = local
         if signature != b"PK\3\4":
             raise DataError("damaged: its header in the zip is broken")
-        content = self.file.read(offset + LOCAL.size + name_length + extra_length, size)
-        if method == DEFLATED:
-            content = inflate(content)
-        if zlib.crc32(content) != file:
-            raise DataError("damaged: its checksum in the zip differs")
-        return content
+        stated = None if flags & STREAMED or length in (0, FULL) else length
+        check_size(stated or 0)
+        start = offset + LOCAL.size + name_length + extra_length
+        large = LargeFile(unpacked(self.file.pieces(start, size), method, file, stated), stated)
+        content = large.read(LARGE)
+        if len(content) < LARGE:
+            return bytes(content)
+        return LargeFile(chain([bytes(content)], large.pieces), large.size)
 
 
-def inflate(content: bytes) -> bytes:
+def unpacked(pieces: Iterator[bytes], method: int, checksum: int, stated: int | None) -> Iterator[bytes]:
+    """A member as it was before it was packed, in pieces of which none is long; its checksum is seen at the end."""
+    found = length = 0
+    for piece in inflated(pieces) if method == DEFLATED else pieces:
+        found, length = zlib.crc32(piece, found), length + len(piece)
+        if stated is not None and length > stated:
+            raise DataError(f"damaged: longer than the {stated:,} bytes that the zip says")
+        yield piece
+    if found != checksum:
+        raise DataError("damaged: its checksum in the zip differs")
+
+
+def inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        plain = inflater.decompress(content, LARGEST)
+        for packed in pieces:
+            plain = inflater.decompress(packed, PIECE)
+            while plain:
+                yield plain
+                plain = inflater.decompress(inflater.unconsumed_tail, PIECE)
     except zlib.error as error:
         raise DataError(f"damaged in the zip ({error})") from error
     if not inflater.eof:
-        raise DataError("damaged: cut short in the zip, or too large for a picture")
-    return plain
+        raise DataError("damaged: cut short in the zip")
 
 
 def central_directory(stream: BinaryIO, size: int) -> Iterator[Entry | Refused]:
@@ -96,7 +115,7 @@ def find_directory(stream: BinaryIO, size: int) -> tuple[int, int, int]:
 
 def as_entry(record: tuple[int, ...], name: bytes, extra: bytes, shift: int, limit: int) -> Entry | Refused:
     _, _, _, flags, method, _, _, checksum, packed, size, _, _, _, _, _, attributes, offset = record
-    packed, offset = wide_fields(size, packed, offset, extra)
+    size, packed, offset = wide_fields(size, packed, offset, extra)
     if offset + shift + LOCAL.size + packed > limit:
         raise BadZipFile("its directory points outside")
     text = text_of(name)
@@ -107,11 +126,13 @@ def as_entry(record: tuple[int, ...], name: bytes, extra: bytes, shift: int, lim
         problem = "encrypted"
     elif method not in (STORED, DEFLATED):
         problem = f"compressed by zip's method {method}, which is not read; pack it anew with deflate"
+    elif size > LARGEST and is_picture(text.rpartition("/")[2]):
+        problem = too_long(size)
     return member(text, text.endswith("/"), problem, checksum, offset + shift, packed)
 
 
-def wide_fields(size: int, packed: int, offset: int, extra: bytes) -> tuple[int, int]:
-    """Compressed size and offset, from the 64-bit extra field where they do not fit in 32 bits."""
+def wide_fields(size: int, packed: int, offset: int, extra: bytes) -> tuple[int, int, int]:
+    """Size, compressed size and offset, from the 64-bit extra field where they do not fit in 32 bits."""
     place = 0
     while FULL in (size, packed, offset) and place + 4 <= len(extra):
         tag, length = struct.unpack_from("<2H", extra, place)
@@ -120,7 +141,7 @@ def wide_fields(size: int, packed: int, offset: int, extra: bytes) -> tuple[int,
             size, packed, offset = (next(values, FULL) if value == FULL else value for value in (size, packed, offset))
             break
         place += 4 + length
-    return packed, offset
+    return size, packed, offset
 
 
 def text_of(name: bytes) -> str:
