@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,6 +58,12 @@ def test_evaluation_repeats_that_of_training(ran: Run, data: str, precision: str
     assert found["weights_digest"] == result["digest"]
     assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
     assert found["loss"] == pytest.approx(result["val_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.onnx", "pipe.pt2"])
+def test_a_pipe_is_not_waited_for(refused: Callable[..., str], data: str, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert f"{name}: is a pipe, a device or a socket, not a file" in refused("evaluate", "--from", name, code=3)
 
 
 def test_bf16_is_near(ran: Run, data: str, newest: str, trained: TrainResult) -> None:

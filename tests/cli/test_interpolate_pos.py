@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -190,12 +191,15 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
 ) -> None:
     save_as(tiny, tmp_path / "w.npz")
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     files = sorted(tmp_path.rglob("*"))
     for arguments, code, message in (
         (["--from", "vit-b/16"], 3, "vit-b/16: names a model, not weights"),
         (["--from", "w.npy"], 3, "did you mean 'w.npz'?"),
         (["--from", "nowhere/w.npz"], 3, "there is no folder nowhere"),
         (["--from", "folder"], 3, "no weights are in this folder"),
+        (["--from", "pipe"], 3, "pipe: is a pipe or socket; name a regular file"),
+        (["--from", "/dev/zero"], 3, "/dev/zero: is a device; name a regular file"),
         (["--res", "large"], 2, "resolution 'large' is not understood"),
         (["--res", "8"], 2, "a patch of 16x16 is larger than a picture of 8x8"),
         (["--out", "w.pt"], 2, "weights are written as .safetensors or as official .npz"),

@@ -1,0 +1,124 @@
+"""Writers lose nothing in silence: what comes back computes the same, or the writer names what it cannot hold."""
+
+import copy
+import dataclasses
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from vitctl.config.model import ModelSpec, model_spec
+from vitctl.errors import ConfigError, UsageError
+from vitctl.io import official, timm_folder
+from vitctl.io.holds import NOT_COMPUTED, Holds, lost_fields
+from vitctl.io.hugging_face import writer as hugging_face
+from vitctl.io.save import save_as
+from vitctl.io.weights import HALF, IMAGENET, About, Weights, for_channels
+from vitctl.models.create import create_model, named_tensors
+from vitctl.workflows.load import load_model, load_weights
+
+FORMATS = ("vitctl", "npz", "timm", "hf")
+HOLDS = {"npz": official.HOLDS, "timm": timm_folder.HOLDS, "hf": hugging_face.HOLDS}
+FIELDS = {field.name for field in dataclasses.fields(ModelSpec)} | {"mean", "std"}
+BASES = {  # a head of "cls" has a class token, and so on
+    "vit": ModelSpec("vit", height=16, width=16, classes=3, patch=8, dim=16, depth=1, heads=2, mlp=24),
+    "axial": model_spec("axial-vit-mu/8", height=16, width=16, classes=3),
+    "bit": model_spec("bit-r50x1", height=16, width=16, classes=3, layers=(1,)),
+}
+OTHERS: dict[str, list[Any]] = {
+    "height": [24, 224, 12], "width": [24, 224], "classes": [0, 1], "channels": [1, 4], "heads": [4], "depth": [2],
+    "head": ["gap", "map"], "class_token": [True, False], "class_position": [False], "registers": [2], "hidden": [8],
+    "positions": ["none", "2d", "relative", "sincos", "sincos-mae"], "added": ["every", "shared"], "norm": ["pooled"],
+    "layer_scale": [True], "qkv_bias": [False], "gelu": ["erf"], "norm_eps": [1e-5], "numerics": ["timm"],
+    "pad": [True], "dropout": [0.1], "factor": [2], "layers": [(1, 1)],
+}  # fmt: skip
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> Weights:
+    """A plain model with a few fields changed."""
+    family = draw(st.sampled_from(["vit"] * 8 + ["axial", "bit"]))
+    spec = BASES[family]
+    for name in draw(st.lists(st.sampled_from(sorted(OTHERS)), max_size=3, unique=True)):
+        try:
+            spec = spec.changed(**{name: draw(st.sampled_from(OTHERS[name]))})
+            named_tensors(create_model(spec))
+        except (ConfigError, ValueError, AssertionError, RuntimeError, TypeError):
+            reject()  # there is no such model
+    values = draw(st.sampled_from([HALF, HALF, IMAGENET, ((0.1,) * 3, (0.9, 0.8, 0.7)), (HALF[0], IMAGENET[1])]))
+    mean, std = (for_channels(each, spec.channels) for each in values)
+    model = create_model(spec, seed=draw(st.integers(0, 3)), head_std=0.5)
+    return Weights(spec, named_tensors(model), About("test", mean=mean, std=std))
+
+
+def computed(spec: ModelSpec) -> dict[str, Any]:
+    """The fields that say what is computed; a table that waves filled is a table."""
+    found = {name: value for name, value in spec.as_dict().items() if name not in NOT_COMPUTED}
+    if spec.added == "stem" and spec.positions.startswith("sincos"):
+        found["positions"] = "1d"
+    if spec.family == "bit":  # which have no part of a Transformer
+        return {name: found[name] for name in ("family", "height", "width", "channels", "classes", "layers", "factor")}
+    if spec.family == "vit":
+        found["numerics"] = "official"
+    return found | ({"class_position": False} if not spec.prefix else {})
+
+
+@settings(max_examples=150, deadline=None)
+@given(weights(), st.sampled_from(FORMATS))
+def test_what_is_written_comes_back_or_is_refused_by_name(given: Weights, format: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w"
+        try:
+            save_as(given, path, format)
+        except UsageError as error:
+            assert format != "vitctl"
+            named = re.findall(r"(\w+) (?:\[[^]]*\]|\([^)]*\)|[\w.-]+) \(only", str(error))
+            assert named, error
+            assert set(named) <= FIELDS
+            assert not path.exists()
+            return
+        back = load_weights(path)
+        assert computed(back.spec) == computed(given.spec)
+        assert (back.about.mean, back.about.std) == (given.about.mean, given.about.std)
+        images = torch.randn(1, given.spec.channels, given.spec.height, given.spec.width)
+        with torch.no_grad():
+            torch.testing.assert_close(load_model(back)(images), load_model(given)(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("format", HOLDS)
+def test_a_field_that_no_table_knows_is_refused_by_its_name(format: str) -> None:
+    """As a new option of models would be: every field, one after the other, is something that nobody has heard of."""
+    holds: Holds = HOLDS[format]
+    for field in dataclasses.fields(ModelSpec):
+        spec = copy.copy(model_spec("vit-mu/16"))
+        object.__setattr__(spec, field.name, "unheard-of")
+        if field.name not in (*NOT_COMPUTED, *holds.fields):
+            assert lost_fields(spec, holds) == [f"{field.name} unheard-of (only {field.default})"]
+
+
+@pytest.mark.parametrize(("name", "format"), [("r+vit-ti/16", "timm"), ("r+vit-ti/16", "npz"), ("bit-r50x1", "timm")])
+def test_hybrids_and_resnets_come_back(name: str, format: Any, tmp_path: Path) -> None:
+    numerics: Any = "timm" if format == "timm" else "official"
+    options = {"layer_scale": True, "registers": 2} if (name, format) == ("r+vit-ti/16", "timm") else {}
+    model = create_model(name, classes=2, numerics=numerics, height=64, width=64, head_std=0.5, **options)
+    weights = Weights(model.spec, named_tensors(model), About("test"))  # type: ignore[arg-type]
+    save_as(weights, tmp_path / "w", format)
+    assert load_weights(tmp_path / "w").spec == weights.spec
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(tmp_path / "w")(images), load_model(weights)(images))
+    other = weights.spec.changed(numerics="official" if format == "timm" else "timm")
+    with pytest.raises(UsageError, match="numerics"):
+        save_as(replace(weights, spec=other), tmp_path / "other", format)
+
+
+def test_a_hybrid_of_other_sizes_is_not_written_under_the_name_of_a_known_one(tmp_path: Path) -> None:
+    model = create_model("r+vit-ti/16", depth=2, numerics="timm")
+    with pytest.raises(UsageError, match=r"family hybrid \(only vit\)"):
+        save_as(Weights(model.spec, named_tensors(model), About("test")), tmp_path / "w", "timm")  # type: ignore[arg-type]
