@@ -5,6 +5,7 @@ Nothing heavy is imported before a command's body runs: `--help` answers at once
 
 import inspect as introspection
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
@@ -31,9 +32,11 @@ from vitctl.cli.predict import predict
 from vitctl.cli.pretrain import pretrain
 from vitctl.cli.recipes import recipes
 from vitctl.cli.selfsup import selfsup
+from vitctl.cli.streams import discard_unwritten, prepare_streams
 from vitctl.cli.study import study
-from vitctl.errors import Terminated
+from vitctl.errors import RunError, Terminated
 from vitctl.machine import exit_on_bus_error, keep_freed_memory
+from vitctl.reporting import tell
 
 app = typer.Typer(
     cls=Boundary,
@@ -92,7 +95,14 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> None:
+    prepare_streams()
     signal.signal(signal.SIGTERM, terminate)
     keep_freed_memory()
     exit_on_bus_error()
-    app(prog_name="vitctl")
+    try:
+        app(prog_name="vitctl")
+    except RunError as error:  # help and the version are printed before a command begins
+        tell(sys.stderr, f"error: {error}")
+        sys.exit(error.exit_code)
+    finally:
+        discard_unwritten()

@@ -49,8 +49,7 @@ class Boundary(TyperGroup):
         except KeyboardInterrupt as error:
             end("stopped", 143 if isinstance(error, Terminated) else 130)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our answer has enough
-            raise typer.Exit(0) from None
+            raise typer.Exit(0) from None  # whoever read our answer has enough
         except UnicodeEncodeError as error:
             fail(f"this terminal's encoding, {error.encoding}, cannot show the answer; set PYTHONIOENCODING=utf-8", 2)
         except Exception as error:

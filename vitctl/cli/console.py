@@ -79,13 +79,13 @@ class RichProgress(reporting.Progress):
 def emit(command: str, result: Any, as_json: bool, tables: Sequence[Table], run: str | None = None) -> None:
     """The answer: one JSON object, or tables for a person."""
     if as_json:
-        print(json.dumps(answer(command, result, run), allow_nan=False))
+        print(json.dumps(answer(command, result, run), allow_nan=False), flush=True)
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     with console.capture() as drawn:
         for number, table in enumerate(tables):
             console.print(*([""] if number else []), table, sep="\n")
-    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()), flush=True)
 
 
 def answer(command: str, result: Any, run: str | None = None) -> dict[str, Any]:

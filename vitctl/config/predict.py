@@ -26,6 +26,7 @@ class PredictConfig:
     std: tuple[Std, ...] = ()
 
     def __post_init__(self) -> None:
+        require(bool(self.pictures), "no picture is named; name files, folders or patterns, or - and names on stdin")
         check_numbers(self)
         if self.fit is not None:
             one_of("fit", self.fit, FITS)

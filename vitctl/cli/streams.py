@@ -1,0 +1,80 @@
+"""stdin, stdout and stderr as the commands need them, whatever they are connected to."""
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from vitctl.errors import RunError
+
+
+def prepare_streams() -> None:
+    """Before anything else is opened: a file of the user must not get the number of a closed stdout or stderr."""
+    occupy(0, os.O_RDONLY)
+    occupy(1, os.O_RDONLY)  # so that writing to it still fails
+    occupy(2, os.O_WRONLY)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be any bytes
+    sys.stdout = over(sys.stdout or os.fdopen(1, "w", closefd=False), Answer)
+    sys.stderr = over(sys.stderr or os.fdopen(2, "w", closefd=False), Story)
+
+
+def occupy(number: int, mode: int) -> None:
+    try:
+        os.fstat(number)
+    except OSError:
+        os.set_inheritable(os.open(os.devnull, mode), True)  # the lowest number that is free is this one
+
+
+class Answer(io.TextIOWrapper):
+    """stdout: an answer that cannot be written fails the command."""
+
+    def write(self, text: str, /) -> int:
+        with must_be_written():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with must_be_written():
+            super().flush()
+
+
+class Story(io.TextIOWrapper):
+    """stderr: nothing depends on somebody listening."""
+
+    def write(self, text: str, /) -> int:
+        with suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+def over(stream: object, kind: type[io.TextIOWrapper]) -> io.TextIOWrapper:
+    """The same stream, of that kind."""
+    assert isinstance(stream, io.TextIOWrapper)
+    kept = {name: getattr(stream, name) for name in ("encoding", "errors", "line_buffering", "write_through")}
+    return kind(stream.detach(), **kept)
+
+
+@contextmanager
+def must_be_written() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror
+        raise RunError(f"the answer cannot be written to stdout ({reason}); send it somewhere else") from error
+
+
+def discard_unwritten() -> None:
+    """What could not be written goes nowhere: at its end the interpreter would try again, and change the exit code."""
+    try:
+        sys.stdout.flush()
+    except (OSError, RunError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
