@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,21 @@ def test_table_csv_and_sheet(ran: Run, newest: str, blots: Path) -> None:
     assert {row["label"] for row in rows} == {"ant"}
     with Image.open("out.png") as sheet:
         assert sheet.size[0] > 8 * 168
+
+
+def test_a_table_holds_no_formulas_and_no_control_characters(
+    ran: Run, newest: str, blots: Path, tmp_path: Path
+) -> None:
+    names = ["=1+1.png", "-x.png", "a\x1b[31mb.png", os.fsdecode(b"caf\xe9.png")]
+    (tmp_path / "=in").mkdir()
+    for name in names:
+        shutil.copy(blots / "val" / "bee" / "00.png", tmp_path / "=in" / name)
+    ran("predict", "=in", "--csv", "out.csv")
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == [
+        "'=in/-x.png", "'=in/=1+1.png", r"'=in/a\x1b[31mb.png", r"'=in/caf\udce9.png"]  # fmt: skip
+    assert all(row[3].startswith("0.") for row in rows[1:])
 
 
 def test_what_cannot_be_read_stops_nothing(ran: Run, newest: str, blots: Path, tmp_path: Path) -> None:

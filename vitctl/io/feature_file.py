@@ -25,6 +25,7 @@ import numpy as np
 
 from vitctl.errors import DataError, NoSpace, RunError, is_no_space
 from vitctl.io.atomic import remove_leftovers, replacing, write_bytes, write_json
+from vitctl.io.csv_cells import text_cell
 from vitctl.io.hdf5 import Field, FileFormat, check_labels, reading, split_names, text
 from vitctl.io.hdf5_writer import create_hdf5
 
@@ -229,7 +230,7 @@ def to_csv(file: FeatureFile, split: str, paths: list[Path]) -> None:
         rows = csv.writer(handle)
         rows.writerow(["name", "label", *(f"f{number}" for number in range(flat.shape[1]))])
         for name, label, values in zip(file.names(split), file.labels(split), flat, strict=True):
-            rows.writerow([name, int(label), *(format(float(value), ".9g") for value in values)])
+            rows.writerow([text_cell(name), int(label), *(format(float(value), ".9g") for value in values)])
 
 
 def to_parquet(file: FeatureFile, split: str, paths: list[Path]) -> None:

@@ -17,6 +17,7 @@ from vitctl.data.patchifier.decode import Target
 from vitctl.errors import DataError
 from vitctl.inspection.predictions import Verdict, draw_predictions
 from vitctl.io.atomic import replacing
+from vitctl.io.csv_cells import text_cell
 from vitctl.io.outputs import check_output
 from vitctl.reporting import Reporter, Silent, counted
 from vitctl.training.precision import autocast
@@ -120,7 +121,7 @@ class Session:
             return
         with (
             replacing(Path(self.config.csv)) as aside,
-            open(aside, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+            open(aside, "w", newline="", encoding="utf-8") as file,
         ):
             self.table = csv.writer(file)
             places = range(1, self.top + 1)
@@ -165,8 +166,8 @@ class Session:
             self.owed -= prediction.path not in self.shown
             self.verdicts.append(Verdict(pixels, best.name, best.probability, prediction.label))
         if self.table:
-            told = [value for each in prediction.top for value in (each.name, f"{each.probability:.6f}")]
-            self.table.writerow([prediction.path, prediction.label or "", *told])
+            told = [value for each in prediction.top for value in (text_cell(each.name), f"{each.probability:.6f}")]
+            self.table.writerow([text_cell(prediction.path), text_cell(prediction.label or ""), *told])
 
     @property
     def top1(self) -> float | None:

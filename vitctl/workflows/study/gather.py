@@ -10,6 +10,7 @@ from typing import Any
 
 from vitctl.inspection.study import Panel, Point, draw_study
 from vitctl.io.atomic import replacing
+from vitctl.io.csv_cells import text_cell
 from vitctl.workflows.study.cells import Cell, Factors
 from vitctl.workflows.study.grids import Study
 from vitctl.workflows.study.price import Prices
@@ -102,5 +103,6 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
         for row in rows:
             spread = "" if row.std is None else f"{row.std:.6f}"
             mean = "" if row.mean is None else f"{row.mean:.6f}"
-            table.writerow([*row.factors.values(), mean, spread, row.seeds, f"{row.flops:.4g}",
+            factors = [text_cell(value) if isinstance(value, str) else value for value in row.factors.values()]
+            table.writerow([*factors, mean, spread, row.seeds, f"{row.flops:.4g}",
                             f"{row.train_s:.2f}"])  # fmt: skip
