@@ -1,13 +1,15 @@
-"""A mapped file that is cut short under a process: a line and exit 3, whoever touches its pages."""
+"""What C does behind Python: a mapped file that is cut short under a process, and what libraries print."""
 
+import ctypes
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from vitctl.machine import CUT_SHORT
+from vitctl.machine import CUT_SHORT, CStderr
 
 SCRIPT = """
 import os, sys, threading
@@ -47,3 +49,44 @@ def test_a_cut_file_is_named_and_the_process_ends(tmp_path: Path, reader: str, w
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == f"error: {tmp_path / 'rows'}: {CUT_SHORT}\n"
+
+
+PRINT = """
+import ctypes, sys, threading
+from vitctl.machine import C_STDERR
+libc = ctypes.CDLL(None)
+def say(text):
+    libc.fputs(text, ctypes.c_void_p.in_dll(libc, "stderr"))
+say(b"before\\n")
+with C_STDERR:
+    with C_STDERR:
+        say(b"inside\\n")
+    say(b"inside\\n")
+    print("python", file=sys.stderr, flush=True)
+say(b"after\\n")
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="of glibc")
+def test_what_c_prints_is_dropped_for_a_while() -> None:
+    done = subprocess.run([sys.executable, "-c", PRINT], capture_output=True, env=os.environ, text=True, check=True)
+    assert done.stderr.split() == ["before", "python", "after"]
+
+
+def test_threads_may_overlap() -> None:
+    muted, entered, leave = CStderr(), threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with muted:
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=stay)
+    with muted:
+        thread.start()
+        entered.wait()
+        inside = muted.stream and muted.stream.value
+    assert (muted.stream and muted.stream.value) == inside == (muted.nowhere or None)
+    leave.set()
+    thread.join()
+    assert (muted.stream and muted.stream.value) == (muted.before or None)

@@ -46,6 +46,44 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+class CStderr:
+    """While any thread is inside, what C libraries print to stderr is dropped: libjpeg and libtiff, of damaged images.
+
+    A variable of glibc points elsewhere, not file descriptor 2: what Python and others write still arrives.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, 0
+        self.stream: ctypes.c_void_p | None = None
+        self.nowhere: int | None = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.nowhere is None:
+                self.open()
+            if self.inside == 1 and self.stream:
+                self.before, self.stream.value = self.stream.value or 0, self.nowhere
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0 and self.stream:
+                self.stream.value = self.before
+
+    def open(self) -> None:
+        """Finds the variable, where the C library is glibc, and makes a stream to nowhere."""
+        library, self.nowhere = ctypes.CDLL(None), 0
+        if hasattr(library, "gnu_get_libc_version"):
+            library.fopen.restype = ctypes.c_void_p
+            self.nowhere = library.fopen(os.devnull.encode(), b"w") or 0
+        if self.nowhere:
+            self.stream = ctypes.c_void_p.in_dll(library, "stderr")
+
+
+C_STDERR = CStderr()
+
+
 def memory_bytes() -> int | None:
     """Memory that this process may use: the machine's, or its container's if that is less."""
     try:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, MaxPixels, Mean, Range, Std, StepsOrZero, check_numbers, one_of
+from vitctl.config.checks import Count, MaxPixels, Mean, Range, Std, StepsOrZero, check_numbers, one_of, require
 from vitctl.config.patchify import FITS, Fit
 
 

@@ -1,11 +1,14 @@
 """How figures look: on white with dark ink, so that they can be printed, and stand on a dark page as a card."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitctl.io.atomic import replacing
-from vitctl.reporting import printed
+from vitctl.reporting import mute_loggers, printed
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,18 @@ PAGE = Page()
 COLORS = (PAGE.main, PAGE.second, "#2b8a3e", "#8a2b7d", "#7a7a7a", "#b8860b")  # of lines, in this order
 
 
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """matplotlib says nothing of its font cache, of a home that it cannot write, or of letters that its font lacks."""
+    with mute_loggers("matplotlib"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 def canvas(width: float, height: float, title: str, dpi: int = 150) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with without_remarks():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -48,5 +60,5 @@ def bare(axes: Any) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    with replacing(path) as aside:
+    with replacing(path) as aside, without_remarks():
         figure.savefig(aside, format="png")

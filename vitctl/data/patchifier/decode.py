@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from vitctl.data.patchifier.image_file import NO_PICTURE, PILLOW, PROGRAMS, check_pixels, open_image
 from vitctl.errors import DataError
+from vitctl.machine import C_STDERR
 
 ORIENTATION = 0x0112  # EXIF tag
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers of a frame: here is the size
@@ -44,18 +45,23 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
     if content.startswith(PROGRAMS):
         raise DataError("PostScript, which is a program and not a picture; save it as PNG")
     try:
-        size = plain_jpeg_size(content)
-        if size and DECODE_JPEG and not is_large(size, target):
-            check_pixels(size, target.max_pixels)
-            return fit(decode_plain_jpeg(content, target.channels), target)
-        with PILLOW:
-            return decode_by_pillow(content, target)
+        with C_STDERR:
+            return decode_bytes(content, target)
     except DataError:
         raise
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they like on broken input: each is a rejected picture
         raise DataError(reason(error)) from error
+
+
+def decode_bytes(content: bytes, target: Target) -> np.ndarray[Any, Any]:
+    size = plain_jpeg_size(content)
+    if size and DECODE_JPEG and not is_large(size, target):
+        check_pixels(size, target.max_pixels)
+        return fit(decode_plain_jpeg(content, target.channels), target)
+    with PILLOW:
+        return decode_by_pillow(content, target)
 
 
 def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
