@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io import official, timm_folder
-from vitctl.io.holds import NOT_COMPUTED, Holds, lost_fields
+from vitctl.io.capabilities import NOT_COMPUTED, Capabilities, find_lost_fields
 from vitctl.io.hugging_face import writer as hugging_face
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, IMAGENET, About, Weights, for_channels
@@ -24,7 +24,7 @@ from vitctl.models.create import create_model, named_tensors
 from vitctl.workflows.load import load_model, load_weights
 
 FORMATS = ("vitctl", "npz", "timm", "hf")
-HOLDS = {"npz": official.HOLDS, "timm": timm_folder.HOLDS, "hf": hugging_face.HOLDS}
+CAPABILITIES = {"npz": official.CAPABILITIES, "timm": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES}
 FIELDS = {field.name for field in dataclasses.fields(ModelSpec)} | {"mean", "std"}
 BASES = {  # a head of "cls" has a class token, and so on
     "vit": ModelSpec("vit", height=16, width=16, classes=3, patch=8, dim=16, depth=1, heads=2, mlp=24),
@@ -91,15 +91,15 @@ def test_what_is_written_comes_back_or_is_refused_by_name(given: Weights, format
             torch.testing.assert_close(load_model(back)(images), load_model(given)(images), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("format", HOLDS)
+@pytest.mark.parametrize("format", CAPABILITIES)
 def test_a_field_that_no_table_knows_is_refused_by_its_name(format: str) -> None:
     """As a new option of models would be: every field, one after the other, is something that nobody has heard of."""
-    holds: Holds = HOLDS[format]
+    capabilities: Capabilities = CAPABILITIES[format]
     for field in dataclasses.fields(ModelSpec):
         spec = copy.copy(model_spec("vit-mu/16"))
         object.__setattr__(spec, field.name, "unheard-of")
-        if field.name not in (*NOT_COMPUTED, *holds.fields):
-            assert lost_fields(spec, holds) == [f"{field.name} unheard-of (only {field.default})"]
+        if field.name not in (*NOT_COMPUTED, *capabilities.fields):
+            assert find_lost_fields(spec, capabilities) == [f"{field.name} unheard-of (only {field.default})"]
 
 
 @pytest.mark.parametrize(("name", "format"), [("r+vit-ti/16", "timm"), ("r+vit-ti/16", "npz"), ("bit-r50x1", "timm")])

@@ -170,6 +170,27 @@ def test_a_training_checkpoint_names_its_architecture(tmp_path: Path) -> None:
         load_weights(tmp_path / "moco.pth.tar")
 
 
+def send(theirs: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    """In place of the hub: what is pretrained is this."""
+    real = timm.create_model
+
+    def create(name: str, pretrained: bool = False, **options: Any) -> Any:
+        return theirs if pretrained else real(name, **options)
+
+    patch.setattr(timm, "create_model", create)
+
+
+@pytest.mark.parametrize(("name", "family"), [("test_vit", "vit"), ("test_vit3", "timm"), ("test_vit4", "timm")])
+def test_pretrained_models_become_ours_where_they_compute_the_same(
+    name: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = made(name)
+    send(theirs, monkeypatch)
+    weights = load_weights(f"timm:{name}")
+    assert weights.spec.family == family
+    check_same(theirs, load_model(weights))
+
+
 # --- all of timm's -------------------------------------------------------------------------------------------------
 
 
@@ -208,10 +229,8 @@ def test_no_model_of_timm_is_read_as_something_else(part: int, tmp_path: Path, m
         (tmp_path / "bare.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
         bare = {ending: tmp_path / f"bare.{ending}" for ending in ("safetensors", "pth")}
         found[name] = {way: verdict(theirs, place) for way, place in {"folder": folder, **bare}.items()}
-        real = timm.create_model
-        with monkeypatch.context() as patch:  # what the hub would have sent
-            patch.setattr(timm, "create_model", lambda name, pretrained=False, real=real, theirs=theirs, **options: (
-                theirs if pretrained else real(name, **options)))  # fmt: skip
+        with monkeypatch.context() as patch:
+            send(theirs, patch)
             found[name]["timm:NAME"] = verdict(theirs, f"timm:{name}")
         for path in (*folder.iterdir(), tmp_path / "bare.pth", tmp_path / "bare.safetensors"):
             path.unlink()

@@ -40,7 +40,7 @@ def evaluate(
     Example: [bold]vitctl evaluate --from runs/ --data photos.h5 --split test[/bold]
     """
     from vitctl.cli.console import emit, facts, listing, reporter
-    from vitctl.config.checks import numbers
+    from vitctl.config.checks import parse_numbers
     from vitctl.config.evaluate import EvaluateConfig
     from vitctl.reporting import duration
     from vitctl.workflows.evaluate import evaluate as run
@@ -56,8 +56,8 @@ def evaluate(
         labels,
         confusion,
         allow_missing,
-        numbers("--mean", mean),
-        numbers("--std", std),
+        parse_numbers("--mean", mean),
+        parse_numbers("--std", std),
     )
     result = run(config, reporter(quiet))
     low, high = result.top1_ci95

@@ -40,7 +40,7 @@ def export(
     Example: [bold]vitctl export --format onnx --with-preprocessing[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
-    from vitctl.config.checks import numbers
+    from vitctl.config.checks import parse_numbers
     from vitctl.config.export import ExportConfig
     from vitctl.config.overrides import override
     from vitctl.reporting import size
@@ -56,8 +56,8 @@ def export(
         dynamic_size,
         data=data,
         allow_missing=allow_missing,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet), overwrite=overwrite)
     found = result.comparison

@@ -45,7 +45,7 @@ def features(
     Example: [bold]vitctl features --from runs/ --data photos.h5 --out features.h5[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
-    from vitctl.config.checks import numbers
+    from vitctl.config.checks import parse_numbers
     from vitctl.config.features import FeaturesConfig
     from vitctl.config.overrides import override
     from vitctl.reporting import duration
@@ -61,8 +61,8 @@ def features(
         device=device,
         cache=cache,
         allow_missing=allow_missing,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet), export=export, overwrite=overwrite)
     speed = f"{result.images_per_s:,.0f} img/s, {duration(result.elapsed_s)}" if result.computed else "computed before"

@@ -55,7 +55,7 @@ def fewshot(
     Example: [bold]vitctl fewshot --shots 1 --shots 5 --from runs/ --from pixels[/bold]
     """
     from vitctl.cli.console import emit, reporter
-    from vitctl.config.checks import numbers
+    from vitctl.config.checks import parse_numbers
     from vitctl.config.features import FeaturesConfig
     from vitctl.config.fewshot import FewshotConfig
     from vitctl.config.overrides import override
@@ -74,8 +74,8 @@ def fewshot(
             device=device,
             cache=cache,
             allow_missing=allow_missing,
-            mean=numbers("--mean", mean),
-            std=numbers("--std", std),
+            mean=parse_numbers("--mean", mean),
+            std=parse_numbers("--std", std),
         ),
     )
     result = run(override(config, settings or ()), reporter(quiet), plot=plot)

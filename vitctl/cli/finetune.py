@@ -72,7 +72,7 @@ def finetune(
     if launched(devices, device):
         return
     from vitctl.cli.console import reporter
-    from vitctl.config.checks import numbers
+    from vitctl.config.checks import parse_numbers
     from vitctl.workflows.finetune import finetune as run
 
     given = flags_of(

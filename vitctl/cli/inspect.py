@@ -43,7 +43,7 @@ def inspect(
     Example: [bold]vitctl inspect --from runs/first --data photos.h5[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
-    from vitctl.config.checks import numbers
+    from vitctl.config.checks import parse_numbers
     from vitctl.config.inspect import InspectConfig
     from vitctl.config.overrides import override
     from vitctl.reporting import duration
@@ -58,8 +58,8 @@ def inspect(
         shown=shown,
         device=device,
         allow_missing=allow_missing,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet), out=out, overwrite=overwrite)
     table = {

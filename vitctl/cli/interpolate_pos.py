@@ -43,13 +43,13 @@ def interpolate_pos(
     Example: [bold]vitctl interpolate-pos --from vit_b16.npz --res 384[/bold]
     """
     from vitctl.cli.console import emit, facts, reporter
-    from vitctl.config.checks import numbers
+    from vitctl.config.checks import parse_numbers
     from vitctl.config.interpolate import InterpolateConfig
     from vitctl.config.overrides import override
     from vitctl.workflows.interpolate import interpolate_positions
 
     config = InterpolateConfig(
-        res, source, out, method, plot, pad, allow_missing, numbers("--mean", mean), numbers("--std", std)
+        res, source, out, method, plot, pad, allow_missing, parse_numbers("--mean", mean), parse_numbers("--std", std)
     )
     result = interpolate_positions(override(config, settings or ()), reporter(quiet), overwrite=overwrite)
     before, after = (

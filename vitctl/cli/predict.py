@@ -41,7 +41,7 @@ def predict(
     Example: [bold]vitctl predict holiday.jpg photos/ --sheet answers.png[/bold]
     """
     from vitctl.cli.console import emit, facts, listing, reporter
-    from vitctl.config.checks import numbers
+    from vitctl.config.checks import parse_numbers
     from vitctl.config.overrides import override
     from vitctl.config.predict import PredictConfig
     from vitctl.workflows.predict import predict as run
@@ -61,8 +61,8 @@ def predict(
         sheet,
         kept=kept,
         allow_missing=allow_missing,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet))
     rows = [

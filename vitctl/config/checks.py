@@ -121,7 +121,7 @@ def word_or_number(name: str, text: str, word: str, what: str, allowed: Range) -
     within(name, value, allowed)
 
 
-def numbers(name: str, text: str | None) -> tuple[float, ...]:
+def parse_numbers(name: str, text: str | None) -> tuple[float, ...]:
     """'0.485,0.456,0.406', or one number; none where nothing was given."""
     try:
         return tuple(map(number, text.split(","))) if text is not None else ()

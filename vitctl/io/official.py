@@ -19,7 +19,7 @@ import torch
 
 from vitctl.config.model import AS_BIT, ModelSpec, Size, name_of
 from vitctl.errors import ConfigError, WeightsError
-from vitctl.io.holds import ANY, Holds, check_held, free, only
+from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
 from vitctl.io.weights import HALF, About, Weights, for_channels, settle, tensor_of, zero_head_note
 from vitctl.reporting import counted
 
@@ -56,7 +56,7 @@ BIG_VISION = Layout(
 BARE_SIZE = 224  # of the pictures, where a file has no table of positions to tell it by
 
 
-def readable_positions(spec: ModelSpec) -> tuple[str, ...]:
+def allow_positions(spec: ModelSpec) -> tuple[str, ...]:
     """A file without a table of positions is read as big_vision's fixed waves, at one resolution."""
     if spec.family == "bit":
         return ("none",)
@@ -64,21 +64,21 @@ def readable_positions(spec: ModelSpec) -> tuple[str, ...]:
     return ("1d", "sincos") if at_bare_size and not spec.class_position else ("1d",)
 
 
-HOLDS = Holds(
+CAPABILITIES = Capabilities(
     "the official npz layout",
     "write .safetensors instead, or vitctl export --format npz, which turns mean, std and fixed positions into weights",
     {
-        "family": only("vit", "hybrid", "bit"),
+        "family": allow("vit", "hybrid", "bit"),
         "height": lambda spec: (BARE_SIZE,) if spec.family == "bit" else ANY,
         "width": lambda spec: (spec.height,),
-        **dict.fromkeys(("channels", "classes", "patch", "dim", "depth", "heads", "mlp"), free),
+        **dict.fromkeys(("channels", "classes", "patch", "dim", "depth", "heads", "mlp"), allow_any),
         "layers": lambda spec: ((),) if spec.family == "vit" else ANY,
         "factor": lambda spec: ANY if spec.family == "bit" else (1,),
         "head": lambda spec: ("cls",) if spec.class_token else ("gap", "map"),
         "class_token": lambda spec: (spec.head == "cls",),
         "class_position": lambda spec: (True, False) if spec.class_token else (False,),
         "hidden": lambda spec: (0,) if spec.family == "bit" else ANY,
-        "positions": readable_positions,
+        "positions": allow_positions,
     },
 )
 POSITIONS = (BIG_VISION.positions, ORIGINAL.positions, "Transformer/pos_embedding")  # files mix them
@@ -376,7 +376,7 @@ def gathered(row: Row, arrays: Arrays, spec: ModelSpec) -> torch.Tensor:
 def write(weights: Weights) -> Iterator[Named]:
     """The arrays of an official file, in the layout that they came in, or else in the one that can say them."""
     spec = weights.spec
-    check_held(weights, HOLDS)
+    check_supported(weights, CAPABILITIES)
     if spec.family == "bit":
         layout = "bit_paper" if "bit_paper" in weights.about.layout else "big_transfer"
         return spread(bit_rows(spec, layout), weights, "" if layout == "bit_paper" else "resnet/")

@@ -155,7 +155,7 @@ def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: D
             f"{path}: these are no weights of a Vision Transformer or BiT ({shown or 'no tensors'}, ...)"
         )
     check_tensors(tensors, str(path))
-    named = config if config and "architecture" in config else state_dict.named_by(content)
+    named = config if config and "architecture" in config else state_dict.read_arch(content)
     return state_dict.read(tensors, str(path), named, describe, wrapper)
 
 

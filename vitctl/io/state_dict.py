@@ -14,15 +14,13 @@ import torch
 
 from vitctl.config.model import AS_BIT, SIZES, ModelSpec, Size, name_of
 from vitctl.errors import ConfigError, WeightsError
-from vitctl.io.weights import HALF, IMAGENET, About, Tensors, Weights, for_channels, normalization, zero_head_note
+from vitctl.io.weights import HALF, IMAGENET, About, Tensors, Weights, for_channels, parse_normalization, zero_head_note
 from vitctl.reporting import counted
 
 Config = dict[str, Any]
-Describe = Callable[
-    [Config, str], tuple[ModelSpec, Config]
-]  # a named architecture: its spec, and timm's pretrained_cfg
+Describe = Callable[[Config, str], tuple[ModelSpec, Config]]  # of a named architecture: spec and pretrained_cfg
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "encoder")
-META = ("model", "teacher", "student")  # where DeiT, MAE, BEiT and DINO put the tensors; timm does not
+META = ("model", "model_ema", "teacher", "student")  # where DeiT, MAE, BEiT and DINO put the tensors; timm does not
 ROOTS = ("patch_embed.proj.weight", "stem.conv.weight")
 BACKBONE = "patch_embed.backbone."
 APART = re.compile(r"mask_token|decoder_")  # of masked pretraining: kept, but not part of the classifier
@@ -58,7 +56,7 @@ def unwrapped(content: Any, source: str) -> tuple[Tensors, str]:
     return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}, wrapper
 
 
-def named_by(content: Any) -> Config | None:
+def read_arch(content: Any) -> Config | None:
     """The architecture that a training checkpoint of timm's names, as its config.json would."""
     name = content.get("arch") if isinstance(content, Mapping) else None
     if not isinstance(name, str) or name == "visiontransformer":  # a class, where timm was not told a name
@@ -85,32 +83,31 @@ def read(
     notes = tuple(kept if extra else ())
     try:
         if config is not None:
-            weights = named(tensors, source, config, describe)
+            weights = read_named(tensors, source, config, describe)
         else:
             check_plain(raw, source, wrapper)
-            weights = bare(tensors, source, wrapper, bool(extra))
-            if has_gammas(raw):
-                more = "DeiT III is assumed: models with rotary positions may look alike"
-                weights = replace(weights, assumptions=(*weights.assumptions, more))
+            look_alike = "DeiT III is assumed: models with rotary positions may look alike"
+            assumptions = [look_alike] if has_gammas(raw) else []
+            weights = read_bare(tensors, source, wrapper, bool(extra), assumptions)
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, ConfigError) as error:
         missing = f"misses {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"{source}: not the state dict of a plain ViT or BiT: {missing}") from error
     return replace(weights, extra=extra, notes=notes).with_notes(zero_head_note(tensors))
 
 
-def named(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
+def read_named(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
     """Of the architecture that timm's config.json names."""
     if describe is None:
         raise WeightsError(f"{source}: is of {config['architecture']!r}, which vitctl.load_weights knows")
     check_depth(tensors, config)
-    spec, pretrained = describe({"num_classes": classes_of(tensors)} | config, source)
-    about = timm_about(pretrained, spec, "timm folder", source)
+    spec, pretrained = describe({"num_classes": count_classes(tensors)} | config, source)
+    about = parse_pretrained_cfg(pretrained, spec, "timm folder", source)
     is_stated = "mean" in (config.get("pretrained_cfg") or config)
     guess = "" if is_stated else f"timm's for {config['architecture']}"
     return Weights(spec, with_class_position_apart(tensors), about, normalization_guess=guess)
 
 
-def classes_of(tensors: Tensors) -> int:
+def count_classes(tensors: Tensors) -> int:
     head = tensors.get("head.weight", tensors.get("head.fc.weight"))
     return 0 if head is None else len(head)
 
@@ -118,8 +115,8 @@ def classes_of(tensors: Tensors) -> int:
 def check_depth(tensors: Tensors, config: Config) -> None:
     """Before anything is built so deep."""
     stated = (config.get("model_args") or {}).get("depth")
-    if stated is not None and stated != depth_of(tensors):
-        raise ValueError(f"config.json says depth {stated!r}, and there are {depth_of(tensors)} blocks")
+    if stated is not None and stated != count_blocks(tensors):
+        raise ValueError(f"config.json says depth {stated!r}, and there are {count_blocks(tensors)} blocks")
 
 
 def check_plain(tensors: Tensors, source: str, wrapper: str) -> None:
@@ -134,7 +131,7 @@ def check_plain(tensors: Tensors, source: str, wrapper: str) -> None:
     problems = {
         "has no pos_embed, as models with rotary positions": "pos_embed" not in tensors,
         "has gamma_1, as DeiT III and models with rotary positions, and does not say which": (
-            has_gammas(tensors) and wrapper != "model"
+            has_gammas(tensors) and wrapper not in ("model", "model_ema")
         ),
         "has no class token, as SigLIP and others that differ in heads and GELU, and does not say which": (
             "cls_token" not in tensors and not {"fc_norm.weight", "blocks.0.attn.qkv.bias"} <= set(tensors)
@@ -149,16 +146,15 @@ def has_gammas(tensors: Tensors) -> bool:
     return any(re.search(r"\.gamma_[12]$", name) for name in tensors)
 
 
-def bare(tensors: Tensors, source: str, wrapper: str, is_masked: bool) -> Weights:
+def read_bare(tensors: Tensors, source: str, wrapper: str, is_masked: bool, assumptions: list[str]) -> Weights:
     """As the shapes say, and what is usual where they do not."""
-    assumptions: list[str] = []
     if "stem.conv.weight" in tensors:
         spec = bit_spec(tensors)
         assumptions.append(f"pictures of {spec.height}x{spec.width} are assumed: no config.json says their size")
     else:
         tensors = with_class_position_apart(tensors)
         spec = transformer_spec(tensors, source, assumptions)
-    values, why = guessed_normalization(tensors, wrapper, is_masked)
+    values, why = guess_normalization(tensors, wrapper, is_masked)
     mean, std = (for_channels(each, spec.channels) for each in values)
     about = About("timm state dict", source, mean, std)
     return Weights(spec, tensors, about, assumptions=tuple(assumptions), normalization_guess=why)
@@ -179,7 +175,7 @@ def with_class_position_apart(tensors: Tensors) -> Tensors:
     return tensors | {"cls_token": tensors["cls_token"] + places[:, :1], "pos_embed": places[:, 1:].contiguous()}
 
 
-def depth_of(tensors: Tensors) -> int:
+def count_blocks(tensors: Tensors) -> int:
     """How many blocks there are. A number that is left out shows later, as tensors that are missing."""
     return len({match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))})
 
@@ -188,7 +184,7 @@ def transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> M
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     heads = heads_of(dim, source)
     assumptions.append(f"{heads} heads, from the width of {dim}, and GELU by erf are assumed: no config.json says them")
-    size = Size(dim, depth_of(tensors), heads, tensors["blocks.0.mlp.fc1.weight"].shape[0])
+    size = Size(dim, count_blocks(tensors), heads, tensors["blocks.0.mlp.fc1.weight"].shape[0])
     layers = stages_of(tensors, BACKBONE) if any(name.startswith(BACKBONE) for name in tensors) else None
     reach = patch
     if layers is not None:
@@ -196,7 +192,7 @@ def transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> M
         channels, reach = tensors[root].shape[1], patch * 4 * 2 ** max(0, len(layers) - 1)
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     has_class = "cls_token" in tensors
-    side, class_position = grid_of(tensors["pos_embed"].shape[1], int(has_class) + registers, reach, source)
+    side, class_position = find_grid(tensors["pos_embed"].shape[1], int(has_class) + registers, reach, source)
     is_pooled = "fc_norm.weight" in tensors
     head: Literal["cls", "gap", "map"] = "cls" if has_class and not is_pooled else "gap"
     return ModelSpec(
@@ -205,7 +201,7 @@ def transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> M
         height=side,
         width=side,
         channels=channels,
-        classes=classes_of(tensors),
+        classes=count_classes(tensors),
         patch=patch,
         **vars(size),
         layers=layers or (),
@@ -230,7 +226,7 @@ def heads_of(dim: int, source: str) -> int:
     return heads
 
 
-def grid_of(places: int, prefix: int, reach: int, source: str) -> tuple[int, bool]:
+def find_grid(places: int, prefix: int, reach: int, source: str) -> tuple[int, bool]:
     """Pixels a side of square pictures, and whether tokens in front have positions."""
     for own in dict.fromkeys((prefix, 0)):
         side = math.isqrt(max(places - own, 0))
@@ -256,14 +252,14 @@ def bit_spec(tensors: Tensors) -> ModelSpec:
         name_of("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
         **AS_BIT,
         channels=channels,
-        classes=classes_of(tensors),
+        classes=count_classes(tensors),
         layers=layers,
         factor=width // 64,
         numerics="timm",
     )
 
 
-def guessed_normalization(tensors: Tensors, wrapper: str, is_masked: bool) -> tuple[tuple[tuple[float, ...], ...], str]:
+def guess_normalization(tensors: Tensors, wrapper: str, is_masked: bool) -> tuple[tuple[tuple[float, ...], ...], str]:
     """Mean and std of a file that does not say them, by whose it looks like; and why."""
     signs = {
         "a mask token or decoder, as MAE and DINOv2": is_masked,
@@ -276,17 +272,17 @@ def guessed_normalization(tensors: Tensors, wrapper: str, is_masked: bool) -> tu
     return (IMAGENET, f"ImageNet's: it has {why}") if why else (HALF, "as AugReg's files, which look alike")
 
 
-def timm_about(config: Config, spec: ModelSpec, format: str, source: str) -> About:
+def parse_pretrained_cfg(config: Config, spec: ModelSpec, format: str, source: str) -> About:
     """What timm's pretrained_cfg says of pictures and classes."""
     mean, std = (config.get(key, HALF[0]) for key in ("mean", "std"))
     if all(isinstance(values, list | tuple) and len(values) == 3 for values in (mean, std)):
         mean, std = (for_channels(tuple(values), spec.channels) for values in (mean, std))  # timm leaves those of RGB
-    mean, std = normalization(mean, std, spec.channels)
-    names = class_names(config.get("label_names") or (), spec.classes)
+    mean, std = parse_normalization(mean, std, spec.channels)
+    names = parse_class_names(config.get("label_names") or (), spec.classes)
     return About(format, source, mean, std, names, fit=FITS.get(config.get("crop_mode"), "crop"))
 
 
-def class_names(names: Any, classes: int) -> tuple[str, ...]:
+def parse_class_names(names: Any, classes: int) -> tuple[str, ...]:
     """A list, or an object of numbers and names; none where they are not those of the head."""
     if isinstance(names, dict):
         names = [names.get(str(index)) for index in range(classes)]

@@ -22,30 +22,30 @@ ARCHITECTURES = {  # timm's own names; a ViT of other numbers is a vit_base with
 }  # fmt: skip
 
 
-def name_in_timm(spec: ModelSpec) -> str | None:
+def find_architecture(spec: ModelSpec) -> str | None:
     """timm's architecture of these very sizes, whatever a model is called here."""
     size = Size(spec.dim, spec.depth, spec.heads, spec.mlp) if spec.family != "bit" else Size(0, 0, 0, 0)
     return ARCHITECTURES.get(name_of(spec.family, size, spec.patch, spec.layers, spec.factor))
 
 
-def if_transformer(*values: Any) -> Values:
+def allow_unless_bit(*values: Any) -> Values:
     """These values of a field that ResNets do not have."""
     return lambda spec: ANY if spec.family == "bit" else values
 
 
-HOLDS = Holds(
+CAPABILITIES = Capabilities(
     "timm's layout",
     "keep vitctl's own file, or write onnx",
     {
-        "family": lambda spec: ("vit", "hybrid", "bit") if name_in_timm(spec) else ("vit",),
-        **dict.fromkeys(("height", "width", "channels", "classes", "patch", "dim", "depth", "heads", "mlp"), free),
-        **dict.fromkeys(("class_token", "class_position", "registers", "layer_scale", "qkv_bias", "gelu"), free),
+        "family": lambda spec: ("vit", "hybrid", "bit") if find_architecture(spec) else ("vit",),
+        **dict.fromkeys(("height", "width", "channels", "classes", "patch", "dim", "depth", "heads", "mlp"), allow_any),
+        **dict.fromkeys(("class_token", "class_position", "registers", "layer_scale", "qkv_bias", "gelu"), allow_any),
         "layers": lambda spec: ((),) if spec.family == "vit" else ANY,
         "factor": lambda spec: ANY if spec.family == "bit" else (1,),
         "head": lambda spec: ("gap",) if spec.family == "bit" else ANY,
         "positions": lambda spec: ("none",) if spec.family == "bit" else ("1d", "sincos", "sincos-mae"),  # as a table
-        "norm": if_transformer("tokens", "pooled"),
-        "norm_eps": if_transformer(1e-6),
+        "norm": allow_unless_bit("tokens", "pooled"),
+        "norm_eps": allow_unless_bit(1e-6),
         "numerics": lambda spec: ANY if spec.family == "vit" else ("timm",),
     },
     about=("mean", "std"),
@@ -65,9 +65,9 @@ def save(weights: Weights, folder: Path) -> None:
 
 def config_of(weights: Weights) -> dict[str, Any]:
     spec, about = weights.spec, weights.about
-    check_held(weights, HOLDS)
+    check_supported(weights, CAPABILITIES)
     config: dict[str, Any] = {
-        "architecture": name_in_timm(spec) or "vit_base_patch16_224",
+        "architecture": find_architecture(spec) or "vit_base_patch16_224",
         "num_classes": spec.classes,
         "num_features": spec.dim,
         "model_args": arguments(spec),

@@ -111,7 +111,7 @@ def for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return (values * channels)[:channels]
 
 
-def with_normalization(about: About, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> About:
+def override_normalization(about: About, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> About:
     """With the mean and the std that somebody gives, each one number or one for each channel; () is none."""
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (0, 1, channels):
@@ -204,12 +204,12 @@ def read_ours(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Weig
 def about_from(fields: dict[str, Any], spec: ModelSpec) -> About:
     """What metadata says beside the spec; a ValueError names the field that is not of its kind, or does not fit."""
     about = About(**fields)
-    mean, std = normalization(about.mean, about.std, spec.channels)
+    mean, std = parse_normalization(about.mean, about.std, spec.channels)
     words = ("format", "source", "created_by", "fit", "layout")
     kinds = {
         **{name: isinstance(getattr(about, name), str) for name in words},
-        "class_names": are(str, about.class_names) and len(about.class_names) in (0, spec.classes),
-        "history": are(dict, about.history),
+        "class_names": is_list_of(str, about.class_names) and len(about.class_names) in (0, spec.classes),
+        "history": is_list_of(dict, about.history),
         "training": isinstance(about.training, dict),
     }
     wrong = next((name for name, good in kinds.items() if not good), None) or ("fit" if about.fit not in FITS else None)
@@ -218,16 +218,16 @@ def about_from(fields: dict[str, Any], spec: ModelSpec) -> About:
     return replace(about, mean=mean, std=std, class_names=tuple(about.class_names), history=tuple(about.history))
 
 
-def are(kind: type | tuple[type, ...], values: Any) -> bool:
+def is_list_of(kind: type | tuple[type, ...], values: Any) -> bool:
     return isinstance(values, list | tuple) and all(isinstance(value, kind) for value in values)
 
 
-def normalization(mean: Any, std: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def parse_normalization(mean: Any, std: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation as a file says them: a finite number for each channel, or else a ValueError."""
     for name, values in (("mean", mean), ("std", std)):
         least = 0 if name == "std" else -LARGEST
         if (
-            not are((int, float), values)
+            not is_list_of((int, float), values)
             or len(values) != channels
             or not all(least < each < LARGEST for each in values)
         ):

@@ -17,7 +17,7 @@ from torch import nn
 
 from vitctl.config.model import AS_BIT, ModelSpec, Size, model_spec, name_of
 from vitctl.errors import ConfigError, WeightsError, did_you_mean
-from vitctl.io.state_dict import timm_about
+from vitctl.io.state_dict import parse_pretrained_cfg
 from vitctl.io.weights import Weights
 from vitctl.models.create import build, check_timm_name, import_timm, named_tensors
 from vitctl.models.hub import check_reachable
@@ -39,12 +39,12 @@ def timm_weights(reference: str) -> Weights:
     model = pretrained(name)
     config = dict(getattr(model, "pretrained_cfg", {}) or {})
     try:
-        spec = spec_of(model, config)
+        spec = infer_spec(model, config)
     except WeightsError:  # has something that ours has not: it stays timm's
         _, height, width = config.get("input_size") or (3, 224, 224)
         channels = int(getattr(model, "in_chans", 3))
         spec = model_spec(reference, height=height, width=width, channels=channels, classes=model.num_classes)
-    return Weights(spec, named_tensors(model), timm_about(config, spec, "timm", reference))
+    return Weights(spec, named_tensors(model), parse_pretrained_cfg(config, spec, "timm", reference))
 
 
 def pretrained(name: str) -> Any:
@@ -62,7 +62,7 @@ def pretrained(name: str) -> Any:
             ) from error
 
 
-def named_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
+def describe_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
     """The architecture that a timm config.json names: its spec, and what timm says of its pictures and classes."""
     timm, name = import_timm(), str(config["architecture"])
     if not timm.is_model(name):
@@ -78,41 +78,41 @@ def named_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpec, 
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         try:
-            model = timm.create_model(name, pretrained=False, pretrained_cfg=known_to_timm(stated), **arguments)
+            model = timm.create_model(name, pretrained=False, pretrained_cfg=filter_pretrained_cfg(stated), **arguments)
         except Exception as error:  # whatever timm makes of arguments that do not fit
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             raise WeightsError(f"{source}: timm cannot build {name} as config.json says ({text})") from error
     found = model.pretrained_cfg | {"label_names": config.get("label_names") or stated.get("label_names")}
     try:
-        return spec_of(model, found), found
+        return infer_spec(model, found), found
     except WeightsError as error:
         tag = f".{found['tag']}" if found.get("tag") else ""
         raise WeightsError(f"{source}: {name} {error}; --from timm:{name}{tag} takes timm's own, pretrained") from error
 
 
-def known_to_timm(stated: dict[str, Any]) -> dict[str, Any] | None:
+def filter_pretrained_cfg(stated: dict[str, Any]) -> dict[str, Any] | None:
     """What this timm knows of a pretrained_cfg. Where that is nothing, None leaves all of it to the architecture."""
     known = {field.name for field in dataclasses.fields(PretrainedCfg)} - {"architecture", "num_classes", "label_names"}
     return {name: value for name, value in stated.items() if name in known and value is not None} or None
 
 
-def spec_of(model: nn.Module, config: dict[str, Any]) -> ModelSpec:
+def infer_spec(model: nn.Module, config: dict[str, Any]) -> ModelSpec:
     """A model of timm in our words; the error names what ours would compute otherwise."""
     if type(model) not in (VisionTransformer, ResNetV2):
         raise WeightsError(f"is timm's {type(model).__name__}, not a plain Vision Transformer")
     try:
-        spec = bit_spec(model, config) if isinstance(model, ResNetV2) else transformer_spec(model)
+        spec = infer_bit(model, config) if isinstance(model, ResNetV2) else infer_transformer(model)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, ConfigError) as error:
         raise WeightsError(f"is not a plain Vision Transformer or BiT ({type(error).__name__}: {error})") from error
     with torch.device("meta"):
         ours = build(spec)
-    difference = next(differences(ours, model), None)
+    difference = next(compare_modules(ours, model), None)
     if difference:
         raise WeightsError(f"is not quite vitctl's {spec.name}: {difference}")
     return spec
 
 
-def transformer_spec(model: Any) -> ModelSpec:
+def infer_transformer(model: Any) -> ModelSpec:
     embed, block = model.patch_embed, model.blocks[0]
     size = Size(model.embed_dim, len(model.blocks), block.attn.num_heads, block.mlp.fc1.out_features)
     backbone = getattr(embed, "backbone", None)
@@ -137,13 +137,13 @@ def transformer_spec(model: Any) -> ModelSpec:
         norm="tokens" if isinstance(model.fc_norm, nn.Identity) else "pooled",
         layer_scale=not isinstance(block.ls1, nn.Identity),
         qkv_bias=block.attn.qkv.bias is not None,
-        gelu="tanh" if formula(block.mlp.act) == "tanh" else "erf",
+        gelu="tanh" if gelu_formula(block.mlp.act) == "tanh" else "erf",
         norm_eps=block.norm1.eps,
         numerics="official" if backbone is None else "timm",
     )
 
 
-def bit_spec(model: Any, config: dict[str, Any]) -> ModelSpec:
+def infer_bit(model: Any, config: dict[str, Any]) -> ModelSpec:
     _, height, width = config.get("input_size") or (3, 224, 224)
     layers = tuple(len(stage.blocks) for stage in model.stages)
     factor = model.stem.conv.out_channels // 64
@@ -160,12 +160,12 @@ def bit_spec(model: Any, config: dict[str, Any]) -> ModelSpec:
     )
 
 
-def differences(ours: nn.Module, theirs: nn.Module) -> Iterator[str]:
+def compare_modules(ours: nn.Module, theirs: nn.Module) -> Iterator[str]:
     """Modules of another kind, and plain attributes of another value, by their places in timm's model."""
     own = dict(ours.named_modules())
     for name, module in theirs.named_modules():
         mine, kind = own.get(name), type(module).__name__
-        if {kind, type(mine).__name__} <= IDLE or (formula(module) and formula(module) == formula(mine)):
+        if {kind, type(mine).__name__} <= IDLE or (gelu_formula(module) and gelu_formula(module) == gelu_formula(mine)):
             continue
         if not isinstance(mine, type(module)):
             yield f"its {name} is a {kind}"
@@ -176,7 +176,7 @@ def differences(ours: nn.Module, theirs: nn.Module) -> Iterator[str]:
                 yield f"its {name or 'model'} has {attribute} {value!r}"
 
 
-def formula(activation: nn.Module | None) -> str | None:
+def gelu_formula(activation: nn.Module | None) -> str | None:
     """Of a GELU, whoever wrote it; None of anything else."""
     kind = type(activation).__name__
     if kind == "GELU":

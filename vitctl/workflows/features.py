@@ -25,7 +25,7 @@ from vitctl.io.feature_file import export as write_export
 from vitctl.io.lock import Held, take
 from vitctl.io.outputs import check_output, check_replaceable
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.weights import HALF, About, Weights, with_normalization
+from vitctl.io.weights import HALF, About, Weights, override_normalization
 from vitctl.models.adapt import adapted
 from vitctl.models.create import create_model, named_tensors
 from vitctl.probing.frozen import check_layers, of_layers, pre_logits
@@ -286,7 +286,9 @@ def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
     spec = model_spec(name, height=height or shape.height, width=width or shape.width, channels=shape.channels)
     model = create_model(spec, seed=config.seed)
     mean, std = ((value[0],) * shape.channels for value in HALF)
-    about = with_normalization(About("vitctl", config.source or "", mean, std), shape.channels, config.mean, config.std)
+    about = override_normalization(
+        About("vitctl", config.source or "", mean, std), shape.channels, config.mean, config.std
+    )
     return Weights(model.spec, named_tensors(model), about, path=config.source or "")  # type: ignore[arg-type]
 
 

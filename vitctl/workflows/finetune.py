@@ -40,14 +40,14 @@ def finetune(
     with joined(device) as ranks:
         weights = None
         if not to_resume(request.resume, request.out, "finetune"):
-            weights = choose_weights(request.flags.get("source"), reporter, False, *asked_normalization(request))
+            weights = choose_weights(request.flags.get("source"), reporter, False, *parse_normalization_flags(request))
             request.flags.update(model=weights.spec.name, source=weights.path)
 
-        def chosen(config: TrainConfig) -> Weights:
+        def load_source(config: TrainConfig) -> Weights:
             return choose_weights(config.source, reporter, False, config.mean, config.std)
 
         def begin(config: TrainConfig, data: Data) -> Weights:
-            return transferred(weights or chosen(config), config, data)
+            return transferred(weights or load_source(config), config, data)
 
         model = weights.spec if weights else model_spec(TrainConfig.model)
         with start(request, model, ranks, device, reporter, begin) as started:
@@ -70,7 +70,7 @@ def finetune(
             return conclude(done, place, begun.spec, fitted, time.perf_counter() - began, named)
 
 
-def asked_normalization(request: Request) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def parse_normalization_flags(request: Request) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std by flag or by --set, before the rest of the config is settled."""
     flags = {name: request.flags.get(name) for name in ("mean", "std")}
     settings = [each for each in request.settings if each.partition("=")[0].strip() in flags]

@@ -44,12 +44,12 @@ def choose_weights(
         reporter.note(f"weights: {note}")
     for assumption in weights.assumptions:
         reporter.warn(f"weights: {assumption}")
-    return normalized(weights, reporter, mean, std)
+    return apply_normalization(weights, reporter, mean, std)
 
 
-def normalized(weights: Weights, reporter: Reporter, mean: Numbers, std: Numbers) -> Weights:
+def apply_normalization(weights: Weights, reporter: Reporter, mean: Numbers, std: Numbers) -> Weights:
     """With the mean and std that are given; a warning where neither they nor the file say it all."""
-    about, guess = with_normalization(weights.about, weights.spec.channels, mean, std), weights.normalization_guess
+    about, guess = override_normalization(weights.about, weights.spec.channels, mean, std), weights.normalization_guess
     if guess and not (mean and std):
         values = " and ".join(
             f"{name} {', '.join(f'{value:g}' for value in getattr(about, name))}"
@@ -124,11 +124,11 @@ def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:
     return replace(guarded(path, lambda: whole(weights, text, allow_missing)), path=text)
 
 
-def described(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
+def describe_timm(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
     """What timm says of an architecture, once it is needed: importing timm takes seconds."""
-    from vitctl.models.from_timm import named_architecture
+    from vitctl.models.from_timm import describe_architecture
 
-    return named_architecture(config, source)
+    return describe_architecture(config, source)
 
 
 def whole(weights: Weights, what: str, allow_missing: bool) -> Weights:
@@ -155,7 +155,7 @@ def whole(weights: Weights, what: str, allow_missing: bool) -> Weights:
 
 def plain_names(spec: ModelSpec) -> set[str]:
     """The tensors of a model that the official layout can say, without building it: importing timm takes seconds."""
-    if lost_fields(replace(spec, gelu="tanh", norm_eps=1e-6), official.HOLDS):  # which no tensor shows
+    if find_lost_fields(replace(spec, gelu="tanh", norm_eps=1e-6), official.CAPABILITIES):  # which no tensor shows
         return set()
     return {row.ours for row in official.transformer_rows(spec, official.ORIGINAL)}
 

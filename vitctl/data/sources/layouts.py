@@ -20,7 +20,7 @@ Misplaced = Literal["stray", "outside"]  # beside class folders; not below what 
 
 
 @dataclass
-class Holds:
+class Capabilities:
     """Where a folder has pictures."""
 
     own: bool = False
@@ -33,7 +33,7 @@ class Evidence:
     def __init__(self) -> None:
         self.top: Parts | None = None  # the deepest folder that every picture so far lies in or below
         self.own = False  # whether some lie in it
-        self.folders: dict[str, Holds] = {}  # the folders in it that hold pictures
+        self.folders: dict[str, Capabilities] = {}  # the folders in it that hold pictures
         self.over_empty: set[Parts] = set()  # folders with an empty folder in them
 
     def add(self, folder: Parts) -> None:
@@ -46,7 +46,7 @@ class Evidence:
         if not rest:
             self.own = True
         else:
-            holds = self.folders.setdefault(rest[0], Holds())
+            holds = self.folders.setdefault(rest[0], Capabilities())
             holds.own |= len(rest) == 1
             holds.below |= len(rest) > 1
 
@@ -63,7 +63,7 @@ class Evidence:
         """What was known of the old top becomes what is known of one folder in the new one."""
         assert self.top is not None
         deep = len(self.top) > len(top) + 1
-        holds = Holds(self.own and not deep, deep or bool(self.folders))
+        holds = Capabilities(self.own and not deep, deep or bool(self.folders))
         self.top, self.own, self.folders = top, False, {self.top[len(top)]: holds}
 
 
@@ -129,14 +129,14 @@ def layout_of(evidence: Evidence, kind: str, where: str) -> Layout:
     return Layout("flat", evidence.top) if base is None else Layout("classes", base, labels=True)
 
 
-def split_layout(evidence: Evidence) -> tuple[Layout, Mapping[str, Holds]] | None:
+def split_layout(evidence: Evidence) -> tuple[Layout, Mapping[str, Capabilities]] | None:
     """The layout if there is a train folder, and what the folders beside it hold."""
     top = evidence.top or ()
-    folders: Mapping[str, Holds] = evidence.folders
+    folders: Mapping[str, Capabilities] = evidence.folders
     for depth, name in enumerate(top):
         if split_of(name) == "train":  # every picture is below train
             last = depth + 1 == len(top)
-            folders = {name: Holds(evidence.own and last, not last or bool(evidence.folders))}
+            folders = {name: Capabilities(evidence.own and last, not last or bool(evidence.folders))}
             top = top[:depth]
             break
     if not any(split_of(name) == "train" for name in folders):
@@ -146,7 +146,7 @@ def split_layout(evidence: Evidence) -> tuple[Layout, Mapping[str, Holds]] | Non
     return Layout("splits", top, flat, labels), folders
 
 
-def check_splits(layout: Layout, folders: Mapping[str, Holds], where: str) -> None:
+def check_splits(layout: Layout, folders: Mapping[str, Capabilities], where: str) -> None:
     """A class may be called 'train', and pictures may lie in a split folder beside its class folders."""
     train = next(name for name in folders if split_of(name) == "train")
     others = [name for name in folders if split_of(name) is None]

@@ -12,14 +12,14 @@ from vitctl.io.hugging_face.names import CLASSIC, rows
 from vitctl.io.hugging_face.preprocessor import preprocessor_of
 from vitctl.io.weights import Tensors, Weights, differences
 
-HOLDS = Holds(
+CAPABILITIES = Capabilities(
     "Hugging Face's ViT",
     "write .safetensors instead, or train with --set head=cls",
     {
-        **dict.fromkeys(("height", "width", "channels", "classes", "patch", "dim", "depth", "heads", "mlp"), free),
-        **dict.fromkeys(("qkv_bias", "gelu", "norm_eps", "numerics"), free),
+        **dict.fromkeys(("height", "width", "channels", "classes", "patch", "dim", "depth", "heads", "mlp"), allow_any),
+        **dict.fromkeys(("qkv_bias", "gelu", "norm_eps", "numerics"), allow_any),
         "hidden": lambda spec: (0,) if spec.classes else ANY,
-        "positions": only("1d", "sincos", "sincos-mae"),  # as one table
+        "positions": allow("1d", "sincos", "sincos-mae"),  # as one table
     },
     about=("mean", "std"),
 )
@@ -28,7 +28,7 @@ HOLDS = Holds(
 def write(weights: Weights) -> tuple[Tensors, Config, Config]:
     """Tensors, config.json and preprocessor_config.json; what is not of the encoder and its head stays behind."""
     spec = weights.spec
-    check_held(weights, HOLDS)
+    check_supported(weights, CAPABILITIES)
     table = list(rows(spec, replace(CLASSIC, prefix="vit." if spec.classes else "")))
     wanted, given = {row.ours for row in table}, set(weights.tensors)
     found = differences(wanted - given, given - wanted)

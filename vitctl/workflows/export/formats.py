@@ -31,7 +31,7 @@ from vitctl.reporting import Reporter
 from vitctl.workflows.export.pictures import Pictures
 from vitctl.workflows.load import load_model
 
-HOLDS = {"safetensors": timm_folder.HOLDS, "hf": hugging_face.HOLDS, "npz": official.HOLDS}
+CAPABILITIES = {"safetensors": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES, "npz": official.CAPABILITIES}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_writable(weights: Weights, config: ExportConfig) -> None:
         raise UsageError(
             f"{spec.name}: is timm's own and can be written as onnx or torch; timm has its weights already"
         )
-    check_held(as_plain_weights(weights) if config.format == "npz" else weights, HOLDS[config.format])
+    check_supported(fold_for_npz(weights) if config.format == "npz" else weights, CAPABILITIES[config.format])
 
 
 def write(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures, reporter: Reporter) -> Written:
@@ -87,10 +87,10 @@ def weights_to_store(weights: Weights, config: ExportConfig) -> Weights:
     if config.precision == "fp16":
         halved = {name: each.half() if each.is_floating_point() else each for name, each in weights.tensors.items()}
         weights = replace(weights, tensors=halved)
-    return as_plain_weights(weights) if config.format == "npz" else weights
+    return fold_for_npz(weights) if config.format == "npz" else weights
 
 
-def as_plain_weights(weights: Weights) -> Weights:
+def fold_for_npz(weights: Weights) -> Weights:
     """The same answers for pixels from -1 to 1, by the first layer; and positions in a table, whatever filled it."""
     weights = renormalised(weights, *HALF)
     if weights.spec.added == "stem" and weights.spec.positions in ("sincos", "sincos-mae"):

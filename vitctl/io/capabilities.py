@@ -32,42 +32,45 @@ ANY = Anything()
 Values = Callable[[ModelSpec], Collection[Any]]  # of a field; they may depend on the others
 
 
-def only(*values: Any) -> Values:
+def allow(*values: Any) -> Values:
     return lambda spec: values
 
 
-def free(spec: ModelSpec) -> Collection[Any]:
+def allow_any(spec: ModelSpec) -> Collection[Any]:
     return ANY
 
 
 @dataclass(frozen=True)
-class Holds:
+class Capabilities:
     format: str  # in words
     instead: str  # what to do with a model that it does not hold
     fields: Mapping[str, Values]
     about: Collection[str] = ()  # which of mean and std; a format without them is read as 0.5
 
 
-def check_held(weights: Weights, holds: Holds) -> None:
+def check_supported(weights: Weights, capabilities: Capabilities) -> None:
     """Refuses, field by field, what this format would lose."""
-    wrong = [*lost_fields(weights.spec, holds), *lost_normalization(weights.about, weights.spec.channels, holds)]
+    wrong = [
+        *find_lost_fields(weights.spec, capabilities),
+        *find_lost_normalization(weights.about, weights.spec.channels, capabilities),
+    ]
     if wrong:
-        raise UsageError(f"{holds.format} has no place for {', '.join(wrong)}; {holds.instead}")
+        raise UsageError(f"{capabilities.format} has no place for {', '.join(wrong)}; {capabilities.instead}")
 
 
-def lost_fields(spec: ModelSpec, holds: Holds) -> list[str]:
+def find_lost_fields(spec: ModelSpec, capabilities: Capabilities) -> list[str]:
     lost = []
     for field in dataclasses.fields(spec):
-        allowed = holds.fields.get(field.name, only(field.default))(spec)
+        allowed = capabilities.fields.get(field.name, allow(field.default))(spec)
         value = getattr(spec, field.name)
         if field.name not in NOT_COMPUTED and value not in allowed:
             lost.append(f"{field.name} {value} (only {', '.join(map(str, allowed))})")
     return lost
 
 
-def lost_normalization(about: About, channels: int, holds: Holds) -> list[str]:
+def find_lost_normalization(about: About, channels: int, capabilities: Capabilities) -> list[str]:
     return [
         f"{name} {list(getattr(about, name))} (only 0.5)"
         for name, half in zip(("mean", "std"), HALF, strict=True)
-        if name not in holds.about and tuple(getattr(about, name)) != for_channels(half, channels)
+        if name not in capabilities.about and tuple(getattr(about, name)) != for_channels(half, channels)
     ]
