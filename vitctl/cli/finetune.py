@@ -78,7 +78,8 @@ def finetune(
     given = flags_of(
         source=source, data=data, res=res, epochs=epochs, steps=steps, batch=batch, micro_batch=micro_batch,
         freeze=freeze, keep_head="always" if keep_head else None, seed=seed, precision=precision, device=device,
-        parallel=parallel, **rates(lr), mean=numbers("--mean", mean) or None, std=numbers("--std", std) or None,
+        parallel=parallel, **rates(lr), mean=parse_numbers("--mean", mean) or None,
+        std=parse_numbers("--std", std) or None,
     )  # fmt: skip
     result = run(
         given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,

@@ -5,7 +5,7 @@ from typing import Any
 
 from vitctl.config.model import ModelSpec, Size, name_of
 from vitctl.io.atomic import filling, replacing, write_json
-from vitctl.io.holds import ANY, Holds, Values, check_held, free
+from vitctl.io.capabilities import ANY, Capabilities, Values, allow_any, check_supported
 from vitctl.io.weights import Weights
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, InputError, UsageError, WeightsError
 from vitctl.io import official
+from vitctl.io.capabilities import find_lost_fields
 from vitctl.io.checkpoint import checkpoint_weights, is_checkpoint
-from vitctl.io.holds import lost_fields
 from vitctl.io.recognise import guarded, open_weights
 from vitctl.io.run_directory import LATEST, is_run, open_run
 from vitctl.io.run_weights import newest_with_weights, run_weights, split_reference
-from vitctl.io.weights import Weights, with_normalization
+from vitctl.io.weights import Weights, override_normalization
 from vitctl.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:
     if is_checkpoint(path):
         weights = guarded(path, lambda: checkpoint_weights(path))
     else:
-        weights = open_weights(path, allow_missing, described)
+        weights = open_weights(path, allow_missing, describe_timm)
     weights = weights.with_notes(run.note if run else "")
     return replace(guarded(path, lambda: whole(weights, text, allow_missing)), path=text)
 

@@ -10,7 +10,7 @@ from torch import nn
 from vitctl.config.model import ModelSpec
 from vitctl.errors import DataError, UsageError
 from vitctl.io.files import check_regular_file
-from vitctl.io.weights import About, Weights, with_normalization
+from vitctl.io.weights import About, Weights, override_normalization
 from vitctl.models.adapt import adapted
 from vitctl.models.exports.exported import Exported
 from vitctl.models.exports.onnx_file import OnnxModel
@@ -109,7 +109,7 @@ def exported(path: Path, reporter: Reporter, mean: tuple[float, ...], std: tuple
         raise UsageError(
             f"{path}: normalizes its pictures itself; --mean and --std are for the weights that it is exported from"
         )
-    device, about = torch.device("cpu"), with_normalization(model.about, model.spec.channels, mean, std)
+    device, about = torch.device("cpu"), override_normalization(model.about, model.spec.channels, mean, std)
     return Ready(model, model.spec, about, str(path), model.digest, model.precision, device, model.takes_bytes)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vitctl.errors import WeightsError
 from vitctl.io.atomic import filling, replacing, write_json
-from vitctl.io.holds import ANY, Holds, check_held, free, only
+from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
 from vitctl.io.hugging_face.checks import Config, check_tensor
 from vitctl.io.hugging_face.config import config_of
 from vitctl.io.hugging_face.names import CLASSIC, rows

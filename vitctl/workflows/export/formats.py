@@ -17,7 +17,7 @@ from vitctl.data.loader import normalised
 from vitctl.errors import UsageError
 from vitctl.io import official, timm_folder
 from vitctl.io.atomic import replacing
-from vitctl.io.holds import check_held
+from vitctl.io.capabilities import check_supported
 from vitctl.io.hugging_face import writer as hugging_face
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, About, Weights
