@@ -4,6 +4,7 @@ HDF5 may lead out of a file: by external and symbolic links, by data sets whose 
 data sets. None of them is followed: an index over shards is read by the names of its shards.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -86,7 +87,8 @@ def format_of(path: Path) -> str | None:
 
 
 def stated_format(file: h5py.File) -> str | None:
-    return text(file.attrs["format"]) if fits(file.attrs, "format", Field("text")) else None
+    has_format = "format" in file.attrs and fits(file.attrs, "format", Field("text"), {})
+    return text(file.attrs["format"]) if has_format else None
 
 
 @contextmanager
@@ -141,7 +143,7 @@ def check_contents(file: h5py.File, path: Path, form: FileFormat) -> None:
     check_links(file)
     check_fields(file.attrs, {name: field for name, field in form.attributes.items() if not field.shape}, {})
     sizes = form.sizes(file)
-    check_fields(file.attrs, form.attributes, sizes)
+    check_fields(file.attrs, {name: field for name, field in form.attributes.items() if field.shape}, sizes)
     check_fields(file, form.root, sizes)
     splits = split_names(file)
     if not splits:
@@ -160,7 +162,7 @@ def check_links(file: h5py.File) -> None:
 
 
 def check_link(group: h5py.Group, name: str, may_be_virtual: bool = False) -> None:
-    where = f"{group.name}/{name}".lstrip("/")
+    where = text(f"{group.name}/{name}".lstrip("/"))
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{where} is a link to somewhere else, which is not followed")
     if group.get(name, getclass=True) is not h5py.Dataset:
@@ -180,17 +182,17 @@ def check_fields(holder: Any, fields: Mapping[str, Field], sizes: dict[str, int]
     """`holder` is a group or its attributes; lengths that are not known yet are added to `sizes`."""
     where = f"{holder.name}/".lstrip("/") if isinstance(holder, h5py.Group) else "attribute "
     for name, field in fields.items():
-        if name not in holder and not field.optional:
+        if name not in holder:
+            if field.optional:
+                continue
             raise ValueError(f"{where}{name} is missing")
-        if name in holder and not fits(holder, name, field, sizes):
+        if not fits(holder, name, field, sizes):
             shape = f" [{', '.join(map(str, field.shape))}]" if field.shape else ""
             raise ValueError(f"{where}{name} is not {field.kind}{shape}")
 
 
-def fits(holder: Any, name: str, field: Field, sizes: dict[str, int] | None = None) -> bool:
-    """Whether that is there, as it must be."""
-    if name not in holder:
-        return False
+def fits(holder: Any, name: str, field: Field, sizes: dict[str, int]) -> bool:
+    """Whether what is there is as it must be."""
     if isinstance(holder, h5py.Group):
         if holder.get(name, getclass=True) is not h5py.Dataset:
             return False
@@ -203,7 +205,7 @@ def fits(holder: Any, name: str, field: Field, sizes: dict[str, int] | None = No
         return False
     if isinstance(item, h5py.h5d.DatasetID) and not has_bytes(item, field.by_row):
         return False
-    return has_shape(item.shape, field.shape, {} if sizes is None else sizes)
+    return has_shape(item.shape, field.shape, sizes)
 
 
 def has_shape(shape: tuple[int, ...], wanted: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
@@ -220,7 +222,7 @@ def has_shape(shape: tuple[int, ...], wanted: tuple[int | str, ...], sizes: dict
 def has_bytes(data: Any, by_row: bool) -> bool:
     """Whether the file has the bytes for it: asked before room is made for them."""
     layout, stored = data.get_create_plist().get_layout(), data.get_storage_size()
-    needed = int(np.prod(data.shape, dtype=object)) * data.dtype.itemsize
+    needed = math.prod(data.shape) * data.dtype.itemsize
     if layout == h5py.h5d.CHUNKED:
         return by_row or bool(needed <= stored * RATIO)
     end = (data.get_offset() or 0) + needed
