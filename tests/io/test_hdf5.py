@@ -173,6 +173,13 @@ def test_labels_of_no_class(whole: Path, tmp_path: Path, kind: str, label: int) 
     assert f"has the label {label}" in refusal(spoiled(whole, tmp_path, kind, spoil), verify=kind == "features")
 
 
+def test_a_root_that_is_no_group(whole: Path, tmp_path: Path) -> None:
+    content = bytearray((whole / "features.h5").read_bytes())
+    content[112] ^= 11  # in the header of its root: what HDF5 cannot tell the kind of is a KeyError
+    (tmp_path / "a.h5").write_bytes(content)
+    refusal(tmp_path / "a.h5")
+
+
 ORIGINS: dict[str, list[Any]] = {
     "weights_digest": [None, 1, ["w"]],
     "model": [{}, 2.5, "\ud800"],

@@ -19,6 +19,15 @@ from vitctl.errors import ConfigError, DataError
 from vitctl.io.files import check_regular_file
 
 RATIO = 2000  # bytes that a byte of a compressed data set can stand for, at most: deflate packs 1032 into one
+DAMAGE = (
+    KeyError,
+    OSError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)  # h5py's, over broken files
 SHARDS = "shards"  # the data set that makes a file an index
 
 
@@ -82,7 +91,7 @@ def format_of(path: Path) -> str | None:
         check_regular_file(path)
         with h5py.File(path, "r") as file:
             return stated_format(file)
-    except (OSError, ValueError, TypeError, RuntimeError):
+    except DAMAGE:
         return None
 
 
@@ -98,16 +107,7 @@ def reading(path: Path, form: FileFormat) -> Iterator[h5py.File]:
         try:
             check_contents(file, path, form)
             yield file
-        except (
-            ConfigError,
-            KeyError,
-            OSError,
-            ValueError,
-            TypeError,
-            RuntimeError,
-            OverflowError,
-            MemoryError,
-        ) as error:
+        except (*DAMAGE, ConfigError) as error:
             what = " ".join(str(error).split())[:200]
             raise DataError(f"{path}: damaged ({what}); make it anew with {form.maker}") from error
 

@@ -138,5 +138,5 @@ def load_filters() -> bool:
 def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:  # HDF5's, over a chunk that cannot be unpacked
+    except (OSError, RuntimeError, KeyError) as error:  # HDF5's, over a chunk that cannot be unpacked
         raise DataError(f"{path}: damaged pictures; vitctl info --verify names them") from error
