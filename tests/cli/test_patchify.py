@@ -156,15 +156,28 @@ def test_what_cannot_be_done_is_one_line(
     assert sorted(path.name for path in tmp_path.rglob("*")) == before  # and nothing is left lying about
 
 
-def test_a_manifest_that_points_outside_its_folder(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
-    root = folder({"cat": 2})
-    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
-    (root / "list.csv").write_text(
-        "path,label\ncat/000.png,cat\n../secret.png,cat\n/etc/hostname,cat\ncat/001.png,cat\n"
-    )
-    rejected = vitctl("patchify", "pictures/list.csv", *SMALL, "--json").json["data"]["rejected"]
-    assert len(rejected) == 2
-    assert all("leads out of the manifest's folder" in entry["reason"] for entry in rejected)
+def test_a_manifest_may_name_any_picture_of_this_machine(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
+    root = folder({"cat": 3})
+    (tmp_path / "links").symlink_to(root / "cat")
+    os.mkfifo(tmp_path / "pipe.png")
+    lines = ["path,label", f"{root}/cat/000.png,cat", "../links/001.png,cat", "cat/002.png,dog", "../pipe.png,dog"]
+    (root / "list.csv").write_text("\n".join(lines))
+    data = vitctl("patchify", "pictures/list.csv", *SMALL, "--json").json["data"]
+    assert data["splits"]["train"]["labelled"] == 3
+    assert [each["reason"] for each in data["rejected"]] == ["../pipe.png is neither a file nor a folder"]
+
+
+def test_a_table_of_identifiers(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
+    folder({"train": 4})
+    (tmp_path / "train.csv").write_text(",image_id,kind\n0,000,cat\n1,001,dog\n2,002,cat\n3,009,dog\n")
+    line = ("patchify", "train.csv", *SMALL, "--set", "root=pictures/train")
+    assert "train.csv line 2: 000 does not exist, and there is no 000.jpg" in vitctl(*line[:-2], code=3).error
+    answer = vitctl(*line, "--set", "label_column=kind", "--json")
+    assert answer.json["data"]["class_names"] == ["cat", "dog"]
+    assert answer.json["data"]["rejects"] == 1
+    assert "exists already, made with other options" in vitctl(*line, "--resume", code=2).error
+    vitctl(*line, "--set", "label_column=kind", "--resume")
+    assert "has no column 'kin'" in vitctl(*line, "--set", "label_column=kin", "--overwrite", code=3).error
 
 
 def test_an_archive_that_points_outside(vitctl: Run, folder: Folder, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from vitctl.errors import ConfigError
         ({"shards": 4, "shard": "x"}, "write index, or the number of a shard"),
         ({"level": 12}, "between 0 and 9"),
         ({"kind": "foldr"}, "did you mean 'folder'"),
+        ({"kind": "classes", "root": "x"}, "root is for a manifest, not for kind=classes"),
     ],
 )
 def test_nonsense_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -42,3 +43,11 @@ def test_what_decides_the_bytes_leaves_out_who_does_the_work() -> None:
     one, other = PatchifyConfig("x", workers=1, on_error="fail", out="a.h5"), PatchifyConfig("x", out="b.h5")
     assert one.content() == other.content()
     assert one.content() != PatchifyConfig("x", patch=8).content()
+
+
+def test_how_a_manifest_is_read_decides_the_bytes_too() -> None:
+    """But files that were made before these fields existed are still of the same options."""
+    plain = PatchifyConfig("x").content()
+    assert not {"root", "path_column", "label_column"} & set(plain)
+    for name in ("root", "path_column", "label_column"):
+        assert PatchifyConfig("x", **{name: "y"}).content() == {**plain, name: "y"}

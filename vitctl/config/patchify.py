@@ -28,6 +28,7 @@ KINDS = (  # of sources; the first few are readings of pictures in a folder, a t
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
 
+MANIFEST = ("root", "path_column", "label_column")
 Fit = Literal["crop", "squash", "pad"]
 FITS: tuple[str, ...] = get_args(Fit)
 
@@ -37,6 +38,9 @@ class PatchifyConfig:
     source: str
     out: str = "data.h5"
     kind: str = "auto"  # auto looks at the source
+    root: str | None = None  # of a manifest: the folder that its paths are relative to; its own, unless given
+    path_column: str | None = None  # of a manifest, where its name does not say that it holds paths
+    label_column: str | None = None
     res: str = "auto"  # auto: 224 for pictures; their own size for arrays of small ones
     patch: Pixels | None = None  # 16, or the largest divisor of a small array's size
     fit: Fit = "crop"
@@ -58,6 +62,9 @@ class PatchifyConfig:
     def __post_init__(self) -> None:
         require(self.out.strip(" ./") != "" and not self.out.endswith("/"), f"OUT {self.out!r} names no file")
         one_of("kind", self.kind, KINDS)
+        for name in MANIFEST:
+            fits = getattr(self, name) is None or self.kind in ("auto", "manifest")
+            require(fits, f"{name} is for a manifest, not for kind={self.kind}")
         one_of("fit", self.fit, FITS)
         one_of("on_error", self.on_error, ("skip", "fail"))
         one_of("codec", self.codec, ("gzip", "lzf", "zstd", "lz4"))
@@ -100,4 +107,5 @@ class PatchifyConfig:
     def content(self) -> dict[str, object]:
         """The fields that decide the bytes of the file: a resumed build must agree in them."""
         free = {"out", "workers", "on_error", "shard"}
+        free |= {name for name in MANIFEST if getattr(self, name) is None}  # files that are older than these fields
         return {name: value for name, value in vars(self).items() if name not in free}

@@ -16,7 +16,7 @@ from vitctl.data.patchifier.build import build
 from vitctl.data.patchifier.duplicates import find_copies
 from vitctl.data.patchifier.finish import options_digest
 from vitctl.data.patchifier.workspace import Workspace
-from vitctl.data.sources import open_source
+from vitctl.data.sources import Hints, open_source
 from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
 from vitctl.io.atomic import replacing
@@ -63,7 +63,8 @@ def make(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bo
         check_replaceable(path, PATCHES.name)
     if config.shard == "index":
         return make_index(config, reporter, resume, overwrite)
-    source = open_source(config.source, config.kind)
+    hints = Hints(config.root, config.path_column, config.label_column)
+    source = open_source(config.source, config.kind, hints)
     config = with_defaults(config, source, reporter)
     if not config.shards:
         return make_one(source, config, out, 0, reporter, resume, overwrite)

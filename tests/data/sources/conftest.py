@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitctl.data.sources import Declared, Found, Refused, Source, open_source
+from vitctl.data.sources import Declared, Found, Hints, Refused, Source, open_source
 from vitctl.reporting import Silent
 
 Files = dict[str, bytes | str]
@@ -50,8 +50,8 @@ def spool(tmp_path: Path) -> Path:
 def look(spool: Path) -> Callable[..., Seen]:
     """Opens, prepares and scans."""
 
-    def look(path: Path | str, kind: str = "auto") -> Seen:
-        seen = Seen(open_source(str(path), kind))
+    def look(path: Path | str, kind: str = "auto", hints: Hints | None = None) -> Seen:
+        seen = Seen(open_source(str(path), kind, hints))
         seen.source.prepare(spool, Silent())
         for sighting in seen.source.scan():
             kinds = {Found: seen.found, Refused: seen.refused, Declared: seen.declared}

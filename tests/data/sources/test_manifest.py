@@ -1,9 +1,11 @@
 import json
+import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vitctl.data.sources import Hints
 from vitctl.errors import DataError
 
 PICTURES = ["a/1.jpg", "a/2.jpg", "b c/3.jpg"]
@@ -69,25 +71,113 @@ def test_json_numbers(listed):
     assert [each.label for each in seen.found] == [3, None, None]
 
 
-def test_lines_that_lead_out(listed, tmp_path, make):
+def test_lines_may_lead_anywhere_on_this_machine(listed, tmp_path, make):
     make.write_folder(tmp_path / "away", make.contents(["1.jpg"]))
     root = make.write_folder(tmp_path / "set", {})
     root.mkdir(exist_ok=True)
     (root / "out").symlink_to(tmp_path / "away")
     (root / "file.jpg").symlink_to(tmp_path / "away" / "1.jpg")
     (root / "same").symlink_to(root)
-    seen = listed(
-        f"path\n../away/1.jpg\n{tmp_path}/away/1.jpg\nout/1.jpg\na/../../x.jpg\nfile.jpg\nsame/a/1.jpg\nnone.jpg\na\n"
+    os.mkfifo(root / "pipe.jpg")
+    paths = ["../away/1.jpg", f"{tmp_path}/away/1.jpg", "out/1.jpg", "file.jpg", "same/a/1.jpg", f"{root}//a/./2.jpg",
+             "a/../../x.jpg", "none.jpg", "a", "pipe.jpg", "/dev/zero", "a/1.jpg\0", "/", "."]  # fmt: skip
+    seen = listed("path\n" + "\n".join(paths))
+    assert seen.read() == {
+        "../away/1.jpg": b"1.jpg", f"{tmp_path}/away/1.jpg": b"1.jpg", "out/1.jpg": b"1.jpg", "file.jpg": b"1.jpg",
+        "same/a/1.jpg": b"a/1.jpg", "a/2.jpg": b"a/2.jpg"}  # fmt: skip
+    assert list(seen.reasons().values()) == [
+        "a/../../x.jpg does not exist",
+        "none.jpg does not exist",
+        "a is a folder, and there is no a.jpg or the like",
+        "pipe.jpg is neither a file nor a folder",
+        "/dev/zero is neither a file nor a folder, and there is no zero.jpg or the like",
+        r"a/1.jpg\x00 does not exist, and there is no 1.jpg\x00.jpg or the like",
+        "/ has no path",
+        ". has no path",
+    ]
+
+
+SHAPES = [  # as pandas, Kaggle and fastai write them
+    ",Image_ID,Label\n0,{0},cat\n1,{1},dog\n",
+    "id,breed\n{0},cat\n{1},dog\n",
+    "ImageId;Class Name\r\n{0};cat\r\n{1};dog\r\n",
+    "\ufefffname,labels\n{0},cat\n{1},dog\n",
+    'id_code,note,diagnosis\n{0},"a, b",cat\n{1},"x\ny",dog\n',
+    "image_name,target\n{0},cat\n{1},dog\n",
+    "label\tname\ncat\t{0}\ndog\t{1}\n",
+    "path,id,label\n{0},7,cat\n{1},8,dog\n",
+    '{{"image_id": "{0}", "category": "cat"}}\n{{"image_id": "{1}", "category": "dog"}}\n',
+]
+
+
+@pytest.mark.parametrize("text", SHAPES)
+@pytest.mark.parametrize(("one", "other"), [("a/1.jpg", "b c/3.jpg"), ("a/1", "b c/3")])
+def test_widespread_columns_and_identifiers_without_an_ending(listed, text, one, other):
+    assert listed(text.format(one, other)).placed() == {"a/1.jpg": ("cat", None), "b c/3.jpg": ("dog", None)}
+
+
+def test_identifiers_may_be_numbers_and_endings_in_capitals(make, tmp_path, look):
+    files = {"7.JPG": "seven", "8.png": "eight", "9.webp": "nine", "list.jsonl": '{"id": 7}\n{"id": 8}\n{"id": "9"}\n'}
+    root = make.write_folder(tmp_path / "set", files)
+    assert look(root / "list.jsonl").read() == {"7.JPG": b"seven", "8.png": b"eight", "9.webp": b"nine"}
+
+
+def hinted(look, source, **hints):
+    return look(source, hints=Hints(**hints))
+
+
+def test_the_root_and_the_columns_can_be_said(make, tmp_path, look, monkeypatch):
+    away = make.write_folder(tmp_path / "away", make.contents(["1.jpg", "2.jpg"]))
+    root = make.write_folder(
+        tmp_path / "set", {"im/1.jpg": "inside", "list.csv": "Image,Id,x\n1.jpg,cat,5\n2.jpg,dog,6\n"}
     )
-    assert list(seen.read().values()) == [b"1.jpg", b"a/1.jpg"]
-    assert seen.reasons() == {
-        "list.csv line 2": "'../away/1.jpg' leads out of the manifest's folder",
-        "list.csv line 3": f"'{tmp_path}/away/1.jpg' leads out of the manifest's folder",
-        "list.csv line 4": "'out/1.jpg' leads out of the folder through a symbolic link",
-        "list.csv line 5": "'a/../../x.jpg' leads out of the manifest's folder",
-        "list.csv line 8": "'none.jpg' is not there",
-        "list.csv line 9": "'a' is not there",
-    }
+    monkeypatch.chdir(tmp_path)
+    seen = hinted(look, root / "list.csv", root="away", label="id")
+    assert seen.placed() == {f"{away}/1.jpg": ("cat", None), f"{away}/2.jpg": ("dog", None)}
+    assert seen.read()[f"{away}/1.jpg"] == b"1.jpg"
+    seen = hinted(look, root / "list.csv", root="set/im")
+    assert seen.placed() == {"im/1.jpg": (None, None)}
+    assert seen.source.notes() == [
+        "list.csv: read without labels; --set label_column=NAME takes them from one of its columns: Id, x"]  # fmt: skip
+    (root / "list.csv").write_text("mine,label\n1.jpg,cat\n")
+    assert hinted(look, root, root="set/im", path="mine").placed() == {"im/1.jpg": ("cat", None)}
+    (root / "list.jsonl").write_text('{"mine": "im/1.jpg", "path": "x"}\n')
+    assert hinted(look, root / "list.jsonl", path="mine", label="path").placed() == {"im/1.jpg": ("x", None)}
+
+
+@pytest.mark.parametrize(
+    ("text", "hints", "message"),
+    [
+        (
+            "foo,bar\n1,2\n",
+            {},
+            "list.csv: not a manifest, as none of its columns is called like paths: foo, bar; --set path",
+        ),
+        (
+            "path,bar\n1,2\n",
+            {"path": "im"},
+            "not a manifest, as it has no column 'im': path, bar; --set path_column=NAME",
+        ),
+        ("path,,bar\n1,2,3\n", {"label": "x"}, "list.csv: has no column 'x'; it has path, one without a name, bar"),
+        ("path\na/1.jpg\n", {"root": "nowhere"}, "--set root=nowhere: there is no such folder"),
+        ("path\nphotos/x.jpg\n", {}, "^list.csv line 2: photos/x.jpg does not exist; no other line names a picture"),
+        ("path\n", {}, "list.csv lists nothing"),
+    ],
+)
+def test_errors_begin_with_the_cause(make, tmp_path, look, text, hints, message):
+    root = make.write_folder(tmp_path / "set", {**make.CLASSES, "list.csv": text})
+    with pytest.raises(DataError, match=message) as caught:
+        hinted(look, root / "list.csv", **hints)
+    assert "class folders" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_about_something_else_is_no_manifest(make, tmp_path, look):
+    """Its id and name are no pictures."""
+    root = make.write_folder(tmp_path / "set", {**make.CLASSES, "classes.csv": "id,name,label\n0,cat,x\n1,dog,y\n"})
+    assert look(root).source.kind == "classes"
+    flat = make.write_folder(tmp_path / "flat", {"1.jpg": "1", "2.jpg": "2", "train.csv": "id,label\n1,x\n2,y\n"})
+    assert look(flat).placed() == {"1.jpg": ("x", None), "2.jpg": ("y", None)}
 
 
 def test_malformed_lines(listed):
@@ -114,7 +204,7 @@ def test_splits(listed):
     with pytest.raises(DataError, match=r"list.csv line 3: split 'tset' is unknown; did you mean 'test'"):
         listed("path,split\na/1.jpg,train\na/2.jpg,tset\n")
     seen = listed("path,split\na/1.jpg,train\na/2.jpg,\n")
-    assert seen.reasons() == {"list.csv line 3": "'a/2.jpg' has no split"}
+    assert seen.reasons() == {"list.csv line 3": "a/2.jpg has no split"}
     assert listed("path,split\na/1.jpg,\na/2.jpg,\n").placed() == {"a/1.jpg": (None, None), "a/2.jpg": (None, None)}
 
 
@@ -169,7 +259,15 @@ def test_a_manifest_in_an_archive(make, tmp_path, look, form, top):
     seen = look(tmp_path / "set")
     assert seen.placed() == {f"{top}im/2.jpg": ("x", "train"), f"{top}im/1.jpg": ("y", "val")}
     assert seen.read()[f"{top}im/1.jpg"] == f"{top}im/1.jpg".encode()
-    assert seen.reasons()["list.csv line 4"] == "'im/9.jpg' is not in the archive"
+    assert seen.reasons()["list.csv line 4"] == "im/9.jpg is not in the archive"
+    assert seen.reasons()["list.csv line 3"] == "../im/1.jpg leads out of the archive"
+    ids = {**files, f"{top}list.csv": "id,label\n2,x\n3,y\n"}
+    (tmp_path / "set").write_bytes(getattr(make, form)(ids))
+    seen = hinted(look, tmp_path / "set", root=f"{top}im")
+    assert seen.placed() == {f"{top}im/2.jpg": ("x", None)}
+    assert seen.reasons() == {"list.csv line 3": "3 is not in the archive, and there is no 3.jpg or the like"}
+    with pytest.raises(DataError, match=r"root=\.\./x: there is no such folder"):
+        hinted(look, tmp_path / "set", root="../x")
 
 
 def test_a_member_that_is_there_twice(make, tmp_path, look):
@@ -181,9 +279,9 @@ def test_a_member_that_is_there_twice(make, tmp_path, look):
 
 def test_no_manifest(make, tmp_path, look):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "a.csv": "x,y\n1,2\n", "b.csv": ""})
-    with pytest.raises(DataError, match=r"no manifest \(tried a.csv, b.csv\); its first line names columns: path"):
+    with pytest.raises(DataError, match=r"a.csv: not a manifest, .* like paths: x, y; .*; nor are b.csv"):
         look(root, "manifest")
-    with pytest.raises(DataError, match="not a manifest, as its first line"):
+    with pytest.raises(DataError, match=r"a.csv: not a manifest, as none of its columns is called like paths: x, y"):
         look(root / "a.csv")
 
 

@@ -75,7 +75,7 @@ class Source(ABC):
                 refused = refused or sighting
             yield sighting
         if not found:
-            raise DataError(self.nothing() + (f"; {refused.name}: {refused.reason}" if refused else ""))
+            raise DataError(self.nothing_of(refused) if refused else self.nothing())
 
     @abstractmethod
     def sightings(self) -> Iterator[Sighting]:
@@ -84,6 +84,10 @@ class Source(ABC):
     @abstractmethod
     def nothing(self) -> str:
         """The error when no picture was found: where, and what was looked for."""
+
+    def nothing_of(self, refused: Refused) -> str:
+        """The same where something was refused, and this was the first."""
+        return f"{self.nothing()}; {refused.name}: {refused.reason}"
 
     @abstractmethod
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile | np.ndarray:

@@ -19,8 +19,8 @@ from vitctl.data.sources.files import compression, damaged, first_unpacked
 from vitctl.data.sources.folder import Folder, list_folder
 from vitctl.data.sources.glance import MEMBERS, is_nested, kind_of_tars, refuse_packed
 from vitctl.data.sources.idx import Idx, idx_sets
-from vitctl.data.sources.manifest import PATHS, table_at
-from vitctl.data.sources.names import PICTURES, ending, split_of
+from vitctl.data.sources.manifest import Hints
+from vitctl.data.sources.names import PICTURES, TABLES, ending, split_of
 from vitctl.data.sources.parquet import Parquet
 from vitctl.data.sources.patterns import is_pattern, matching, missing
 from vitctl.data.sources.pictures import Pictures
@@ -71,9 +71,29 @@ SHARD = re.compile(r"\.(?:tar|tar\.(?:gz|bz2|xz)|tgz|(?P<parquet>parquet))$", re
 DEPTH, FEW = 3, 16  # shards are looked for so many levels deep, among so few folders: more are classes
 
 
-def open_source(text: str, kind: str = "auto") -> Source:
+def open_source(text: str, kind: str = "auto", hints: Hints | None = None) -> Source:
     """The source at a path, a pattern of paths, or 'digits'; `kind` decides where two readings are possible."""
     one_of("kind", kind, KINDS)
+    hints = hints or Hints()
+    source = source_at(text, "manifest" if kind == "auto" and hints != Hints() else kind)
+    if isinstance(source, Pictures):
+        source.hints = hints
+        if source.manifest:
+            check_manifest(source, source.manifest)
+    return source
+
+
+def check_manifest(source: Pictures, at: Entry) -> None:
+    """A file that is no manifest is no source."""
+    try:
+        source.plan()
+    except DataError as error:
+        if ending(at.parts[-1]) in TABLES or source.hints != Hints():
+            raise
+        raise DataError(f"{error}; nor is it anything else that is known: {KNOWN}") from error
+
+
+def source_at(text: str, kind: str) -> Source:
     if text == "digits" and kind == "auto" and os.path.exists(text):
         raise several_readings(text, {"digits": "scikit-learn's digits", "folder": "what is at ./digits"})
     if kind == "digits" or (text == "digits" and kind == "auto"):
@@ -165,13 +185,7 @@ def open_idx(paths: list[Path], kind: str, where: str) -> Source:
 
 
 def open_manifest(paths: list[Path], kind: str, where: str) -> Source:
-    tree, entry = Folder(paths[0].parent), Entry((paths[0].name,))
-    if table_at(tree, entry) is None:
-        raise DataError(
-            f"{where}: not a manifest, as its first line names no column {', '.join(PATHS)}; "
-            f"nor anything else that is known: {KNOWN}"
-        )
-    return Pictures(tree, "manifest", entry)
+    return Pictures(Folder(paths[0].parent), "manifest", Entry((paths[0].name,)))
 
 
 FORMS: dict[str, tuple[tuple[str, ...], Callable[[list[Path], str, str], Source]]] = {

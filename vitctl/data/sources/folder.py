@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
@@ -74,17 +73,35 @@ class Folder(Tree):
             pending += [(each, (*above, identity)) for each in below if enters(each)]
 
     def path(self, parts: Parts) -> str:
-        return os.path.join(self.root, *parts)
+        """An absolute path begins with an empty part."""
+        return os.path.join(self.root, "/".join(parts))
+
+    def place(self, path: str, base: Parts) -> Parts:
+        """Anywhere on this machine: a manifest of one's own may name what it likes."""
+        if not path.strip("./"):
+            return ()
+        return self.parts_of(path if os.path.isabs(path) else "/".join((*base, path)))
+
+    def folder(self, path: str) -> Parts | None:
+        path = os.path.abspath(os.path.expanduser(path))
+        return self.parts_of(path) if os.path.isdir(path) else None
+
+    def parts_of(self, path: str) -> Parts:
+        """Relative to the root where it is below it, else as it is."""
+        parts, root = (tuple(part for part in each.split("/") if part not in ("", ".")) for each in (path, self.root))
+        if not path.startswith("/"):
+            return parts
+        return parts[len(root) :] if parts[: len(root)] == root else ("", *parts)
 
     @contextmanager
     def lookup(self) -> Iterator[Callable[[Parts], Entry | str]]:
-        top = os.path.realpath(self.root)
-        is_inside = lru_cache(maxsize=1024)(lambda folder: is_below(os.path.realpath(folder), top))
-
         def find(parts: Parts) -> Entry | str:
-            if not is_inside(self.path(parts[:-1])):
-                return "leads out of the folder through a symbolic link"
-            return Entry(parts) if os.path.isfile(self.path(parts)) else "is not there"
+            path = self.path(parts)
+            if os.path.isfile(path):
+                return Entry(parts)
+            if os.path.isdir(path):
+                return "is a folder"
+            return "is neither a file nor a folder" if os.path.exists(path) else "does not exist"
 
         yield find
 
@@ -116,7 +133,3 @@ def list_folder(path: str) -> Listing:
 
 def odd(entry: "os.DirEntry[str]") -> str:
     return "a symbolic link to nothing" if entry.is_symlink() else "neither a file nor a folder"
-
-
-def is_below(folder: str, root: str) -> bool:
-    return folder == root or folder.startswith(os.path.join(root, ""))

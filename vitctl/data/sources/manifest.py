@@ -2,20 +2,43 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TextIO
 
 from vitctl.data.sources.contract import Found, Refused, Sighting
-from vitctl.data.sources.names import Parts, inside, is_number, joined, label_of, printable, split_of
+from vitctl.data.sources.names import PICTURES, Parts, ending, is_number, joined, label_of, printable, split_of
 from vitctl.data.sources.tree import Entry, Tree
 from vitctl.errors import DataError, did_you_mean
+from vitctl.reporting import printed
 
-PATHS = ("path", "file", "filename", "file_name", "image")
-LABELS = ("label", "class", "target", "category")
-SPLIT_COLUMNS = ("split", "set")
+Find = Callable[[Parts], Entry | str]
+EXPLICIT = (  # columns of paths, as pandas, Kaggle and fastai call them: letters and digits of the name alone count
+    "path", "filepath", "imagepath", "imgpath", "file", "filename", "imagefile", "imgfile", "imagename", "imgname",
+    "image", "img", "picture", "photo", "fname",
+)  # fmt: skip
+LOOSE = ("imageid", "imgid", "fileid", "id", "idcode", "name")  # may hold paths, or something else
+LABELS = (
+    "label", "class", "target", "category", "labelname", "classname", "categoryname", "labels", "labelid", "classid",
+    "categoryid", "breed", "species", "diagnosis",
+)  # fmt: skip
+SPLIT_COLUMNS = ("split", "set", "subset")
+FIRST = ("jpg", "jpeg", "png")
+ENDINGS = (*FIRST, *sorted(PICTURES.difference(FIRST)))
 DELIMITERS = ",\t;|"
 HEADER = 1 << 16  # characters of a first line, at most
+SHOWN = 12  # columns in an error
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a user says of a manifest."""
+
+    root: str | None = None  # the folder that its paths are relative to
+    path: str | None = None  # the column of paths
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,9 @@ class Table:
     """A manifest: where it is, and which of its columns mean what."""
 
     at: Entry
+    base: Parts  # relative paths begin here
+    hints: Hints
+    columns: tuple[str, ...]
     path: str
     label: str | None
     split: str | None
@@ -42,21 +68,33 @@ class Table:
     def name(self) -> str:
         return printable(self.at.parts[-1])
 
+    @property
+    def explicit(self) -> bool:
+        """Whether the name of its column can only mean paths."""
+        return self.hints.path is not None or plain(self.path) in EXPLICIT
 
-def table_at(tree: Tree, at: Entry) -> Table | None:
+
+def table_at(tree: Tree, at: Entry, hints: Hints) -> Table | None:
     """The table there, or None if its first line names no column of paths."""
+    columns, delimiter = header(tree, at, hints)
+    path, label, split = meanings(tuple(columns), hints)
+    if path is None:
+        return None
+    if hints.label is not None and label is None and delimiter:
+        raise DataError(f"{printable(at.parts[-1])}: has no column {hints.label!r}; it has {listed_names(columns)}")
+    return Table(at, base_of(tree, at, hints), hints, tuple(columns), path, label, split, delimiter)
+
+
+def header(tree: Tree, at: Entry, hints: Hints) -> tuple[list[str], str | None]:
+    """The names of a table's columns, and what stands between them; None for JSON lines."""
     with tree.text(at) as text:
         first = text.readline(HEADER).strip()
     if first.startswith("{"):
-        columns, delimiter = json_keys(first), None
-    else:
-        rows = {mark: [name.strip() for name in next(csv.reader([first], delimiter=mark), [])] for mark in DELIMITERS}
-        delimiter = next((mark for mark, row in rows.items() if column(row, PATHS) is not None), ",")
-        columns = rows[delimiter]
-    path = column(columns, PATHS)
-    if path is None:
-        return None
-    return Table(at, path, column(columns, LABELS), column(columns, SPLIT_COLUMNS), delimiter)
+        return json_keys(first), None
+    rows = {mark: [name.strip() for name in next(csv.reader([first], delimiter=mark), [])] for mark in DELIMITERS}
+    widest = max(DELIMITERS, key=lambda mark: len(rows[mark]))
+    delimiter = next((mark for mark, row in rows.items() if meanings(tuple(row), hints)[0] is not None), widest)
+    return rows[delimiter], delimiter
 
 
 def json_keys(line: str) -> list[str]:
@@ -66,10 +104,53 @@ def json_keys(line: str) -> list[str]:
         return []
 
 
-def column(columns: list[str], wanted: tuple[str, ...]) -> str | None:
+@lru_cache(maxsize=1024)  # in JSON lines, every line may have others
+def meanings(columns: tuple[str, ...], hints: Hints) -> tuple[str | None, str | None, str | None]:
+    """The columns of paths, labels and splits, as they are written."""
+    path = named(columns, hints.path) if hints.path is not None else column(columns, EXPLICIT + LOOSE)
+    others = [name for name in columns if name != path]
+    label = named(others, hints.label) if hints.label is not None else column(others, LABELS)
+    return path, label, column(others, SPLIT_COLUMNS)
+
+
+def named(columns: Sequence[str], name: str) -> str | None:
+    return next((each for same in (str, plain) for each in columns if same(each) == same(name)), None)
+
+
+def column(columns: Sequence[str], wanted: tuple[str, ...]) -> str | None:
     """The first of the wanted names that is there, as it is written there."""
-    written = {name.strip().lower(): name for name in reversed(columns)}
+    written = {plain(name): name for name in reversed(columns)}
     return next((written[name] for name in wanted if name in written), None)
+
+
+def plain(name: str) -> str:
+    """Image_ID, imageId and "image id" are one name."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def base_of(tree: Tree, at: Entry, hints: Hints) -> Parts:
+    if hints.root is None:
+        return at.parts[:-1]
+    base = tree.folder(hints.root)
+    if base is None:
+        raise DataError(f"--set root={hints.root}: there is no such folder")
+    return base
+
+
+def no_paths(tree: Tree, tables: Sequence[Entry], hints: Hints) -> str:
+    """Why none of these is a manifest."""
+    if not tables:
+        return f"{tree.where}: no manifest; there is no .csv, .tsv or .jsonl"
+    where = os.path.join(tree.where, joined(tables[0].parts))
+    cause = "none of its columns is called like paths" if hints.path is None else f"it has no column {hints.path!r}"
+    columns = listed_names(header(tree, tables[0], hints)[0])
+    others = f"; nor are {', '.join(joined(each.parts) for each in tables[1:])}" if tables[1:] else ""
+    return f"{where}: not a manifest, as {cause}: {columns}; --set path_column=NAME says which it is{others}"
+
+
+def listed_names(columns: Sequence[str]) -> str:
+    shown = [printed(printable(name))[:40] or "one without a name" for name in columns[:SHOWN]]
+    return ", ".join(shown) + (", ..." if len(columns) > SHOWN else "") or "no columns"
 
 
 def checked(tree: Tree, table: Table) -> Table:
@@ -94,22 +175,32 @@ def listed(tree: Tree, table: Table) -> Iterator[Sighting]:
     """The pictures that the table names, in its order."""
     with tree.lookup() as find:
         for row in rows(tree, table):
-            yield row if isinstance(row, Refused) else picture(row, table, find)
+            yield row if isinstance(row, Refused) else picture(row, tree, table, find)
 
 
-def picture(row: Row, table: Table, find: Callable[[Parts], Entry | str]) -> Found | Refused:
-    parts = inside(row.path)
+def picture(row: Row, tree: Tree, table: Table, find: Find) -> Found | Refused:
+    parts = tree.place(row.path, table.base)
     if parts is None:
-        entry: Entry | str = "leads out of the manifest's folder"
+        entry: Entry | str = "leads out of the archive"
     elif table.has_splits and row.split is None:
         entry = "has no split"
     else:
-        entry = find((*table.at.parts[:-1], *parts)) if parts else "has no path"
+        entry = found_at(parts, find) if parts else "has no path"
     if isinstance(entry, str):
-        return refusal(table, row.line, f"{printable(row.path)!r} {entry}")
+        return refusal(table, row.line, f"{printable(row.path)} {entry}".strip())
     label = row.label and (label_of(row.label) if table.numbered else printable(row.label))
     split = row.split and split_of(row.split)
     return Found(joined(entry.parts), label, split, entry.file, entry.offset, entry.size)
+
+
+def found_at(parts: Parts, find: Find) -> Entry | str:
+    """The file of that name; or of the name and an ending, as identifiers go without."""
+    entry = find(parts)
+    if isinstance(entry, Entry) or ending(parts[-1]) in PICTURES:
+        return entry
+    tried = (find((*parts[:-1], f"{parts[-1]}.{each}")) for kind in ENDINGS for each in (kind, kind.upper()))
+    with_ending = next((each for each in tried if isinstance(each, Entry)), None)
+    return with_ending or f"{entry}, and there is no {printable(parts[-1])}.jpg or the like"
 
 
 def refusal(table: Table, line: int, reason: str) -> Refused:
@@ -123,7 +214,7 @@ def rows(tree: Tree, table: Table) -> Iterator[Row | Refused]:
 
 def csv_rows(text: TextIO, table: Table) -> Iterator[Row | Refused]:
     reader = csv.reader(text, delimiter=table.delimiter or ",")
-    header = [name.strip() for name in next(reader)]
+    columns = [name.strip() for name in next(reader)]
     while True:
         try:
             values = next(reader)
@@ -134,11 +225,11 @@ def csv_rows(text: TextIO, table: Table) -> Iterator[Row | Refused]:
             continue
         if not values:
             continue
-        if len(values) != len(header):
-            yield refusal(table, reader.line_num, f"{len(values)} values where the header has {len(header)}")
+        if len(values) != len(columns):
+            yield refusal(table, reader.line_num, f"{len(values)} values where the header has {len(columns)}")
             continue
-        named = dict(zip(header, values, strict=True))
-        told = [named[name] if name else None for name in (table.path, table.label, table.split)]
+        cells = dict(zip(columns, values, strict=True))
+        told = [None if name is None else cells[name] for name in (table.path, table.label, table.split)]
         yield as_row(told, table, reader.line_num)
 
 
@@ -153,12 +244,14 @@ def json_rows(text: TextIO, table: Table) -> Iterator[Row | Refused]:
         if not isinstance(values, dict):
             yield refusal(table, line, "not a JSON object")
             continue
-        keys = [column(list(values), wanted) for wanted in (PATHS, LABELS, SPLIT_COLUMNS)]  # they may differ by line
-        yield as_row([values[key] if key else None for key in keys], table, line)
+        keys = meanings(tuple(values), table.hints)
+        yield as_row([None if key is None else values[key] for key in keys], table, line)
 
 
 def as_row(told: Sequence[object], table: Table, line: int) -> Row | Refused:
     path, label, split = told
+    if isinstance(path, int) and not isinstance(path, bool):  # an identifier
+        path = str(path)
     if not isinstance(path, str) or not is_text(path):
         return refusal(table, line, "has no path")
     if isinstance(label, bool) or not isinstance(label, str | int | None) or not is_text(str(label)):

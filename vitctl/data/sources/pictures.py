@@ -1,13 +1,15 @@
 """Picture files in a folder, a tar or a zip, with the labels and splits that their folders or a manifest give them."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source, several_readings
 from vitctl.data.sources.files import LargeFile
 from vitctl.data.sources.layouts import Evidence, Layout, Misplaced, Place, common_start, layout_of
-from vitctl.data.sources.manifest import LABELS, PATHS, SPLIT_COLUMNS, Table, checked, listed, table_at
+from vitctl.data.sources.manifest import Hints, Table, checked, listed, listed_names, no_paths, table_at
 from vitctl.data.sources.names import TABLES, Parts, ending, is_picture, joined, printable, split_of
 from vitctl.data.sources.tree import Entry, Tree
 from vitctl.errors import DataError
@@ -15,6 +17,7 @@ from vitctl.reporting import Reporter
 
 SHOWN = 5  # names in a note
 KINDS = 100  # endings counted one by one: names such as frame.000001 must not fill the memory
+FEW = 10  # lines by which a table is known
 MANY = 20  # tables: of so many none describes the whole
 
 
@@ -57,6 +60,8 @@ class Pictures(Source):
     def __init__(self, tree: Tree, kind: str = "folder", manifest: Entry | None = None) -> None:
         self.tree, self.asked, self.manifest = tree, kind, manifest
         self.kind = kind
+        self.hints = Hints()
+        self.taken: Table | None = None  # the manifest that is read
         self.left_out = LeftOut()
         self.remarks: list[str] = []
 
@@ -67,7 +72,8 @@ class Pictures(Source):
         self.left_out, self.remarks = LeftOut(), []
         plan = self.plan()
         if isinstance(plan, Table):
-            self.kind = "manifest"
+            self.kind, self.taken = "manifest", plan
+            self.remark_labels(plan)
             yield from listed(self.tree, checked(self.tree, plan))
         else:
             self.kind = plan.kind
@@ -81,7 +87,7 @@ class Pictures(Source):
         if self.asked == "manifest":
             return self.only_table(tables)
         layout = layout_of(evidence, self.asked, self.tree.where)
-        telling = [table for table in map(self.table, tables) if table and (table.label or table.split)]
+        telling = [table for table in map(self.table, tables) if table and self.tells(table)]
         if self.asked != "folder" or not telling:
             self.remark(layout, evidence)
             return layout
@@ -111,22 +117,33 @@ class Pictures(Source):
         return evidence, [table for table in tables if table.parts[:-1] == top[: len(table.parts) - 1]]
 
     def table(self, entry: Entry) -> Table | None:
-        return table_at(self.tree, entry)
+        return table_at(self.tree, entry, self.hints)
+
+    def tells(self, table: Table) -> bool:
+        """Whether it says something about pictures: a column called id or name may be about anything."""
+        if not (table.label or table.split):
+            return False
+        return table.explicit or any(isinstance(each, Found) for each in islice(listed(self.tree, table), FEW))
 
     def only_table(self, entries: list[Entry]) -> Table:
         tables = [table for table in map(self.table, entries) if table]
+        tables = [table for table in tables if table.explicit] or tables
         if len(tables) > 1:
             raise DataError(
                 f"{self.tree.where}: holds several tables ({listing([table.name for table in tables])}); "
                 "unpack it if it is an archive, and name the one that is meant"
             )
         if not tables:
-            tried = f" (tried {listing([joined(entry.parts) for entry in entries])})" if entries else ""
-            raise DataError(
-                f"{self.tree.where}: no manifest{tried}; its first line names columns: {', '.join(PATHS)}; "
-                f"{', '.join(LABELS)}; {', '.join(SPLIT_COLUMNS)}"
-            )
+            raise DataError(no_paths(self.tree, entries, self.hints))
         return tables[0]
+
+    def remark_labels(self, table: Table) -> None:
+        others = [name for name in table.columns if name not in ("", table.path, table.split)]
+        if table.label is None and others:
+            self.remarks.append(
+                f"{table.name}: read without labels; --set label_column=NAME takes them from one of its columns: "
+                + listed_names(others)
+            )
 
     def remark(self, layout: Layout, evidence: Evidence) -> None:
         """What somebody may have meant otherwise."""
@@ -177,7 +194,18 @@ class Pictures(Source):
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         return self.tree.read(name, file, offset, size)
 
+    def nothing_of(self, refused: Refused) -> str:
+        if not self.taken:
+            return super().nothing_of(refused)
+        base = os.path.join(self.tree.where, *([joined(self.taken.base)] if self.taken.base else []))
+        return (
+            f"{refused.name}: {refused.reason}; no other line names a picture either. Paths are relative to {base}; "
+            "--set root=DIR names another folder"
+        )
+
     def nothing(self) -> str:
+        if self.taken:
+            return f"{self.tree.where}: {self.taken.name} lists nothing"
         kinds = listing([f"{count} .{name}" for name, count in self.left_out.endings.most_common()])
         return (
             f"{self.tree.where}: no picture there; looked for .jpg, .png and the like in class folders, "

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from vitctl.data.sources.contract import Refused
 from vitctl.data.sources.files import LargeFile
-from vitctl.data.sources.names import Parts
+from vitctl.data.sources.names import Parts, inside
 from vitctl.reporting import Reporter
 
 
@@ -47,6 +47,15 @@ class Tree(ABC):
     @abstractmethod
     def lookup(self) -> AbstractContextManager[Callable[[Parts], Entry | str]]:
         """A function from a file's path to its entry, or to the reason why there is none."""
+
+    def place(self, path: str, base: Parts) -> Parts | None:
+        """Where a path in a manifest leads that is relative to the folder `base`; None if it leads out."""
+        parts = inside(path)
+        return None if parts is None else (*base, *parts) if parts else ()
+
+    def folder(self, path: str) -> Parts | None:
+        """What paths in a manifest are to be relative to; None where that is no folder."""
+        return inside(path)
 
     @abstractmethod
     def text(self, entry: Entry) -> TextIO:
