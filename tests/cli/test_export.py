@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import torch
 from PIL import Image
 
 import vitctl
+from tests.conftest import picture
+from vitctl.config.export import ENDINGS
+from vitctl.data.patchifier import decode
 from vitctl.io.save import save_as
-from vitctl.io.weights import Weights
+from vitctl.io.weights import About, Weights
 from vitctl.workflows.train.conclude import TrainResult
 
 Run = Callable[..., Any]
@@ -25,8 +29,8 @@ def test_bare_it_writes_an_onnx_file_and_proves_it(ran: Run, data: str, newest: 
     told = json.loads(ran("export", "--json").stdout)
     assert set(told) == {
         "command", "version", "out", "report", "format", "weights", "weights_digest", "model", "res", "classes",
-        "precision", "mean", "std", "input", "opset", "products_in_8_bits", "runtime", "data", "comparison", "bytes",
-        "load", "elapsed_s"}  # fmt: skip
+        "precision", "mean", "std", "input", "opset", "products_in_8_bits", "runtime", "data", "comparison",
+        "preprocessing", "bytes", "load", "elapsed_s"}  # fmt: skip
     assert (told["out"], told["report"]) == ("vit-mu-8-16.onnx", "vit-mu-8-16.onnx.json")
     found = told["comparison"]
     assert found["agrees"]
@@ -34,7 +38,10 @@ def test_bare_it_writes_an_onnx_file_and_proves_it(ran: Run, data: str, newest: 
     assert 0 <= found["max_difference"] < 1e-4
     assert found["pictures"] == 30
     assert found["batches"] == [1, 8]
+    assert found["answers"] == "logits"
     assert found["top1_model"] == found["top1_export"] == trained.top1
+    assert told["preprocessing"] == {
+        "by": "vitctl as the file says", "files": 4, "max_difference": 0.0, "problem": "", "agrees": True}  # fmt: skip
     assert json.loads(Path(told["report"]).read_text()) == told
     labels = {each.key: each.value for each in onnx.load(told["out"]).metadata_props}
     assert json.loads(labels["class_names"]) == ["ant", "bee", "cow"]
@@ -174,9 +181,94 @@ def test_a_run_is_never_replaced_by_a_folder_of_hugging_face(ran: Run, data: str
         ran("export", *words, "--out", "mine")
 
 
-@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
-def test_transformers_reads_the_folder_and_answers_alike(ran: Run, data: str, tiny: Weights) -> None:
-    save_as(tiny, Path("tiny.safetensors"))
+def test_few_pictures_are_counted(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
+    """30 of them say little of an accuracy."""
+    shown = ran("export").stdout
+    right = round((trained.top1 or 0) * 30)
+    assert "top-1 is the same for 30 of 30 pictures" in shown
+    assert f"accuracy  {right} of 30 are right, {right} by the model itself" in shown
+    assert "%" not in shown
+
+
+@pytest.mark.parametrize("options", [
+    (), ("--precision", "int8", "--data", "data.h5"), ("--format", "torch"), ("--format", "safetensors"),
+    ("--format", "npz"), ("--format", "hf"),
+], ids=lambda words: "-".join(words[:2]))  # fmt: skip
+def test_without_a_head_features_are_compared(ran: Run, data: str, tmp_path: Path, options: tuple[str, ...]) -> None:
+    save_as(vitctl.weights_of(vitctl.create_model("vit-mu/16", height=48, width=48, classes=0, head="cls")),
+            tmp_path / "bare.safetensors")  # fmt: skip
+    shown = ran("export", "--from", "bare.safetensors", *options, "--out", f"m{ending(options)}").stdout
+    assert "features  up to " in shown
+    assert "cosine similarity is at least " in shown
+    assert not {"logits", "top-1", "accuracy"} & set(shown.split())
+    found = json.loads(Path(f"m{ending(options)}.json").read_text())["comparison"]
+    assert (found["answers"], found["top1_model"]) == ("features", None)
+    assert 0.9 < found["agreement"] <= 1.0 + 1e-9
+
+
+def ending(options: tuple[str, ...]) -> str:
+    return ENDINGS[options[1]] if options[:1] == ("--format",) else ".onnx"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("format", "fit", "agrees"), [
+    ("hf", "crop", True), ("hf", "squash", True), ("hf", "pad", False), ("npz", "crop", True), ("npz", "squash", False),
+    ("onnx", "squash", True), ("torch", "pad", True),
+])  # fmt: skip
+def test_what_a_format_cannot_say_of_the_fit(ran: Run, data: str, tiny: Weights, format: str, fit: str,
+                                             agrees: bool) -> None:  # fmt: skip
+    """Image files that are not square get other answers, and the export says by how much."""
+    save_as(replace(tiny, about=replace(tiny.about, fit=fit)), Path("tiny.safetensors"))
+    answer = ran("export", "--from", "tiny.safetensors", "--format", format, "--quiet")
+    (report,) = Path().glob("*.json")
+    found = json.loads(report.read_text())["preprocessing"]
+    assert (found["agrees"], found["problem"]) == (agrees, "")
+    assert (found["max_difference"] > 0.1) is not agrees
+    assert ("warning: preprocessing differs: " in answer.stderr) is not agrees
+    assert (f"up to {found['max_difference']:.3g} apart" in answer.stderr) is not agrees
+
+
+def test_preprocessing_inside_is_compared_on_files(ran: Run, data: str, newest: str) -> None:
+    told = json.loads(ran("export", "--with-preprocessing", "--json").stdout)
+    assert (told["preprocessing"]["by"], told["preprocessing"]["agrees"]) == ("the graph", True)
+
+
+needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+
+
+@needs_transformers
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("classes", "channels"), [(3, 3), (3, 1), (0, 3)])
+def test_transformers_reads_the_folder_and_answers_alike(
+    ran: Run, data: str, classes: int, channels: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = vitctl.create_model(
+        "vit-mu/16", height=48, width=48, classes=classes, channels=channels, head="cls", head_std=1.0
+    )
+    about = About("vitctl", mean=(0.5,) * channels, std=(0.5,) * channels)
+    save_as(replace(vitctl.weights_of(model), about=about), Path("tiny.safetensors"))
     told = json.loads(ran("export", "--from", "tiny.safetensors", "--format", "hf", "--out", "mine", "--json").stdout)
     assert told["runtime"].startswith("transformers ")
     assert told["comparison"]["agrees"]
+    assert told["preprocessing"]["by"].startswith("transformers' PerceiverImageProcessor")
+    if channels == 1 and version("transformers") < "5":  # takes no gray images
+        assert told["preprocessing"]["problem"].startswith("ValueError")
+    else:
+        assert told["preprocessing"]["agrees"]
+    assert capfd.readouterr().err == ""  # no progress bars of its own
+
+
+@needs_transformers
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_folders_own_processor_gives_our_pixels(ran: Run, data: str, tiny: Weights, fit: str, fast: bool) -> None:
+    import transformers
+
+    save_as(replace(tiny, about=replace(tiny.about, fit=fit)), Path("tiny.safetensors"))
+    ran("export", "--from", "tiny.safetensors", "--format", "hf", "--out", "mine")
+    processor = transformers.AutoImageProcessor.from_pretrained("mine", use_fast=fast)
+    for number, (height, width) in enumerate([(320, 500), (333, 500), (240, 159), (50, 90), (48, 48)]):
+        pixels = picture(number, height, width)
+        found = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"][0].permute(1, 2, 0)
+        ours = decode.fit(pixels, decode.Target(48, 48, 3, fit))
+        assert np.abs(found.numpy() * 127.5 + 127.5 - ours).max() < 1.01  # Pillow rounds another way

@@ -419,6 +419,31 @@ def normalised(preprocessor: dict[str, Any], spec: ModelSpec = SPEC) -> tuple[tu
     return about.mean, about.std
 
 
+@pytest.mark.parametrize(("fit", "size", "kind", "back"), [
+    ("crop", (32, 32), "PerceiverImageProcessor", "crop"), ("squash", (32, 32), "ViTImageProcessor", "squash"),
+    ("crop", (32, 48), "ViTImageProcessor", "squash"), ("pad", (32, 32), "ViTImageProcessor", "squash"),
+])  # fmt: skip
+def test_the_fit_goes_there_and_back(fit: str, size: tuple[int, int], kind: str, back: str) -> None:
+    """What no processor does, a crop that is no square or white around, is squashed, and the export says so."""
+    tensors, config, preprocessor = written(SPEC.changed(height=size[0], width=size[1]), fit=fit)
+    assert preprocessor["image_processor_type"] == kind
+    assert preprocessor.get("crop_size") == (preprocessor["size"] if back == "crop" else None)
+    assert read(tensors, config, preprocessor).about.fit == back
+
+
+@pytest.mark.parametrize(("preprocessor", "fit"), [
+    (None, "crop"), ({}, "squash"), ({"size": 224}, "squash"), ({"size": {"height": 224, "width": 224}}, "squash"),
+    ({"feature_extractor_type": "ViTFeatureExtractor", "do_resize": True}, "squash"),
+    ({"size": {"shortest_edge": 224}}, "crop"), ({"image_processor_type": "CLIPImageProcessor"}, "crop"),
+    ({"image_processor_type": "BitImageProcessor", "do_center_crop": False}, "squash"),
+    ({"image_processor_type": "ViTImageProcessor", "do_center_crop": True}, "crop"),
+    ({"image_processor_type": ["ViT"], "size": [3]}, "squash"),
+])  # fmt: skip
+def test_the_fit_of_other_processors(preprocessor: dict[str, Any] | None, fit: str) -> None:
+    tensors, config, _ = written()
+    assert read(tensors, config, preprocessor).about.fit == fit
+
+
 def test_mean_and_std_are_of_pixels_from_0_to_1() -> None:
     values = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     assert normalised(values) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -677,6 +702,6 @@ def test_models_that_began_here(transformers: Any, tmp_path: Path) -> None:
             answer = back(pictures).logits if spec.classes else back(pictures).last_hidden_state[:, 0]
             mine = timm_answer(weights, pictures)
             torch.testing.assert_close(answer, mine, rtol=0, atol=1e-5 * float(mine.abs().max()), msg=name)
-        processor = transformers.ViTImageProcessor.from_pretrained(tmp_path / str(index))
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / str(index))
         assert tuple(processor.image_mean) == weights.about.mean
         assert dict(processor.size) == {"height": spec.height, "width": spec.width}

@@ -45,6 +45,7 @@ def export(
     from vitctl.config.overrides import override
     from vitctl.reporting import size
     from vitctl.workflows.export import export as run
+    from vitctl.workflows.export.files import OWN
 
     config = ExportConfig(
         format,
@@ -60,18 +61,16 @@ def export(
         std=parse_numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet), overwrite=overwrite)
-    found = result.comparison
+    found, prepared = result.comparison, result.preprocessing
     table = {
         "written": f"{result.out}, {size(result.bytes)}",
         "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.classes:,} classes, {result.precision}",
         "takes": result.input,
         "compared": f"by {result.runtime}, on {found.pictures:,} pictures of {result.data}",
-        "logits": f"up to {found.max_difference:.2g} apart, {found.mean_difference:.2g} on average; the largest is "
-        f"{found.largest_logit:.3g}",
-        "top-1": f"the same for {found.agreement:.2%}",
-        "accuracy": f"{found.top1_export:.2%}, the model {found.top1_model:.2%} in float32"
-        if found.top1_model is not None
-        else "",
+        found.answers: f"up to {found.max_difference:.2g} apart, {found.mean_difference:.2g} on average; "
+        f"the largest is {found.largest_logit:.3g}; {found.agreed()}",
+        "accuracy": found.accuracy(),
+        "files": prepared.told() if prepared and (prepared.by != OWN or not prepared.agrees) else "",
         "report": result.report,
         "load": result.load,
     }

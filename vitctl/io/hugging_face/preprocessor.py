@@ -1,4 +1,4 @@
-"""preprocessor_config.json: the normalisation, there and back."""
+"""preprocessor_config.json: the normalisation and the fit, there and back."""
 
 import math
 from collections.abc import Sequence
@@ -31,6 +31,18 @@ def normalisation(
     return tuple(value / reach for value in mean), tuple(value / reach for value in std)
 
 
+CROPPING = ("Bit", "CLIP", "Perceiver")  # processors that crop unless the file says otherwise
+
+
+def read_fit(preprocessor: Config | None) -> str:
+    """How pictures of another shape are made to fit: the middle is cropped, or all of it squashed."""
+    if preprocessor is None:
+        return "crop"  # as our own pictures
+    kind, size = str(preprocessor.get("image_processor_type")), preprocessor.get("size")
+    crops = preprocessor.get("do_center_crop", kind.startswith(CROPPING))
+    return "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "squash"
+
+
 def stated(preprocessor: Config, name: str, channels: int, guesses: list[str]) -> tuple[float, ...]:
     value = preprocessor.get(name)
     if value is None:
@@ -61,10 +73,14 @@ def preprocessor_of(weights: Weights) -> Config:
             f"{spec.name}: mean {list(about.mean)} and std {list(about.std)} do not fit pictures of "
             f"{counted(spec.channels, 'channel')}; Hugging Face wants one each"
         )
-    return {
-        "image_processor_type": "ViTImageProcessor",
+    size = {"height": spec.height, "width": spec.width}
+    crops = about.fit == "crop" and spec.height == spec.width
+    # Perceiver's crops the largest square and then resizes, as we do; others resize first, which moves the pixels by
+    # fractions. None crops another shape, or pads with white.
+    processor: Config = {
+        "image_processor_type": "PerceiverImageProcessor" if crops else "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": spec.height, "width": spec.width},
+        "size": size,
         "resample": 3,  # bicubic, as our pictures are made
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -72,3 +88,5 @@ def preprocessor_of(weights: Weights) -> Config:
         "image_mean": list(mean),
         "image_std": list(std),
     }
+    processor |= {"do_center_crop": True, "crop_size": size} if crops else {}
+    return processor | ({"do_convert_rgb": True} if spec.channels == 3 else {})

@@ -11,7 +11,7 @@ from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.hugging_face.checks import Config, check_tensor, shown
 from vitctl.io.hugging_face.config import EPS, assumed, class_names, configured
 from vitctl.io.hugging_face.names import Naming, Row, naming_of, rows
-from vitctl.io.hugging_face.preprocessor import normalisation
+from vitctl.io.hugging_face.preprocessor import normalisation, read_fit
 from vitctl.io.weights import About, Tensors, Weights, differences, zero_head_note
 from vitctl.reporting import counted
 
@@ -34,7 +34,8 @@ def understood(tensors: Tensors, config: Config | None, preprocessor: Config | N
     spec = spec_of(own, naming, config, assumptions)
     found = gathered(own, list(rows(spec, naming)))
     mean, std = normalisation(preprocessor, spec.channels, guesses)
-    about = About("Hugging Face ViT", source, mean, std, class_names(config or {}, spec.classes))
+    names, fit = class_names(config or {}, spec.classes), read_fit(preprocessor)
+    about = About("Hugging Face ViT", source, mean, std, names, fit=fit)
     weights = Weights(spec, found, about, extra, tuple(notes), tuple(assumptions), ", ".join(guesses))
     return weights.with_notes(zero_head_note(found))
 

@@ -17,7 +17,8 @@ from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapted
 from vitctl.models.create import weights_of
 from vitctl.reporting import Reporter, Silent
-from vitctl.workflows.export.compare import Comparison, compare
+from vitctl.workflows.export.compare import Comparison, Exported, compare
+from vitctl.workflows.export.files import Preprocessing, compare_preprocessing
 from vitctl.workflows.export.formats import Written, check_writable, write
 from vitctl.workflows.export.pictures import Pictures, pictures_for
 from vitctl.workflows.interpolate import short, slug
@@ -43,6 +44,7 @@ class ExportResult:
     runtime: str  # that loaded it again
     data: str
     comparison: Comparison
+    preprocessing: Preprocessing | None  # of picture files; None for channels that they do not have
     bytes: int
     load: str  # the line of Python that uses it
     elapsed_s: float
@@ -59,8 +61,11 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
     pictures = pictures_for(weights, config, reporter)
     written = write(weights, config, out, pictures, reporter)
     try:
-        comparison = compare(weights, written.load(), pictures, config, reporter)
-        result = concluded(config, weights, out, report, written, pictures, comparison, time.perf_counter() - began)
+        exported = Exported(written.load(), weights, config)
+        comparison = compare(weights, exported, pictures, config, reporter)
+        prepared = compare_preprocessing(weights, exported, written, pictures, config, reporter)
+        seconds = time.perf_counter() - began
+        result = concluded(config, weights, out, report, written, pictures, comparison, prepared, seconds)
         write_json(report, {"command": "export", "version": __version__} | dataclasses.asdict(result))
     except Exception as error:
         if is_no_space(error):
@@ -133,6 +138,7 @@ def concluded(
     written: Written,
     pictures: Pictures,
     comparison: Comparison,
+    preprocessing: Preprocessing | None,
     elapsed_s: float,
 ) -> ExportResult:
     spec = weights.spec
@@ -156,6 +162,7 @@ def concluded(
         runtime=written.runtime,
         data=f"{pictures.path}, {pictures.split}",
         comparison=comparison,
+        preprocessing=preprocessing,
         bytes=sum(path.stat().st_size for path in files),
         load=written.line,
         elapsed_s=elapsed_s,

@@ -20,68 +20,80 @@ from vitctl.workflows.export.pictures import Pictures
 from vitctl.workflows.load import load_model
 
 BATCHES = (1, 8)
+MEASURABLE = 300  # pictures from which a share of them is shown as an accuracy
 ALONE = 4  # pictures that are also computed one by one
 
 Bytes = np.ndarray[Any, Any]
+
+
+class Exported:
+    """A model that was loaded again, given bytes [B, H, W, C]: as they are, or normalised as it says itself."""
+
+    def __init__(self, model: nn.Module, weights: Weights, config: ExportConfig) -> None:
+        self.model, self.takes_bytes = model, config.with_preprocessing
+        self.about: About = getattr(model, "about", weights.about)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model(pixels if self.takes_bytes else images_of(self.about, pixels)).float()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Comparison:
     pictures: int
     batches: list[int]
-    max_difference: float  # of logits
+    answers: str  # what was compared: logits, or the features of a model without a head
+    max_difference: float  # of answers
     mean_difference: float
-    largest_logit: float
+    largest_logit: float  # or feature
     allowed: float | None  # of the largest difference
-    agreement: float  # in top-1
+    agreement: float  # in top-1; of features, the lowest cosine similarity
     top1_model: float | None  # of the same pictures, where the model knows their classes
     top1_export: float | None
     agrees: bool
 
     def told(self) -> str:
         text = (
-            f"logits differ from the model's by up to {self.max_difference:.3g} (the largest is "
-            f"{self.largest_logit:.3g}), top-1 agrees on {self.agreement:.2%} of {self.pictures:,} pictures"
+            f"{self.answers} differ from the model's by up to {self.max_difference:.3g} (the largest is "
+            f"{self.largest_logit:.3g}), {self.agreed()}"
         )
-        if self.top1_model is None:
-            return text
-        return f"{text}, {self.top1_export:.2%} are right where the model has {self.top1_model:.2%}"
+        return text if self.top1_model is None else f"{text}, {self.accuracy()}"
+
+    def agreed(self) -> str:
+        if self.answers == "features":
+            return f"cosine similarity is at least {self.agreement:.6g}"
+        return f"top-1 is the same for {round(self.agreement * self.pictures):,} of {self.pictures:,} pictures"
+
+    def accuracy(self) -> str:
+        """Counts; a share only of so many pictures that it says something."""
+        if self.top1_model is None or self.top1_export is None:
+            return ""
+        ours, theirs = (
+            f"{round(share * self.pictures):,}" + (f" ({share:.2%})" if self.pictures >= MEASURABLE else "")
+            for share in (self.top1_model, self.top1_export)
+        )
+        return f"{theirs} of {self.pictures:,} are right, {ours} by the model itself"
 
 
 @torch.no_grad()
 def compare(
-    weights: Weights, exported: nn.Module, pictures: Pictures, config: ExportConfig, reporter: Reporter
+    weights: Weights, exported: Exported, pictures: Pictures, config: ExportConfig, reporter: Reporter
 ) -> Comparison:
     model, pixels = load_model(weights), torch.from_numpy(pictures.bytes)
-    theirs_way = Seen(exported, weights.about, config.with_preprocessing)
     ours, theirs = [], []
     with reporter.progress("compare", len(pixels)) as bar:
         for batch in torch.split(pixels, BATCHES[1]):
             ours.append(model(images_of(weights.about, batch)))
-            theirs.append(theirs_way(batch))
+            theirs.append(exported(batch))
             bar.advance(len(batch))
     wanted, given = torch.cat(ours), torch.cat(theirs)
     check_all_finite(given, config)
     if not wanted.any():
         reporter.warn("all answers of these weights are zero, as those of a fresh head: the comparison says nothing")
     gaps = [(given - wanted).abs().flatten()]
-    alone = [theirs_way(picture) for picture in torch.split(pixels[:ALONE], BATCHES[0])]
+    alone = [exported(picture) for picture in torch.split(pixels[:ALONE], BATCHES[0])]
     gaps.append((torch.cat(alone) - wanted[:ALONE]).abs().flatten())
-    gaps += [gap.abs().flatten() for gap in elsewhere(theirs_way, weights, pictures.bytes[:ALONE], config)]
-    return judged(wanted, given, torch.cat(gaps), pictures.labels, config)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Bytes as an exported model is to be given them: as they are, or normalised as it says itself."""
-
-    exported: nn.Module
-    about: About
-    takes_bytes: bool
-
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        about = getattr(self.exported, "about", self.about)
-        return self.exported(pixels if self.takes_bytes else images_of(about, pixels)).float()  # type: ignore[no-any-return]
+    gaps += [gap.abs().flatten() for gap in elsewhere(exported, weights, pictures.bytes[:ALONE], config)]
+    return judged(wanted, given, torch.cat(gaps), pictures.labels, config, weights.spec)
 
 
 def check_all_finite(given: torch.Tensor, config: ExportConfig) -> None:
@@ -94,7 +106,7 @@ def check_all_finite(given: torch.Tensor, config: ExportConfig) -> None:
         )
 
 
-def elsewhere(exported: Seen, weights: Weights, pixels: Bytes, config: ExportConfig) -> Iterator[torch.Tensor]:
+def elsewhere(exported: Exported, weights: Weights, pixels: Bytes, config: ExportConfig) -> Iterator[torch.Tensor]:
     """At another size, where the file takes more than one."""
     spec = weights.spec
     if config.with_preprocessing:
@@ -114,16 +126,25 @@ def other_size(spec: ModelSpec) -> tuple[int, int]:
 
 
 def judged(
-    wanted: torch.Tensor, given: torch.Tensor, gaps: torch.Tensor, labels: torch.Tensor | None, config: ExportConfig
+    wanted: torch.Tensor,
+    given: torch.Tensor,
+    gaps: torch.Tensor,
+    labels: torch.Tensor | None,
+    config: ExportConfig,
+    spec: ModelSpec,
 ) -> Comparison:
     largest, difference = float(wanted.abs().max()), float(gaps.max())
-    agreement = float((given.argmax(1) == wanted.argmax(1)).double().mean())
+    if spec.classes:
+        agreement = float((given.argmax(1) == wanted.argmax(1)).double().mean())
+    else:
+        agreement = float(torch.cosine_similarity(given.double(), wanted.double()).min())
     allowed = None if config.closeness is None else config.closeness * max(1.0, largest)
     agrees = difference <= allowed if allowed is not None else agreement >= config.agreement
     right = [None if labels is None else float((each.argmax(1) == labels).double().mean()) for each in (wanted, given)]
     return Comparison(
         pictures=len(wanted),
         batches=list(BATCHES),
+        answers="logits" if spec.classes else "features",
         max_difference=difference,
         mean_difference=float(gaps.mean()),
         largest_logit=largest,

@@ -1,14 +1,17 @@
 """Each format: whether a model can be written so, how it is, and how it is loaded again by those who use it."""
 
+import io
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import nn
 
 from vitctl.config.export import GRAPHS, ExportConfig
@@ -27,11 +30,19 @@ from vitctl.models.exports.labels import labels_of
 from vitctl.models.exports.onnx_file import OnnxModel, check_opset, write_onnx
 from vitctl.models.exports.quantise import quantise
 from vitctl.models.exports.torch_file import TorchProgram, write_program
-from vitctl.reporting import Reporter
+from vitctl.reporting import Reporter, mute_loggers
 from vitctl.workflows.export.pictures import Pictures
 from vitctl.workflows.load import load_model
 
 CAPABILITIES = {"safetensors": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES, "npz": official.CAPABILITIES}
+
+
+class Preprocessor(Protocol):
+    """Picture files to what the model takes, by a runtime."""
+
+    name: str
+
+    def __call__(self, files: list[bytes]) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Written:
     line: str  # of Python
     input: str
     in_8_bits: int | None = None
+    preprocessor: Callable[[], Preprocessor] | None = None  # the runtime's own, where it has one
 
 
 def check_writable(weights: Weights, config: ExportConfig) -> None:
@@ -73,12 +85,10 @@ def write(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures,
         save_as(stored, out, "vitctl")
         return Written(lambda: by_timm(spec, out), f"timm {version('timm')}", timm_line(spec, out), takes)
     save_as(stored, out, "hf" if config.format == "hf" else "npz")
+    line = transformers_line(spec, out) if config.format == "hf" else f"vitctl.load_model({str(out)!r})"
     if config.format == "hf" and find_spec("transformers"):
-        line = f"transformers.ViTForImageClassification.from_pretrained({str(out)!r})"
-        return Written(lambda: by_transformers(out), f"transformers {version('transformers')}", line, takes)
-    line = f"vitctl.load_model({str(out)!r})"
-    if config.format == "hf":
-        line = f"transformers.ViTForImageClassification.from_pretrained({str(out)!r})"
+        name = f"transformers {version('transformers')}"
+        return Written(lambda: by_transformers(spec, out), name, line, takes, preprocessor=lambda: FromFolder(out))
     return Written(lambda: load_model(out), "vitctl's own reader of the format", line, takes)
 
 
@@ -178,18 +188,63 @@ def timm_line(spec: ModelSpec, path: Path) -> str:
     return f"timm.create_model({name!r}, checkpoint_path={str(path)!r}, {told})"
 
 
-class Logits(nn.Module):
-    """Hugging Face's model, its answer without what is around it."""
+class Answers(nn.Module):
+    """Hugging Face's model, its logits or features without what is around them."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.spec = model, spec
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model(images).logits  # type: ignore[no-any-return]
+        found: Any = self.model(images)
+        if self.spec.classes:
+            return found.logits  # type: ignore[no-any-return]
+        return found.pooler_output if self.spec.hidden else found.last_hidden_state[:, 0]  # type: ignore[no-any-return]
 
 
-def by_transformers(path: Path) -> nn.Module:
+def by_transformers(spec: ModelSpec, path: Path) -> nn.Module:
     import transformers
 
-    return Logits(transformers.ViTForImageClassification.from_pretrained(path)).eval()
+    with quiet_transformers():
+        if spec.classes:
+            model = transformers.ViTForImageClassification.from_pretrained(path)
+        else:
+            model = transformers.ViTModel.from_pretrained(path, add_pooling_layer=bool(spec.hidden))
+    return Answers(model, spec).eval()
+
+
+def transformers_line(spec: ModelSpec, path: Path) -> str:
+    if spec.classes:
+        return f"transformers.ViTForImageClassification.from_pretrained({str(path)!r})"
+    return f"transformers.ViTModel.from_pretrained({str(path)!r}, add_pooling_layer={bool(spec.hidden)})"
+
+
+class FromFolder:
+    """The image processor of a folder of Hugging Face's, as it is by default."""
+
+    def __init__(self, path: Path) -> None:
+        import transformers
+
+        with quiet_transformers():
+            self.processor = transformers.AutoImageProcessor.from_pretrained(path)
+        self.name = f"transformers' {type(self.processor).__name__}"
+
+    def __call__(self, files: list[bytes]) -> torch.Tensor:
+        images = [Image.open(io.BytesIO(content)) for content in files]
+        with quiet_transformers():
+            return self.processor(images, return_tensors="pt")["pixel_values"]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without its progress bars and remarks."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with mute_loggers("transformers"):
+            yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()

@@ -9,6 +9,7 @@ import torch
 
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
+from vitctl.data.patchifier.decode import with_channels
 from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
@@ -18,6 +19,7 @@ from vitctl.workflows.load import trained_on
 from vitctl.workflows.samples import HELD_OUT, sized, spaced
 
 FEW, MANY = 32, 1000
+STORED = 2  # of which files are made
 Bytes = np.ndarray[Any, Any]
 
 
@@ -26,6 +28,7 @@ class Pictures:
     path: str
     split: str
     bytes: Bytes  # uint8 [M, H, W, C] in the model's size
+    stored: Bytes  # a few as they are in the data
     labels: torch.Tensor | None  # int64 [M] by the model's own numbers; None where the classes are others
     train: Split
     spec: ModelSpec
@@ -51,8 +54,9 @@ def pictures_for(weights: Weights, config: ExportConfig, reporter: Reporter) -> 
     if not split.rows:
         raise DataError(f"{file.path}: has no pictures to compare on; name other --data")
     rows = spaced(split.rows, config.pictures or (FEW if config.precision == "float32" else MANY))
-    pixels = sized(split.images(rows), weights.spec)
-    return Pictures(str(file.path), name, pixels, numbers(weights, file, split.labels(rows)), train, weights.spec)
+    images, labels = split.images(rows), numbers(weights, file, split.labels(rows))
+    stored = np.stack([with_channels(image, weights.spec.channels) for image in images[:STORED]])
+    return Pictures(str(file.path), name, sized(images, weights.spec), stored, labels, train, weights.spec)
 
 
 def numbers(weights: Weights, file: PatchFile, labels: Bytes) -> torch.Tensor | None:

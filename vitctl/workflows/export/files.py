@@ -1,0 +1,90 @@
+"""Whether picture files give the same answers by the exported model's own preprocessing as by vitctl's."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vitctl.config.export import ROUNDED, ExportConfig
+from vitctl.data.patchifier.decode import Target, decode, resize
+from vitctl.io.weights import Weights
+from vitctl.reporting import Reporter
+from vitctl.workflows.export.compare import Exported
+from vitctl.workflows.export.formats import Written
+from vitctl.workflows.export.pictures import Bytes, Pictures
+
+OWN = "vitctl as the file says"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    by: str  # what prepared the files
+    files: int
+    max_difference: float | None  # of the exported model's answers; None where the files could not be prepared
+    problem: str  # why they could not
+    agrees: bool
+
+    def told(self) -> str:
+        if self.problem:
+            return f"images cannot be prepared by {self.by}: {self.problem}"
+        answers = f"prepared by {self.by}, {self.files} image files get answers up to {self.max_difference:.3g} apart"
+        return answers if self.agrees else f"preprocessing differs: {answers}"
+
+
+@torch.no_grad()
+def compare_preprocessing(
+    weights: Weights, exported: Exported, written: Written, pictures: Pictures, config: ExportConfig, reporter: Reporter
+) -> Preprocessing | None:
+    """None for channels that picture files do not have."""
+    if weights.spec.channels not in (1, 3):
+        return None
+    files = encoded(pictures.stored)
+    by, problem, theirs = OWN, "", None
+    try:
+        if written.preprocessor:
+            preprocessor = written.preprocessor()
+            by = preprocessor.name
+            theirs = exported.model(preprocessor(files)).float()
+        elif exported.takes_bytes:
+            by = "the graph"
+            theirs = torch.cat([exported(torch.from_numpy(pixels_of(file))[None]) for file in files])
+        else:
+            theirs = exported(prepared(files, weights, exported.about.fit))
+    except Exception as error:  # of another library, which may not take such pictures
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    ours = exported(prepared(files, weights, weights.about.fit))
+    difference = None if theirs is None else float((theirs - ours).abs().max())
+    allowed = max(config.closeness or 0.0, ROUNDED) * max(1.0, float(ours.abs().max()))
+    found = Preprocessing(by, len(files), difference, problem, difference is not None and difference <= allowed)
+    if not found.agrees:
+        shape = f"{weights.spec.height}x{weights.spec.width}, fit {weights.about.fit}"
+        reporter.warn(f"{found.told()}; give it images that already have the model's shape ({shape})")
+    return found
+
+
+def encoded(stored: Bytes) -> list[bytes]:
+    """PNG files of the pictures as they are, and half as wide or high again."""
+    files = []
+    for number, image in enumerate(stored):
+        height, width = image.shape[:2]
+        long = (height, width * 3 // 2) if number % 2 else (height * 3 // 2, width)
+        for pixels in (image, resize(image, *long)):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "png")
+            files.append(buffer.getvalue())
+    return files
+
+
+def pixels_of(file: bytes) -> Bytes:
+    """uint8 [h, w, C]."""
+    pixels = np.array(Image.open(io.BytesIO(file)))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def prepared(files: list[bytes], weights: Weights, fit: str) -> torch.Tensor:
+    """uint8 [B, H, W, C] as vitctl makes them."""
+    spec = weights.spec
+    target = Target(spec.height, spec.width, spec.channels, fit, draft=False)
+    return torch.from_numpy(np.stack([decode(file, target) for file in files]))
