@@ -114,3 +114,8 @@ def test_a_signal_that_we_did_not_send(capsys: Any, codes: Any, rank: int, numbe
     line = capsys.readouterr().err
     assert line.startswith(f"error: rank {rank} was killed by signal {number}")
     assert ("out of memory" in line) == (number == 9)
+
+
+def test_a_rank_that_is_no_number_is_one_line(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    assert "RANK, WORLD_SIZE, LOCAL_RANK in the environment are 0, two, 0" in refused("pretrain", code=2)

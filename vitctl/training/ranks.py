@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from vitctl.errors import LostContact
+from vitctl.errors import LostContact, UsageError
 
 TIMEOUT = datetime.timedelta(minutes=30)  # the first rank may evaluate or save while others wait
 
@@ -57,8 +57,10 @@ class Ranks:
 
 def ranks_here() -> Ranks:
     """As torchrun and Slurm scripts say it in the environment."""
-    numbers = [int(os.environ.get(name, default)) for name, default in NAMES.items()]
-    return Ranks(*numbers)
+    said = [os.environ.get(name, default) for name, default in NAMES.items()]
+    if not all(value.isascii() and value.isdigit() for value in said):
+        raise UsageError(f"{', '.join(NAMES)} in the environment are {', '.join(said)}; torchrun sets them to numbers")
+    return Ranks(*map(int, said))
 
 
 NAMES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
