@@ -185,7 +185,7 @@ def test_few_pictures_are_counted(ran: Run, data: str, newest: str, trained: Tra
     """30 of them say little of an accuracy."""
     shown = ran("export").stdout
     right = round((trained.top1 or 0) * 30)
-    assert "top-1 is the same for 30 of 30 pictures" in shown
+    assert "top-1 agrees on 30 of 30 pictures" in shown
     assert f"accuracy  {right} of 30 are right, {right} by the model itself" in shown
     assert "%" not in shown
 

@@ -61,7 +61,7 @@ class Comparison:
     def agreed(self) -> str:
         if self.answers == "features":
             return f"cosine similarity is at least {self.agreement:.6g}"
-        return f"top-1 is the same for {round(self.agreement * self.pictures):,} of {self.pictures:,} pictures"
+        return f"top-1 agrees on {round(self.agreement * self.pictures):,} of {self.pictures:,} pictures"
 
     def accuracy(self) -> str:
         """Counts; a share only of so many pictures that it says something."""
