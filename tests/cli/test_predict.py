@@ -109,7 +109,7 @@ def test_another_picture_is_shown_for_one_that_cannot_be_read(newest: str, blots
     (("picture.png", "--from", "broken.onnx"), 3, "broken.onnx"),
     (("picture.png", "--sheet", "nowhere/sheet.png"), 2, "there is no folder nowhere to write it in"),
     (("picture.png", "--csv", "nowhere/table.csv"), 2, "there is no folder nowhere to write it in"),
-    (("picture.png", "--sheet", "sheet.gif"), 2, "a sheet is a .png"),
+    (("picture.png", "--sheet", "sheet.gif"), 2, "sheet.gif: must end in .png"),
     (("picture.png", "--from", "missing.onnx"), 3, "missing.onnx: no such file"),
 ])  # fmt: skip
 def test_what_makes_no_sense(

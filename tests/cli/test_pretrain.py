@@ -194,7 +194,8 @@ def test_a_dry_run_writes_nothing(ran: Run, data: str, tmp_path: Path) -> None:
 def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(
     refused: Callable[..., str], data: str, tmp_path: Path
 ) -> None:
-    planted = ("--lr", "1e30", "--set", "optim.clip=0", "--set", "save_every=1", "--set", "schedule.warmup=0")
+    decay = ("--set", "optim.weight_decay=1000", "--set", "optim.decay_on=all")
+    planted = ("--lr", "1000", *decay, "--set", "optim.clip=0", "--set", "save_every=1", "--set", "schedule.warmup=0")
     line = refused(*SHORT, *planted, code=4)
     assert line.startswith("error: step 1: the loss is ")
     assert "at lr " in line

@@ -178,6 +178,7 @@ def send(theirs: nn.Module, patch: pytest.MonkeyPatch) -> None:
         return theirs if pretrained else real(name, **options)
 
     patch.setattr(timm, "create_model", create)
+    patch.setattr(timm.models, "get_pretrained_cfg", lambda name: None)  # and no server is asked for it
 
 
 @pytest.mark.parametrize(("name", "family"), [("test_vit", "vit"), ("test_vit3", "timm"), ("test_vit4", "timm")])

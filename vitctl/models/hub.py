@@ -18,7 +18,7 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 
 def check_reachable(name: str, config: Any) -> None:
     """Asks for the headers of the file that `config`, timm's of this model, names, unless it is in the cache."""
-    if config is None or is_cached(config):
+    if config is None or not (config.hf_hub_id or config.url) or is_cached(config):
         return
     reasons = [f"no answer within {WAIT} s"]
     thread = threading.Thread(target=ask, args=(config, reasons), daemon=True)  # looking up a name cannot be stopped

@@ -9,6 +9,7 @@ from PIL import Image
 
 from vitctl.config.export import ROUNDED, ExportConfig
 from vitctl.data.patchifier.decode import Target, decode, resize
+from vitctl.data.patchifier.image_file import open_image
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 from vitctl.workflows.export.compare import Exported
@@ -79,7 +80,7 @@ def encoded(stored: Bytes) -> list[bytes]:
 
 def pixels_of(file: bytes) -> Bytes:
     """uint8 [h, w, C]."""
-    pixels = np.array(Image.open(io.BytesIO(file)))
+    pixels = np.array(open_image(io.BytesIO(file)))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 

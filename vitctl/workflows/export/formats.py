@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image
 from torch import nn
 
 from vitctl.config.export import GRAPHS, ExportConfig
 from vitctl.config.model import ModelSpec
 from vitctl.data.loader import normalised
+from vitctl.data.patchifier.image_file import open_image
 from vitctl.errors import UsageError
 from vitctl.io import official, timm_folder
 from vitctl.io.atomic import replacing
@@ -230,7 +230,7 @@ class FromFolder:
         self.name = f"transformers' {type(self.processor).__name__}"
 
     def __call__(self, files: list[bytes]) -> torch.Tensor:
-        images = [Image.open(io.BytesIO(content)) for content in files]
+        images = [open_image(io.BytesIO(content)) for content in files]
         with quiet_transformers():
             return self.processor(images, return_tensors="pt")["pixel_values"]  # type: ignore[no-any-return]
 
