@@ -202,14 +202,14 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         (["--from", "/dev/zero"], 3, "/dev/zero: is a pipe, a device or a socket, not a file"),
         (["--res", "large"], 2, "resolution 'large' is not understood"),
         (["--res", "8"], 2, "a patch of 16x16 is larger than a picture of 8x8"),
-        (["--out", "w.pt"], 2, "weights are written as .safetensors or as official .npz"),
+        (["--out", "w.pt"], 2, "w.pt: must end in .safetensors or .npz"),
         (["--out", "nowhere/w.npz"], 2, "there is no folder nowhere to write it in"),
         (
             ["--out", "x.npz", "--res", "48x64"],
             2,
             "the official npz layout has no place for width 64 (only 48)",
         ),
-        (["--plot", "p.jpg"], 2, "a figure is a .png"),
+        (["--plot", "p.jpg"], 2, "p.jpg: must end in .png"),
         (["--plot", "nowhere/p.png"], 2, "there is no folder nowhere to write it in"),
         (["--set", "methode=bilinear"], 2, "did you mean 'method'?"),
     ):
