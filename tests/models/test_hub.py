@@ -13,6 +13,8 @@ import pytest
 import timm
 from safetensors.torch import save
 
+from vitctl.models.hub import WAIT
+
 NAME = "timm:test_vit.r160_in1k"
 PATIENCE = 300  # seconds after which it hangs
 
@@ -73,7 +75,7 @@ def fetched(vitctl: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(("server", "reason"), [
-    (lambda: listening(True), "no answer within 6 s"), (lambda: listening(False), "refused"),
+    (lambda: listening(True), f"no answer within {WAIT} s"), (lambda: listening(False), "refused"),
     (lambda: serving(status=503), "HTTP status 503"),
 ], ids=["silent", "closed", "overloaded"])  # fmt: skip
 def test_a_server_that_cannot_be_reached_is_one_line(fetched: Callable[..., Any], server: Any, reason: str) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from vitctl.errors import WeightsError
 
-WAIT = 6  # seconds for a connection and the first answer; the download itself may take as long as it takes
+WAIT = 5  # seconds for a connection and the first answer; the download itself may take as long as it takes
 FILES = ("model.safetensors", "pytorch_model.bin")
 
 
