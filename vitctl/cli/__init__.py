@@ -4,11 +4,13 @@ Nothing heavy is imported before a command's body runs: `--help` answers at once
 """
 
 import inspect as introspection
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,6 +39,9 @@ from vitctl.cli.study import study
 from vitctl.errors import RunError, Terminated
 from vitctl.machine import exit_on_bus_error, keep_freed_memory
 from vitctl.reporting import tell
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 app = typer.Typer(
     cls=Boundary,
@@ -94,9 +99,19 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
+def resend_interrupt(unraisable: "UnraisableHookArgs") -> None:
+    """Python drops an exception in a destructor or a weak reference's callback: Ctrl-C there is sent again."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    number = signal.SIGTERM if isinstance(unraisable.exc_value, Terminated) else signal.SIGINT
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
+
 def main() -> None:
     prepare_streams()
     signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = resend_interrupt
     keep_freed_memory()
     exit_on_bus_error()
     try:
