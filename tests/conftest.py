@@ -1,4 +1,4 @@
-"""What many tests need: pictures on the disk, and the real command."""
+"""What many tests need: images on the disk, and the real command."""
 
 import json
 import multiprocessing
@@ -64,7 +64,7 @@ def started(arguments: list[str], place: Path, env: dict[str, str], before: Sequ
 
 COMMAND = str(Path(__file__).with_name("forked_command.py"))
 CONTEXT = multiprocessing.get_context("forkserver")
-HEAVY = ("torch", "timm", "h5py", "sklearn", "PIL.Image", "vitctl.workflows.patchify", "vitctl.workflows.train.fit")
+HEAVY = ("torch", "timm", "h5py", "sklearn", "PIL.Image", "vitctl.workflows.patchify", "vitctl.training.fit")
 CONTEXT.set_forkserver_preload([*HEAVY, "vitctl.data.patchifier.pool", "vitctl.cli"])
 
 
@@ -97,7 +97,7 @@ def picture(seed: int, height: int = 40, width: int = 48, channels: int = 3) -> 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """Makes class folders: `folder({"train/cat": 3, "val/cat": 1})`; every picture is another."""
+    """Makes class folders: `folder({"train/cat": 3, "val/cat": 1})`; every image is another."""
 
     def make(counts: dict[str, int], root: str = "pictures", ending: str = "png") -> Path:
         seed = 0

@@ -1,4 +1,4 @@
-"""The house of the design: cli -> workflows -> rooms -> io -> the ground floor; rooms never meet but in workflows."""
+"""The floors: cli -> workflows -> training -> rooms -> io -> ground. Rooms of one floor never import each other."""
 
 import ast
 from pathlib import Path
@@ -9,8 +9,8 @@ import vitctl
 
 ROOT = Path(vitctl.__file__).parent
 GROUND = {"config", "errors", "patches", "randomness", "reporting", "machine"}
-ROOMS = {"models", "data", "training", "probing", "inspection"}
-FLOOR = {"cli": 5, "workflows": 4, **dict.fromkeys(ROOMS, 3), "io": 2, **dict.fromkeys(GROUND, 1)}
+ROOMS = {"models", "data", "probing", "inspection"}
+FLOOR = {"cli": 6, "workflows": 5, "training": 4, **dict.fromkeys(ROOMS, 3), "io": 2, **dict.fromkeys(GROUND, 1)}
 FILES = sorted(
     path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name not in ("__init__.py", "__main__.py")
 )

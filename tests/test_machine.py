@@ -20,7 +20,7 @@ from vitctl.machine import exit_on_bus_error, keep_freed_memory
 
 keep_freed_memory()
 exit_on_bus_error()
-rows = File.at("rows").mapped((1000, 5000), 0)
+rows = File.at("rows").map_bytes((1000, 5000), 0)
 os.truncate("rows", 4096)
 spare = np.empty((900, 5000), np.uint8)
 READERS = {

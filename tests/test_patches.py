@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitctl.errors import ConfigError
-from vitctl.patches import patchify, unpatchify
+from vitctl.patches import patchify_images, unpatchify_images
 
 
 @st.composite
@@ -25,28 +25,28 @@ def test_patches_are_the_papers_order_and_come_back(grid: tuple[int, int, int, i
     patch, height, width, channels, lead = grid
     shape = (*lead, height, width, channels)
     images = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
-    patches = patchify(images, patch)
+    patches = patchify_images(images, patch)
     expected = [
         images[..., y : y + patch, x : x + patch, :].reshape(*lead, -1)
         for y in range(0, height, patch)
         for x in range(0, width, patch)
     ]
     assert np.array_equal(patches, np.stack(expected, axis=-2))
-    assert np.array_equal(unpatchify(patches, height, width, patch), images)
-    tensors = patchify(torch.from_numpy(images), patch)
+    assert np.array_equal(unpatchify_images(patches, height, width, patch), images)
+    tensors = patchify_images(torch.from_numpy(images), patch)
     assert torch.equal(tensors, torch.from_numpy(patches))
-    assert torch.equal(unpatchify(tensors, height, width, patch), torch.from_numpy(images))
+    assert torch.equal(unpatchify_images(tensors, height, width, patch), torch.from_numpy(images))
 
 
 @pytest.mark.parametrize(("height", "width", "patch"), [(224, 230, 16), (8, 8, 16), (10, 10, 0)])
 def test_a_size_that_does_not_divide_names_the_nearest(height: int, width: int, patch: int) -> None:
     with pytest.raises(ConfigError, match="do not divide"):
-        patchify(np.zeros((height, width, 3), np.uint8), patch)
+        patchify_images(np.zeros((height, width, 3), np.uint8), patch)
     if patch == 16 and height == 224:
         with pytest.raises(ConfigError, match="224x224 and 224x240"):
-            patchify(np.zeros((height, width, 3), np.uint8), patch)
+            patchify_images(np.zeros((height, width, 3), np.uint8), patch)
 
 
-def test_unpatchify_refuses_another_picture() -> None:
-    with pytest.raises(ConfigError, match="do not make a picture"):
-        unpatchify(np.zeros((4, 48), np.uint8), 8, 12, 4)
+def test_unpatchify_refuses_another_image() -> None:
+    with pytest.raises(ConfigError, match="do not make an image"):
+        unpatchify_images(np.zeros((4, 48), np.uint8), 8, 12, 4)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from vitctl.randomness import Draws, scramble, scramble_int, signed
+from vitctl.randomness import Draws, scramble, scramble_int, to_int64
 
 ROWS = np.arange(2000)
 int64s = st.integers(-(2**63), 2**63 - 1)
@@ -39,15 +39,15 @@ def test_scramble_of_arrays_and_of_integers_agree(value: int) -> None:
 
 @given(st.integers(-(2**70), 2**70))
 def test_signed_keeps_the_low_64_bits(value: int) -> None:
-    assert -(2**63) <= signed(value) < 2**63
-    assert (signed(value) - value) % 2**64 == 0
+    assert -(2**63) <= to_int64(value) < 2**63
+    assert (to_int64(value) - value) % 2**64 == 0
 
 
 def test_scramble_is_a_bijection_that_flips_half_of_the_bits() -> None:
     keys = np.arange(4096, dtype=np.int64)
     assert len(np.unique(scramble(keys))) == 4096
     for bit in (0, 13, 40, 63):
-        changed = (scramble(keys) ^ scramble(keys ^ signed(1 << bit))).view(np.uint64)
+        changed = (scramble(keys) ^ scramble(keys ^ to_int64(1 << bit))).view(np.uint64)
         assert np.bitwise_count(changed).mean() == pytest.approx(32, abs=0.5)
 
 

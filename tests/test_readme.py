@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from vitctl.cli import COMMANDS, app, name_of
+from vitctl.cli import COMMANDS, app, command_name
 from vitctl.config.augment import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -52,8 +52,8 @@ def test_every_command_line_is_understood(arguments: list[str]) -> None:
 def test_every_command_has_a_section() -> None:
     for commands in COMMANDS.values():
         for command in commands:
-            assert f"\n## vitctl {name_of(command)}\n" in TEXT
-            assert any(line[:1] == [name_of(command)] for line in command_lines())
+            assert f"\n## vitctl {command_name(command)}\n" in TEXT
+            assert any(line[:1] == [command_name(command)] for line in command_lines())
 
 
 def test_consoles_show_what_is_printed(vitctl: Callable[..., Any]) -> None:
@@ -114,6 +114,6 @@ def test_version_changelog_and_tag_agree() -> None:
         assert set(tags) <= {f"v{__version__}"}
 
 
-def test_pictures_are_there_and_small() -> None:
+def test_images_are_there_and_small() -> None:
     for place in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT):
         assert (ROOT / place).stat().st_size < 100_000

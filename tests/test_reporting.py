@@ -2,12 +2,12 @@ import io
 
 import pytest
 
-from vitctl.reporting import Plain, Silent, counted, duration, paced, size
+from vitctl.reporting import PlainReporter, SilentReporter, format_count, format_duration, format_rate, format_size
 
 
 def test_plain_progress_tells_done_rate_and_figures() -> None:
     stream = io.StringIO()
-    with Plain(stream, interval=0.0).progress("patchify", 10, done=4) as bar:
+    with PlainReporter(stream, interval=0.0).progress("patchify", 10, done=4) as bar:
         bar.advance(3, rejects=1)
     first = stream.getvalue().splitlines()[0]
     assert first.startswith("patchify: 7/10  ")
@@ -17,7 +17,7 @@ def test_plain_progress_tells_done_rate_and_figures() -> None:
 
 def test_plain_progress_is_quiet_between_intervals_and_closes_with_a_line() -> None:
     stream = io.StringIO()
-    with Plain(stream, interval=3600).progress("scan", None, "files") as bar:
+    with PlainReporter(stream, interval=3600).progress("scan", None, "files") as bar:
         for _ in range(100):
             bar.advance(1)
         assert stream.getvalue() == ""
@@ -26,7 +26,7 @@ def test_plain_progress_is_quiet_between_intervals_and_closes_with_a_line() -> N
 
 def test_a_failed_bar_says_nothing_more() -> None:
     stream = io.StringIO()
-    bar = Plain(stream, interval=3600).progress("scan", None)
+    bar = PlainReporter(stream, interval=3600).progress("scan", None)
     with pytest.raises(ValueError, match="x"), bar:
         bar.advance(1)
         raise ValueError("x")
@@ -35,7 +35,7 @@ def test_a_failed_bar_says_nothing_more() -> None:
 
 def test_silent_keeps_warnings_when_given_a_stream() -> None:
     stream = io.StringIO()
-    teller = Silent(stream)
+    teller = SilentReporter(stream)
     teller.note("nothing")
     teller.warn("something")
     with teller.progress("x", 1) as bar:
@@ -45,22 +45,22 @@ def test_silent_keeps_warnings_when_given_a_stream() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0s"), (59.4, "59s"), (61, "1m01s"), (3725, "1h02m")])
 def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
-@pytest.mark.parametrize(("count", "noun", "text"), [(1, "picture", "1 picture"), (1200, "picture", "1,200 pictures"),
+@pytest.mark.parametrize(("count", "noun", "text"), [(1, "image", "1 image"), (1200, "image", "1,200 images"),
                                                      (0, "class", "0 classes")])  # fmt: skip
 def test_counted(count: int, noun: str, text: str) -> None:
-    assert counted(count, noun) == text
+    assert format_count(count, noun) == text
 
 
 @pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e15, "3000.0 TB")])
 def test_size(count: float, text: str) -> None:
-    assert size(count) == text
+    assert format_size(count) == text
 
 
 @pytest.mark.parametrize(
     ("rate", "text"), [(0.0, "0 cells/s"), (1234.4, "1,234 cells/s"), (1.0, "1 cells/s"), (0.02, "50s a cell")]
 )
 def test_a_slow_pace_is_told_by_its_length(rate: float, text: str) -> None:
-    assert paced(rate, "cells") == text
+    assert format_rate(rate, "cells") == text

@@ -1,4 +1,4 @@
-"""vitctl: Vision Transformers, from a folder of pictures to a model that ships. Names are loaded when they are used."""
+"""vitctl: Vision Transformers, from a folder of images to a model that ships. Names are loaded when they are used."""
 
 from importlib import import_module
 from typing import Any

@@ -5,7 +5,7 @@
     │   ├── ConfigError         a field of the config, a `--set`, a name that does not exist
     │   └── OutputExists        something is there already
     ├── InputError          3   what was read is missing, corrupt, of another version, or does not fit
-    │   ├── DataError           pictures, patch files
+    │   ├── DataError           images, patch files
     │   └── WeightsError        models
     ├── RunError            4   it began well and failed
     │   ├── NoSpace             the disk is full

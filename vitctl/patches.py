@@ -10,7 +10,7 @@ from vitctl.errors import ConfigError
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor: both have shape, reshape and swapaxes
 
 
-def patchify(images: Array, patch: int) -> Array:
+def patchify_images(images: Array, patch: int) -> Array:
     """[..., H, W, C] -> [..., N, P*P*C]: patches row by row; inside a patch row, column, channel (the paper's x_p)."""
     *lead, height, width, channels = images.shape  # type: ignore[attr-defined]
     check_grid(height, width, patch)
@@ -19,13 +19,13 @@ def patchify(images: Array, patch: int) -> Array:
     return rows.reshape(*lead, (height // patch) * (width // patch), patch * patch * channels)  # type: ignore[no-any-return]
 
 
-def unpatchify(patches: Array, height: int, width: int, patch: int) -> Array:
+def unpatchify_images(patches: Array, height: int, width: int, patch: int) -> Array:
     """[..., N, P*P*C] -> [..., H, W, C], the exact inverse of `patchify`."""
     *lead, count, values = patches.shape  # type: ignore[attr-defined]
     check_grid(height, width, patch)
     channels = values // (patch * patch)
     if count * values != height * width * channels:
-        raise ConfigError(f"{count} patches of {patch}x{patch} do not make a picture of {height}x{width}")
+        raise ConfigError(f"{count} patches of {patch}x{patch} do not make an image of {height}x{width}")
     grid = patches.reshape(*lead, height // patch, width // patch, patch, patch, channels)  # type: ignore[attr-defined]
     return grid.swapaxes(-4, -3).reshape(*lead, height, width, channels)  # type: ignore[no-any-return]
 
@@ -36,13 +36,13 @@ def check_grid(height: int, width: int, patch: int) -> None:
             [f"{round_to(height, patch, up)}x{round_to(width, patch, up)}" for up in (False, True)] if patch > 0 else []
         )
         sizes = " and ".join(dict.fromkeys(near))
-        raise ConfigError(f"patches of {patch} do not divide a picture of {height}x{width}; the nearest are {sizes}")
+        raise ConfigError(f"patches of {patch} do not divide an image of {height}x{width}; the nearest are {sizes}")
 
 
 def round_to(size: int, patch: int, up: bool) -> int:
     return max(patch, -(-size // patch) * patch if up else size // patch * patch)
 
 
-def taken(values: Any, places: Any) -> Any:
+def take_tokens(values: Any, places: Any) -> Any:
     """torch's [B, N, X] at places [B, M]: [B, M, X]."""
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))

@@ -11,19 +11,19 @@ from typing import Any
 MASK64 = (1 << 64) - 1
 
 
-def signed(value: int) -> int:
+def to_int64(value: int) -> int:
     """A 64-bit pattern as the int64 that holds it: torch has no unsigned arithmetic."""
     value &= MASK64
     return value - (1 << 64) if value >> 63 else value
 
 
-STEP = signed(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: consecutive counters land far apart
-MIX_A = signed(0xBF58476D1CE4E5B9)  # the finaliser of SplitMix64 (Steele, Lea & Flood 2014)
-MIX_B = signed(0x94D049BB133111EB)
+STEP = to_int64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: consecutive counters land far apart
+MIX_A = to_int64(0xBF58476D1CE4E5B9)  # the finaliser of SplitMix64 (Steele, Lea & Flood 2014)
+MIX_B = to_int64(0x94D049BB133111EB)
 
 
 def scramble(keys: Any) -> Any:
-    """A bijection of int64 [..] under which neighbouring keys have nothing in common."""
+    """A bijection of int64 [..] under which neighboring keys have nothing in common."""
     keys = (keys ^ ((keys >> 30) & 0x3FFFFFFFF)) * MIX_A
     keys = (keys ^ ((keys >> 27) & 0x1FFFFFFFFF)) * MIX_B
     return keys ^ ((keys >> 31) & 0x1FFFFFFFF)
@@ -34,7 +34,7 @@ def scramble_int(value: int) -> int:
     value &= MASK64
     value = (value ^ (value >> 30)) * (MIX_A & MASK64) & MASK64
     value = (value ^ (value >> 27)) * (MIX_B & MASK64) & MASK64
-    return signed(value ^ (value >> 31))
+    return to_int64(value ^ (value >> 31))
 
 
 def stream(seed: int, purpose: str) -> int:

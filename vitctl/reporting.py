@@ -35,14 +35,14 @@ class Reporter(Protocol):
         """`done` were done before this process began: they count for the bar, not for the rate."""
 
 
-def paced(rate: float, unit: str) -> str:
+def format_rate(rate: float, unit: str) -> str:
     """Of many a second, or of one in many seconds."""
     if rate >= 1 or not rate:
         return f"{rate:,.0f} {unit}/s"
-    return f"{duration(1 / rate)} a {unit.removesuffix('s')}"
+    return f"{format_duration(1 / rate)} a {unit.removesuffix('s')}"
 
 
-class Silent:
+class SilentReporter:
     """For library use and `--quiet`: warnings alone go to stderr when it is given."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -53,24 +53,24 @@ class Silent:
 
     def warn(self, text: str) -> None:
         if self.stream:
-            tell(self.stream, f"warning: {text}")
+            print_safely(self.stream, f"warning: {text}")
 
     def progress(self, label: str, total: int | None, unit: str = "img", done: int = 0) -> Progress:
         return Progress()
 
 
-class Muted:
+class QuietReporter:
     """Of a command inside a larger one: passes on its warnings, and its progress bars if wanted; drops its notes."""
 
     def __init__(self, reporter: Reporter, bars: bool) -> None:
         self.warn = reporter.warn
-        self.progress = reporter.progress if bars else Silent().progress
+        self.progress = reporter.progress if bars else SilentReporter().progress
 
     def note(self, text: str) -> None:
         return None
 
 
-class Plain:
+class PlainReporter:
     """One line per note, and one per `interval` seconds of progress: for logs and pipes."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
@@ -78,10 +78,10 @@ class Plain:
         self.interval = interval
 
     def note(self, text: str) -> None:
-        tell(self.stream, text)
+        print_safely(self.stream, text)
 
     def warn(self, text: str) -> None:
-        tell(self.stream, f"warning: {text}")
+        print_safely(self.stream, f"warning: {text}")
 
     def progress(self, label: str, total: int | None, unit: str = "img", done: int = 0) -> Progress:
         return PlainProgress(self.note, label, total, unit, done, self.interval)
@@ -105,11 +105,11 @@ class PlainProgress(Progress):
     def line(self) -> None:
         self.said = time.monotonic()
         rate = (self.done - self.before) / max(self.said - self.started, 1e-9)
-        parts = [f"{self.label}: {self.done}" + (f"/{self.total}" if self.total else ""), paced(rate, self.unit)]
+        parts = [f"{self.label}: {self.done}" + (f"/{self.total}" if self.total else ""), format_rate(rate, self.unit)]
         if self.done == self.total:
-            parts.append(f"in {duration(self.said - self.started)}")
+            parts.append(f"in {format_duration(self.said - self.started)}")
         elif self.total and rate > 0:
-            parts.append(f"ETA {duration((self.total - self.done) / rate)}")
+            parts.append(f"ETA {format_duration((self.total - self.done) / rate)}")
         print_figures = [
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self.figures.items()
@@ -123,10 +123,10 @@ class PlainProgress(Progress):
             self.line()
 
 
-def tell(stream: TextIO, text: str) -> None:
+def print_safely(stream: TextIO, text: str) -> None:
     """The work does not depend on somebody listening: a reader that is gone, or a full disk, stops no build."""
     with suppress(OSError):
-        print(printed(text), file=stream, flush=True)
+        print(printable_text(text), file=stream, flush=True)
 
 
 @contextmanager
@@ -143,12 +143,12 @@ def mute_loggers(*names: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def printed(text: str) -> str:
+def printable_text(text: str) -> str:
     """Text that may hold names from anywhere, on one line, with nothing in it that would steer a terminal."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole}s"
@@ -157,13 +157,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def counted(count: int, noun: str) -> str:
-    """1 picture, 1,200 pictures, 3 classes."""
+def format_count(count: int, noun: str) -> str:
+    """1 image, 1,200 images, 3 classes."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{ending}"
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """Bytes for people: 1.4 GB."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from vitctl.cli import app
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.io.weights import About, Weights
-from vitctl.models.create import create_model, named_tensors
+from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.patchify import patchify
 from vitctl.workflows.pretrain import pretrain
 from vitctl.workflows.train.conclude import TrainResult
@@ -24,7 +24,7 @@ def tiny() -> Weights:
     """Three by three patches, three classes; so small that it is quick, and nowhere zero."""
     model = create_model("vit-mu/16", height=48, width=48, classes=3)
     random = torch.Generator().manual_seed(0)
-    tensors = {name: torch.randn(each.shape, generator=random) for name, each in named_tensors(model).items()}
+    tensors = {name: torch.randn(each.shape, generator=random) for name, each in collect_tensors(model).items()}
     return Weights(model.spec, tensors, About("vitctl", "a test", class_names=("cat", "dog", "owl")))
 
 
@@ -61,7 +61,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 @pytest.fixture(scope="session")
 def blots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of 16x16 pictures: three colors that noise hides a little, forty of each in train, ten in val."""
+    """Class folders of 16x16 images: three colors that noise hides a little, forty of each in train, ten in val."""
     root, random = tmp_path_factory.mktemp("blots") / "blots", np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 10)):
         for channel, name in enumerate(("ant", "bee", "cow")):
@@ -98,7 +98,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(blots_h5: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    """A run of vit-mu/8 at 16x16 on the blots that has learnt something; its paths are absolute."""
+    """A run of vit-mu/8 at 16x16 on the blots that has learned something; its paths are absolute."""
     out = tmp_path_factory.mktemp("runs") / "trained"
     flags = {"model": "vit-mu/8", "data": str(blots_h5), "steps": 60, "batch": 16, "precision": "float32"}
     return pretrain(flags, recipe="digits", out=str(out), settings=["eval_every=20"])

@@ -28,14 +28,14 @@ def test_data_measures_both_sides_and_keeps_the_figures(vitctl: Run, tmp_path: P
     assert "vitctl" not in vitctl("info", "run").err
 
 
-def test_pictures_may_be_given(vitctl: Run, folder: Callable[..., Path]) -> None:
+def test_images_may_be_given(vitctl: Run, folder: Callable[..., Path]) -> None:
     folder({"cat": 4}, ending="jpg")
     figures = vitctl("bench", "data", "--data", "pictures", "--rounds", "1", "--json", *TINY).json["figures"]
     assert len(figures) >= 8
     assert "no JPEG is there" in vitctl("bench", "data", "--data", "cache", code=3).error
 
 
-def test_train_runs_both_loops_on_the_same_pictures(vitctl: Run) -> None:
+def test_train_runs_both_loops_on_the_same_images(vitctl: Run) -> None:
     small = ["--set", "train=vit-ti/16@32x4", "--set", "train_images=8", "--set", "pictures=8"]
     answer = vitctl("bench", "train", "--rounds", "1", "--json", *small).json
     figures = {figure["name"]: figure["median"] for figure in answer["figures"]}
@@ -46,7 +46,7 @@ def test_train_runs_both_loops_on_the_same_pictures(vitctl: Run) -> None:
     assert any("of the matrix ceiling" in line for line in answer["remarks"])
 
 
-def test_train_takes_pictures_of_any_number_of_classes(vitctl: Run, folder: Callable[..., Path]) -> None:
+def test_train_takes_images_of_any_number_of_classes(vitctl: Run, folder: Callable[..., Path]) -> None:
     folder({f"class{number}": 2 for number in range(7)}, ending="jpg")
     small = ["--set", "train=vit-ti/16@32x4", "--set", "train_images=8"]
     assert vitctl("bench", "train", "--data", "pictures", "--rounds", "1", "--json", *small).json["figures"]

@@ -95,7 +95,7 @@ def test_what_cannot_be_gone_on_with_is_refused(shown: Path, refused: Run) -> No
     assert "is not empty" in refused("demo", "--out", run, code=2)
 
 
-def test_own_pictures_without_a_held_out_split(folder: Run, ran: Run, tmp_path: Path) -> None:
+def test_own_images_without_a_held_out_split(folder: Run, ran: Run, tmp_path: Path) -> None:
     folder({"cat": 12, "dog": 12}, ending="png")
     ran("demo", "--data", "pictures", "--set", "patch=8", *TINY, "--quiet")
     result = json.loads((tmp_path / "runs/demo/result.json").read_text())
@@ -103,7 +103,7 @@ def test_own_pictures_without_a_held_out_split(folder: Run, ran: Run, tmp_path: 
     assert "--split val=0.2" in result["stages"][0]["command"]
 
 
-def test_pictures_with_a_test_split_and_few_of_a_class(folder: Run, ran: Run, tmp_path: Path) -> None:
+def test_images_with_a_test_split_and_few_of_a_class(folder: Run, ran: Run, tmp_path: Path) -> None:
     folder({"train/cat": 4, "train/dog": 4, "test/cat": 3, "test/dog": 3}, ending="png")
     ran("demo", "--data", "pictures", "--set", "patch=8", *TINY, "--quiet")
     stages = json.loads((tmp_path / "runs/demo/result.json").read_text())["stages"]
@@ -111,17 +111,17 @@ def test_pictures_with_a_test_split_and_few_of_a_class(folder: Run, ran: Run, tm
     assert "nothing held out" not in stages[2]["result"]
     assert "--shots 10" not in stages[5]["command"]
     page = (tmp_path / "runs/demo/index.html").read_text()
-    assert "vitctl demo --data pictures --set model=vit-mu --set patch=8 --set steps=12 --set batch=8" in page
+    assert "vitctl demo --data images --set model=vit-mu --set patch=8 --set steps=12 --set batch=8" in page
 
 
-def test_what_is_no_picture_leaves_nothing_behind(folder: Run, ran: Run, refused: Run, tmp_path: Path) -> None:
+def test_what_is_no_image_leaves_nothing_behind(folder: Run, ran: Run, refused: Run, tmp_path: Path) -> None:
     folder({"cat": 2, "dog": 2}, ending="png")
     ran("patchify", "pictures", "data.h5", "--res", "16", "--patch", "8", "--quiet")
-    assert "is a patch file; the demo begins with the pictures" in refused("demo", "--data", "data.h5", code=3)
+    assert "is a patch file; the demo begins with the images" in refused("demo", "--data", "data.h5", code=3)
     assert "nowhere does not exist" in refused("demo", "--data", "nowhere", code=3)
     assert not list(tmp_path.glob("runs/demo*"))
 
 
-def test_pictures_of_one_class_are_told_before_anything_is_trained(folder: Run, refused: Run) -> None:
+def test_images_of_one_class_are_told_before_anything_is_trained(folder: Run, refused: Run) -> None:
     folder({"cat": 12}, ending="png")
     assert "fewer than two classes" in refused("demo", "--data", "pictures", *TINY, "--quiet", code=3)

@@ -12,7 +12,7 @@ import pytest
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.io.patch_file import PatchFile
-from vitctl.io.recognise import open_weights
+from vitctl.io.recognize import open_weights
 from vitctl.io.save import save_as
 from vitctl.workflows.patchify import patchify
 from vitctl.workflows.train.conclude import TrainResult
@@ -45,7 +45,7 @@ def test_the_best_weights_and_every_name_of_the_newest_run(
     assert best["top1"] == pytest.approx(trained.best_top1)
     answers = [ran("evaluate", "--from", name, "--split", "train").stdout for name in (newest, "runs", "runs/LATEST")]
     for answer in answers:
-        assert "data.h5, split train, 120 pictures" in answer
+        assert "data.h5, split train, 120 images" in answer
         assert answer.splitlines()[2:5] == answers[0].splitlines()[2:5]
 
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_evaluated(refused: Callable[..., str], data: str, newest
     assert "batch is 0" in refused("evaluate", "--batch", "0", code=2)
     with h5py.File(tmp_path / "data.h5", "r+") as file:
         file["val"]["labels"][:2] = -1
-    assert "split val: 2 of 30 pictures have no label" in refused("evaluate", code=3)
+    assert "split val: 2 of 30 images have no label" in refused("evaluate", code=3)
 
 
 def test_class_by_class(ran: Run, data: str, newest: str) -> None:

@@ -144,7 +144,7 @@ def test_what_a_format_has_no_place_for(ran: Run, data: str, tiny: Weights, tmp_
     ran("export", "--from", "axial.safetensors")
 
 
-def test_npz_takes_up_a_normalisation_that_it_cannot_say(ran: Run, data: str, tiny: Weights) -> None:
+def test_npz_takes_up_a_normalization_that_it_cannot_say(ran: Run, data: str, tiny: Weights) -> None:
     imagenet = replace(tiny, about=replace(tiny.about, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
     save_as(imagenet, Path("imagenet.safetensors"))
     told = json.loads(
@@ -181,11 +181,11 @@ def test_a_run_is_never_replaced_by_a_folder_of_hugging_face(ran: Run, data: str
         ran("export", *words, "--out", "mine")
 
 
-def test_few_pictures_are_counted(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
+def test_few_images_are_counted(ran: Run, data: str, newest: str, trained: TrainResult) -> None:
     """30 of them say little of an accuracy."""
     shown = ran("export").stdout
     right = round((trained.top1 or 0) * 30)
-    assert "top-1 agrees on 30 of 30 pictures" in shown
+    assert "top-1 agrees on 30 of 30 images" in shown
     assert f"accuracy  {right} of 30 are right, {right} by the model itself" in shown
     assert "%" not in shown
 

@@ -19,7 +19,7 @@ from vitctl.io.feature_file import FeatureFile
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import save_weights
 from vitctl.models.create import create_model, weights_of
-from vitctl.patches import unpatchify
+from vitctl.patches import unpatchify_images
 
 Run = Callable[..., Any]
 
@@ -30,11 +30,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reference(data: str, split: str, source: str) -> Any:
-    """What timm says of every picture before its head, one at a time."""
+    """What timm says of every image before its head, one at a time."""
     model, rows = vitctl.load_model(source), PatchFile(data).split(split)
     found = []
     for row in range(rows.rows):
-        pixels = torch.from_numpy(unpatchify(rows.patches(np.array([row])), 16, 16, 8)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(unpatchify_images(rows.patches(np.array([row])), 16, 16, 8)).permute(0, 3, 1, 2)
         with torch.no_grad():
             tokens = model.forward_features(pixels.float() / 127.5 - 1)  # type: ignore[operator]
             found.append(model.forward_head(tokens, pre_logits=True)[0].numpy())  # type: ignore[operator]
@@ -97,7 +97,7 @@ def test_info_knows_a_feature_file(ran: Run, refused: Callable[..., str], data: 
     assert "before the head" in ran("info", "f.h5").stdout
     with h5py.File("f.h5", "a") as file:
         file["val/features"][7, 0] = np.inf
-    assert "1 picture of val with features that are not finite" in refused("info", "f.h5", "--verify", code=3)
+    assert "1 image of val with features that are not finite" in refused("info", "f.h5", "--verify", code=3)
 
 
 def test_exports(ran: Run, data: str, newest: str, tmp_path: Path) -> None:

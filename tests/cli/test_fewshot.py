@@ -53,7 +53,7 @@ def test_models_are_compared_on_the_same_draws(ran: Run, data: str, newest: str)
     (difference,) = told["differences"]
     assert (difference["weights"], difference["against"]) == (newest, "pixels")
     assert difference["mean"] == pytest.approx(ours["mean"] - pixels["mean"])
-    assert difference["mean"] > 0  # the model has learnt these classes
+    assert difference["mean"] > 0  # the model has learned these classes
     assert told["closer"][0]["per_class"].keys() == {"ant", "bee", "cow"}
 
 
@@ -65,7 +65,7 @@ def test_every_probe_knows_most_with_all_shots(ran: Run, data: str, newest: str,
     assert len(told["results"][0]["seeds"][0]["indices"]) == 120
 
 
-def test_the_table_the_figure_and_the_word_for_what_the_test_pictures_chose(
+def test_the_table_the_figure_and_the_word_for_what_the_test_images_chose(
     ran: Run, data: str, newest: str, tmp_path: Path
 ) -> None:
     line = ("fewshot", "--shots", "2", "--probe", "lsr-grid", "--set", "select=test", "--plot", "shots.png")
@@ -80,7 +80,7 @@ def test_a_part_of_the_only_split_is_held_out(ran: Run, blots: Path, newest: str
     patchify(PatchifyConfig(str(blots / "train"), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
     answer = ran("fewshot", "--shots", "5", "--json")
     told = json.loads(answer.stdout)
-    assert "30 pictures of train are held out" in answer.stderr
+    assert "30 images of train are held out" in answer.stderr
     assert told["pictures"] == 30
     drawn = {row for seed in told["results"][0]["seeds"] for row in seed["indices"]}
     again = json.loads(ran("fewshot", "--shots", "all", "--seeds", "1", "--json").stdout)["results"][0]["seeds"][0]
@@ -88,13 +88,13 @@ def test_a_part_of_the_only_split_is_held_out(ran: Run, blots: Path, newest: str
     assert drawn <= set(again["indices"])  # what is judged on is never drawn
 
 
-def test_classes_that_have_fewer_pictures_are_named(ran: Run, data: str, newest: str, refused: Any) -> None:
+def test_classes_that_have_fewer_images_are_named(ran: Run, data: str, newest: str, refused: Any) -> None:
     with h5py.File("data.h5", "a") as file:
         labels = file["train/labels"][:]
         labels[np.flatnonzero(labels == 1)[3:]] = -1
         file["train/labels"][:] = labels
     answer = ran("fewshot", "--shots", "5", "--seeds", "1", "--json")
-    assert "1 class with fewer than 5 pictures give what they have: bee (3)" in answer.stderr
+    assert "1 class with fewer than 5 images give what they have: bee (3)" in answer.stderr
     assert json.loads(answer.stdout)["short"] == {"bee": 3}
     assert "the largest has 40" in refused("fewshot", "--shots", "41", code=3)
 
@@ -121,8 +121,8 @@ def test_features_that_cannot_be_used(ran: Run, refused: Any, data: str, newest:
         line = (*line, "--from", "other.safetensors")
     words = {
         "nan": "not finite",
-        "one class": "all its pictures are of one class",
-        "no labels": "no labelled pictures",
+        "one class": "all its images are of one class",
+        "no labels": "no labeled images",
         "other weights": "with other weights than other.safetensors",
     }[broken]
     assert words in refused(*line, code=3)
@@ -135,7 +135,7 @@ def test_features_that_cannot_be_used(ran: Run, refused: Any, data: str, newest:
         (("--shots", "0"), "shots is 0"),
         (("--probe", "lrs"), "did you mean 'lsr'"),
         (("--seeds", "0"), "seeds is 0"),
-        (("--set", "extract.pool=none"), "a probe wants one for a picture"),
+        (("--set", "extract.pool=none"), "a probe wants one for an image"),
         (("--split", "tset"), "has no split 'tset'"),
     ],
 )
@@ -154,10 +154,10 @@ def test_a_leak_is_told_again(ran: Run, blots: Path, newest: str, tmp_path: Path
                 os.link(path, pictures / split / name / path.name)
     os.link(blots / "train" / "ant" / "00.png", pictures / "val" / "ant" / "copy.png")
     patchify(PatchifyConfig(str(pictures), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
-    assert "1 test or val picture stand in train as well" in ran("fewshot", "--shots", "1").stderr
+    assert "1 test or val image stand in train as well" in ran("fewshot", "--shots", "1").stderr
 
 
-def test_an_unlabelled_test_split_does_not_hide_a_labelled_val(ran: Run, data: str, newest: str) -> None:
+def test_an_unlabeled_test_split_does_not_hide_a_labeled_val(ran: Run, data: str, newest: str) -> None:
     ran("features", "--out", "f.h5")
     with h5py.File("f.h5", "a") as file:
         file.copy("val", "test")
@@ -170,12 +170,12 @@ def test_a_single_split_without_labels_is_one_line(ran: Run, refused: Any, data:
     with h5py.File("f.h5", "a") as file:
         del file["val"]
         file["train/labels"][:] = -1
-    assert "no labelled pictures to fit a probe to" in refused("fewshot", "--features", "f.h5", "--shots", "5", code=3)
+    assert "no labeled images to fit a probe to" in refused("fewshot", "--features", "f.h5", "--shots", "5", code=3)
 
 
-def test_the_very_pictures_of_training_are_told(ran: Run, data: str, newest: str) -> None:
+def test_the_very_images_of_training_are_told(ran: Run, data: str, newest: str) -> None:
     answer = ran("fewshot", "--set", "test=train", "--shots", "5", "--seeds", "1")
-    assert "was trained on the very pictures" in answer.stderr
+    assert "was trained on the very images" in answer.stderr
 
 
 def test_usual_shots_that_no_class_has_are_left_out(ran: Run, data: str, newest: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from vitctl.io.recognise import open_weights
-from vitctl.models.resize import resized
+from vitctl.io.recognize import open_weights
+from vitctl.models.resize import resize_weights
 from vitctl.workflows.train.conclude import TrainResult
 
 Run = Callable[..., Any]
@@ -35,7 +35,7 @@ def test_to_a_higher_resolution_with_a_head_of_zeros(
     assert [step["step"] for step in after.about.history] == ["positions", "head"]
     assert after.about.training["from_digest"] == trained.digest
     assert after.about.training["before"]["command"] == "pretrain"
-    expected = resized(before, 32, 48, "official").tensors
+    expected = resize_weights(before, 32, 48, "official").tensors
     assert set(after.tensors) == set(before.tensors)
     for name, tensor in after.tensors.items():
         if name.startswith("head."):
@@ -59,7 +59,7 @@ def test_a_grid_of_rates_is_tried_on_a_part_of_the_training_data(
     losses = {lr: json.loads((run / "trials" / f"lr-{lr}" / "result.json").read_text())["loss"] for lr in told["tried"]}
     best = max(told["tried"], key=lambda lr: (told["tried"][lr], -losses[lr]))
     assert told["lr"] == float(best)
-    assert "3 learning rates are tried with 108 pictures on the other 12" in answer.stderr
+    assert "3 learning rates are tried with 108 images on the other 12" in answer.stderr
     assert f"lr {best} was best on the held out part; now on all 120" in answer.stderr
     assert {path.name for path in (run / "trials").iterdir()} == {"lr-1e-06", "lr-0.1", "lr-0.03"}
     for lr, score in told["tried"].items():
@@ -210,7 +210,7 @@ def test_a_fresh_norm_behind_the_mean_as_mae_fine_tunes(
         (("--lr", "0.1,-1"), 2, "lrs is -1.0; it must be above 0 and at most 1,000"),
         (("--freeze", "head"), 2, "write backbone, or a number of blocks"),
         (("--set", "keep_head=yes"), 2, "keep_head=yes: known: never, if-same, always"),
-        (("--res", "20"), 2, "patches of 8 do not divide a picture of 20x20"),
+        (("--res", "20"), 2, "patches of 8 do not divide an image of 20x20"),
         (("--recipe", "small"), 2, "recipe small is one to pretrain with; vitctl recipes lists those to finetune"),
         (("--from", "nowhere"), 3, "nowhere: no such file or folder"),
         (("--set", "limit=6", "--lr", "0.1,0.2"), 3, "10% of each class cannot be set apart; it is too small"),

@@ -25,7 +25,7 @@ RESIZE = ("interpolate-pos", "--from", "tiny.safetensors", "--res", "96")
 
 @pytest.fixture(autouse=True)
 def place(data: str, newest: str, tiny: Weights, blots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data, weights and pictures."""
+    """Data, weights and images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     save_as(tiny, tmp_path / "tiny.safetensors")

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli import COMMANDS, name_of
+from vitctl.cli import COMMANDS, command_name
 
 FROZEN = Path(__file__).parent / "help"
-NAMES = [name_of(command) for commands in COMMANDS.values() for command in commands]
+NAMES = [command_name(command) for commands in COMMANDS.values() for command in commands]
 HEAVY = {
     "torch", "torchvision", "timm", "numpy", "h5py", "sklearn", "scipy", "PIL", "matplotlib", "onnx", "onnxruntime",
     "safetensors", "pyarrow", "pandas"}  # fmt: skip

@@ -29,7 +29,7 @@ def data(vitctl: Run, folder: Folder, tmp_path: Path) -> Path:
 
 
 def damage(path: Path, split: str, row: int) -> str:
-    """Flips one bit of one picture; its name."""
+    """Flips one bit of one image; its name."""
     part = PatchFile(path).split(split)
     offset = part.segments[0].look()[0]["patches"].offset + row * part.geometry.row + 99
     name = part.names(np.array([row]))[0]
@@ -41,11 +41,11 @@ def damage(path: Path, split: str, row: int) -> str:
     return name
 
 
-def test_verify_finds_one_bit_and_names_its_picture(vitctl: Run, data: Path) -> None:
+def test_verify_finds_one_bit_and_names_its_image(vitctl: Run, data: Path) -> None:
     assert vitctl("info", data, "--verify", "--json").json["verified"] is True
     name = damage(data, "train", 6)
     answer = vitctl("info", data, "--verify", "--json", code=3)
-    assert f"1 picture damaged ({name})" in answer.error
+    assert f"1 image damaged ({name})" in answer.error
     assert answer.out == ""
     assert vitctl("info", data, "--json").json["verified"] is None
 
@@ -59,10 +59,10 @@ def test_verify_finds_a_chunk_that_cannot_be_unpacked(vitctl: Run, folder: Folde
         file.seek(chunk.byte_offset)
         file.write(bytes(chunk.size))
     answer = vitctl("info", "data.h5", "--verify", code=3)
-    assert "1 picture damaged (train/cat/003.png)" in answer.error
+    assert "1 image damaged (train/cat/003.png)" in answer.error
 
 
-def test_what_is_no_artefact_is_one_line(vitctl: Run, tmp_path: Path) -> None:
+def test_what_is_no_artifact_is_one_line(vitctl: Run, tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("hello")
     for name, message in (
         ("text.h5", "not an HDF5 file"),
@@ -240,7 +240,7 @@ def test_bad_weights_are_one_line(refused: Refused, tiny: Weights, tmp_path: Pat
         ("folder", "folder: no weights are in this folder"),
         ("objects.npz", "holds Python objects (a pickle), which could run code"),
         ("arrays.npz", "an .npz, but not of a Vision Transformer or BiT (x_train, ...)"),
-        ("cat.png", "cat.png: is a picture"),
+        ("cat.png", "cat.png: is an image"),
         ("docs.zip", "is a zip without arrays"),
         ("w.safetensor", "w.safetensor: no such file or folder; did you mean 'w.safetensors'?"),
         ("folder/w.npz", "folder/w.npz: no such file or folder"),

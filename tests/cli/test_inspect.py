@@ -50,14 +50,14 @@ def test_another_resolution_shows_positions_before_and_after(ran: Run, data: str
     ran("inspect", "--out", "seen", "--overwrite")
 
 
-def test_pictures_of_ones_own(ran: Run, newest: str, blots: Path, tmp_path: Path) -> None:
+def test_images_of_ones_own(ran: Run, newest: str, blots: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_text("text")
     options = ("--images", str(blots / "val" / "ant"), "--images", "broken.jpg")
     answer = ran("inspect", *options, "--out", "seen", "--json")
     told = json.loads(answer.stdout)
     assert told["pictures"] == 10
     assert "warning: broken.jpg" in answer.stderr
-    assert len(told["left_out"]) == 2  # no labels, and too few pictures to compare layers
+    assert len(told["left_out"]) == 2  # no labels, and too few images to compare layers
     assert [Path(each).stem for each in told["figures"]] == list(FIGURES[:5])
     assert "give one of them" in ran("inspect", *options, "--data", "digits", code=2).stderr
 

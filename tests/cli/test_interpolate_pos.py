@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from vitctl.io.recognise import open_weights
+from vitctl.io.recognize import open_weights
 from vitctl.io.run_directory import create_run
 from vitctl.io.save import save_as
 from vitctl.io.weights import IMAGENET, Weights
@@ -131,7 +131,7 @@ def test_damage_is_not_carried_over(refused: Callable[..., str], source: Weights
     assert "w.safetensors: damaged: its numbers are not what was written" in line
 
 
-def test_the_plot_is_a_picture(vitctl: Run, source: Weights, tmp_path: Path) -> None:
+def test_the_plot_is_an_image(vitctl: Run, source: Weights, tmp_path: Path) -> None:
     answer = vitctl("interpolate-pos", "--from", "w.safetensors", "--res", "64x80", "--plot", "p.png", "--json").json
     assert answer["plot"] == "p.png"
     assert (tmp_path / "p.png").stat().st_size > 8000
@@ -157,7 +157,7 @@ def test_a_resolution_that_patches_do_not_divide(
     vitctl: Run, refused: Callable[..., str], source: Weights, tmp_path: Path
 ) -> None:
     line = refused("interpolate-pos", "--from", "w.safetensors", "--res", "50x70", code=2)
-    assert "patches of 16 do not divide a picture of 50x70; the nearest are 48x64 and 64x80" in line
+    assert "patches of 16 do not divide an image of 50x70; the nearest are 48x64 and 64x80" in line
     assert not list(tmp_path.glob("vit-mu*"))
     vitctl("interpolate-pos", "--from", "w.safetensors", "--res", "50x70", "--pad")
     found = open_weights(tmp_path / "vit-mu-16-50x70.safetensors")
@@ -201,7 +201,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         (["--from", "pipe"], 3, "pipe: is a pipe, a device or a socket, not a file"),
         (["--from", "/dev/zero"], 3, "/dev/zero: is a pipe, a device or a socket, not a file"),
         (["--res", "large"], 2, "resolution 'large' is not understood"),
-        (["--res", "8"], 2, "a patch of 16x16 is larger than a picture of 8x8"),
+        (["--res", "8"], 2, "a patch of 16x16 is larger than an image of 8x8"),
         (["--out", "w.pt"], 2, "w.pt: must end in .safetensors or .npz"),
         (["--out", "nowhere/w.npz"], 2, "there is no folder nowhere to write it in"),
         (
@@ -234,7 +234,7 @@ def test_an_npz_that_would_be_read_as_something_else_is_not_written(
     refused: Callable[..., str], tiny: Weights, tmp_path: Path, spec: Any, about: Any, said: str
 ) -> None:
     save_as(
-        replace(tiny, spec=tiny.spec.changed(**spec), about=replace(tiny.about, **about)), tmp_path / "w.safetensors"
+        replace(tiny, spec=tiny.spec.replace(**spec), about=replace(tiny.about, **about)), tmp_path / "w.safetensors"
     )
     line = refused("interpolate-pos", "--from", "w.safetensors", "--res", "64", "--out", "x.npz", code=2)
     assert said in line
@@ -245,7 +245,7 @@ def test_a_plot_of_no_table_is_refused_before_anything_is_written(
     vitctl: Run, refused: Callable[..., str], tiny: Weights, tmp_path: Path
 ) -> None:
     tensors = {name: tensor for name, tensor in tiny.tensors.items() if name != "pos_embed"}
-    save_as(replace(tiny, spec=tiny.spec.changed(positions="none"), tensors=tensors), tmp_path / "n.safetensors")
+    save_as(replace(tiny, spec=tiny.spec.replace(positions="none"), tensors=tensors), tmp_path / "n.safetensors")
     arguments = ["interpolate-pos", "--from", "n.safetensors", "--res", "64", "--out", "o.safetensors"]
     assert "--plot draws a table of positions" in refused(*arguments, "--plot", "p.png", code=2)
     assert not (tmp_path / "o.safetensors").exists()

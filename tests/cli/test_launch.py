@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from vitctl.cli.boundary import LOST
-from vitctl.cli.launch import ALWAYS, reason
+from vitctl.cli.launch import ALWAYS, exit_code_of_ranks
 from vitctl.machine import cores, cuda_devices
 
 TRAINING = (
@@ -103,13 +103,13 @@ def test_a_signal_before_the_ranks_are_ready(tmp_path: Path, data: str, number: 
     ],
 )
 def test_the_reason_is_that_of_the_rank_that_knows_it(codes: Any, sent: Any, code: int) -> None:
-    assert reason(codes, sent) == code
+    assert exit_code_of_ranks(codes, sent) == code
 
 
 @pytest.mark.parametrize(("codes", "rank", "number"), [((LOST, -9), 1, 9), ((-11, LOST), 0, 11), ((None, -6), 1, 6)])
 def test_a_signal_that_we_did_not_send(capsys: Any, codes: Any, rank: int, number: int) -> None:
     with pytest.raises(typer.Exit) as stopped:
-        reason(codes, ())
+        exit_code_of_ranks(codes, ())
     assert stopped.value.exit_code == 4
     line = capsys.readouterr().err
     assert line.startswith(f"error: rank {rank} was killed by signal {number}")

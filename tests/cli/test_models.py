@@ -54,7 +54,7 @@ def test_what_is_no_model_is_one_line(refused: Callable[..., str]) -> None:
     for arguments, message in (
         (["vit-q/16"], "size 'q' is unknown; known: mu, ti, s, b"),
         (["nonsense"], "vitctl models lists them"),
-        (["vit-b/999"], "a patch of 999x999 is larger than a picture of 224x224"),
+        (["vit-b/999"], "a patch of 999x999 is larger than an image of 224x224"),
         (["timm:vit_tiny_patch16_22"], "did you mean 'vit_tiny_patch16_224'"),
         (["vit-mu", "--res", "big"], "resolution 'big' is not understood"),
     ):

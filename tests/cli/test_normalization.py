@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import vitctl
 from vitctl.io.feature_file import FeatureFile
-from vitctl.io.recognise import open_weights
+from vitctl.io.recognize import open_weights
 from vitctl.io.save import save_as
 from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.workflows.train.conclude import TrainResult
@@ -123,7 +123,7 @@ def test_an_export_takes_them_unless_it_normalizes_inside(ran: Run, twins: None)
     stated = told(ran, "evaluate", "b.safetensors", "--precision", "float32")["loss"]
     assert told(ran, "evaluate", "a.onnx", *FLAGS)["loss"] == pytest.approx(stated, rel=1e-4)
     line = ran("evaluate", "--from", "inside.onnx", *FLAGS, code=2).stderr
-    assert "inside.onnx: normalizes its pictures itself; --mean and --std are for the weights" in line
+    assert "inside.onnx: normalizes its images itself; --mean and --std are for the weights" in line
 
 
 def test_one_number_is_for_every_channel(ran: Run, twins: None) -> None:

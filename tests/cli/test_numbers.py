@@ -24,7 +24,7 @@ LR = "it must be above 0 and at most 1,000"
         ("pretrain --seed -1", "seed is -1; it must lie between 0 and 4,294,967,295"),
         ("pretrain --set optim.lr=1_0", "--set optim.lr=1_0: a number is wanted"),
         ("pretrain --set batch=１０", "--set batch=１０: a whole number is wanted"),
-        ("pretrain --micro-batch ٣", "micro-batch '٣' is not understood; write auto, or a number of pictures"),
+        ("pretrain --micro-batch ٣", "micro-batch '٣' is not understood; write auto, or a number of images"),
         ("selfsup --ratio nan", "masking.ratio is nan; it must be above 0 and under 1"),
         ("study data-size --seeds 10000000000 --dry-run", "seeds is 10000000000; it must lie between 1 and 100"),
         ("study data-size --budget nan --dry-run", "budget is nan; it must be above 0 and at most 1,000,000"),

@@ -51,7 +51,7 @@ def test_the_story_is_on_stderr_and_the_answer_on_stdout(vitctl: Run, folder: Fo
     assert vitctl("patchify", "pictures", "b.h5", *SMALL, "--quiet").err == ""
 
 
-def test_unreadable_pictures_are_listed_counted_and_told(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
+def test_unreadable_images_are_listed_counted_and_told(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
     root = folder({"train/cat": 6, "val/cat": 2}, ending="jpg")
     cut = root / "train/cat/001.jpg"
     cut.write_bytes(cut.read_bytes()[:300])
@@ -62,7 +62,7 @@ def test_unreadable_pictures_are_listed_counted_and_told(vitctl: Run, folder: Fo
     rejected = {entry["name"]: entry["reason"] for entry in answer.json["data"]["rejected"]}
     assert rejected == {
         "train/cat/001.jpg": "truncated file",
-        "train/cat/bad.jpg": "not a picture, or of a kind that is not read",
+        "train/cat/bad.jpg": "not an image, or of a kind that is not read",
         "train/cat/bomb.png": "decompression bomb: 3000x2000 pixels, over max_pixels=1000000",
     }
     assert "warning: 3 rejected: " in answer.err
@@ -76,8 +76,8 @@ def test_leaks_and_copies_are_told(vitctl: Run, folder: Folder) -> None:
     shutil.copy(root / "train/cat/001.png", root / "train/cat/copy.png")
     answer = vitctl("patchify", "pictures", *SMALL, "--json")
     assert (answer.json["data"]["leaked"], answer.json["data"]["duplicates"]) == (1, 1)
-    assert "1 picture of one split in another too: val/cat/leak.png is train/cat/000.png" in answer.err
-    assert "exact copies inside a split: 1 picture" in answer.err
+    assert "1 image of one split in another too: val/cat/leak.png is train/cat/000.png" in answer.err
+    assert "exact copies inside a split: 1 image" in answer.err
 
 
 def test_classes_are_fixed_by_train(vitctl: Run, folder: Folder) -> None:
@@ -86,7 +86,7 @@ def test_classes_are_fixed_by_train(vitctl: Run, folder: Folder) -> None:
     answer = vitctl("patchify", "pictures", *SMALL, "--json")
     assert answer.json["data"]["class_names"] == ["ant", "bat", "cat"]
     assert answer.json["data"]["rejected"] == [{"name": "val/eel/000.png", "reason": "class 'eel' is not in train"}]
-    assert "warning: class 'bat' has no picture" in answer.err
+    assert "warning: class 'bat' has no image" in answer.err
     assert "classes that train does not have: eel" in answer.err
 
 
@@ -95,7 +95,7 @@ def test_a_list_of_classes_chooses_and_orders(vitctl: Run, folder: Folder, tmp_p
     (tmp_path / "names.txt").write_text("cat\nant\n")
     answer = vitctl("patchify", "pictures", *SMALL, "--classes", "names.txt", "--json")
     assert answer.json["data"]["class_names"] == ["cat", "ant"]
-    assert "2 pictures of 1 classes that names.txt does not name are left out" in answer.err
+    assert "2 images of 1 classes that names.txt does not name are left out" in answer.err
     assert "cannot be read" in vitctl("patchify", "pictures", "b.h5", "--classes", "none.txt", code=3).error
 
 
@@ -135,7 +135,7 @@ def test_shards_by_several_hosts_and_their_index_hold_what_one_file_holds(vitctl
         (["nowhere"], 3, "nowhere"),
         (["pictures", "--res", "225"], 2, "nearest are 224x224 and 240x240"),
         (["pictures", "--set", "codc=zstd"], 2, "did you mean 'codec'"),
-        (["pictures", "--split", "val=0.001"], 3, "no class has enough pictures"),
+        (["pictures", "--split", "val=0.001"], 3, "no class has enough images"),
         (["pictures", "--shard", "1"], 2, "--shard wants --shards"),
         (["pictures", "pictures"], 2, "is a folder; name a file"),
         (["pictures", "notes.txt/out.h5"], 2, "cannot be made"),
@@ -156,7 +156,7 @@ def test_what_cannot_be_done_is_one_line(
     assert sorted(path.name for path in tmp_path.rglob("*")) == before  # and nothing is left lying about
 
 
-def test_a_manifest_may_name_any_picture_of_this_machine(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
+def test_a_manifest_may_name_any_image_of_this_machine(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
     root = folder({"cat": 3})
     (tmp_path / "links").symlink_to(root / "cat")
     os.mkfifo(tmp_path / "pipe.png")
@@ -236,7 +236,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") 
 
 
 def many(folder: Folder) -> Path:
-    """Work for some seconds: links to a few pictures of some size."""
+    """Work for some seconds: links to a few images of some size."""
     root = folder({"cat": 4}, ending="jpg")
     Image.effect_noise((1500, 1500), 60).convert("RGB").save(root / "cat" / "large.jpg")
     for number in range(600):
@@ -317,7 +317,7 @@ def test_shards_that_do_not_belong_together_make_no_index(vitctl: Run, folder: F
 
 def test_an_index_knows_what_its_shards_know(vitctl: Run, folder: Folder) -> None:
     root = folder({"train/cat": 9, "val/cat": 2})
-    (root / "train/cat/003.png").write_bytes(b"no picture")
+    (root / "train/cat/003.png").write_bytes(b"no image")
     shutil.copy(root / "train/cat/000.png", root / "val/cat/leak.png")
     shutil.copy(root / "train/cat/000.png", root / "train/cat/zcopy.png")
     one = vitctl("patchify", "pictures", "one.h5", *SMALL, "--json").json["data"]
@@ -335,7 +335,7 @@ def test_numbered_classes_are_fixed_by_train_too(vitctl: Run, tmp_path: Path) ->
     answer = vitctl("patchify", "a.npz", "--json")
     assert answer.json["data"]["class_names"] == ["0", "1", "2", "3"]
     assert [entry["reason"] for entry in answer.json["data"]["rejected"]] == ["class '7' is not in train"]
-    assert "class '2' has no picture" in answer.err
+    assert "class '2' has no image" in answer.err
 
 
 @pytest.mark.parametrize("arguments", [["--split", "val=1.2.3"], ["--shards", "3", "--shard", "²"]])
@@ -352,7 +352,7 @@ def test_compressed_shards_are_read_by_another_process(vitctl: Run, folder: Fold
 
 def test_a_reader_of_the_story_that_goes_away_stops_nothing(folder: Folder, tmp_path: Path) -> None:
     folder({"cat": 4})
-    command = f"{sys.executable} -m vitctl patchify pictures out.h5 --res 16 --patch 4 2>&1 >/dev/null | true"
+    command = f"{sys.executable} -m vitctl patchify images out.h5 --res 16 --patch 4 2>&1 >/dev/null | true"
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, env=os.environ)
     deadline = time.monotonic() + 60
     while not (tmp_path / "out.h5").exists():
@@ -362,7 +362,7 @@ def test_a_reader_of_the_story_that_goes_away_stops_nothing(folder: Folder, tmp_
 
 def test_names_cannot_steer_a_terminal(vitctl: Run, folder: Folder) -> None:
     root = folder({"cat": 1})
-    (root / "cat" / "bad\x1b[31m\nerror: fake.png").write_bytes(b"no picture")
+    (root / "cat" / "bad\x1b[31m\nerror: fake.png").write_bytes(b"no image")
     answer = vitctl("patchify", "pictures", *SMALL)
     assert "\x1b" not in answer.err + vitctl("info", "--rejects").out
     assert not [line for line in answer.err.splitlines() if line.startswith("error")]

@@ -46,7 +46,7 @@ def test_what_is_no_file_is_refused(
     assert f"{name}: is a pipe, a device or a socket, not a file" in refused(*READERS[reader], name, code=3)
 
 
-def test_predict_tells_what_is_no_picture_and_goes_on(vitctl: Callable[..., Any], newest: str, tmp_path: Path) -> None:
+def test_predict_tells_what_is_no_image_and_goes_on(vitctl: Callable[..., Any], newest: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     os.mkfifo(tmp_path / "photos" / "a.jpg")
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "photos" / "b.png")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import vitctl
 from vitctl.cli import app
-from vitctl.io.recognise import open_weights
+from vitctl.io.recognize import open_weights
 from vitctl.io.save import save_as
 
 Run = Callable[..., Any]
@@ -81,16 +81,16 @@ def test_a_table_holds_no_formulas_and_no_control_characters(
 def test_what_cannot_be_read_stops_nothing(ran: Run, newest: str, blots: Path, tmp_path: Path) -> None:
     good = blots / "val" / "bee" / "00.png"
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     Image.fromarray(np.zeros((20, 30, 4), np.uint8), "CMYK").save(tmp_path / "cmyk.jpg")
     answer = ran("predict", "cut.png", "text.jpg", str(good), "cmyk.jpg", "--json")
     told = json.loads(answer.stdout)
     assert [each["path"] for each in told["predictions"]] == [str(good), "cmyk.jpg"]
     assert {each["path"] for each in told["unreadable"]} == {"cut.png", "text.jpg"}
-    assert "warning: text.jpg: not a picture" in answer.stderr
+    assert "warning: text.jpg: not an image" in answer.stderr
 
 
-def test_another_picture_is_shown_for_one_that_cannot_be_read(newest: str, blots: Path, tmp_path: Path) -> None:
+def test_another_image_is_shown_for_one_that_cannot_be_read(newest: str, blots: Path, tmp_path: Path) -> None:
     weights = str(tmp_path / newest)
     first, *others = sorted(map(str, (blots / "val" / "bee").glob("*.png")))[:3]
     (tmp_path / "cut.png").write_bytes(Path(first).read_bytes()[:200])
@@ -105,7 +105,7 @@ def test_another_picture_is_shown_for_one_that_cannot_be_read(newest: str, blots
 
 @pytest.mark.parametrize(("options", "code", "words"), [
     (("no.jpg",), 3, "no.jpg: no such file or folder"),
-    (("text.jpg",), 3, "none of 1 picture can be read"),
+    (("text.jpg",), 3, "none of 1 image can be read"),
     (("picture.png", "--from", "broken.onnx"), 3, "broken.onnx"),
     (("picture.png", "--sheet", "nowhere/sheet.png"), 2, "there is no folder nowhere to write it in"),
     (("picture.png", "--csv", "nowhere/table.csv"), 2, "there is no folder nowhere to write it in"),
@@ -115,7 +115,7 @@ def test_another_picture_is_shown_for_one_that_cannot_be_read(newest: str, blots
 def test_what_makes_no_sense(
     ran: Run, newest: str, blots: Path, tmp_path: Path, options: tuple[str, ...], code: int, words: str
 ) -> None:
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x07 not a model")
     (tmp_path / "picture.png").write_bytes((blots / "val" / "bee" / "00.png").read_bytes())
     answer = ran("predict", *options, code=code)
@@ -136,7 +136,7 @@ def test_names_may_come_on_stdin(newest: str, blots: Path, monkeypatch: pytest.M
     assert [each["path"] for each in json.loads(answer.stdout)["predictions"]] == names[:3]
 
 
-def test_pictures_are_fitted_as_in_training(ran: Run, newest: str, blots: Path, tmp_path: Path) -> None:
+def test_images_are_fitted_as_in_training(ran: Run, newest: str, blots: Path, tmp_path: Path) -> None:
     """Weights remember how; --fit says otherwise."""
     weights = open_weights(Path(newest))
     wide = tmp_path / "wide.png"
@@ -152,7 +152,7 @@ def test_pictures_are_fitted_as_in_training(ran: Run, newest: str, blots: Path, 
 
 
 @pytest.mark.parametrize("command", ["predict", "patchify"])
-def test_a_picture_starts_no_program(vitctl: Run, newest: str, tmp_path: Path, command: str) -> None:
+def test_an_image_starts_no_program(vitctl: Run, newest: str, tmp_path: Path, command: str) -> None:
     """Pillow runs Ghostscript over EPS, whatever its file is called: here a program that leaves a mark."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "gs").write_text("#!/bin/sh\ntouch ran\n")
@@ -161,5 +161,5 @@ def test_a_picture_starts_no_program(vitctl: Run, newest: str, tmp_path: Path, c
     for name, kind in (("x.jpg", "EPS"), ("y.png", "PNG")):
         Image.new("RGB", (16, 16)).save(tmp_path / "photos" / name, kind)
     answer = vitctl(command, "photos", env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
-    assert "x.jpg: PostScript, which is a program and not a picture" in answer.err
+    assert "x.jpg: PostScript, which is a program and not an image" in answer.err
     assert not (tmp_path / "ran").exists()

@@ -69,7 +69,7 @@ def test_a_run_says_what_it_did_and_leaves_it(ran: Run, data: str, tmp_path: Pat
     assert steps_of(run) == [4, 6]
     assert [line["step"] for line in lines(run) if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines(run) if "val_top1" in line] == [6]
-    for line in ("recipe: small (for 120 pictures)", "data: data.h5 (found here)", "run: run", "6 steps of 16"):
+    for line in ("recipe: small (for 120 images)", "data: data.h5 (found here)", "run: run", "6 steps of 16"):
         assert line in answer.stderr
     assert "Traceback" not in answer.output
 
@@ -148,11 +148,11 @@ def test_photos_are_patchified_for_the_resolution_of_recipe_or_flag(ran: Run, fo
     small = ran(*line, "--model", "vit-mu/16")
     assert "patchified now as pictures.h5" in small.stderr
     large = ran(*line, "--model", "vit-mu/14", "--res", "252")
-    assert "patchified now as pictures-252.h5" in large.stderr
+    assert "patchified now as images-252.h5" in large.stderr
     assert "enlarged" not in small.stderr + large.stderr
-    with h5py.File(tmp_path / "pictures-252.h5") as file:
+    with h5py.File(tmp_path / "images-252.h5") as file:
         assert (file.attrs["height"], file.attrs["patch"]) == (252, 14)
-    assert "patchified before as pictures-252.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=252").stderr
+    assert "patchified before as images-252.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=252").stderr
     assert "patchified before as pictures.h5" in ran(*line, "--model", "vit-mu/16", "--res", "64").stderr
     named = ran(
         "pretrain", "--data", "pictures.h5", "--dry-run", "--model", "vit-mu/16", "--res", "256", "--batch", "2"
@@ -208,7 +208,7 @@ def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(
 
 def test_without_a_val_it_warns_and_trains(ran: Run, data: str, tmp_path: Path) -> None:
     answer = ran(*SHORT, "--set", "val=nothing", "--json")
-    assert "warning: data.h5: has no pictures in split nothing: nothing is evaluated on the way" in answer.stderr
+    assert "warning: data.h5: has no images in split nothing: nothing is evaluated on the way" in answer.stderr
     assert [json.loads(answer.stdout)[key] for key in ("top1", "val_loss", "best_top1")] == [None, None, None]
     assert "val" not in ran("pretrain", "--resume", "run").stdout
 
@@ -228,7 +228,7 @@ def test_an_output_that_is_there_stays_unless_overwritten(
     ran(*SHORT)
     before = kept(tmp_path / "run")
     assert "run: is not empty; --overwrite starts over" in refused(*SHORT, code=2)
-    assert "patches of 8 do not divide a picture of 20x20" in refused(*SHORT, "--overwrite", "--res", "20", code=2)
+    assert "patches of 8 do not divide an image of 20x20" in refused(*SHORT, "--overwrite", "--res", "20", code=2)
     assert kept(tmp_path / "run") == before
     ran(*SHORT, "--overwrite", "--seed", "1")
     assert kept(tmp_path / "run")["weights.safetensors"] != before["weights.safetensors"]
@@ -242,12 +242,12 @@ def test_an_output_that_is_there_stays_unless_overwritten(
     [
         (("--recipe", "smal"), 2, "recipe 'smal' is unknown; did you mean 'small'?"),
         (("--recipe", "vtab-1k"), 2, "recipe vtab-1k is one to finetune with; vitctl recipes lists those to pretrain"),
-        (("--model", "vit-mu/7"), 2, "patches of 7 do not divide a picture of 16x16"),
+        (("--model", "vit-mu/7"), 2, "patches of 7 do not divide an image of 16x16"),
         (("--model", "vit-q/8"), 2, "vit-q/8"),
         (("--epochs", "3"), 2, "both --steps and --epochs are given"),
         (("--set", "optim.lrr=1"), 2, "there is no field 'lrr'; did you mean 'lr'?"),
         (("--set", "split=dev"), 3, "dev"),
-        (("--micro-batch", "some"), 2, "write auto, or a number of pictures"),
+        (("--micro-batch", "some"), 2, "write auto, or a number of images"),
         (("--batch", "0"), 2, "batch is 0"),
         (("--device", "toaster"), 2, "--device toaster is unknown"),
         (("--data", "nowhere"), 3, "nowhere"),
@@ -261,14 +261,14 @@ def test_wrong_usage(
     assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]
 
 
-def test_pictures_without_labels(refused: Callable[..., str], blots: Path, tmp_path: Path) -> None:
+def test_images_without_labels(refused: Callable[..., str], blots: Path, tmp_path: Path) -> None:
     patchify(PatchifyConfig(str(blots / "train" / "ant"), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
     assert "data.h5: has 0 classes; two are needed" in refused(*SHORT, code=3)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_picture_without_a_label(refused: Callable[..., str], data: str, tmp_path: Path, split: str) -> None:
+def test_an_image_without_a_label(refused: Callable[..., str], data: str, tmp_path: Path, split: str) -> None:
     with h5py.File(tmp_path / "data.h5", "r+") as file:
         file[split]["labels"][3] = -1
     assert f"split {split}: 1 of" in refused(*SHORT, code=3)
@@ -278,7 +278,7 @@ def test_a_picture_without_a_label(refused: Callable[..., str], data: str, tmp_p
 def test_a_train_split_of_rejects_alone(refused: Callable[..., str], blots: Path, tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         (tmp_path / "bad" / "train" / name).mkdir(parents=True)
-        (tmp_path / "bad" / "train" / name / "1.png").write_text("no picture")
+        (tmp_path / "bad" / "train" / name / "1.png").write_text("no image")
         shutil.copytree(blots / "val" / name, tmp_path / "bad" / "val" / name)
     patchify(PatchifyConfig(str(tmp_path / "bad"), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
     assert "data.h5: split train is empty" in refused(*SHORT, code=3)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli.recipes import as_set
+from vitctl.cli.recipes import as_settings
 from vitctl.config.overrides import override
 from vitctl.config.recipes import RECIPES
 from vitctl.config.train import TrainConfig
@@ -46,7 +46,7 @@ def test_an_unknown_one(refused: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("row", list_recipes().recipes, ids=lambda row: row.name)
 def test_what_is_shown_is_what_set_takes(row: Any) -> None:
-    config = override(TrainConfig(), [f"{name}={as_set(value)}" for name, value in row.settings.items()])
+    config = override(TrainConfig(), [f"{name}={as_settings(value)}" for name, value in row.settings.items()])
     shown = list_recipes(row.name).recipes[0].settings
     for name, value in shown.items():
         found: Any = config

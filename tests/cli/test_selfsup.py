@@ -53,7 +53,7 @@ def test_labels_are_not_needed(ran: Run, tmp_path: Path) -> None:
     assert (told["res"], told["patches"], told["probe_top1"]) == ([16, 24], 24, None)
 
 
-def test_pictures_of_one_color_keep_the_loss_finite(ran: Run, tmp_path: Path) -> None:
+def test_images_of_one_color_keep_the_loss_finite(ran: Run, tmp_path: Path) -> None:
     folder = tmp_path / "flat"
     folder.mkdir()
     for number in range(8):

@@ -15,7 +15,7 @@ OURS = ("warning: ", "error: ")
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """Pictures of which libjpeg and libtiff have something to say, and good ones."""
+    """Images of which libjpeg and libtiff have something to say, and good ones."""
     folder = tmp_path / "damaged" / "ant"
     folder.mkdir(parents=True)
     whole = Image.fromarray(picture(0, 90, 120))
@@ -41,7 +41,7 @@ def damaged(tmp_path: Path) -> Path:
     ("predict", "damaged"), ("patchify", "damaged", "d.h5", "--res", "32"),
     ("patchify", "damaged", "d.h5", "--res", "32", "--set", "workers=1"),
 ], ids=lambda words: words[0])  # fmt: skip
-def test_of_damaged_pictures(vitctl: Callable[..., Any], damaged: Path, newest: str, command: tuple[str, ...]) -> None:
+def test_of_damaged_images(vitctl: Callable[..., Any], damaged: Path, newest: str, command: tuple[str, ...]) -> None:
     answer = vitctl(*command, "--quiet", "--json")
     assert answer.err
     assert [line for line in answer.err.splitlines() if not line.startswith(OURS)] == []

@@ -17,10 +17,10 @@ from PIL import Image
 
 from vitctl.config.model import model_spec
 from vitctl.config.study import NAMES, StudyConfig
-from vitctl.reporting import Silent
-from vitctl.workflows.study import data_of
+from vitctl.reporting import SilentReporter
+from vitctl.workflows.study import open_study_data
 from vitctl.workflows.study.grids import STUDIES
-from vitctl.workflows.study.plan import setting_of
+from vitctl.workflows.study.plan import make_setting
 from vitctl.workflows.study.price import Prices
 from vitctl.workflows.study.speed import answers_a_second
 
@@ -58,15 +58,15 @@ def test_every_grid_is_priced_before_it_runs(studied: Run, tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("size", ["28x28", "48x64", "36x36", "100x100"])
-def test_grids_fit_pictures_of_any_size(folder: Run, ran: Run, tmp_path: Path, size: str) -> None:
+def test_grids_fit_images_of_any_size(folder: Run, ran: Run, tmp_path: Path, size: str) -> None:
     height, width = map(int, size.split("x"))
     folder({"train/one": 4, "train/two": 4, "test/one": 2, "test/two": 2}, ending="png")
     ran("patchify", "pictures", "odd.h5", "--res", size, "--patch", str(math.gcd(height, width)), "--quiet")
     for name in ON_DIGITS:
         config = StudyConfig(name, "odd.h5")  # type: ignore[arg-type]
-        data = data_of(config, Silent())
-        setting, told = setting_of(config, data, tmp_path)
-        assert told == [f"pictures of {size} are taken as {setting.side}x{setting.side}"]
+        data = open_study_data(config, SilentReporter())
+        setting, told = make_setting(config, data, tmp_path)
+        assert told == [f"images of {size} are taken as {setting.side}x{setting.side}"]
         prices = Prices(data, None, lambda spec: 1e-3, torch.device("cpu"))
         assert prices.total(list(STUDIES[name].grid(setting))).seconds > 0
 
@@ -189,7 +189,7 @@ def test_one_that_is_stopped_ends_as_one_that_was_not(studied: Run, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_speed_is_measured_in_pictures_a_second(studied: Run) -> None:
+def test_speed_is_measured_in_images_a_second(studied: Run) -> None:
     found = studied("speed", "--data", "digits", "--seeds", "1", "--set", "size=mu")
     assert found["score"] == "images_per_s"
     assert all(row["mean"] > 0 and row["more"]["largest_batch"] >= 1 for row in found["rows"])

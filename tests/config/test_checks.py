@@ -11,7 +11,7 @@ import pytest
 
 import vitctl.config
 from vitctl.config.bench import TrainCase
-from vitctl.config.checks import Range, check_numbers, number, ranges_of, whole_number
+from vitctl.config.checks import Range, check_numbers, parse_number, ranges_of, whole_number
 from vitctl.config.export import ExportConfig
 from vitctl.config.fewshot import FewshotConfig
 from vitctl.config.patchify import PatchifyConfig
@@ -82,13 +82,13 @@ def test_the_range_is_in_the_message(make: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda text: TrainConfig(micro_batch=text), "write auto, or a number of pictures"),
+        (lambda text: TrainConfig(micro_batch=text), "write auto, or a number of images"),
         (lambda text: TrainConfig(freeze=text), "write backbone, or a number of blocks"),
         (lambda text: TrainConfig(res=text), "resolution .* is not understood"),
         (lambda text: PatchifyConfig("x", shards=2000, shard=text), "write index, or the number of a shard"),
         (lambda text: PatchifyConfig("x", split=(f"val=0.{text}",)), "is not a number"),
         (lambda text: StudyConfig("data-size", cells=f"{text}/10000"), "is not understood"),
-        (lambda text: TrainCase.parsed(f"vit-b/16@{text}x4"), "is not understood"),
+        (lambda text: TrainCase.parse(f"vit-b/16@{text}x4"), "is not understood"),
     ],
 )
 @pytest.mark.parametrize("text", OTHER_DIGITS)
@@ -99,14 +99,14 @@ def test_digits_are_plain(make: Any, message: str, text: str) -> None:
 
 @pytest.mark.parametrize("text", OTHER_DIGITS)
 def test_reading_refuses_what_python_takes(text: str) -> None:
-    for read in (whole_number, number):
+    for read in (whole_number, parse_number):
         with pytest.raises(ValueError, match=text):
             read(text)
 
 
 def test_reading_keeps_what_people_write() -> None:
     assert [whole_number(text) for text in ("7", " +7 ", "-07")] == [7, 7, -7]
-    assert [number(text) for text in ("3e-4", ".5", "1.", "-2")] == [3e-4, 0.5, 1.0, -2.0]
+    assert [parse_number(text) for text in ("3e-4", ".5", "1.", "-2")] == [3e-4, 0.5, 1.0, -2.0]
 
 
 def test_a_range_is_found_inside_unions_and_tuples() -> None:

@@ -19,8 +19,8 @@ from vitctl.config.model import (
     SIZES,
     ModelSpec,
     Size,
+    model_name,
     model_spec,
-    name_of,
 )
 from vitctl.errors import ConfigError
 
@@ -151,7 +151,7 @@ def test_any_patch_size_has_a_name(letter: str, patch: int, rows: int, columns: 
 def test_numbers_lead_back_to_the_name(name: str) -> None:
     spec = model_spec(name)
     size = Size(spec.dim, spec.depth, spec.heads, spec.mlp)
-    assert name_of(spec.family, size, spec.patch, spec.layers, spec.factor) == name
+    assert model_name(spec.family, size, spec.patch, spec.layers, spec.factor) == name
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_numbers_lead_back_to_the_name(name: str) -> None:
 def test_numbers_that_no_table_has_get_a_plain_name(
     family: str, size: Size, layers: tuple[int, ...], expected: str
 ) -> None:
-    assert name_of(family, size, 1, layers) == expected
+    assert model_name(family, size, 1, layers) == expected
 
 
 @pytest.mark.parametrize(
@@ -239,10 +239,10 @@ def test_no_text_breaks_the_parser(text: str) -> None:
         ("bit-r51x1", {}, "bit-r51x1: r51 is unknown; did you mean 'r50'"),
         ("bit-r50x0", {}, "the factor is at least 1"),
         ("timm:", {}, "wants a model's name behind it"),
-        ("vit-b/32", {"height": 16}, "a patch of 32x32 is larger than a picture of 16x224"),
-        ("vit-b/32", {"width": 31, "pad": True}, "a patch of 32x32 is larger than a picture of 224x31"),
-        ("r50+vit-b/32", {"height": 16, "width": 16}, "a patch of 32x32 is larger than a picture of 16x16"),
-        ("vit-b/16", {"height": 230}, "do not divide a picture of 230x224; the nearest are 224x224 and 240x224, or"),
+        ("vit-b/32", {"height": 16}, "a patch of 32x32 is larger than an image of 16x224"),
+        ("vit-b/32", {"width": 31, "pad": True}, "a patch of 32x32 is larger than an image of 224x31"),
+        ("r50+vit-b/32", {"height": 16, "width": 16}, "a patch of 32x32 is larger than an image of 16x16"),
+        ("vit-b/16", {"height": 230}, "do not divide an image of 230x224; the nearest are 224x224 and 240x224, or"),
         ("vit-b/16", {"height": 230, "width": 250}, "the nearest are 224x240 and 240x256, or pad them"),
         ("vit-h/14", {"width": 384}, "patches of 14 .* 224x384; the nearest are 224x378 and 224x392, or pad them"),
         ("r50+vit-b/16", {"width": 220}, "patches of 16 do not divide .* the nearest are 224x208 and 224x224"),
@@ -295,7 +295,7 @@ def test_a_size_below_the_patch_has_no_nearest_smaller_one() -> None:
 
 @settings(deadline=None)
 @given(patch=st.integers(1, 40), height=st.integers(1, 200), width=st.integers(1, 200), pad=st.booleans())
-def test_patches_cover_the_picture_or_the_nearest_sizes_do(patch: int, height: int, width: int, pad: bool) -> None:
+def test_patches_cover_the_image_or_the_nearest_sizes_do(patch: int, height: int, width: int, pad: bool) -> None:
     options: dict[str, Any] = SMALL | {"patch": patch, "height": height, "width": width, "pad": pad}
     if min(height, width) < patch:
         with pytest.raises(ConfigError, match="larger"):
@@ -346,32 +346,32 @@ def test_height_comes_first() -> None:
 
 def test_a_changed_head_takes_its_class_token_along() -> None:
     spec = model_spec("vit-b/16")
-    gap = spec.changed(head="gap")
+    gap = spec.replace(head="gap")
     assert (gap.head, gap.class_token, gap.class_position, gap.tokens) == ("gap", False, False, 196)
     assert gap == model_spec("vit-b/16", head="gap")
-    assert gap.changed(head="cls") == spec
-    assert gap.changed(head="map") == model_spec("vit-b/16", head="map")
-    assert spec.changed(head="gap", class_token=True).tokens == 197
+    assert gap.replace(head="cls") == spec
+    assert gap.replace(head="map") == model_spec("vit-b/16", head="map")
+    assert spec.replace(head="gap", class_token=True).tokens == 197
     assert (spec.head, spec.class_token) == ("cls", True)
 
 
 def test_a_change_is_checked_and_touches_nothing_else() -> None:
     spec = model_spec("vit-b/16", dropout=0.1)
-    assert dataclasses.replace(spec.changed(height=384, width=384), height=224, width=224) == spec
+    assert dataclasses.replace(spec.replace(height=384, width=384), height=224, width=224) == spec
     with pytest.raises(ConfigError, match="the nearest are"):
-        spec.changed(height=385)
+        spec.replace(height=385)
     with pytest.raises(ConfigError, match="head cls needs the class token"):
-        model_spec("vit-b/16", head="gap").changed(head="cls", class_token=False)
-    assert model_spec("bit-r50x1").changed(head="map").class_token is False
+        model_spec("vit-b/16", head="gap").replace(head="cls", class_token=False)
+    assert model_spec("bit-r50x1").replace(head="map").class_token is False
 
 
 @settings(deadline=None)
 @given(specs())
 def test_a_change_to_what_is_there_already_changes_nothing(spec: ModelSpec) -> None:
     """Else `--head cls` would give big_vision's weights a position that their file has not."""
-    assert spec.changed() == spec
-    assert spec.changed(**spec.as_dict()) == spec
-    assert spec.changed(head=spec.head) == spec
+    assert spec.replace() == spec
+    assert spec.replace(**spec.as_dict()) == spec
+    assert spec.replace(head=spec.head) == spec
 
 
 @settings(deadline=None)

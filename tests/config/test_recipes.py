@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli.recipes import as_set, in_full, overview
+from vitctl.cli.recipes import as_settings, print_recipe, print_recipes
 from vitctl.config.augment import PRESETS
 from vitctl.config.model import model_spec
 from vitctl.config.overrides import override
@@ -82,7 +82,7 @@ MAE_PRETRAINING = {  # model, what it gave by which recipe; of 800 epochs, only 
     "pretrain-l": ("vit-l/16", "85.5% ImageNet by mae/finetune-l"),
     "pretrain-h": ("vit-h/14", ""),
 }
-MAE = {  # model, epochs, lr of 256 pictures, layer decay, drop path, what it gave on average, and at best
+MAE = {  # model, epochs, lr of 256 images, layer decay, drop path, what it gave on average, and at best
     "finetune-b": ("vit-b/16", 100, 5e-4, 0.65, 0.1, ["83.57%", "83.66%"]),  # 83.63, 83.66, 83.52, 83.46
     "finetune-l": ("vit-l/16", 50, 1e-3, 0.75, 0.2, ["85.87%", "85.95%"]),  # 85.95, 85.87, 85.76, 85.88
     "finetune-h": ("vit-h/14", 50, 1e-3, 0.75, 0.3, ["86.93%"]),
@@ -353,7 +353,7 @@ def test_one_is_chosen_by_the_data(purpose: Any, model: str, examples: int, digi
 
 @pytest.mark.parametrize("name", MAE_PRETRAINING)
 def test_maes_pretraining(name: str) -> None:
-    """Table 8 of its paper: base lr 1.5e-4 for 256 pictures, betas 0.9 and 0.95, 40 of 800 epochs of warm-up."""
+    """Table 8 of its paper: base lr 1.5e-4 for 256 images, betas 0.9 and 0.95, 40 of 800 epochs of warm-up."""
     row = recipe(f"mae/{name}")
     config, (model, expected) = row.config, MAE_PRETRAINING[name]
     assert (config.model, row.expected, config.objective, config.masking.ratio) == (model, expected, "mae", 0.75)
@@ -411,17 +411,17 @@ def test_what_is_listed_makes_the_recipe_when_it_is_set(name: str) -> None:
     (row,) = list_recipes(name).recipes
     exact = {"schedule.end", "schedule.warmup", "augment.crop_ratio", "augment.crop_small"}  # more digits than shown
     texts = {key: ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value) if key in exact
-             else as_set(value) for key, value in row.settings.items()}  # fmt: skip
+             else as_settings(value) for key, value in row.settings.items()}  # fmt: skip
     made = override(TrainConfig(model=row.model), [f"{key}={text}" for key, text in texts.items()])
     assert made == RECIPES[name].config
 
 
 def test_the_tables() -> None:
     rows = list_recipes("mae").recipes
-    table = overview(rows)
+    table = print_recipes(rows)
     assert [column.header for column in table.columns] == ["recipe", "purpose", "source", "expected"]
     assert table.row_count == len(rows)
-    told, settings = in_full(rows[0])
+    told, settings = print_recipe(rows[0])
     assert told.row_count == 6
     assert settings.row_count == len(rows[0].settings)
 
@@ -430,7 +430,7 @@ def test_the_tables() -> None:
     ("value", "text"), [(True, "true"), (0.00075, "0.00075"), ((0.05, 1.0), "0.05,1"), (500, "500"), ("gap", "gap")]
 )
 def test_a_setting_is_shown_as_set_takes_it(value: object, text: str) -> None:
-    assert as_set(value) == text
+    assert as_settings(value) == text
 
 
 def test_transfer_to_small_sets() -> None:

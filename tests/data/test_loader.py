@@ -12,26 +12,27 @@ import pytest
 import torch
 from PIL import Image
 
-from vitctl.data.loader import Batch, Loader, View, normalised
+from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import ConfigError, DataError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.patch_format import DIGEST, Geometry, Header, Notes, Sampled
 from vitctl.io.patch_writer import SplitContent, write_index, write_skeleton
-from vitctl.patches import patchify, unpatchify
+from vitctl.models.input import normalize
+from vitctl.patches import patchify_images, unpatchify_images
 
 ROWS = 37
 GEOMETRY = Geometry(4, 16, 24, 3)
 
 
 def write(path: Path, rows: int = ROWS, seed: int = 0) -> np.ndarray[Any, Any]:
-    """A patch file of random pictures; returns them as [M, H, W, C]."""
+    """A patch file of random images; returns them as [M, H, W, C]."""
     images = np.random.default_rng(seed).integers(0, 256, (rows, 16, 24, 3), dtype=np.uint8)
     split = SplitContent(rows, rows, np.arange(rows), np.array([b"n"] * rows), np.zeros((rows, DIGEST), np.uint8))
     header = Header(GEOMETRY, tuple(map(str, range(ROWS))), "crop", "", "", "", "", Sampled(0, (0,) * 3, (0,) * 3))
     extents = write_skeleton(path, header, {"train": split}, Notes())
     with open(path, "r+b") as file:
         file.seek(extents["train"].offset)
-        file.write(patchify(images, 4).tobytes())
+        file.write(patchify_images(images, 4).tobytes())
     return images
 
 
@@ -56,7 +57,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 def test_batches_are_the_rows_that_they_name(split: Any, images: np.ndarray[Any, Any]) -> None:
     for batch in take(Loader(split, 8), 10):
-        assert np.array_equal(batch.pixels.numpy(), patchify(images[batch.rows], 4))
+        assert np.array_equal(batch.pixels.numpy(), patchify_images(images[batch.rows], 4))
         assert torch.equal(batch.labels, batch.rows)
 
 
@@ -97,7 +98,7 @@ def test_once_is_every_row_once(split: Any, world: int) -> None:
 @pytest.mark.parametrize("patch", [1, 2, 4, 8])
 def test_any_patch_size_leaves_the_file(split: Any, images: np.ndarray[Any, Any], patch: int) -> None:
     batch = take(Loader(split, 5, view=View(patch=patch)), 1)[0]
-    assert np.array_equal(batch.pixels.numpy(), patchify(images[batch.rows], patch))
+    assert np.array_equal(batch.pixels.numpy(), patchify_images(images[batch.rows], patch))
 
 
 def test_images_leave_the_file(split: Any, images: np.ndarray[Any, Any]) -> None:
@@ -108,7 +109,7 @@ def test_images_leave_the_file(split: Any, images: np.ndarray[Any, Any]) -> None
 @pytest.mark.parametrize("res", [(8, 8), (32, 48)])
 def test_any_resolution_leaves_the_file(split: Any, images: np.ndarray[Any, Any], res: tuple[int, int]) -> None:
     batch = take(Loader(split, 5, view=View(patch=8, res=res)), 1)[0]
-    pixels = unpatchify(batch.pixels, *res, 8).numpy().astype(int)
+    pixels = unpatchify_images(batch.pixels, *res, 8).numpy().astype(int)
     expected = [
         np.asarray(Image.fromarray(images[row]).resize(res[::-1], Image.Resampling.BICUBIC)) for row in batch.rows
     ]
@@ -134,7 +135,7 @@ def test_shards_read_like_one_file(tmp_path: Path) -> None:
     write_index(tmp_path / "i.h5", paths, PatchFile(paths[0]).header, Notes())
     images = np.concatenate(parts)
     for batch in take(Loader(PatchFile(tmp_path / "i.h5").split("train"), 8), 6):
-        assert np.array_equal(batch.pixels.numpy(), patchify(images[batch.rows], 4))
+        assert np.array_equal(batch.pixels.numpy(), patchify_images(images[batch.rows], 4))
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
@@ -156,25 +157,25 @@ def test_a_stream_that_is_left_stops_its_threads(split: Any) -> None:
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.5,) * 3, (0.5,) * 3), ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))])
-def test_normalised_is_what_torchvision_does(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def test_normalized_is_what_torchvision_does(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     from torchvision.transforms.v2 import functional
 
     images = torch.randint(0, 256, (4, 8, 12, 3), dtype=torch.uint8)
     expected = functional.normalize(images.permute(0, 3, 1, 2).float() / 255, list(mean), list(std)).permute(0, 2, 3, 1)
-    assert torch.allclose(normalised(images, mean, std), expected, atol=1e-6)
-    assert torch.allclose(normalised(patchify(images, 4), mean, std), patchify(expected, 4), atol=1e-6)
+    assert torch.allclose(normalize(images, mean, std), expected, atol=1e-6)
+    assert torch.allclose(normalize(patchify_images(images, 4), mean, std), patchify_images(expected, 4), atol=1e-6)
 
 
 def test_the_next_batches_are_fetched_while_one_is_used(split: Any) -> None:
     loader = Loader(split, 8, ahead=3)
     fetched = threading.Semaphore(0)
-    real = loader.gathered
+    real = loader.gather
 
     def gathered(*keys: Any) -> Batch:
         fetched.release()
         return real(*keys)
 
-    loader.gathered = gathered  # type: ignore[method-assign]
+    loader.gather = gathered  # type: ignore[method-assign]
     stream = loader.stream()
     next(stream)
     for _ in range(3):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vitctl.inspection.attention import attention_layers, attention_of, batch_for, watching
+from vitctl.inspection.attention import attention_layers, attention_of, batch_for, watch_attention
 from vitctl.models.create import create_model
 
 OPTIONS = {
@@ -15,7 +15,7 @@ OPTIONS = {
 
 def layers_of(model: torch.nn.Module) -> dict[int, torch.Tensor]:
     seen: dict[int, torch.Tensor] = {}
-    with torch.no_grad(), watching(model, lambda number, attention: seen.update({number: attention})):
+    with torch.no_grad(), watch_attention(model, lambda number, attention: seen.update({number: attention})):
         model(torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(1)))
     return seen
 
@@ -47,7 +47,7 @@ def test_watching_changes_no_answer_and_ends() -> None:
     pixels, calls = torch.randn(1, 3, 32, 32), []
     with torch.no_grad():
         plain = model(pixels)
-        with watching(model, lambda number, _: calls.append(number)):
+        with watch_attention(model, lambda number, _: calls.append(number)):
             assert torch.equal(model(pixels), plain)
         model(pixels)
     assert calls == [0]
@@ -59,6 +59,6 @@ def test_axial_layers_see_lines() -> None:
     assert [each.shape for each in seen.values()] == [(2 * 4, 3, 3, 3), (2 * 3, 3, 4, 4)]  # rows, then columns
 
 
-def test_vit_l_at_384_takes_few_pictures_at_once() -> None:
+def test_vit_l_at_384_takes_few_images_at_once() -> None:
     assert batch_for(16, 577) * 16 * 577 * 577 * 4 * 3 <= 256 * 2**20
     assert batch_for(16, 10_000) == 1

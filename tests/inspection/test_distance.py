@@ -20,7 +20,7 @@ def test_uniform_attention(grid: tuple[int, int], reach: int, pixels: float) -> 
     assert found.tolist() == [[pytest.approx(pixels, abs=5e-4)] * 2]
 
 
-def test_the_class_token_is_dropped_and_nothing_normalised_anew() -> None:
+def test_the_class_token_is_dropped_and_nothing_normalized_anew() -> None:
     attention = torch.full((1, 1, 197, 197), 1 / 197)
     found = mean_distances(attention, pixel_distances((14, 14), 16), prefix=1)
     assert float(found) == pytest.approx(115.9009, abs=1e-3)

@@ -16,17 +16,17 @@ def test_the_same_features_are_wholly_alike_however_they_are_turned_and_scaled()
     found = alignments([one, 3 * one @ turn, one + 5])
     np.testing.assert_allclose(found[0, 1], 1, atol=1e-9)
     np.testing.assert_allclose(np.diag(found), 1)
-    np.testing.assert_allclose(found[0, 2], 1, atol=1e-6)  # a shift is not seen: it is centred
+    np.testing.assert_allclose(found[0, 2], 1, atol=1e-6)  # a shift is not seen: it is centered
 
 
-def test_features_that_have_nothing_to_do_with_each_other_are_not_alike_even_for_few_pictures() -> None:
-    """What the plain estimate gets wrong: with more features than pictures it says 0.7."""
+def test_features_that_have_nothing_to_do_with_each_other_are_not_alike_even_for_few_images() -> None:
+    """What the plain estimate gets wrong: with more features than images it says 0.7."""
     found = [alignments([features(2 * seed, 30, 200), features(2 * seed + 1, 30, 200)])[0, 1] for seed in range(40)]
     assert abs(float(np.mean(found))) < 0.02
 
 
 def test_by_definition() -> None:
-    """HSIC by its sum over four different pictures (Song et al. 2012), written out."""
+    """HSIC by its sum over four different images (Song et al. 2012), written out."""
     one, other = features(5, 7, 3), features(6, 7, 4)
     k, m = one @ one.T, other @ other.T
     rows = range(7)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitctl.inspection.rollout import CELL, Rollout, draw_heads, draw_rollout, on_patches, overlaid
+from vitctl.inspection.rollout import CELL, Rollout, draw_heads, draw_rollout, on_patches, overlay
 
 
 def attention(seed: int, layers: int = 3, tokens: int = 5) -> list[torch.Tensor]:
@@ -52,7 +52,7 @@ def test_from_the_class_token_or_from_the_mean_of_patches() -> None:
 def test_light_falls_where_it_looks() -> None:
     weights = np.zeros((4, 4))
     weights[0, 0] = 1
-    lit = np.asarray(overlaid(np.full((64, 64, 3), 200, np.uint8), weights))
+    lit = np.asarray(overlay(np.full((64, 64, 3), 200, np.uint8), weights))
     assert lit.shape == (CELL, CELL, 3)
     assert lit[:20, :20].mean() > 3 * lit[-40:, -40:].mean()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitctl.inspection.similarity import Panel, draw, similarities, tiled
+from vitctl.inspection.similarity import SimilarityPanel, draw_similarities, similarities, tile_table
 
 
 def table(rows: int, columns: int, width: int = 5) -> np.ndarray:
@@ -20,7 +20,7 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
 def test_a_tile_is_how_alike_its_position_is_to_all_others(grid: tuple[int, int]) -> None:
     rows, columns = grid
     positions = table(rows, columns)
-    sheet = tiled(positions, grid)
+    sheet = tile_table(positions, grid)
     assert sheet.shape == (rows * rows + rows - 1, columns * columns + columns - 1)
     seen = np.zeros(sheet.shape, bool)
     for row in range(rows):
@@ -50,9 +50,9 @@ def test_size_does_not_matter() -> None:
 
 
 def test_the_file_has_a_panel_beside_the_other(tmp_path: Path) -> None:
-    panels = [Panel("before", table(3, 3), (3, 3)), Panel("after", table(4, 6), (4, 6))]
-    draw(panels, tmp_path / "two.png", "Similarity")
-    draw(panels[:1], tmp_path / "one.png", "Similarity")
+    panels = [SimilarityPanel("before", table(3, 3), (3, 3)), SimilarityPanel("after", table(4, 6), (4, 6))]
+    draw_similarities(panels, tmp_path / "two.png", "Similarity")
+    draw_similarities(panels[:1], tmp_path / "one.png", "Similarity")
     with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "one.png") as one:
         assert (two.format, two.height) == ("PNG", one.height)
         assert two.width > 1.7 * one.width
@@ -64,7 +64,7 @@ def test_the_file_has_a_panel_beside_the_other(tmp_path: Path) -> None:
 def test_the_same_positions_are_drawn_in_the_same_colors(tmp_path: Path) -> None:
     """The range of colors is fixed, so that figures can be compared."""
     same = np.ones((4, 3), np.float32)
-    draw([Panel("all alike", same, (2, 2))], tmp_path / "alike.png", "One")
+    draw_similarities([SimilarityPanel("all alike", same, (2, 2))], tmp_path / "alike.png", "One")
     with Image.open(tmp_path / "alike.png") as drawn:
         pixels = np.asarray(drawn.convert("RGB")).reshape(-1, 3)
     top = np.array([253, 231, 37])  # the end of viridis

@@ -14,7 +14,7 @@ def written(tmp_path: Path, content: Any) -> Path:
     return path
 
 
-def test_imagenets_list_goes_by_the_numbers_of_its_pictures(tmp_path: Path) -> None:
+def test_imagenets_list_goes_by_the_numbers_of_its_images(tmp_path: Path) -> None:
     path = written(tmp_path, [[1], [], [2, 3]])
     names = ["val/n01/ILSVRC2012_val_00000003.JPEG", "val/n02/ILSVRC2012_val_00000001.JPEG"]
     assert read_answers(path, names) == [[2, 3], [1]]
@@ -25,7 +25,7 @@ def test_imagenets_list_goes_by_the_numbers_of_its_pictures(tmp_path: Path) -> N
 def test_another_list_goes_by_the_order_of_names(tmp_path: Path) -> None:
     path = written(tmp_path, [["a"], ["b"], ["c"]])
     assert read_answers(path, ["z.png", "x.png", "y.png"]) == [["c"], ["a"], ["b"]]
-    with pytest.raises(DataError, match="3 answers for 2 pictures"):
+    with pytest.raises(DataError, match="3 answers for 2 images"):
         read_answers(path, ["a", "b"])
 
 

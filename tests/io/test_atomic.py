@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitctl.io.atomic import remove_leftovers, replacing, write_bytes, write_json
+from vitctl.io.atomic import atomic_write, remove_leftovers, write_bytes, write_json
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_bytes(path, b"old")
-    with pytest.raises(RuntimeError, match="half way"), replacing(path) as aside:
+    with pytest.raises(RuntimeError, match="half way"), atomic_write(path) as aside:
         aside.write_bytes(b"half")
         raise RuntimeError("half way")
     assert path.read_bytes() == b"old"
@@ -36,8 +36,8 @@ def test_killed_while_writing_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_bytes(path, b"old")
     program = (
-        "import os, sys, pathlib\nfrom vitctl.io.atomic import replacing\n"
-        "with replacing(pathlib.Path(sys.argv[1])) as aside:\n"
+        "import os, sys, pathlib\nfrom vitctl.io.atomic import atomic_write\n"
+        "with atomic_write(pathlib.Path(sys.argv[1])) as aside:\n"
         "    aside.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
     )
     assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == -9

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vitctl.io.csv_cells import text_cell
-from vitctl.io.feature_file import Origin, Parts, export
-from vitctl.workflows.study.gather import Row, write_table
+from vitctl.io.feature_file import Origin, Parts, export_features
+from vitctl.workflows.study.gather import StudyRow, write_study_csv
 
 NASTY = [
     "=1+1",
@@ -39,13 +39,13 @@ def test_features_export_tame_names_and_leave_numbers(tmp_path: Path) -> None:
     values = -np.ones((2, 1), np.float32)
     parts.write("train", 0, values)
     file = parts.finish({"train": (np.array([0, -1]), ["=1+1", "a\x1bb"])}, "a test")
-    (path,) = export(file, "csv", tmp_path / "f")
+    (path,) = export_features(file, "csv", tmp_path / "f")
     with open(path, newline="", encoding="utf-8") as table:
         assert list(csv.reader(table))[1:] == [["'=1+1", "0", "-1"], [r"a\x1bb", "-1", "-1"]]
 
 
 def test_a_study_writes_tame_factors(tmp_path: Path) -> None:
-    row = Row({"task": "=cmd()", "shots": -1}, 1, 0, 0.5, None, [0.5], 1.0, 1.0, {})
-    write_table([row, replace(row, factors={"task": "pets", "shots": 5})], tmp_path / "study.csv")
+    row = StudyRow({"task": "=cmd()", "shots": -1}, 1, 0, 0.5, None, [0.5], 1.0, 1.0, {})
+    write_study_csv([row, replace(row, factors={"task": "pets", "shots": 5})], tmp_path / "study.csv")
     with open(tmp_path / "study.csv", newline="", encoding="utf-8") as table:
         assert [line[:2] for line in csv.reader(table)] == [["task", "shots"], ["'=cmd()", "-1"], ["pets", "5"]]

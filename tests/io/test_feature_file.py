@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vitctl.errors import DataError, NoSpace, RunError
-from vitctl.io.feature_file import FeatureFile, Origin, Parts, export, told_when_full
+from vitctl.io.feature_file import FeatureFile, Origin, Parts, explain_full_disk, export_features
 
 ORIGIN = Origin("w", "d", "vit-mu/8", 1, "auto", 16, 16, "float32", "float32", ("cat", "dög"))
 VALUES = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -58,16 +58,16 @@ def test_other_tools_read_the_same_numbers(tmp_path: Path, kind: str) -> None:
     file = made(tmp_path / "f.h5")
     if kind == "parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
-        (path,) = export(file, kind, tmp_path / "f")
+        (path,) = export_features(file, kind, tmp_path / "f")
         table = parquet.read_table(path).to_pydict()
         assert np.array_equal(np.array(table["features"], np.float32), VALUES)
         assert table["label"] == [0, 1, 0, -1, 1]
     elif kind == "npy":
-        features, labels = export(file, kind, tmp_path / "f")
+        features, labels = export_features(file, kind, tmp_path / "f")
         assert np.array_equal(np.load(features), VALUES)
         assert np.load(labels).tolist() == [0, 1, 0, -1, 1]
     else:
-        (path,) = export(file, kind, tmp_path / "f")
+        (path,) = export_features(file, kind, tmp_path / "f")
         lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
         assert lines[0] == ["name", "label", "f0", "f1", "f2"]
         assert np.array_equal(np.array([line[2:] for line in lines[1:]], np.float32), VALUES)
@@ -82,7 +82,7 @@ def test_what_float16_does_not_hold_is_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("file write failed: No space left on d")])
 def test_a_full_disk_is_one_line_that_says_what_stays(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(NoSpace, match="what was computed stays in"), told_when_full(tmp_path / "f.h5", tmp_path):
+    with pytest.raises(NoSpace, match="what was computed stays in"), explain_full_disk(tmp_path / "f.h5", tmp_path):
         raise error
 
 

@@ -14,7 +14,7 @@ import pytest
 from vitctl.errors import DataError, InputError
 from vitctl.io.feature_file import FEATURES, FeatureFile, Origin, Parts
 from vitctl.io.patch_file import PatchFile
-from vitctl.io.patch_format import DIGEST, PATCHES, Geometry, Header, Notes, Sampled, picture_digest
+from vitctl.io.patch_format import DIGEST, PATCHES, Geometry, Header, Notes, Sampled, image_digest
 from vitctl.io.patch_writer import SplitContent, write_index, write_skeleton
 from vitctl.workflows.info import describe
 
@@ -25,8 +25,8 @@ ORIGIN = Origin("w", "d", "vit-mu/8", 1, "auto", 16, 16, "float32", "float32", (
 
 
 def write_patches(path: Path) -> None:
-    """All of its pictures are black: the rows are left as holes."""
-    digest = np.frombuffer(picture_digest(np.zeros((6, 48), np.uint8)), np.uint8)
+    """All of its images are black: the rows are left as holes."""
+    digest = np.frombuffer(image_digest(np.zeros((6, 48), np.uint8)), np.uint8)
     names, digests = np.array([b"cat/0.png"] * ROWS), np.tile(digest, (ROWS, 1))
     part = SplitContent(ROWS, ROWS, np.arange(ROWS) % 2, names, digests)
     write_skeleton(path, HEADER, {"train": part, "val": part}, NOTES)

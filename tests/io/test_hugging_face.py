@@ -60,12 +60,12 @@ def made(spec: ModelSpec = SPEC, seed: int = 0, **about: Any) -> Weights:
 
 
 def written(spec: ModelSpec = SPEC, **about: Any) -> tuple[Tensors, dict[str, Any], dict[str, Any]]:
-    tensors, config, preprocessor = hugging_face.write(made(spec, **about))
+    tensors, config, preprocessor = hugging_face.to_hf(made(spec, **about))
     return tensors, json.loads(json.dumps(config)), json.loads(json.dumps(preprocessor))
 
 
 def read(tensors: Tensors, config: dict[str, Any] | None, preprocessor: dict[str, Any] | None = None) -> Weights:
-    return hugging_face.read(tensors, config, preprocessor, "here")
+    return hugging_face.read_hf(tensors, config, preprocessor, "here")
 
 
 def same_bits(one: Tensors, other: Tensors) -> bool:
@@ -95,14 +95,14 @@ def renamed(tensors: Tensors) -> Tensors:
 
 VARIANTS = {
     "head": SPEC,
-    "no head": SPEC.changed(classes=0),
-    "pooler": SPEC.changed(classes=0, hidden=32),
-    "another width of the pooler": SPEC.changed(classes=0, hidden=24),
-    "wide": SPEC.changed(height=16, width=48),
-    "tanh": SPEC.changed(gelu="tanh", norm_eps=1e-6),
-    "no biases": SPEC.changed(qkv_bias=False),
-    "gray": SPEC.changed(channels=1),
-    "named": SPEC.changed(name="vit-mu/8", depth=1, heads=2, mlp=128),
+    "no head": SPEC.replace(classes=0),
+    "pooler": SPEC.replace(classes=0, hidden=32),
+    "another width of the pooler": SPEC.replace(classes=0, hidden=24),
+    "wide": SPEC.replace(height=16, width=48),
+    "tanh": SPEC.replace(gelu="tanh", norm_eps=1e-6),
+    "no biases": SPEC.replace(qkv_bias=False),
+    "gray": SPEC.replace(channels=1),
+    "named": SPEC.replace(name="vit-mu/8", depth=1, heads=2, mlp=128),
 }
 
 
@@ -146,13 +146,13 @@ def test_the_names_are_the_classic_ones() -> None:
     stems += ["vit.embeddings.patch_embeddings.projection"]
     expected = {f"{stem}.{ending}" for stem in stems for ending in ("weight", "bias")}
     expected |= {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"}
-    tensors, config, _ = written(SPEC.changed(depth=1))
+    tensors, config, _ = written(SPEC.replace(depth=1))
     assert set(tensors) == expected
     assert (config["architectures"], config["model_type"]) == (["ViTForImageClassification"], "vit")
 
 
 def test_a_bare_model_has_no_prefix_and_may_have_a_pooler() -> None:
-    tensors, config, _ = written(SPEC.changed(classes=0, hidden=32))
+    tensors, config, _ = written(SPEC.replace(classes=0, hidden=32))
     assert config["architectures"] == ["ViTModel"]
     assert {"pooler.dense.weight", "pooler.dense.bias", "layernorm.weight"} <= set(tensors)
     assert not any(name.startswith(("vit.", "classifier")) for name in tensors)
@@ -160,7 +160,7 @@ def test_a_bare_model_has_no_prefix_and_may_have_a_pooler() -> None:
 
 def test_query_key_and_value_are_timms_in_this_order() -> None:
     weights = made()
-    tensors = hugging_face.write(weights)[0]
+    tensors = hugging_face.to_hf(weights)[0]
     for place, part in enumerate(("query", "key", "value")):
         found = tensors[f"vit.encoder.layer.1.attention.attention.{part}.weight"]
         assert torch.equal(found, weights.tensors["blocks.1.attn.qkv.weight"][32 * place : 32 * (place + 1)])
@@ -180,7 +180,7 @@ def test_the_names_of_the_newest_modules_are_read() -> None:
 def test_half_precision_stays() -> None:
     weights = made()
     half = replace(weights, tensors={name: tensor.bfloat16() for name, tensor in weights.tensors.items()})
-    tensors, config, preprocessor = hugging_face.write(half)
+    tensors, config, preprocessor = hugging_face.to_hf(half)
     assert config["torch_dtype"] == "bfloat16"
     assert same_bits(read(tensors, config, preprocessor).tensors, half.tensors)
 
@@ -201,7 +201,7 @@ def test_other_files_do_not_look_like_it(names: list[str]) -> None:
 
 
 def test_without_a_config_shapes_and_known_widths_decide() -> None:
-    spec = SPEC.changed(name="vit-mu/8", depth=1, heads=2, mlp=128)
+    spec = SPEC.replace(name="vit-mu/8", depth=1, heads=2, mlp=128)
     back = read(written(spec)[0], None)
     assert back.spec == spec
     assert [each for each in back.assumptions if "no config.json: 2 heads, GELU by erf" in each and "32x32" in each]
@@ -210,29 +210,29 @@ def test_without_a_config_shapes_and_known_widths_decide() -> None:
 
 def test_without_a_config_some_things_cannot_be_told() -> None:
     with pytest.raises(WeightsError, match="here: the grid cannot be told: 13 positions"):
-        read(written(SPEC.changed(height=16, width=48))[0], None)
+        read(written(SPEC.replace(height=16, width=48))[0], None)
     for dim in (48, 128):
         with pytest.raises(
             WeightsError, match=f"how many heads share a width of {dim} .* that says num_attention_heads"
         ):
-            read(written(SPEC.changed(dim=dim))[0], None)
+            read(written(SPEC.replace(dim=dim))[0], None)
 
 
 def test_masked_pretraining_is_kept_apart() -> None:
-    tensors, config, preprocessor = written(SPEC.changed(classes=0))
+    tensors, config, preprocessor = written(SPEC.replace(classes=0))
     tensors = {f"vit.{name}": tensor for name, tensor in tensors.items()}
     apart = {"decoder.0.weight": torch.ones(192, 32, 1, 1), "decoder.0.bias": torch.ones(192)}
     tensors |= apart | {"vit.embeddings.mask_token": torch.ones(1, 1, 32)}
     tensors |= {"vit.embeddings.position_ids": torch.arange(17)[None]}
     back = read(tensors, config | {"architectures": ["ViTForMaskedImageModeling"]}, preprocessor)
-    assert same_bits(back.tensors, made(SPEC.changed(classes=0)).tensors)
+    assert same_bits(back.tensors, made(SPEC.replace(classes=0)).tensors)
     assert same_bits(back.extra, apart | {"mask_token": torch.ones(1, 1, 32)})
     assert [note for note in back.notes if "3 tensors of masked pretraining kept apart" in note]
     assert [note for note in back.notes if "position_ids left out" in note]
 
 
 def test_class_names_stand_in_the_order_of_their_numbers() -> None:
-    spec = SPEC.changed(classes=11)
+    spec = SPEC.replace(classes=11)
     names = tuple(f"class {letter}" for letter in "abcdefghijk")
     tensors, config, _ = written(spec, class_names=names)
     assert config["label2id"]["class k"] == 10
@@ -268,7 +268,7 @@ def test_every_name_of_the_tanh_gelu(act: str) -> None:
 
 @pytest.mark.parametrize("size", [[16, 48], {"height": 16, "width": 48}])
 def test_height_comes_before_width(size: Any) -> None:
-    spec = SPEC.changed(height=16, width=48)
+    spec = SPEC.replace(height=16, width=48)
     tensors, config, _ = written(spec)
     assert config["image_size"] == [16, 48]
     assert read(tensors, config | {"image_size": size, "patch_size": [8, 8]}).spec == spec
@@ -316,7 +316,7 @@ def test_a_config_that_does_not_fit(change: dict[str, Any], message: str) -> Non
 
 
 def test_a_pooler_has_a_tanh() -> None:
-    tensors, config, _ = written(SPEC.changed(classes=0, hidden=32))
+    tensors, config, _ = written(SPEC.replace(classes=0, hidden=32))
     with pytest.raises(WeightsError, match="pooler_act 'gelu'"):
         read(tensors, config | {"pooler_act": "gelu"})
     with pytest.raises(WeightsError, match="pooler_output_size 31, not 32"):
@@ -395,7 +395,7 @@ PREPROCESSING = ("image_mean", "image_std", "do_normalize", "do_rescale", "resca
     st.booleans(),
 )
 def test_untrusted_json_is_read_or_refused(change: Any, preprocessing: Any, pooled: bool) -> None:
-    tensors, config, preprocessor = written(SPEC.changed(classes=0, hidden=32) if pooled else SPEC)
+    tensors, config, preprocessor = written(SPEC.replace(classes=0, hidden=32) if pooled else SPEC)
     try:
         weights = read(tensors, config | change, preprocessor | preprocessing)
     except WeightsError as error:
@@ -413,7 +413,7 @@ def test_json_that_is_no_object(content: Any) -> None:
         read(tensors, None, content)
 
 
-def normalised(preprocessor: dict[str, Any], spec: ModelSpec = SPEC) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalized(preprocessor: dict[str, Any], spec: ModelSpec = SPEC) -> tuple[tuple[float, ...], tuple[float, ...]]:
     tensors, config, _ = written(spec)
     about = read(tensors, config, preprocessor).about
     return about.mean, about.std
@@ -425,7 +425,7 @@ def normalised(preprocessor: dict[str, Any], spec: ModelSpec = SPEC) -> tuple[tu
 ])  # fmt: skip
 def test_the_fit_goes_there_and_back(fit: str, size: tuple[int, int], kind: str, back: str) -> None:
     """What no processor does, a crop that is no square or white around, is squashed, and the export says so."""
-    tensors, config, preprocessor = written(SPEC.changed(height=size[0], width=size[1]), fit=fit)
+    tensors, config, preprocessor = written(SPEC.replace(height=size[0], width=size[1]), fit=fit)
     assert preprocessor["image_processor_type"] == kind
     assert preprocessor.get("crop_size") == (preprocessor["size"] if back == "crop" else None)
     assert read(tensors, config, preprocessor).about.fit == back
@@ -446,18 +446,18 @@ def test_the_fit_of_other_processors(preprocessor: dict[str, Any] | None, fit: s
 
 def test_mean_and_std_are_of_pixels_from_0_to_1() -> None:
     values = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    assert normalised(values) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert normalised(values | {"rescale_factor": 1 / 255}) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert normalised({"image_mean": [51, 51, 51], "image_std": 25.5, "do_rescale": False}) == ((0.2,) * 3, (0.1,) * 3)
-    assert normalised({"do_normalize": False}) == ((0.0,) * 3, (1.0,) * 3)
-    assert normalised({"do_normalize": False, "rescale_factor": 1 / 127.5}) == ((0.0,) * 3, (0.5,) * 3)
-    assert normalised({"image_mean": [0.5] * 3}, SPEC.changed(channels=1)) == ((0.5,), (0.5,))
+    assert normalized(values) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert normalized(values | {"rescale_factor": 1 / 255}) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert normalized({"image_mean": [51, 51, 51], "image_std": 25.5, "do_rescale": False}) == ((0.2,) * 3, (0.1,) * 3)
+    assert normalized({"do_normalize": False}) == ((0.0,) * 3, (1.0,) * 3)
+    assert normalized({"do_normalize": False, "rescale_factor": 1 / 127.5}) == ((0.0,) * 3, (0.5,) * 3)
+    assert normalized({"image_mean": [0.5] * 3}, SPEC.replace(channels=1)) == ((0.5,), (0.5,))
 
 
 @pytest.mark.parametrize(
     ("preprocessor", "message"),
     [
-        ({"image_mean": [0.1, 0.2]}, "says image_mean [0.1, 0.2], but the pictures have 3 channels"),
+        ({"image_mean": [0.1, 0.2]}, "says image_mean [0.1, 0.2], but the images have 3 channels"),
         ({"image_mean": []}, "says image_mean []"),
         ({"image_mean": "half"}, "image_mean is 'half'; it must be a number"),
         ({"image_mean": [None, 0.5, 0.5]}, "image_mean is None"),
@@ -467,12 +467,12 @@ def test_mean_and_std_are_of_pixels_from_0_to_1() -> None:
         ({"rescale_factor": [1]}, "rescale_factor is [1]"),
     ],
 )
-def test_a_normalisation_that_cannot_be(preprocessor: dict[str, Any], message: str) -> None:
+def test_a_normalization_that_cannot_be(preprocessor: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=f"^here: .*{re.escape(message)}"):
-        normalised(preprocessor)
+        normalized(preprocessor)
 
 
-def test_a_missing_normalisation_is_told() -> None:
+def test_a_missing_normalization_is_told() -> None:
     tensors, config, _ = written()
     guess = read(tensors, config, {}).normalization_guess
     assert "no image_mean in preprocessor_config.json" in guess
@@ -504,11 +504,11 @@ def test_a_missing_normalisation_is_told() -> None:
 def test_what_hugging_face_has_no_place_for(change: dict[str, Any], message: str) -> None:
     expected = f"Hugging Face's ViT has no place for {message}; write .safetensors instead"
     with pytest.raises(UsageError, match=re.escape(expected)):
-        hugging_face.write(replace(made(), spec=SPEC.changed(**change)))
+        hugging_face.to_hf(replace(made(), spec=SPEC.replace(**change)))
 
 
 def test_fixed_positions_are_written_as_they_are() -> None:
-    tensors, config, preprocessor = hugging_face.write(replace(made(), spec=SPEC.changed(positions="sincos")))
+    tensors, config, preprocessor = hugging_face.to_hf(replace(made(), spec=SPEC.replace(positions="sincos")))
     assert same_bits(read(tensors, config, preprocessor).tensors, made().tensors)
 
 
@@ -516,23 +516,23 @@ def test_weights_that_are_not_of_their_spec_are_not_written() -> None:
     weights = made()
     with pytest.raises(WeightsError, match=r"misses 1 tensor \(norm\.bias\) and has no use for 1 tensor \(odd\)"):
         tensors = {name: tensor for name, tensor in weights.tensors.items() if name != "norm.bias"}
-        hugging_face.write(replace(weights, tensors=tensors | {"odd": torch.ones(1)}))
+        hugging_face.to_hf(replace(weights, tensors=tensors | {"odd": torch.ones(1)}))
     with pytest.raises(WeightsError, match=r"blocks\.0\.attn\.qkv\.bias is \[95\], but the rest makes it \[96\]"):
-        hugging_face.write(replace(weights, tensors=weights.tensors | {"blocks.0.attn.qkv.bias": torch.ones(95)}))
+        hugging_face.to_hf(replace(weights, tensors=weights.tensors | {"blocks.0.attn.qkv.bias": torch.ones(95)}))
 
 
-def test_names_and_normalisation_must_fit_the_model() -> None:
+def test_names_and_normalization_must_fit_the_model() -> None:
     with pytest.raises(UsageError, match="2 class names for 5 classes"):
         written(class_names=("cat", "dog"))
-    with pytest.raises(UsageError, match="do not fit pictures of 3 channels"):
+    with pytest.raises(UsageError, match="do not fit images of 3 channels"):
         written(mean=(0.1, 0.2))
-    gray = made(SPEC.changed(channels=1), mean=(0.5,) * 3, std=(0.5,) * 3)
-    assert hugging_face.write(gray)[2]["image_mean"] == [0.5]
+    gray = made(SPEC.replace(channels=1), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert hugging_face.to_hf(gray)[2]["image_mean"] == [0.5]
 
 
 def test_a_folder_is_written_whole(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "model"
-    hugging_face.save(made(), folder)
+    hugging_face.save_hf_folder(made(), folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json", "model.safetensors", "preprocessor_config.json"]  # fmt: skip
     with safe_open(folder / "model.safetensors", "pt") as file:
@@ -545,15 +545,15 @@ def test_a_folder_is_written_whole(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
-    hugging_face.save(made(), tmp_path)  # empty
+    hugging_face.save_hf_folder(made(), tmp_path)  # empty
     for place in (tmp_path, tmp_path / "config.json"):
         with pytest.raises(OutputExists, match="is there and not an empty folder"):
-            hugging_face.save(made(), place)
+            hugging_face.save_hf_folder(made(), place)
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        hugging_face.save(replace(made(), spec=SPEC.changed(registers=1)), tmp_path / "model")
+        hugging_face.save_hf_folder(replace(made(), spec=SPEC.replace(registers=1)), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -562,7 +562,7 @@ def opened(folder: Path) -> Weights:
     config = json.loads((folder / "config.json").read_text())
     beside = folder / "preprocessor_config.json"
     preprocessor = json.loads(beside.read_text()) if beside.exists() else None
-    return hugging_face.read(load_file(folder / "model.safetensors"), config, preprocessor, str(folder))
+    return hugging_face.read_hf(load_file(folder / "model.safetensors"), config, preprocessor, str(folder))
 
 
 def timm_answer(weights: Weights, pictures: torch.Tensor) -> torch.Tensor:
@@ -619,7 +619,7 @@ def test_classifiers_of_transformers(transformers: Any, tmp_path: Path, options:
     logits = model(pictures).logits
     assert logits.std() > 0.1
     torch.testing.assert_close(timm_answer(weights, pictures), logits, rtol=0, atol=1e-5)
-    hugging_face.save(weights, tmp_path / "ours")
+    hugging_face.save_hf_folder(weights, tmp_path / "ours")
     back = whole(transformers.ViTForImageClassification.from_pretrained(tmp_path / "ours", output_loading_info=True))
     assert back.config.id2label == model.config.id2label
     if options.get("hidden_act", "gelu") not in ("gelu_new", "gelu_fast"):  # those are written as gelu_pytorch_tanh
@@ -647,13 +647,13 @@ def test_bare_models_of_transformers(transformers: Any, tmp_path: Path) -> None:
     weights = opened(tmp_path / "theirs")
     assert (weights.spec.hidden, weights.spec.classes) == (32, 0)
     pictures = torch.randn(3, 3, 32, 32)
-    features = module(weights.spec.changed(hidden=0))
+    features = module(weights.spec.replace(hidden=0))
     features.load_state_dict({name: value for name, value in weights.tensors.items() if "pre_logits" not in name})
     pooler = nn.functional.linear(
         features(pictures), weights.tensors["pre_logits.fc.weight"], weights.tensors["pre_logits.fc.bias"]
     )
     torch.testing.assert_close(pooler.tanh(), model(pictures).pooler_output, rtol=0, atol=1e-5)
-    hugging_face.save(weights, tmp_path / "ours")
+    hugging_face.save_hf_folder(weights, tmp_path / "ours")
     back = whole(transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True))
     assert type(back) is type(model)
     assert torch.equal(back(pictures).pooler_output, model(pictures).pooler_output)
@@ -691,7 +691,7 @@ def test_models_that_began_here(transformers: Any, tmp_path: Path) -> None:
     """Every variant that can be written is loaded without a word; features alone have a pooler that is new."""
     for index, (name, spec) in enumerate(VARIANTS.items()):
         weights = made(spec)
-        hugging_face.save(weights, tmp_path / str(index))
+        hugging_face.save_hf_folder(weights, tmp_path / str(index))
         kind = transformers.ViTForImageClassification if spec.classes else transformers.ViTModel
         options = {} if spec.classes or spec.hidden else {"add_pooling_layer": False}
         if spec.hidden not in (0, spec.dim) and "pooler_output_size" not in transformers.ViTConfig().to_dict():

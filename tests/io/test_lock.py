@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vitctl.io.lock import Held, locked, start_time, take
+from vitctl.io.lock import Held, hold_lock, start_time, take
 
 HOLDER = """
 import sys
@@ -76,7 +76,7 @@ def test_where_there_are_no_locks_the_owner_in_the_file_decides(
         with pytest.raises(Held, match=rf"process {pid} on {host}; if it is gone, remove "):
             take(tmp_path / "lock", wait=False, warn=said.append)
     else:
-        with locked(tmp_path / "lock", said.append):
+        with hold_lock(tmp_path / "lock", said.append):
             assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
         assert "this file system has no locks" in said[0]
         assert not (tmp_path / "lock").exists()

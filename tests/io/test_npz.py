@@ -14,7 +14,7 @@ import torch
 from tests.models import official_files
 from vitctl.errors import WeightsError
 from vitctl.io.npz import read_arrays
-from vitctl.io.recognise import open_weights
+from vitctl.io.recognize import open_weights
 
 
 def bomb(path: Path, name: str, gigabytes: int) -> None:

@@ -30,20 +30,20 @@ def equal(one: Arrays, other: Arrays) -> bool:
 @pytest.mark.parametrize("hidden", [0, 12])
 def test_vits_come_back_bit_for_bit(layout: str, head: str, hidden: int) -> None:
     arrays = official_files.make_vit(layout, head, hidden)
-    assert equal(dict(official.write(official.read(arrays, "file.npz"))), arrays)
+    assert equal(dict(official.write_official(official.read_official(arrays, "file.npz"))), arrays)
 
 
 @pytest.mark.parametrize("layers", [(), (1,), (2, 1)])
 def test_hybrids_come_back_bit_for_bit(layers: tuple[int, ...]) -> None:
     arrays = official_files.make_hybrid(layers)
-    assert equal(dict(official.write(official.read(arrays, "file.npz"))), arrays)
+    assert equal(dict(official.write_official(official.read_official(arrays, "file.npz"))), arrays)
 
 
 @pytest.mark.parametrize("layout", official_files.BIT_LAYOUTS)
 @pytest.mark.parametrize("layers", [(1, 1, 1, 1), (2, 1)])
 def test_bit_comes_back_bit_for_bit(layout: str, layers: tuple[int, ...]) -> None:
     arrays = official_files.make_bit(layout, layers)
-    assert equal(dict(official.write(official.read(arrays, "file.npz"))), arrays)
+    assert equal(dict(official.write_official(official.read_official(arrays, "file.npz"))), arrays)
 
 
 @given(
@@ -59,19 +59,19 @@ def test_any_sizes_come_back(
         layout, head, hidden=hidden, dim=8, depth=depth, heads=heads, mlp=6, patch=patch, grid=(side, side),
         channels=channels, classes=classes,
     )  # fmt: skip
-    weights = official.read(arrays, "file.npz")
+    weights = official.read_official(arrays, "file.npz")
     spec = weights.spec
     assert (spec.heads, spec.depth, spec.patch, spec.grid) == (heads, depth, patch, (side, side))
     assert (spec.channels, spec.hidden, spec.classes, spec.head) == (channels, hidden, classes, head)
     assert len(weights.about.mean) == channels
-    assert equal(dict(official.write(weights)), arrays)
+    assert equal(dict(official.write_official(weights)), arrays)
 
 
 def test_numbers_of_known_models_get_their_names() -> None:
     arrays = official_files.make_vit("original", dim=32, depth=1, heads=2, mlp=128, patch=16, grid=(14, 14), classes=9)
-    spec = official.read(arrays, "file.npz").spec
+    spec = official.read_official(arrays, "file.npz").spec
     assert spec == model_spec("vit-mu/16", classes=9)
-    bit = official.read(official_files.make_bit("big_transfer", (3, 4, 6, 3), 1), "file.npz").spec
+    bit = official.read_official(official_files.make_bit("big_transfer", (3, 4, 6, 3), 1), "file.npz").spec
     assert bit == model_spec("bit-r50x1", classes=5)
 
 
@@ -79,9 +79,9 @@ def test_numbers_of_known_models_get_their_names() -> None:
 def test_prefixes_are_found_and_the_rest_is_told(prefix: str) -> None:
     plain = official_files.make_vit("original")
     arrays = {prefix + name: array for name, array in plain.items()} | {"opt/state/step": np.ones(1, np.float32)}
-    weights = official.read(arrays, "file.npz")
+    weights = official.read_official(arrays, "file.npz")
     assert any("opt/state/step" in note for note in weights.notes)
-    assert equal(dict(official.write(weights)), plain)
+    assert equal(dict(official.write_official(weights)), plain)
 
 
 def test_bfloat16_stored_as_void_is_read_and_written() -> None:
@@ -90,15 +90,17 @@ def test_bfloat16_stored_as_void_is_read_and_written() -> None:
         name: torch.from_numpy(array).to(torch.bfloat16).view(torch.int16).numpy().view("V2")
         for name, array in arrays.items()
     }
-    weights = official.read(half, "file.npz")
+    weights = official.read_official(half, "file.npz")
     assert {tensor.dtype for tensor in weights.tensors.values()} == {torch.bfloat16}
     kernel = torch.from_numpy(arrays["params/embedding/kernel"]).permute(3, 2, 0, 1)
     assert torch.equal(weights.tensors["patch_embed.proj.weight"], kernel.to(torch.bfloat16))
-    assert equal(dict(official.write(weights)), half)
+    assert equal(dict(official.write_official(weights)), half)
 
 
 def test_old_norms_of_four_dimensions_are_read() -> None:
-    old, new = (official.read(official_files.make_hybrid((1,), old_norms=kind), "f").tensors for kind in (True, False))
+    old, new = (
+        official.read_official(official_files.make_hybrid((1,), old_norms=kind), "f").tensors for kind in (True, False)
+    )
     assert all(torch.equal(old[name], new[name]) for name in new)
 
 
@@ -107,8 +109,8 @@ def test_missing_and_unused_arrays_are_named() -> None:
     del arrays["Transformer/encoder_norm/scale"]
     arrays["Transformer/surprise"] = np.ones(3, np.float32)
     with pytest.raises(WeightsError, match=r"misses 1 tensor \(Transformer/encoder_norm/scale\) and has no use for 1"):
-        official.read(arrays, "file.npz")
-    weights = official.read(arrays, "file.npz", allow_missing=True)
+        official.read_official(arrays, "file.npz")
+    weights = official.read_official(arrays, "file.npz", allow_missing=True)
     assert "norm.weight" not in weights.tensors
     assert any("Transformer/surprise" in note for note in weights.notes)
 
@@ -118,20 +120,20 @@ def test_without_what_tells_its_sizes_it_is_one_line(gone: str) -> None:
     arrays = official_files.make_vit("original")
     del arrays[gone]
     with pytest.raises(WeightsError):
-        official.read(arrays, "file.npz")
+        official.read_official(arrays, "file.npz")
 
 
 def test_a_head_of_zeros_is_told() -> None:
     arrays = official_files.make_vit("original")
-    assert official.read(arrays, "f").notes == ()
+    assert official.read_official(arrays, "f").notes == ()
     arrays["head/kernel"][:] = 0
-    assert official.read(arrays, "f").notes == ("its head is all zeros: features only",)
+    assert official.read_official(arrays, "f").notes == ("its head is all zeros: features only",)
 
 
 def test_a_file_without_positions_has_fixed_waves() -> None:
     arrays = official_files.make_vit("big_vision", "gap", dim=16, patch=16, grid=(14, 14))
     del arrays["params/pos_embedding"]
-    weights = official.read(arrays, "f")
+    weights = official.read_official(arrays, "f")
     assert weights.spec.positions == "sincos"
     assert weights.spec.grid == (14, 14)
     assert any("fixed waves" in note for note in weights.notes)
@@ -139,7 +141,7 @@ def test_a_file_without_positions_has_fixed_waves() -> None:
 
 def test_positions_that_are_no_square_are_one_line() -> None:
     with pytest.raises(WeightsError, match="10 positions are no square grid"):
-        official.read(official_files.make_vit("original", "gap", grid=(2, 5)), "f")
+        official.read_official(official_files.make_vit("original", "gap", grid=(2, 5)), "f")
 
 
 @pytest.mark.parametrize(
@@ -164,16 +166,16 @@ def test_positions_that_are_no_square_are_one_line() -> None:
 def test_what_the_layout_has_no_place_for_is_refused(options: dict[str, Any], said: str) -> None:
     spec: ModelSpec = model_spec("vit-mu/16", **options)
     with pytest.raises(UsageError, match=f"the official npz layout has no place for .*{said}"):
-        official.write(Weights(spec, {}, About("test")))
+        official.write_official(Weights(spec, {}, About("test")))
 
 
 def test_another_normalization_is_refused() -> None:
     about = About("test", mean=IMAGENET[0], std=IMAGENET[1])
     with pytest.raises(UsageError, match=r"mean \[0.485, .*\] \(only 0.5\), std \[0.229, .*vitctl export --format npz"):
-        official.write(Weights(model_spec("vit-mu/16"), {}, about))
+        official.write_official(Weights(model_spec("vit-mu/16"), {}, about))
 
 
 def test_a_resnet_is_read_at_224_and_written_at_no_other_size() -> None:
-    weights = official.read(official_files.make_bit(official_files.BIT_LAYOUTS[0], (1,)), "f")
+    weights = official.read_official(official_files.make_bit(official_files.BIT_LAYOUTS[0], (1,)), "f")
     with pytest.raises(UsageError, match=r"height 48 \(only 224\)"):
-        official.write(replace(weights, spec=weights.spec.changed(height=48, width=48)))
+        official.write_official(replace(weights, spec=weights.spec.replace(height=48, width=48)))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile
-from vitctl.io.patch_format import DIGEST, Geometry, Header, Notes, Sampled, picture_digest
+from vitctl.io.patch_format import DIGEST, Geometry, Header, Notes, Sampled, image_digest
 from vitctl.io.patch_writer import (
     RowCodec,
     SplitContent,
@@ -39,7 +39,7 @@ def rows(count: int, geometry: Geometry = GEOMETRY, seed: int = 0) -> np.ndarray
 
 def content(values: np.ndarray[Any, Any], capacity: int | None = None) -> SplitContent:
     names = np.array([f"cat/{number}.png".encode() for number in range(len(values))], "S12")
-    digests = np.array([np.frombuffer(picture_digest(row), np.uint8) for row in values]).reshape(-1, DIGEST)
+    digests = np.array([np.frombuffer(image_digest(row), np.uint8) for row in values]).reshape(-1, DIGEST)
     return SplitContent(capacity or len(values), len(values), np.arange(len(values)) % 2, names, digests)
 
 
@@ -64,7 +64,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert np.array_equal(split.patches(order), expected[order])
         assert split.labels(order).tolist() == (order % 2).tolist()
         assert split.names(order[:2]) == [f"cat/{number}.png" for number in order[:2]]
-        assert split.digests().tobytes() == b"".join(picture_digest(row) for row in expected)
+        assert split.digests().tobytes() == b"".join(image_digest(row) for row in expected)
     images = file.split("train").images(np.array([3]))
     assert images.shape == (1, 8, 12, 3)
     assert np.array_equal(images[0, :4, :4].reshape(-1), values["train"][3, 0])
@@ -130,9 +130,9 @@ def test_the_digest_knows_every_part_of_the_content(tmp_path: Path) -> None:
     others = [write(tmp_path / "b.h5", {"train": rows(5, seed=3)}), write(tmp_path / "c.h5", {"val": rows(5)})]
     assert len({digest, *(other.digest for other in others)}) == 3
     with h5py.File(tmp_path / "a.h5", "r+") as file:
-        assert file.attrs["digest"] == PatchFile(tmp_path / "a.h5").computed_digest()
+        assert file.attrs["digest"] == PatchFile(tmp_path / "a.h5").compute_digest()
         file["train/labels"][0] = 1
-    assert PatchFile(tmp_path / "a.h5").computed_digest() != digest
+    assert PatchFile(tmp_path / "a.h5").compute_digest() != digest
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lzf", "zstd", "lz4"])
@@ -258,8 +258,8 @@ print(describe("sparse.h5").splits["train"].labelled, peak() - before)
 def test_a_hundred_million_labels_are_counted_in_little_memory(tmp_path: Path) -> None:
     sparse(tmp_path / "sparse.h5", 10**8)
     told = subprocess.run([sys.executable, "-c", DESCRIBED], cwd=tmp_path, capture_output=True, text=True)
-    labelled, megabytes = map(int, told.stdout.split())
-    assert labelled == 10**8
+    labeled, megabytes = map(int, told.stdout.split())
+    assert labeled == 10**8
     assert megabytes < 200  # 800 are what they take together
 
 

@@ -20,7 +20,7 @@ from vitctl.io.capabilities import NOT_COMPUTED, Capabilities, find_lost_fields
 from vitctl.io.hugging_face import writer as hugging_face
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, IMAGENET, About, Weights, for_channels
-from vitctl.models.create import create_model, named_tensors
+from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.load import load_model, load_weights
 
 FORMATS = ("vitctl", "npz", "timm", "hf")
@@ -47,14 +47,14 @@ def weights(draw: st.DrawFn) -> Weights:
     spec = BASES[family]
     for name in draw(st.lists(st.sampled_from(sorted(OTHERS)), max_size=3, unique=True)):
         try:
-            spec = spec.changed(**{name: draw(st.sampled_from(OTHERS[name]))})
-            named_tensors(create_model(spec))
+            spec = spec.replace(**{name: draw(st.sampled_from(OTHERS[name]))})
+            collect_tensors(create_model(spec))
         except (ConfigError, ValueError, AssertionError, RuntimeError, TypeError):
             reject()  # there is no such model
     values = draw(st.sampled_from([HALF, HALF, IMAGENET, ((0.1,) * 3, (0.9, 0.8, 0.7)), (HALF[0], IMAGENET[1])]))
     mean, std = (for_channels(each, spec.channels) for each in values)
     model = create_model(spec, seed=draw(st.integers(0, 3)), head_std=0.5)
-    return Weights(spec, named_tensors(model), About("test", mean=mean, std=std))
+    return Weights(spec, collect_tensors(model), About("test", mean=mean, std=std))
 
 
 def computed(spec: ModelSpec) -> dict[str, Any]:
@@ -107,13 +107,13 @@ def test_hybrids_and_resnets_come_back(name: str, format: Any, tmp_path: Path) -
     numerics: Any = "timm" if format == "timm" else "official"
     options = {"layer_scale": True, "registers": 2} if (name, format) == ("r+vit-ti/16", "timm") else {}
     model = create_model(name, classes=2, numerics=numerics, height=64, width=64, head_std=0.5, **options)
-    weights = Weights(model.spec, named_tensors(model), About("test"))  # type: ignore[arg-type]
+    weights = Weights(model.spec, collect_tensors(model), About("test"))  # type: ignore[arg-type]
     save_as(weights, tmp_path / "w", format)
     assert load_weights(tmp_path / "w").spec == weights.spec
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(load_model(tmp_path / "w")(images), load_model(weights)(images))
-    other = weights.spec.changed(numerics="official" if format == "timm" else "timm")
+    other = weights.spec.replace(numerics="official" if format == "timm" else "timm")
     with pytest.raises(UsageError, match="numerics"):
         save_as(replace(weights, spec=other), tmp_path / "other", format)
 
@@ -121,4 +121,4 @@ def test_hybrids_and_resnets_come_back(name: str, format: Any, tmp_path: Path) -
 def test_a_hybrid_of_other_sizes_is_not_written_under_the_name_of_a_known_one(tmp_path: Path) -> None:
     model = create_model("r+vit-ti/16", depth=2, numerics="timm")
     with pytest.raises(UsageError, match=r"family hybrid \(only vit\)"):
-        save_as(Weights(model.spec, named_tensors(model), About("test")), tmp_path / "w", "timm")  # type: ignore[arg-type]
+        save_as(Weights(model.spec, collect_tensors(model), About("test")), tmp_path / "w", "timm")  # type: ignore[arg-type]

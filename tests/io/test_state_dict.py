@@ -16,9 +16,9 @@ from torch import nn
 
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io import state_dict, timm_folder
-from vitctl.io.recognise import open_weights
+from vitctl.io.recognize import open_weights
 from vitctl.io.weights import HALF, IMAGENET, About, Weights
-from vitctl.models.create import build, create_model, fill, named_tensors
+from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
 from vitctl.workflows.load import load_weights
 
 SMALL: dict[str, Any] = {  # as wide as a ViT-Ti, whose three heads are known
@@ -35,8 +35,8 @@ def drawn(model: nn.Module) -> nn.Module:
 
 
 def logits(weights: Weights, images: torch.Tensor) -> torch.Tensor:
-    model = build(weights.spec).eval()
-    fill(model, weights.tensors, "test")
+    model = build_module(weights.spec).eval()
+    load_tensors(model, weights.tensors, "test")
     with torch.no_grad():
         return model(images)  # type: ignore[no-any-return]
 
@@ -57,7 +57,7 @@ PLAIN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_plain_vit_of_timm_computes_the_same(kind: str) -> None:
     model = drawn(VisionTransformer(**SMALL | PLAIN[kind]))
-    weights = state_dict.read(dict(model.state_dict()), "file.pth")
+    weights = state_dict.read_state_dict(dict(model.state_dict()), "file.pth")
     images = torch.randn(2, weights.spec.channels, 32, 32)
     with torch.no_grad():
         expected = model(images)
@@ -69,7 +69,7 @@ def test_a_plain_vit_of_timm_computes_the_same(kind: str) -> None:
 @pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "resnetv2_50x1_bit"])
 def test_hybrids_and_bit_of_timm_compute_the_same(name: str) -> None:
     model = drawn(timm.create_model(name, num_classes=3))
-    weights = state_dict.read(dict(model.state_dict()), "file.pth")
+    weights = state_dict.read_state_dict(dict(model.state_dict()), "file.pth")
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(logits(weights, images), model(images), rtol=1e-4, atol=1e-4)
@@ -98,7 +98,7 @@ def test_dinov2_with_registers_has_the_class_position_in_its_token() -> None:
         x = torch.cat([model.cls_token.expand(2, -1, -1), model.patch_embed(images)], 1) + model.pos_embed
         x = torch.cat([x[:, :1], registers.expand(2, -1, -1), x[:, 1:]], 1)
         expected = model.norm(model.blocks(x))[:, 0]
-    weights = state_dict.read(tensors, "dinov2.pth")
+    weights = state_dict.read_state_dict(tensors, "dinov2.pth")
     assert (weights.spec.registers, weights.spec.class_position) == (4, False)
     torch.testing.assert_close(logits(weights, images), expected)
 
@@ -109,7 +109,7 @@ def test_gammas_of_deit3_get_their_names() -> None:
         name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): tensor
         for name, tensor in model.state_dict().items()
     }
-    assert sorted(state_dict.read(old, "f", wrapper="model").tensors) == sorted(model.state_dict())
+    assert sorted(state_dict.read_state_dict(old, "f", wrapper="model").tensors) == sorted(model.state_dict())
 
 
 def released(**options: Any) -> dict[str, torch.Tensor]:
@@ -167,7 +167,7 @@ def test_deits_distilled_models_are_refused_by_their_token(tmp_path: Path) -> No
 )
 def test_checkpoints_are_unwrapped(wrap: Callable[[Any], Any]) -> None:
     tensors = dict(VisionTransformer(**SMALL).state_dict())
-    assert sorted(state_dict.unwrapped(wrap(tensors), "f")[0]) == sorted(tensors)
+    assert sorted(state_dict.unwrap(wrap(tensors), "f")[0]) == sorted(tensors)
 
 
 @pytest.mark.parametrize(
@@ -183,20 +183,20 @@ def test_checkpoints_are_unwrapped(wrap: Callable[[Any], Any]) -> None:
 )
 def test_other_models_are_refused_by_what_they_have(options: dict[str, Any], said: str) -> None:
     with pytest.raises(WeightsError, match=said):
-        state_dict.read(dict(VisionTransformer(**SMALL | options).state_dict()), "f")
+        state_dict.read_state_dict(dict(VisionTransformer(**SMALL | options).state_dict()), "f")
 
 
 def test_what_cannot_be_told_is_one_line() -> None:
     for dim in (40, 64, 1152):
         unknown = VisionTransformer(**SMALL | {"embed_dim": dim, "num_heads": 4, "depth": 1})
         with pytest.raises(WeightsError, match=f"how many heads share a width of {dim} .*, such as num_heads"):
-            state_dict.read(dict(unknown.state_dict()), "f")
+            state_dict.read_state_dict(dict(unknown.state_dict()), "f")
     wide = VisionTransformer(**SMALL | {"img_size": (16, 40)})
     with pytest.raises(WeightsError, match="11 positions are no square grid"):
-        state_dict.read(dict(wide.state_dict()), "f")
+        state_dict.read_state_dict(dict(wide.state_dict()), "f")
     gammas = {"blocks.0.gamma_1": torch.ones(192)}
     with pytest.raises(WeightsError, match="has gamma_1, as DeiT III and models with rotary positions"):
-        state_dict.read(dict(VisionTransformer(**SMALL).state_dict()) | gammas, "f")
+        state_dict.read_state_dict(dict(VisionTransformer(**SMALL).state_dict()) | gammas, "f")
 
 
 FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -216,8 +216,8 @@ def test_timm_reads_our_folders_and_we_read_them_back(kind: str, tmp_path: Path)
     name, options = FOLDERS[kind]
     ours = drawn(create_model(name, classes=3, **options))
     spec = ours.spec
-    weights = Weights(spec, named_tensors(ours), About("test"))
-    timm_folder.save(weights, tmp_path / "folder")
+    weights = Weights(spec, collect_tensors(ours), About("test"))
+    timm_folder.save_timm_folder(weights, tmp_path / "folder")
     images = torch.randn(1, 3, spec.height, spec.width)
     theirs = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True).eval()
     with torch.no_grad():
@@ -229,10 +229,10 @@ def test_timm_reads_our_folders_and_we_read_them_back(kind: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
-def test_timm_prepares_pictures_as_they_were_trained_on(fit: str, tmp_path: Path) -> None:
+def test_timm_prepares_images_as_they_were_trained_on(fit: str, tmp_path: Path) -> None:
     model = create_model("vit-mu/16", height=32, width=32, classes=3)
     about = replace(About("test"), fit=fit)
-    timm_folder.save(Weights(model.spec, named_tensors(model), about), tmp_path / "folder")
+    timm_folder.save_timm_folder(Weights(model.spec, collect_tensors(model), about), tmp_path / "folder")
     theirs = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True)
     found = timm.data.resolve_model_data_config(theirs)
     assert (found["crop_pct"], found["interpolation"]) == (1.0, "bicubic")
@@ -244,5 +244,5 @@ def test_timm_has_no_place_for_some_things(tmp_path: Path) -> None:
     for options in ({"positions": "2d", "class_position": False}, {"hidden": 8}, {"norm_eps": 1e-5}):
         model = create_model("vit-mu/16", **options)
         with pytest.raises(UsageError, match="timm's layout has no place for"):
-            timm_folder.save(Weights(model.spec, {}, About("test")), tmp_path / "f")
+            timm_folder.save_timm_folder(Weights(model.spec, {}, About("test")), tmp_path / "f")
     assert not (tmp_path / "f").exists()

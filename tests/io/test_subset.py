@@ -7,12 +7,12 @@ import numpy as np
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.subset import Subset
-from vitctl.reporting import Silent
+from vitctl.reporting import SilentReporter
 from vitctl.workflows.patchify import patchify
 
 
 def test_a_part_of_a_part_has_the_right_rows(tmp_path: Path) -> None:
-    patchify(PatchifyConfig("digits", str(tmp_path / "d.h5"), res="16", patch=8, limit=60), Silent())
+    patchify(PatchifyConfig("digits", str(tmp_path / "d.h5"), res="16", patch=8, limit=60), SilentReporter())
     train = PatchFile(tmp_path / "d.h5").split("train")
     outer = Subset(train, np.array([40, 7, 33, 2, 19]), "train")
     inner = Subset(outer, np.array([3, 0]), "train")

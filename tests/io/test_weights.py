@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from vitctl.config.model import model_spec
 from vitctl.errors import WeightsError
-from vitctl.io.recognise import open_weights
-from vitctl.io.weights import FORMAT, About, Weights, differences, save_weights, settle, write_safetensors
+from vitctl.io.recognize import open_weights
+from vitctl.io.weights import FORMAT, About, Weights, describe_differences, save_weights, settle, write_safetensors
 from vitctl.models.create import create_model, weights_of
 
 
@@ -58,7 +58,7 @@ def test_the_digest_knows_numbers_names_and_spec() -> None:
         weights.digest(),
         replace(weights, tensors=other).digest(),
         replace(weights, tensors=renamed).digest(),
-        replace(weights, spec=weights.spec.changed(gelu="tanh")).digest(),
+        replace(weights, spec=weights.spec.replace(gelu="tanh")).digest(),
         replace(weights, extra={}).digest(),
     ]
     assert len(set(digests)) == len(digests)
@@ -98,9 +98,9 @@ def test_a_gray_model_is_saved_with_one_mean(tmp_path: Path) -> None:
 
 
 def test_differences_are_named_and_counted() -> None:
-    assert differences([], []) == ""
-    assert differences(["b", "a"], []) == "misses 2 tensors (a, b)"
-    assert differences([], "abcdefg") == "has no use for 7 tensors (a, b, c, d, e, ...)"
+    assert describe_differences([], []) == ""
+    assert describe_differences(["b", "a"], []) == "misses 2 tensors (a, b)"
+    assert describe_differences([], "abcdefg") == "has no use for 7 tensors (a, b, c, d, e, ...)"
     assert settle("x", [], [], False) == ()
     assert settle("x", ["a"], [], True) == ("the model misses 1 tensor (a)",)
     with pytest.raises(WeightsError, match="x: the model misses 1 tensor"):

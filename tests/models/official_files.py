@@ -190,7 +190,7 @@ def dense(rng: np.random.Generator, inputs: tuple[int, ...], outputs: tuple[int,
 
 
 def conv(rng: np.random.Generator, size: int, inputs: int, outputs: int) -> Arrays:
-    """A kernel for weight standardisation: its outputs differ in mean and in spread, so that the epsilon shows."""
+    """A kernel for weight standardization: its outputs differ in mean and in spread, so that the epsilon shows."""
     spread = 10 ** rng.uniform(-1.5, 0, outputs) / math.sqrt(size * size * inputs)
     draws = rng.standard_normal((size, size, inputs, outputs), np.float32)
     return {"kernel": (draws + np.float32(0.5)) * spread.astype(np.float32)}

@@ -1,6 +1,6 @@
 """The official models once more, in float64 NumPy from their definitions: what vitctl's models must equal.
 
-Each forward takes the arrays of an official npz file and images [B, height, width, C] already normalised, and answers
+Each forward takes the arrays of an official npz file and images [B, height, width, C] already normalized, and answers
 the features (what `pre_logits` hands to the head) and the logits [B, K].
 Letters: B batch, N tokens, D width, H heads, P patch, C channels, K classes.
 """
@@ -132,8 +132,8 @@ def dense(weights: Weights, x: Array) -> Array:
 
 
 def layer_norm(weights: Weights, x: Array) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * weights["scale"] + weights["bias"]
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-6) * weights["scale"] + weights["bias"]
 
 
 def pooled(weights: Weights, x: Array, gelu: str) -> Array:

@@ -14,14 +14,14 @@ from vitctl.errors import ConfigError, UsageError
 from vitctl.io import official
 from vitctl.io.weights import HALF, IMAGENET, About, Weights
 from vitctl.models.adapt import (
-    adapted,
+    adapt_weights,
+    change_kernel_channels,
     classes_differ,
-    recolored,
-    with_kept_head,
-    with_new_head,
-    with_pooled_norm,
+    keep_head,
+    pool_norm,
+    replace_head,
 )
-from vitctl.models.create import build, create_model, fill, named_tensors
+from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
 
 TINY: dict[str, Any] = tiny.TINY | {"depth": 2}
 BIT: dict[str, Any] = NO_TOKEN | {"family": "bit", "layers": (1, 2), "patch": 1, "positions": "none", "height": 40}
@@ -35,8 +35,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hybrid": {"family": "hybrid", "patch": 1, "layers": (1,)},
     "bit": BIT,
 }
-STANDARDISED = ("stem", "hybrid", "bit")  # the first layer divides its kernel by the deviation
-LINEAR = [name for name in FAMILIES if name not in STANDARDISED]
+STANDARDIZED = ("stem", "hybrid", "bit")  # the first layer divides its kernel by the deviation
+LINEAR = [name for name in FAMILIES if name not in STANDARDIZED]
 
 
 def weights_of(name: str, **options: Any) -> Weights:
@@ -45,7 +45,7 @@ def weights_of(name: str, **options: Any) -> Weights:
     random = torch.Generator().manual_seed(1)
     tensors = {
         key: tensor.double() + 0.1 * torch.randn(tensor.shape, generator=random, dtype=torch.float64)
-        for key, tensor in named_tensors(create_model(spec)).items()
+        for key, tensor in collect_tensors(create_model(spec)).items()
     }
     about = About("test", "somewhere", class_names=tuple("abcde"), history=({"step": "born"},))
     about = replace(
@@ -55,8 +55,8 @@ def weights_of(name: str, **options: Any) -> Weights:
 
 
 def model_of(weights: Weights) -> nn.Module:
-    model = build(weights.spec).double()
-    assert fill(model, weights.tensors, "test") == ()
+    model = build_module(weights.spec).double()
+    assert load_tensors(model, weights.tensors, "test") == ()
     return model.eval()
 
 
@@ -86,9 +86,9 @@ def first_of(weights: Weights, other: Weights) -> str:
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_grey_picture_is_answered_as_it_was_in_three_channels(name: str) -> None:
+def test_a_gray_image_is_answered_as_it_was_in_three_channels(name: str) -> None:
     weights = weights_of(name)
-    one, images = adapted(weights, channels=1), gray(weights.spec)
+    one, images = adapt_weights(weights, channels=1), gray(weights.spec)
     expected = answer(weights, images.expand(-1, 3, -1, -1))
     assert (expected[0] - expected[1]).abs().max() > 1e-3
     torch.testing.assert_close(answer(one, images), expected, atol=1e-12, rtol=0)
@@ -96,31 +96,31 @@ def test_a_grey_picture_is_answered_as_it_was_in_three_channels(name: str) -> No
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 7])
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_grey_model_takes_colors_and_answers_grey_ones_as_before(name: str, channels: int) -> None:
+def test_a_gray_model_takes_colors_and_answers_gray_ones_as_before(name: str, channels: int) -> None:
     weights = weights_of(name, channels=1)
-    more, images = adapted(weights, channels=channels), gray(weights.spec)
+    more, images = adapt_weights(weights, channels=channels), gray(weights.spec)
     expected = answer(weights, images)
     torch.testing.assert_close(answer(more, images.expand(-1, channels, -1, -1)), expected, atol=1e-12, rtol=0)
     shades = images + torch.arange(float(channels))[:, None, None]  # one color from another
-    mean = adapted(more, channels=1)
+    mean = adapt_weights(more, channels=1)
     torch.testing.assert_close(answer(more, shades), answer(mean, shades.mean(1, keepdim=True)), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", STANDARDISED)
-def test_where_kernels_are_standardised_grey_is_answered_nearly_as_before(name: str) -> None:
+@pytest.mark.parametrize("name", STANDARDIZED)
+def test_where_kernels_are_standardized_gray_is_answered_nearly_as_before(name: str) -> None:
     """Three equal channels are three times as bright behind such a layer, and the next norm divides that out."""
     weights = weights_of(name, channels=1)
-    more, images = adapted(weights, channels=3), gray(weights.spec)
+    more, images = adapt_weights(weights, channels=3), gray(weights.spec)
     expected = answer(weights, images)
     assert (expected[0] - expected[1]).abs().max() > 1e-2
     torch.testing.assert_close(answer(more, images.expand(-1, 3, -1, -1)), expected, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", STANDARDISED)
-def test_where_kernels_are_standardised_one_channel_is_only_like_three(name: str) -> None:
+@pytest.mark.parametrize("name", STANDARDIZED)
+def test_where_kernels_are_standardized_one_channel_is_only_like_three(name: str) -> None:
     """The sum of three kernels has another deviation than each: every output is scaled by a little of its own."""
     weights = weights_of(name)
-    one, images = adapted(weights, channels=1), gray(weights.spec)
+    one, images = adapt_weights(weights, channels=1), gray(weights.spec)
     with torch.no_grad():
         expected = features_of(model_of(weights), images.expand(-1, 3, -1, -1)).flatten(1)
         found = features_of(model_of(one), images).flatten(1)
@@ -131,15 +131,15 @@ def test_where_kernels_are_standardised_one_channel_is_only_like_three(name: str
 def test_only_the_first_layer_is_touched_and_it_comes_back(name: str) -> None:
     weights = weights_of(name)
     for channels in (1, 2, 4, 5, 9):
-        other = adapted(weights, channels=channels)
+        other = adapt_weights(weights, channels=channels)
         place = first_of(other, weights)
         kernel = weights.tensors[place]
         assert kernel.shape[1] == 3
         assert other.tensors[place].shape == (kernel.shape[0], channels, *kernel.shape[2:])
-        assert other.spec == weights.spec.changed(channels=channels)
+        assert other.spec == weights.spec.replace(channels=channels)
         random = torch.randn(2, channels, weights.spec.height, weights.spec.width, dtype=torch.float64)
         assert answer(other, random).shape == (2, 5)
-        back = adapted(other, channels=3)
+        back = adapt_weights(other, channels=3)
         assert back.spec == weights.spec
         if channels > 2:
             torch.testing.assert_close(back.tensors[place], kernel, atol=1e-15, rtol=1e-15)
@@ -149,31 +149,33 @@ def test_only_the_first_layer_is_touched_and_it_comes_back(name: str) -> None:
 def test_five_channels_are_the_three_in_turn_and_keep_the_size_of_the_answer() -> None:
     weights = weights_of("vit")
     kernel = weights.tensors["patch_embed.proj.weight"]
-    five = adapted(weights, channels=5).tensors["patch_embed.proj.weight"]
+    five = adapt_weights(weights, channels=5).tensors["patch_embed.proj.weight"]
     for channel in range(5):
         torch.testing.assert_close(five[:, channel], kernel[:, channel % 3] * 3 / 5)
 
 
 @settings(max_examples=60, deadline=None)
 @given(old=st.integers(1, 8), new=st.integers(1, 8), seed=st.integers(0, 5))
-def test_recoloring_keeps_the_answer_to_grey_where_it_can(old: int, new: int, seed: int) -> None:
+def test_recoloring_keeps_the_answer_to_gray_where_it_can(old: int, new: int, seed: int) -> None:
     """To one channel always; to more, where every old channel is repeated as often as every other."""
     random = torch.Generator().manual_seed(seed)
     kernel = torch.randn(6, old, 2, 3, generator=random, dtype=torch.float64)
-    found = recolored(kernel, new)
+    found = change_kernel_channels(kernel, new)
     assert found.shape == (6, new, 2, 3)
     if new == 1 or new % old == 0:
         torch.testing.assert_close(found.sum(1), kernel.sum(1))
     if new >= old:
-        torch.testing.assert_close(recolored(found, old) if old > 1 else found.sum(1, keepdim=True), kernel)
+        torch.testing.assert_close(
+            change_kernel_channels(found, old) if old > 1 else found.sum(1, keepdim=True), kernel
+        )
     constant = kernel[:, :1].expand(-1, old, -1, -1)  # all channels alike: every number of channels agrees on gray
-    torch.testing.assert_close(recolored(constant, new).sum(1), constant.sum(1))
+    torch.testing.assert_close(change_kernel_channels(constant, new).sum(1), constant.sum(1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_recoloring_keeps_the_precision(dtype: torch.dtype) -> None:
     kernel = torch.randn(4, 3, 2, 2).to(dtype)
-    assert {recolored(kernel, channels).dtype for channels in (1, 2, 3, 5)} == {dtype}
+    assert {change_kernel_channels(kernel, channels).dtype for channels in (1, 2, 3, 5)} == {dtype}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_mean_and_deviation_follow_their_channels(
 ) -> None:
     weights = weights_of("vit")
     weights = replace(weights, about=replace(weights.about, mean=IMAGENET[0], std=IMAGENET[1]))
-    about = adapted(weights, channels=channels).about
+    about = adapt_weights(weights, channels=channels).about
     assert about.mean == pytest.approx(mean)
     assert about.std == pytest.approx(std)
     assert about.history[1:] == (
@@ -200,7 +202,7 @@ def test_mean_and_deviation_follow_their_channels(
 @pytest.mark.parametrize("old", [1, 3, 4])
 @pytest.mark.parametrize("new", [1, 2, 3, 8])
 def test_every_channel_has_a_mean(old: int, new: int) -> None:
-    about = adapted(weights_of("vit", channels=old), channels=new).about
+    about = adapt_weights(weights_of("vit", channels=old), channels=new).about
     assert (len(about.mean), len(about.std)) == (new, new)
 
 
@@ -210,8 +212,8 @@ def test_every_channel_has_a_mean(old: int, new: int) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_new_head_is_zero_and_the_rest_is_as_it_was(name: str) -> None:
     weights = weights_of(name)
-    new = adapted(weights, classes=9)
-    assert new.spec == weights.spec.changed(classes=9, hidden=0)
+    new = adapt_weights(weights, classes=9)
+    assert new.spec == weights.spec.replace(classes=9, hidden=0)
     images = gray(weights.spec).expand(-1, 3, -1, -1)
     assert torch.equal(answer(new, images), torch.zeros(2, 9, dtype=torch.float64))
     kept = {key: tensor for key, tensor in weights.tensors.items() if not key.startswith(("head", "pre_logits"))}
@@ -226,7 +228,7 @@ def test_a_new_head_is_zero_and_the_rest_is_as_it_was(name: str) -> None:
 
 
 def test_a_new_head_may_be_drawn() -> None:
-    drawn, again, other = (with_new_head(weights_of("vit"), 9, 0.5, seed) for seed in (1, 1, 2))
+    drawn, again, other = (replace_head(weights_of("vit"), 9, 0.5, seed) for seed in (1, 1, 2))
     assert drawn.tensors["head.weight"].std() > 0.3
     assert not drawn.tensors["head.bias"].any()
     assert torch.equal(drawn.tensors["head.weight"], again.tensors["head.weight"])
@@ -237,7 +239,7 @@ def test_a_new_head_may_be_drawn() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_kept_head_gives_the_same_answers_in_another_order(name: str) -> None:
     weights = weights_of(name)  # of classes a to e
-    kept = with_kept_head(weights, ("c", "a", "e", "b", "d"))
+    kept = keep_head(weights, ("c", "a", "e", "b", "d"))
     images = gray(weights.spec).expand(-1, 3, -1, -1)
     torch.testing.assert_close(answer(kept, images), answer(weights, images)[:, [2, 0, 4, 1, 3]])
     assert kept.spec == weights.spec
@@ -258,7 +260,7 @@ def test_a_head_is_kept_as_it_is_where_nothing_says_otherwise(own: str, names: s
     weights = weights_of("vit")
     weights = replace(weights, about=replace(weights.about, class_names=tuple(own)))
     assert classes_differ(weights, tuple(names)) == ""
-    kept = with_kept_head(weights, tuple(names))
+    kept = keep_head(weights, tuple(names))
     assert kept.tensors == weights.tensors
     assert kept.about.history[-1]["method"] == method
 
@@ -276,12 +278,12 @@ def test_a_head_is_kept_as_it_is_where_nothing_says_otherwise(own: str, names: s
 def test_in_what_classes_differ(own: str, names: str, why: str) -> None:
     weights = weights_of("vit")
     assert classes_differ(replace(weights, about=replace(weights.about, class_names=tuple(own))), tuple(names)) == why
-    assert classes_differ(adapted(weights, classes=0), tuple(names)) == "the weights have no head"
+    assert classes_differ(adapt_weights(weights, classes=0), tuple(names)) == "the weights have no head"
 
 
 def test_a_pooled_norm_is_the_norm_of_the_mean() -> None:
     weights = weights_of("vit")
-    pooled = with_pooled_norm(replace(weights, spec=replace(weights.spec, head="gap")))
+    pooled = pool_norm(replace(weights, spec=replace(weights.spec, head="gap")))
     assert pooled.spec.norm == "pooled"
     model, images = model_of(pooled), gray(weights.spec).expand(-1, 3, -1, -1)
     with torch.no_grad():
@@ -299,12 +301,12 @@ def replace_hidden(weights: Weights) -> Weights:
     if not weights.spec.hidden:
         return weights
     tensors = {key: value for key, value in weights.tensors.items() if not key.startswith(("head", "pre_logits"))}
-    return replace(weights, spec=weights.spec.changed(hidden=0, classes=0), tensors=tensors)
+    return replace(weights, spec=weights.spec.replace(hidden=0, classes=0), tensors=tensors)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_new_head_learns(name: str) -> None:
-    new = adapted(weights_of(name), classes=9)
+    new = adapt_weights(weights_of(name), classes=9)
     model = model_of(new).train()
     model(gray(new.spec).expand(-1, 3, -1, -1))[:, 3].sum().backward()
     head = model.head.fc if name == "bit" else model.head
@@ -313,12 +315,12 @@ def test_a_new_head_learns(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_classes_are_no_head(name: str) -> None:
-    new = adapted(weights_of(name), classes=0)
+    new = adapt_weights(weights_of(name), classes=0)
     assert new.spec.classes == 0
     assert not any(key.startswith(("head", "pre_logits")) for key in new.tensors)
     features = answer(new, gray(new.spec).expand(-1, 3, -1, -1))
     assert features.shape == (2, 512 if name == "bit" else 32)
-    again = adapted(new, classes=4)
+    again = adapt_weights(new, classes=4)
     assert torch.equal(answer(again, gray(new.spec).expand(-1, 3, -1, -1)), torch.zeros(2, 4, dtype=torch.float64))
 
 
@@ -328,21 +330,21 @@ def test_no_classes_are_no_head(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_fits_already_stays_the_same(name: str) -> None:
     weights = weights_of(name)
-    assert adapted(weights) is weights
+    assert adapt_weights(weights) is weights
     spec = weights.spec
-    assert adapted(weights, spec.height, spec.width, spec.channels, spec.classes) is weights
+    assert adapt_weights(weights, spec.height, spec.width, spec.channels, spec.classes) is weights
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_size_channels_and_classes_together(name: str) -> None:
     weights = weights_of(name)
-    new = adapted(weights, 16, 20, channels=1, classes=7)
-    assert new.spec == weights.spec.changed(height=16, width=20, channels=1, classes=7, hidden=0)
+    new = adapt_weights(weights, 16, 20, channels=1, classes=7)
+    assert new.spec == weights.spec.replace(height=16, width=20, channels=1, classes=7, hidden=0)
     assert answer(new, gray(new.spec)).shape == (2, 7)
     steps = [step["step"] for step in new.about.history]
     assert steps == ["born", *(["positions"] if name != "bit" else []), "channels", "head"]
     assert (new.about.source, new.notes, new.extra) == (weights.about.source, weights.notes, weights.extra)
-    apart = adapted(adapted(adapted(weights, classes=7), channels=1), 16, 20)
+    apart = adapt_weights(adapt_weights(adapt_weights(weights, classes=7), channels=1), 16, 20)
     assert apart.spec == new.spec
     assert apart.tensors.keys() == new.tensors.keys()
     assert all(torch.equal(tensor, new.tensors[key]) for key, tensor in apart.tensors.items())
@@ -350,28 +352,28 @@ def test_size_channels_and_classes_together(name: str) -> None:
 
 def test_one_side_may_be_given_alone_and_a_method_is_used() -> None:
     weights = weights_of("vit")
-    assert adapted(weights, height=16).spec.grid == (4, 3)
-    assert adapted(weights, width=16).spec.grid == (2, 4)
-    new = adapted(weights, height=16, method="bicubic")
+    assert adapt_weights(weights, height=16).spec.grid == (4, 3)
+    assert adapt_weights(weights, width=16).spec.grid == (2, 4)
+    new = adapt_weights(weights, height=16, method="bicubic")
     assert new.about.history[-1]["method"] == "bicubic"
-    assert not torch.equal(new.tensors["pos_embed"], adapted(weights, height=16).tensors["pos_embed"])
+    assert not torch.equal(new.tensors["pos_embed"], adapt_weights(weights, height=16).tensors["pos_embed"])
 
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="the nearest are 8x12 and 12x12"):
-        adapted(weights_of("vit"), height=9)
+        adapt_weights(weights_of("vit"), height=9)
     with pytest.raises(ConfigError, match="classes is -1"):
-        adapted(weights_of("vit"), classes=-1)
+        adapt_weights(weights_of("vit"), classes=-1)
     with pytest.raises(ConfigError, match="channels is -1"):
-        adapted(weights_of("vit"), channels=-1)
+        adapt_weights(weights_of("vit"), channels=-1)
 
 
 @pytest.mark.parametrize("layout", official_files.BIT_LAYOUTS)
-def test_an_official_bit_file_is_fitted_to_other_pictures_and_classes(layout: str) -> None:
-    weights = official.read(official_files.make_bit(layout, (1, 1)), "test")
-    new = adapted(weights, 33, 47, channels=4, classes=3)
-    model = build(new.spec)
-    fill(model, new.tensors, "test")
+def test_an_official_bit_file_is_fitted_to_other_images_and_classes(layout: str) -> None:
+    weights = official.read_official(official_files.make_bit(layout, (1, 1)), "test")
+    new = adapt_weights(weights, 33, 47, channels=4, classes=3)
+    model = build_module(new.spec)
+    load_tensors(model, new.tensors, "test")
     with torch.no_grad():
         assert torch.equal(model(torch.randn(2, 4, 33, 47)), torch.zeros(2, 3))
         assert features_of(model, torch.randn(2, 4, 33, 47)).isfinite().all()
@@ -384,4 +386,4 @@ def test_timms_own_models_are_refused_in_words(options: dict[str, int]) -> None:
     model = create_model("timm:resnet18", height=64, width=64, classes=10)
     spec = model_spec("timm:resnet18", height=64, width=64, classes=10)
     with pytest.raises(UsageError, match="timm:resnet18"):
-        adapted(Weights(spec, named_tensors(model), About("timm")), **options)
+        adapt_weights(Weights(spec, collect_tensors(model), About("timm")), **options)

@@ -12,7 +12,7 @@ from torch import nn
 from vitctl.config.model import ADDED, EXAFLOPS, HEADS, LISTED, POSITIONS, ModelSpec, model_spec
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.models.count import Count, count
-from vitctl.models.create import build, create_model, fill, named_tensors
+from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
 
 PARAMETERS = {  # of google-research/vision_transformer's own tests: 1000 classes at 224, no pre-logits layer
     ("vit-ti/16", "cls"): 5_717_416,
@@ -141,18 +141,18 @@ def test_the_table_that_is_shown_is_table_6() -> None:
 
 def test_counting_costs_no_memory_and_scales_as_it_should() -> None:
     spec = model_spec("vit-b/16")
-    small, large = counted("vit-b/16"), count(spec.changed(height=448, width=448))
+    small, large = counted("vit-b/16"), count(spec.replace(height=448, width=448))
     assert large.parameters - small.parameters == (28 * 28 - 14 * 14) * 768
     tokens, more, per_token = 197, 785, 12 * 12 * 768 * 768 * 2
     attention = 12 * 2 * 2 * 768  # of each pair of tokens: once for the logits, once for the mixture
     ours = [flops - 2 * n * 768 * 768 - 2 * 768 * 1000 for flops, n in ((small.flops, 196), (large.flops, 784))]
     assert ours == [n * per_token + n * n * attention for n in (tokens, more)]
-    assert all(tensor.is_meta for tensor in named_tensors(on_meta(spec)).values())
+    assert all(tensor.is_meta for tensor in collect_tensors(on_meta(spec)).values())
 
 
 def on_meta(spec: ModelSpec) -> nn.Module:
     with torch.device("meta"):
-        return build(spec)
+        return build_module(spec)
 
 
 COUNTED = {*TABLE_6, *(name for name, _ in PARAMETERS)}  # which runs them forward
@@ -181,10 +181,10 @@ def test_every_listed_model_runs_on_real_numbers(name: str) -> None:
     """At two patches a side; the backward pass only where the gradients fit beside the weights."""
     spec = model_spec(name)
     side = 64 if spec.family == "bit" else 2 * spec.reach
-    spec = spec.changed(height=side, width=side)
+    spec = spec.replace(height=side, width=side)
     model = create_model(spec)
     nn.init.normal_((model.head.fc if spec.family == "bit" else model.head).weight, std=0.02)
-    assert sum(tensor.numel() for tensor in named_tensors(model).values()) == count(spec).parameters
+    assert sum(tensor.numel() for tensor in collect_tensors(model).values()) == count(spec).parameters
     is_small = counted(name).parameters < 7e8
     with torch.set_grad_enabled(is_small):
         logits = model(pictures(spec, 1))
@@ -235,14 +235,14 @@ def test_tensors_by_name_are_the_whole_model(spec: ModelSpec) -> None:
     with torch.no_grad():
         expected = model(pictures(spec))
         assert (other(pictures(spec)) - expected).abs().max() > 1e-3
-        assert fill(other, named_tensors(model), "test") == ()
+        assert load_tensors(other, collect_tensors(model), "test") == ()
         assert torch.equal(other(pictures(spec)), expected)
 
 
 @pytest.mark.parametrize("spec", EXTRAS + [spec for spec in COMBINATIONS if spec.positions != "1d"][::5], ids=titled)
 def test_a_count_is_of_what_is_built(spec: ModelSpec) -> None:
     counts = count(spec)
-    assert counts.parameters == sum(tensor.numel() for tensor in named_tensors(create_model(spec)).values())
+    assert counts.parameters == sum(tensor.numel() for tensor in collect_tensors(create_model(spec)).values())
     assert counts.flops > 1000
 
 
@@ -256,14 +256,14 @@ def test_fresh_models_answer_zero(spec: ModelSpec) -> None:
 
 @pytest.mark.parametrize("spec", EXTRAS, ids=titled)
 def test_without_classes_the_features_are_the_answer(spec: ModelSpec) -> None:
-    model = shaken(create_model(spec.changed(classes=0))).eval()
+    model = shaken(create_model(spec.replace(classes=0))).eval()
     with torch.no_grad():
         answer = model(pictures(spec))
         features = model.forward_head(model.forward_features(pictures(spec)), pre_logits=True)
     width = 64 * 4 * 2 if spec.family == "bit" else spec.hidden or 32
     assert answer.shape == (2, width)
     assert torch.equal(answer, features.reshape(2, width))
-    assert not any(name.startswith("head") for name in named_tensors(model))
+    assert not any(name.startswith("head") for name in collect_tensors(model))
 
 
 SEEDED: dict[str, Callable[[int], nn.Module]] = {
@@ -295,12 +295,12 @@ def is_drawn(name: str) -> bool:
 def test_a_copy_shares_within_itself_and_nothing_with_the_original(spec: ModelSpec) -> None:
     model = shaken(create_model(spec)).eval()
     twin = copy.deepcopy(model)
-    assert named_tensors(twin).keys() == named_tensors(model).keys()
+    assert collect_tensors(twin).keys() == collect_tensors(model).keys()
     for each in (model, twin):
         tables = [table_of(block, spec.positions) for block in each.blocks]
         assert len(tables) == 2
         assert tables[0] is tables[1]
-    ours, theirs = ({value.data_ptr() for value in named_tensors(each).values()} for each in (model, twin))
+    ours, theirs = ({value.data_ptr() for value in collect_tensors(each).values()} for each in (model, twin))
     assert not ours & theirs
     with torch.no_grad():
         before = model(pictures(spec))
@@ -321,11 +321,11 @@ def test_a_table_of_every_block_is_its_own(positions: str) -> None:
     spec = ModelSpec("t", **FAMILIES["vit"] | TINY, positions=positions, added="every")
     model = create_model(spec)
     assert table_of(model.blocks[0], positions) is not table_of(model.blocks[1], positions)
-    names = [name for name in named_tensors(model) if "positions." in name or "offsets." in name]
+    names = [name for name in collect_tensors(model) if "positions." in name or "offsets." in name]
     leaves = {"1d": ("positions.embed",), "2d": ("positions.x", "positions.y"), "relative": ("attn.offsets.embed",)}
     assert names == [f"blocks.{layer}.{leaf}" for layer in (0, 1) for leaf in leaves[positions]]
-    shared = create_model(spec.changed(added="shared"))
-    names = [name for name in named_tensors(shared) if "positions." in name or "offsets." in name]
+    shared = create_model(spec.replace(added="shared"))
+    names = [name for name in collect_tensors(shared) if "positions." in name or "offsets." in name]
     assert names == [f"blocks.0.{leaf}" for leaf in leaves[positions]]
 
 
@@ -348,32 +348,32 @@ def tiny() -> nn.Module:
 )
 def test_what_does_not_fit_is_named_and_nothing_is_filled(change: dict[str, Any], message: str) -> None:
     model, source = tiny(), shaken(tiny(), seed=1)
-    before = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
-    tensors = {name: tensor for name, tensor in (named_tensors(source) | change).items() if tensor is not None}
+    before = {name: tensor.clone() for name, tensor in collect_tensors(model).items()}
+    tensors = {name: tensor for name, tensor in (collect_tensors(source) | change).items() if tensor is not None}
     with pytest.raises(WeightsError, match=message):
-        fill(model, tensors, "here")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in named_tensors(model).items())
+        load_tensors(model, tensors, "here")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in collect_tensors(model).items())
 
 
 def test_what_fits_is_taken_where_that_is_allowed() -> None:
     model, source = tiny(), shaken(tiny(), seed=1)
-    before = named_tensors(copy.deepcopy(model))
-    tensors = named_tensors(source)
+    before = collect_tensors(copy.deepcopy(model))
+    tensors = collect_tensors(source)
     kept = tensors.pop("norm.bias")
-    notes = fill(model, tensors | {"extra": torch.zeros(1)}, "here", allow_missing=True)
+    notes = load_tensors(model, tensors | {"extra": torch.zeros(1)}, "here", allow_missing=True)
     assert notes == ("the model misses 1 tensor (norm.bias) and has no use for 1 tensor (extra)",)
-    after = named_tensors(model)
+    after = collect_tensors(model)
     assert torch.equal(after["norm.bias"], before["norm.bias"])
     assert not torch.equal(after["norm.bias"], kept)
     assert all(torch.equal(after[name], tensor) for name, tensor in tensors.items())
     with pytest.raises(WeightsError, match=r"of another shape: norm\.bias"):
-        fill(model, tensors | {"norm.bias": torch.zeros(31)}, "here", allow_missing=True)
+        load_tensors(model, tensors | {"norm.bias": torch.zeros(31)}, "here", allow_missing=True)
 
 
 def test_filling_copies() -> None:
     model, source = tiny(), shaken(tiny(), seed=1)
-    fill(model, {name: tensor.double() for name, tensor in named_tensors(source).items()}, "here")
-    assert all(torch.equal(tensor, named_tensors(source)[name]) for name, tensor in named_tensors(model).items())
+    load_tensors(model, {name: tensor.double() for name, tensor in collect_tensors(source).items()}, "here")
+    assert all(torch.equal(tensor, collect_tensors(source)[name]) for name, tensor in collect_tensors(model).items())
     assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in model.parameters())
     with torch.no_grad():
         source.norm.bias.add_(1)
@@ -394,7 +394,7 @@ def test_buffers_of_timm_are_tensors_of_the_model() -> None:
     model = create_model("timm:resnet18", height=32, width=32)
     model(torch.randn(2, 3, 32, 32))  # moves the running means
     other = create_model("timm:resnet18", height=32, width=32)
-    fill(other, named_tensors(model), "test")
+    load_tensors(other, collect_tensors(model), "test")
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(model.eval()(images), other.eval()(images))
     assert other.bn1.num_batches_tracked == 1

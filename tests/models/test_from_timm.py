@@ -49,7 +49,7 @@ def saved(model: nn.Module, folder: Path, **args: Any) -> Path:
 
 
 def check_same(theirs: nn.Module, ours: nn.Module) -> None:
-    """Equal to 1e-4 of the largest number, for pictures of the model's own size."""
+    """Equal to 1e-4 of the largest number, for images of the model's own size."""
     assert apart(theirs, ours) < 1e-4
 
 

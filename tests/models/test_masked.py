@@ -12,9 +12,9 @@ from vitctl.config.masking import MaskingConfig
 from vitctl.config.model import model_spec
 from vitctl.errors import ConfigError
 from vitctl.models.corruption import Corruption, corruption
-from vitctl.models.create import create_model, named_tensors
+from vitctl.models.create import collect_tensors, create_model
 from vitctl.models.masked import begin, build_masked, flops
-from vitctl.patches import taken
+from vitctl.patches import take_tokens
 
 PATCHES = 16
 MAE = MaskingConfig(0.75, 1.0, 0.0, decoder_dim=16, decoder_depth=1, decoder_heads=2)
@@ -68,7 +68,7 @@ def test_swapped_patches_get_another_one() -> None:
 def model_of(objective: str, config: MaskingConfig, outputs: int = 5, **options: Any) -> Any:
     spec = model_spec("vit-mu/4", height=16, width=16, channels=3, classes=0, head="gap", **options)
     model: Any = build_masked(spec, objective, outputs, config)
-    model.encoder.load_state_dict(named_tensors(create_model(spec, seed=1)), strict=False)
+    model.encoder.load_state_dict(collect_tensors(create_model(spec, seed=1)), strict=False)
     begin(model, seed=2)
     return model.eval()
 
@@ -80,12 +80,12 @@ def pixels(count: int = 2) -> torch.Tensor:
 def test_tokens_are_replaced_where_they_are_hidden() -> None:
     model, found = model_of("mean-color", MaskingConfig()), hiding(MaskingConfig(), range(2))
     tokens = model.encoder.patch_embed(pixels())
-    changed = model.corrupted(tokens, found)
+    changed = model.corrupt(tokens, found)
     end = found.masked + found.others.shape[1]
-    assert torch.equal(taken(changed, found.left), taken(tokens, found.left))
-    assert (taken(changed, found.hidden[:, : found.masked]) == model.mask_token).all()
-    assert torch.equal(taken(changed, found.hidden[:, found.masked : end]), taken(tokens, found.others))
-    assert torch.equal(taken(changed, found.hidden[:, end:]), taken(tokens, found.hidden[:, end:]))
+    assert torch.equal(take_tokens(changed, found.left), take_tokens(tokens, found.left))
+    assert (take_tokens(changed, found.hidden[:, : found.masked]) == model.mask_token).all()
+    assert torch.equal(take_tokens(changed, found.hidden[:, found.masked : end]), take_tokens(tokens, found.others))
+    assert torch.equal(take_tokens(changed, found.hidden[:, end:]), take_tokens(tokens, found.hidden[:, end:]))
 
 
 @pytest.mark.parametrize(("objective", "config"), [("mean-color", MaskingConfig()), ("mae", MAE)])
@@ -106,16 +106,16 @@ def test_mae_equals_the_whole_encoder_with_the_hidden_tokens_left_out() -> None:
     """Its patches, each at its place, through the same blocks: as if the others did not exist."""
     model, found = model_of("mae", MAE), hiding(MAE, range(2))
     encoder = model.encoder
-    every = encoder.placed(encoder.patch_embed(pixels()))
-    begun = encoder.begun(taken(pixels(), found.left), found.left)
-    assert torch.allclose(begun, taken(every, found.left), atol=1e-6)
+    every = encoder.embed(encoder.patch_embed(pixels()))
+    begun = encoder.embed_visible(take_tokens(pixels(), found.left), found.left)
+    assert torch.allclose(begun, take_tokens(every, found.left), atol=1e-6)
     everything = torch.arange(PATCHES).expand(2, -1)
-    assert torch.allclose(encoder.begun(pixels(), everything), every, atol=1e-6)
+    assert torch.allclose(encoder.embed_visible(pixels(), everything), every, atol=1e-6)
 
 
 def test_mae_with_a_class_token_and_registers() -> None:
     model = model_of("mae", MAE, class_token=True, class_position=True, registers=2)
-    assert model.encoder.begun(pixels()[:, :4], torch.arange(4).expand(2, -1)).shape == (2, 1 + 2 + 4, 32)
+    assert model.encoder.embed_visible(pixels()[:, :4], torch.arange(4).expand(2, -1)).shape == (2, 1 + 2 + 4, 32)
     assert model(pixels(), hiding(MAE, range(2))).shape == (2, 12, 5)
 
 

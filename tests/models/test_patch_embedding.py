@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from vitctl.config.model import ModelSpec
 from vitctl.models.create import create_model
 from vitctl.models.patch_embedding import PatchEmbedding
-from vitctl.patches import patchify
+from vitctl.patches import patchify_images
 
 SHAPES = [  # height, width, patch, channels
     (8, 8, 4, 3),
@@ -53,12 +53,12 @@ def padded(images: torch.Tensor, patch: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("height", "width", "patch", "channels"), SHAPES)
-def test_patches_and_pictures_give_the_same_bits(height: int, width: int, patch: int, channels: int) -> None:
+def test_patches_and_images_give_the_same_bits(height: int, width: int, patch: int, channels: int) -> None:
     embedding, images = layer(height, width, patch, channels), pictures(height, width, channels)
     tokens = embedding(images)
     assert tokens.shape == (3, (height // patch) * (width // patch), 24)
     assert torch.equal(tokens, embedding(rows_of(images, patch)))
-    assert torch.equal(tokens, embedding(patchify(images.permute(0, 2, 3, 1).contiguous(), patch)))
+    assert torch.equal(tokens, embedding(patchify_images(images.permute(0, 2, 3, 1).contiguous(), patch)))
     assert tokens.std() > 0.1
 
 
@@ -70,7 +70,7 @@ def test_patches_and_pictures_give_the_same_bits(height: int, width: int, patch:
     channels=st.integers(1, 5),
     cut=st.tuples(st.integers(0, 4), st.integers(0, 4)),
 )
-def test_any_picture_is_its_patches(patch: int, rows: int, columns: int, channels: int, cut: tuple[int, int]) -> None:
+def test_any_image_is_its_patches(patch: int, rows: int, columns: int, channels: int, cut: tuple[int, int]) -> None:
     height, width = patch * rows - min(cut[0], patch - 1), patch * columns - min(cut[1], patch - 1)
     embedding = layer(height, width, patch, channels, pad=True)
     images = pictures(height, width, channels)
@@ -116,7 +116,7 @@ def test_the_padding_is_black_below_and_on_the_right(height: int, width: int, pa
     assert embedding.grid_size == plain.grid_size
 
 
-def test_a_strided_picture_is_taken_as_it_is() -> None:
+def test_a_strided_image_is_taken_as_it_is() -> None:
     embedding, images = layer(8, 12, 4, 3), pictures(8, 12, 3)
     expected = embedding(images)
     assert torch.equal(embedding(images.contiguous(memory_format=torch.channels_last)), expected)
@@ -137,7 +137,7 @@ def test_a_strided_picture_is_taken_as_it_is() -> None:
         ((2, 6, 47), ("(6, 47)", "6 patches of 48 numbers")),
         ((2, 24, 12), ("(24, 12)", "6 patches of 48 numbers")),
         ((6, 48), ("(48,)", "6 patches of 48 numbers")),
-        ((3, 8, 12), ("(8, 12)", "6 patches of 48 numbers")),  # a picture without its batch
+        ((3, 8, 12), ("(8, 12)", "6 patches of 48 numbers")),  # an image without its batch
     ],
 )
 def test_what_does_not_fit_is_told_with_both_sizes(shape: tuple[int, ...], sizes: tuple[str, str]) -> None:
@@ -165,7 +165,7 @@ def test_a_padded_model_takes_only_its_own_size() -> None:
         {"family": "axial", "head": "gap", "class_token": False},
     ],
 )
-def test_a_whole_model_answers_pictures_and_patches_alike(options: dict[str, Any]) -> None:
+def test_a_whole_model_answers_images_and_patches_alike(options: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"height": 8, "width": 12, "patch": 4, "dim": 32, "depth": 2, "heads": 2, "mlp": 48}
     spec = ModelSpec("t", **fields | {"classes": 5} | options)
     model = create_model(spec).eval()

@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.models.tiny import NO_TOKEN, TINY
 from vitctl.config.model import ModelSpec
-from vitctl.models.create import build, create_model, fill, named_tensors
-from vitctl.models.positions import Offsets, RelativeAttention, Table, Table2d
+from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
+from vitctl.models.positions import Offsets, PositionTable, PositionTable2d, RelativeAttention
 from vitctl.models.sincos import sincos
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +54,7 @@ def test_relative_attention_is_a_loop_over_queries_and_keys(front: dict[str, Any
     tokens = torch.randn(2, spec.tokens, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for layer, block in enumerate(model.blocks):
         assert isinstance(block.attn, RelativeAttention)
-        table = named_tensors(model)[f"blocks.{layer if added == 'every' else 0}.attn.offsets.embed"]
+        table = collect_tensors(model)[f"blocks.{layer if added == 'every' else 0}.attn.offsets.embed"]
         expected = looped_attention(block.attn, table.numpy(), tokens.numpy(), spec.prefix)
         with torch.no_grad():
             found = block.attn(tokens).numpy()
@@ -87,9 +87,12 @@ def looped_attention(attention: nn.Module, table: Array, tokens: Array, prefix: 
 
 def test_relative_positions_without_distances_are_plain_attention() -> None:
     spec = spec_of(positions="relative", added="every")
-    model, plain = shaken(create_model(spec)), build(spec.changed(positions="none", added="stem")).double().eval()
-    tensors = named_tensors(model)
-    fill(plain, {name: tensor for name, tensor in tensors.items() if "offsets" not in name}, "test")
+    model, plain = (
+        shaken(create_model(spec)),
+        build_module(spec.replace(positions="none", added="stem")).double().eval(),
+    )
+    tensors = collect_tensors(model)
+    load_tensors(plain, {name: tensor for name, tensor in tensors.items() if "offsets" not in name}, "test")
     with torch.no_grad():
         assert (model(pictures(spec)) - plain(pictures(spec))).abs().max() > 1e-3
         for name, tensor in tensors.items():
@@ -128,7 +131,7 @@ def test_every_distance_has_a_row_and_every_row_a_distance() -> None:
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (12, 8), (4, 16)])
 def test_the_2d_table_is_a_loop_over_lines_and_columns(height: int, width: int, front: dict[str, Any]) -> None:
     spec = spec_of(positions="2d", height=height, width=width, **front)
-    table = Table2d(spec)
+    table = PositionTable2d(spec)
     rows, columns = height // 4, width // 4
     assert (table.x.shape, table.y.shape) == ((1, columns, 16), (1, rows, 16))
     found = table().detach().numpy()
@@ -182,7 +185,7 @@ def test_waves_of_a_model_are_fixed_and_zero_in_front(front: dict[str, Any], kin
     assert model.pos_embed.shape == (1, spec.position_rows, 32)
     assert not model.pos_embed[:, :own].any()
     assert torch.equal(model.pos_embed[0, own:], sincos((2, 3), 32, kind))
-    table = Table(spec.changed(added="every"))
+    table = PositionTable(spec.replace(added="every"))
     assert list(table.parameters()) == []
     assert table.state_dict() == {}
     assert torch.equal(table()[0, spec.prefix :], sincos((2, 3), 32, kind))
@@ -195,7 +198,7 @@ def test_waves_of_a_model_are_fixed_and_zero_in_front(front: dict[str, Any], kin
 def naive_table(model: nn.Module, layer: int) -> torch.Tensor:
     """What a block adds to its input, from the tensors by name."""
     spec: ModelSpec = model.spec
-    tensors, place = named_tensors(model), f"blocks.{layer if spec.added == 'every' else 0}.positions"
+    tensors, place = collect_tensors(model), f"blocks.{layer if spec.added == 'every' else 0}.positions"
     table = torch.zeros(spec.tokens, spec.dim, dtype=torch.float64)
     for patch, (row, column) in enumerate(itertools.product(range(spec.grid[0]), range(spec.grid[1]))):
         if spec.positions == "2d":
@@ -225,8 +228,10 @@ def test_positions_of_blocks_are_added_before_each(front: dict[str, Any], positi
     """Against a loop over the blocks of a model that has no positions."""
     spec = spec_of(positions=positions, added=added, **front)
     model = shaken(create_model(spec))
-    plain = build(spec.changed(positions="none", added="stem")).double().eval()
-    fill(plain, {name: value for name, value in named_tensors(model).items() if ".positions." not in name}, "test")
+    plain = build_module(spec.replace(positions="none", added="stem")).double().eval()
+    load_tensors(
+        plain, {name: value for name, value in collect_tensors(model).items() if ".positions." not in name}, "test"
+    )
     with torch.no_grad():
         patches = plain.patch_embed(pictures(spec))
         front_tokens = [each.expand(2, -1, -1) for each in (plain.cls_token, plain.reg_token) if each is not None]

@@ -18,14 +18,14 @@ from tests.models.tiny import NO_TOKEN
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io.weights import About, Weights
-from vitctl.models.create import build, create_model, fill, named_tensors
+from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
 from vitctl.models.resize import (
     METHODS,
     Grid,
     patch_positions,
     resize_offsets,
     resize_table,
-    resized,
+    resize_weights,
     round_trip_error,
 )
 from vitctl.models.sincos import sincos
@@ -53,10 +53,10 @@ def weights_of(**options: Any) -> Weights:
     model, random = create_model(spec, seed=3), torch.Generator().manual_seed(4)
     tensors = {
         name: tensor + 0.1 * torch.randn(tensor.shape, generator=random) if tensor.dtype == torch.float32 else tensor
-        for name, tensor in named_tensors(model).items()
+        for name, tensor in collect_tensors(model).items()
         if name != "pos_embed" or spec.positions == "1d"
     }
-    fixed = {name: tensor for name, tensor in named_tensors(model).items() if name not in tensors}
+    fixed = {name: tensor for name, tensor in collect_tensors(model).items() if name not in tensors}
     return Weights(spec, tensors | fixed, About("test", "somewhere", history=({"step": "born"},)))
 
 
@@ -279,8 +279,8 @@ def test_distances_in_a_single_line_are_stretched() -> None:
 
 
 def model_of(weights: Weights) -> nn.Module:
-    model = build(weights.spec)
-    assert fill(model, weights.tensors, "test") == ()
+    model = build_module(weights.spec)
+    assert load_tensors(model, weights.tensors, "test") == ()
     return model.eval()
 
 
@@ -296,9 +296,9 @@ def test_resized_weights_are_a_model_that_runs(family: str, positions: str, adde
     weights = weights_of(**options)
     before = {name: tensor.clone() for name, tensor in weights.tensors.items()}
     for height, width in ((24, 16), (4, 8)):
-        larger = resized(weights, height, width, method)
+        larger = resize_weights(weights, height, width, method)
         assert (larger.spec.height, larger.spec.width, larger.spec.grid) == (height, width, (height // 4, width // 4))
-        assert larger.spec.changed(height=12, width=20) == weights.spec
+        assert larger.spec.replace(height=12, width=20) == weights.spec
         with torch.no_grad():
             logits = model_of(larger)(torch.randn(2, 3, height, width))
         assert logits.shape == (2, 5)
@@ -319,11 +319,11 @@ def is_table(name: str) -> bool:
 @pytest.mark.parametrize(("positions", "added"), KINDS)
 def test_the_same_grid_leaves_every_bit(positions: str, added: str) -> None:
     weights = weights_of(positions=positions, added=added, pad=True)
-    again = resized(weights, 11, 17)
+    again = resize_weights(weights, 11, 17)
     assert (again.spec.height, again.spec.width, again.spec.grid) == (11, 17, (3, 5))
     assert all(torch.equal(tensor, weights.tensors[name]) for name, tensor in again.tensors.items())
     assert again.about.history == weights.about.history
-    assert resized(weights, 12, 20, "bicubic").tensors.keys() == weights.tensors.keys()
+    assert resize_weights(weights, 12, 20, "bicubic").tensors.keys() == weights.tensors.keys()
 
 
 @pytest.mark.parametrize("family", ["vit", "registers", "registers apart", "pooled"])
@@ -331,7 +331,7 @@ def test_rows_in_front_and_the_table_of_a_model(family: str) -> None:
     weights = weights_of(**FAMILIES[family])
     own = weights.spec.position_rows - 15
     assert own == {"vit": 1, "registers": 4}.get(family, 0)
-    new = resized(weights, 24, 16).tensors["pos_embed"]
+    new = resize_weights(weights, 24, 16).tensors["pos_embed"]
     old = weights.tensors["pos_embed"]
     assert torch.equal(new[:, :own], old[:, :own])
     expected = zoomed(old[0, own:].reshape(3, 5, 32).numpy(), (6, 4)).reshape(24, 32)
@@ -342,8 +342,8 @@ def test_rows_in_front_and_the_table_of_a_model(family: str) -> None:
 @pytest.mark.parametrize("kind", ["sincos", "sincos-mae"])
 def test_waves_are_computed_anew(kind: str, family: str) -> None:
     weights = weights_of(positions=kind, **FAMILIES[family])
-    new = resized(weights, 24, 16)
-    assert torch.equal(new.tensors["pos_embed"], named_tensors(build(new.spec))["pos_embed"])
+    new = resize_weights(weights, 24, 16)
+    assert torch.equal(new.tensors["pos_embed"], collect_tensors(build_module(new.spec))["pos_embed"])
     assert torch.equal(new.tensors["pos_embed"][0, -24:], sincos((6, 4), 32, kind))
     assert new.about.history[-1]["method"] == "computed anew"
     assert round_trip_error(weights, 24, 16, "official") == 0.0
@@ -352,7 +352,7 @@ def test_waves_are_computed_anew(kind: str, family: str) -> None:
 @pytest.mark.parametrize("added", ["stem", "every", "shared"])
 def test_lines_and_columns_of_2d_tables_are_resized_apart(added: str) -> None:
     weights = weights_of(positions="2d", added=added)
-    new = resized(weights, 24, 16)
+    new = resize_weights(weights, 24, 16)
     names = [name for name in weights.tensors if is_table(name)]
     assert len(names) == (4 if added == "every" else 2)
     for name in names:
@@ -363,9 +363,9 @@ def test_lines_and_columns_of_2d_tables_are_resized_apart(added: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_columns_of_2d_tables_are_resized_as_a_picture_of_equal_lines(method: Any) -> None:
+def test_columns_of_2d_tables_are_resized_as_an_image_of_equal_lines(method: Any) -> None:
     weights = weights_of(positions="2d")
-    new = resized(weights, 24, 28, method)
+    new = resize_weights(weights, 24, 28, method)
     for name, (before, after) in (("positions.x", (5, 7)), ("positions.y", (3, 6))):
         lines = weights.tensors[name].repeat(1, 2, 1)
         expected = resize_table(lines, (2, before), (2, after), method)[:, :after]
@@ -374,7 +374,7 @@ def test_columns_of_2d_tables_are_resized_as_a_picture_of_equal_lines(method: An
 
 def test_one_side_of_a_2d_table_stays_where_only_the_other_changes() -> None:
     weights = weights_of(positions="2d")
-    new = resized(weights, 12, 28, "bicubic")
+    new = resize_weights(weights, 12, 28, "bicubic")
     assert torch.equal(new.tensors["positions.y"], weights.tensors["positions.y"])
     assert new.tensors["positions.x"].shape == (1, 7, 16)
 
@@ -382,8 +382,8 @@ def test_one_side_of_a_2d_table_stays_where_only_the_other_changes() -> None:
 @pytest.mark.parametrize("positions", ["1d", "relative"])
 def test_every_table_of_every_block_is_resized(positions: str) -> None:
     leaf = "positions.embed" if positions == "1d" else "attn.offsets.embed"
-    every = resized(weights_of(positions=positions, added="every"), 24, 16)
-    shared = resized(weights_of(positions=positions, added="shared"), 24, 16)
+    every = resize_weights(weights_of(positions=positions, added="every"), 24, 16)
+    shared = resize_weights(weights_of(positions=positions, added="shared"), 24, 16)
     shape = (1, 25, 32) if positions == "1d" else (2, 47, 16)
     assert [every.tensors[f"blocks.{layer}.{leaf}"].shape for layer in (0, 1)] == [shape] * 2
     assert shared.tensors[f"blocks.0.{leaf}"].shape == shape
@@ -395,7 +395,7 @@ def test_every_table_of_every_block_is_resized(positions: str) -> None:
 
 def test_history_says_from_where_to_where_and_how() -> None:
     weights = weights_of()
-    new = resized(resized(weights, 24, 16, "bicubic"), 8, 8)
+    new = resize_weights(resize_weights(weights, 24, 16, "bicubic"), 8, 8)
     assert new.about.history == (
         {"step": "born"},
         {"step": "positions", "from": [3, 5], "to": [6, 4], "method": "bicubic"},
@@ -415,7 +415,7 @@ def test_history_says_from_where_to_where_and_how() -> None:
     ],
 )
 def test_history_says_what_was_done_to_other_kinds(options: dict[str, Any], method: str) -> None:
-    assert resized(weights_of(**options), 24, 16, "bilinear").about.history[-1]["method"] == method
+    assert resize_weights(weights_of(**options), 24, 16, "bilinear").about.history[-1]["method"] == method
 
 
 @pytest.mark.parametrize(("positions", "added"), KINDS)
@@ -447,8 +447,8 @@ def test_the_official_way_to_a_grid_that_holds_the_old_one_loses_nothing() -> No
 def test_a_round_trip_error_is_a_relative_root_mean_square(positions: str, added: str) -> None:
     weights = weights_of(positions=positions, added=added)
     found = round_trip_error(weights, 24, 16, "official")
-    there = resized(weights, 24, 16)
-    back = resized(there, 12, 20)
+    there = resize_weights(weights, 24, 16)
+    back = resize_weights(there, 12, 20)
     names = [name for name in weights.tensors if is_table(name)]
     if not names or positions.startswith("sincos"):
         assert found == 0.0
@@ -461,13 +461,13 @@ def test_a_round_trip_error_is_a_relative_root_mean_square(positions: str, added
 def test_timms_models_are_left_to_timm() -> None:
     weights = Weights(model_spec("timm:resnet18"), {}, About("timm"))
     with pytest.raises(UsageError, match="timm:resnet18: only timm itself knows its positions"):
-        resized(weights, 256, 256)
+        resize_weights(weights, 256, 256)
 
 
 def test_bit_takes_any_size_as_it_is() -> None:
     spec = model_spec("bit-r50x1")
     weights = Weights(spec, {"stem.conv.weight": torch.ones(64, 3, 7, 7)}, About("test"))
-    new = resized(weights, 100, 333)
+    new = resize_weights(weights, 100, 333)
     assert (new.spec.height, new.spec.width) == (100, 333)
     assert new.tensors is weights.tensors
     assert new.about.history == ()
@@ -476,18 +476,18 @@ def test_bit_takes_any_size_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((25, 16), "patches of 4 do not divide a picture of 25x16; the nearest are 24x16 and 28x16"),
-        ((2, 16), "larger than a picture of 2x16"),
+        ((25, 16), "patches of 4 do not divide an image of 25x16; the nearest are 24x16 and 28x16"),
+        ((2, 16), "larger than an image of 2x16"),
         ((24, 16, "lanczos"), "method 'lanczos' is unknown; known: official, bilinear, bicubic, bicubic-aa, fresh"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resized(weights_of(), *arguments)
+        resize_weights(weights_of(), *arguments)
 
 
 def test_a_padded_model_takes_a_size_that_patches_do_not_divide() -> None:
-    new = resized(weights_of(pad=True), 25, 15)
+    new = resize_weights(weights_of(pad=True), 25, 15)
     assert new.spec.grid == (7, 4)
     with torch.no_grad():
         assert model_of(new)(torch.randn(1, 3, 25, 15)).shape == (1, 5)

@@ -17,10 +17,10 @@ from tests.models.tiny import TINY
 from vitctl.config.model import ModelSpec
 from vitctl.io import official
 from vitctl.io.weights import Weights
-from vitctl.models.create import build, create_model, fill
+from vitctl.models.create import build_module, create_model, load_tensors
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-FAINT = 1e-3  # pictures so dark that the epsilon of a GroupNorm shows
+FAINT = 1e-3  # images so dark that the epsilon of a GroupNorm shows
 VITS = [
     (layout, head, hidden)
     for layout, heads in official_files.VIT_LAYOUTS.items()
@@ -39,14 +39,14 @@ HYBRIDS: list[dict[str, Any]] = [
 
 
 def read(arrays: Arrays, **changes: Any) -> Weights:
-    weights = official.read(arrays, "test")
+    weights = official.read_official(arrays, "test")
     assert weights.notes == ()
-    return Weights(weights.spec.changed(**changes), weights.tensors, weights.about)
+    return Weights(weights.spec.replace(**changes), weights.tensors, weights.about)
 
 
 def filled(weights: Weights) -> nn.Module:
-    model = build(weights.spec)
-    fill(model, weights.tensors, "test")
+    model = build_module(weights.spec)
+    load_tensors(model, weights.tensors, "test")
     return model.eval()
 
 
@@ -156,7 +156,7 @@ def test_other_numerics_would_have_been_noticed() -> None:
     assert furthest(answers(filled(weights), images), reference.bit(arrays, images)) > 1e-4
 
 
-def test_faint_pictures_show_the_epsilon_of_a_group_norm_and_others_hardly() -> None:
+def test_faint_images_show_the_epsilon_of_a_group_norm_and_others_hardly() -> None:
     arrays = official_files.make_hybrid()
     weights = read(arrays)
     model, found = filled(weights).double(), {}
@@ -220,8 +220,8 @@ def test_timm_pools_before_the_last_norm_unless_told(layout: str, tmp_path: Path
     default = loaded(timms_vit(weights.spec), arrays, tmp_path)
     assert isinstance(default.fc_norm, nn.LayerNorm)
     assert furthest(answers(filled(weights), images), answers(default, images)) > 1e-2
-    pooled = build(weights.spec.changed(norm="pooled"))
-    fill(pooled, default.state_dict(), "test")
+    pooled = build_module(weights.spec.replace(norm="pooled"))
+    load_tensors(pooled, default.state_dict(), "test")
     assert furthest(answers(pooled.eval(), images), answers(default, images)) < 2e-6
 
 
@@ -249,7 +249,7 @@ def test_a_bit_resnet_is_what_timm_makes_of_the_file(tmp_path: Path) -> None:
     arrays = official_files.make_bit("big_transfer", (1, 2))
     weights = read(arrays, height=40, width=52)
     images = pictures(weights.spec)
-    conv = build(weights.spec.changed(numerics="timm")).stem.conv
+    conv = build_module(weights.spec.replace(numerics="timm")).stem.conv
     theirs = ResNetV2((1, 2), num_classes=5, stem_type="fixed", conv_layer=functools.partial(type(conv), eps=1e-8))
     expected = answers(loaded(theirs, arrays, tmp_path), images)
     assert furthest(answers(filled(read(arrays, height=40, width=52, numerics="timm")), images), expected) < 1e-5
@@ -408,11 +408,11 @@ def test_layers_come_one_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"height": 12, "width": 8}, r"a hybrid takes pictures \[B, C, 32, 48\], not \[2, 3, 12, 8\]"),
-        ({"height": 48, "width": 32}, r"a hybrid takes pictures \[B, C, 32, 48\], not \[2, 3, 48, 32\]"),
+        ({"height": 12, "width": 8}, r"a hybrid takes images \[B, C, 32, 48\], not \[2, 3, 12, 8\]"),
+        ({"height": 48, "width": 32}, r"a hybrid takes images \[B, C, 32, 48\], not \[2, 3, 48, 32\]"),
     ],
 )
-def test_a_hybrid_refuses_pictures_of_another_size(options: dict[str, int], message: str) -> None:
+def test_a_hybrid_refuses_images_of_another_size(options: dict[str, int], message: str) -> None:
     model = create_model(plain(family="hybrid", height=32, width=48, patch=2))
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(2, 3, options["height"], options["width"]))
@@ -426,8 +426,8 @@ def test_a_padded_hybrid_sees_black_below_and_on_the_right(layers: tuple[int, ..
     odd, whole = (3 * reach - 3, 2 * reach - 1), (3 * reach, 2 * reach)
     fields = {"family": "hybrid", "layers": layers, "patch": 2}
     model = shaken(create_model(plain(**fields, height=odd[0], width=odd[1], pad=True)))
-    other = build(model.spec.changed(height=whole[0], width=whole[1], pad=False)).eval()
-    fill(other, model.state_dict(), "test")
+    other = build_module(model.spec.replace(height=whole[0], width=whole[1], pad=False)).eval()
+    load_tensors(other, model.state_dict(), "test")
     images = torch.zeros(2, 3, *whole)
     images[:, :, : odd[0], : odd[1]] = torch.randn(2, 3, *odd)
     with torch.no_grad():

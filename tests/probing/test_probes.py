@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from vitctl.probing.least_squares import LeastSquares, LeastSquaresGrid, evenly
+from vitctl.probing.least_squares import LeastSquares, LeastSquaresGrid, interleave_classes
 from vitctl.probing.logistic import Logistic
-from vitctl.probing.neighbours import NearestMean, Neighbours
-from vitctl.probing.ridge import Decomposed
+from vitctl.probing.neighbors import NearestMean, NearestNeighbors
+from vitctl.probing.ridge import RidgeDecomposition
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([LeastSquares(), LeastSquaresGrid(), Logistic(), Neighbours(), NearestMean()])
+@parametrize_with_checks([LeastSquares(), LeastSquaresGrid(), Logistic(), NearestNeighbors(), NearestMean()])
 def test_scikit_learn_takes_it_for_one_of_its_own(estimator: Any, check: Callable[[Any], None]) -> None:
     check(estimator)
 
@@ -40,7 +40,7 @@ def test_weights_solve_the_normal_equations(rows: int, width: int, l2: float) ->
 def test_what_is_left_out_is_predicted_by_a_fit_to_the_others(rows: int, width: int, l2: float) -> None:
     x, labels = examples(rows, width, 3)
     y = 2.0 * np.eye(3)[labels] - 1
-    found = Decomposed.of(x, labels).left_out(np.arange(rows)).gaps(l2) + y
+    found = RidgeDecomposition.of(x, labels).leave_out(np.arange(rows)).gaps(l2) + y
     for row in range(rows):
         others = np.arange(rows) != row
         weights = np.linalg.solve(x[others].T @ x[others] + l2 * np.eye(width), x[others].T @ y[others])
@@ -51,24 +51,24 @@ def test_the_grid_takes_the_strength_that_knows_most_and_the_default_for_one_sho
     x, labels = examples(60, 200, 5)
     x = np.concatenate([x, 30 * np.random.default_rng(1).normal(size=x.shape)], 1)  # as much noise again
     grid = LeastSquaresGrid().fit(x, labels)
-    spared = Decomposed.of(grid.prepared(x), labels).left_out(np.arange(60))
+    spared = RidgeDecomposition.of(grid.prepare(x), labels).leave_out(np.arange(60))
     guesses = {l2: spared.gaps(l2) + 2 * np.eye(5)[labels] for l2 in grid.strengths}
     right = {l2: (found.argmax(1) == labels).mean() for l2, found in guesses.items()}
-    assert spared.judged(1.0) == pytest.approx((right[1.0], np.square(spared.gaps(1.0)).mean()))
+    assert spared.score(1.0) == pytest.approx((right[1.0], np.square(spared.gaps(1.0)).mean()))
     assert right[grid.l2_] == max(right.values())
     assert LeastSquaresGrid().fit(x[:5], labels[:5]).l2_ == 1024.0
 
 
 def test_examples_are_spared_evenly_from_the_classes() -> None:
     numbers = np.array([0] * 7 + [1] * 2 + [2] * 5)
-    assert evenly(numbers, 6).tolist() == [0, 7, 9, 1, 8, 10]
-    assert sorted(evenly(numbers, 100)) == list(range(14))
+    assert interleave_classes(numbers, 6).tolist() == [0, 7, 9, 1, 8, 10]
+    assert sorted(interleave_classes(numbers, 100)) == list(range(14))
 
 
-def test_neighbours_vote_as_dino_counts() -> None:
+def test_neighbors_vote_as_dino_counts() -> None:
     x, labels = examples(50, 8, 4)
     new, _ = examples(30, 8, 4, seed=2)
-    found = Neighbours(k=7, temperature=0.1).fit(x, labels).predict(new)
+    found = NearestNeighbors(k=7, temperature=0.1).fit(x, labels).predict(new)
     shots, pictures = ((each - x.mean(0)) for each in (x, new))
     for row, guess in zip(pictures, found, strict=True):
         cosines = shots @ row / np.linalg.norm(shots, axis=1) / np.linalg.norm(row)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitctl.training.multi_crop import Looks, corners
+from vitctl.training.multi_crop import MultiCrop, corners
 
 
 class Mean(nn.Module):
@@ -12,7 +12,7 @@ class Mean(nn.Module):
         return pixels.float().mean((1, 2))
 
 
-def test_the_centre_and_the_corners() -> None:
+def test_the_center_and_the_corners() -> None:
     places = torch.arange(64).reshape(1, 8, 8, 1)
     firsts = [int(each[0, 0, 0, 0]) for each in corners(places)]
     assert firsts == [0, 0, 1, 8, 9]
@@ -23,7 +23,7 @@ def test_the_centre_and_the_corners() -> None:
 @pytest.mark.parametrize("count", [5, 10])
 def test_chances_are_averaged(count: int) -> None:
     pixels = torch.randint(0, 5, (3, 16, 16, 4), dtype=torch.uint8)
-    model = Looks(Mean(), lambda each: each, (14, 14), count)
+    model = MultiCrop(Mean(), lambda each: each, (14, 14), count)
     looks = model.looks(pixels)
     assert len(looks) == count
     chances = torch.stack([Mean()(each).softmax(1) for each in looks]).mean(0)
@@ -33,6 +33,6 @@ def test_chances_are_averaged(count: int) -> None:
 
 def test_mirror_images() -> None:
     pixels = torch.randint(0, 255, (1, 8, 8, 3), dtype=torch.uint8)
-    looks = Looks(Mean(), lambda each: each, (7, 7), 10).looks(pixels)
+    looks = MultiCrop(Mean(), lambda each: each, (7, 7), 10).looks(pixels)
     for plain, mirrored in zip(looks[:5], looks[5:], strict=True):
         assert torch.equal(plain.flip(2), mirrored)

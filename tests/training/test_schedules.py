@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitctl.config.train import SCHEDULES, ScheduleConfig
-from vitctl.training.schedules import share
+from vitctl.training.schedules import lr_share
 
 STEPS, WARMUP = 1100, 100
 
@@ -27,7 +27,7 @@ def expected(kind: str, step: int, end: float) -> float:
 def test_the_official_formulas(kind: Any, end: float) -> None:
     config = ScheduleConfig(kind, WARMUP, end=end, timescale=500)
     for step in (0, 1, WARMUP - 1, WARMUP, (WARMUP + STEPS) // 2, STEPS - 1, STEPS):
-        assert share(config, step, STEPS) == pytest.approx(expected(kind, step, end), abs=1e-15), step
+        assert lr_share(config, step, STEPS) == pytest.approx(expected(kind, step, end), abs=1e-15), step
 
 
 @pytest.mark.parametrize(
@@ -41,20 +41,20 @@ def test_the_official_formulas(kind: Any, end: float) -> None:
 )
 def test_by_hand(kind: Any, at_start: float, at_warm: float, at_half: float, at_end: float) -> None:
     config = ScheduleConfig(kind, WARMUP, end=0.01, timescale=500)
-    found = [share(config, step, STEPS) for step in (0, WARMUP, 600, STEPS)]
+    found = [lr_share(config, step, STEPS) for step in (0, WARMUP, 600, STEPS)]
     assert found == pytest.approx([at_start, at_warm, at_half, at_end], abs=1e-12)
 
 
 def test_without_a_warm_up_the_first_step_has_all() -> None:
-    assert [share(ScheduleConfig(kind), 0, 10) for kind in ("cosine", "linear", "rsqrt", "constant")] == [1, 1, 1, 1]
+    assert [lr_share(ScheduleConfig(kind), 0, 10) for kind in ("cosine", "linear", "rsqrt", "constant")] == [1, 1, 1, 1]
 
 
 def test_the_cool_down_is_straight_and_multiplies() -> None:
     config = ScheduleConfig("rsqrt", 0.1, cooldown=0.25, timescale=100)
     free = ScheduleConfig("rsqrt", 0.1, timescale=100)
-    assert share(config, 750, 1000) == share(free, 750, 1000)
-    assert share(config, 900, 1000) == pytest.approx(0.4 * share(free, 900, 1000))
-    assert share(config, 1000, 1000) == 0
+    assert lr_share(config, 750, 1000) == lr_share(free, 750, 1000)
+    assert lr_share(config, 900, 1000) == pytest.approx(0.4 * lr_share(free, 900, 1000))
+    assert lr_share(config, 1000, 1000) == 0
 
 
 @given(
@@ -69,7 +69,7 @@ def test_the_cool_down_is_straight_and_multiplies() -> None:
     st.integers(1, 300),
 )
 def test_a_share_that_makes_no_jumps(config: ScheduleConfig, steps: int) -> None:
-    shares = [share(config, step, steps) for step in range(steps + 1)]
+    shares = [lr_share(config, step, steps) for step in range(steps + 1)]
     assert all(0 <= value <= 1 for value in shares)
     warm, cool = config.warmup_steps(steps), config.cooldown_steps(steps)
     decay = max(math.pi / 2 / max(steps - warm, 1), 1 / (2 * config.timescale))  # steepest slopes

@@ -44,7 +44,7 @@ def test_the_same_as_scikit_learn_and_torch() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    """Two pictures of 0.8 confidence, one right: off by 0.3. One of 0.6, right: off by 0.4."""
+    """Two images of 0.8 confidence, one right: off by 0.3. One of 0.6, right: off by 0.4."""
     chances = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
     tally = Tally(2)
     tally.add(chances.log(), torch.tensor([0, 1, 0]), torch.arange(3))
@@ -64,11 +64,11 @@ def test_batches_make_no_difference(batch: int) -> None:
 def test_one_rank_gathers_its_own() -> None:
     tally = tallied(*answers())
     before = tally.sums.clone()
-    tally.gathered(Ranks())
+    tally.gather(Ranks())
     assert torch.equal(tally.sums, before)
 
 
-def test_several_right_answers_and_pictures_without_one() -> None:
+def test_several_right_answers_and_images_without_one() -> None:
     logits = torch.eye(7)[[0, 1, 2, 3]] * 4
     sets = torch.zeros(4, 7, dtype=torch.bool)
     sets[0, [0, 5]] = True  # right

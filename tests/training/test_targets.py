@@ -11,14 +11,14 @@ from vitctl.training.targets import (
     class_colors,
     color_classes,
     color_ways,
-    downsampled,
+    downsample_colors,
     mean_colors,
-    normalised_patches,
+    normalize_patches,
 )
 
 
 def patch(picture: object) -> torch.Tensor:
-    """[P, P, C] as one patch of one picture, [1, 1, P*P*C]."""
+    """[P, P, C] as one patch of one image, [1, 1, P*P*C]."""
     return torch.as_tensor(np.asarray(picture, np.uint8)).reshape(1, 1, -1)
 
 
@@ -41,11 +41,11 @@ def test_a_drawn_patch_made_smaller() -> None:
     """Sixteen areas, line by line."""
     drawn = np.kron(np.arange(16).reshape(4, 4) * 16, np.ones((4, 4)))[..., None].repeat(3, -1)
     levels = [number * 16 // 32 for number in range(16)]
-    assert downsampled(patch(drawn), 3, MaskingConfig()).flatten().tolist() == [level * 73 for level in levels]
+    assert downsample_colors(patch(drawn), 3, MaskingConfig()).flatten().tolist() == [level * 73 for level in levels]
 
 
 def test_areas_of_a_patch_that_four_does_not_divide() -> None:
-    found = downsampled(patch(np.full((14, 14, 3), 200)), 3, MaskingConfig())
+    found = downsample_colors(patch(np.full((14, 14, 3), 200)), 3, MaskingConfig())
     assert found.flatten().tolist() == [6 * 73] * 16
 
 
@@ -66,15 +66,15 @@ def test_the_color_of_a_class_is_near_the_color(color: list[int], bits: int) -> 
 
 
 def test_classes_come_from_bytes_and_differ() -> None:
-    """Made of normalised values they would all be the same: the bug of a public implementation."""
+    """Made of normalized values they would all be the same: the bug of a public implementation."""
     pixels = torch.randint(0, 256, (8, 16, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels[:, ::2] //= 4
     assert len(mean_colors(pixels, 3, MaskingConfig()).unique()) > 5
 
 
-def test_patches_are_normalised_as_mae_does() -> None:
+def test_patches_are_normalized_as_mae_does() -> None:
     values = torch.tensor([[[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]]])
-    found = normalised_patches(values)
+    found = normalize_patches(values)
     wanted = (values[0, 0] - 3) / (values[0, 0].var(unbiased=True) + 1e-6).sqrt()
     torch.testing.assert_close(found[0, 0], wanted)
     assert found[0, 1].tolist() == [0.0] * 4  # of one color: finite

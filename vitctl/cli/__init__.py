@@ -38,7 +38,7 @@ from vitctl.cli.streams import discard_unwritten, prepare_streams
 from vitctl.cli.study import study
 from vitctl.errors import RunError, Terminated
 from vitctl.machine import exit_on_bus_error, keep_freed_memory
-from vitctl.reporting import tell
+from vitctl.reporting import print_safely
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -49,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Vision Transformers, from a folder of pictures to a model that ships.",
+    help="Vision Transformers, from a folder of images to a model that ships.",
     epilog="See it all with [bold]vitctl demo[/bold]; start with [bold]vitctl patchify FOLDER[/bold]. Exit codes: "
     "0 done, 2 usage, 3 input, 4 the run failed, 130 and 143 stopped.",
 )
@@ -70,14 +70,14 @@ def paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in introspection.cleandoc(text).split("\n\n"))
 
 
-def name_of(command: Callable[..., None]) -> str:
+def command_name(command: Callable[..., None]) -> str:
     return command.__name__.replace("_", "-")
 
 
 for panel, commands in COMMANDS.items():
     for command in commands:
         use_plain_digits(command)
-        app.command(name_of(command), rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
+        app.command(command_name(command), rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
 
 
 def show_version(wanted: bool) -> None:
@@ -117,7 +117,7 @@ def main() -> None:
     try:
         app(prog_name="vitctl")
     except RunError as error:  # help and the version are printed before a command begins
-        tell(sys.stderr, f"error: {error}")
+        print_safely(sys.stderr, f"error: {error}")
         sys.exit(error.exit_code)
     finally:
         discard_unwritten()

@@ -29,10 +29,10 @@ def bench(
     Figures are medians with their spread; ratios compare pairs taken in the same round.
     Example: [bold]vitctl bench data --rounds 3[/bold]
     """
-    from vitctl.cli.console import emit, facts, listing, reporter
+    from vitctl.cli.console import columns_table, facts_table, print_result, reporter
     from vitctl.config.bench import BenchConfig
     from vitctl.config.overrides import override
-    from vitctl.reporting import duration
+    from vitctl.reporting import format_duration
     from vitctl.workflows.bench import bench as run
 
     config = override(BenchConfig(what=what, data=data, rounds=rounds), settings or ())
@@ -52,17 +52,17 @@ def bench(
     about = {
         "machine": f"{result.machine}, {result.cores} cores",
         "libraries": ", ".join(f"{name} {version}" for name, version in result.libraries.items()),
-        "took": duration(result.elapsed_s),
+        "took": format_duration(result.elapsed_s),
     }
     about |= {f"remark {number + 1}": line for number, line in enumerate([*result.remarks, *result.left_out])}
-    emit(
+    print_result(
         "bench",
         result,
         json,
         [
-            listing("figures", columns, figures, columns[1:4]),
-            listing("ratios", ["", "against", "times", "min-max"], ratios, ["times", "min-max"]),
-            facts(about),
+            columns_table("figures", columns, figures, columns[1:4]),
+            columns_table("ratios", ["", "against", "times", "min-max"], ratios, ["times", "min-max"]),
+            facts_table(about),
         ],
         run=out,
     )

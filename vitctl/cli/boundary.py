@@ -20,7 +20,7 @@ from vitctl.errors import (
     is_no_space,
     is_out_of_memory,
 )  # fmt: skip
-from vitctl.reporting import tell
+from vitctl.reporting import print_safely
 
 DEVICES = "VITCTL_DEVICES"  # in a rank's environment: how many were started
 LOST = 75  # the code by which a rank tells its launcher that another one is gone
@@ -34,11 +34,11 @@ class Boundary(TyperGroup):
             return super().invoke(ctx)
         except Interrupted as error:
             command = str(ctx.invoked_subcommand)
-            line = resumed(command, error.run) if error.run else again(command)
-            silent_on_others(error)
-            end(f"{error}; go on with: {line}", error.exit_code)
+            line = resume_command(command, error.run) if error.run else rerun_command(command)
+            exit_quietly_on_other_ranks(error)
+            exit_with_message(f"{error}; go on with: {line}", error.exit_code)
         except UsageError as error:
-            silent_on_others(error)
+            exit_quietly_on_other_ranks(error)
             fail(str(error), error.exit_code)
         except LostContact as error:
             if DEVICES in os.environ:  # our launcher sees which rank is gone, and says so
@@ -47,7 +47,7 @@ class Boundary(TyperGroup):
         except VitctlError as error:
             fail(str(error), error.exit_code)
         except KeyboardInterrupt as error:
-            end("stopped", 143 if isinstance(error, Terminated) else 130)
+            exit_with_message("stopped", 143 if isinstance(error, Terminated) else 130)
         except BrokenPipeError:
             raise typer.Exit(0) from None  # whoever read our answer has enough
         except UnicodeEncodeError as error:
@@ -62,11 +62,11 @@ class Boundary(TyperGroup):
                 fail(f"{str(error.filename)[:200]}: {error.strerror}", 3)
             if is_out_of_memory(error):
                 fail("out of memory; choose something smaller (--batch, --res), or close other programs", 4)
-            clearer(error)
+            clarify(error)
             raise
 
 
-ELSEWHERE = {  # what other tools call a flag of ours
+FLAGS_ELSEWHERE = {  # what other tools call a flag of ours
     "--learning-rate": "--lr", "--batch-size": "--batch", "--img-size": "--res", "--image-size": "--res",
     "--dataset": "--data", "--data-dir": "--data", "--output": "--out", "--output-dir": "--out",
     "--checkpoint": "--from", "--initial-checkpoint": "--from", "--pretrained": "--from", "--model-name": "--model",
@@ -74,10 +74,10 @@ ELSEWHERE = {  # what other tools call a flag of ours
 }  # fmt: skip
 
 
-def clearer(error: Any) -> None:
+def clarify(error: Any) -> None:
     """A wrong option or value, in words that say what is wanted; other errors are left as they are."""
-    if hasattr(error, "option_name") and ELSEWHERE.get(error.option_name) and not error.possibilities:
-        error.possibilities = [ELSEWHERE[error.option_name]]
+    if hasattr(error, "option_name") and FLAGS_ELSEWHERE.get(error.option_name) and not error.possibilities:
+        error.possibilities = [FLAGS_ELSEWHERE[error.option_name]]
     if not hasattr(error, "format_message"):
         return
     text = str(error.message).removeprefix("Value error, ")
@@ -86,29 +86,29 @@ def clearer(error: Any) -> None:
     error.message = text + (f" Did you mean '{near[0]}'?" if near else "")
 
 
-def silent_on_others(error: VitctlError) -> None:
+def exit_quietly_on_other_ranks(error: VitctlError) -> None:
     """What befalls all ranks alike is told by the first alone."""
     if os.environ.get("RANK", "0") != "0":
         raise typer.Exit(error.exit_code)
 
 
 def fail(message: str, code: int) -> NoReturn:
-    end(f"error: {message}", code)
+    exit_with_message(f"error: {message}", code)
 
 
-def end(message: str, code: int) -> NoReturn:
+def exit_with_message(message: str, code: int) -> NoReturn:
     """A stop that was asked for is no error."""
-    tell(sys.stderr, " ".join(message.split()))
+    print_safely(sys.stderr, " ".join(message.split()))
     raise typer.Exit(code)
 
 
-def resumed(command: str, run: str) -> str:
+def resume_command(command: str, run: str) -> str:
     """On as many devices as before, where we started one process for each."""
     devices = os.environ.get(DEVICES)
     return shlex.join(["vitctl", command, "--resume", run, *(["--devices", devices] if devices else [])])
 
 
-def again(command: str) -> str:
+def rerun_command(command: str) -> str:
     """The command as it was given; with --resume where that goes on."""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
     if command != "patchify":

@@ -13,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from vitctl import __version__, reporting
-from vitctl.reporting import Plain, Reporter, Silent, duration, paced, printed
+from vitctl.reporting import PlainReporter, Reporter, SilentReporter, format_duration, format_rate, printable_text
 
 
 def reporter(quiet: bool) -> Reporter:
     """A bar on a terminal, lines elsewhere, warnings alone when quiet, nothing on other ranks than the first."""
     if os.environ.get("RANK", "0") != "0":
-        return Silent()
+        return SilentReporter()
     if quiet:
-        return Silent(sys.stderr)
-    return Rich() if sys.stderr.isatty() else Plain()
+        return SilentReporter(sys.stderr)
+    return Rich() if sys.stderr.isatty() else PlainReporter()
 
 
 WIDE = 2000  # columns where nobody looks: a path stays on its line
@@ -33,10 +33,10 @@ class Rich:
         self.console = Console(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:
-        self.console.print(Text(printed(text), style="dim"), soft_wrap=True)
+        self.console.print(Text(printable_text(text), style="dim"), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.console.print(Text("warning: ", style="yellow") + Text(printed(text)), soft_wrap=True)
+        self.console.print(Text("warning: ", style="yellow") + Text(printable_text(text)), soft_wrap=True)
 
     def progress(self, label: str, total: int | None, unit: str = "img", done: int = 0) -> reporting.Progress:
         return RichProgress(self.console, label, total, unit, done)
@@ -69,17 +69,17 @@ class RichProgress(reporting.Progress):
         self.bar.advance(self.task, count)
         task = self.bar.tasks[0]
         rate = (task.completed - self.before) / max(task.elapsed or 0, 1e-9)
-        left = f"  ETA {duration((task.total - task.completed) / rate)}" if task.total and rate else ""
+        left = f"  ETA {format_duration((task.total - task.completed) / rate)}" if task.total and rate else ""
         shown = "  ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
         )
-        self.bar.update(self.task, rate=f"{paced(rate, self.unit)}{left}", figures=shown)
+        self.bar.update(self.task, rate=f"{format_rate(rate, self.unit)}{left}", figures=shown)
 
 
-def emit(command: str, result: Any, as_json: bool, tables: Sequence[Table], run: str | None = None) -> None:
+def print_result(command: str, result: Any, as_json: bool, tables: Sequence[Table], run: str | None = None) -> None:
     """The answer: one JSON object, or tables for a person."""
     if as_json:
-        print(json.dumps(answer(command, result, run), allow_nan=False), flush=True)
+        print(json.dumps(print_answer(command, result, run), allow_nan=False), flush=True)
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     with console.capture() as drawn:
@@ -88,7 +88,7 @@ def emit(command: str, result: Any, as_json: bool, tables: Sequence[Table], run:
     print("\n".join(line.rstrip() for line in drawn.get().splitlines()), flush=True)
 
 
-def answer(command: str, result: Any, run: str | None = None) -> dict[str, Any]:
+def print_answer(command: str, result: Any, run: str | None = None) -> dict[str, Any]:
     """What --json prints: the result, and what it takes to trace it."""
     head: dict[str, Any] = {"command": command, "version": __version__}
     if run:
@@ -96,20 +96,22 @@ def answer(command: str, result: Any, run: str | None = None) -> dict[str, Any]:
     return head | dataclasses.asdict(result)
 
 
-def facts(rows: Mapping[str, str]) -> Table:
+def facts_table(rows: Mapping[str, str]) -> Table:
     """A table of two columns: what, and how much."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(printed(value)))
+        table.add_row(name, Text(printable_text(value)))
     return table
 
 
-def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
+def columns_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()
+) -> Table:
     """A table with a header; the columns named in `numbers` are set flush right."""
     table = Table(
-        title=printed(title),
+        title=printable_text(title),
         title_justify="left",
         title_style="bold",
         box=None,
@@ -119,5 +121,5 @@ def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], n
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printed(value)) for value in row))
+        table.add_row(*(Text(printable_text(value)) for value in row))
     return table

@@ -7,7 +7,7 @@ from vitctl.cli.options import Device, Json, Overwrite, Quiet, Set
 
 def demo(
     data: Annotated[
-        str, typer.Option(metavar="SOURCE", help="Your own pictures: any source that patchify takes.")
+        str, typer.Option(metavar="SOURCE", help="Your own images: any source that patchify takes.")
     ] = "digits",
     out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where all is kept; default: runs/demo.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed of weights, data order and augmentation.")] = 0,
@@ -23,33 +23,33 @@ def demo(
     """Show the whole chain at work, in about two minutes, ending in one page to keep.
 
     Patches, training without and with labels, fine-tuning at another resolution, a few-shot probe, a look inside, an
-    export, and its answers; on handwritten digits that come along, or on your own pictures. The page has the command of
+    export, and its answers; on handwritten digits that come along, or on your own images. The page has the command of
     each stage.
 
     Example: [bold]vitctl demo[/bold] or [bold]vitctl demo --data photos/[/bold]
     """
-    from vitctl.cli.console import emit, facts, listing, reporter
+    from vitctl.cli.console import columns_table, facts_table, print_result, reporter
     from vitctl.config.demo import DemoConfig
     from vitctl.config.overrides import override
-    from vitctl.reporting import duration
+    from vitctl.reporting import format_duration
     from vitctl.workflows.demo import demo as run
 
     config = override(DemoConfig(data=data, seed=seed, device=device), settings or ())
     result = run(config, reporter(quiet), out=out, resume=resume, overwrite=overwrite)
-    rows = [[each.stage, each.result, duration(each.elapsed_s), each.file] for each in result.stages]
+    rows = [[each.stage, each.result, format_duration(each.elapsed_s), each.file] for each in result.stages]
     about = {
         "page": result.page,
-        "took": duration(result.elapsed_s),
-        "next": "open the page; it has the command of each stage, for your own pictures. vitctl inspect, evaluate and "
+        "took": format_duration(result.elapsed_s),
+        "next": "open the page; it has the command of each stage, for your own images. vitctl inspect, evaluate and "
         "predict now take its model",
     }
-    emit(
+    print_result(
         "demo",
         result,
         json,
         [
-            listing(f"{result.model} on {result.data}", ["stage", "result", "took", "file"], rows, ["took"]),
-            facts(about),
+            columns_table(f"{result.model} on {result.data}", ["stage", "result", "took", "file"], rows, ["took"]),
+            facts_table(about),
         ],
         run=result.run,
     )

@@ -24,7 +24,7 @@ def evaluate(
     ] = 1,
     labels: Annotated[
         str | None,
-        typer.Option(metavar="FILE.json", help="Several right answers per picture, as in ImageNet-ReaL."),
+        typer.Option(metavar="FILE.json", help="Several right answers per image, as in ImageNet-ReaL."),
     ] = None,
     confusion: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw the confusion matrix.")] = None,
     mean: Mean = None,
@@ -39,10 +39,10 @@ def evaluate(
 
     Example: [bold]vitctl evaluate --from runs/ --data photos.h5 --split test[/bold]
     """
-    from vitctl.cli.console import emit, facts, listing, reporter
+    from vitctl.cli.console import columns_table, facts_table, print_result, reporter
     from vitctl.config.checks import parse_numbers
     from vitctl.config.evaluate import EvaluateConfig
-    from vitctl.reporting import duration
+    from vitctl.reporting import format_duration
     from vitctl.workflows.evaluate import evaluate as run
 
     config = EvaluateConfig(
@@ -63,15 +63,16 @@ def evaluate(
     low, high = result.top1_ci95
     table = {
         "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
-        "data": f"{result.data}, split {result.split}, {result.pictures:,} pictures",
+        "data": f"{result.data}, split {result.split}, {result.pictures:,} images",
         "top-1": f"{result.top1:.2%}, 95% interval {low:.2%} to {high:.2%}",
         **({"top-5": f"{result.top5:.2%}"} if result.classes > 5 else {}),
         "loss": f"{result.loss:.4f}",
         "calibration": f"confidence is {result.calibration_error:.2%} off, on average over 15 bins",
-        "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, {duration(result.elapsed_s)}",
+        "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
+        f"{format_duration(result.elapsed_s)}",
     }
     worst = sorted(result.per_class, key=lambda each: (each.top1, -each.pictures))[:SHOWN]
     rows = [[each.name, f"{each.pictures:,}", f"{each.top1:.2%}", each.taken_for] for each in worst]
     title = "classes" if len(worst) == len(result.per_class) else f"worst {SHOWN} of {len(result.per_class):,} classes"
-    columns = ["class", "pictures", "top-1", "mostly taken for"]
-    emit("evaluate", result, json, [facts(table), listing(title, columns, rows, columns[1:3])])
+    columns = ["class", "images", "top-1", "mostly taken for"]
+    print_result("evaluate", result, json, [facts_table(table), columns_table(title, columns, rows, columns[1:3])])

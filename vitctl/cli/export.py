@@ -22,7 +22,7 @@ def export(
         bool, typer.Option("--with-preprocessing", help="Take bytes [B, H, W, C] of any size, cropped inside.")
     ] = False,
     dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Take pictures of any whole number of patches as they are.")
+        bool, typer.Option("--dynamic-size", help="Take images of any whole number of patches as they are.")
     ] = False,
     data: Data = None,
     mean: Mean = None,
@@ -33,17 +33,17 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a model for another runtime, load it there again, and compare it with the model on real pictures.
+    """Write a model for another runtime, load it there again, and compare it with the model on real images.
 
     What was found stands beside the file, as FILE.json. A file that differs is kept, and exits with 4.
 
     Example: [bold]vitctl export --format onnx --with-preprocessing[/bold]
     """
-    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.cli.console import facts_table, print_result, reporter
     from vitctl.config.checks import parse_numbers
     from vitctl.config.export import ExportConfig
     from vitctl.config.overrides import override
-    from vitctl.reporting import size
+    from vitctl.reporting import format_size
     from vitctl.workflows.export import export as run
     from vitctl.workflows.export.files import OWN
 
@@ -63,15 +63,15 @@ def export(
     result = run(override(config, settings or ()), reporter(quiet), overwrite=overwrite)
     found, prepared = result.comparison, result.preprocessing
     table = {
-        "written": f"{result.out}, {size(result.bytes)}",
+        "written": f"{result.out}, {format_size(result.bytes)}",
         "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.classes:,} classes, {result.precision}",
         "takes": result.input,
-        "compared": f"by {result.runtime}, on {found.pictures:,} pictures of {result.data}",
+        "compared": f"by {result.runtime}, on {found.pictures:,} images of {result.data}",
         found.answers: f"up to {found.max_difference:.2g} apart, {found.mean_difference:.2g} on average; "
-        f"the largest is {found.largest_logit:.3g}; {found.agreed()}",
+        f"the largest is {found.largest_logit:.3g}; {found.describe_agreement()}",
         "accuracy": found.accuracy(),
-        "files": prepared.told() if prepared and (prepared.by != OWN or not prepared.agrees) else "",
+        "files": prepared.summary() if prepared and (prepared.by != OWN or not prepared.agrees) else "",
         "report": result.report,
         "load": result.load,
     }
-    emit("export", result, json, [facts({name: value for name, value in table.items() if value})])
+    print_result("export", result, json, [facts_table({name: value for name, value in table.items() if value})])

@@ -38,17 +38,17 @@ def features(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Extract frozen features, the input of the head, for every picture, once.
+    """Extract frozen features, the input of the head, for every image, once.
 
     The file has features, labels and names of each split. A run that was killed goes on where it was.
 
     Example: [bold]vitctl features --from runs/ --data photos.h5 --out features.h5[/bold]
     """
-    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.cli.console import facts_table, print_result, reporter
     from vitctl.config.checks import parse_numbers
     from vitctl.config.features import FeaturesConfig
     from vitctl.config.overrides import override
-    from vitctl.reporting import duration
+    from vitctl.reporting import format_duration
     from vitctl.workflows.features import features as run
 
     config = FeaturesConfig(
@@ -65,7 +65,11 @@ def features(
         std=parse_numbers("--std", std),
     )
     result = run(override(config, settings or ()), reporter(quiet), export=export, overwrite=overwrite)
-    speed = f"{result.images_per_s:,.0f} img/s, {duration(result.elapsed_s)}" if result.computed else "computed before"
+    speed = (
+        f"{result.images_per_s:,.0f} img/s, {format_duration(result.elapsed_s)}"
+        if result.computed
+        else "computed before"
+    )
     table = {
         "features": result.out,
         "of": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
@@ -74,4 +78,4 @@ def features(
         "exported": ", ".join(result.exported),
         "in": speed,
     }
-    emit("features", result, json, [facts({name: value for name, value in table.items() if value})])
+    print_result("features", result, json, [facts_table({name: value for name, value in table.items() if value})])

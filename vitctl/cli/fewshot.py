@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def fewshot(
     shots: Annotated[
         list[str] | None,
-        typer.Option(metavar="N", help="Labelled pictures per class, or all; repeatable; default: 1, 5, 10, 25."),
+        typer.Option(metavar="N", help="Labeled images per class, or all; repeatable; default: 1, 5, 10, 25."),
     ] = None,
     source: Annotated[
         list[str] | None,
@@ -50,11 +50,11 @@ def fewshot(
 ) -> None:
     """Measure frozen features with a few labels a class, as the paper does.
 
-    The model is not trained: a linear probe is fitted to the features of the shots, and judged on all test pictures.
+    The model is not trained: a linear probe is fitted to the features of the shots, and judged on all test images.
 
     Example: [bold]vitctl fewshot --shots 1 --shots 5 --from runs/ --from pixels[/bold]
     """
-    from vitctl.cli.console import emit, reporter
+    from vitctl.cli.console import print_result, reporter
     from vitctl.config.checks import parse_numbers
     from vitctl.config.features import FeaturesConfig
     from vitctl.config.fewshot import FewshotConfig
@@ -65,7 +65,7 @@ def fewshot(
         sources=tuple(source or ()),
         data=data,
         features=features,
-        shots=tuple(map(number, shots or ())),
+        shots=tuple(map(parse_shots, shots or ())),
         seeds=seeds,
         probes=tuple(probe) if probe else FewshotConfig().probes,
         test=split,
@@ -79,10 +79,10 @@ def fewshot(
         ),
     )
     result = run(override(config, settings or ()), reporter(quiet), plot=plot)
-    emit("fewshot", result, json, list(tables(result)))
+    print_result("fewshot", result, json, list(print_fewshot(result)))
 
 
-def number(text: str) -> int | None:
+def parse_shots(text: str) -> int | None:
     from vitctl.config.checks import whole_number
 
     if text == "all":
@@ -93,24 +93,28 @@ def number(text: str) -> int | None:
         raise typer.BadParameter(f"{text!r} is no number of shots; write 5, or all", param_hint="--shots") from None
 
 
-def tables(result: "FewshotResult"):  # type: ignore[no-untyped-def]
-    from vitctl.cli.console import facts, listing
-    from vitctl.reporting import duration
+def print_fewshot(result: "FewshotResult"):  # type: ignore[no-untyped-def]
+    from vitctl.cli.console import columns_table, facts_table
+    from vitctl.reporting import format_duration
 
-    rows = [[each.weights, each.probe, str(each.shots or "all"), share(each.mean), spread(each.ci95), seeds(each)]
+    rows = [[each.weights, each.probe, str(each.shots or "all"), format_percent(each.mean), format_spread(each.ci95),
+             describe_seeds(each)]
             for each in result.results]  # fmt: skip
-    title = f"top-1 on {result.pictures:,} pictures of {result.split}, {result.classes} classes"
-    yield listing(title, ["features", "probe", "shots", "mean", "±95%", "seeds"], rows, ["shots", "mean", "±95%"])
+    title = f"top-1 on {result.pictures:,} images of {result.split}, {result.classes} classes"
+    yield columns_table(title, ["features", "probe", "shots", "mean", "±95%", "seeds"], rows, ["shots", "mean", "±95%"])
     if result.differences:
-        rows = [[each.weights, each.against, each.probe, str(each.shots or "all"), share(each.mean), spread(each.ci95)]
+        rows = [[each.weights, each.against, each.probe, str(each.shots or "all"), format_percent(each.mean),
+                 format_spread(each.ci95)]
                 for each in result.differences]  # fmt: skip
-        yield listing("on the same draws", ["features", "less", "probe", "shots", "mean", "±95%"], rows,
+        yield columns_table("on the same draws", ["features", "less", "probe", "shots", "mean", "±95%"], rows,
                       ["shots", "mean", "±95%"])  # fmt: skip
     best = max(result.closer, key=lambda each: sum(each.per_class.values()))
-    yield facts(worst(best) | {"in": duration(result.elapsed_s)} | ({"figure": result.plot} if result.plot else {}))
+    yield facts_table(
+        find_worst(best) | {"in": format_duration(result.elapsed_s)} | ({"figure": result.plot} if result.plot else {})
+    )
 
 
-def worst(closer: "Closer") -> dict[str, str]:
+def find_worst(closer: "Closer") -> dict[str, str]:
     """The classes that are known least, and what is taken for what."""
     hardest = sorted(closer.per_class.items(), key=lambda item: item[1])[:5]
     pairs = ", ".join(f"{each['true']} for {each['predicted']} {each['share']:.0%}" for each in closer.confused)
@@ -121,13 +125,13 @@ def worst(closer: "Closer") -> dict[str, str]:
     return found | ({"mistaken": pairs} if pairs else {})
 
 
-def share(value: float) -> str:
+def format_percent(value: float) -> str:
     return f"{value:.1%}"
 
 
-def spread(value: float | None) -> str:
+def format_spread(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-def seeds(each: "ProbeResult") -> str:
+def describe_seeds(each: "ProbeResult") -> str:
     return " ".join(f"{seed.top1:.1%}" for seed in each.seeds) + (", chosen by test" if each.optimistic else "")

@@ -63,19 +63,19 @@ def finetune(
     """Transfer weights to other classes, and to a higher resolution.
 
     The head is a new one unless it is kept; positions are interpolated the official way. Without --recipe it is
-    SGD as in the paper, for a number of steps that goes by the number of pictures.
+    SGD as in the paper, for a number of steps that goes by the number of images.
 
     Example: [bold]vitctl finetune --from weights.npz --data flowers/ --res 384 --lr 0.003,0.01,0.03[/bold]
     """
-    from vitctl.cli.training import flags_of, launched, rates, show
+    from vitctl.cli.training import collect_flags, print_run, rates, run_on_devices
 
-    if launched(devices, device):
+    if run_on_devices(devices, device):
         return
     from vitctl.cli.console import reporter
     from vitctl.config.checks import parse_numbers
     from vitctl.workflows.finetune import finetune as run
 
-    given = flags_of(
+    given = collect_flags(
         source=source, data=data, res=res, epochs=epochs, steps=steps, batch=batch, micro_batch=micro_batch,
         freeze=freeze, keep_head="always" if keep_head else None, seed=seed, precision=precision, device=device,
         parallel=parallel, **rates(lr), mean=parse_numbers("--mean", mean) or None,
@@ -85,4 +85,4 @@ def finetune(
         given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,
         dry_run=dry_run,
     )  # fmt: skip
-    show("finetune", result, json)
+    print_run("finetune", result, json)

@@ -19,16 +19,16 @@ def info(
         ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every picture again and compare it with its digest.")
+        bool, typer.Option("--verify", help="Read every image again and compare it with its digest.")
     ] = False,
     rejects: Annotated[
-        bool, typer.Option("--rejects", help="List the pictures that could not be read, and leaks, with reasons.")
+        bool, typer.Option("--rejects", help="List the images that could not be read, and leaks, with reasons.")
     ] = False,
     sheet: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Draw a contact sheet, a row of pictures a class.")
+        str | None, typer.Option(metavar="FILE.png", help="Draw a contact sheet, a row of images a class.")
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Draw the sheet as this augmentation shows the pictures.")
+        str | None, typer.Option(metavar="NAME", help="Draw the sheet as this augmentation shows the images.")
     ] = None,
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="The split that the sheet shows; the first if left out.")
@@ -42,7 +42,7 @@ def info(
     """
     from pathlib import Path
 
-    from vitctl.cli.console import emit, reporter
+    from vitctl.cli.console import print_result, reporter
     from vitctl.errors import UsageError
     from vitctl.io.outputs import check_output
     from vitctl.io.patch_file import PatchFile
@@ -57,7 +57,7 @@ def info(
     check_output(sheet, found, ending=tuple(KINDS))
     result = describe(found, teller, verify=verify)
     if sheet and not isinstance(result, PatchFileInfo):
-        raise UsageError(f"--sheet draws the pictures of a patch file; {found} is not a patch file")
+        raise UsageError(f"--sheet draws the images of a patch file; {found} is not a patch file")
     if sheet:
         drawn = Path(sheet)
         if augment:
@@ -65,10 +65,10 @@ def info(
         else:
             contact_sheet(PatchFile(Path(found)), split, drawn)
         teller.note(f"sheet: {drawn}")
-    emit("info", result, json, tables(result, rejects))
+    print_result("info", result, json, info_tables(result, rejects))
 
 
-def tables(result: "Info", rejects: bool) -> "list[Table]":
+def info_tables(result: "Info", rejects: bool) -> "list[Table]":
     from vitctl.workflows.info import FeatureFileInfo, RunInfo, WeightsInfo
 
     if isinstance(result, WeightsInfo):
@@ -79,9 +79,9 @@ def tables(result: "Info", rejects: bool) -> "list[Table]":
 
 
 def file_tables(result: "PatchFileInfo", rejects: bool) -> "list[Table]":
-    from vitctl.cli.console import listing
+    from vitctl.cli.console import columns_table
     from vitctl.cli.patchify import summary
-    from vitctl.workflows.info import placed
+    from vitctl.workflows.info import name_in_split
 
     tables = summary(result, {})
     if rejects:
@@ -91,52 +91,55 @@ def file_tables(result: "PatchFileInfo", rejects: bool) -> "list[Table]":
             else []
         )
         listed = [[one["name"], one["reason"]] for one in result.rejected]
-        tables.append(listing("rejects", ["name", "reason"], listed + more))
+        tables.append(columns_table("rejects", ["name", "reason"], listed + more))
         rows = [
-            [placed(leak["split"], leak["name"]), placed(leak["other_split"], leak["other_name"])]
+            [name_in_split(leak["split"], leak["name"]), name_in_split(leak["other_split"], leak["other_name"])]
             for leak in result.leaks
         ]
-        tables.append(listing("leaks", ["picture", "is also"], rows))
+        tables.append(columns_table("leaks", ["image", "is also"], rows))
     return tables
 
 
 def run_tables(result: "RunInfo") -> "list[Table]":
-    from vitctl.cli.console import facts, listing
+    from vitctl.cli.console import columns_table, facts_table
 
     about = {"command": result.command, "version": result.version, "finished": "yes" if result.finished else "no"}
-    whole = facts({"run": result.path} | about | {name: str(value) for name, value in result.config.items()})
+    whole = facts_table({"run": result.path} | about | {name: str(value) for name, value in result.config.items()})
     answer = result.result or {}
     scores = {name: f"{answer[name]:.2%}" for name in ("top1", "best_top1") if answer.get(name) is not None}
     stages = [[each["stage"], each["result"], each["file"]] for each in answer.get("stages", [])]
     return [
         whole,
-        *([facts(scores)] if scores else []),
-        *([listing("stages", ["stage", "result", "file"], stages)] if stages else []),
+        *([facts_table(scores)] if scores else []),
+        *([columns_table("stages", ["stage", "result", "file"], stages)] if stages else []),
         *(weights_tables(result.weights) if result.weights else []),
     ]
 
 
 def feature_tables(result: "FeatureFileInfo") -> "list[Table]":
-    from vitctl.cli.console import facts, listing
-    from vitctl.cli.patchify import named
-    from vitctl.reporting import size
+    from vitctl.cli.console import columns_table, facts_table
+    from vitctl.cli.patchify import join_names
+    from vitctl.reporting import format_size
 
     rows = [[name, f"{shape[0]:,}", sizes(shape[1:])] for name, shape in result.splits.items()]
     about = {
         "features": f"{result.path}, {result.dtype}, computed in {result.precision}",
         "model": f"{result.model} at {sizes(result.res)}, weights {result.weights_digest[:12]}",
         "taken from": f"{result.layers} blocks, {result.pool}" if result.pool != "auto" else "before the head",
-        "classes": named(result.class_names),
+        "classes": join_names(result.class_names),
         "data": f"digest {result.data_digest}",
-        "size": f"{size(result.bytes)}, by {result.created_by}",
+        "size": f"{format_size(result.bytes)}, by {result.created_by}",
     }
-    return [listing("splits", ["split", "pictures", "features"], rows, ["pictures", "features"]), facts(about)]
+    return [
+        columns_table("splits", ["split", "images", "features"], rows, ["images", "features"]),
+        facts_table(about),
+    ]
 
 
 def weights_tables(result: "WeightsInfo") -> "list[Table]":
-    from vitctl.cli.console import facts
-    from vitctl.cli.patchify import named
-    from vitctl.reporting import size
+    from vitctl.cli.console import facts_table
+    from vitctl.cli.patchify import join_names
+    from vitctl.reporting import format_size
 
     about = {
         "weights": result.path,
@@ -145,7 +148,7 @@ def weights_tables(result: "WeightsInfo") -> "list[Table]":
     }
     about |= architecture(result)
     if result.class_names:
-        about["classes"] = named(result.class_names)
+        about["classes"] = join_names(result.class_names)
     about["mean, std"] = "  ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in zip(result.mean, result.std, strict=True))
     if result.ours and result.source:
         about["came from"] = f"{result.source}, {result.format}"
@@ -154,9 +157,9 @@ def weights_tables(result: "WeightsInfo") -> "list[Table]":
         about[f"step {number + 1}"] = f"{step.get('step')}: {before} to {after}, {step.get('method')}"
     if result.apart:
         about["kept apart"] = f"{len(result.apart)} tensors: {', '.join(result.apart[:4])}"
-    about["size"] = f"{size(result.bytes)} of {', '.join(result.dtypes)}"
+    about["size"] = f"{format_size(result.bytes)} of {', '.join(result.dtypes)}"
     about["digest"] = result.digest
-    return [facts(about | {f"note {number + 1}": note for number, note in enumerate(result.notes)})]
+    return [facts_table(about | {f"note {number + 1}": note for number, note in enumerate(result.notes)})]
 
 
 def sizes(value: object) -> str:
@@ -169,12 +172,12 @@ def architecture(result: "WeightsInfo") -> dict[str, str]:
     res = f"{spec['height']}x{spec['width']}x{spec['channels']}"
     classes = f"{result.classes:,} classes" if result.classes else "no head: features only"
     if spec["family"] in ("bit", "timm"):
-        return {"pictures": res, "head": classes}
+        return {"images": res, "head": classes}
     hidden = f", hidden layer of {spec['hidden']}" if spec["hidden"] else ""
     added = "" if spec["added"] == "stem" else f", added at {spec['added']} layer"
     front = f" and {spec['registers']} registers" if spec["registers"] else ""
     return {
-        "pictures": f"{res}, {result.grid[0]}x{result.grid[1]} patches, {result.tokens:,} tokens{front}",
+        "images": f"{res}, {result.grid[0]}x{result.grid[1]} patches, {result.tokens:,} tokens{front}",
         "blocks": f"{spec['depth']} of width {spec['dim']}, {spec['heads']} heads, MLP {spec['mlp']}",
         "head": f"{spec['head']}{hidden}, {classes}",
         "positions": f"{spec['positions']}{added}",

@@ -22,7 +22,7 @@ def inspect(
         str | None,
         typer.Option(metavar="N|HxW", help="Look at another resolution, positions before and after."),
     ] = None,
-    shown: Annotated[int, typer.Option(metavar="N", help="How many pictures attention is drawn over.")] = 8,
+    shown: Annotated[int, typer.Option(metavar="N", help="How many images attention is drawn over.")] = 8,
     out: Annotated[
         str | None,
         typer.Option(metavar="FOLDER", help="Where the figures go; default: runs/<date-time>-inspect-<model>."),
@@ -42,11 +42,11 @@ def inspect(
 
     Example: [bold]vitctl inspect --from runs/first --data photos.h5[/bold]
     """
-    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.cli.console import facts_table, print_result, reporter
     from vitctl.config.checks import parse_numbers
     from vitctl.config.inspect import InspectConfig
     from vitctl.config.overrides import override
-    from vitctl.reporting import duration
+    from vitctl.reporting import format_duration
     from vitctl.workflows.inspect import inspect as run
 
     config = InspectConfig(
@@ -64,17 +64,17 @@ def inspect(
     result = run(override(config, settings or ()), reporter(quiet), out=out, overwrite=overwrite)
     table = {
         "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
-        "pictures": f"{result.pictures:,} of {result.data} {result.split}".rstrip(),
-        **seen(result),
+        "images": f"{result.pictures:,} of {result.data} {result.split}".rstrip(),
+        **findings_rows(result),
         "left out": "; ".join(result.left_out),
         "figures": ", ".join(each.rpartition("/")[2] for each in result.figures),
         "page": result.page,
-        "took": f"{duration(result.elapsed_s)} on {result.device}",
+        "took": f"{format_duration(result.elapsed_s)} on {result.device}",
     }
-    emit("inspect", result, json, [facts({name: value for name, value in table.items() if value})])
+    print_result("inspect", result, json, [facts_table({name: value for name, value in table.items() if value})])
 
 
-def seen(result: "InspectResult") -> dict[str, str]:
+def findings_rows(result: "InspectResult") -> dict[str, str]:
     """The findings in a line each."""
     told = {}
     if result.distances:

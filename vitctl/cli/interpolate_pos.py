@@ -42,7 +42,7 @@ def interpolate_pos(
 
     Example: [bold]vitctl interpolate-pos --from vit_b16.npz --res 384[/bold]
     """
-    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.cli.console import facts_table, print_result, reporter
     from vitctl.config.checks import parse_numbers
     from vitctl.config.interpolate import InterpolateConfig
     from vitctl.config.overrides import override
@@ -69,4 +69,4 @@ def interpolate_pos(
         "digest": result.digest,
         "took": f"{result.elapsed_s:.1f} s",
     }
-    emit("interpolate-pos", result, json, [facts(about | ({"plot": result.plot} if result.plot else {}))])
+    print_result("interpolate-pos", result, json, [facts_table(about | ({"plot": result.plot} if result.plot else {}))])

@@ -25,21 +25,21 @@ def launch(devices: int | None, device: str | None) -> bool:
         return False
     if devices is None or devices < 1:
         raise UsageError(f"--devices {devices}: at least one device is needed")
-    check_there_are(devices, device)
+    check_device_count(devices, device)
     command, port = [sys.executable, "-m", "vitctl", *sys.argv[1:]], free_port()
     ranks = [
         subprocess.Popen(
-            command, env=environment(rank, devices, port), start_new_session=True, preexec_fn=die_with_parent
+            command, env=rank_environment(rank, devices, port), start_new_session=True, preexec_fn=die_with_parent
         )
         for rank in range(devices)
     ]
-    code = wait(ranks)
+    code = wait_for_ranks(ranks)
     if code:
         raise typer.Exit(code)
     return True
 
 
-def check_there_are(devices: int, device: str | None) -> None:
+def check_device_count(devices: int, device: str | None) -> None:
     """Before any process is started."""
     gpus = 0 if device == "cpu" else cuda_devices()
     there, what = (gpus, "CUDA devices") if gpus else (max(cores(), ALWAYS), "CPU cores")
@@ -47,7 +47,7 @@ def check_there_are(devices: int, device: str | None) -> None:
         raise UsageError(f"--devices {devices}: more than the {there} {what} here; give {there} at most")
 
 
-def environment(rank: int, world: int, port: int) -> dict[str, str]:
+def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
     own: dict[str, object] = {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -66,7 +66,7 @@ def free_port() -> int:
         return int(place.getsockname()[1])
 
 
-def wait(ranks: list[subprocess.Popen[bytes]]) -> int:
+def wait_for_ranks(ranks: list[subprocess.Popen[bytes]]) -> int:
     """The code of the first that fails, or a line on how it was killed; signals to us are theirs."""
     sent: list[int] = []
 
@@ -83,14 +83,14 @@ def wait(ranks: list[subprocess.Popen[bytes]]) -> int:
         codes = [rank.poll() for rank in ranks]
     if not any(codes):
         return 0
-    last = end(ranks)
-    code = reason(codes, sent) or reason(last, sent)
+    last = end_ranks(ranks)
+    code = exit_code_of_ranks(codes, sent) or exit_code_of_ranks(last, sent)
     if not code:
-        fail(f"the ranks lost contact with one another; go on with: {continued()}", RunError.exit_code)
+        fail(f"the ranks lost contact with one another; go on with: {resume_line()}", RunError.exit_code)
     return code
 
 
-def reason(codes: Sequence[int | None], sent: Sequence[int]) -> int:
+def exit_code_of_ranks(codes: Sequence[int | None], sent: Sequence[int]) -> int:
     """The code of a rank that said why it failed; a line where one was killed; 0 where it is still to be seen."""
     told = next((code for code in codes if code and code > 0 and code != LOST), 0)
     killed = next((rank for rank, code in enumerate(codes) if code and code < 0), None)
@@ -101,11 +101,11 @@ def reason(codes: Sequence[int | None], sent: Sequence[int]) -> int:
     if killed is not None:
         number = -(codes[killed] or 0)
         memory = " (out of memory? A smaller --micro-batch needs less)" if number == signal.SIGKILL else ""
-        fail(f"rank {killed} was killed by signal {number}{memory}; go on with: {continued()}", RunError.exit_code)
+        fail(f"rank {killed} was killed by signal {number}{memory}; go on with: {resume_line()}", RunError.exit_code)
     return 0
 
 
-def end(ranks: list[subprocess.Popen[bytes]]) -> list[int | None]:
+def end_ranks(ranks: list[subprocess.Popen[bytes]]) -> list[int | None]:
     """Ends those that wait for one that crashed, when the others had time to stop; the codes of these."""
     crashed = any(rank.poll() not in (None, 0, 130, 143) for rank in ranks)
     until = time.monotonic() + (1.0 if crashed else PATIENCE)
@@ -118,7 +118,7 @@ def end(ranks: list[subprocess.Popen[bytes]]) -> list[int | None]:
     return codes
 
 
-def continued() -> str:
+def resume_line() -> str:
     """This command, going on with its run."""
     words = [word for word in sys.argv[1:] if word != "--overwrite"]
     is_said = any(word in ("--dry-run", "--resume") or word.startswith("--resume=") for word in words)

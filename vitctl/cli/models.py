@@ -21,11 +21,11 @@ def models(
 
     Example: [bold]vitctl models vit-b[/bold]
     """
-    from vitctl.cli.console import emit, listing, reporter
-    from vitctl.config.checks import resolution
+    from vitctl.cli.console import columns_table, print_result, reporter
+    from vitctl.config.checks import parse_resolution
     from vitctl.workflows.models import list_models
 
-    result = list_models(pattern, resolution(res), reporter(quiet))
+    result = list_models(pattern, parse_resolution(res), reporter(quiet))
     columns = ["model", "parameters", "GFLOPs", "tokens", "paper's exaFLOPs"]
     rows = [
         [
@@ -38,4 +38,4 @@ def models(
         for row in result.models
     ]
     title = f"at {res}, 1,000 classes; 2 FLOPs a multiply-add"
-    emit("models", result, json, [listing(title, columns, rows, columns[1:])])
+    print_result("models", result, json, [columns_table(title, columns, rows, columns[1:])])

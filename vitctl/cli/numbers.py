@@ -7,10 +7,10 @@ from typing import Any
 
 import typer
 
-from vitctl.config.checks import number, whole_number
+from vitctl.config.checks import parse_number, whole_number
 
 
-def parser_of(read: Callable[[str], Any], wanted: str) -> Callable[[Any], Any]:
+def parser_for(read: Callable[[str], Any], wanted: str) -> Callable[[Any], Any]:
     def parse(value: Any) -> Any:
         try:
             return read(str(value))  # typer also passes default values
@@ -21,8 +21,8 @@ def parser_of(read: Callable[[str], Any], wanted: str) -> Callable[[Any], Any]:
 
 
 PARSERS: dict[Any, Callable[[Any], Any]] = {
-    int: parser_of(whole_number, "a whole number"),
-    float: parser_of(number, "a number"),
+    int: parser_for(whole_number, "a whole number"),
+    float: parser_for(parse_number, "a number"),
 }
 
 

@@ -6,23 +6,23 @@ import typer
 from vitctl.cli.options import AllowMissing, Device, From, Json, Mean, Precision, Quiet, Set, Std
 from vitctl.config.patchify import Fit
 
-SHOWN = 100  # pictures on the terminal
+SHOWN = 100  # images on the terminal
 
 
 def predict(
     pictures: Annotated[
         list[str],
-        typer.Argument(metavar="PICTURE...", help="Files, folders, quoted patterns, or - for names on stdin."),
+        typer.Argument(metavar="IMAGE...", help="Files, folders, quoted patterns, or - for names on stdin."),
     ],
     source: From = None,
-    top: Annotated[int, typer.Option(metavar="N", help="Classes shown for each picture.")] = 5,
-    csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write a line per picture to this file.")] = None,
+    top: Annotated[int, typer.Option(metavar="N", help="Classes shown for each image.")] = 5,
+    csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write a line per image to this file.")] = None,
     sheet: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Draw pictures with answers, right and wrong in color.")
+        str | None, typer.Option(metavar="FILE.png", help="Draw images with answers, right and wrong in color.")
     ] = None,
     fit: Annotated[
         Fit | None,
-        typer.Option(help="How pictures are fitted to the model's input; else as those that it was trained on."),
+        typer.Option(help="How images are fitted to the model's input; else as those that it was trained on."),
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", help="Batch size.")] = 32,
     precision: Precision = "auto",
@@ -34,13 +34,13 @@ def predict(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Classify pictures: the likeliest classes of each, by weights or by an exported file.
+    """Classify images: the likeliest classes of each, by weights or by an exported file.
 
-    A folder that is called like a class labels its pictures. What cannot be read is told, and stops nothing.
+    A folder that is called like a class labels its images. What cannot be read is told, and stops nothing.
 
     Example: [bold]vitctl predict holiday.jpg photos/ --sheet answers.png[/bold]
     """
-    from vitctl.cli.console import emit, facts, listing, reporter
+    from vitctl.cli.console import columns_table, facts_table, print_result, reporter
     from vitctl.config.checks import parse_numbers
     from vitctl.config.overrides import override
     from vitctl.config.predict import PredictConfig
@@ -69,19 +69,19 @@ def predict(
         [each.path, *(f"{answer.name} {answer.probability:.1%}" for answer in each.top)] for each in result.predictions
     ]
     more = result.pictures - len(rows)
-    columns = ["picture", *(f"{number + 1}." for number in range(max(map(len, rows), default=1) - 1))]
+    columns = ["image", *(f"{number + 1}." for number in range(max(map(len, rows), default=1) - 1))]
     table = {
         "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
-        "pictures": f"{result.pictures:,}, {result.images_per_s:,.0f} img/s on {result.device}, {result.precision}",
+        "images": f"{result.pictures:,}, {result.images_per_s:,.0f} img/s on {result.device}, {result.precision}",
         "unreadable": f"{len(result.unreadable):,}" if result.unreadable else "",
         "right": "" if result.top1 is None else f"{result.top1:.2%} of {result.labelled:,} with a label",
         "not shown": f"{more:,} more; --csv or --json has them all" if more else "",
         "csv": result.csv or "",
         "sheet": result.sheet or "",
     }
-    emit(
+    print_result(
         "predict",
         result,
         json,
-        [listing("", columns, rows), facts({name: value for name, value in table.items() if value})],
+        [columns_table("", columns, rows), facts_table({name: value for name, value in table.items() if value})],
     )

@@ -45,19 +45,19 @@ def pretrain(
     """Train a model from scratch, with labels.
 
     Without --data it takes $VITCTL_DATA, else ./data.h5, else the embedded digits. Without --recipe, one is chosen by
-    model and number of pictures, and told. Ctrl-C keeps what was done, and --resume goes on to the same end, byte for
+    model and number of images, and told. Ctrl-C keeps what was done, and --resume goes on to the same end, byte for
     byte.
 
     Example: [bold]vitctl pretrain --model vit-s/16 --data photos/ --epochs 100[/bold]
     """
-    from vitctl.cli.training import flags_of, launched, show
+    from vitctl.cli.training import collect_flags, print_run, run_on_devices
 
-    if launched(devices, device):
+    if run_on_devices(devices, device):
         return
     from vitctl.cli.console import reporter
     from vitctl.workflows.pretrain import pretrain as run
 
-    given = flags_of(
+    given = collect_flags(
         model=model, data=data, res=res, epochs=epochs, steps=steps, batch=batch, micro_batch=micro_batch, lr=lr,
         seed=seed, precision=precision, device=device, parallel=parallel,
     )  # fmt: skip
@@ -65,4 +65,4 @@ def pretrain(
         given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,
         dry_run=dry_run,
     )  # fmt: skip
-    show("pretrain", result, json)
+    print_run("pretrain", result, json)

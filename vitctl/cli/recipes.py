@@ -22,23 +22,23 @@ def recipes(
 
     Example: [bold]vitctl recipes paper/vit-b16-jft[/bold]
     """
-    from vitctl.cli.console import emit
+    from vitctl.cli.console import print_result
     from vitctl.workflows.recipes import list_recipes
 
     result = list_recipes(name)
     rows = result.recipes
-    emit("recipes", result, json, in_full(rows[0]) if name and len(rows) == 1 else [overview(rows)])
+    print_result("recipes", result, json, print_recipe(rows[0]) if name and len(rows) == 1 else [print_recipes(rows)])
 
 
-def overview(rows: "list[RecipeRow]") -> "Table":
-    from vitctl.cli.console import listing
+def print_recipes(rows: "list[RecipeRow]") -> "Table":
+    from vitctl.cli.console import columns_table
 
     columns = ["recipe", "purpose", "source", "expected"]
-    return listing("", columns, [[row.name, row.purpose, row.source, row.expected] for row in rows])
+    return columns_table("", columns, [[row.name, row.purpose, row.source, row.expected] for row in rows])
 
 
-def in_full(row: "RecipeRow") -> "list[Table]":
-    from vitctl.cli.console import facts
+def print_recipe(row: "RecipeRow") -> "list[Table]":
+    from vitctl.cli.console import facts_table
 
     told = {
         "recipe": row.name,
@@ -48,13 +48,13 @@ def in_full(row: "RecipeRow") -> "list[Table]":
         "expected": row.expected or "nothing is published for these settings",
         "command": row.command,
     }
-    return [facts(told), facts({name: as_set(value) for name, value in row.settings.items()})]
+    return [facts_table(told), facts_table({name: as_settings(value) for name, value in row.settings.items()})]
 
 
-def as_set(value: Any) -> str:
+def as_settings(value: Any) -> str:
     """As --set takes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(as_set(each) for each in value)
+        return ",".join(as_settings(each) for each in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -39,7 +39,7 @@ def selfsup(
     ratio: Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the patches to hide.")] = None,
     probe: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Labelled pictures per class of the probe on the way; 0 turns it off."),
+        typer.Option(metavar="N", help="Labeled images per class of the probe on the way; 0 turns it off."),
     ] = None,
     epochs: Epochs = None,
     steps: Steps = None,
@@ -61,19 +61,19 @@ def selfsup(
     """Train a model from scratch, without labels, by patches that are hidden from it.
 
     The paper hides half of the patches and asks for the mean color of each; mae hides three quarters, does not compute
-    them, and asks for their pixels. A folder of pictures is enough. Where there are labels, a few of them measure the
+    them, and asks for their pixels. A folder of images is enough. Where there are labels, a few of them measure the
     model on the way.
 
     Example: [bold]vitctl selfsup --model vit-s/16 --data photos/ --objective mae[/bold]
     """
-    from vitctl.cli.training import flags_of, launched, show
+    from vitctl.cli.training import collect_flags, print_run, run_on_devices
 
-    if launched(devices, device):
+    if run_on_devices(devices, device):
         return
     from vitctl.cli.console import reporter
     from vitctl.workflows.selfsup import selfsup as run
 
-    given = flags_of(
+    given = collect_flags(
         objective=objective, model=model, data=data, res=res, epochs=epochs, steps=steps, batch=batch,
         micro_batch=micro_batch, lr=lr, ratio=ratio, probe=probe, seed=seed, precision=precision,
         device=device, parallel=parallel,
@@ -82,20 +82,20 @@ def selfsup(
         given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,
         dry_run=dry_run,
     )  # fmt: skip
-    show("selfsup", result, json, rows)
+    print_run("selfsup", result, json, selfsup_rows)
 
 
-def rows(result: "SelfsupResult") -> dict[str, str]:
-    from vitctl.reporting import counted, duration
+def selfsup_rows(result: "SelfsupResult") -> dict[str, str]:
+    from vitctl.reporting import format_count, format_duration
 
     told = {
         "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.parameters:,} parameters",
         "objective": f"{result.objective}, {result.hidden} of {result.patches} patches hidden",
         "data": f"{result.data}, digest {result.data_digest[:12]}",
-        "trained": f"{counted(result.steps, 'step')} of {result.batch} ({result.epochs:.3g} epochs), "
+        "trained": f"{format_count(result.steps, 'step')} of {result.batch} ({result.epochs:.3g} epochs), "
         f"recipe {result.recipe}",
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
-        f"{result.ceiling_share:.0%} of its matrix ceiling, in {duration(result.elapsed_s)}",
+        f"{result.ceiling_share:.0%} of its matrix ceiling, in {format_duration(result.elapsed_s)}",
         "loss": f"{result.loss:.4f}" + ("" if result.val_loss is None else f", on val {result.val_loss:.4f}"),
     }
     if result.val_top1 is not None:
@@ -103,5 +103,5 @@ def rows(result: "SelfsupResult") -> dict[str, str]:
     if result.probe_top1 is not None:
         told["probe"] = f"top-1 {result.probe_top1:.2%} on val with {result.probe_shots} shots per class, frozen"
     if result.weights and result.pictures:
-        told |= {"weights": result.weights, "pictures": result.pictures}
+        told |= {"weights": result.weights, "images": result.pictures}
     return told

@@ -19,8 +19,8 @@ def prepare_streams() -> None:
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be any bytes
-    sys.stdout = over(sys.stdout or os.fdopen(1, "w", closefd=False), Answer)
-    sys.stderr = over(sys.stderr or os.fdopen(2, "w", closefd=False), Story)
+    sys.stdout = wrap_stream(sys.stdout or os.fdopen(1, "w", closefd=False), AnswerStream)
+    sys.stderr = wrap_stream(sys.stderr or os.fdopen(2, "w", closefd=False), StoryStream)
 
 
 def occupy(number: int, mode: int) -> None:
@@ -30,19 +30,19 @@ def occupy(number: int, mode: int) -> None:
         os.set_inheritable(os.open(os.devnull, mode), True)  # the lowest number that is free is this one
 
 
-class Answer(io.TextIOWrapper):
+class AnswerStream(io.TextIOWrapper):
     """stdout: an answer that cannot be written fails the command."""
 
     def write(self, text: str, /) -> int:
-        with must_be_written():
+        with require_stdout():
             return super().write(text)
 
     def flush(self) -> None:
-        with must_be_written():
+        with require_stdout():
             super().flush()
 
 
-class Story(io.TextIOWrapper):
+class StoryStream(io.TextIOWrapper):
     """stderr: nothing depends on somebody listening."""
 
     def write(self, text: str, /) -> int:
@@ -55,7 +55,7 @@ class Story(io.TextIOWrapper):
             super().flush()
 
 
-def over(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
+def wrap_stream(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
     """The same stream, of that kind; one that somebody has put in its place (a notebook, a test) stays as it is."""
     if type(stream) is not io.TextIOWrapper:
         return stream
@@ -64,7 +64,7 @@ def over(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
 
 
 @contextmanager
-def must_be_written() -> Iterator[None]:
+def require_stdout() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:

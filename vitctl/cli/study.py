@@ -51,7 +51,7 @@ def study(
 
     Example: [bold]vitctl study positions --budget 10[/bold]
     """
-    from vitctl.cli.console import emit, facts, reporter
+    from vitctl.cli.console import facts_table, print_result, reporter
     from vitctl.config.study import StudyConfig, with_settings
     from vitctl.workflows.study import study as run
 
@@ -60,11 +60,13 @@ def study(
         device=device,
     )  # fmt: skip
     result = run(with_settings(config, settings or ()), reporter(quiet), out=out, overwrite=overwrite, dry_run=dry_run)
-    emit("study", result, json, [*tables(result), facts(about(result))], run=result.run or None)
+    print_result(
+        "study", result, json, [*print_study(result), facts_table(study_facts(result))], run=result.run or None
+    )
 
 
-def tables(result: "StudyResult"):  # type: ignore[no-untyped-def]
-    from vitctl.cli.console import listing
+def print_study(result: "StudyResult"):  # type: ignore[no-untyped-def]
+    from vitctl.cli.console import columns_table
 
     shares = result.score == "top1"
     if result.rows:
@@ -81,14 +83,14 @@ def tables(result: "StudyResult"):  # type: ignore[no-untyped-def]
             ]
             for row in result.rows
         ]
-        yield listing(f"{result.study}, {result.source}", columns, rows, columns[len(names) :])
+        yield columns_table(f"{result.study}, {result.source}", columns, rows, columns[len(names) :])
     if result.groups:
         rows = [[each.group, str(each.tasks), f"{each.mean:.1%}"] for each in result.groups]
-        yield listing("means", ["group", "tasks", "top1"], rows, ["tasks", "top1"])
+        yield columns_table("means", ["group", "tasks", "top1"], rows, ["tasks", "top1"])
 
 
-def about(result: "StudyResult") -> dict[str, str]:
-    from vitctl.reporting import duration
+def study_facts(result: "StudyResult") -> dict[str, str]:
+    from vitctl.reporting import format_duration
 
     told = {
         "cells": f"{result.done} of {result.cells} done"
@@ -100,6 +102,6 @@ def about(result: "StudyResult") -> dict[str, str]:
         "costs": f"{result.flops:.3g} FLOPs, {result.expected_s / 3600:.3g} hours of this device",
         "figure": result.figure or "",
         "table": result.table or "",
-        "took": duration(result.elapsed_s),
+        "took": format_duration(result.elapsed_s),
     }
     return {name: value for name, value in told.items() if value}

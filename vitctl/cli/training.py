@@ -51,10 +51,10 @@ Res = Annotated[
 ]
 Epochs = Annotated[float | None, typer.Option(metavar="N", help="Passes over the training data.")]
 Steps = Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps, in place of epochs.")]
-Batch = Annotated[int | None, typer.Option(metavar="N", help="Pictures per step, over all devices.")]
+Batch = Annotated[int | None, typer.Option(metavar="N", help="Images per step, over all devices.")]
 MicroBatch = Annotated[
     str | None,
-    typer.Option(metavar="N", help="Pictures per forward pass on one device; auto takes what fits into memory."),
+    typer.Option(metavar="N", help="Images per forward pass on one device; auto takes what fits into memory."),
 ]
 Lr = Annotated[float | None, typer.Option(metavar="LR", help="Peak learning rate.")]
 Seed = Annotated[
@@ -83,38 +83,38 @@ ResumeRun = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Build everything, run one step, write nothing.")]
 
 
-def flags_of(**flags: Any) -> dict[str, Any]:
+def collect_flags(**flags: Any) -> dict[str, Any]:
     """The flags that were given on the command line: those that are not None."""
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def launched(devices: int | None, device: str | None) -> bool:
+def run_on_devices(devices: int | None, device: str | None) -> bool:
     """Whether other processes did the work, one for each device."""
     from vitctl.cli.launch import launch
 
     return launch(devices, device)
 
 
-def show(command: str, result: Any, as_json: bool, told: "Callable[[Any], dict[str, str]] | None" = None) -> None:
+def print_run(command: str, result: Any, as_json: bool, told: "Callable[[Any], dict[str, str]] | None" = None) -> None:
     import os
 
     if os.environ.get("RANK", "0") != "0":
         return
-    from vitctl.cli.console import emit, facts
+    from vitctl.cli.console import facts_table, print_result
 
-    emit(command, result, as_json, [facts((told or rows)(result))], run=result.run)
+    print_result(command, result, as_json, [facts_table((told or train_rows)(result))], run=result.run)
 
 
-def rows(result: "TrainResult") -> dict[str, str]:
-    from vitctl.reporting import counted, duration
+def train_rows(result: "TrainResult") -> dict[str, str]:
+    from vitctl.reporting import format_count, format_duration
 
     told = {
         "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.parameters:,} parameters",
         "data": f"{result.data}, {result.classes} classes, digest {result.data_digest[:12]}",
-        "trained": f"{counted(result.steps, 'step')} of {result.batch} ({result.epochs:.3g} epochs), "
+        "trained": f"{format_count(result.steps, 'step')} of {result.batch} ({result.epochs:.3g} epochs), "
         f"recipe {result.recipe}",
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
-        f"{result.ceiling_share:.0%} of its matrix ceiling, in {duration(result.elapsed_s)}",
+        f"{result.ceiling_share:.0%} of its matrix ceiling, in {format_duration(result.elapsed_s)}",
     }
     if result.tried:
         told["tried"] = ", ".join(f"lr {lr}: {score:.2%}" for lr, score in result.tried.items())
@@ -130,7 +130,7 @@ def rows(result: "TrainResult") -> dict[str, str]:
 
 def rates(text: str | None) -> dict[str, Any]:
     """One lr, or a grid of them."""
-    from vitctl.config.checks import number
+    from vitctl.config.checks import parse_number
     from vitctl.errors import UsageError
 
     if text is None:
@@ -138,7 +138,7 @@ def rates(text: str | None) -> dict[str, Any]:
     values = []
     for part in text.split(","):
         try:
-            values.append(number(part))
+            values.append(parse_number(part))
         except ValueError:
             raise UsageError(f"--lr {text}: {part!r} is no number; write one, or several as 0.003,0.01") from None
     return {"lr": values[0], "lrs": ()} if len(values) == 1 else {"lrs": tuple(values)}

@@ -10,7 +10,7 @@ from vitctl.errors import ConfigError, did_you_mean
 @dataclass(frozen=True)
 class AugmentConfig:
     crop: Literal["none", "inception", "resize-small", "simple"] = "none"
-    crop_area: tuple[Share, Share] = (0.05, 1.0)  # inception: share of the picture that a crop keeps
+    crop_area: tuple[Share, Share] = (0.05, 1.0)  # inception: share of the image that a crop keeps
     crop_ratio: Annotated[tuple[float, float], Range(0, 1000, above=True)] = (3 / 4, 4 / 3)  # inception: width / height
     crop_small: Annotated[float, Range(1, 1000)] = 256 / 224  # resize-small: the small side, in units of the resolution
     crop_pad: Annotated[int, Range(0, 10_000)] = 4  # simple: reflected border, in pixels

@@ -24,13 +24,13 @@ class BenchConfig:
     model: str = "vit-b/16"  # whose first layer is measured
     images: Count = 32  # that it takes at once
     train: tuple[str, ...] = ()  # model, pixels, batch; three of them, or of all parts the two small ones
-    train_images: Count = 64  # pictures for a figure of training, in whole steps and two at least
+    train_images: Count = 64  # images for a figure of training, in whole steps and two at least
     compiled: bool = False  # measure our loop compiled as well
     selfsup: str = "vit-s/16@224x16"
     features: str = "vit-b/16@224x32"
     features_images: Count | None = None  # 64, or 32 of all parts
     probe_classes: Annotated[int, Range(2, 1_000_000)] = 1000
-    probe_width: Count = 1024  # features of a picture
+    probe_width: Count = 1024  # features of an image
     export: str = "vit-s/16@224x32"
     seed: Seed = 0
 
@@ -50,7 +50,7 @@ class BenchConfig:
         one_of("what", self.what, PARTS)
         check_numbers(self)
         for case in (*self.train, self.selfsup, self.features, self.export):
-            TrainCase.parsed(case)
+            TrainCase.parse(case)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TrainCase:
         return f"{self.model}@{self.res}x{self.batch}"
 
     @classmethod
-    def parsed(cls, text: str) -> "TrainCase":
+    def parse(cls, text: str) -> "TrainCase":
         found = re.fullmatch(r"(.+)@([0-9]{1,18})x([0-9]{1,18})", text)
         if not found:
             raise ConfigError(f"train case {text!r} is not understood; write MODEL@PIXELSxBATCH: vit-ti/16@224x32")

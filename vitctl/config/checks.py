@@ -32,7 +32,7 @@ class Range:
 
 
 SHARE = Range(0, 1)  # of a whole
-COUNT = Range(1, 1_000_000)  # pictures at a time, and the like: more than anybody has a use for
+COUNT = Range(1, 1_000_000)  # images at a time, and the like: more than anybody has a use for
 
 Share = Annotated[float, SHARE]
 BelowOne = Annotated[float, Range(0, 1, under=True)]
@@ -45,7 +45,7 @@ StepsOrZero = Annotated[int, Range(0, 1_000_000_000)]
 Count = Annotated[int, COUNT]
 CountOrZero = Annotated[int, Range(0, 1_000_000)]
 Pixels = Annotated[int, Range(1, 100_000)]  # of a side
-Limit = Annotated[int, Range(1, 1_000_000_000_000)]  # pictures, of a whole data set
+Limit = Annotated[int, Range(1, 1_000_000_000_000)]  # images, of a whole data set
 Mean = Annotated[float, Range(-1000, 1000)]  # of pixels from 0 to 1, for one channel
 Std = Annotated[float, Range(0, 1000, above=True)]
 MaxPixels = Annotated[int, Range(1, 100_000_000_000)]
@@ -103,7 +103,7 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def number(text: str) -> float:
+def parse_number(text: str) -> float:
     """As float() reads it, in plain digits alone; also inf and nan, which no range allows."""
     if "_" in text or not text.isascii():
         raise ValueError(text)
@@ -124,12 +124,12 @@ def word_or_number(name: str, text: str, word: str, what: str, allowed: Range) -
 def parse_numbers(name: str, text: str | None) -> tuple[float, ...]:
     """'0.485,0.456,0.406', or one number; none where nothing was given."""
     try:
-        return tuple(map(number, text.split(","))) if text is not None else ()
+        return tuple(map(parse_number, text.split(","))) if text is not None else ()
     except ValueError:
         raise ConfigError(f"{name} {text}: write one number, or one for each channel as 0.485,0.456,0.406") from None
 
 
-def resolution(text: str) -> tuple[int, int]:
+def parse_resolution(text: str) -> tuple[int, int]:
     """'224' or 'HxW', in pixels: (height, width)."""
     match = re.fullmatch(r"([0-9]{1,5})(?:[xX]([0-9]{1,5}))?", text.strip())
     if not match or int(match[1]) < 1 or int(match[2] or 1) < 1:

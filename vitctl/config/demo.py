@@ -10,12 +10,12 @@ FIRST, SECOND = 4, 6  # patches a side: trained with the first, fine-tuned with 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    data: str = "digits"  # or any source of pictures that patchify takes
+    data: str = "digits"  # or any source of images that patchify takes
     model: str = "vit-ti"  # its patches go with the data
     patch: Pixels | None = None  # pixels; 4 for digits, else 16
     steps: Annotated[int, Range(10, 1_000_000_000)] = 450  # of pretraining; the other stages have a part of it
     batch: Annotated[int, Range(2, 1_000_000)] = 64
-    limit: Annotated[int, Range(2, 1_000_000_000)] = 5000  # pictures of a split, spread over the classes
+    limit: Annotated[int, Range(2, 1_000_000_000)] = 5000  # images of a split, spread over the classes
     seed: Seed = 0
     device: str = "auto"
 

@@ -15,7 +15,7 @@ class EvaluateConfig:
     precision: Literal["auto", "float32", "bf16"] = "auto"  # of weights; an exported file has its own
     device: str = "auto"
     crops: Count = 1
-    labels: str | None = None  # a JSON file with several right answers a picture, as ImageNet-ReaL's
+    labels: str | None = None  # a JSON file with several right answers an image, as ImageNet-ReaL's
     confusion: str | None = None  # a figure
     allow_missing: bool = False
     mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say

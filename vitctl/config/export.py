@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, Mean, Range, Share, Std, check_numbers, one_of, require, resolution
+from vitctl.config.checks import Count, Mean, Range, Share, Std, check_numbers, one_of, parse_resolution, require
 
 Format = Literal["onnx", "torch", "safetensors", "hf", "npz"]
 Precision = Literal["float32", "fp16", "int8"]
@@ -24,9 +24,9 @@ class ExportConfig:
     with_preprocessing: bool = False
     dynamic_size: bool = False
     opset: Annotated[int, Range(1, 100)] = 20
-    data: str | None = None  # pictures to compare on
+    data: str | None = None  # images to compare on
     pictures: Annotated[int, Range(2, 1_000_000)] | None = None  # so many of them: 32, or 1,000 where precision is lost
-    calibration: Count = 256  # pictures of train that say how large the numbers get, for int8
+    calibration: Count = 256  # images of train that say how large the numbers get, for int8
     tolerance: Annotated[float, Range(0, 1_000_000)] | None = None
     agreement: Share = 0.9  # of int8 with the model, in top-1
     pad: bool = False  # a size that patches do not divide is padded
@@ -39,14 +39,14 @@ class ExportConfig:
         one_of("precision", self.precision, ("float32", "fp16", "int8"))
         check_numbers(self)
         if self.res is not None:
-            resolution(self.res)
+            parse_resolution(self.res)
         require(self.precision != "int8" or self.format == "onnx", f"precision int8 is for onnx, not for {self.format}")
         for name in ("with_preprocessing", "dynamic_size"):
             wanted = getattr(self, name) and self.format not in GRAPHS
             require(not wanted, f"{name} is for onnx and torch: {self.format} holds numbers, not what is computed")
         require(
             not (self.with_preprocessing and self.dynamic_size),
-            "with_preprocessing makes pictures of any size into those of the model, dynamic_size takes them as they "
+            "with_preprocessing makes images of any size into those of the model, dynamic_size takes them as they "
             "are; choose one",
         )
         ending = ENDINGS[self.format]

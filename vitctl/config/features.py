@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, Mean, Range, Seed, Std, check_numbers, one_of, require, resolution
+from vitctl.config.checks import Count, Mean, Range, Seed, Std, check_numbers, one_of, parse_resolution, require
 
-PIXELS = "pixels"  # in place of weights: the pictures themselves
+PIXELS = "pixels"  # in place of weights: the images themselves
 POOLS = ("auto", "cls", "gap", "none")
 
 
@@ -19,7 +19,7 @@ class FeaturesConfig:
     res: str | None = None  # as the weights, or for random:MODEL as the data; pixels: 32 at most
     dtype: Literal["float32", "float16"] = "float32"  # of what is stored
     batch: Count = 32
-    part: Count = 2048  # pictures that are kept together, and that a kill can lose
+    part: Count = 2048  # images that are kept together, and that a kill can lose
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: str = "auto"
     cache: bool = True
@@ -37,4 +37,4 @@ class FeaturesConfig:
         one_of("precision", self.precision, ("auto", "float32", "bf16"))
         require(self.out is None or self.out.endswith(".h5"), f"--out {self.out}: features are written as .h5")
         if self.res is not None:
-            resolution(self.res)
+            parse_resolution(self.res)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vitctl.config.checks import Mean, Std, check_numbers, one_of, resolution
+from vitctl.config.checks import Mean, Std, check_numbers, one_of, parse_resolution
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class InterpolateConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        resolution(self.res)
+        parse_resolution(self.res)
         one_of("method", self.method, ("official", "bilinear", "bicubic", "bicubic-aa", "fresh"))
 
     @property
     def size(self) -> tuple[int, int]:
-        return resolution(self.res)
+        return parse_resolution(self.res)

@@ -17,7 +17,7 @@ class MaskingConfig:
 
     ratio: Between = 0.5  # of the patches; int(N (1 - ratio)) are left alone, as MAE counts
     masked: Share = 0.8  # of these: get the learnable token
-    swapped: Share = 0.1  # of these: get another patch* of the same picture; the rest stays as it is, but is asked for
+    swapped: Share = 0.1  # of these: get another patch* of the same image; the rest stays as it is, but is asked for
     # of a color: floor(mean / 256 * 2^bits)* of the bytes*, so that 0..255 is cut into equal parts
     bits: Annotated[int, Range(1, 8)] = 3
     side: Pixels = 4  # of a patch that is asked for downsampled

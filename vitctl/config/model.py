@@ -3,7 +3,7 @@
     vit-b/16                 a Vision Transformer of Table 1, at any patch size
     r50+vit-b/16, r+vit-ti/16    a hybrid: the feature map of a ResNet, cut into patches
     axial-vit-b/16           row attention and MLP, then column attention and MLP (appendix D.6)
-    bit-r50x1                the ResNet baseline (BiT: group normalisation, standardised convolutions)
+    bit-r50x1                the ResNet baseline (BiT: group normalization, standardized convolutions)
     timm:NAME                any model of timm
 
 A spec holds every size itself, so what a name means may never change under weights that were saved with it.
@@ -82,7 +82,7 @@ class ModelSpec:
     width: Pixels = 224
     channels: Annotated[int, Range(1, 10_000)] = 3
     classes: Annotated[int, Range(0, 100_000_000)] = 1000  # 0: features only
-    patch: Pixels = 16  # of the picture; of the feature map in a hybrid
+    patch: Pixels = 16  # of the image; of the feature map in a hybrid
     dim: Width = 768  # D
     depth: Depth = 12
     heads: Width = 12
@@ -104,7 +104,7 @@ class ModelSpec:
     numerics: Literal["official", "timm"] = "official"  # of the ResNet part of a hybrid
     dropout: Share = 0.0
     drop_path: Share = 0.0
-    pad: bool = False  # pictures that patches do not divide are padded below and on the right
+    pad: bool = False  # images that patches do not divide are padded below and on the right
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -143,18 +143,18 @@ class ModelSpec:
         self.check_size()
 
     def check_size(self) -> None:
-        """Tokens must cover the picture: padded, or the nearest sizes are named."""
+        """Tokens must cover the image: padded, or the nearest sizes are named."""
         reach, size = self.reach, f"{self.height}x{self.width}"
         require(
             min(self.height, self.width) >= reach,
-            f"{self.name}: a patch of {reach}x{reach} is larger than a picture of {size}",
+            f"{self.name}: a patch of {reach}x{reach} is larger than an image of {size}",
         )
         if not self.pad and (self.height % reach or self.width % reach):
             near = dict.fromkeys(
                 f"{round_to(self.height, reach, up)}x{round_to(self.width, reach, up)}" for up in (False, True)
             )
             raise ConfigError(
-                f"{self.name}: patches of {reach} do not divide a picture of {size}; the nearest are "
+                f"{self.name}: patches of {reach} do not divide an image of {size}; the nearest are "
                 f"{' and '.join(near)}, or pad them by --set pad=true"
             )
 
@@ -189,7 +189,7 @@ class ModelSpec:
         """Rows of a table with one position a token; registers have none unless the class token has one."""
         return self.grid[0] * self.grid[1] + (self.prefix if self.class_position else 0)
 
-    def changed(self, **options: Any) -> "ModelSpec":
+    def replace(self, **options: Any) -> "ModelSpec":
         """A copy with these fields; a head without a class token drops the token, and the other way round."""
         is_new = options.get("head", self.head) != self.head
         if is_new and "class_token" not in options and self.family != "bit":
@@ -215,7 +215,7 @@ def model_spec(name: str, **options: Any) -> ModelSpec:
     """The spec that a name means, with other fields as given: `model_spec("vit-b/16", height=384, width=384)`."""
     if name.startswith("timm:"):
         require(len(name) > 5, "timm: wants a model's name behind it, as in timm:vit_base_patch16_224")
-        return ModelSpec(name, "timm").changed(**options)
+        return ModelSpec(name, "timm").replace(**options)
     text = name.strip().lower()
     for pattern, read in (
         (r"vit-([a-z]+)/([0-9]{1,3})", read_vit),
@@ -225,7 +225,7 @@ def model_spec(name: str, **options: Any) -> ModelSpec:
     ):
         match = re.fullmatch(pattern, text)
         if match:
-            return ModelSpec(text, **(read(*match.groups()) | fitting(options)))
+            return ModelSpec(text, **(read(*match.groups()) | complete_options(options)))
     raise ConfigError(f"model {name!r} is unknown; {nearest(text)}; vitctl models lists them")
 
 
@@ -239,7 +239,7 @@ def nearest(text: str) -> str:
     return f"did you mean '{joined[1]}/{joined[2]}'?" if joined else did_you_mean(text, LISTED)
 
 
-def fitting(options: dict[str, Any]) -> dict[str, Any]:
+def complete_options(options: dict[str, Any]) -> dict[str, Any]:
     """What follows from the fields that are given: a head other than cls does without the class token."""
     if options.get("head") in ("gap", "map") and "class_token" not in options:
         options = {"class_token": False, "class_position": False} | options
@@ -279,7 +279,7 @@ def read_bit(resnet: str, factor: str) -> dict[str, Any]:
     return AS_BIT | {"layers": layers, "factor": int(factor)}
 
 
-def name_of(family: str, size: Size, patch: int, layers: tuple[int, ...] = (), factor: int = 1) -> str:
+def model_name(family: str, size: Size, patch: int, layers: tuple[int, ...] = (), factor: int = 1) -> str:
     """The name that people would say for these numbers; a plain "vit" where no table has them."""
     if family == "bit":
         letters = next((name for name, row in RESNETS.items() if row == layers), "r")

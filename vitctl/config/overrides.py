@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from vitctl.config.checks import number, whole_number
+from vitctl.config.checks import parse_number, whole_number
 from vitctl.errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
@@ -91,7 +91,9 @@ def convert_scalar(text: str, kind: type, whole: str) -> Any:
         if text.lower() in known:
             return known[text.lower()]
         raise ConfigError(f"--set {whole}={text}: true or false is wanted")
-    read, words = {int: (whole_number, "a whole number"), float: (number, "a number")}.get(kind, (kind, kind.__name__))
+    read, words = {int: (whole_number, "a whole number"), float: (parse_number, "a number")}.get(
+        kind, (kind, kind.__name__)
+    )
     try:
         return read(text)
     except ValueError:

@@ -12,17 +12,17 @@ from vitctl.config.checks import (
     Range,
     Seed,
     check_numbers,
-    number,
     one_of,
+    parse_number,
+    parse_resolution,
     require,
-    resolution,
     within,
     word_or_number,
 )
 from vitctl.errors import ConfigError, did_you_mean
 from vitctl.patches import check_grid
 
-KINDS = (  # of sources; the first few are readings of pictures in a folder, a tar or a zip
+KINDS = (  # of sources; the first few are readings of images in a folder, a tar or a zip
     "auto", "folder", "classes", "splits", "flat", "manifest",
     "webdataset", "class-tars", "idx", "cifar", "arrays", "parquet", "digits",
 )  # fmt: skip
@@ -41,16 +41,16 @@ class PatchifyConfig:
     root: str | None = None  # of a manifest: the folder that its paths are relative to; its own, unless given
     path_column: str | None = None  # of a manifest, where its name does not say that it holds paths
     label_column: str | None = None
-    res: str = "auto"  # auto: 224 for pictures; their own size for arrays of small ones
+    res: str = "auto"  # auto: 224 for images; their own size for arrays of small ones
     patch: Pixels | None = None  # 16, or the largest divisor of a small array's size
     fit: Fit = "crop"
-    channels: Annotated[int, Range(1, 3)] | None = None  # 3 for pictures; their own for arrays
+    channels: Annotated[int, Range(1, 3)] | None = None  # 3 for images; their own for arrays
     split: tuple[str, ...] = ()  # "val=0.1": parts cut out of train, stratified
     classes: str | None = None  # a file of class names, one a line
-    limit: Limit | None = None  # pictures per split, spread over the classes
+    limit: Limit | None = None  # images per split, spread over the classes
     seed: Seed = 0  # of split and limit
     on_error: Literal["skip", "fail"] = "skip"
-    max_pixels: MaxPixels = 89_478_485  # a picture of more is refused before it is decoded
+    max_pixels: MaxPixels = 89_478_485  # an image of more is refused before it is decoded
     draft: bool = True  # JPEGs over twice the target are decoded at a fraction of their size
     shards: Annotated[int, Range(1, 100_000)] | None = None
     shard: str | None = None  # "3", or "index" to write the index over finished shards
@@ -82,7 +82,7 @@ class PatchifyConfig:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        return None if self.res == "auto" else resolution(self.res)
+        return None if self.res == "auto" else parse_resolution(self.res)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -98,7 +98,7 @@ class PatchifyConfig:
                     f"--split {text!r}: only val and test are cut out of train; {did_you_mean(name, SPLITS[1:])}"
                 )
             try:
-                parts[name] = number(match[2])
+                parts[name] = parse_number(match[2])
             except ValueError:
                 raise ConfigError(f"--split {text!r}: {match[2]} is not a number") from None
             within(f"--split {name}", parts[name], SHARE)

@@ -13,7 +13,7 @@ class PredictConfig:
     source: str | None = None  # weights, or an exported file
     top: Count = 5
     batch: Count = 32
-    fit: Fit | None = None  # None: as the pictures that it was trained on
+    fit: Fit | None = None  # None: as the images that it was trained on
     precision: Literal["auto", "float32", "bf16"] = "auto"
     device: str = "auto"
     csv: str | None = None
@@ -26,7 +26,7 @@ class PredictConfig:
     std: tuple[Std, ...] = ()
 
     def __post_init__(self) -> None:
-        require(bool(self.pictures), "no picture is named; name files, folders or patterns, or - and names on stdin")
+        require(bool(self.pictures), "no image is named; name files, folders or patterns, or - and names on stdin")
         check_numbers(self)
         if self.fit is not None:
             one_of("fit", self.fit, FITS)

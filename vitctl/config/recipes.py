@@ -199,7 +199,7 @@ def transfer(name: str, lr: float, steps: int, warmup: int, size: str) -> Recipe
     return Recipe(
         f"transfer/{name}",
         "finetune",
-        f"arXiv 2010.11929, Table 4: the steps for {size} pictures, an lr of its grid, the resolution of the weights",
+        f"arXiv 2010.11929, Table 4: the steps for {size} images, an lr of its grid, the resolution of the weights",
         f"vitctl finetune --from weights.npz --recipe transfer/{name} --data pictures/",
         sgd(lr, steps, warmup, res=None),
     )
@@ -365,7 +365,7 @@ DEIT = [
 
 
 def mae(name: str, model: str, epochs: int, blr: float, layer_decay: float, drop_path: float, expected: str) -> Recipe:
-    """blr is for 256 pictures; the lr grows with the batch."""
+    """blr is for 256 images; the lr grows with the batch."""
     batch = 1024
     lr = blr * batch / 256
     config = TrainConfig(
@@ -418,7 +418,7 @@ MASKED = [
 
 
 def mae_pretraining(name: str, model: str, expected: str = "") -> Recipe:
-    """arXiv 2111.06377, Table 8: base lr 1.5e-4 for 256 pictures."""
+    """arXiv 2111.06377, Table 8: base lr 1.5e-4 for 256 images."""
     config = TrainConfig(
         model=model,
         res="224",
@@ -493,7 +493,7 @@ OURS = [
     Recipe(
         "small",
         "pretrain",
-        "vitctl: from scratch on 1,000 to 100,000 pictures; after arXiv 2106.10270, 2205.01580 and 2012.12877",
+        "vitctl: from scratch on 1,000 to 100,000 images; after arXiv 2106.10270, 2205.01580 and 2012.12877",
         "vitctl pretrain --model vit-s/16 --recipe small --data pictures/",
         replace(
             DIGITS,
@@ -507,7 +507,7 @@ OURS = [
     Recipe(
         "small-finetune",
         "finetune",
-        "vitctl: transfer to 100 to 100,000 pictures, of weights without labels above all; after arXiv 2111.06377",
+        "vitctl: transfer to 100 to 100,000 images, of weights without labels above all; after arXiv 2111.06377",
         "vitctl finetune --from runs/masked --recipe small-finetune --data pictures/",
         replace(
             DIGITS,
@@ -521,14 +521,14 @@ OURS = [
     Recipe(
         "masked-small",
         "selfsup",
-        "vitctl: the paper's masked patches on 1,000 to 100,000 pictures",
+        "vitctl: the paper's masked patches on 1,000 to 100,000 images",
         "vitctl selfsup --model vit-s/16 --recipe masked-small --data pictures/",
         MASKED_SMALL,
     ),
     Recipe(
         "mae-small",
         "selfsup",
-        "vitctl: MAE on 1,000 to 100,000 pictures, with a decoder to match",
+        "vitctl: MAE on 1,000 to 100,000 images, with a decoder to match",
         "vitctl selfsup --model vit-s/16 --recipe mae-small --data pictures/",
         replace(
             MASKED_SMALL,

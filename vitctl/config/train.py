@@ -1,6 +1,7 @@
 """How a model is trained: one frozen dataclass, which recipes fill and flags change."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -22,15 +23,15 @@ from vitctl.config.checks import (
     StepsOrZero,
     check_numbers,
     one_of,
+    parse_resolution,
     require,
-    resolution,
     word_or_number,
 )
 from vitctl.config.masking import OBJECTIVES, MaskingConfig, Objective
 from vitctl.config.model import ADDED, HEADS, NORMS, POSITIONS, Depth, Width
 from vitctl.errors import ConfigError
 
-OPTIMISERS = ("adam", "sgd", "adafactor")
+OPTIMIZERS = ("adam", "sgd", "adafactor")
 DECAYS = ("lr", "fixed", "l2")
 UNUSED = {  # fields that say nothing to a command: it refuses them, rather than to leave them unread
     "pretrain": ("source", "keep_head", "lrs", "mean", "std", "masking", "probe"),
@@ -73,7 +74,7 @@ class OptimConfig:
     clip: Annotated[float, Range(0, 1_000_000_000)] = 0.0  # global norm of the gradient; 0 is off
 
     def __post_init__(self) -> None:
-        one_of("optim.name", self.name, OPTIMISERS)
+        one_of("optim.name", self.name, OPTIMIZERS)
         one_of("optim.decay", self.decay, DECAYS)
         one_of("optim.decay_on", self.decay_on, ("kernels", "all"))
         check_numbers(self, "optim.")
@@ -94,13 +95,13 @@ class ScheduleConfig:
         check_numbers(self, "schedule.")
 
     def warmup_steps(self, steps: int) -> int:
-        return counted(self.warmup, steps)
+        return count_steps(self.warmup, steps)
 
     def cooldown_steps(self, steps: int) -> int:
-        return counted(self.cooldown, steps)
+        return count_steps(self.cooldown, steps)
 
 
-def counted(length: float, steps: int) -> int:
+def count_steps(length: float, steps: int) -> int:
     return round(length * steps) if length < 1 else int(length)
 
 
@@ -139,7 +140,7 @@ class TrainConfig:
     positions: Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"] | None = None
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     hidden: bool = False  # a pre-logits layer as wide as the model
-    pad: bool = False  # pictures that patches do not divide
+    pad: bool = False  # images that patches do not divide
     dropout: Share = 0.0
     drop_path: Share = 0.0
     split: str = "train"
@@ -169,7 +170,7 @@ class TrainConfig:
     eval_every: StepsOrZero | None = None
     log_every: Steps | None = None  # steps; a hundredth of the run, at most 50
 
-    micro_batch: str = "auto"  # pictures that are computed at once on one device
+    micro_batch: str = "auto"  # images that are computed at once on one device
     device: str = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -190,11 +191,14 @@ class TrainConfig:
             if value is not None:
                 one_of(name, value, options)
         require(not (self.steps and self.epochs), "both steps and epochs are given; give one of them")
-        word_or_number("micro-batch", self.micro_batch, "auto", "a number of pictures", COUNT)
+        word_or_number("micro-batch", self.micro_batch, "auto", "a number of images", COUNT)
         if self.freeze is not None:
             word_or_number("freeze", self.freeze, "backbone", "a number of blocks", Range(0, 10_000))
         if self.res is not None:
-            resolution(self.res)
+            parse_resolution(self.res)
+
+    def total_steps(self, rows: int) -> int:
+        return self.steps or max(1, math.ceil((self.epochs or 1) * rows / self.batch))
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "TrainConfig":

@@ -19,7 +19,7 @@ from vitctl.data.order import at
 from vitctl.errors import ConfigError, DataError
 from vitctl.io.patch_file import Split
 from vitctl.machine import cores
-from vitctl.patches import check_grid, patchify, unpatchify
+from vitctl.patches import check_grid, patchify_images, unpatchify_images
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -28,7 +28,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 class Batch:
     pixels: torch.Tensor  # uint8, patches [B, N, P*P*C] or images [B, H, W, C]
     labels: torch.Tensor  # int64 [B], -1 = none
-    rows: torch.Tensor  # int64 [B], which pictures these are: with `epochs`, the key of all their randomness
+    rows: torch.Tensor  # int64 [B], which images these are: with `epochs`, the key of all their randomness
     epochs: torch.Tensor  # int64 [B]
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -39,13 +39,13 @@ class Batch:
         pixels, labels = (value.to(device, non_blocking=True) for value in (self.pixels, self.labels))
         return replace(self, pixels=pixels, labels=labels)
 
-    def pinned(self) -> "Batch":
+    def pin(self) -> "Batch":
         return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
 
 
 @dataclass(frozen=True)
 class View:
-    """The form in which pictures leave, whatever the file was cut with."""
+    """The form in which images leave, whatever the file was cut with."""
 
     form: Literal["patches", "images"] = "patches"
     patch: int | None = None  # as in the file
@@ -126,50 +126,39 @@ class Loader:
                 yield queue.get()
 
     def fetch(self, rows: Ints, epochs: Ints) -> Batch:
-        return self.ready(self.gathered(rows, epochs))
+        return self.ready(self.gather(rows, epochs))
 
-    def gathered(self, rows: Ints, epochs: Ints) -> Batch:
+    def gather(self, rows: Ints, epochs: Ints) -> Batch:
         """By a thread of its own: where a CPU trains, no operation of torch's, whose threads would be in its way."""
         pixels, labels = torch.from_numpy(self.split.patches(rows)), torch.from_numpy(self.split.labels(rows))
         batch = Batch(pixels, labels, torch.from_numpy(rows), torch.from_numpy(epochs))
         if self.device.type == "cpu":
             return batch
-        batch = replace(batch, pixels=self.shaped(pixels))
-        return batch.pinned() if self.device.type == "cuda" else batch
+        batch = replace(batch, pixels=self.shape_images(pixels))
+        return batch.pin() if self.device.type == "cuda" else batch
 
     def ready(self, batch: Batch) -> Batch:
         """On the device, in the form that the view wants."""
         if self.device.type != "cpu":
             return batch.to(self.device)
-        return replace(batch, pixels=self.shaped(batch.pixels))
+        return replace(batch, pixels=self.shape_images(batch.pixels))
 
-    def shaped(self, patches: torch.Tensor) -> torch.Tensor:
+    def shape_images(self, patches: torch.Tensor) -> torch.Tensor:
         """[B, N, P*P*C] as it lies in the file to what the view wants."""
         shape = self.split.geometry
         same_res = self.res == (shape.height, shape.width)
         if self.view.form == "patches" and same_res and self.patch == shape.patch:
             return patches
-        images = unpatchify(patches, shape.height, shape.width, shape.patch)
+        images = unpatchify_images(patches, shape.height, shape.width, shape.patch)
         if not same_res:
-            images = resized(images, *self.res)
-        return images if self.view.form == "images" else patchify(images, self.patch)
+            images = resize_images(images, *self.res)
+        return images if self.view.form == "images" else patchify_images(images, self.patch)
 
 
-def resized(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def resize_images(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """uint8 [B, H, W, C] at another resolution: antialiased bicubic, the kernel that the patchifier uses."""
     batch = images.permute(0, 3, 1, 2)
     return F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True).permute(0, 2, 3, 1)
-
-
-def normalised(
-    pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
-    """(x / 255 - mean) / std of patches [B, N, P*P*C] or images [B, H, W, C], channels last in both."""
-    repeats = pixels.shape[-1] // len(mean)
-    scale, shift = torch.tensor([[1 / (255 * d) for d in std], [-m / d for m, d in zip(mean, std, strict=True)]])
-    scale, shift = (each.repeat(repeats).to(pixels.device, dtype, non_blocking=True) for each in (scale, shift))
-    values = pixels.to(dtype)
-    return torch.addcmul(shift, values, scale, out=values)  # one pass where a product and a sum would make two
 
 
 class Ahead:
@@ -190,7 +179,7 @@ class Ahead:
         return len(self.futures)
 
     def put(self, rows: Ints, epochs: Ints) -> None:
-        self.futures.append(self.pool.submit(self.loader.gathered, rows, epochs))
+        self.futures.append(self.pool.submit(self.loader.gather, rows, epochs))
 
     def get(self) -> Batch:
         return self.loader.ready(self.futures.popleft().result())

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.randomness import STEP, scramble, scramble_int, signed, stream
+from vitctl.randomness import STEP, scramble, scramble_int, stream, to_int64
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 ROUNDS = 8
 
 
-def shuffled(positions: Ints, rows: int, seed: int, epochs: Ints) -> Ints:
+def shuffle_positions(positions: Ints, rows: int, seed: int, epochs: Ints) -> Ints:
     """The row at each position of its epoch: a bijection of range(rows), keyed by (seed, epoch).
 
     A Feistel network permutes the next power of two; positions that land outside walk on until they land inside.
@@ -30,8 +30,8 @@ def network(values: Ints, keys: Ints, left: int, right: int) -> Ints:
     """One keyed bijection of [0, 2^(left+right))."""
     high, low = values >> right, values & ((1 << right) - 1)
     for number in range(0, ROUNDS, 2):
-        high = high ^ (scramble(low + keys + signed(number * STEP)) & ((1 << left) - 1))
-        low = low ^ (scramble(high + keys + signed((number + 1) * STEP)) & ((1 << right) - 1))
+        high = high ^ (scramble(low + keys + to_int64(number * STEP)) & ((1 << left) - 1))
+        low = low ^ (scramble(high + keys + to_int64((number + 1) * STEP)) & ((1 << right) - 1))
     return (high << right) | low
 
 
@@ -39,4 +39,4 @@ def at(positions: Ints, rows: int, seed: int, shuffle: bool = True) -> tuple[Int
     """(rows, epochs) at positions of the endless sequence of epochs: each epoch holds every row once."""
     epochs = positions // rows
     inside = positions - epochs * rows
-    return (shuffled(inside, rows, seed, epochs) if shuffle else inside), epochs
+    return (shuffle_positions(inside, rows, seed, epochs) if shuffle else inside), epochs

@@ -32,7 +32,7 @@ def attention_of(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def watching(model: nn.Module, visit: Visit) -> Iterator[None]:
+def watch_attention(model: nn.Module, visit: Visit) -> Iterator[None]:
     """While this lasts, every forward pass shows the attention of each of its layers."""
     layers = attention_layers(model)
 
@@ -51,5 +51,5 @@ def watching(model: nn.Module, visit: Visit) -> Iterator[None]:
 
 
 def batch_for(heads: int, tokens: int, budget: int = 256 * 2**20) -> int:
-    """Pictures at once, so that a few matrices of a layer stay within the budget."""
+    """Images at once, so that a few matrices of a layer stay within the budget."""
     return max(1, min(32, budget // (3 * heads * tokens * tokens * 4)))

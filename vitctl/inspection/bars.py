@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitctl.inspection.figures import PAGE, canvas, plain, save
+from vitctl.inspection.figures import PAGE, canvas, save_figure, style_axes
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Bar:
 def draw_bars(bars: Sequence[Bar], path: Path, title: str, about: str) -> None:
     figure = canvas(10, 1.4 + 0.34 * len(bars), f"{title}\n{about}")
     axes = figure.subplots()
-    plain(axes)
+    style_axes(axes)
     places = range(len(bars))[::-1]  # the first one is above
     reach = [[bar.median - bar.low for bar in bars], [bar.high - bar.median for bar in bars]]
     axes.barh(places, [bar.median for bar in bars], xerr=reach, color=PAGE.main, ecolor=PAGE.ink, capsize=3, height=0.6)
@@ -29,4 +29,4 @@ def draw_bars(bars: Sequence[Bar], path: Path, title: str, about: str) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for place, bar in zip(places, bars, strict=True):
         axes.annotate(f" {bar.median:.2f}", (bar.high, place), va="center", fontsize=8)
-    save(figure, path)
+    save_figure(figure, path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.inspection.figures import PAGE, canvas, save
+from vitctl.inspection.figures import PAGE, canvas, save_figure
 
 NUMBERED, NAMED = 20, 60  # classes up to which cells have numbers, and lines names
 
@@ -34,4 +34,4 @@ def draw_confusion(counts: Any, names: Sequence[str], path: Path, title: str) ->
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
     bar.set_label("share of the class")
     bar.outline.set_visible(False)
-    save(figure, path)
+    save_figure(figure, path)

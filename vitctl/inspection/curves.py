@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from vitctl.inspection.figures import PAGE, canvas, plain, save
+from vitctl.inspection.figures import PAGE, canvas, save_figure, style_axes
 
 Points = tuple[list[float], list[float]]
 TRAIN, VAL = PAGE.quiet, PAGE.main
 
 
 def draw_curves(metrics: list[dict[str, Any]], path: Path, title: str, top1: str = "top-1") -> None:
-    save(curves(metrics, title, top1), path)
+    save_figure(curves(metrics, title, top1), path)
 
 
 def curves(metrics: list[dict[str, Any]], title: str, top1: str) -> Any:
@@ -41,7 +41,7 @@ def panel(axes: Any, label: str, lines: dict[str, Points]) -> None:
             axes.plot(steps, values, label=name, color=color, marker=marker, markersize=3)
     axes.set_xlabel("step")
     axes.set_ylabel(label)
-    plain(axes)
+    style_axes(axes)
     if label != "loss":
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")

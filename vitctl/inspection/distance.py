@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitctl.inspection.figures import PAGE, canvas, plain, save
+from vitctl.inspection.figures import PAGE, canvas, save_figure, style_axes
 
 Array = np.ndarray[Any, Any]
 
@@ -26,14 +26,14 @@ def uniform_distance(grid: tuple[int, int], reach: int) -> float:
 def mean_distances(attention: torch.Tensor, distances: torch.Tensor, prefix: int) -> torch.Tensor:
     """[B, H, T, T] to [B, H]: the mean over queries of distances weighed by attention.
 
-    Rows and columns of tokens that are not patches are dropped, and nothing is normalised anew, as the authors did.
+    Rows and columns of tokens that are not patches are dropped, and nothing is normalized anew, as the authors did.
     """
     patches = attention[:, :, prefix:, prefix:].to(distances.dtype)
     return torch.einsum("bhqk,qk->bh", patches, distances) / patches.shape[2]
 
 
 def draw_distances(distances: Array, uniform: float, labels: list[str], path: Path, title: str) -> None:
-    """`distances` [L, H], the mean over pictures; a dot for each head."""
+    """`distances` [L, H], the mean over images; a dot for each head."""
     figure = canvas(max(5.6, 0.3 * len(distances) + 2.6), 4.2, title)
     axes = figure.subplots()
     depth = np.repeat(np.arange(1, len(distances) + 1), distances.shape[1])
@@ -45,6 +45,6 @@ def draw_distances(distances: Array, uniform: float, labels: list[str], path: Pa
     axes.set_xlabel("layer")
     axes.set_ylabel("mean attention distance in pixels")
     axes.set_ylim(0, max(uniform, float(distances.max())) * 1.12)
-    plain(axes)
+    style_axes(axes)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    save(figure, path)
+    save_figure(figure, path)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitctl.io.atomic import replacing
-from vitctl.reporting import mute_loggers, printed
+from vitctl.io.atomic import atomic_write
+from vitctl.reporting import mute_loggers, printable_text
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,27 @@ def canvas(width: float, height: float, title: str, dpi: int = 150) -> Any:
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     if title:
-        lines = "\n".join(map(printed, title.split("\n")))  # names from anywhere: no signs that steer, no formulas
+        lines = "\n".join(
+            map(printable_text, title.split("\n"))
+        )  # names from anywhere: no signs that steer, no formulas
         figure.suptitle(lines, fontsize=10, color=PAGE.ink, parse_math=False)
     return figure
 
 
-def plain(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
     """Two spines, and a light grid behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
 
 
-def bare(axes: Any) -> None:
-    """For a picture: nothing around it."""
+def hide_axes(axes: Any) -> None:
+    """For an image: nothing around it."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
 
 
-def save(figure: Any, path: Path) -> None:
-    with replacing(path) as aside, without_remarks():
+def save_figure(figure: Any, path: Path) -> None:
+    with atomic_write(path) as aside, without_remarks():
         figure.savefig(aside, format="png")

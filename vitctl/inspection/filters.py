@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.inspection.figures import PAGE, bare, canvas, save
+from vitctl.inspection.figures import PAGE, canvas, hide_axes, save_figure
 
 Array = np.ndarray[Any, Any]
 SHOWN = 28
@@ -28,14 +28,14 @@ def draw_filters(found: Array, shares: Array, path: Path, title: str) -> None:
     figure = canvas(columns * 1.15, rows * 1.32 + 0.5, title)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid:
-        bare(axes)
+        hide_axes(axes)
     for axes, component, share in zip(grid, found, shares, strict=False):
-        axes.imshow(**shown(component), interpolation="nearest")
+        axes.imshow(**component_image(component), interpolation="nearest")
         axes.set_title(f"{share:.1%}", fontsize=7.5, color=PAGE.quiet, pad=2)
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def shown(component: Array) -> dict[str, Any]:
+def component_image(component: Array) -> dict[str, Any]:
     """In color where there are three channels: gray is nothing. Else its first channel."""
     scaled = component / (2 * max(float(np.abs(component).max()), 1e-12)) + 0.5
     if component.shape[-1] == 3:

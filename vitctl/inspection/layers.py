@@ -5,21 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.inspection.figures import PAGE, canvas, plain, save
+from vitctl.inspection.figures import PAGE, canvas, save_figure, style_axes
 
 Array = np.ndarray[Any, Any]
 
 
 def alignments(layers: list[Array]) -> Array:
-    """CKA [L, L] of features [M, D] of the same pictures, without the bias of few pictures (Song et al. 2012)."""
-    grams = [centred_less(each.astype(np.float64) @ each.astype(np.float64).T) for each in layers]
+    """CKA [L, L] of features [M, D] of the same images, without the bias of few images (Song et al. 2012)."""
+    grams = [center_gram(each.astype(np.float64) @ each.astype(np.float64).T) for each in layers]
     products = np.array([[independence(one, other) for other in grams] for one in grams])
     sizes = np.sqrt(np.maximum(np.diag(products), 1e-30))
     return np.asarray(products / np.outer(sizes, sizes))
 
 
-def centred_less(gram: Array) -> Array:
-    """Without the diagonal, which says how alike a picture is to itself."""
+def center_gram(gram: Array) -> Array:
+    """Without the diagonal, which says how alike an image is to itself."""
     return np.asarray(gram - np.diag(np.diag(gram)))
 
 
@@ -47,7 +47,7 @@ def draw_alignments(found: Array, path: Path, title: str) -> None:
     bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
     bar.set_label("linear CKA")
     bar.outline.set_visible(False)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_worth(scores: list[float], path: Path, title: str, shots: int, chance: float) -> None:
@@ -61,6 +61,6 @@ def draw_worth(scores: list[float], path: Path, title: str, shots: int, chance: 
     axes.set_ylabel(f"top-1, {shots} shots per class")
     axes.set_ylim(0, min(1.02, max(scores) * 1.15 + 0.02))
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
-    plain(axes)
+    style_axes(axes)
     axes.legend(frameon=False, fontsize=8)
-    save(figure, path)
+    save_figure(figure, path)

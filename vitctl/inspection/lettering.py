@@ -1,4 +1,4 @@
-"""Letters on pictures, and the colors of a page of them."""
+"""Letters on images, and the colors of a page of them."""
 
 from functools import lru_cache
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ def font(points: int, bold: bool = False) -> Any:
         return ImageFont.load_default(points)
 
 
-def shortened(text: str, width: float, points: int, bold: bool = False) -> str:
+def fit_text(text: str, width: float, points: int, bold: bool = False) -> str:
     """As much of a text as fits into so many pixels, with … for what is left out of its middle."""
     letters = font(points, bold)
     if letters.getlength(text) <= width:

@@ -49,7 +49,7 @@ class Section:
 def write_page(path: Path, title: str, lead: str, facts: Mapping[str, str], sections: Sequence[Section],
                foot: str) -> None:  # fmt: skip
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
-    body = "\n".join(drawn(section) for section in sections)
+    body = "\n".join(render_section(section) for section in sections)
     text = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -72,7 +72,7 @@ def write_page(path: Path, title: str, lead: str, facts: Mapping[str, str], sect
     write_bytes(path, text.encode("utf-8", "replace"))
 
 
-def drawn(section: Section) -> str:
+def render_section(section: Section) -> str:
     parts = [f"<h2>{escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
@@ -82,11 +82,11 @@ def drawn(section: Section) -> str:
         image = base64.b64encode(figure.read_bytes()).decode()
         parts.append(f'<figure><img alt="{escape(section.title)}" src="data:image/png;base64,{image}"></figure>')
     if section.table:
-        parts.append(tabled(section.table))
+        parts.append(render_table(section.table))
     return "\n".join(parts)
 
 
-def tabled(rows: Sequence[Sequence[str]]) -> str:
+def render_table(rows: Sequence[Sequence[str]]) -> str:
     head, *rest = rows
     lines = ["<tr>" + "".join(f"<th>{escape(each)}</th>" for each in head) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{escape(each)}</td>" for each in row) + "</tr>" for row in rest]

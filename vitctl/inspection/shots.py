@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vitctl.inspection.figures import COLORS, canvas, plain, save
+from vitctl.inspection.figures import COLORS, canvas, save_figure, style_axes
 
 APART = 0.05  # of what stands over the same number of shots
 
@@ -12,7 +12,7 @@ def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     """`results` as the command gives them; "all" stands behind the last number."""
     figure = canvas(6.4, 4, title)
     axes = figure.subplots()
-    plain(axes)
+    style_axes(axes)
     numbers = sorted({each["shots"] for each in results if each["shots"] is not None})
     places = {shots: place for place, shots in enumerate([*numbers, None])}
     lines = sorted({(each["weights"], each["probe"]) for each in results}, key=str)
@@ -28,7 +28,7 @@ def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
     used = sorted({places[each["shots"]] for each in results})
     axes.set_xticks(used, [shown[place] for place in used])
     axes.set_xlabel("shots per class")
-    axes.set_ylabel("top-1 on the test pictures, 95% interval")
+    axes.set_ylabel("top-1 on the test images, 95% interval")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     axes.legend(frameon=False, fontsize=8)
-    save(figure, path)
+    save_figure(figure, path)

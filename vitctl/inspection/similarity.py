@@ -1,4 +1,4 @@
-"""How alike positions are: the tiled figure of the paper (Figure 7, centre)."""
+"""How alike positions are: the tiled figure of the paper (Figure 7, center)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.inspection.figures import canvas, save
+from vitctl.inspection.figures import canvas, save_figure
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Panel:
+class SimilarityPanel:
     title: str
     table: Array  # [N, D]
     grid: tuple[int, int]
@@ -25,7 +25,7 @@ def similarities(table: Array) -> Array:
     return np.asarray(unit @ unit.T)
 
 
-def tiled(table: Array, grid: tuple[int, int]) -> Array:
+def tile_table(table: Array, grid: tuple[int, int]) -> Array:
     """A tile for each position, in its place: how alike it is to all others. Lines of NaN between the tiles."""
     rows, columns = grid
     maps = similarities(table).reshape(rows, columns, rows, columns)
@@ -37,11 +37,11 @@ def tiled(table: Array, grid: tuple[int, int]) -> Array:
     return sheet
 
 
-def draw(panels: Sequence[Panel], path: Path, heading: str) -> None:
+def draw_similarities(panels: Sequence[SimilarityPanel], path: Path, heading: str) -> None:
     figure = canvas(5.6 * len(panels) + 0.8, 6.2, heading)
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
-        sheet = tiled(panel.table, panel.grid)
+        sheet = tile_table(panel.table, panel.grid)
         shown = axes.imshow(sheet, vmin=-1, vmax=1, cmap="viridis", interpolation="none")  # the paper's range
         axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel("column of the patch")
@@ -49,7 +49,7 @@ def draw(panels: Sequence[Panel], path: Path, heading: str) -> None:
         ticks(axes, panel.grid)
     bar = figure.colorbar(shown, ax=figure.axes, shrink=0.75, pad=0.02)
     bar.set_label("cosine similarity")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def ticks(axes: Any, grid: tuple[int, int]) -> None:

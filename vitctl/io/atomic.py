@@ -12,7 +12,7 @@ from vitctl.errors import OutputExists, VitctlError, is_no_space
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside `path`; on success that file is flushed to the disk and takes its place.
 
     Where the disk is full, that is an OSError with `path`, whatever the library that wrote makes of it.
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def filling(folder: Path) -> Iterator[None]:
+def atomic_folder(folder: Path) -> Iterator[None]:
     """Makes a folder for as long as it takes to write into it; if that fails, nothing is left of it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputExists(f"{folder}: is there and not an empty folder; name another, or remove it first")
@@ -66,7 +66,7 @@ def is_alive(process: int) -> bool:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(content)
 
 

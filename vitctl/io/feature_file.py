@@ -24,9 +24,9 @@ import h5py
 import numpy as np
 
 from vitctl.errors import DataError, NoSpace, RunError, is_no_space
-from vitctl.io.atomic import remove_leftovers, replacing, write_bytes, write_json
+from vitctl.io.atomic import atomic_write, remove_leftovers, write_bytes, write_json
 from vitctl.io.csv_cells import text_cell
-from vitctl.io.hdf5 import Field, FileFormat, check_labels, reading, split_names, text
+from vitctl.io.hdf5 import Field, FileFormat, check_label_range, open_checked, split_names, text
 from vitctl.io.hdf5_writer import create_hdf5
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -35,7 +35,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Origin:
-    """Of which pictures by which model: the same origin means the same features."""
+    """Of which images by which model: the same origin means the same features."""
 
     weights_digest: str
     data_digest: str
@@ -47,7 +47,7 @@ class Origin:
     dtype: str
     precision: str
     class_names: tuple[str, ...]
-    mean: tuple[float, ...] = ()  # by which the pictures were normalised
+    mean: tuple[float, ...] = ()  # by which the images were normalized
     std: tuple[float, ...] = ()
 
 
@@ -69,7 +69,7 @@ FEATURES = FileFormat(
 class FeatureFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with reading(self.path, FEATURES) as file:
+        with open_checked(self.path, FEATURES) as file:
             self.origin = read_origin(text(file["origin"][()]))
             self.created_by = text(file.attrs["created_by"])
             self.splits = {name: tuple(file[name]["features"].shape) for name in split_names(file)}
@@ -79,7 +79,7 @@ class FeatureFile:
 
     def labels(self, split: str) -> Ints:
         labels = np.asarray(self.column(split, "labels"), np.int64)
-        check_labels(labels, len(self.origin.class_names), f"{self.path}, {split}")
+        check_label_range(labels, len(self.origin.class_names), f"{self.path}, {split}")
         return labels
 
     def names(self, split: str) -> list[str]:
@@ -88,7 +88,7 @@ class FeatureFile:
     def column(self, split: str, name: str) -> Any:
         if split not in self.splits:
             raise DataError(f"{self.path}: has no split {split!r}; it has {', '.join(self.splits)}")
-        with reading(self.path, FEATURES) as file:
+        with open_checked(self.path, FEATURES) as file:
             return file[split][name][:]
 
 
@@ -97,13 +97,13 @@ def read_origin(content: str) -> Origin:
     values: dict[str, Any] = {"mean": [], "std": []} | json.loads(content)
     for name, kind in get_type_hints(Origin).items():
         found, of = values.get(name), get_args(kind)
-        if not (is_list_of(found, of[0]) if of else is_of(found, kind)):
+        if not (is_array_list(found, of[0]) if of else is_of(found, kind)):
             raise ValueError(f"its origin has {str(found)[:40]!r} as {name}")
     lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return Origin(**values | lists)
 
 
-def is_list_of(value: object, kind: type) -> bool:
+def is_array_list(value: object, kind: type) -> bool:
     return isinstance(value, list) and all(is_of(each, kind) for each in value)
 
 
@@ -147,12 +147,12 @@ class Parts:
                 f"{self.origin.model}: features of {split} are not finite in {self.origin.dtype}; "
                 "take dtype=float32 and precision float32"
             )
-        with told_when_full(self.out, self.folder):
+        with explain_full_disk(self.out, self.folder):
             save_array(self.path(split, start, len(features)), values)
 
     def finish(self, splits: dict[str, tuple[Ints, list[str]]], created_by: str) -> FeatureFile:
         """Labels and names of each split, to all the parts that are there; then the folder goes."""
-        with told_when_full(self.out, self.folder), replacing(self.out) as aside, create_hdf5(aside) as file:
+        with explain_full_disk(self.out, self.folder), atomic_write(self.out) as aside, create_hdf5(aside) as file:
             file.attrs.update({"format": FEATURES.name, "version": FEATURES.version, "created_by": created_by})
             file["origin"] = (self.folder / "origin.json").read_text()
             for name, (labels, names) in splits.items():
@@ -181,7 +181,7 @@ def save_array(path: Path, values: Any) -> None:
 
 
 @contextmanager
-def told_when_full(out: Path, parts: Path) -> Iterator[None]:
+def explain_full_disk(out: Path, parts: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -202,7 +202,7 @@ def export_paths(kind: str, splits: Iterable[str], stem: Path) -> list[Path]:
     return [stem.with_name(f"{stem.name}-{split}{ending}") for split in splits for ending in EXPORTS[kind]]
 
 
-def export(file: FeatureFile, kind: str, stem: Path) -> list[Path]:
+def export_features(file: FeatureFile, kind: str, stem: Path) -> list[Path]:
     """All files of all splits, or no new one."""
     paths = export_paths(kind, file.splits, stem)
     new = [path for path in paths if not path.exists()]
@@ -226,7 +226,7 @@ def to_csv(file: FeatureFile, split: str, paths: list[Path]) -> None:
     import csv
 
     flat = file.features(split).reshape(file.splits[split][0], -1)
-    with replacing(paths[0]) as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
+    with atomic_write(paths[0]) as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle)
         rows.writerow(["name", "label", *(f"f{number}" for number in range(flat.shape[1]))])
         for name, label, values in zip(file.names(split), file.labels(split), flat, strict=True):
@@ -239,5 +239,5 @@ def to_parquet(file: FeatureFile, split: str, paths: list[Path]) -> None:
 
     flat = file.features(split).reshape(file.splits[split][0], -1)
     columns = {"name": file.names(split), "label": file.labels(split), "features": list(flat)}
-    with replacing(paths[0]) as aside:
+    with atomic_write(paths[0]) as aside:
         parquet.write_table(pyarrow.table(columns), aside)

@@ -31,12 +31,12 @@ DAMAGE = (
 SHARDS = "shards"  # the data set that makes a file an index
 
 
-def is_text(kind: np.dtype[Any]) -> bool:
+def is_text_type(kind: np.dtype[Any]) -> bool:
     return h5py.check_string_dtype(kind) is not None
 
 
 KINDS: dict[str, Callable[[np.dtype[Any]], bool]] = {
-    "text": is_text,
+    "text": is_text_type,
     "whole numbers": lambda kind: kind.kind in "iu",
     "bytes": lambda kind: bool(kind == np.uint8),
     "floats": lambda kind: kind.kind == "f" and kind.itemsize <= 8,
@@ -46,7 +46,7 @@ KINDS: dict[str, Callable[[np.dtype[Any]], bool]] = {
 
 
 def is_record(kind: np.dtype[Any], columns: int) -> bool:
-    return len(kind.names or ()) == columns and all(is_text(kind[name]) for name in kind.names or ())
+    return len(kind.names or ()) == columns and all(is_text_type(kind[name]) for name in kind.names or ())
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,18 @@ def format_of(path: Path) -> str | None:
     try:
         check_regular_file(path)
         with h5py.File(path, "r") as file:
-            return stated_format(file)
+            return read_format(file)
     except DAMAGE:
         return None
 
 
-def stated_format(file: h5py.File) -> str | None:
+def read_format(file: h5py.File) -> str | None:
     has_format = "format" in file.attrs and fits(file.attrs, "format", Field("text"), {})
     return text(file.attrs["format"]) if has_format else None
 
 
 @contextmanager
-def reading(path: Path, form: FileFormat) -> Iterator[h5py.File]:
+def open_checked(path: Path, form: FileFormat) -> Iterator[h5py.File]:
     """An open file whose fields are what they must be; whatever h5py raises over a damaged one names it in a line."""
     with open_hdf5(path, form) as file:
         try:
@@ -130,7 +130,7 @@ def open_hdf5(path: Path, form: FileFormat) -> h5py.File:
 
 
 def check_contents(file: h5py.File, path: Path, form: FileFormat) -> None:
-    found = stated_format(file)
+    found = read_format(file)
     if found != form.name:
         what = f"holds {found!r}" if found else "is HDF5 without a format"
         raise DataError(f"{path}: not a {form.noun} ({what}); {form.maker} makes one")
@@ -236,7 +236,7 @@ def text(value: Any) -> str:
     return found
 
 
-def check_labels(labels: np.ndarray[Any, Any], classes: int | None, where: str, lowest: int = -1) -> None:
+def check_label_range(labels: np.ndarray[Any, Any], classes: int | None, where: str, lowest: int = -1) -> None:
     """That each is the number of a class, or -1 for none."""
     if not labels.size:
         return

@@ -98,7 +98,7 @@ def write_owner(handle: IO[str]) -> None:
 
 
 @contextmanager
-def locked(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def hold_lock(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """While this lasts, nobody else has it; raises Held where somebody has."""
     with take(path, wait=False, warn=warn):
         try:

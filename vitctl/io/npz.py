@@ -12,8 +12,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from vitctl.errors import WeightsError
-from vitctl.io.atomic import replacing
-from vitctl.reporting import size
+from vitctl.io.atomic import atomic_write
+from vitctl.reporting import format_size
 
 Array = np.ndarray[Any, Any]
 LOCAL_HEADER = 30  # bytes before the name of a member
@@ -36,14 +36,14 @@ def check_proportion(path: Path, unpacked: int) -> None:
     packed = path.stat().st_size
     if unpacked > RATIO * packed + FREE:
         raise WeightsError(
-            f"{path}: has {size(packed)} and would unpack to {size(unpacked)}, as no weights do; refused. "
-            "If it is what it should be, save it uncompressed"
+            f"{path}: has {format_size(packed)} and would unpack to {format_size(unpacked)}, as no weights do; "
+            "refused. If it is what it should be, save it uncompressed"
         )
 
 
 def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mmap, path: Path) -> Array:
     with archive.open(member) as file:
-        shape, fortran, dtype = header(file)
+        shape, fortran, dtype = read_npy_header(file)
         if dtype.hasobject:
             raise WeightsError(
                 f"{path}: {member.filename} holds Python objects (a pickle), which could run code when they are read; "
@@ -52,14 +52,14 @@ def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mm
         if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
             raise WeightsError(f"{path}: {member.filename} is not as long as its header says; take the whole file anew")
         if member.compress_type == zipfile.ZIP_STORED:
-            content = stored(member, whole)[file.tell() :]
+            content = read_stored_member(member, whole)[file.tell() :]
         else:
             content = memoryview(bytearray(file.read()))
     array: Array = np.frombuffer(content, dtype, count=math.prod(shape))
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and type of an array."""
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -67,7 +67,7 @@ def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, fortran, dtype
 
 
-def stored(member: zipfile.ZipInfo, whole: mmap.mmap) -> memoryview:
+def read_stored_member(member: zipfile.ZipInfo, whole: mmap.mmap) -> memoryview:
     """The bytes of an uncompressed member, once they are what they were when they were written."""
     name, extra = (
         int.from_bytes(whole[member.header_offset + at : member.header_offset + at + 2], "little") for at in (26, 28)
@@ -81,7 +81,7 @@ def stored(member: zipfile.ZipInfo, whole: mmap.mmap) -> memoryview:
 
 def write_arrays(arrays: Iterable[tuple[str, Array]], path: Path) -> None:
     """One after the other, so that no two need be in memory at once. Nothing of the day is in the file."""
-    with replacing(path) as aside, zipfile.ZipFile(aside, "w") as archive:
+    with atomic_write(path) as aside, zipfile.ZipFile(aside, "w") as archive:
         for name, array in arrays:
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
                 npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitctl.config.model import AS_BIT, ModelSpec, Size, name_of
+from vitctl.config.model import AS_BIT, ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
 from vitctl.io.weights import HALF, About, Weights, for_channels, settle, tensor_of, zero_head_note
-from vitctl.reporting import counted
+from vitctl.reporting import format_count
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Named = tuple[str, np.ndarray[Any, Any]]
@@ -30,7 +30,7 @@ STACK = "Transformer/encoderblock/"  # big_vision may keep the same array of all
 
 
 @dataclass(frozen=True)
-class Layout:
+class OfficialLayout:
     """What differs between the layouts of a Transformer."""
 
     name: str
@@ -41,7 +41,7 @@ class Layout:
     mlp: str
 
 
-ORIGINAL = Layout(
+ORIGINAL = OfficialLayout(
     "original",
     "",
     "Transformer/posembed_input/pos_embedding",
@@ -49,11 +49,11 @@ ORIGINAL = Layout(
     "LayerNorm_2",
     "MlpBlock_3",
 )
-BIG_VISION = Layout(
+BIG_VISION = OfficialLayout(
     "big_vision", "params/", "pos_embedding", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"
 )
 
-BARE_SIZE = 224  # of the pictures, where a file has no table of positions to tell it by
+BARE_SIZE = 224  # of the images, where a file has no table of positions to tell it by
 
 
 def allow_positions(spec: ModelSpec) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ POSITIONS = (BIG_VISION.positions, ORIGINAL.positions, "Transformer/pos_embeddin
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorRow:
     ours: str
     theirs: tuple[str, ...]  # several are put together along the first axis of ours
     kind: str
@@ -120,34 +120,34 @@ def is_official(names: Iterable[str]) -> bool:
     return any(name.endswith(ROOTS) for name in names)
 
 
-def read(arrays: Arrays, source: str, allow_missing: bool = False) -> Weights:
+def read_official(arrays: Arrays, source: str, allow_missing: bool = False) -> Weights:
     """Weights from the arrays of an official file."""
     prefix = prefix_of(arrays)
     inside = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     outside = [name for name in arrays if not name.startswith(prefix)]
     is_stacked = any(name.startswith(STACK) for name in inside)
-    inside = unstacked(inside)
+    inside = unstack_layers(inside)
     try:
-        spec, rows, layout, notes = understood(inside, source)
+        spec, rows, layout, notes = parse_official(inside, source)
     except (KeyError, IndexError, ValueError, ConfigError) as error:
-        raise WeightsError(f"{source}: {problem(error)}") from error
+        raise WeightsError(f"{source}: {find_problem(error)}") from error
     if outside:
-        notes.append(f"{counted(len(outside), 'array')} outside {prefix!r} left out ({', '.join(outside[:3])})")
+        notes.append(f"{format_count(len(outside), 'array')} outside {prefix!r} left out ({', '.join(outside[:3])})")
     known = {name for row in rows for name in row.theirs}
     notes += settle(source, known - set(inside), set(inside) - known, allow_missing)
-    tensors = {row.ours: gathered(row, inside, spec) for row in rows if set(row.theirs) <= set(inside)}
+    tensors = {row.ours: official_to_tensor(row, inside, spec) for row in rows if set(row.theirs) <= set(inside)}
     layout += ", layers stacked" if is_stacked else ""
     mean, std = (for_channels(values, spec.channels) for values in HALF)
     about = About(f"official npz ({layout})", source, mean, std, layout=layout)
     return Weights(spec, tensors, about, notes=tuple(notes)).with_notes(zero_head_note(tensors))
 
 
-def problem(error: Exception) -> str:
+def find_problem(error: Exception) -> str:
     return f"misses the array {error}" if isinstance(error, KeyError) else str(error)
 
 
 def prefix_of(arrays: Iterable[str]) -> str:
-    """What stands before the names of the picture's tower: "", "params/", "opt/target/", "params/img/", "resnet/"."""
+    """What stands before the names of the image's tower: "", "params/", "opt/target/", "params/img/", "resnet/"."""
     for root in ROOTS:
         found = sorted((name for name in arrays if name == root or name.endswith(f"/{root}")), key=len)
         if found:
@@ -155,7 +155,7 @@ def prefix_of(arrays: Iterable[str]) -> str:
     raise WeightsError("no layer is in it that a Vision Transformer or a BiT ResNet begins with")
 
 
-def unstacked(arrays: Arrays) -> Arrays:
+def unstack_layers(arrays: Arrays) -> Arrays:
     """Each layer with arrays of its own."""
     plain = {name: array for name, array in arrays.items() if not name.startswith(STACK)}
     for name, array in arrays.items():
@@ -165,7 +165,7 @@ def unstacked(arrays: Arrays) -> Arrays:
     return plain
 
 
-def stacked(arrays: Arrays, prefix: str, depth: int) -> Iterator[Named]:
+def stack_layers(arrays: Arrays, prefix: str, depth: int) -> Iterator[Named]:
     """The inverse of `unstacked`."""
     first = f"{prefix}{STACK[:-1]}_0/"
     leaves = [name.removeprefix(first) for name in arrays if name.startswith(first)]
@@ -175,19 +175,19 @@ def stacked(arrays: Arrays, prefix: str, depth: int) -> Iterator[Named]:
         yield f"{prefix}{STACK}{leaf}", np.stack(layers)
 
 
-def understood(arrays: Arrays, source: str) -> tuple[ModelSpec, list[Row], str, list[str]]:
+def parse_official(arrays: Arrays, source: str) -> tuple[ModelSpec, list[TensorRow], str, list[str]]:
     """Spec, table, layout and what had to be assumed, from names and shapes."""
     if "embedding/kernel" not in arrays:
-        spec, layout = bit_spec(arrays)
+        spec, layout = infer_official_bit(arrays)
         return spec, bit_rows(spec, layout), layout, []
     style = ORIGINAL if any("MultiHeadDotProductAttention_1" in name for name in arrays) else BIG_VISION
     placed = next((name for name in POSITIONS if name in arrays), style.positions)
     style = replace(style, positions=placed)
-    spec, notes = transformer_spec(arrays, style, source)
+    spec, notes = infer_official_transformer(arrays, style, source)
     return spec, transformer_rows(spec, style), style.name, notes
 
 
-def transformer_spec(arrays: Arrays, style: Layout, source: str) -> tuple[ModelSpec, list[str]]:
+def infer_official_transformer(arrays: Arrays, style: OfficialLayout, source: str) -> tuple[ModelSpec, list[str]]:
     *_, patch, channels, dim = arrays["embedding/kernel"].shape
     depth = len({name.split("/")[1] for name in arrays if name.startswith("Transformer/encoderblock_")})
     block = "Transformer/encoderblock_0"
@@ -201,7 +201,7 @@ def transformer_spec(arrays: Arrays, style: Layout, source: str) -> tuple[ModelS
     grid, class_position, notes = grid_of(arrays, style, has_class, patch, source)
     reach = patch * (1 if layers is None else 4 * 2 ** max(0, len(layers) - 1))
     spec = ModelSpec(
-        name_of(family, size, patch, layers or ()),
+        model_name(family, size, patch, layers or ()),
         "vit" if layers is None else "hybrid",
         height=grid * reach,
         width=grid * reach,
@@ -219,7 +219,9 @@ def transformer_spec(arrays: Arrays, style: Layout, source: str) -> tuple[ModelS
     return spec, notes
 
 
-def grid_of(arrays: Arrays, style: Layout, has_class: bool, patch: int, source: str) -> tuple[int, bool, list[str]]:
+def grid_of(
+    arrays: Arrays, style: OfficialLayout, has_class: bool, patch: int, source: str
+) -> tuple[int, bool, list[str]]:
     """Patches in a row, and whether the class token has a position; official grids are square."""
     if style.positions not in arrays:
         return BARE_SIZE // patch, False, ["no positions are in it: big_vision's fixed waves are taken, at 224x224"]
@@ -240,14 +242,14 @@ def resnet_layers(arrays: Arrays, root: str) -> tuple[int, ...] | None:
     return tuple(sum(int(one) == stage for one, _ in units) for stage in stages)
 
 
-def bit_spec(arrays: Arrays) -> tuple[ModelSpec, str]:
+def infer_official_bit(arrays: Arrays) -> tuple[ModelSpec, str]:
     layout = "bit_paper" if "root_block/conv_root/kernel" in arrays else "big_transfer"
     root = "root_block/conv_root/kernel" if layout == "bit_paper" else "root_block/standardized_conv2d/kernel"
     head = "head/bias" if layout == "bit_paper" else "head/conv2d/bias"
     layers = resnet_layers(arrays, root) or ()
     *_, channels, width = arrays[root].shape
     spec = ModelSpec(
-        name_of("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
+        model_name("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
         **AS_BIT,
         channels=channels,
         classes=len(arrays[head]) if head in arrays else 0,
@@ -257,16 +259,16 @@ def bit_spec(arrays: Arrays) -> tuple[ModelSpec, str]:
     return spec, layout
 
 
-def transformer_rows(spec: ModelSpec, style: Layout) -> list[Row]:
+def transformer_rows(spec: ModelSpec, style: OfficialLayout) -> list[TensorRow]:
     rows = [
         *(resnet_rows(spec) if spec.family == "hybrid" else []),
-        Row("patch_embed.proj.weight", ("embedding/kernel",), "conv"),
-        Row("patch_embed.proj.bias", ("embedding/bias",), "vector"),
-        *([Row("cls_token", ("cls",), "same")] if spec.class_token else []),
-        *([Row("pos_embed", (style.positions,), "same")] if spec.positions == "1d" else []),
+        TensorRow("patch_embed.proj.weight", ("embedding/kernel",), "conv"),
+        TensorRow("patch_embed.proj.bias", ("embedding/bias",), "vector"),
+        *([TensorRow("cls_token", ("cls",), "same")] if spec.class_token else []),
+        *([TensorRow("pos_embed", (style.positions,), "same")] if spec.positions == "1d" else []),
     ]
     for layer in range(spec.depth):
-        rows += block_rows(f"blocks.{layer}", f"Transformer/encoderblock_{layer}", style)
+        rows += official_block_rows(f"blocks.{layer}", f"Transformer/encoderblock_{layer}", style)
     rows += norm_rows("norm", "Transformer/encoder_norm")
     if spec.head == "map":
         rows += map_rows()
@@ -275,80 +277,86 @@ def transformer_rows(spec: ModelSpec, style: Layout) -> list[Row]:
     return rows + (dense_rows("head", "head") if spec.classes else [])
 
 
-def block_rows(ours: str, theirs: str, style: Layout) -> list[Row]:
+def official_block_rows(ours: str, theirs: str, style: OfficialLayout) -> list[TensorRow]:
     attention = f"{theirs}/{style.attention}"
     return [
         *norm_rows(f"{ours}.norm1", f"{theirs}/LayerNorm_0"),
-        Row(f"{ours}.attn.qkv.weight", names(attention, "kernel", "query", "key", "value"), "to_heads"),
-        Row(f"{ours}.attn.qkv.bias", names(attention, "bias", "query", "key", "value"), "heads_bias"),
-        Row(f"{ours}.attn.proj.weight", (f"{attention}/out/kernel",), "from_heads"),
-        Row(f"{ours}.attn.proj.bias", (f"{attention}/out/bias",), "vector"),
+        TensorRow(f"{ours}.attn.qkv.weight", names(attention, "kernel", "query", "key", "value"), "to_heads"),
+        TensorRow(f"{ours}.attn.qkv.bias", names(attention, "bias", "query", "key", "value"), "heads_bias"),
+        TensorRow(f"{ours}.attn.proj.weight", (f"{attention}/out/kernel",), "from_heads"),
+        TensorRow(f"{ours}.attn.proj.bias", (f"{attention}/out/bias",), "vector"),
         *norm_rows(f"{ours}.norm2", f"{theirs}/{style.norm2}"),
         *dense_rows(f"{ours}.mlp.fc1", f"{theirs}/{style.mlp}/Dense_0"),
         *dense_rows(f"{ours}.mlp.fc2", f"{theirs}/{style.mlp}/Dense_1"),
     ]
 
 
-def map_rows() -> list[Row]:
+def map_rows() -> list[TensorRow]:
     attention = "MAPHead_0/MultiHeadDotProductAttention_0"
     return [
-        Row("attn_pool.latent", ("MAPHead_0/probe",), "same"),
-        Row("attn_pool.q.weight", names(attention, "kernel", "query"), "to_heads"),
-        Row("attn_pool.q.bias", names(attention, "bias", "query"), "heads_bias"),
-        Row("attn_pool.kv.weight", names(attention, "kernel", "key", "value"), "to_heads"),
-        Row("attn_pool.kv.bias", names(attention, "bias", "key", "value"), "heads_bias"),
-        Row("attn_pool.proj.weight", (f"{attention}/out/kernel",), "from_heads"),
-        Row("attn_pool.proj.bias", (f"{attention}/out/bias",), "vector"),
+        TensorRow("attn_pool.latent", ("MAPHead_0/probe",), "same"),
+        TensorRow("attn_pool.q.weight", names(attention, "kernel", "query"), "to_heads"),
+        TensorRow("attn_pool.q.bias", names(attention, "bias", "query"), "heads_bias"),
+        TensorRow("attn_pool.kv.weight", names(attention, "kernel", "key", "value"), "to_heads"),
+        TensorRow("attn_pool.kv.bias", names(attention, "bias", "key", "value"), "heads_bias"),
+        TensorRow("attn_pool.proj.weight", (f"{attention}/out/kernel",), "from_heads"),
+        TensorRow("attn_pool.proj.bias", (f"{attention}/out/bias",), "vector"),
         *norm_rows("attn_pool.norm", "MAPHead_0/LayerNorm_0"),
         *dense_rows("attn_pool.mlp.fc1", "MAPHead_0/MlpBlock_0/Dense_0"),
         *dense_rows("attn_pool.mlp.fc2", "MAPHead_0/MlpBlock_0/Dense_1"),
     ]
 
 
-def resnet_rows(spec: ModelSpec) -> list[Row]:
+def resnet_rows(spec: ModelSpec) -> list[TensorRow]:
     """The ResNet of a hybrid. A stem alone is not called one in timm."""
     ours = "patch_embed.backbone"
     stem = f"{ours}.stem" if spec.layers else ours
-    rows = [Row(f"{stem}.conv.weight", ("conv_root/kernel",), "conv"), *norm_rows(f"{stem}.norm", "gn_root")]
+    rows = [TensorRow(f"{stem}.conv.weight", ("conv_root/kernel",), "conv"), *norm_rows(f"{stem}.norm", "gn_root")]
     for stage, unit in units(spec.layers):
         block, theirs = f"{ours}.stages.{stage}.blocks.{unit}", f"block{stage + 1}/unit{unit + 1}"
         for number in (1, 2, 3):
-            rows.append(Row(f"{block}.conv{number}.weight", (f"{theirs}/conv{number}/kernel",), "conv"))
+            rows.append(TensorRow(f"{block}.conv{number}.weight", (f"{theirs}/conv{number}/kernel",), "conv"))
             rows += norm_rows(f"{block}.norm{number}", f"{theirs}/gn{number}")
         if unit == 0:
-            rows.append(Row(f"{block}.downsample.conv.weight", (f"{theirs}/conv_proj/kernel",), "conv"))
+            rows.append(TensorRow(f"{block}.downsample.conv.weight", (f"{theirs}/conv_proj/kernel",), "conv"))
             rows += norm_rows(f"{block}.downsample.norm", f"{theirs}/gn_proj")
     return rows
 
 
-def bit_rows(spec: ModelSpec, layout: str) -> list[Row]:
+def bit_rows(spec: ModelSpec, layout: str) -> list[TensorRow]:
     ours = layout == "bit_paper"
     root = "root_block/conv_root/kernel" if ours else "root_block/standardized_conv2d/kernel"
-    rows = [Row("stem.conv.weight", (root,), "conv")]
+    rows = [TensorRow("stem.conv.weight", (root,), "conv")]
     for stage, unit in units(spec.layers):
         block, theirs = f"stages.{stage}.blocks.{unit}", f"block{stage + 1}/unit{unit + 1:02d}"
         for number, letter in ((1, "a"), (2, "b"), (3, "c")):
             conv = f"conv{number}/kernel" if ours else f"{letter}/standardized_conv2d/kernel"
-            rows.append(Row(f"{block}.conv{number}.weight", (f"{theirs}/{conv}",), "conv"))
+            rows.append(TensorRow(f"{block}.conv{number}.weight", (f"{theirs}/{conv}",), "conv"))
             rows += bit_norm_rows(
                 f"{block}.norm{number}", f"{theirs}/gn{number}" if ours else f"{theirs}/{letter}", ours
             )
         if unit == 0:
             conv = "conv_proj/kernel" if ours else "a/proj/standardized_conv2d/kernel"
-            rows.append(Row(f"{block}.downsample.conv.weight", (f"{theirs}/{conv}",), "conv"))
+            rows.append(TensorRow(f"{block}.downsample.conv.weight", (f"{theirs}/{conv}",), "conv"))
     rows += bit_norm_rows("norm", "norm-pre-head" if ours else "", ours)
     if spec.classes:
         kernel, bias = ("head/kernel", "head/bias") if ours else ("head/conv2d/kernel", "head/conv2d/bias")
-        rows.append(Row("head.fc.weight", (kernel,), "pointwise" if ours else "conv"))
-        rows.append(Row("head.fc.bias", (bias,), "vector"))
+        rows.append(TensorRow("head.fc.weight", (kernel,), "pointwise" if ours else "conv"))
+        rows.append(TensorRow("head.fc.bias", (bias,), "vector"))
     return rows
 
 
-def bit_norm_rows(ours: str, theirs: str, is_paper: bool) -> list[Row]:
+def bit_norm_rows(ours: str, theirs: str, is_paper: bool) -> list[TensorRow]:
     if is_paper:
-        return [Row(f"{ours}.weight", (f"{theirs}/scale",), "broad"), Row(f"{ours}.bias", (f"{theirs}/bias",), "broad")]
+        return [
+            TensorRow(f"{ours}.weight", (f"{theirs}/scale",), "broad"),
+            TensorRow(f"{ours}.bias", (f"{theirs}/bias",), "broad"),
+        ]
     place = f"{theirs}/group_norm" if theirs else "group_norm"
-    return [Row(f"{ours}.weight", (f"{place}/gamma",), "vector"), Row(f"{ours}.bias", (f"{place}/beta",), "vector")]
+    return [
+        TensorRow(f"{ours}.weight", (f"{place}/gamma",), "vector"),
+        TensorRow(f"{ours}.bias", (f"{place}/beta",), "vector"),
+    ]
 
 
 def units(layers: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -359,34 +367,40 @@ def names(place: str, leaf: str, *parts: str) -> tuple[str, ...]:
     return tuple(f"{place}/{part}/{leaf}" for part in parts)
 
 
-def norm_rows(ours: str, theirs: str) -> list[Row]:
-    return [Row(f"{ours}.weight", (f"{theirs}/scale",), "vector"), Row(f"{ours}.bias", (f"{theirs}/bias",), "vector")]
+def norm_rows(ours: str, theirs: str) -> list[TensorRow]:
+    return [
+        TensorRow(f"{ours}.weight", (f"{theirs}/scale",), "vector"),
+        TensorRow(f"{ours}.bias", (f"{theirs}/bias",), "vector"),
+    ]
 
 
-def dense_rows(ours: str, theirs: str) -> list[Row]:
-    return [Row(f"{ours}.weight", (f"{theirs}/kernel",), "dense"), Row(f"{ours}.bias", (f"{theirs}/bias",), "vector")]
+def dense_rows(ours: str, theirs: str) -> list[TensorRow]:
+    return [
+        TensorRow(f"{ours}.weight", (f"{theirs}/kernel",), "dense"),
+        TensorRow(f"{ours}.bias", (f"{theirs}/bias",), "vector"),
+    ]
 
 
-def gathered(row: Row, arrays: Arrays, spec: ModelSpec) -> torch.Tensor:
+def official_to_tensor(row: TensorRow, arrays: Arrays, spec: ModelSpec) -> torch.Tensor:
     parts = [READ[row.kind](tensor_of(arrays[name]), spec) for name in row.theirs]
     copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]  # what is mapped may change
     return torch.cat(copies) if len(copies) > 1 else copies[0]
 
 
-def write(weights: Weights) -> Iterator[Named]:
+def write_official(weights: Weights) -> Iterator[Named]:
     """The arrays of an official file, in the layout that they came in, or else in the one that can say them."""
     spec = weights.spec
     check_supported(weights, CAPABILITIES)
     if spec.family == "bit":
         layout = "bit_paper" if "bit_paper" in weights.about.layout else "big_transfer"
-        return spread(bit_rows(spec, layout), weights, "" if layout == "bit_paper" else "resnet/")
+        return tensors_to_official(bit_rows(spec, layout), weights, "" if layout == "bit_paper" else "resnet/")
     plain = spec.head != "map" and spec.class_position == spec.class_token and "big_vision" not in weights.about.layout
     style = ORIGINAL if plain else BIG_VISION
-    arrays = spread(transformer_rows(spec, style), weights, style.prefix)
-    return stacked(dict(arrays), style.prefix, spec.depth) if "stacked" in weights.about.layout else arrays
+    arrays = tensors_to_official(transformer_rows(spec, style), weights, style.prefix)
+    return stack_layers(dict(arrays), style.prefix, spec.depth) if "stacked" in weights.about.layout else arrays
 
 
-def spread(rows: list[Row], weights: Weights, prefix: str) -> Iterator[Named]:
+def tensors_to_official(rows: list[TensorRow], weights: Weights, prefix: str) -> Iterator[Named]:
     missing = [row.ours for row in rows if row.ours not in weights.tensors]
     if missing:
         raise WeightsError(f"the weights miss {missing[0]}; they cannot be written as npz")

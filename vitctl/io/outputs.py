@@ -21,7 +21,7 @@ def check_output(path: Path | str | None, *inputs: Input, ending: str | tuple[st
     for each in inputs:
         if each and is_part_of(path, Path(each)):
             raise UsageError(f"{path}: is an input of this command, which would be overwritten; choose another place")
-    check_writable(path)
+    check_folder_writable(path)
 
 
 def is_part_of(path: Path, given: Path) -> bool:
@@ -31,7 +31,7 @@ def is_part_of(path: Path, given: Path) -> bool:
     return path.samefile(given) or (given.is_dir() and given.resolve() in path.resolve().parents)
 
 
-def check_writable(path: Path) -> None:
+def check_folder_writable(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent} to write it in; make it first")
     trial = path.with_name(f".{path.name}.{os.getpid()}.trial")

@@ -3,11 +3,11 @@
     /                 format, version, patch, height, width, channels, fit, mean, std, source, created_by, digest, ...
     /class_names      [K] text
     /rejects          [R] (name, reason)
-    /leaks            [L] (split, name, other_split, other_name): the same picture in two splits
-    /<split>/patches  uint8 [M, N, P*P*C]      contiguous, or chunked by picture when compressed
+    /leaks            [L] (split, name, other_split, other_name): the same image in two splits
+    /<split>/patches  uint8 [M, N, P*P*C]      contiguous, or chunked by image when compressed
     /<split>/labels   int64 [M]                -1 = none
-    /<split>/names    text  [M]                where each picture came from
-    /<split>/digests  uint8 [M, 16]            of each picture's patches: SHA-256, first half
+    /<split>/names    text  [M]                where each image came from
+    /<split>/digests  uint8 [M, 16]            of each image's patches: SHA-256, first half
 
 An index over shards has the same groups as virtual data sets, and beside them `/shards` and `/<split>/shard_rows`.
 """
@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from vitctl.errors import DataError, did_you_mean
-from vitctl.io.hdf5 import SHARDS, check_labels, reading, split_names, text
+from vitctl.io.hdf5 import SHARDS, check_label_range, open_checked, split_names, text
 from vitctl.io.patch_format import (
     CHUNK,
     DIGEST,
@@ -34,7 +34,7 @@ from vitctl.io.patch_format import (
     split_place,
 )
 from vitctl.io.segment import Segment, damage_named
-from vitctl.patches import unpatchify
+from vitctl.patches import unpatchify_images
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -44,7 +44,7 @@ class Split:
 
     def __init__(self, name: str, segments: Sequence[Segment], geometry: Geometry, classes: int | None = None) -> None:
         self.name, self.geometry, self.classes = name, geometry, classes
-        self.lowest_label = -1  # 0 once each picture is known to have one: from then on it must stay so
+        self.lowest_label = -1  # 0 once each image is known to have one: from then on it must stay so
         self.segments = [segment for segment in segments if segment.rows]
         self.starts = np.cumsum([0] + [segment.rows for segment in self.segments])
 
@@ -57,7 +57,7 @@ class Split:
 
     def patches(self, rows: Ints, out: Bytes | None = None) -> Bytes:
         """uint8 [B, N, P*P*C] of the rows asked for, in their order, copied once."""
-        rows = self.checked(rows)
+        rows = self.check_rows(rows)
         if out is None:
             out = np.empty((len(rows), self.geometry.count, self.geometry.values), np.uint8)
         for segment, where, local in self.parts(rows):
@@ -68,20 +68,20 @@ class Split:
     def images(self, rows: Ints) -> Bytes:
         """uint8 [B, H, W, C]."""
         shape = self.geometry
-        return unpatchify(self.patches(rows), shape.height, shape.width, shape.patch)
+        return unpatchify_images(self.patches(rows), shape.height, shape.width, shape.patch)
 
     def labels(self, rows: Ints | None = None) -> Ints:
         """int64 [B], or of the whole split; each is a class of the file, or -1."""
-        return self.checked_labels(self.take("labels", rows))
+        return self.check_labels(self.take("labels", rows))
 
     def label_slices(self) -> Iterator[Ints]:
         """The same in pieces, for who needs them once."""
-        return map(self.checked_labels, self.slices("labels"))
+        return map(self.check_labels, self.slices("labels"))
 
-    def checked_labels(self, values: Any) -> Ints:
+    def check_labels(self, values: Any) -> Ints:
         labels = np.asarray(values, np.int64)
         where = f"{self.segments[0].path}, {self.name}" if self.segments else self.name
-        check_labels(labels, self.classes, where, self.lowest_label)
+        check_label_range(labels, self.classes, where, self.lowest_label)
         return labels
 
     def names(self, rows: Ints) -> list[str]:
@@ -100,7 +100,7 @@ class Split:
             if not columns:
                 return np.empty((0, DIGEST) if name == "digests" else 0, np.uint8 if name == "digests" else np.int64)
             return columns[0] if len(columns) == 1 else np.concatenate(columns)
-        rows = self.checked(rows)
+        rows = self.check_rows(rows)
         out: Any = None
         for segment, where, local in self.parts(rows):
             with damage_named(segment.path):
@@ -118,7 +118,7 @@ class Split:
                     piece = segment.read(name, start, min(start + CHUNK, segment.rows))
                 yield piece
 
-    def checked(self, rows: Ints) -> Ints:
+    def check_rows(self, rows: Ints) -> Ints:
         rows = np.asarray(rows)
         if rows.size and rows.dtype.kind not in "iu":
             raise TypeError(f"rows are numbers, not {rows.dtype}; for a mask write np.flatnonzero(mask)")
@@ -153,7 +153,7 @@ class PatchFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with reading(self.path, PATCHES) as file:
+        with open_checked(self.path, PATCHES) as file:
             self.header = read_header(file)
             self.digest = text(file.attrs["digest"])
             shards = self.read_shards(file) if SHARDS in file else None
@@ -202,15 +202,15 @@ class PatchFile:
         return [(one, name, other, copy) for one, name, other, copy in self.table("leaks")]
 
     def table(self, name: str, most: int | None = None) -> list[tuple[str, ...]]:
-        with reading(self.path, PATCHES) as file:
+        with open_checked(self.path, PATCHES) as file:
             return [tuple(text(value) for value in row) for row in file[name][:most]]
 
     @property
     def reject_count(self) -> int:
-        with reading(self.path, PATCHES) as file:
+        with open_checked(self.path, PATCHES) as file:
             return int(file["rejects"].shape[0])
 
-    def computed_digest(self) -> str:
+    def compute_digest(self) -> str:
         """What `digest` must be."""
         rows = {name: split.rows for name, split in self.splits.items()}
         return content_digest(
@@ -222,5 +222,5 @@ class PatchFile:
         first = next((segment for split in self.splits.values() for segment in split.segments), None)
         return first is not None and first.place("patches") is None
 
-    def stored_bytes(self) -> int:
+    def count_stored_bytes(self) -> int:
         return self.path.stat().st_size + sum(path.stat().st_size for path in self.files if path != self.path)

@@ -13,7 +13,7 @@ from vitctl.config.checks import at_least
 from vitctl.io.hdf5 import SHARDS, Field, FileFormat, text
 from vitctl.patches import check_grid
 
-DIGEST = 16  # bytes of a picture's digest
+DIGEST = 16  # bytes of an image's digest
 CHUNK = 65536  # rows of labels, names or digests handled at once
 TEXTS = ("fit", "source", "created_by", "options", "plan")  # of the header, as they stand
 NUMBERS = ("patch", "height", "width", "channels", "pixels", "duplicates", "leaked")
@@ -36,7 +36,7 @@ class Geometry:
 
     @property
     def count(self) -> int:
-        """N, patches in a picture."""
+        """N, patches in an image."""
         return (self.height // self.patch) * (self.width // self.patch)
 
     @property
@@ -46,7 +46,7 @@ class Geometry:
 
     @property
     def row(self) -> int:
-        """Bytes in a picture."""
+        """Bytes in an image."""
         return self.height * self.width * self.channels
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Exact sums over sampled pictures of train, so that shards can be added up."""
+    """Exact sums over sampled images of train, so that shards can be added up."""
 
     pixels: int
     sums: tuple[int, ...]  # of each channel
@@ -89,8 +89,8 @@ class Header:
     options: str  # digest of the options that made it
     plan: str  # digest of what was to be in it: shards of one plan belong together
     sampled: Sampled
-    duplicates: int = 0  # pictures that equal an earlier one of their split
-    leaked: int = 0  # pictures of val and test that stand in an earlier split too
+    duplicates: int = 0  # images that equal an earlier one of their split
+    leaked: int = 0  # images of val and test that stand in an earlier split too
 
     @property
     def is_digits(self) -> bool:
@@ -144,7 +144,7 @@ def read_sampled(attrs: Any) -> Sampled:
 def content_digest(
     geometry: Geometry, class_names: Sequence[str], rows: Mapping[str, int], slices: Callable[[str, str], Iterator[Any]]
 ) -> str:
-    """SHA-256 over what the file says and the digests of its pictures: the same however they are stored.
+    """SHA-256 over what the file says and the digests of its images: the same however they are stored.
 
     `slices(split, column)` gives a column in pieces.
     """
@@ -163,7 +163,7 @@ def split_place(name: str) -> tuple[int, str]:
     return {"train": 0, "val": 1, "test": 2}.get(name, 3), name
 
 
-def picture_digest(row: Bytes) -> bytes:
+def image_digest(row: Bytes) -> bytes:
     return hashlib.sha256(row.data).digest()[:DIGEST]
 
 

@@ -39,7 +39,7 @@ class SplitContent:
     digests: Any
 
 
-def aligned(size: int) -> int:
+def align(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
@@ -64,11 +64,11 @@ def row_extents(folder: Path, geometry: Geometry, capacities: Mapping[str, int])
 
 def reserve(file: h5py.File, split: str, geometry: Geometry, rows: int, capacity: int) -> tuple[Extent, Any]:
     """Creates /split/patches with `rows` rows and keeps the room of `capacity`, so that the next split lies where
-    it would if no picture had been rejected. The room is a nameless data set: it is gone when the file is closed."""
+    it would if no image had been rejected. The room is a nameless data set: it is gone when the file is closed."""
     made = file.create_group(split).create_dataset(
         "patches", (rows, geometry.count, geometry.values), np.uint8, dcpl=early_allocation()
     )
-    spare = aligned(capacity * geometry.row) + PAGE - aligned(rows * geometry.row)
+    spare = align(capacity * geometry.row) + PAGE - align(rows * geometry.row)
     room = h5py.h5d.create(file.id, None, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((spare,)), early_allocation())
     return Extent(made.id.get_offset() or 0, rows * geometry.row), room
 
@@ -114,11 +114,11 @@ def write_root(file: h5py.File, header: Header, notes: Notes, digest: str) -> No
     file.attrs.update({name: getattr(header, name) for name in (*TEXTS, "duplicates", "leaked")})
     file.attrs["digest"] = digest
     file.create_dataset("class_names", data=np.array(header.class_names, dtype=object), dtype=text)
-    write_table(file, "rejects", ("name", "reason"), notes.rejects)
-    write_table(file, "leaks", ("split", "name", "other_split", "other_name"), notes.leaks)
+    write_text_table(file, "rejects", ("name", "reason"), notes.rejects)
+    write_text_table(file, "leaks", ("split", "name", "other_split", "other_name"), notes.leaks)
 
 
-def write_table(file: h5py.File, name: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+def write_text_table(file: h5py.File, name: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
     kind = np.dtype([(column, h5py.string_dtype()) for column in columns])
     file.create_dataset(name, data=np.array([tuple(row) for row in rows], dtype=kind))
 

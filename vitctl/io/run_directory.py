@@ -26,7 +26,7 @@ from typing import Any
 from vitctl.errors import DataError, OutputExists, UsageError
 from vitctl.io.atomic import flush_file, remove_leftovers, write_bytes, write_json
 from vitctl.io.files import check_regular_file
-from vitctl.io.lock import Held, locked
+from vitctl.io.lock import Held, hold_lock
 from vitctl.io.outputs import Input, check_kept
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
@@ -104,11 +104,11 @@ def new_folder(wanted: Path) -> Path:
 
 
 @contextmanager
-def locked_run(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def lock_run(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """The run for this process alone; the folder is made where it is missing, and goes if nothing comes into it."""
     make_folder(path)
     try:
-        with locked(path / LOCK, warn):
+        with hold_lock(path / LOCK, warn):
             yield
     except Held as owner:
         raise OutputExists(f"{path}: {owner} is training this run; wait for it, or stop it first") from None

@@ -52,14 +52,14 @@ def weights_in(run: RunDirectory, which: str = "") -> RunWeights:
         return RunWeights(steps[which], "")
     if (which == "best" or (not which and is_labeled)) and run.best.exists():
         other = "" if which else f"; {run.path}:last are those of the last step"
-        return RunWeights(run.best, f"the best on val{other}" + unfinished(run))
+        return RunWeights(run.best, f"the best on val{other}" + explain_unfinished(run))
     if which in ("", "last") and run.weights.exists():
         return RunWeights(run.weights, "")
     if which in ("", "last") and steps:
         name, newest = list(steps.items())[-1]
-        return RunWeights(newest, f"of its checkpoint {name}" + unfinished(run))
+        return RunWeights(newest, f"of its checkpoint {name}" + explain_unfinished(run))
     if not which and run.best.exists():
-        return RunWeights(run.best, "the best so far" + unfinished(run))
+        return RunWeights(run.best, "the best so far" + explain_unfinished(run))
     there = [name for name, is_there in (("best", run.best.exists()), ("last", run.weights.exists())) if is_there]
     known = ", ".join([*there, *steps])
     raise WeightsError(
@@ -68,7 +68,7 @@ def weights_in(run: RunDirectory, which: str = "") -> RunWeights:
     )
 
 
-def unfinished(run: RunDirectory) -> str:
+def explain_unfinished(run: RunDirectory) -> str:
     return "" if run.weights.exists() else "; this run is not finished"
 
 

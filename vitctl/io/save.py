@@ -24,7 +24,8 @@ def save_as(weights: Weights, path: Path, format: Format | None = None) -> str:
     with ThreadPoolExecutor(1, "vitctl-digest") as pool:  # found while the numbers are being written
         digest = pool.submit(weights.digest)
         if format == "npz":
-            write_arrays(official.write(weights), path)
+            write_arrays(official.write_official(weights), path)
         else:
-            (timm_folder if format == "timm" else hugging_face).save(weights, path)
+            write = timm_folder.save_timm_folder if format == "timm" else hugging_face.save_hf_folder
+            write(weights, path)
         return digest.result()

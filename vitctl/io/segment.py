@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 
 from vitctl.errors import DataError
-from vitctl.io.hdf5 import SHARDS, open_hdf5, reading
+from vitctl.io.hdf5 import SHARDS, open_checked, open_hdf5
 from vitctl.io.patch_format import FIELDS, PATCHES, Geometry, read_geometry
 from vitctl.machine import CUT_SHORT, watch_mapped_file
 
 
 @dataclass(frozen=True)
-class Place:
+class SegmentPlace:
     """Where a contiguous data set lies in its file."""
 
     dtype: Any
@@ -35,19 +35,21 @@ class Segment:
     split: str
     rows: int
     geometry: Geometry
-    _places: dict[str, Place | None] = field(default_factory=dict, repr=False)  # None: an HDF5 data set in chunks
+    _places: dict[str, SegmentPlace | None] = field(
+        default_factory=dict, repr=False
+    )  # None: an HDF5 data set in chunks
     _stamp: tuple[int, ...] = field(default=(), repr=False)
 
     def column(self, name: str) -> Any:
         """patches, labels, names or digests: a read-only map of the file, or an HDF5 data set when in chunks."""
         place = self.place(name)
         if place is None:
-            data = chunked(self.path, self._stamp, f"{self.split}/{name}", os.getpid())
+            data = open_chunked(self.path, self._stamp, f"{self.split}/{name}", os.getpid())
             self.check_length(os.fstat(data.file.id.get_vfd_handle()).st_size)  # HDF5 reads zeros past the end
             return data
         if 0 in place.shape:
             return np.empty(place.shape, place.dtype)
-        whole = mapped(self.path, self._stamp)
+        whole = map_whole_file(self.path, self._stamp)
         self.check_length(whole.size())
         return np.frombuffer(whole, place.dtype, int(np.prod(place.shape)), place.offset).reshape(place.shape)
 
@@ -67,7 +69,7 @@ class Segment:
             raise DataError(f"{self.path}: {CUT_SHORT}")
         return out
 
-    def place(self, name: str) -> Place | None:
+    def place(self, name: str) -> SegmentPlace | None:
         if not self._places:
             self._places, self._stamp = self.look()
         if name not in self._places:
@@ -79,10 +81,10 @@ class Segment:
         if size < self._stamp[1]:
             raise DataError(f"{self.path}: {CUT_SHORT}")
 
-    def look(self) -> tuple[dict[str, Place | None], tuple[int, ...]]:
+    def look(self) -> tuple[dict[str, SegmentPlace | None], tuple[int, ...]]:
         """Where its columns lie, and which file this was: another one under the same name has another stamp."""
         stamp = stamp_of(self.path)  # before it is looked at: a file that is cut in between is shorter than this says
-        with reading(self.path, PATCHES) as file:
+        with open_checked(self.path, PATCHES) as file:
             if SHARDS in file:
                 raise DataError(f"{self.path}: is an index itself; name its shards")
             if self.split not in file or file[self.split]["labels"].shape[0] != self.rows:
@@ -90,7 +92,7 @@ class Segment:
             if read_geometry(file) != self.geometry:
                 raise DataError(f"{self.path}: holds {read_geometry(file)}, its index says {self.geometry}")
             group = file[self.split]
-            return {name: place_of(group[name]) for name in FIELDS if name in group}, stamp
+            return {name: find_segment(group[name]) for name in FIELDS if name in group}, stamp
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:
@@ -101,13 +103,13 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def place_of(data: h5py.Dataset) -> Place | None:
+def find_segment(data: h5py.Dataset) -> SegmentPlace | None:
     is_plain = data.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS and not data.dtype.hasobject
-    return Place(data.dtype, data.shape, data.id.get_offset() or 0) if is_plain else None
+    return SegmentPlace(data.dtype, data.shape, data.id.get_offset() or 0) if is_plain else None
 
 
 @lru_cache(maxsize=256)  # each holds a descriptor, and an index may have thousands of shards
-def mapped(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
+def map_whole_file(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
     """The whole file, once for all of its columns; a fork shares it."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_ino != stamp[0]:
@@ -117,7 +119,7 @@ def mapped(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
 
 
 @lru_cache(maxsize=256)
-def chunked(path: Path, stamp: tuple[int, ...], name: str, process: int) -> h5py.Dataset:
+def open_chunked(path: Path, stamp: tuple[int, ...], name: str, process: int) -> h5py.Dataset:
     """A data set that holds its file open, for this process alone: HDF5 must not be carried through a fork."""
     data = open_hdf5(path, PATCHES)[name]
     if not data.id.get_create_plist().all_filters_avail() and not load_filters():
@@ -139,4 +141,4 @@ def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:  # HDF5's, over a chunk that cannot be unpacked
-        raise DataError(f"{path}: damaged pictures; vitctl info --verify names them") from error
+        raise DataError(f"{path}: damaged images; vitctl info --verify names them") from error

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import torch
 
-from vitctl.config.model import AS_BIT, SIZES, ModelSpec, Size, name_of
+from vitctl.config.model import AS_BIT, SIZES, ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.weights import HALF, IMAGENET, About, Tensors, Weights, for_channels, parse_normalization, zero_head_note
-from vitctl.reporting import counted
+from vitctl.reporting import format_count
 
 Config = dict[str, Any]
 Describe = Callable[[Config, str], tuple[ModelSpec, Config]]  # of a named architecture: spec and pretrained_cfg
@@ -31,7 +31,7 @@ STRANGERS = (  # parts of other models, by a piece of their names
     (r"^dist_token|^head_dist", "DeiT's distillation token"),
     (r"mlp\.(w12|w3|fc1_g|fc1_x)\.", "gated MLPs"),
     (r"^norm_pre\.", "a norm before the first block"),
-    (r"\.bn\d\.|running_mean", "batch normalisation"),
+    (r"\.bn\d\.|running_mean", "batch normalization"),
 )
 NAME_IT = (
     "put it into a folder as model.safetensors or pytorch_model.bin, beside a config.json that says "
@@ -39,7 +39,7 @@ NAME_IT = (
 )
 
 
-def unwrapped(content: Any, source: str) -> tuple[Tensors, str]:
+def unwrap(content: Any, source: str) -> tuple[Tensors, str]:
     """The tensors of a training checkpoint, some levels deep, under a common prefix; and the innermost wrapper."""
     wrapper = ""
     for _ in range(3):
@@ -71,21 +71,21 @@ def is_plain(tensors: Mapping[str, Any]) -> bool:
     return any(root in tensors for root in ROOTS)
 
 
-def read(
+def read_state_dict(
     tensors: Tensors, source: str, config: Config | None = None, describe: Describe | None = None, wrapper: str = ""
 ) -> Weights:
     """Weights from a state dict: of the architecture that its config names, or as its shapes say."""
     raw = tensors
-    tensors = {renamed(name): tensor for name, tensor in raw.items()}
+    tensors = {plain_tensor_name(name): tensor for name, tensor in raw.items()}
     extra = {name: tensor for name, tensor in tensors.items() if APART.match(name)}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
-    kept = [f"{counted(len(extra), 'tensor')} of masked pretraining kept apart ({', '.join(sorted(extra)[:3])})"]
+    kept = [f"{format_count(len(extra), 'tensor')} of masked pretraining kept apart ({', '.join(sorted(extra)[:3])})"]
     notes = tuple(kept if extra else ())
     try:
         if config is not None:
-            weights = read_named(tensors, source, config, describe)
+            weights = read_architecture(tensors, source, config, describe)
         else:
-            check_plain(raw, source, wrapper)
+            check_plain_vit(raw, source, wrapper)
             look_alike = "DeiT III is assumed: models with rotary positions may look alike"
             assumptions = [look_alike] if has_gammas(raw) else []
             weights = read_bare(tensors, source, wrapper, bool(extra), assumptions)
@@ -95,7 +95,7 @@ def read(
     return replace(weights, extra=extra, notes=notes).with_notes(zero_head_note(tensors))
 
 
-def read_named(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
+def read_architecture(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
     """Of the architecture that timm's config.json names."""
     if describe is None:
         raise WeightsError(f"{source}: is of {config['architecture']!r}, which vitctl.load_weights knows")
@@ -104,7 +104,7 @@ def read_named(tensors: Tensors, source: str, config: Config, describe: Describe
     about = parse_pretrained_cfg(pretrained, spec, "timm folder", source)
     is_stated = "mean" in (config.get("pretrained_cfg") or config)
     guess = "" if is_stated else f"timm's for {config['architecture']}"
-    return Weights(spec, with_class_position_apart(tensors), about, normalization_guess=guess)
+    return Weights(spec, split_class_position(tensors), about, normalization_guess=guess)
 
 
 def count_classes(tensors: Tensors) -> int:
@@ -119,7 +119,7 @@ def check_depth(tensors: Tensors, config: Config) -> None:
         raise ValueError(f"config.json says depth {stated!r}, and there are {count_blocks(tensors)} blocks")
 
 
-def check_plain(tensors: Tensors, source: str, wrapper: str) -> None:
+def check_plain_vit(tensors: Tensors, source: str, wrapper: str) -> None:
     """What other models share their names or shapes with is not taken for a plain one."""
     for pattern, what in STRANGERS:
         if any(re.search(pattern, name) for name in tensors):
@@ -149,23 +149,23 @@ def has_gammas(tensors: Tensors) -> bool:
 def read_bare(tensors: Tensors, source: str, wrapper: str, is_masked: bool, assumptions: list[str]) -> Weights:
     """As the shapes say, and what is usual where they do not."""
     if "stem.conv.weight" in tensors:
-        spec = bit_spec(tensors)
-        assumptions.append(f"pictures of {spec.height}x{spec.width} are assumed: no config.json says their size")
+        spec = infer_bit_spec(tensors)
+        assumptions.append(f"images of {spec.height}x{spec.width} are assumed: no config.json says their size")
     else:
-        tensors = with_class_position_apart(tensors)
-        spec = transformer_spec(tensors, source, assumptions)
+        tensors = split_class_position(tensors)
+        spec = infer_transformer_spec(tensors, source, assumptions)
     values, why = guess_normalization(tensors, wrapper, is_masked)
     mean, std = (for_channels(each, spec.channels) for each in values)
     about = About("timm state dict", source, mean, std)
     return Weights(spec, tensors, about, assumptions=tuple(assumptions), normalization_guess=why)
 
 
-def renamed(name: str) -> str:
+def plain_tensor_name(name: str) -> str:
     name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name)  # DeiT III's first files
     return "reg_token" if name == "register_tokens" else name
 
 
-def with_class_position_apart(tensors: Tensors) -> Tensors:
+def split_class_position(tensors: Tensors) -> Tensors:
     """DINOv2 adds the class token's position before it puts registers in: the position goes into the token."""
     if not {"cls_token", "reg_token", "pos_embed"} <= set(tensors):
         return tensors
@@ -180,7 +180,7 @@ def count_blocks(tensors: Tensors) -> int:
     return len({match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))})
 
 
-def transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> ModelSpec:
+def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> ModelSpec:
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     heads = heads_of(dim, source)
     assumptions.append(f"{heads} heads, from the width of {dim}, and GELU by erf are assumed: no config.json says them")
@@ -196,7 +196,7 @@ def transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> M
     is_pooled = "fc_norm.weight" in tensors
     head: Literal["cls", "gap", "map"] = "cls" if has_class and not is_pooled else "gap"
     return ModelSpec(
-        name_of("vit" if layers is None else "hybrid", size, patch, layers or ()),
+        model_name("vit" if layers is None else "hybrid", size, patch, layers or ()),
         "vit" if layers is None else "hybrid",
         height=side,
         width=side,
@@ -227,7 +227,7 @@ def heads_of(dim: int, source: str) -> int:
 
 
 def find_grid(places: int, prefix: int, reach: int, source: str) -> tuple[int, bool]:
-    """Pixels a side of square pictures, and whether tokens in front have positions."""
+    """Pixels a side of square images, and whether tokens in front have positions."""
     for own in dict.fromkeys((prefix, 0)):
         side = math.isqrt(max(places - own, 0))
         if side and side * side == places - own:
@@ -245,11 +245,11 @@ def stages_of(tensors: Tensors, prefix: str) -> tuple[int, ...]:
     return tuple(sum(int(one) == stage for one, _ in units) for stage in stages)
 
 
-def bit_spec(tensors: Tensors) -> ModelSpec:
+def infer_bit_spec(tensors: Tensors) -> ModelSpec:
     width, channels = tensors["stem.conv.weight"].shape[:2]
     layers = stages_of(tensors, "")
     return ModelSpec(
-        name_of("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
+        model_name("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
         **AS_BIT,
         channels=channels,
         classes=count_classes(tensors),
@@ -273,7 +273,7 @@ def guess_normalization(tensors: Tensors, wrapper: str, is_masked: bool) -> tupl
 
 
 def parse_pretrained_cfg(config: Config, spec: ModelSpec, format: str, source: str) -> About:
-    """What timm's pretrained_cfg says of pictures and classes."""
+    """What timm's pretrained_cfg says of images and classes."""
     mean, std = (config.get(key, HALF[0]) for key in ("mean", "std"))
     if all(isinstance(values, list | tuple) and len(values) == 3 for values in (mean, std)):
         mean, std = (for_channels(tuple(values), spec.channels) for values in (mean, std))  # timm leaves those of RGB

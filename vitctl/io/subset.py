@@ -30,7 +30,7 @@ class Subset(Split):
         for start in range(0, self.rows, CHUNK):
             yield super().take(name, self.index[start : start + CHUNK])
 
-    def checked(self, rows: Ints) -> Ints:
+    def check_rows(self, rows: Ints) -> Ints:
         """What reaches the shards are rows of the whole."""
         rows = np.asarray(rows, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= int(self.starts[-1])):

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from vitctl.config.model import ModelSpec, Size, name_of
-from vitctl.io.atomic import filling, replacing, write_json
+from vitctl.config.model import ModelSpec, Size, model_name
+from vitctl.io.atomic import atomic_folder, atomic_write, write_json
 from vitctl.io.capabilities import ANY, Capabilities, Values, allow_any, check_supported
 from vitctl.io.weights import Weights
 
@@ -25,7 +25,7 @@ ARCHITECTURES = {  # timm's own names; a ViT of other numbers is a vit_base with
 def find_architecture(spec: ModelSpec) -> str | None:
     """timm's architecture of these very sizes, whatever a model is called here."""
     size = Size(spec.dim, spec.depth, spec.heads, spec.mlp) if spec.family != "bit" else Size(0, 0, 0, 0)
-    return ARCHITECTURES.get(name_of(spec.family, size, spec.patch, spec.layers, spec.factor))
+    return ARCHITECTURES.get(model_name(spec.family, size, spec.patch, spec.layers, spec.factor))
 
 
 def allow_unless_bit(*values: Any) -> Values:
@@ -52,18 +52,18 @@ CAPABILITIES = Capabilities(
 )
 
 
-def save(weights: Weights, folder: Path) -> None:
+def save_timm_folder(weights: Weights, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    config = config_of(weights)
+    config = timm_config(weights)
     # The weights take their name last: a folder that a kill cut short has none, and nobody can read it wrongly.
-    with filling(folder), replacing(folder / "model.safetensors") as aside:
+    with atomic_folder(folder), atomic_write(folder / "model.safetensors") as aside:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
         save_file(tensors, aside, {"format": "pt"})
         write_json(folder / "config.json", config)
 
 
-def config_of(weights: Weights) -> dict[str, Any]:
+def timm_config(weights: Weights) -> dict[str, Any]:
     spec, about = weights.spec, weights.about
     check_supported(weights, CAPABILITIES)
     config: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Weights in memory, and our own file of them.
 
 Whatever format they came in, the names are timm's, and beside them stands what it takes to use them: the spec of the
-model, the normalisation, the class names, and where they came from. Our file is a `.safetensors` whose metadata says
+model, the normalization, the class names, and where they came from. Our file is a `.safetensors` whose metadata says
 all this, so that timm and every other reader of safetensors can take the tensors, and nobody has to guess a shape.
 """
 
@@ -20,8 +20,8 @@ import torch
 from vitctl.config.model import ModelSpec
 from vitctl.config.patchify import FITS
 from vitctl.errors import ConfigError, WeightsError
-from vitctl.io.atomic import replacing
-from vitctl.reporting import counted
+from vitctl.io.atomic import atomic_write
+from vitctl.reporting import format_count
 
 FORMAT = "vitctl.weights"
 DIGEST = 64  # hexadecimal digits
@@ -50,7 +50,7 @@ class About:
     history: tuple[dict[str, Any], ...] = ()  # what was done to them since: interpolations, new heads
     training: dict[str, Any] = field(default_factory=dict)  # command, config, data digest, step: what made them
     created_by: str = ""
-    fit: str = "crop"  # how pictures of another shape were made to fit, as vitctl patchify has it
+    fit: str = "crop"  # how images of another shape were made to fit, as vitctl patchify has it
     layout: str = ""  # of an official file: what it is written in again
 
 
@@ -84,23 +84,23 @@ class Weights:
         total = hashlib.sha256(json.dumps(self.spec.as_dict(), sort_keys=True).encode())
         for name, tensor in sorted((self.tensors | {f"extra.{k}": v for k, v in self.extra.items()}).items()):
             total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            total.update(as_bytes(tensor))
+            total.update(tensor_bytes(tensor))
         return total.hexdigest()
 
 
-def differences(missing: Iterable[str], unused: Iterable[str]) -> str:
+def describe_differences(missing: Iterable[str], unused: Iterable[str]) -> str:
     """What does not fit, by name: "misses 1 tensor (a) and has no use for 2 tensors (b, c)"; empty where all fits."""
     problems = []
     for word, names in (("misses", sorted(missing)), ("has no use for", sorted(unused))):
         if names:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            problems.append(f"{word} {counted(len(names), 'tensor')} ({shown})")
+            problems.append(f"{word} {format_count(len(names), 'tensor')} ({shown})")
     return " and ".join(problems)
 
 
 def settle(what: str, missing: Iterable[str], unused: Iterable[str], allow_missing: bool) -> tuple[str, ...]:
     """Nothing where all fits; a note where it is allowed that it does not; else the error that names the tensors."""
-    found = differences(missing, unused)
+    found = describe_differences(missing, unused)
     if found and not allow_missing:
         raise WeightsError(f"{what}: the model {found}; --allow-missing takes what fits")
     return (f"the model {found}",) if found else ()
@@ -115,7 +115,9 @@ def override_normalization(about: About, channels: int, mean: tuple[float, ...],
     """With the mean and the std that somebody gives, each one number or one for each channel; () is none."""
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (0, 1, channels):
-            raise ConfigError(f"{name} has {counted(len(values), 'number')}; write one, or {channels}, one a channel")
+            raise ConfigError(
+                f"{name} has {format_count(len(values), 'number')}; write one, or {channels}, one a channel"
+            )
     if not (mean or std):
         return about
     new = replace(about, mean=for_channels(mean or about.mean, channels), std=for_channels(std or about.std, channels))
@@ -129,7 +131,7 @@ def zero_head_note(tensors: Tensors) -> str:
     return "its head is all zeros: features only" if head is not None and not head.any() else ""
 
 
-def as_bytes(tensor: torch.Tensor) -> memoryview:
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
@@ -159,10 +161,10 @@ def write_safetensors(
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
     room = header_of(tensors, order, {**metadata, **{name: "0" * DIGEST for name in metadata if not metadata[name]}})
-    with replacing(path) as aside, open(aside, "wb") as file:
+    with atomic_write(path) as aside, open(aside, "wb") as file:
         file.write(room)
         for name in order:
-            file.write(as_bytes(tensors[name]))
+            file.write(tensor_bytes(tensors[name]))
         known = late()
         if known:
             file.seek(0)
@@ -231,7 +233,7 @@ def parse_normalization(mean: Any, std: Any, channels: int) -> tuple[tuple[float
             or len(values) != channels
             or not all(least < each < LARGEST for each in values)
         ):
-            raise ValueError(f"{name} is {reprlib.repr(values)}, for {counted(channels, 'channel')}")
+            raise ValueError(f"{name} is {reprlib.repr(values)}, for {format_count(channels, 'channel')}")
     return tuple(map(float, mean)), tuple(map(float, std))
 
 

@@ -10,26 +10,26 @@ from torch import nn
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError, WeightsError, did_you_mean
 from vitctl.io.weights import HALF, About, Tensors, Weights, for_channels, settle
-from vitctl.models.initialise import initialise
-from vitctl.reporting import counted
+from vitctl.models.initialize import initialize
+from vitctl.reporting import format_count
 
 
 def create_model(
     name: str | ModelSpec, *, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0, **options: Any
 ) -> nn.Module:
     """A fresh model, begun the official way: `create_model("vit-b/16", height=384, width=384, classes=10)`."""
-    spec = name.changed(**options) if isinstance(name, ModelSpec) else model_spec(name, **options)
+    spec = name.replace(**options) if isinstance(name, ModelSpec) else model_spec(name, **options)
     with torch.random.fork_rng(devices=[]):  # timm draws from torch's own generator as it builds
         torch.default_generator.manual_seed(seed)
-        model = build(spec)
+        model = build_module(spec)
     if spec.family != "timm":
-        initialise(model, spec, seed, head_bias, head_std)
+        initialize(model, spec, seed, head_bias, head_std)
     elif head_bias:
         nn.init.constant_(model.get_classifier().bias, head_bias)  # type: ignore[operator]
     return model
 
 
-def build(spec: ModelSpec) -> nn.Module:
+def build_module(spec: ModelSpec) -> nn.Module:
     """The module of a spec, its numbers not yet set."""
     import_timm()
     if spec.family == "timm":
@@ -61,14 +61,14 @@ def build_timm(spec: ModelSpec) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = called(name, options)
+            model = call_timm(name, options)
         except Exception as error:
             raise ConfigError(f"timm:{name}: timm cannot build it for {size[0]}x{size[1]}: {error}") from error
     model.spec = spec
     return model  # type: ignore[no-any-return]
 
 
-def called(name: str, options: dict[str, Any]) -> Any:
+def call_timm(name: str, options: dict[str, Any]) -> Any:
     """timm's model, without those options that it does not know and need not: most that convolve take any size."""
     import timm
 
@@ -79,7 +79,7 @@ def called(name: str, options: dict[str, Any]) -> Any:
         unknown = [option for option in needless if option in options and f"'{option}'" in str(error)]
         if not unknown:
             raise
-        return called(name, {option: value for option, value in options.items() if option not in unknown})
+        return call_timm(name, {option: value for option, value in options.items() if option not in unknown})
 
 
 def check_timm_name(name: str) -> None:
@@ -90,7 +90,7 @@ def check_timm_name(name: str) -> None:
         raise ConfigError(f"timm:{name}: timm has no such model; {did_you_mean(name.partition('.')[0], known)}")
 
 
-def named_tensors(model: nn.Module) -> Tensors:
+def collect_tensors(model: nn.Module) -> Tensors:
     """Every parameter and stored buffer under its first name: what several layers share stands once."""
     stored = set(model.state_dict())
     named: Iterator[tuple[str, torch.Tensor]] = iter(
@@ -101,23 +101,23 @@ def named_tensors(model: nn.Module) -> Tensors:
 
 def weights_of(model: nn.Module) -> Weights:
     """What is to be saved of a model: its spec, a copy of its tensors, and where they came from."""
-    tensors = {name: tensor.cpu().clone() for name, tensor in named_tensors(model).items()}
+    tensors = {name: tensor.cpu().clone() for name, tensor in collect_tensors(model).items()}
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     mean, std = (for_channels(values, spec.channels) for values in HALF)
     return Weights(spec, tensors, getattr(model, "about", About("vitctl", mean=mean, std=std)))
 
 
-def fill(model: nn.Module, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
+def load_tensors(model: nn.Module, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
     """Copies tensors into the model; every name that does not fit is told, and an error unless it is allowed."""
-    wanted = named_tensors(model)
-    notes = compare(wanted, tensors, what, allow_missing)
+    wanted = collect_tensors(model)
+    notes = check_same_tensors(wanted, tensors, what, allow_missing)
     with torch.no_grad():
         for name in set(wanted) & set(tensors):
             wanted[name].copy_(tensors[name])
     return notes
 
 
-def compare(wanted: Tensors, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
+def check_same_tensors(wanted: Tensors, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
     """Whether tensors are those of a model, by name and shape."""
     wrong = [
         f"{name} is {list(tensors[name].shape)} in the file, {list(wanted[name].shape)} in the model"
@@ -125,5 +125,5 @@ def compare(wanted: Tensors, tensors: Tensors, what: str, allow_missing: bool = 
         if name in tensors and tensors[name].shape != wanted[name].shape
     ]
     if wrong:
-        raise WeightsError(f"{what}: {counted(len(wrong), 'tensor')} of another shape: {'; '.join(wrong[:3])}")
+        raise WeightsError(f"{what}: {format_count(len(wrong), 'tensor')} of another shape: {'; '.join(wrong[:3])}")
     return settle(what, set(wanted) - set(tensors), set(tensors) - set(wanted), allow_missing)

@@ -15,17 +15,17 @@ from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from vitctl.config.model import AS_BIT, ModelSpec, Size, model_spec, name_of
+from vitctl.config.model import AS_BIT, ModelSpec, Size, model_name, model_spec
 from vitctl.errors import ConfigError, WeightsError, did_you_mean
 from vitctl.io.state_dict import parse_pretrained_cfg
 from vitctl.io.weights import Weights
-from vitctl.models.create import build, check_timm_name, import_timm, named_tensors
+from vitctl.models.create import build_module, check_timm_name, collect_tensors, import_timm
 from vitctl.models.hub import check_reachable
 from vitctl.reporting import mute_loggers
 
 HEADS: dict[str, Literal["cls", "gap", "map"]] = {"token": "cls", "avg": "gap", "map": "map"}
 IDLE = {"Identity", "Dropout", "DropPath", "PatchDropout"}  # once a model is not trained any more
-NOT_COMPUTED = {  # attributes of modules that change nothing for pictures of the model's own size
+NOT_COMPUTED = {  # attributes of modules that change nothing for images of the model's own size
     "training", "p", "inplace", "drop_prob", "drop_rate", "scale_by_keep", "grad_checkpointing", "fused_attn",
     "weight_init_mode", "fix_init", "init_values", "no_embed_class", "dynamic_img_size", "dynamic_img_pad",
     "strict_img_size", "flatten", "output_fmt",
@@ -36,7 +36,7 @@ def timm_weights(reference: str) -> Weights:
     """Weights of `timm:NAME`, which may have to come over the network."""
     name = reference.removeprefix("timm:")
     check_timm_name(name)
-    model = pretrained(name)
+    model = download_pretrained(name)
     config = dict(getattr(model, "pretrained_cfg", {}) or {})
     try:
         spec = infer_spec(model, config)
@@ -44,10 +44,10 @@ def timm_weights(reference: str) -> Weights:
         _, height, width = config.get("input_size") or (3, 224, 224)
         channels = int(getattr(model, "in_chans", 3))
         spec = model_spec(reference, height=height, width=width, channels=channels, classes=model.num_classes)
-    return Weights(spec, named_tensors(model), parse_pretrained_cfg(config, spec, "timm", reference))
+    return Weights(spec, collect_tensors(model), parse_pretrained_cfg(config, spec, "timm", reference))
 
 
-def pretrained(name: str) -> Any:
+def download_pretrained(name: str) -> Any:
     timm = import_timm()
     check_reachable(name, timm.models.get_pretrained_cfg(name))
     with warnings.catch_warnings(), mute_loggers("huggingface_hub"):
@@ -63,7 +63,7 @@ def pretrained(name: str) -> Any:
 
 
 def describe_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
-    """The architecture that a timm config.json names: its spec, and what timm says of its pictures and classes."""
+    """The architecture that a timm config.json names: its spec, and what timm says of its images and classes."""
     timm, name = import_timm(), str(config["architecture"])
     if not timm.is_model(name):
         known = timm.list_models()
@@ -105,7 +105,7 @@ def infer_spec(model: nn.Module, config: dict[str, Any]) -> ModelSpec:
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, ConfigError) as error:
         raise WeightsError(f"is not a plain Vision Transformer or BiT ({type(error).__name__}: {error})") from error
     with torch.device("meta"):
-        ours = build(spec)
+        ours = build_module(spec)
     difference = next(compare_modules(ours, model), None)
     if difference:
         raise WeightsError(f"is not quite vitctl's {spec.name}: {difference}")
@@ -120,7 +120,7 @@ def infer_transformer(model: Any) -> ModelSpec:
     first = embed.proj if backbone is None else backbone.stem.conv if layers else backbone.conv
     family: Literal["vit", "hybrid"] = "vit" if backbone is None else "hybrid"
     return ModelSpec(
-        name_of(family, size, embed.patch_size[0], layers),
+        model_name(family, size, embed.patch_size[0], layers),
         family,
         height=embed.img_size[0],
         width=embed.img_size[1],
@@ -148,7 +148,7 @@ def infer_bit(model: Any, config: dict[str, Any]) -> ModelSpec:
     layers = tuple(len(stage.blocks) for stage in model.stages)
     factor = model.stem.conv.out_channels // 64
     return ModelSpec(
-        name_of("bit", Size(0, 0, 0, 0), 1, layers, factor),
+        model_name("bit", Size(0, 0, 0, 0), 1, layers, factor),
         **AS_BIT,
         height=height,
         width=width,

@@ -13,10 +13,10 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError
 from vitctl.io.checkpoint import ENCODER
 from vitctl.models.corruption import Corruption
-from vitctl.models.initialise import xavier
+from vitctl.models.initialize import xavier
 from vitctl.models.sincos import sincos
 from vitctl.models.vit import GELUS, ViT
-from vitctl.patches import taken
+from vitctl.patches import take_tokens
 from vitctl.randomness import stream
 
 
@@ -31,16 +31,16 @@ class MaskedPatches(nn.Module):
 
     def forward(self, pixels: torch.Tensor, corruption: Corruption) -> torch.Tensor:
         """Patches [B, N, P*P*C] to answers for the hidden ones, [B, M, outputs]."""
-        tokens = self.corrupted(self.encoder.patch_embed(pixels), corruption)
-        seen = self.encoder.through(self.encoder.placed(tokens))[:, self.encoder.num_prefix_tokens :]
-        return self.predictor(self.encoder.ended(taken(seen, corruption.hidden)))  # type: ignore[no-any-return]
+        tokens = self.corrupt(self.encoder.patch_embed(pixels), corruption)
+        seen = self.encoder.run_blocks(self.encoder.embed(tokens))[:, self.encoder.num_prefix_tokens :]
+        return self.predictor(self.encoder.final_norm(take_tokens(seen, corruption.hidden)))  # type: ignore[no-any-return]
 
-    def corrupted(self, tokens: torch.Tensor, corruption: Corruption) -> torch.Tensor:
+    def corrupt(self, tokens: torch.Tensor, corruption: Corruption) -> torch.Tensor:
         begin, end = corruption.masked, corruption.masked + corruption.others.shape[1]
         masked, swapped = corruption.hidden[:, :begin], corruption.hidden[:, begin:end]
-        other = taken(tokens, corruption.others)
-        tokens = put(tokens, masked, self.mask_token.to(tokens.dtype).expand(len(tokens), begin, -1))
-        return put(tokens, swapped, other)
+        other = take_tokens(tokens, corruption.others)
+        tokens = scatter_tokens(tokens, masked, self.mask_token.to(tokens.dtype).expand(len(tokens), begin, -1))
+        return scatter_tokens(tokens, swapped, other)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -79,8 +79,8 @@ class MaskedAutoencoder(nn.Module):
     def forward(self, pixels: torch.Tensor, corruption: Corruption) -> torch.Tensor:
         """Patches [B, N, P*P*C] to values of the hidden ones, [B, M, outputs]."""
         encoder, front = self.encoder, self.encoder.num_prefix_tokens
-        begun = encoder.begun(taken(pixels, corruption.left), corruption.left)
-        seen = self.decoder_embed(encoder.ended(encoder.through(begun)))  # [B, prefix + L, d]
+        begun = encoder.embed_visible(take_tokens(pixels, corruption.left), corruption.left)
+        seen = self.decoder_embed(encoder.final_norm(encoder.run_blocks(begun)))  # [B, prefix + L, d]
         left = seen[:, front:] + self.positions[corruption.left].to(seen.dtype)
         hidden = (self.mask_token + self.positions[corruption.hidden]).to(seen.dtype)
         tokens = self.decoder_blocks(torch.cat([seen[:, :front], left, hidden], dim=1))
@@ -94,7 +94,7 @@ class MaskedAutoencoder(nn.Module):
         self.encoder.set_grad_checkpointing(on)
 
 
-def put(tokens: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def scatter_tokens(tokens: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return tokens.scatter(1, places[..., None].expand_as(values), values)
 
 
@@ -120,7 +120,7 @@ def begin(model: nn.Module, seed: int) -> None:
 
 
 def flops(spec: ModelSpec, objective: str, outputs: int, config: MaskingConfig) -> int:
-    """Of one picture forward: a patch that an encoder does not see costs it nothing."""
+    """Of one image forward: a patch that an encoder does not see costs it nothing."""
     counts, patches = config.counts(spec.grid[0] * spec.grid[1]), spec.grid[0] * spec.grid[1]
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model = build_masked(spec, objective, outputs, config).eval().requires_grad_(False)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import PatchEmbed
 
-from vitctl.patches import patchify
+from vitctl.patches import patchify_images
 
 
 class PatchEmbedding(PatchEmbed):
@@ -32,9 +32,9 @@ class PatchEmbedding(PatchEmbed):
                 f"patches {tuple(pixels.shape[1:])} do not fit a model of {count} patches of {values} numbers; "
                 "read the file with another patch size or resolution, or change the model's"
             )
-        return self.embedded(pixels)
+        return self.embed(pixels)
 
-    def embedded(self, patches: torch.Tensor) -> torch.Tensor:
+    def embed(self, patches: torch.Tensor) -> torch.Tensor:
         """Any patches [B, L, P*P*C] to tokens [B, L, D]."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)  # [D, P*P*C], channels last as in a patch
         return self.norm(F.linear(patches, weight, self.proj.bias))  # type: ignore[no-any-return]
@@ -44,10 +44,10 @@ class PatchEmbedding(PatchEmbed):
         height, width = self.img_size
         if tuple(images.shape[2:]) != (height, width):
             raise ValueError(
-                f"pictures of {images.shape[2]}x{images.shape[3]} do not fit a model for {height}x{width}; "
+                f"images of {images.shape[2]}x{images.shape[3]} do not fit a model for {height}x{width}; "
                 "vitctl interpolate-pos --res makes one that does"
             )
         if self.pad:
             patch = self.patch_size[0]
             images = F.pad(images, (0, self.grid_size[1] * patch - width, 0, self.grid_size[0] * patch - height))
-        return patchify(images.permute(0, 2, 3, 1), self.patch_size[0])
+        return patchify_images(images.permute(0, 2, 3, 1), self.patch_size[0])

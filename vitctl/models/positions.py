@@ -19,7 +19,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.models.sincos import waves_with_prefix
 
 
-class Table(nn.Module):
+class PositionTable(nn.Module):
     """Positions [1, T, D] of all tokens: a learned row each, or fixed waves."""
 
     embed: torch.Tensor
@@ -37,7 +37,7 @@ class Table(nn.Module):
         return F.pad(self.embed, (0, 0, self.prefix, 0))
 
 
-class Table2d(nn.Module):
+class PositionTable2d(nn.Module):
     """Positions [1, T, D] put together from those of the column and the line. Tokens in front have none."""
 
     def __init__(self, spec: ModelSpec) -> None:

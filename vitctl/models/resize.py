@@ -29,24 +29,24 @@ FRESH = "fresh"  # nothing is kept: what interpolation is to be compared with
 TABLE = r"(?:blocks\.\d+\.)?"
 
 
-def resized(weights: Weights, height: int, width: int, method: Method = "official") -> Weights:
-    """The same weights for pictures of another size; what was done is in their history."""
+def resize_weights(weights: Weights, height: int, width: int, method: Method = "official") -> Weights:
+    """The same weights for images of another size; what was done is in their history."""
     one_of("method", method, (*METHODS, FRESH))
     old = weights.spec
     if old.family == "timm":
         raise UsageError(
             f"{old.name}: only timm itself knows its positions; vitctl resizes those of plain ViTs and hybrids"
         )
-    new = old.changed(height=height, width=width)
+    new = old.replace(height=height, width=width)
     if old.family == "bit":
         return replace(weights, spec=new)
     tensors = resize_tables(weights.tensors, old, new, method)
-    step = {"step": "positions", "from": list(old.grid), "to": list(new.grid), "method": how(old, method)}
+    step = {"step": "positions", "from": list(old.grid), "to": list(new.grid), "method": describe_method(old, method)}
     history = (*weights.about.history, step) if old.grid != new.grid else weights.about.history
     return replace(weights, spec=new, tensors=tensors, about=replace(weights.about, history=history))
 
 
-def how(spec: ModelSpec, method: str) -> str:
+def describe_method(spec: ModelSpec, method: str) -> str:
     if spec.positions in ("sincos", "sincos-mae"):
         return "computed anew"
     return {"none": "nothing to do", "relative": "bilinear in the distances"}.get(spec.positions, method)
@@ -89,12 +89,12 @@ def resize_offsets(table: torch.Tensor, old: Grid, new: Grid) -> torch.Tensor:
 
     There are several ways to take it apart (one line, or a line's length of columns); the one with the fewest columns
     for which the grid has lines is taken. The new distance, scaled in lines and columns as aligned corners scale, is
-    then looked up between its four old neighbours.
+    then looked up between its four old neighbors.
     """
     last = new[0] * new[1] - 1
     distance = torch.arange(-last, last + 1, dtype=torch.float64)
     lines = torch.round(distance / new[1]).clamp(1 - new[0], new[0] - 1)
-    steps = [lines * ratio(old[0], new[0]), (distance - lines * new[1]) * ratio(old[1], new[1])]
+    steps = [lines * scale_ratio(old[0], new[0]), (distance - lines * new[1]) * scale_ratio(old[1], new[1])]
     floors = [step.floor() for step in steps]
     result = torch.zeros(table.shape[0], len(distance), table.shape[2], dtype=torch.float64)
     most = table.shape[1] - 1
@@ -108,13 +108,15 @@ def resize_offsets(table: torch.Tensor, old: Grid, new: Grid) -> torch.Tensor:
     return result.to(table.dtype)
 
 
-def ratio(old: int, new: int) -> float:
+def scale_ratio(old: int, new: int) -> float:
     return (old - 1) / (new - 1) if new > 1 else 0.0
 
 
 def round_trip_error(weights: Weights, height: int, width: int, method: Method) -> float:
     """How much of the positions' size is lost on the way there and back: relative, root mean square."""
-    back = resized(resized(weights, height, width, method), weights.spec.height, weights.spec.width, method)
+    back = resize_weights(
+        resize_weights(weights, height, width, method), weights.spec.height, weights.spec.width, method
+    )
     squares = [
         ((back.tensors[name].double() - table.double()).square().sum().item(), table.double().square().sum().item())
         for name, table in weights.tensors.items()

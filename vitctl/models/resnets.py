@@ -16,7 +16,7 @@ GROUPS = 32
 
 
 class OfficialConv(StdConv2dSame):
-    """Standardised weights as the official hybrids have them: divided by (std + 1e-5), not by sqrt(var + eps)."""
+    """Standardized weights as the official hybrids have them: divided by (std + 1e-5), not by sqrt(var + eps)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.same_pad:
@@ -58,7 +58,7 @@ class HybridEmbedding(HybridEmbed):
         height, width = self.img_size
         if images.ndim != 4 or tuple(images.shape[2:]) != (height, width):
             raise ValueError(
-                f"a hybrid takes pictures [B, C, {height}, {width}], not {list(images.shape)}; "
+                f"a hybrid takes images [B, C, {height}, {width}], not {list(images.shape)}; "
                 'ask the loader for View("images"), or interpolate the model'
             )
         if self.pad:
@@ -68,7 +68,7 @@ class HybridEmbedding(HybridEmbed):
 
 
 class BiT(ResNetV2):
-    """The ResNet baseline of the paper: BiT's, pre-activation, any picture size."""
+    """The ResNet baseline of the paper: BiT's, pre-activation, any image size."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(

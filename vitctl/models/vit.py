@@ -15,7 +15,7 @@ from torch import nn
 from vitctl.config.model import ModelSpec
 from vitctl.models.gelu import TanhGelu
 from vitctl.models.patch_embedding import PatchEmbedding
-from vitctl.models.positions import Offsets, RelativeAttention, Table, Table2d
+from vitctl.models.positions import Offsets, PositionTable, PositionTable2d, RelativeAttention
 from vitctl.models.resnets import HybridEmbedding
 from vitctl.models.sincos import waves_with_prefix
 
@@ -79,19 +79,19 @@ class ViT(VisionTransformer):
             proj_drop_rate=spec.dropout,
             drop_path_rate=spec.drop_path,
             weight_init="skip",
-            embed_layer=embedding(spec),
+            embed_layer=make_patch_embedding(spec),
             norm_layer=partial(LayerNorm, eps=spec.norm_eps),
             act_layer=GELUS[spec.gelu],
             block_fn=partial(AxialBlock, spec.grid) if spec.family == "axial" else PlacedBlock,
             attn_layer=RelativeAttention if spec.positions == "relative" else Attention,
         )
         self.spec = spec
-        self.pre_logits = pre_logits(spec)
+        self.pre_logits = make_pre_logits(spec)
         if spec.hidden and spec.classes:
             self.head = nn.Linear(spec.hidden, spec.classes)
         if at_stem and spec.positions != "1d":
             self.pos_embed = nn.Parameter(waves_with_prefix(spec), requires_grad=False)
-        self.positions = Table2d(spec) if spec.added == "stem" and spec.positions == "2d" else None
+        self.positions = PositionTable2d(spec) if spec.added == "stem" and spec.positions == "2d" else None
         self.place_blocks()
 
     def place_blocks(self) -> None:
@@ -99,7 +99,7 @@ class ViT(VisionTransformer):
         spec = self.spec
         if spec.added == "stem":
             return
-        kind = {"2d": Table2d, "relative": Offsets}.get(spec.positions, Table)
+        kind = {"2d": PositionTable2d, "relative": Offsets}.get(spec.positions, PositionTable)
         shared = kind(spec)
         for block in self.blocks:
             table = shared if spec.added == "shared" else kind(spec)
@@ -116,42 +116,42 @@ class ViT(VisionTransformer):
         x = self.pre_logits(self.fc_norm(self.pool(x)))  # [B, D], or [B, R] behind a pre-logits layer
         return x if pre_logits else self.head(self.head_drop(x))
 
-    def placed(self, tokens: torch.Tensor) -> torch.Tensor:
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens of all patches [B, N, D], to what the first block takes, [B, T, D]."""
         return self.norm_pre(self.patch_drop(self._pos_embed(tokens)))  # type: ignore[no-any-return]
 
-    def begun(self, patches: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def embed_visible(self, patches: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Some patches [B, L, P*P*C] and where they are, to what the first block takes, without work for others."""
-        tokens = self.patch_embed.embedded(patches)
+        tokens = self.patch_embed.embed(patches)
         table = self._pos_embed(tokens.new_zeros(1, self.patch_embed.num_patches, tokens.shape[-1]))
         front, positions = table[:, : self.num_prefix_tokens], table[0, self.num_prefix_tokens :]
         placed = tokens + F.embedding(places, positions)
         return self.norm_pre(torch.cat([front.expand(len(tokens), -1, -1), placed], dim=1))  # type: ignore[no-any-return]
 
-    def through(self, tokens: torch.Tensor) -> torch.Tensor:
+    def run_blocks(self, tokens: torch.Tensor) -> torch.Tensor:
         return checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)  # type: ignore[no-any-return]
 
-    def ended(self, tokens: torch.Tensor) -> torch.Tensor:
+    def final_norm(self, tokens: torch.Tensor) -> torch.Tensor:
         """Through whichever norm stands behind the blocks."""
         return self.fc_norm(self.norm(tokens))  # type: ignore[no-any-return]
 
     def layers(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
         """Tokens [B, T, D] before the first block and after each."""
-        x = self.placed(self.patch_embed(pixels))
+        x = self.embed(self.patch_embed(pixels))
         yield x
         for block in self.blocks:
             x = block(x)
             yield x
 
 
-def embedding(spec: ModelSpec) -> Any:
+def make_patch_embedding(spec: ModelSpec) -> Any:
     """What timm calls to make the first layer."""
     if spec.family == "hybrid":
         return partial(HybridEmbedding, spec)
     return partial(PatchEmbedding, pad=spec.pad)
 
 
-def pre_logits(spec: ModelSpec) -> nn.Module:
+def make_pre_logits(spec: ModelSpec) -> nn.Module:
     """The hidden layer of a pretraining head. The paper's code of today has a tanh behind it."""
     if not spec.hidden:
         return nn.Identity()

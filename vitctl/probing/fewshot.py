@@ -1,4 +1,4 @@
-"""A probe on the shots that a seed draws, judged on all test pictures."""
+"""A probe on the shots that a seed draws, judged on all test images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.probing.draws import Ints, first, orders
+from vitctl.probing.draws import Ints, draw_orders, take_shots
 from vitctl.probing.least_squares import L2, LeastSquares, LeastSquaresGrid, best_on
 from vitctl.probing.logistic import Logistic
-from vitctl.probing.neighbours import NearestMean, Neighbours
+from vitctl.probing.neighbors import NearestMean, NearestNeighbors
 from vitctl.probing.ridge import Floats
 
 
 @dataclass(frozen=True)
-class Task:
-    """Features of labelled pictures."""
+class ProbeTask:
+    """Features of labeled images."""
 
     train: Floats  # [M, D]
     labels: Ints  # [M]
@@ -25,15 +25,15 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProbeSettings:
     l2: float = L2
     k: int = 20
     temperature: float = 0.07
-    by_test: bool = False  # lsr-grid's strength is chosen by the test pictures
+    by_test: bool = False  # lsr-grid's strength is chosen by the test images
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeTrial:
     seed: int
     top1: float
     strength: float | None  # l2, or scikit-learn's C
@@ -41,31 +41,31 @@ class Trial:
     guesses: Ints  # [T]
 
 
-PROBES: dict[str, Callable[[Settings], Any]] = {
+PROBES: dict[str, Callable[[ProbeSettings], Any]] = {
     "lsr": lambda settings: LeastSquares(settings.l2),
     "lsr-grid": lambda settings: LeastSquaresGrid(l2=settings.l2),
     "logreg": lambda settings: Logistic(),
-    "knn": lambda settings: Neighbours(settings.k, settings.temperature),
+    "knn": lambda settings: NearestNeighbors(settings.k, settings.temperature),
     "ncm": lambda settings: NearestMean(),
 }
 
 
-def trial(task: Task, name: str, settings: Settings, shots: int | None, seed: int) -> Trial:
-    rows = first(orders(task.labels, task.classes, seed), shots)
+def run_trial(task: ProbeTask, name: str, settings: ProbeSettings, shots: int | None, seed: int) -> ProbeTrial:
+    rows = take_shots(draw_orders(task.labels, task.classes, seed), shots)
     probe = PROBES[name](settings).fit(task.train[rows], task.labels[rows])
     if name == "lsr-grid" and settings.by_test:
         probe = best_on(task.train[rows], task.labels[rows], task.test, task.truth)
     guesses = np.asarray(probe.predict(task.test))
     strength = getattr(probe, "l2_", getattr(probe, "c_", None))
-    return Trial(seed, float((guesses == task.truth).mean()), strength, rows, guesses)
+    return ProbeTrial(seed, float((guesses == task.truth).mean()), strength, rows, guesses)
 
 
-def constant(features: Floats) -> int:
-    """Features that are the same on all shots: a test picture that differs there is blown up 100,000 times."""
+def constant_accuracy(features: Floats) -> int:
+    """Features that are the same on all shots: a test image that differs there is blown up 100,000 times."""
     return int((np.ptp(features, axis=0) == 0).sum())
 
 
-def interval(values: list[float]) -> float | None:
+def confidence_interval(values: list[float]) -> float | None:
     """Half of the 95% interval of a mean over seeds, by Student's t."""
     if len(values) < 2:
         return None

@@ -1,4 +1,4 @@
-"""What a model says of a picture before its head."""
+"""What a model says of an image before its head."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from torch import nn
 from vitctl.errors import ConfigError
 
 
-def pre_logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def compute_pre_logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """What the head would see, [B, D]."""
     layers: Any = model
     return layers.forward_head(layers.forward_features(pixels), pre_logits=True)  # type: ignore[no-any-return]
 
 
-def of_layers(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
+def average_layers(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
     """The last blocks' tokens, each through the last norm, pooled and side by side: [B, D'] or [B, N, D']."""
     parts: Any = model
     last = list(parts.layers(pixels))[-layers:]
-    tokens = torch.cat([parts.ended(each) for each in last], dim=-1)  # [B, T, D']
+    tokens = torch.cat([parts.final_norm(each) for each in last], dim=-1)  # [B, T, D']
     if pool == "cls":
         return tokens[:, 0]
     patches = tokens[:, parts.num_prefix_tokens :]

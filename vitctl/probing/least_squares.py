@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from vitctl.probing.labels import numbered
-from vitctl.probing.ridge import Decomposed, Floats, Ints
+from vitctl.probing.labels import encode_labels
+from vitctl.probing.ridge import Floats, Ints, RidgeDecomposition
 
 L2 = 2.0**10  # big_vision configs/common_fewshot.py
 BIAS = 100.0  # a column of it: nearly free of the penalty
@@ -24,18 +24,18 @@ class LeastSquares(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> "LeastSquares":
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
-        self.classes_, numbers = numbered(y)
+        self.classes_, numbers = encode_labels(y)
         X = X.astype(np.float64)
         self.mean_, self.scale_ = X.mean(0), X.std(0) + SMALLEST
-        found = Decomposed.of(self.prepared(X), numbers)
+        found = RidgeDecomposition.of(self.prepare(X), numbers)
         self.l2_ = self.strength(found, numbers)
         self.weights_ = found.weights(self.l2_)  # [D + 1, K]
         return self
 
-    def strength(self, found: Decomposed, numbers: Any) -> float:
+    def strength(self, found: RidgeDecomposition, numbers: Any) -> float:
         return self.l2
 
-    def prepared(self, X: Floats) -> Floats:
+    def prepare(self, X: Floats) -> Floats:
         scaled = (X - self.mean_) / self.scale_
         return np.concatenate([scaled, np.full((len(X), 1), self.bias)], axis=1)
 
@@ -43,7 +43,7 @@ class LeastSquares(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """[N, K]"""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        return self.prepared(X) @ self.weights_
+        return self.prepare(X) @ self.weights_
 
     def decision_function(self, X: Any) -> Floats:
         scores = self.scores(X)
@@ -55,15 +55,15 @@ class LeastSquares(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def best_on(X: Floats, y: Any, tests: Floats, truth: Any, strengths: tuple[float, ...] = STRENGTHS) -> LeastSquares:
-    """The strength that knows most of the very pictures it is judged on: an upper bound, not a measurement."""
+    """The strength that knows most of the very images it is judged on: an upper bound, not a measurement."""
     probe = LeastSquares().fit(X, y)
-    found = Decomposed.of(probe.prepared(X), numbered(y)[1])
-    judged = probe.prepared(tests)
+    found = RidgeDecomposition.of(probe.prepare(X), encode_labels(y)[1])
+    judged = probe.prepare(tests)
     right = [float((probe.classes_[(judged @ found.weights(l2)).argmax(1)] == truth).mean()) for l2 in strengths]
     return LeastSquares(strengths[int(np.argmax(right))]).fit(X, y)
 
 
-def evenly(numbers: Ints, count: int) -> Ints:
+def interleave_classes(numbers: Ints, count: int) -> Ints:
     """Rows of so many examples: the first of every class, then the second of every class, and so on."""
     by_class = np.argsort(numbers, kind="stable")
     starts = np.cumsum(np.bincount(numbers)) - np.bincount(numbers)
@@ -79,13 +79,13 @@ class LeastSquaresGrid(LeastSquares):
         super().__init__(l2, bias)
         self.strengths = strengths
 
-    def strength(self, found: Decomposed, numbers: Any) -> float:
+    def strength(self, found: RidgeDecomposition, numbers: Any) -> float:
         if np.bincount(numbers).min() < 2:
             return self.l2
         best, chosen = (-1.0, -np.inf), self.l2
-        spared = found.left_out(evenly(numbers, SPARED), np.float32)
+        spared = found.leave_out(interleave_classes(numbers, SPARED), np.float32)
         for l2 in self.strengths:
-            right, square = spared.judged(l2)
+            right, square = spared.score(l2)
             if (right, -square) > best:
                 best, chosen = (right, -square), l2
         return chosen

@@ -16,14 +16,14 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
-class Decomposed:
+class RidgeDecomposition:
     x: Floats  # [N, D]
     numbers: Ints  # [N], the classes; each of 0..K-1 occurs
     values: Floats  # [min(N, D)], what l2 is added to
     vectors: Floats  # Q
 
     @classmethod
-    def of(cls, x: Floats, numbers: Ints) -> "Decomposed":
+    def of(cls, x: Floats, numbers: Ints) -> "RidgeDecomposition":
         values, vectors = np.linalg.eigh(x @ x.T if len(x) < x.shape[1] else x.T @ x)
         return cls(x, numbers, np.maximum(values, 0), vectors)
 
@@ -43,13 +43,13 @@ class Decomposed:
         left = self.x.T @ self.vectors if self.is_dual else self.vectors
         return (left / (self.values + l2)) @ self.turned
 
-    def left_out(self, rows: Ints, dtype: type = np.float64) -> "LeftOut":
+    def leave_out(self, rows: Ints, dtype: type = np.float64) -> "LeaveOneOut":
         own = self.vectors[rows] if self.is_dual else self.x[rows] @ self.vectors
-        return LeftOut(own, self.turned.astype(dtype), self.values, self.numbers[rows], self.is_dual)
+        return LeaveOneOut(own, self.turned.astype(dtype), self.values, self.numbers[rows], self.is_dual)
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeaveOneOut:
     """What a fit to all other examples predicts for each of some, without fitting again."""
 
     own: Floats  # [R, min(N, D)], their rows of Q, or of XQ
@@ -70,7 +70,7 @@ class LeftOut:
         found /= np.maximum(1 - shares, 1e-12).astype(found.dtype)
         return found
 
-    def judged(self, l2: float) -> tuple[float, float]:
+    def score(self, l2: float) -> tuple[float, float]:
         """The share of those that are known, and the mean square of the gaps."""
         gaps = self.gaps(l2)
         square = float(np.vdot(gaps, gaps)) / gaps.size

@@ -1,1 +1,1 @@
-"""One loop, and what it is made of: objectives, optimisers, schedules, ranks, randomness, checkpoints."""
+"""One loop, and what it is made of: objectives, optimizers, schedules, ranks, randomness, checkpoints."""

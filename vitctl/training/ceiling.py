@@ -11,16 +11,16 @@ REPEATS = {"cpu": 1, "cuda": 50, "mps": 5}
 TRIALS = 3  # the quickest counts
 
 
-def ceiling(precision: Precision, device: torch.device) -> float:
+def measure_ceiling(precision: Precision, device: torch.device) -> float:
     """Floating point operations a second, two for each multiply-add."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     one = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
     repeats = REPEATS.get(device.type, 1)
     float((one @ one)[0, 0])  # waits for the device
-    return max(rate(one, repeats) for _ in range(TRIALS))
+    return max(matmul_rate(one, repeats) for _ in range(TRIALS))
 
 
-def rate(one: torch.Tensor, repeats: int) -> float:
+def matmul_rate(one: torch.Tensor, repeats: int) -> float:
     started = time.perf_counter()
     for _ in range(repeats):
         other = one @ one

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,22 +14,23 @@ from vitctl.errors import RunError
 from vitctl.randomness import scramble_int, stream
 from vitctl.reporting import Progress
 from vitctl.training.objective import Batchlike, Objective
-from vitctl.training.optimisers import clip, set_lr
+from vitctl.training.optimizers import clip_gradients, set_lr
 from vitctl.training.precision import Precision, autocast
 from vitctl.training.ranks import Ranks
-from vitctl.training.schedules import share
-from vitctl.training.state import State, follow
+from vitctl.training.recorder import Recorder
+from vitctl.training.schedules import lr_share
+from vitctl.training.state import State, update_ema
 from vitctl.training.stop import Stop
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoopConfig:
     """What does not change from step to step."""
 
     steps: int
-    batch: int  # global
+    batch: int  # over all ranks
     micro_batch: int
-    lr: float
+    lr: float  # the peak
     schedule: ScheduleConfig
     clip: float
     ema: float
@@ -38,115 +39,116 @@ class Plan:
     device: torch.device
     log_every: int
     eval_every: int
-    counts_right: bool = True
+    counts_correct: bool = True
 
     def lr_at(self, step: int) -> float:
-        return float(self.lr * share(self.schedule, step, self.steps))
-
-
-class Keeper(Protocol):
-    """What is done with the results on the way."""
-
-    def log(self, state: State, lr: float) -> None: ...
-
-    def evaluate(self, state: State) -> None: ...
-
-    def save_if_due(self, state: State) -> None: ...
+        return float(self.lr * lr_share(self.schedule, step, self.steps))
 
 
 def train(
     state: State,
-    called: nn.Module,
-    plan: Plan,
+    model: nn.Module,
+    config: LoopConfig,
     objective: Objective,
     feed: Callable[[int], Iterator[Batchlike]],
-    keeper: Keeper,
+    recorder: Recorder,
     ranks: Ranks,
     stop: Stop,
     bar: Progress,
 ) -> bool:
-    """To the last step, or to the one at which a rank was asked to stop; says whether it was the last."""
-    called.train()
-    state.optimiser.zero_grad(set_to_none=True)
+    """Train until the last step, or until any rank is asked to stop; return whether the last step was reached.
+
+    `model` is what is called: state.model itself, or state.model wrapped by DDP or compiled.
+    """
+    model.train()
+    state.optimizer.zero_grad(set_to_none=True)
     batches = feed(state.step)
-    while state.step < plan.steps:
-        lr = plan.lr_at(state.step)
-        found = gradients(called, plan, objective, next(batches), state.step)
-        loss, right, norm = fetched(found, clip(state.model.parameters(), plan.clip or math.inf))
-        loss, right, asked = ranks.sum([loss / ranks.world, right, float(stop.asked)])
-        check_finite(loss, norm, state.step, lr, state.model)
-        set_lr(state.optimiser, lr)
-        state.optimiser.step()
-        state.optimiser.zero_grad(set_to_none=True)
-        if state.average is not None:
-            follow(state.average, state.model, plan.ema)
+    while state.step < config.steps:
+        lr = config.lr_at(state.step)
+        parts = accumulate_gradients(model, config, objective, next(batches), state.step)
+        gradient_norm = clip_gradients(state.model.parameters(), config.clip or math.inf)
+        loss, correct, norm = fetch_scalars(parts, gradient_norm)
+        # All ranks stop after the same step, because each of them sees the sum of all requests.
+        loss, correct, stops = ranks.sum([loss / ranks.world, correct, float(stop.requested)])
+        check_finite_step(loss, norm, state.step, lr, state.model)
+        set_lr(state.optimizer, lr)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.ema is not None:
+            update_ema(state.ema, state.model, config.ema)
         state.step += 1
-        state.tally.add(loss, right, plan.batch, norm)
-        shown = {"top1": f"{right / plan.batch:.0%}"} if plan.counts_right else {}
-        bar.advance(plan.batch, loss=loss, **shown, lr=lr)
-        if due(state.step, plan.log_every, plan.steps):
-            keeper.log(state, lr)
-        if due(state.step, plan.eval_every, plan.steps):
-            keeper.evaluate(state)
-            called.train()
-        if asked:
+        state.sums.add(loss, correct, config.batch, norm)
+        top1 = {"top1": f"{correct / config.batch:.0%}"} if config.counts_correct else {}
+        bar.advance(config.batch, loss=loss, **top1, lr=lr)
+        if is_due(state.step, config.log_every, config.steps):
+            recorder.log(state, lr)
+        if is_due(state.step, config.eval_every, config.steps):
+            recorder.evaluate(state)
+            model.train()
+        if stops:
             break
-        keeper.save_if_due(state)
-    return state.step >= plan.steps
+        recorder.save_if_due(state)
+    return state.step >= config.steps
 
 
-def due(step: int, every: int, steps: int) -> bool:
-    """At the end, and every so many steps, but not shortly before the end."""
+def is_due(step: int, every: int, steps: int) -> bool:
+    """At the last step, and every `every` steps, except shortly before the last one."""
     return step == steps or (step % every == 0 and 2 * (steps - step) >= every)
 
 
-def gradients(
-    called: nn.Module, plan: Plan, objective: Objective, examples: Batchlike, step: int
+def accumulate_gradients(
+    model: nn.Module, config: LoopConfig, objective: Objective, examples: Batchlike, step: int
 ) -> list[tuple[float, torch.Tensor]]:
-    """Of the mean loss over this rank's share, micro-batch by micro-batch: each with its share, loss and hits."""
-    starts = range(0, len(examples), plan.micro_batch)
-    found = []
+    """Backpropagate the mean loss of this rank's examples, one micro-batch at a time.
+
+    Returns (weight, [mean loss, correct]) of each micro-batch. The values stay on the device: reading them here would
+    make the CPU wait for the device once per micro-batch.
+    """
+    starts = range(0, len(examples), config.micro_batch)
+    results = []
     for start in starts:
-        part = examples.part(start, min(start + plan.micro_batch, len(examples)))
-        torch.manual_seed(key(plan.seed, step, part.first))
-        with together(called, last=start == starts[-1]):
-            with autocast(plan.precision, plan.device):
-                mean, hits = objective(called, part)
-            torch.autograd.backward(mean * (len(part) / len(examples)))
-        found.append((len(part) / len(examples), torch.stack([mean.detach().float(), hits.float()])))
-    return found
+        part = examples.part(start, min(start + config.micro_batch, len(examples)))
+        # Dropout depends on the step and on the place in the global batch, not on the number of ranks.
+        torch.manual_seed(sample_key(config.seed, step, part.first))
+        weight = len(part) / len(examples)  # the last micro-batch may be smaller
+        with sync_only_last(model, last=start == starts[-1]):
+            with autocast(config.precision, config.device):
+                loss, correct = objective(model, part)
+            torch.autograd.backward(loss * weight)
+        results.append((weight, torch.stack([loss.detach().float(), correct.float()])))
+    return results
 
 
-def fetched(found: list[tuple[float, torch.Tensor]], norm: torch.Tensor) -> tuple[float, float, float]:
-    """Loss, hits and norm of the gradients: the one time in a step that the device is waited for."""
-    *parts, (norm_of, _) = torch.stack([*(values for _, values in found), norm.float().repeat(2)]).tolist()
-    loss = sum(mean * share for (share, _), (mean, _) in zip(found, parts, strict=True))
-    return loss, sum(hits for _, hits in parts), norm_of
+def fetch_scalars(parts: list[tuple[float, torch.Tensor]], norm: torch.Tensor) -> tuple[float, float, float]:
+    """Loss, correct answers and gradient norm as Python numbers: the one time a step waits for the device."""
+    *values, (norm_value, _) = torch.stack([*(value for _, value in parts), norm.float().repeat(2)]).tolist()
+    loss = sum(mean * weight for (weight, _), (mean, _) in zip(parts, values, strict=True))
+    return loss, sum(correct for _, correct in values), norm_value
 
 
-def key(seed: int, step: int, first: int) -> int:
-    """The seed of dropout: of the step and the place in the global batch, whichever rank computes it."""
+def sample_key(seed: int, step: int, first: int) -> int:
+    """The seed of dropout for the micro-batch that begins at `first` in the global batch."""
     return scramble_int(scramble_int(stream(seed, "dropout") + step) + first) & (2**63 - 1)
 
 
-def together(called: Any, last: bool) -> Any:
-    """Ranks add up their gradients behind the last micro-batch alone."""
-    if hasattr(called, "set_requires_gradient_sync"):
-        called.set_requires_gradient_sync(last)
-    elif hasattr(called, "no_sync") and not last:
-        return called.no_sync()
+def sync_only_last(model: Any, last: bool) -> Any:
+    """Ranks exchange gradients after the last micro-batch only: the sum is the same, with one message per step."""
+    if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+        model.set_requires_gradient_sync(last)
+    elif hasattr(model, "no_sync") and not last:  # DDP
+        return model.no_sync()
     return nullcontext()
 
 
-def check_finite(loss: float, norm: float, step: int, lr: float, model: nn.Module) -> None:
-    """Stops before the update that would spoil the weights."""
+def check_finite_step(loss: float, norm: float, step: int, lr: float, model: nn.Module) -> None:
+    """Stop before an update that would spoil the weights."""
     if math.isfinite(loss) and math.isfinite(norm):
         return
     bad = [
         name for name, value in model.named_parameters() if value.grad is not None and not value.grad.isfinite().all()
     ]
-    first = f"; the first gradient that is not finite: {bad[0]}" if bad else ""
+    first = f"; the first gradient that is not finite is {bad[0]}" if bad else ""
     raise RunError(
-        f"step {step}: the loss is {loss:.4g}, the gradient's norm {norm:.4g}, at lr {lr:.3g}{first}. Nothing was "
-        "updated; the last checkpoint stays. A lower lr, a longer warm-up or optim.clip=1 may help"
+        f"step {step}: the loss is {loss:.4g} and the gradient norm {norm:.4g} at lr {lr:.3g}{first}. The weights were "
+        "not updated and the last checkpoint is kept. Try a lower lr, a longer warm-up or --set optim.clip=1"
     )

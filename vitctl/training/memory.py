@@ -1,4 +1,4 @@
-"""How many pictures are computed at once: as many as fit, and no more than are of use."""
+"""How many images are computed at once: as many as fit, and no more than are of use."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ SHARE = 0.5  # of the memory, for what a backward pass needs of a forward pass
 USEFUL = 16_384  # tokens at once on a CPU: beyond that, memory is used and no time is won
 
 
-def fitting(
+def find_micro_batch(
     model: nn.Module,
     objective: Objective,
     examples: Batchlike,
@@ -25,7 +25,7 @@ def fitting(
 ) -> int:
     """The largest divisor of a rank's share that fits."""
     few = examples.part(0, min(2, len(examples)))  # a norm over batches cannot do with one
-    each = saved_bytes(model, objective, few, precision, device) / len(few)
+    each = measure_saved_bytes(model, objective, few, precision, device) / len(few)
     most = int(free_bytes(device) * SHARE / max(each, 1))
     if device.type == "cpu":
         most = min(most, max(1, USEFUL // tokens))
@@ -35,10 +35,10 @@ def fitting(
     return max(even or divisors)
 
 
-def saved_bytes(
+def measure_saved_bytes(
     model: nn.Module, objective: Objective, few: Batchlike, precision: Precision, device: torch.device
 ) -> int:
-    """What pictures leave behind for the backward pass; weights, which are there anyway, do not count."""
+    """What images leave behind for the backward pass; weights, which are there anyway, do not count."""
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     seen: dict[int, int] = {}
 
@@ -64,7 +64,7 @@ def free_bytes(device: torch.device) -> int:
     return memory_bytes() or 4 << 30
 
 
-def retried(run: Callable[[], bool], state: State, may_retry: bool, say: Callable[[str], None]) -> bool:
+def retry_with_less_memory(run: Callable[[], bool], state: State, may_retry: bool, say: Callable[[str], None]) -> bool:
     """Runs with ever smaller micro-batches while memory runs out, or says which one to try."""
     while True:
         try:

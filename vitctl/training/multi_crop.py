@@ -1,4 +1,4 @@
-"""Several looks at a picture, and the mean of what is said of them."""
+"""Several looks at an image, and the mean of what is said of them."""
 
 import math
 from collections.abc import Callable
@@ -10,25 +10,25 @@ from torch import nn
 SHARE = 0.875  # of each side, as 224 of 256
 
 
-class Looks(nn.Module):
-    """Bytes [B, H, W, C] to logits [B, K]: log of the mean probability over the centre and the corners, and with 10
+class MultiCrop(nn.Module):
+    """Bytes [B, H, W, C] to logits [B, K]: log of the mean probability over the center and the corners, and with 10
     over their mirror images too."""
 
     def __init__(
-        self, model: nn.Module, normalise: Callable[[torch.Tensor], torch.Tensor], size: tuple[int, int], count: int
+        self, model: nn.Module, normalize: Callable[[torch.Tensor], torch.Tensor], size: tuple[int, int], count: int
     ) -> None:
         super().__init__()
-        self.model, self.normalise, self.size, self.count = model, normalise, size, count
+        self.model, self.normalize, self.size, self.count = model, normalize, size, count
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        looks = [self.model(self.normalise(each)).float().log_softmax(1) for each in self.looks(pixels)]
+        looks = [self.model(self.normalize(each)).float().log_softmax(1) for each in self.looks(pixels)]
         return torch.stack(looks).logsumexp(0) - math.log(len(looks))
 
     def looks(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        crops = [self.sized(each) for each in corners(pixels)]
+        crops = [self.resize(each) for each in corners(pixels)]
         return crops + [each.flip(2) for each in crops] if self.count == 10 else crops
 
-    def sized(self, crop: torch.Tensor) -> torch.Tensor:
+    def resize(self, crop: torch.Tensor) -> torch.Tensor:
         if tuple(crop.shape[1:3]) == self.size:
             return crop
         channels_first = crop.permute(0, 3, 1, 2)
@@ -39,7 +39,7 @@ class Looks(nn.Module):
 
 
 def corners(pixels: torch.Tensor) -> list[torch.Tensor]:
-    """The centre and the four corners of [B, H, W, C]."""
+    """The center and the four corners of [B, H, W, C]."""
     height, width = pixels.shape[1:3]
     high, wide = max(1, round(height * SHARE)), max(1, round(width * SHARE))
     down, right = height - high, width - wide

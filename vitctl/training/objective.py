@@ -1,4 +1,4 @@
-"""What a model is asked for, and what of its answers is counted."""
+"""Losses, and which predictions are correct."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitctl.patches import taken
+from vitctl.models.corruption import Corruption
+from vitctl.patches import take_tokens
 
 
 class Batchlike(Protocol):
-    """A rank's share of a batch, whatever it is made of."""
+    """A rank's share of a batch, labeled or masked."""
 
     @property
     def first(self) -> int:
-        """The place of the first of them in the global batch."""
+        """The index of its first example in the global batch."""
 
     def __len__(self) -> int: ...
 
@@ -34,46 +35,40 @@ class Examples:
         return len(self.labels)
 
     def part(self, begin: int, end: int) -> Self:
-        own = slice(begin, end)
+        part = slice(begin, end)
         return replace(
-            self, pixels=self.pixels[own], targets=self.targets[own], labels=self.labels[own], first=self.first + begin
+            self,
+            pixels=self.pixels[part],
+            targets=self.targets[part],
+            labels=self.labels[part],
+            first=self.first + begin,
         )
 
 
-Normalise = Callable[[torch.Tensor], torch.Tensor]  # bytes to what a model takes
+Normalize = Callable[[torch.Tensor], torch.Tensor]  # bytes to the input of a model
 
 
 class Objective(Protocol):
     def __call__(self, model: nn.Module, examples: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean loss, and how many were right."""
+        """The mean loss, and the number of correct predictions."""
 
 
 class Supervised:
-    def __init__(self, normalise: Normalise, loss: Literal["softmax", "sigmoid"] = "softmax") -> None:
-        self.normalise = normalise
+    def __init__(self, normalize: Normalize, loss: Literal["softmax", "sigmoid"] = "softmax") -> None:
+        self.normalize = normalize
         self.loss = {"softmax": softmax, "sigmoid": sigmoid}[loss]
 
     def __call__(self, model: nn.Module, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = model(self.normalise(examples.pixels)).float()  # [B, K]
+        logits = model(self.normalize(examples.pixels)).float()  # [B, K]
         return self.loss(logits, examples.targets), (logits.argmax(-1) == examples.labels).sum()
-
-
-class Hidden(Protocol):
-    """Which patches of each picture are asked for."""
-
-    @property
-    def hidden(self) -> torch.Tensor:
-        """[B, M]"""
-
-    def part(self, begin: int, end: int) -> Self: ...
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Pictures without labels, as patches."""
+    """Images without labels, as patches, some of them hidden."""
 
     pixels: torch.Tensor  # uint8 [B, N, P*P*C]
-    corruption: Hidden
+    corruption: Corruption
     first: int
 
     def __len__(self) -> int:
@@ -89,31 +84,31 @@ class Masked:
 
 
 class PatchClasses:
-    """Hidden patches are told apart by classes that are made of their bytes."""
+    """Predict hidden patches as classes of color."""
 
-    def __init__(self, normalise: Normalise, classes: int, targets: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.normalise, self.classes, self.targets = normalise, classes, targets
+    def __init__(self, normalize: Normalize, classes: int, targets: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.normalize, self.classes, self.targets = normalize, classes, targets
 
     def __call__(self, model: nn.Module, examples: Masked) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean loss, and the share of answers that are right, summed over the pictures."""
-        targets = self.targets(taken(examples.pixels, examples.corruption.hidden))  # [B, M, answers]
-        logits = model(self.normalise(examples.pixels), examples.corruption).float()
+        """The mean loss, and the share of correct predictions, summed over the images."""
+        targets = self.targets(take_tokens(examples.pixels, examples.corruption.hidden))  # [B, M, colors]
+        logits = model(self.normalize(examples.pixels), examples.corruption).float()
         logits = logits.reshape(-1, self.classes)
-        right = (logits.argmax(-1) == targets.flatten()).float().mean()
-        return F.cross_entropy(logits, targets.flatten()), right * len(examples)
+        correct = (logits.argmax(-1) == targets.flatten()).float().mean()
+        return F.cross_entropy(logits, targets.flatten()), correct * len(examples)
 
 
 class PatchValues:
-    """Hidden patches are told number by number."""
+    """Predict hidden patches as numbers."""
 
-    def __init__(self, normalise: Normalise, targets: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.normalise, self.targets = normalise, targets
+    def __init__(self, normalize: Normalize, targets: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.normalize, self.targets = normalize, targets
 
     def __call__(self, model: nn.Module, examples: Masked) -> tuple[torch.Tensor, torch.Tensor]:
-        values = self.normalise(examples.pixels)
-        targets = self.targets(taken(values, examples.corruption.hidden))  # [B, M, P*P*C]
-        found = model(values, examples.corruption).float()
-        return F.mse_loss(found, targets), torch.zeros((), device=found.device)
+        values = self.normalize(examples.pixels)
+        targets = self.targets(take_tokens(values, examples.corruption.hidden))  # [B, M, P*P*C]
+        predicted = model(values, examples.corruption).float()
+        return F.mse_loss(predicted, targets), torch.zeros((), device=predicted.device)
 
 
 def softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -121,7 +116,7 @@ def softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def sigmoid(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Each class for itself, summed over the classes as in big_vision."""
+    """Binary cross-entropy of each class, summed over the classes as in big_vision."""
     if targets.ndim == 1:
         targets = F.one_hot(targets, logits.shape[-1]).float()
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()

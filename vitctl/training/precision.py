@@ -1,4 +1,4 @@
-"""In which numbers a step is computed. Weights, gradients and the optimiser stay in float32 always."""
+"""In which numbers a step is computed. Weights, gradients and the optimizer stay in float32 always."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -11,7 +11,7 @@ from vitctl.machine import native_bf16
 Precision = Literal["float32", "bf16"]
 
 
-def chosen(wanted: Literal["auto", "float32", "bf16"], device: torch.device) -> Precision:
+def choose_precision(wanted: Literal["auto", "float32", "bf16"], device: torch.device) -> Precision:
     """bfloat16 where the device multiplies it itself."""
     if wanted != "auto":
         return wanted

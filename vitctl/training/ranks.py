@@ -32,27 +32,27 @@ class Ranks:
         if self.world == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total, group=talk())
+        dist.all_reduce(total, group=connect_ranks())
         return [float(each) for each in total]
 
-    def most(self, value: float) -> float:
+    def max(self, value: float) -> float:
         if self.world == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total, op=dist.ReduceOp.MAX, group=talk())
+        dist.all_reduce(total, op=dist.ReduceOp.MAX, group=connect_ranks())
         return float(total)
 
-    def agreed(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """What the first rank says."""
         if self.world == 1:
             return text
         said = [text]
-        dist.broadcast_object_list(said, src=0, group=talk())
+        dist.broadcast_object_list(said, src=0, group=connect_ranks())
         return said[0]
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         if self.world > 1:
-            dist.barrier(group=talk())
+            dist.barrier(group=connect_ranks())
 
 
 def ranks_here() -> Ranks:
@@ -67,12 +67,12 @@ NAMES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 TALK: list[Any] = []  # the group in which numbers and words are exchanged on the CPU, beside that of the gradients
 
 
-def talk() -> Any:
+def connect_ranks() -> Any:
     return TALK[-1]
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def join_ranks(device: torch.device) -> Iterator[Ranks]:
     """All ranks, connected for as long as this lasts."""
     ranks = ranks_here()
     if ranks.world == 1:
@@ -100,12 +100,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def shared_out(model: nn.Module, ranks: Ranks, parallel: str, device: torch.device) -> nn.Module:
+def wrap(model: nn.Module, ranks: Ranks, parallel: str, device: torch.device) -> nn.Module:
     """What is called in training: the model, or it between its copies; with fsdp it is cut up in place."""
     if ranks.world == 1:
         return model
     if parallel == "fsdp":
-        return cut_up(model, device)
+        return shard(model, device)
     from torch.nn.parallel import DistributedDataParallel
 
     ids = [device.index] if device.type == "cuda" else None
@@ -114,7 +114,7 @@ def shared_out(model: nn.Module, ranks: Ranks, parallel: str, device: torch.devi
         return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def cut_up(model: nn.Module, device: torch.device) -> nn.Module:
+def shard(model: nn.Module, device: torch.device) -> nn.Module:
     """Every rank keeps its part of each block, and has a whole block only while it computes it (FSDP2)."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -126,12 +126,12 @@ def cut_up(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor that may lie in parts on the ranks; all of them must ask."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def placed(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def distribute(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A whole tensor, laid out as another one is."""
     if not hasattr(like, "full_tensor"):
         return tensor.to(like.device)

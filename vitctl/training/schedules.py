@@ -5,10 +5,10 @@ import math
 from vitctl.config.train import ScheduleConfig
 
 
-def share(config: ScheduleConfig, step: int, steps: int) -> float:
+def lr_share(config: ScheduleConfig, step: int, steps: int) -> float:
     """The share of the peak lr at a step. With a warm-up, step 0 has none: so do the official programs."""
     warm, cool = config.warmup_steps(steps), config.cooldown_steps(steps)
-    value = decayed(config, step - warm, steps - warm)
+    value = decay_share(config, step - warm, steps - warm)
     if warm:
         value *= min(1.0, step / warm)
     if cool:
@@ -16,7 +16,7 @@ def share(config: ScheduleConfig, step: int, steps: int) -> float:
     return value
 
 
-def decayed(config: ScheduleConfig, step: int, steps: int) -> float:
+def decay_share(config: ScheduleConfig, step: int, steps: int) -> float:
     """Behind the warm-up: `step` of `steps`."""
     progress = min(1.0, max(0.0, step / max(steps, 1)))
     if config.kind == "cosine":

@@ -1,4 +1,4 @@
-"""Everything that changes while a model is trained. All of it goes into a checkpoint, and comes back from one."""
+"""Everything that changes during training. All of it is saved in a checkpoint and restored from one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,105 +8,124 @@ import torch
 from torch import nn
 
 from vitctl.errors import DataError
-from vitctl.io.weights import Tensors, differences
-from vitctl.training.ranks import placed, whole
+from vitctl.io.weights import Tensors, describe_differences
+from vitctl.training.ranks import distribute, gather_tensor
 
 
 @dataclass
 class StepSums:
-    """Sums since the last line of the log."""
+    """Sums over the steps since the last line of the log."""
 
     steps: int = 0
     loss: float = 0.0
-    right: float = 0.0
-    pictures: float = 0.0
+    correct: float = 0.0
+    images: float = 0.0
     norm: float = 0.0
 
-    def add(self, loss: float, right: float, pictures: float, norm: float) -> None:
+    def add(self, loss: float, correct: float, images: float, norm: float) -> None:
         self.steps += 1
         self.loss += loss
-        self.right += right
-        self.pictures += pictures
+        self.correct += correct
+        self.images += images
         self.norm += norm
+
+    def to_dict(self) -> dict[str, float]:
+        """By the names that checkpoints have had since 0.1."""
+        return dict(zip(SUMS, vars(self).values(), strict=True))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "StepSums":
+        return cls(*(values[name] for name in SUMS))
+
+
+SUMS = ("steps", "loss", "right", "pictures", "norm")
+FACTS = ("step", "best", "best_step", "micro_batch")
 
 
 @dataclass
 class State:
+    """Tensors in a checkpoint are named model.NAME, average.NAME (the EMA) and optim.KEY.NAME.
+
+    With FSDP every tensor is split over the ranks. A checkpoint holds whole tensors, so that a run may resume on
+    another number of ranks; whatever gathers them (`tensors`, `weights`) must be called on every rank.
+    """
+
     model: nn.Module
-    optimiser: torch.optim.Optimizer
-    average: Tensors | None = None  # of the weights over the steps, where one is kept
+    optimizer: torch.optim.Optimizer
+    ema: Tensors | None = None  # exponential moving average of the weights
     step: int = 0
-    best: float = -1.0  # the best score on val so far: accuracy, or what stands for it
+    best: float = -1.0  # the best score on val so far
     best_step: int = 0
-    micro_batch: int = 0  # decides the order of sums, and where dropout's draws begin
-    tally: StepSums = field(default_factory=StepSums)
+    micro_batch: int = 0  # part of the state: it decides the order of sums, and the seeds of dropout
+    sums: StepSums = field(default_factory=StepSums)
 
     def facts(self) -> dict[str, Any]:
-        names = ("step", "best", "best_step", "micro_batch")
-        return {name: getattr(self, name) for name in names} | {
-            "tally": dict(vars(self.tally))
-        }  # written while the sums go on
+        """The numbers of a checkpoint. Copies: they are written in the background while training goes on."""
+        return {name: getattr(self, name) for name in FACTS} | {"tally": self.sums.to_dict()}
 
     def tensors(self) -> Tensors:
-        """Copies of all, whole and on the CPU. Every rank must call it."""
-        found = {f"model.{name}": tensor for name, tensor in stored(self.model)}
-        found |= {f"average.{name}": tensor for name, tensor in (self.average or {}).items()}
+        """Copies of all tensors, whole and on the CPU. Every rank must call it."""
+        tensors = self.collect()
         for name, parameter in self.model.named_parameters():
-            for key, value in self.optimiser.state.get(parameter, {}).items():
-                found[f"optim.{key}.{name}"] = value
-        return {name: copied(tensor) for name, tensor in found.items()}
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optim.{key}.{name}"] = value
+        return {name: copy_to_cpu(tensor) for name, tensor in tensors.items()}
+
+    def collect(self) -> Tensors:
+        """Those of the model and of the EMA, by their names in a checkpoint."""
+        tensors = {f"model.{name}": tensor for name, tensor in state_tensors(self.model)}
+        return tensors | {f"average.{name}": tensor for name, tensor in (self.ema or {}).items()}
 
     def restore(self, tensors: Tensors, facts: dict[str, Any]) -> None:
-        model = {f"model.{name}": tensor for name, tensor in stored(self.model)}
-        average = {f"average.{name}": tensor for name, tensor in (self.average or {}).items()}
-        given = {name for name in tensors if not name.startswith("optim.")}
-        found = differences(set(model | average) - given, given - set(model | average))
-        if found:
-            raise DataError(f"this checkpoint is of another model: it {found}")
+        own = self.collect()
+        optim = {name: tensor for name, tensor in tensors.items() if name.startswith("optim.")}
+        difference = describe_differences(own.keys() - tensors.keys(), tensors.keys() - own.keys() - optim.keys())
+        if difference:
+            raise DataError(f"this checkpoint is of another model: it {difference}")
         with torch.no_grad():
-            for name, tensor in (model | average).items():
-                tensor.copy_(placed(tensors[name], tensor))
-        self.restore_optimiser({name: tensor for name, tensor in tensors.items() if name.startswith("optim.")})
-        self.tally = StepSums(**facts["tally"])
-        for name in ("step", "best", "best_step", "micro_batch"):
+            for name, tensor in own.items():
+                tensor.copy_(distribute(tensors[name], tensor))
+        self.restore_optimizer(optim)
+        self.sums = StepSums.from_dict(facts["tally"])
+        for name in FACTS:
             setattr(self, name, facts[name])
 
-    def restore_optimiser(self, tensors: Tensors) -> None:
+    def restore_optimizer(self, tensors: Tensors) -> None:
         parameters = dict(self.model.named_parameters())
         for whole_name, tensor in tensors.items():
             _, key, name = whole_name.split(".", 2)
             like = parameters[name]
-            is_fused = any(group.get("fused") for group in self.optimiser.param_groups)  # counts where it computes
+            is_fused = any(group.get("fused") for group in self.optimizer.param_groups)
             if tensor.shape == like.shape and tensor.ndim > 0:
-                tensor = placed(tensor, like)
-            elif is_fused or tensor.ndim:
+                tensor = distribute(tensor, like)
+            elif is_fused or tensor.ndim:  # fused Adam counts its steps on the device, the others on the CPU
                 tensor = tensor.to(like.device)
-            self.optimiser.state[like][key] = tensor.clone()
+            self.optimizer.state[like][key] = tensor.clone()
 
     def weights(self) -> Tensors:
-        """What is evaluated and kept: the average where there is one. Every rank must call it."""
-        own = dict(stored(self.model)) | (self.average or {})
-        return {name: copied(tensor) for name, tensor in own.items()}
+        """What is evaluated and saved: the EMA where there is one. Every rank must call it."""
+        own = dict(state_tensors(self.model)) | (self.ema or {})
+        return {name: copy_to_cpu(tensor) for name, tensor in own.items()}
 
 
-def stored(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
-    """Parameters, and buffers that belong into a file; what several layers share stands once."""
-    kept = set(model.state_dict())
+def state_tensors(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    """Parameters and persistent buffers. A tensor that several layers share comes once."""
+    names = set(model.state_dict())
     yield from ((name, tensor.detach()) for name, tensor in model.named_parameters())
-    yield from ((name, tensor) for name, tensor in model.named_buffers() if name in kept)
+    yield from ((name, tensor) for name, tensor in model.named_buffers() if name in names)
 
 
-def copied(tensor: torch.Tensor) -> torch.Tensor:
-    full = whole(tensor.detach())
+def copy_to_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    full = gather_tensor(tensor.detach())
     return full.clone() if full.device.type == "cpu" else full.cpu()
 
 
-def averaged(model: nn.Module) -> Tensors:
-    """The average before the first step: the weights themselves."""
+def init_ema(model: nn.Module) -> Tensors:
+    """The EMA before the first step: the weights themselves."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def follow(average: Tensors, model: nn.Module, keep: float) -> None:
-    """average = keep * average + (1 - keep) * weights."""
-    own = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-    torch._foreach_lerp_(list(average.values()), own, 1 - keep)
+def update_ema(ema: Tensors, model: nn.Module, decay: float) -> None:
+    """ema = decay * ema + (1 - decay) * weights, for all tensors in one call."""
+    weights = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+    torch._foreach_lerp_(list(ema.values()), weights, 1 - decay)

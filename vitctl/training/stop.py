@@ -11,7 +11,7 @@ from vitctl.errors import Terminated
 
 
 class Stop:
-    """`with Stop() as stop:` and, between steps, `if stop.asked`."""
+    """`with Stop() as stop:` and, between steps, `if stop.requested`."""
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self.say = say or (lambda text: None)
@@ -19,7 +19,7 @@ class Stop:
         self.before: dict[int, Any] = {}
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return bool(self.signal)
 
     @property
@@ -29,7 +29,7 @@ class Stop:
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.hear)
+                self.before[number] = signal.signal(number, self.handle)
         return self
 
     def __exit__(
@@ -38,8 +38,8 @@ class Stop:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def hear(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked:
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self.signal = number
         with suppress(RuntimeError):  # the signal came in the middle of another line

@@ -1,4 +1,4 @@
-"""What a test says of a model beyond how often it is right: sums over pictures, which add up over ranks."""
+"""What a test says of a model beyond how often it is right: sums over images, which add up over ranks."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class ClassScore:
     name: str
     pictures: int
     top1: float
-    answers: int  # pictures of any class that were taken for it
+    answers: int  # images of any class that were taken for it
     taken_for: str  # the class that it was most often taken for wrongly; empty where it was not
 
 
@@ -39,15 +39,15 @@ class Tally:
 
     def __init__(self, classes: int, sets: torch.Tensor | None = None) -> None:
         self.classes, self.sets = classes, sets
-        self.sums = torch.zeros(4, dtype=torch.float64)  # pictures, loss, right, right among five
-        self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # pictures, confidence, right
-        self.of_class = torch.zeros(3, classes, dtype=torch.float64)  # pictures, right, answers
+        self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, right, right among five
+        self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # images, confidence, right
+        self.of_class = torch.zeros(3, classes, dtype=torch.float64)  # images, right, answers
         self.confusion = torch.zeros(classes, classes, dtype=torch.float64) if classes <= MOST else None
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> None:
         """Logits [B, K]; labels int64 [B], and which rows of the split these are."""
         logits, labels = logits.cpu().double(), labels.cpu()
-        check_finite(logits)
+        check_finite_logits(logits)
         right = F.one_hot(labels.clamp(min=0), self.classes).bool() if self.sets is None else self.sets[rows.cpu()]
         known = right.any(1)
         logits, labels, right = logits[known], labels[known], right[known]
@@ -74,7 +74,7 @@ class Tally:
         if self.confusion is not None:
             self.confusion.view(-1).index_add_(0, labels[has] * self.classes + answers[has], one[has])
 
-    def gathered(self, ranks: Ranks) -> None:
+    def gather(self, ranks: Ranks) -> None:
         """The sums of all ranks."""
         if ranks.world == 1:
             return
@@ -115,11 +115,11 @@ class Tally:
         return names[int(line.argmax())] if line.any() else ""
 
 
-def check_finite(logits: torch.Tensor) -> None:
+def check_finite_logits(logits: torch.Tensor) -> None:
     """The largest of NaNs would still be some class: logits that are not finite are refused."""
     broken = int((~torch.isfinite(logits)).any(1).sum())
     if broken:
-        raise RunError(f"the model's answers to {broken} of {len(logits)} pictures are not finite: nothing can be said")
+        raise RunError(f"the model's answers to {broken} of {len(logits)} images are not finite: nothing can be said")
 
 
 def wilson(right: float, pictures: float, z: float = 1.959964) -> tuple[float, float]:

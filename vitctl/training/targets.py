@@ -1,17 +1,32 @@
-"""What is asked of a hidden patch, from its bytes: colors of normalised values would all be of one class."""
+"""What is predicted of hidden patches. Targets come from bytes: normalized colors would all fall into one class."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from vitctl.config.masking import MaskingConfig
+from vitctl.training.objective import Objective
 
-TOGETHER = 12  # bits of a color that is one class; where there are more, channels are asked for one by one
-SMALLEST = 1e-6  # added to a variance, as in MAE
+JOINT_BITS = 12  # of a color that is one class; with more bits, every channel has classes of its own
+EPS = 1e-6  # added to a variance, as in MAE
+
+
+@dataclass(frozen=True)
+class MaskedTarget:
+    """What is predicted of a hidden patch, and how a prediction is drawn."""
+
+    outputs: int  # of the decoder, for each patch
+    objective: Objective
+    draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # outputs [B, M, outputs], bytes [B, M, X] -> bytes
+    remark: str = ""  # about the drawing
+    ideal: Callable[[torch.Tensor], torch.Tensor] | None = None  # bytes -> the best possible prediction, if not them
 
 
 def color_ways(channels: int, bits: int) -> tuple[int, int]:
     """(answers for a color, classes of each): one of 512 for three bits of three channels."""
-    return (1, 2 ** (bits * channels)) if bits * channels <= TOGETHER else (channels, 2**bits)
+    return (1, 2 ** (bits * channels)) if bits * channels <= JOINT_BITS else (channels, 2**bits)
 
 
 def color_classes(colors: torch.Tensor, bits: int) -> torch.Tensor:
@@ -19,7 +34,7 @@ def color_classes(colors: torch.Tensor, bits: int) -> torch.Tensor:
     levels: int = 2**bits
     steps = (colors * (levels / 256)).floor().clamp(0, levels - 1).long()
     channels = colors.shape[-1]
-    if bits * channels > TOGETHER:
+    if bits * channels > JOINT_BITS:
         return steps
     weights = torch.tensor([levels**power for power in reversed(range(channels))], device=colors.device)
     return (steps * weights).sum(-1, keepdim=True)
@@ -28,7 +43,7 @@ def color_classes(colors: torch.Tensor, bits: int) -> torch.Tensor:
 def class_colors(classes: torch.Tensor, channels: int, bits: int) -> torch.Tensor:
     """The middle of each class, [..., C] in 0..255: what color_classes undoes, for looking at."""
     levels: int = 2**bits
-    if bits * channels <= TOGETHER:
+    if bits * channels <= JOINT_BITS:
         powers = torch.tensor([levels**power for power in reversed(range(channels))], device=classes.device)
         classes = classes // powers % levels
     return (classes.float() + 0.5) * (256 / levels)
@@ -46,14 +61,14 @@ def mean_colors(patches: torch.Tensor, channels: int, config: MaskingConfig) -> 
     return color_classes(colors, config.bits)
 
 
-def downsampled(patches: torch.Tensor, channels: int, config: MaskingConfig) -> torch.Tensor:
+def downsample_colors(patches: torch.Tensor, channels: int, config: MaskingConfig) -> torch.Tensor:
     """Of a patch made smaller by means of areas: int64 [B, M, side * side * answers]."""
     small = F.adaptive_avg_pool2d(square(patches, channels), config.side)  # [B*M, C, s, s]
     classes = color_classes(small.permute(0, 2, 3, 1), config.bits)
     return classes.reshape(*patches.shape[:2], -1)
 
 
-def normalised_patches(values: torch.Tensor) -> torch.Tensor:
+def normalize_patches(values: torch.Tensor) -> torch.Tensor:
     """Each patch by its own mean and deviation, as MAE counts it."""
     mean, variance = values.mean(-1, keepdim=True), values.var(-1, keepdim=True)
-    return (values - mean) / (variance + SMALLEST).sqrt()
+    return (values - mean) / (variance + EPS).sqrt()

@@ -50,11 +50,11 @@ def as_patch_file(text: str, why: str, reporter: Reporter, size: tuple[int, int]
     elif path.suffix in (".h5", ".hdf5"):
         return path  # whoever opens it says what is wrong with it
     else:
-        path = beside(path)
-    if path.exists() and not covers(made_from(path, text), size):
+        path = default_patch_file(path)
+    if path.exists() and not covers(patchify_source(path, text), size):
         path = path.with_stem(f"{path.stem}-{short(*size)}")  # type: ignore[misc]
     if path.exists():
-        made_from(path, text)
+        patchify_source(path, text)
         reporter.note(f"data: {text} ({why}), patchified before as {path}")
         return path
     reporter.note(f"data: {text} ({why}), patchified now as {path}")
@@ -62,13 +62,13 @@ def as_patch_file(text: str, why: str, reporter: Reporter, size: tuple[int, int]
     return path
 
 
-def beside(path: Path) -> Path:
+def default_patch_file(path: Path) -> Path:
     """photos/ becomes photos.h5; what has no name, such as "." or "/", is called after its folder, and lies here."""
     name = path.resolve().name or "data"
     return path.with_name(f"{name}.h5") if path.name not in ("", "..") else Path(f"{name}.h5")
 
 
-def made_from(path: Path, text: str) -> PatchFile:
+def patchify_source(path: Path, text: str) -> PatchFile:
     file = PatchFile(path)
     if file.header.source != text:
         raise DataError(
@@ -102,7 +102,7 @@ def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:
         )
 
 
-def judge_of(file: PatchFile) -> str:
+def choose_judge_split(file: PatchFile) -> str:
     """The split by which training is judged: val, else test."""
     name = next((name for name in ("val", "test") if name in file.splits and file.splits[name].rows), None)
     if name is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vitctl.io.run_directory import library_versions
 from vitctl.machine import cores, memory_bytes, native_bf16
-from vitctl.reporting import size
+from vitctl.reporting import format_size
 
 LOW_DISK = 5 << 30
 OLDEST_TORCH = (2, 11)
@@ -120,7 +120,9 @@ def disk_facts(folder: Path, advice: list[str]) -> tuple[bool, int]:
     if not writable:
         advice.append(f"{folder}: nothing can be written there: name another folder with --out")
     if free < LOW_DISK:
-        advice.append(f"{folder}: {size(free)} free on its disk: a patch file of 10,000 pictures at 224 takes 1.5 GB")
+        advice.append(
+            f"{folder}: {format_size(free)} free on its disk: a patch file of 10,000 images at 224 takes 1.5 GB"
+        )
     return writable, free
 
 

@@ -16,17 +16,17 @@ from vitctl.io.answers import read_answers
 from vitctl.io.outputs import check_output
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import About
-from vitctl.reporting import Progress, Reporter, Silent, counted
-from vitctl.training.evaluation import Exam, answered
-from vitctl.training.multi_crop import Looks
-from vitctl.training.ranks import Ranks, joined, ranks_here
+from vitctl.reporting import Progress, Reporter, SilentReporter, format_count
+from vitctl.training.device import choose_device
+from vitctl.training.evaluation import EvalBatch, compute_logits
+from vitctl.training.feed import check_split_labels, eval_batches
+from vitctl.training.multi_crop import MultiCrop
+from vitctl.training.ranks import Ranks, join_ranks, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
 from vitctl.workflows.choose import choose_data, warn_enlarged
-from vitctl.workflows.load import trained_on
+from vitctl.workflows.load import data_of_run
 from vitctl.workflows.ready import Ready, choose_source, ready_from
 from vitctl.workflows.samples import HELD_OUT
-from vitctl.workflows.train.feed import check_labels, exams
-from vitctl.workflows.train.start import device_of
 
 BATCH, LARGEST_BATCH = 64, 1024
 
@@ -58,14 +58,14 @@ class EvaluateResult:
 
 
 def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> EvaluateResult:
-    reporter, began = reporter or Silent(), time.perf_counter()
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
     check_output(config.confusion, config.data, ending=".png")
-    device = device_of(config.device, ranks_here())
-    with joined(device) as ranks:
+    device = choose_device(config.device, ranks_here())
+    with join_ranks(device) as ranks:
         source = choose_source(config.source, reporter, config.allow_missing, config.mean, config.std)
         size = (source.spec.height, source.spec.width)
-        file = PatchFile(choose_data(config.data, reporter, trained_on(config.source), size))
-        split = split_of(file, config.split)
+        file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), size))
+        split = choose_split(file, config.split)
         ready = ready_from(
             source, reporter, file.geometry.channels, precision=config.precision, device=device,
             allow_missing=config.allow_missing,
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
         warn_enlarged(file, ready.spec, reporter)
         numbers = class_numbers(ready, file, reporter)
         if not config.labels:
-            check_labels(split, len(numbers))
+            check_split_labels(split, len(numbers))
         tally = Tally(ready.spec.classes, answer_sets(config, ready, split))
         if config.confusion and tally.confusion is None:
             raise UsageError(
@@ -81,30 +81,32 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
             )
         started = time.perf_counter()
         with reporter.progress("evaluate", split.rows) as bar:
-            asked(tally, renumbered(rounds_of(ready, split, config, ranks), numbers, bar), ready, config)
+            predict_batches(
+                tally, renumber_labels(make_batches(ready, split, config, ranks), numbers, bar), ready, config
+            )
         seconds = time.perf_counter() - started
-        tally.gathered(ranks)
+        tally.gather(ranks)
     report = tally.report(names_of(ready, file))
     if config.confusion and ranks.first:
-        draw(report, names_of(ready, file), config, f"{ready.spec.name} on {file.path.name}, {split.name}")
-    return result_of(config, ready, file, split, report, seconds, time.perf_counter() - began)
+        draw_evaluation(report, names_of(ready, file), config, f"{ready.spec.name} on {file.path.name}, {split.name}")
+    return make_evaluate_result(config, ready, file, split, report, seconds, time.perf_counter() - began)
 
 
-def asked(tally: Tally, rounds: Iterable[Exam], ready: Ready, config: EvaluateConfig) -> None:
-    model, normalise = ready.model, ready.normalise
+def predict_batches(tally: Tally, rounds: Iterable[EvalBatch], ready: Ready, config: EvaluateConfig) -> None:
+    model, normalize = ready.model, ready.normalize
     if config.crops > 1:
         size = (ready.spec.height, ready.spec.width)
-        model, normalise = Looks(ready.model, ready.normalise, size, config.crops), lambda pixels: pixels
-    for exam, logits in answered(model, rounds, normalise, ready.autocast, ready.device):
+        model, normalize = MultiCrop(ready.model, ready.normalize, size, config.crops), lambda pixels: pixels
+    for exam, logits in compute_logits(model, rounds, normalize, ready.autocast, ready.device):
         if exam.counts:
             tally.add(logits, exam.labels, exam.rows)
 
 
-def rounds_of(ready: Ready, split: Split, config: EvaluateConfig, ranks: Ranks) -> Iterator[Exam]:
-    """Pictures as they are in the file where they are cropped later on, or by the exported file itself."""
+def make_batches(ready: Ready, split: Split, config: EvaluateConfig, ranks: Ranks) -> Iterator[EvalBatch]:
+    """Images as they are in the file where they are cropped later on, or by the exported file itself."""
     as_they_are = View("images") if config.crops > 1 or ready.takes_bytes else None
     batch = config.batch or batch_in_training(ready.about) or BATCH
-    return exams(split, ready.spec, batch, ranks, ready.device, as_they_are)
+    return eval_batches(split, ready.spec, batch, ranks, ready.device, as_they_are)
 
 
 def batch_in_training(about: About) -> int | None:
@@ -113,7 +115,7 @@ def batch_in_training(about: About) -> int | None:
     return min(batch, LARGEST_BATCH) if isinstance(batch, int) and batch > 0 else None
 
 
-def renumbered(rounds: Iterable[Exam], numbers: torch.Tensor, bar: Progress) -> Iterator[Exam]:
+def renumber_labels(rounds: Iterable[EvalBatch], numbers: torch.Tensor, bar: Progress) -> Iterator[EvalBatch]:
     """Labels by the model's numbers; -1 stays."""
     known = torch.cat([numbers, torch.tensor([-1])])
     for exam in rounds:
@@ -121,7 +123,7 @@ def renumbered(rounds: Iterable[Exam], numbers: torch.Tensor, bar: Progress) -> 
         bar.advance(len(exam.labels) if exam.counts else 0)
 
 
-def split_of(file: PatchFile, name: str | None) -> Split:
+def choose_split(file: PatchFile, name: str | None) -> Split:
     there = [each for each in HELD_OUT if each in file.splits]
     if not name and not there:
         raise DataError(f"{file.path}: has neither test nor val; name one of {', '.join(file.splits)} with --split")
@@ -137,7 +139,7 @@ def class_numbers(ready: Ready, file: PatchFile, reporter: Reporter) -> torch.Te
     if not own:
         if count != len(theirs):
             raise DataError(
-                f"{file.path}: has {counted(len(theirs), 'class')}, the model {count}; "
+                f"{file.path}: has {format_count(len(theirs), 'class')}, the model {count}; "
                 "vitctl finetune gives it a head for them"
             )
         reporter.note("the weights have no class names: the classes are taken to be in the same order")
@@ -145,8 +147,8 @@ def class_numbers(ready: Ready, file: PatchFile, reporter: Reporter) -> torch.Te
     unknown = [name for name in theirs if name not in own]
     if unknown:
         raise DataError(
-            f"{file.path}: {counted(len(unknown), 'class')} that the model does not know ({', '.join(unknown[:3])}); "
-            f"it knows {', '.join(own[:3])}, ...; vitctl finetune gives it a head for them"
+            f"{file.path}: {format_count(len(unknown), 'class')} that the model does not know "
+            f"({', '.join(unknown[:3])}); it knows {', '.join(own[:3])}, ...; vitctl finetune gives it a head for them"
         )
     if own != theirs:
         reporter.note(f"classes are matched by name: {len(theirs)} of the model's {len(own)} are in the data")
@@ -158,7 +160,7 @@ def names_of(ready: Ready, file: PatchFile) -> list[str]:
 
 
 def answer_sets(config: EvaluateConfig, ready: Ready, split: Split) -> torch.Tensor | None:
-    """Which classes are right for each picture, bool [M, K], where a file says so."""
+    """Which classes are right for each image, bool [M, K], where a file says so."""
     if not config.labels:
         return None
     path, names = Path(config.labels), list(ready.about.class_names)
@@ -167,7 +169,7 @@ def answer_sets(config: EvaluateConfig, ready: Ready, split: Split) -> torch.Ten
         for answer in answers:
             sets[row, class_number(answer, names, ready.spec.classes, path)] = True
     if not sets.any():
-        raise DataError(f"{path}: has no answer for any picture of {split.name}")
+        raise DataError(f"{path}: has no answer for any image of {split.name}")
     return sets
 
 
@@ -176,21 +178,21 @@ def class_number(answer: int | str, names: list[str], count: int, path: Path) ->
         return names.index(answer)
     if isinstance(answer, int) and 0 <= answer < count:
         return answer
-    raise DataError(f"{path}: has {answer!r}, which is no class of the model; it has {counted(count, 'class')}")
+    raise DataError(f"{path}: has {answer!r}, which is no class of the model; it has {format_count(count, 'class')}")
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------
 
 
-def draw(report: Report, names: list[str], config: EvaluateConfig, title: str) -> None:
+def draw_evaluation(report: Report, names: list[str], config: EvaluateConfig, title: str) -> None:
     assert report.confusion is not None
     draw_confusion(
         report.confusion.numpy(), names, Path(config.confusion or ""),
-        f"{title}: top-1 {report.top1:.2%} of {counted(report.pictures, 'picture')}",
+        f"{title}: top-1 {report.top1:.2%} of {format_count(report.pictures, 'image')}",
     )  # fmt: skip
 
 
-def result_of(
+def make_evaluate_result(
     config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, report: Report, seconds: float, elapsed: float
 ) -> EvaluateResult:
     return EvaluateResult(

@@ -15,30 +15,30 @@ import torch
 from torch import nn
 
 from vitctl import __version__
-from vitctl.config.checks import resolution
+from vitctl.config.checks import parse_resolution
 from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.model import model_spec
 from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
 from vitctl.io.feature_file import EXPORTS, FEATURES, FeatureFile, Origin, Parts, export_paths
-from vitctl.io.feature_file import export as write_export
+from vitctl.io.feature_file import export_features as write_export
 from vitctl.io.lock import Held, take
 from vitctl.io.outputs import check_output, check_replaceable
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import HALF, About, Weights, override_normalization
-from vitctl.models.adapt import adapted
-from vitctl.models.create import create_model, named_tensors
-from vitctl.probing.frozen import check_layers, of_layers, pre_logits
-from vitctl.reporting import Progress, Reporter, Silent
-from vitctl.training.precision import autocast, chosen, quick_attention
+from vitctl.models.adapt import adapt_weights
+from vitctl.models.create import collect_tensors, create_model
+from vitctl.models.input import Normalizer, takes_patches
+from vitctl.probing.frozen import average_layers, check_layers, compute_pre_logits
+from vitctl.reporting import Progress, Reporter, SilentReporter
+from vitctl.training.device import choose_device
+from vitctl.training.precision import autocast, choose_precision, quick_attention
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.choose import cache_folder, choose_data, warn_enlarged
-from vitctl.workflows.load import choose_weights, load_model, tell_changes, trained_on
-from vitctl.workflows.train.feed import Normaliser, takes_patches
-from vitctl.workflows.train.start import device_of
+from vitctl.workflows.load import choose_weights, data_of_run, load_model, tell_changes
 
 RANDOM = "random:"
-LARGEST = 32  # pixels a side, where pictures themselves are the features
+LARGEST = 32  # pixels a side, where images themselves are the features
 Extract = Callable[[torch.Tensor], torch.Tensor]  # bytes to features
 
 
@@ -63,23 +63,23 @@ class FeaturesResult:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Something that turns pictures into features, and what is to be stored of it."""
+    """Something that turns images into features, and what is to be stored of it."""
 
     name: str  # as it was asked for
     origin: Origin
     view: View
     extract: Callable[[], Extract]  # not made where the features are there
-    vectors: int = 1  # of a picture
+    vectors: int = 1  # of an image
     trained_on: str = ""  # the digest of the data
 
 
 def features(
     config: FeaturesConfig, reporter: Reporter | None = None, *, export: str | None = None, overwrite: bool = False
 ) -> FeaturesResult:
-    reporter, began = reporter or Silent(), time.perf_counter()
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
     check_export(export)
-    weights = weights_named(config, reporter)
-    path = choose_data(config.data, reporter, trained_on(config.source), needed_size(config, weights))
+    weights = open_named_weights(config, reporter)
+    path = choose_data(config.data, reporter, data_of_run(config.source), features_size(config, weights))
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
     stem = out.with_suffix("") if out else Path("features")
@@ -94,7 +94,9 @@ def features(
     if out and out.exists() and not (overwrite or export):
         raise OutputExists(f"{out}: exists; --overwrite makes it anew")
     extractor = extractor_of(config, data, weights, reporter)
-    file, seconds = written_before(extractor, out, overwrite) or extracted(extractor, data, config, reporter, out)
+    file, seconds = find_existing_features(extractor, out, overwrite) or extract_features(
+        extractor, data, config, reporter, out
+    )
     exported = write_export(file, export, stem) if export else []
     rows = sum(shape[0] for shape in file.splits.values())
     return FeaturesResult(
@@ -116,7 +118,7 @@ def features(
     )
 
 
-def written_before(extractor: Extractor, out: Path | None, overwrite: bool) -> tuple[FeatureFile, float] | None:
+def find_existing_features(extractor: Extractor, out: Path | None, overwrite: bool) -> tuple[FeatureFile, float] | None:
     """A file that is there, where its features are the wanted ones: a full disk may have stopped their export alone."""
     if out is None or overwrite or not out.exists():
         return None
@@ -133,24 +135,24 @@ def check_export(export: str | None) -> None:
         raise UsageError("--export parquet needs pyarrow: pip install pyarrow")
 
 
-def extracted(
+def extract_features(
     extractor: Extractor, data: PatchFile, config: FeaturesConfig, reporter: Reporter, out: Path | None = None
 ) -> tuple[FeatureFile, float]:
     """The features and the seconds that they took: none where they were in the cache."""
-    target = out or cached(extractor.origin)
+    target = out or cache_path(extractor.origin)
     may_be_there = out is None and config.cache
     if may_be_there and target.exists():
         reporter.note(f"features: {extractor.name} on {data.path}, computed before ({target})")
         return FeatureFile(target), 0.0
-    with alone(target, reporter):
+    with lock_cache_entry(target, reporter):
         if may_be_there and target.exists():
             reporter.note(f"features: {extractor.name} on {data.path}, computed meanwhile ({target})")
             return FeatureFile(target), 0.0
-        return computed_anew(extractor, data, config, reporter, target)
+        return compute_features(extractor, data, config, reporter, target)
 
 
 @contextmanager
-def alone(target: Path, reporter: Reporter) -> Iterator[None]:
+def lock_cache_entry(target: Path, reporter: Reporter) -> Iterator[None]:
     """Another process that computes the same is waited for."""
     lock = target.with_name(f".{target.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,7 @@ def alone(target: Path, reporter: Reporter) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def computed_anew(
+def compute_features(
     extractor: Extractor, data: PatchFile, config: FeaturesConfig, reporter: Reporter, target: Path
 ) -> tuple[FeatureFile, float]:
     started = time.perf_counter()
@@ -174,16 +176,16 @@ def computed_anew(
     extract = extractor.extract()
     splits = {name: data.split(name) for name in data.splits if data.split(name).rows}
     if not splits:
-        raise DataError(f"{data.path}: has no pictures")
+        raise DataError(f"{data.path}: has no images")
     with reporter.progress("features", sum(split.rows for split in splits.values())) as bar:
         for name, split in splits.items():
-            for start, values in computed(split, extract, extractor, config, parts, bar):
+            for start, values in compute_parts(split, extract, extractor, config, parts, bar):
                 parts.write(name, start, values)
     told = {name: (split.labels(), split.names(np.arange(split.rows))) for name, split in splits.items()}
     return parts.finish(told, f"vitctl {__version__}"), time.perf_counter() - started
 
 
-def cached(origin: Origin) -> Path:
+def cache_path(origin: Origin) -> Path:
     folder = cache_folder() / "features"
     folder.mkdir(exist_ok=True)
     key = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()[:24]
@@ -191,7 +193,7 @@ def cached(origin: Origin) -> Path:
 
 
 @torch.no_grad()
-def computed(
+def compute_parts(
     split: Split, extract: Extract, extractor: Extractor, config: FeaturesConfig, parts: Parts, bar: Progress
 ) -> Iterator[tuple[int, Any]]:
     """(first row, features) of each part that is not there yet."""
@@ -216,13 +218,13 @@ def computed(
 def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None, reporter: Reporter) -> Extractor:
     """`named` are the weights that config.source names, if it names any."""
     if config.source == PIXELS:
-        return pixels_of(config, data)
+        return pixel_extractor(config, data)
     original = named or random_weights(config, data)
-    weights = fitted(original, config, data)
+    weights = fit_to_data(original, config, data)
     tell_changes(original, weights, reporter)
     warn_enlarged(data, weights.spec, reporter)
-    spec, device = weights.spec, device_of(config.device, Ranks())
-    precision = chosen(config.precision, device)
+    spec, device = weights.spec, choose_device(config.device, Ranks())
+    precision = choose_precision(config.precision, device)
     pool = config.pool
     if config.layers > 1 and pool == "auto":
         pool = "cls" if spec.head == "cls" else "gap"
@@ -249,11 +251,11 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None,
         if pool != "auto":
             check_layers(model, config.layers, pool, spec.name)
         quick_attention(model, precision, device)
-        normalise = Normaliser(spec, weights.about)
+        normalize = Normalizer(spec, weights.about)
 
         def extract(pixels: torch.Tensor) -> torch.Tensor:
             with autocast(precision, device):
-                return taken(model, normalise(pixels.to(device)), config.layers, pool)
+                return pool_tokens(model, normalize(pixels.to(device)), config.layers, pool)
 
         return extract
 
@@ -261,26 +263,26 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None,
     return Extractor(weights.path, origin, view, make, vectors, weights.about.training.get("data_digest", ""))
 
 
-def taken(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
-    return pre_logits(model, pixels) if pool == "auto" else of_layers(model, pixels, layers, pool)
+def pool_tokens(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
+    return compute_pre_logits(model, pixels) if pool == "auto" else average_layers(model, pixels, layers, pool)
 
 
-def weights_named(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
+def open_named_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
     if config.source == PIXELS or (config.source or "").startswith(RANDOM):
         return None
     return choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
 
 
-def needed_size(config: FeaturesConfig, weights: Weights | None) -> tuple[int, int] | None:
+def features_size(config: FeaturesConfig, weights: Weights | None) -> tuple[int, int] | None:
     """Height and width of the images that will be asked for; None leaves them to the data."""
     if config.res:
-        return resolution(config.res)
+        return parse_resolution(config.res)
     return (weights.spec.height, weights.spec.width) if weights else None
 
 
 def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
     """To compare with."""
-    height, width = resolution(config.res) if config.res else (None, None)
+    height, width = parse_resolution(config.res) if config.res else (None, None)
     shape = data.geometry
     name = (config.source or "").removeprefix(RANDOM)
     spec = model_spec(name, height=height or shape.height, width=width or shape.width, channels=shape.channels)
@@ -289,24 +291,26 @@ def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
     about = override_normalization(
         About("vitctl", config.source or "", mean, std), shape.channels, config.mean, config.std
     )
-    return Weights(model.spec, named_tensors(model), about, path=config.source or "")  # type: ignore[arg-type]
+    return Weights(model.spec, collect_tensors(model), about, path=config.source or "")  # type: ignore[arg-type]
 
 
-def fitted(weights: Weights, config: FeaturesConfig, data: PatchFile) -> Weights:
+def fit_to_data(weights: Weights, config: FeaturesConfig, data: PatchFile) -> Weights:
     """For the data's channels, and the resolution."""
-    height, width = resolution(config.res) if config.res else (None, None)
-    return adapted(weights, height, width, data.geometry.channels)
+    height, width = parse_resolution(config.res) if config.res else (None, None)
+    return adapt_weights(weights, height, width, data.geometry.channels)
 
 
-def pixels_of(config: FeaturesConfig, data: PatchFile) -> Extractor:
-    """Every byte of a small picture, as a model would see it: what any features must beat."""
+def pixel_extractor(config: FeaturesConfig, data: PatchFile) -> Extractor:
+    """Every byte of a small image, as a model would see it: what any features must beat."""
     shape = data.geometry
-    height, width = resolution(config.res) if config.res else (min(LARGEST, shape.height), min(LARGEST, shape.width))
+    height, width = (
+        parse_resolution(config.res) if config.res else (min(LARGEST, shape.height), min(LARGEST, shape.width))
+    )
     origin = Origin(
         PIXELS, data.digest, PIXELS, 1, "auto", height, width, config.dtype, "float32", tuple(data.class_names)
     )
-    return Extractor(PIXELS, origin, View("images", res=(height, width)), lambda: scaled)
+    return Extractor(PIXELS, origin, View("images", res=(height, width)), lambda: scale_pixels)
 
 
-def scaled(pixels: torch.Tensor) -> torch.Tensor:
+def scale_pixels(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.flatten(1).float() / 127.5 - 1

@@ -15,16 +15,23 @@ from vitctl.inspection.shots import draw_shots
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.outputs import check_output
 from vitctl.io.patch_file import PatchFile
-from vitctl.probing.draws import Ints, apart, first, orders
-from vitctl.probing.fewshot import Settings, Task, Trial, constant, interval, trial
-from vitctl.reporting import Reporter, Silent, counted
+from vitctl.probing.draws import Ints, draw_orders, split_by_class, take_shots
+from vitctl.probing.fewshot import (
+    ProbeSettings,
+    ProbeTask,
+    ProbeTrial,
+    confidence_interval,
+    constant_accuracy,
+    run_trial,
+)
+from vitctl.reporting import Reporter, SilentReporter, format_count
 from vitctl.workflows.choose import choose_data
-from vitctl.workflows.features import RANDOM, extracted, extractor_of, needed_size, weights_named
-from vitctl.workflows.load import trained_on
+from vitctl.workflows.features import RANDOM, extract_features, extractor_of, features_size, open_named_weights
+from vitctl.workflows.load import data_of_run
 from vitctl.workflows.samples import HELD_OUT
 
 CONFUSED = 5  # pairs that are named
-HELD_OUT_SEED = 0  # of the test pictures: the same for every seed of the shots
+HELD_OUT_SEED = 0  # of the test images: the same for every seed of the shots
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class ProbeResult:
     shots: int | None  # None: all
     mean: float
     ci95: float | None
-    optimistic: bool  # test pictures chose the strength
+    optimistic: bool  # test images chose the strength
     seeds: list[SeedResult]
 
 
@@ -74,20 +81,20 @@ class FewshotResult:
     data: str
     data_digest: str
     weights_digests: dict[str, str]
-    split: str  # the test pictures
+    split: str  # the test images
     pictures: int
     classes: int
     width: dict[str, int]
     results: list[ProbeResult]
     differences: list[Difference]
     closer: list[Closer]
-    short: dict[str, int]  # classes with fewer pictures than the most shots
+    short: dict[str, int]  # classes with fewer images than the most shots
     plot: str | None
     elapsed_s: float
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """The features of one model."""
 
     name: str
@@ -96,40 +103,42 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ProbeRows:
     """Which rows are drawn from, and which are judged on."""
 
     train: str
-    rows: Ints  # of the train split, labelled
+    rows: Ints  # of the train split, labeled
     test: str
-    judged: Ints  # of the test split, labelled
+    judged: Ints  # of the test split, labeled
     labels: Ints  # of rows
     truth: Ints  # of judged
     classes: tuple[str, ...]
 
-    def task(self, file: FeatureFile) -> Task:
+    def task(self, file: FeatureFile) -> ProbeTask:
         train = file.features(self.train)[self.rows]
         test = file.features(self.test)[self.judged]
         for values in (train, test):
             if values.ndim != 2:
-                raise DataError(f"{file.path}: has a vector for each patch; a probe wants one for a picture")
+                raise DataError(f"{file.path}: has a vector for each patch; a probe wants one for an image")
             if not np.isfinite(values).all():
                 raise DataError(f"{file.path}: some features are not finite; make them anew in float32")
-        return Task(train, self.labels, test, self.truth, len(self.classes))
+        return ProbeTask(train, self.labels, test, self.truth, len(self.classes))
 
 
 def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: str | None = None) -> FewshotResult:
-    reporter, began = reporter or Silent(), time.perf_counter()
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
     check_output(plot, config.data, config.features, ending=".png")
     data, sources = sources_of(config, reporter)
-    pictures = pictures_of(config, sources[0].file, reporter)
+    pictures = choose_probe_rows(config, sources[0].file, reporter)
     warn_trained(sources, pictures, reporter)
     config = with_shots_there(config, pictures, reporter)
     short = check_shots(config, pictures, reporter)
-    trials = dict(measured(config, sources, pictures, reporter))
+    trials = dict(run_probes(config, sources, pictures, reporter))
     results = [result(config, key, each, pictures) for key, each in trials.items()]
     if plot:
-        draw_shots([vars(each) for each in results], Path(plot), f"{data}, {counted(len(pictures.classes), 'class')}")
+        draw_shots(
+            [vars(each) for each in results], Path(plot), f"{data}, {format_count(len(pictures.classes), 'class')}"
+        )
     return FewshotResult(
         data=data,
         data_digest=sources[0].file.origin.data_digest,
@@ -139,8 +148,8 @@ def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: st
         classes=len(pictures.classes),
         width={each.name: each.file.splits[pictures.train][-1] for each in sources},
         results=results,
-        differences=list(differences(results)),
-        closer=[closer(key, each, pictures) for key, each in trials.items() if key[2] == most(config)],
+        differences=list(pair_differences(results)),
+        closer=[closer(key, each, pictures) for key, each in trials.items() if key[2] == most_shots(config)],
         short=short,
         plot=plot,
         elapsed_s=time.perf_counter() - began,
@@ -150,10 +159,10 @@ def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: st
 Key = tuple[str, str, int | None]  # weights, probe, shots
 
 
-def measured(
-    config: FewshotConfig, sources: list[Source], pictures: Pictures, reporter: Reporter
-) -> Iterator[tuple[Key, list[Trial]]]:
-    settings = Settings(config.l2, config.k, config.temperature, config.select == "test")
+def run_probes(
+    config: FewshotConfig, sources: list[FeatureSource], pictures: ProbeRows, reporter: Reporter
+) -> Iterator[tuple[Key, list[ProbeTrial]]]:
+    settings = ProbeSettings(config.l2, config.k, config.temperature, config.select == "test")
     total = len(sources) * len(config.probes) * sum(seeds_of(config, shots) for shots in config.shots)
     with reporter.progress("probes", total, "fits") as bar:
         for source in sources:
@@ -162,49 +171,51 @@ def measured(
                 for shots in config.shots:
                     trials = []
                     for seed in range(seeds_of(config, shots)):
-                        trials.append(trial(task, probe, settings, shots, seed))
+                        trials.append(run_trial(task, probe, settings, shots, seed))
                         bar.advance(1, probe=probe, shots=shots or "all", top1=f"{trials[-1].top1:.1%}")
                     yield (source.name, probe, shots), trials
             warn_constant(config, source, task, reporter)
 
 
 def seeds_of(config: FewshotConfig, shots: int | None) -> int:
-    """All pictures are the same ones for every seed."""
+    """All images are the same ones for every seed."""
     return 1 if shots is None else config.seeds
 
 
-def warn_constant(config: FewshotConfig, source: Source, task: Task, reporter: Reporter) -> None:
+def warn_constant(config: FewshotConfig, source: FeatureSource, task: ProbeTask, reporter: Reporter) -> None:
     fewest = min((shots for shots in config.shots if shots), default=None)
-    same = constant(task.train[first(orders(task.labels, task.classes, 0), fewest)])
+    same = constant_accuracy(task.train[take_shots(draw_orders(task.labels, task.classes, 0), fewest)])
     if same:
         reporter.warn(
-            f"{source.name}: {counted(same, 'feature')} of {task.train.shape[1]} the same on the fewest shots; where a "
-            "test picture differs there, its score means little"
+            f"{source.name}: {format_count(same, 'feature')} of {task.train.shape[1]} the same on the fewest shots; "
+            "where a test image differs there, its score means little"
         )
 
 
-# --- which features, which pictures ----------------------------------------------------------------------------------
+# --- which features, which images ----------------------------------------------------------------------------------
 
 
-def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Source]]:
+def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[FeatureSource]]:
     if config.features:
-        return given(config, FeatureFile(config.features))
+        return open_feature_file(config, FeatureFile(config.features))
     each = [of_source(config, name) for name in config.sources or (None,)]
-    weights = [weights_named(one, reporter) for one in each]
-    sizes = [size for size in map(needed_size, each, weights) if size]
+    weights = [open_named_weights(one, reporter) for one in each]
+    sizes = [size for size in map(features_size, each, weights) if size]
     size = (max(height for height, _ in sizes), max(width for _, width in sizes)) if sizes else None
-    path = choose_data(config.data, reporter, trained_on(each[0].source), size)
+    path = choose_data(config.data, reporter, data_of_run(each[0].source), size)
     data = PatchFile(path)
     if data.header.leaked:
         reporter.warn(
-            f"{path}: {counted(data.header.leaked, 'test or val picture')} stand in train as well; "
+            f"{path}: {format_count(data.header.leaked, 'test or val picture')} stand in train as well; "
             "vitctl info names them"
         )
     found = []
     for one, own in zip(each, weights, strict=True):
         wanted = replace(one, data=str(path))
         extractor = extractor_of(wanted, data, own, reporter)
-        found.append(Source(extractor.name, extracted(extractor, data, wanted, reporter)[0], extractor.trained_on))
+        found.append(
+            FeatureSource(extractor.name, extract_features(extractor, data, wanted, reporter)[0], extractor.trained_on)
+        )
     return str(path), found
 
 
@@ -213,7 +224,7 @@ def of_source(config: FewshotConfig, name: str | None) -> FeaturesConfig:
     return replace(extract, source=name)
 
 
-def given(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[Source]]:
+def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[FeatureSource]]:
     """A feature file; that it is of these weights and data, where they are named beside it."""
     from vitctl.workflows.load import load_weights
 
@@ -223,24 +234,24 @@ def given(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[Source]]:
         if load_weights(name, config.extract.allow_missing).digest() != file.origin.weights_digest:
             raise DataError(f"{file.path}: its features are of {file.origin.model} with other weights than {name}")
     if config.data and PatchFile(Path(config.data)).digest != file.origin.data_digest:
-        raise DataError(f"{file.path}: its features are of other pictures than {config.data}")
-    return str(file.path), [Source(str(file.path), file)]
+        raise DataError(f"{file.path}: its features are of other images than {config.data}")
+    return str(file.path), [FeatureSource(str(file.path), file)]
 
 
-def pictures_of(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> Pictures:
+def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> ProbeRows:
     if config.train not in file.splits:
         raise UsageError(f"there is no split {config.train!r}; there is {', '.join(file.splits)}")
     there = (name for name in HELD_OUT if name in file.splits and (file.labels(name) >= 0).any())
     test = config.test or next(there, None)
     labels = file.labels(config.train)
     rows = np.flatnonzero(labels >= 0)
-    check_labels(file, labels[rows])
+    check_has_labels(file, labels[rows])
     if test is None or test == config.train:
         test = config.train
-        rest, part = apart(labels[rows], config.test_share, HELD_OUT_SEED)
+        rest, part = split_by_class(labels[rows], config.test_share, HELD_OUT_SEED)
         rows, judged, truth = rows[rest], rows[part], labels[rows[part]]
         reporter.note(
-            f"there is no other split: {counted(len(judged), 'picture')} of {test} are held out and judged on, "
+            f"there is no other split: {format_count(len(judged), 'image')} of {test} are held out and judged on, "
             f"{config.test_share:.0%} of each class"
         )
     else:
@@ -248,18 +259,18 @@ def pictures_of(config: FewshotConfig, file: FeatureFile, reporter: Reporter) ->
         judged = np.flatnonzero(truth >= 0)
         truth = truth[judged]
     if not len(judged):
-        raise DataError(f"{file.path}: no labelled pictures in {test} to judge a probe on")
-    return Pictures(config.train, rows, test, judged, labels[rows], truth, file.origin.class_names)
+        raise DataError(f"{file.path}: no labeled images in {test} to judge a probe on")
+    return ProbeRows(config.train, rows, test, judged, labels[rows], truth, file.origin.class_names)
 
 
-def warn_trained(sources: list[Source], pictures: Pictures, reporter: Reporter) -> None:
-    """Where the pictures that are judged on were held out of those that a model was trained with."""
+def warn_trained(sources: list[FeatureSource], pictures: ProbeRows, reporter: Reporter) -> None:
+    """Where the images that are judged on were held out of those that a model was trained with."""
     for source in sources:
         if pictures.test == pictures.train and source.trained_on == source.file.origin.data_digest:
-            reporter.warn(f"{source.name}: was trained on the very pictures that it is judged on here")
+            reporter.warn(f"{source.name}: was trained on the very images that it is judged on here")
 
 
-def with_shots_there(config: FewshotConfig, pictures: Pictures, reporter: Reporter) -> FewshotConfig:
+def with_shots_there(config: FewshotConfig, pictures: ProbeRows, reporter: Reporter) -> FewshotConfig:
     """Where none are named, the usual ones that the largest class has."""
     if config.shots:
         return config
@@ -267,55 +278,57 @@ def with_shots_there(config: FewshotConfig, pictures: Pictures, reporter: Report
     kept = tuple(shots for shots in SHOTS if shots <= most)
     if kept != SHOTS:
         reporter.note(
-            f"shots: {', '.join(map(str, kept))}, as the largest class has {counted(most, 'picture')} to draw from"
+            f"shots: {', '.join(map(str, kept))}, as the largest class has {format_count(most, 'image')} to draw from"
         )
     return replace(config, shots=kept)
 
 
-def check_labels(file: FeatureFile, labels: Ints) -> None:
+def check_has_labels(file: FeatureFile, labels: Ints) -> None:
     if not len(labels):
-        raise DataError(f"{file.path}: no labelled pictures to fit a probe to")
+        raise DataError(f"{file.path}: no labeled images to fit a probe to")
     if len(np.unique(labels)) < 2:
-        raise DataError(f"{file.path}: all its pictures are of one class; a probe tells two at least apart")
+        raise DataError(f"{file.path}: all its images are of one class; a probe tells two at least apart")
 
 
-def check_shots(config: FewshotConfig, pictures: Pictures, reporter: Reporter) -> dict[str, int]:
-    """Classes with fewer pictures than the most shots."""
+def check_shots(config: FewshotConfig, pictures: ProbeRows, reporter: Reporter) -> dict[str, int]:
+    """Classes with fewer images than the most shots."""
     counts = np.bincount(pictures.labels, minlength=len(pictures.classes))
     wanted = max((shots for shots in config.shots if shots), default=0)
     if wanted > counts.max():
-        raise DataError(f"--shots {wanted}: no class has so many pictures; the largest has {counts.max()}")
+        raise DataError(f"--shots {wanted}: no class has so many images; the largest has {counts.max()}")
     short = {name: int(count) for name, count in zip(pictures.classes, counts, strict=True) if count < wanted}
     if short:
         named = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
-        reporter.warn(f"{counted(len(short), 'class')} with fewer than {wanted} pictures give what they have: {named}")
+        reporter.warn(
+            f"{format_count(len(short), 'class')} with fewer than {wanted} images give what they have: {named}"
+        )
     return short
 
 
 # --- what was found --------------------------------------------------------------------------------------------------
 
 
-def most(config: FewshotConfig) -> int | None:
+def most_shots(config: FewshotConfig) -> int | None:
     return None if None in config.shots else max(shots for shots in config.shots if shots)
 
 
-def result(config: FewshotConfig, key: Key, trials: list[Trial], pictures: Pictures) -> ProbeResult:
+def result(config: FewshotConfig, key: Key, trials: list[ProbeTrial], pictures: ProbeRows) -> ProbeResult:
     weights, probe, shots = key
     values = [each.top1 for each in trials]
     seeds = [SeedResult(each.seed, each.top1, each.strength, pictures.rows[each.rows].tolist()) for each in trials]
     is_optimistic = probe == "lsr-grid" and config.select == "test"
-    return ProbeResult(weights, probe, shots, float(np.mean(values)), interval(values), is_optimistic, seeds)
+    return ProbeResult(weights, probe, shots, float(np.mean(values)), confidence_interval(values), is_optimistic, seeds)
 
 
-def differences(results: list[ProbeResult]) -> Iterator[Difference]:
+def pair_differences(results: list[ProbeResult]) -> Iterator[Difference]:
     for one, other in combinations(results, 2):
         if (one.probe, one.shots) == (other.probe, other.shots):
             pairs = [mine.top1 - theirs.top1 for mine, theirs in zip(one.seeds, other.seeds, strict=True)]
             mean = float(np.mean(pairs))
-            yield Difference(one.weights, other.weights, one.probe, one.shots, mean, interval(pairs))
+            yield Difference(one.weights, other.weights, one.probe, one.shots, mean, confidence_interval(pairs))
 
 
-def closer(key: Key, trials: list[Trial], pictures: Pictures) -> Closer:
+def closer(key: Key, trials: list[ProbeTrial], pictures: ProbeRows) -> Closer:
     count = len(pictures.classes)
     table = np.zeros((count, count))  # [true, guessed]
     for each in trials:

@@ -6,25 +6,26 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from vitctl import __version__
-from vitctl.config.checks import resolution
+from vitctl.config.checks import parse_resolution
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.overrides import override
 from vitctl.config.train import TrainConfig
+from vitctl.data.subsets import hold_out, limit_split
 from vitctl.errors import UsageError
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights
-from vitctl.models.adapt import adapted, classes_differ, with_kept_head, with_new_head, with_pooled_norm
-from vitctl.reporting import Reporter, Silent
-from vitctl.training.ranks import joined, ranks_here
+from vitctl.models.adapt import adapt_weights, classes_differ, keep_head, pool_norm, replace_head
+from vitctl.reporting import Reporter, SilentReporter
+from vitctl.training.device import choose_device
+from vitctl.training.environment import Environment, make_environment
+from vitctl.training.fit import Fit
+from vitctl.training.ranks import join_ranks, ranks_here
 from vitctl.training.stop import Stop
+from vitctl.training.task import make_labeled_task
 from vitctl.workflows.choose import warn_enlarged
 from vitctl.workflows.load import choose_weights, tell_changes
-from vitctl.workflows.train.conclude import TrainResult, conclude, concluded
-from vitctl.workflows.train.fit import Fit
-from vitctl.workflows.train.parts import held_out, limited
-from vitctl.workflows.train.place import Place, place_of
-from vitctl.workflows.train.start import Data, Request, Ways, device_of, start, to_resume, with_flags
-from vitctl.workflows.train.task import labelled
+from vitctl.workflows.train.conclude import TrainResult, conclude_training, read_concluded
+from vitctl.workflows.train.start import Data, Request, Ways, find_resumable, start, with_flags
 
 Score = tuple[float, float]  # accuracy, and the loss, negative: a tie goes to the lower one
 DEV = ((10_000, 0.10), (100_000, 0.02), (float("inf"), 0.01))  # of a set up to this size, as in the paper
@@ -34,12 +35,12 @@ def finetune(
     flags: dict[str, Any] | None = None, reporter: Reporter | None = None, **ways: Unpack[Ways]
 ) -> TrainResult:
     """`flags` are fields of TrainConfig: `finetune({"source": "weights.npz", "res": "384", "data": "photos/"})`."""
-    reporter, began = reporter or Silent(), time.perf_counter()
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
     request = Request("finetune", dict(flags or {}), **ways)
-    device = device_of(request.flags.get("device") or "auto", ranks_here())
-    with joined(device) as ranks:
+    device = choose_device(request.flags.get("device") or "auto", ranks_here())
+    with join_ranks(device) as ranks:
         weights = None
-        if not to_resume(request.resume, request.out, "finetune"):
+        if not find_resumable(request.resume, request.out, "finetune"):
             weights = choose_weights(request.flags.get("source"), reporter, False, *parse_normalization_flags(request))
             request.flags.update(model=weights.spec.name, source=weights.path)
 
@@ -47,27 +48,27 @@ def finetune(
             return choose_weights(config.source, reporter, False, config.mean, config.std)
 
         def begin(config: TrainConfig, data: Data) -> Weights:
-            return transferred(weights or load_source(config), config, data)
+            return transfer_weights(weights or load_source(config), config, data)
 
         model = weights.spec if weights else model_spec(TrainConfig.model)
         with start(request, model, ranks, device, reporter, begin) as started:
             if started.run and started.run.result:
-                return concluded(TrainResult, started.run, reporter)
+                return read_concluded(TrainResult, started.run, reporter)
             config, data = started.config, started.data
-            begun, train = begin(config, data), limited(data.train, config.limit, config.seed)
+            begun, train = begin(config, data), limit_split(data.train, config.limit, config.seed)
             if weights:
                 tell_changes(weights, begun, reporter)
             warn_enlarged(data.file, begun.spec, reporter)
             with Stop(reporter.warn) as stop:
-                place = place_of(config, train, data.val, ranks, device, reporter, stop)
-                tried = trials(config, begun, place, started.run)
+                place = make_environment(config, train, data.val, ranks, device, reporter, stop)
+                tried = run_lr_trials(config, begun, place, started.run)
                 if tried:
                     config = with_lr(config, max(tried, key=lambda lr: (*tried[lr], -lr)))
                     reporter.note(f"lr {config.optim.lr:g} was best on the held out part; now on all {train.rows:,}")
-                fitted = Fit(config, labelled(config, begun, place), place, started.run).to_the_end()
+                fitted = Fit(config, make_labeled_task(config, begun, place), place, started.run).train()
             named = {f"{lr:g}": top1 for lr, (top1, _) in tried.items()}
             done = replace(started, config=config)
-            return conclude(done, place, begun.spec, fitted, time.perf_counter() - began, named)
+            return conclude_training(done, place, begun.spec, fitted, time.perf_counter() - began, named)
 
 
 def parse_normalization_flags(request: Request) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -78,15 +79,15 @@ def parse_normalization_flags(request: Request) -> tuple[tuple[float, ...], tupl
     return config.mean, config.std
 
 
-def transferred(weights: Weights, config: TrainConfig, data: Data) -> Weights:
+def transfer_weights(weights: Weights, config: TrainConfig, data: Data) -> Weights:
     """The weights of step 0: other positions, other channels, a new head, and the model's own name for classes."""
     geometry = data.file.geometry
-    size = resolution(config.res) if config.res else (weights.spec.height, weights.spec.width)
+    size = parse_resolution(config.res) if config.res else (weights.spec.height, weights.spec.width)
     before = weights.digest()
-    weights = adapted(weights, *size, geometry.channels)
+    weights = adapt_weights(weights, *size, geometry.channels)
     weights = with_head(weights, config, data.file.class_names)
     if weights.spec.family != "timm":
-        spec = weights.spec.changed(dropout=config.dropout, drop_path=config.drop_path)
+        spec = weights.spec.replace(dropout=config.dropout, drop_path=config.drop_path)
         weights = replace(weights, spec=with_pooling(spec, config.head))
     weights = with_norm(weights, config.norm)
     training = {
@@ -114,8 +115,8 @@ def with_head(weights: Weights, config: TrainConfig, names: tuple[str, ...]) -> 
     if differ and config.keep_head == "always":
         raise UsageError(f"--keep-head: {differ}; leave it out for a new head")
     if differ or config.keep_head == "never":
-        return with_new_head(weights, len(names), config.head_std, config.seed, differ)
-    return with_kept_head(weights, names)
+        return replace_head(weights, len(names), config.head_std, config.seed, differ)
+    return keep_head(weights, names)
 
 
 def with_pooling(spec: ModelSpec, head: str | None) -> ModelSpec:
@@ -134,26 +135,28 @@ def with_norm(weights: Weights, norm: str | None) -> Weights:
         return weights
     if norm == "tokens" or spec.family in ("bit", "timm"):
         raise UsageError(f"these weights, {spec.name}, cannot have norm {norm}; leave it out by --set norm=none")
-    return with_pooled_norm(weights)
+    return pool_norm(weights)
 
 
-def trials(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory | None) -> dict[float, Score]:
+def run_lr_trials(
+    config: TrainConfig, begun: Weights, place: Environment, run: RunDirectory | None
+) -> dict[float, Score]:
     """{lr: accuracy, and loss, on a part of the training data that the others are trained without}."""
     if not config.lrs or run is None:
         return {}
     share = next(share for size, share in DEV if place.train.rows < size)
-    rest, dev = held_out(place.train, share, config.seed)
+    rest, dev = hold_out(place.train, share, config.seed)
     place.reporter.note(
-        f"{len(config.lrs)} learning rates are tried with {rest.rows:,} pictures on the other {dev.rows:,}"
+        f"{len(config.lrs)} learning rates are tried with {rest.rows:,} images on the other {dev.rows:,}"
     )
     part = replace(place, train=rest, val=dev)
-    return {lr: trial(with_lr(config, lr), begun, part, run.part(f"trials/lr-{lr:g}")) for lr in config.lrs}
+    return {lr: run_lr_trial(with_lr(config, lr), begun, part, run.part(f"trials/lr-{lr:g}")) for lr in config.lrs}
 
 
-def trial(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory) -> Score:
+def run_lr_trial(config: TrainConfig, begun: Weights, place: Environment, run: RunDirectory) -> Score:
     if not run.result:
-        fitted = Fit(config, labelled(config, begun, place), place, run).to_the_end()
-        place.ranks.meet()
+        fitted = Fit(config, make_labeled_task(config, begun, place), place, run).train()
+        place.ranks.barrier()
         if place.ranks.first:
             run.finish(
                 {"lr": config.optim.lr} | {name.removeprefix("val_"): value for name, value in fitted.val.items()}
@@ -161,7 +164,7 @@ def trial(config: TrainConfig, begun: Weights, place: Place, run: RunDirectory) 
             shutil.rmtree(run.checkpoints, ignore_errors=True)
             for path in (run.weights, run.best):
                 path.unlink(missing_ok=True)
-        place.ranks.meet()
+        place.ranks.barrier()
     assert run.result is not None
     place.reporter.note(
         f"lr {config.optim.lr:g}: top-1 {run.result['top1']:.2%}, loss {run.result['loss']:.4f} on the held out part"

@@ -1,4 +1,4 @@
-"""`vitctl info`: what an artefact of ours holds, and whether it is still what it was."""
+"""`vitctl info`: what an artifact of ours holds, and whether it is still what it was."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from vitctl.io.feature_file import FEATURES, FeatureFile
 from vitctl.io.files import check_regular_file
 from vitctl.io.hdf5 import format_of, is_hdf5
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.patch_format import picture_digest
-from vitctl.reporting import Reporter, Silent, counted
+from vitctl.io.patch_format import image_digest
+from vitctl.reporting import Reporter, SilentReporter, format_count
 
 LISTED = 1000  # rejects in a result; the file has them all
-VERIFIED = 64  # pictures checked at once
+VERIFIED = 64  # images checked at once
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PatchFileInfo:
     width: int
     channels: int
     patch: int
-    patches: int  # N, of a picture
+    patches: int  # N, of an image
     fit: str
     mean: list[float]
     std: list[float]
@@ -130,7 +130,7 @@ def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool
         return describe_features(FeatureFile(path), verify)
     file = PatchFile(path)
     if verify:
-        verify_patch_file(file, reporter or Silent())
+        verify_patch_file(file, reporter or SilentReporter())
     return describe_patch_file(file, verified=True if verify else None)
 
 
@@ -186,7 +186,7 @@ def describe_weights(reference: str) -> WeightsInfo:
 def describe_features(file: FeatureFile, verify: bool) -> FeatureFileInfo:
     origin = file.origin
     if verify:
-        check_finite(file)
+        check_finite_features(file)
     return FeatureFileInfo(
         path=str(file.path),
         kind="features",
@@ -207,11 +207,13 @@ def describe_features(file: FeatureFile, verify: bool) -> FeatureFileInfo:
     )
 
 
-def check_finite(file: FeatureFile) -> None:
+def check_finite_features(file: FeatureFile) -> None:
     for name in file.splits:
         rows = np.flatnonzero(~np.isfinite(file.features(name)).reshape(len(file.labels(name)), -1).all(1))
         if len(rows):
-            raise DataError(f"{file.path}: {counted(len(rows), 'picture')} of {name} with features that are not finite")
+            raise DataError(
+                f"{file.path}: {format_count(len(rows), 'image')} of {name} with features that are not finite"
+            )
 
 
 def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchFileInfo:
@@ -238,7 +240,7 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
         leaks=[dict(zip(("split", "name", "other_split", "other_name"), leak, strict=True)) for leak in leaks],
         shards=len(file.files) if file.files != [file.path] else 0,
         compressed=file.compressed,
-        bytes=file.stored_bytes(),
+        bytes=file.count_stored_bytes(),
         source=header.source,
         created_by=header.created_by,
         digest=file.digest,
@@ -260,37 +262,39 @@ def describe_split(split: Split, classes: int) -> SplitInfo:
     )
 
 
-def placed(split: str, name: str) -> str:
-    """A picture's name, with its split in front where the name does not say it."""
+def name_in_split(split: str, name: str) -> str:
+    """An image's name, with its split in front where the name does not say it."""
     return name if name.startswith(f"{split}/") else f"{split}/{name}"
 
 
 def verify_patch_file(file: PatchFile, reporter: Reporter) -> None:
-    """Reads every picture again and compares it with its digest, and these with the file's."""
-    if file.computed_digest() != file.digest:
+    """Reads every image again and compares it with its digest, and these with the file's."""
+    if file.compute_digest() != file.digest:
         raise DataError(f"{file.path}: labels, names or digests are not what was written; make it anew")
     damaged: list[str] = []
     with reporter.progress("verify", sum(split.rows for split in file.splits.values())) as bar:
         for split in file.splits.values():
             for start in range(0, split.rows, VERIFIED):
                 rows = np.arange(start, min(start + VERIFIED, split.rows))
-                damaged += [placed(split.name, name) for name in damaged_rows(split, rows)]
+                damaged += [name_in_split(split.name, name) for name in find_damaged_rows(split, rows)]
                 bar.advance(len(rows))
     if damaged:
         shown = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
         raise DataError(
-            f"{file.path}: {counted(len(damaged), 'picture')} damaged ({shown}); make it anew with vitctl patchify"
+            f"{file.path}: {format_count(len(damaged), 'image')} damaged ({shown}); make it anew with vitctl patchify"
         )
 
 
-def damaged_rows(split: Split, rows: np.ndarray[Any, Any]) -> list[str]:
+def find_damaged_rows(split: Split, rows: np.ndarray[Any, Any]) -> list[str]:
     try:
         patches = split.patches(rows)
     except DataError:  # a compressed chunk that cannot be unpacked: which?
         return (
-            split.names(rows) if len(rows) == 1 else [name for row in rows for name in damaged_rows(split, row[None])]
+            split.names(rows)
+            if len(rows) == 1
+            else [name for row in rows for name in find_damaged_rows(split, row[None])]
         )
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(picture_digest, patches))
+        found = list(pool.map(image_digest, patches))
     wrong = [row for row, one, other in zip(rows, found, split.digests(rows), strict=True) if one != other.tobytes()]
     return split.names(np.array(wrong, np.int64))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from vitctl.config.interpolate import InterpolateConfig
 from vitctl.errors import OutputExists, UsageError
-from vitctl.inspection.similarity import Panel, draw
+from vitctl.inspection.similarity import SimilarityPanel, draw_similarities
 from vitctl.io.outputs import check_output
 from vitctl.io.save import save_as
 from vitctl.io.weights import Weights
-from vitctl.models.resize import how, patch_positions, resized, round_trip_error
-from vitctl.reporting import Reporter, Silent
-from vitctl.workflows.load import choose_weights, chosen, weight_files
+from vitctl.models.resize import describe_method, patch_positions, resize_weights, round_trip_error
+from vitctl.reporting import Reporter, SilentReporter
+from vitctl.workflows.load import choose_weights, choose_weights_flag, weight_files
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class InterpolateResult:
 def interpolate_positions(
     config: InterpolateConfig, reporter: Reporter | None = None, *, overwrite: bool = False
 ) -> InterpolateResult:
-    reporter = reporter or Silent()
+    reporter = reporter or SilentReporter()
     started = time.perf_counter()
     before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
     if config.pad:
-        before = replace(before, spec=before.spec.changed(pad=True))
+        before = replace(before, spec=before.spec.replace(pad=True))
     height, width = config.size
-    out = Path(config.out or f"{slug(before.spec.name)}-{short(height, width)}.safetensors")
+    out = Path(config.out or f"{short_name(before.spec.name)}-{short(height, width)}.safetensors")
     check_outputs(before, out, config, overwrite)
-    after = resized(before, height, width, config.method)
+    after = resize_weights(before, height, width, config.method)
     if before.spec.grid == after.spec.grid:
         reporter.note(f"the grid of {grid(before)} patches stays as it is")
     if config.plot:  # first, for a plot that is there is in nobody's way when the weights find no room
@@ -54,10 +54,10 @@ def interpolate_positions(
     digest = save_as(after, out)
     return InterpolateResult(
         out=str(out),
-        source=chosen(config.source)[0],
+        source=choose_weights_flag(config.source)[0],
         model=before.spec.name,
         positions=before.spec.positions,
-        method=how(before.spec, config.method),
+        method=describe_method(before.spec, config.method),
         res_before=[before.spec.height, before.spec.width],
         res_after=[height, width],
         grid_before=list(before.spec.grid),
@@ -89,7 +89,7 @@ def short(height: int, width: int) -> str:
     return str(height) if height == width else f"{height}x{width}"
 
 
-def slug(name: str) -> str:
+def short_name(name: str) -> str:
     return name.replace("/", "-").replace(":", "-")
 
 
@@ -103,5 +103,7 @@ def plot(before: Weights, after: Weights, path: Path) -> None:
         table = patch_positions(weights)
         assert table is not None  # or check_outputs would have said so
         size = f"{weights.spec.height}x{weights.spec.width}"
-        panels.append(Panel(f"{word}: {grid(weights)} patches at {size}", table.float().numpy(), weights.spec.grid))
-    draw(panels, path, f"Similarity of position embeddings, {before.spec.name}")
+        panels.append(
+            SimilarityPanel(f"{word}: {grid(weights)} patches at {size}", table.float().numpy(), weights.spec.grid)
+        )
+    draw_similarities(panels, path, f"Similarity of position embeddings, {before.spec.name}")

@@ -11,7 +11,7 @@ from vitctl.errors import ConfigError, InputError, UsageError, WeightsError
 from vitctl.io import official
 from vitctl.io.capabilities import find_lost_fields
 from vitctl.io.checkpoint import checkpoint_weights, is_checkpoint
-from vitctl.io.recognise import guarded, open_weights
+from vitctl.io.recognize import catch_parse_errors, open_weights
 from vitctl.io.run_directory import LATEST, is_run, open_run
 from vitctl.io.run_weights import newest_with_weights, run_weights, split_reference
 from vitctl.io.weights import Weights, override_normalization
@@ -33,7 +33,7 @@ def choose_weights(
 
     What was taken is told, and what was assumed of it is warned of.
     """
-    reference, why = chosen(flag)
+    reference, why = choose_weights_flag(flag)
     try:
         weights = load_weights(reference, allow_missing)
     except WeightsError as error:
@@ -60,7 +60,7 @@ def apply_normalization(weights: Weights, reporter: Reporter, mean: Numbers, std
     return replace(weights, about=about, normalization_guess="" if mean and std else guess)
 
 
-def chosen(flag: str | None) -> tuple[str, str]:
+def choose_weights_flag(flag: str | None) -> tuple[str, str]:
     """Which weights, and why these."""
     if flag:
         return flag, "--from"
@@ -92,10 +92,10 @@ def tell_changes(before: Weights, after: Weights, reporter: Reporter) -> None:
         reporter.note(f"weights: {step['step']} {step['from']} to {step['to']}, {step['method']}")
 
 
-def trained_on(flag: str | None) -> str | None:
+def data_of_run(flag: str | None) -> str | None:
     """The data of the run whose weights are meant, where it is still there."""
     try:
-        path, _ = split_reference(chosen(flag)[0])
+        path, _ = split_reference(choose_weights_flag(flag)[0])
     except UsageError:
         return None
     for folder in (path, path.parent):
@@ -115,13 +115,13 @@ def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:
     run = run_weights(text)
     path = run.file if run else Path(text)
     if not path.exists():
-        raise missing(text)
+        raise make_missing_error(text)
     if is_checkpoint(path):
-        weights = guarded(path, lambda: checkpoint_weights(path))
+        weights = catch_parse_errors(path, lambda: checkpoint_weights(path))
     else:
         weights = open_weights(path, allow_missing, describe_timm)
     weights = weights.with_notes(run.note if run else "")
-    return replace(guarded(path, lambda: whole(weights, text, allow_missing)), path=text)
+    return replace(catch_parse_errors(path, lambda: check_complete(weights, text, allow_missing)), path=text)
 
 
 def describe_timm(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
@@ -131,7 +131,7 @@ def describe_timm(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[
     return describe_architecture(config, source)
 
 
-def whole(weights: Weights, what: str, allow_missing: bool) -> Weights:
+def check_complete(weights: Weights, what: str, allow_missing: bool) -> Weights:
     """The same, once every tensor of its model is there and none beside them; or what fits, where that is allowed."""
     if weights.stated not in ("", weights.digest()):
         raise WeightsError(f"{what}: damaged: its numbers are not what was written; make it anew")
@@ -140,12 +140,12 @@ def whole(weights: Weights, what: str, allow_missing: bool) -> Weights:
         return weights
     import torch
 
-    from vitctl.models.create import build, compare, named_tensors
+    from vitctl.models.create import build_module, check_same_tensors, collect_tensors
 
     with torch.device("meta"):
-        wanted = named_tensors(build(weights.spec))
+        wanted = collect_tensors(build_module(weights.spec))
     try:
-        notes = compare(wanted, weights.tensors, what, allow_missing)
+        notes = check_same_tensors(wanted, weights.tensors, what, allow_missing)
     except WeightsError as error:
         advice = "; --from timm:NAME builds timm's own models" if weights.about.format.startswith("timm") else ""
         raise WeightsError(f"{error}{advice}") from error
@@ -160,7 +160,7 @@ def plain_names(spec: ModelSpec) -> set[str]:
     return {row.ours for row in official.transformer_rows(spec, official.ORIGINAL)}
 
 
-def missing(text: str) -> InputError:
+def make_missing_error(text: str) -> InputError:
     """The error for what is not there, with the nearest name that is."""
     path = Path(text)
     if is_model(text):
@@ -190,17 +190,17 @@ def load_model(
     classes: int | None = None,
     allow_missing: bool = False,
 ) -> "nn.Module":
-    """A model in eval mode: normalised images [B, C, H, W], or patches [B, N, P*P*C], to logits [B, K].
+    """A model in eval mode: normalized images [B, C, H, W], or patches [B, N, P*P*C], to logits [B, K].
 
     It carries its `spec`, and as `about` its mean, std, class names and origin. Another size, other channels or other
     classes are adapted to: positions are interpolated the official way, a head of other classes is zeros.
     """
-    from vitctl.models.adapt import adapted
-    from vitctl.models.create import build, fill
+    from vitctl.models.adapt import adapt_weights
+    from vitctl.models.create import build_module, load_tensors
 
     weights = reference if isinstance(reference, Weights) else load_weights(reference, allow_missing)
-    weights = adapted(weights, height, width, channels, classes)
-    model = build(weights.spec)
-    fill(model, weights.tensors, weights.about.source or weights.spec.name, allow_missing)
+    weights = adapt_weights(weights, height, width, channels, classes)
+    model = build_module(weights.spec)
+    load_tensors(model, weights.tensors, weights.about.source or weights.spec.name, allow_missing)
     setattr(model, "about", weights.about)  # noqa: B010 - a module's own attributes are typed as tensors
     return model.eval()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vitctl.config.model import EXAFLOPS, LISTED, model_spec
 from vitctl.models.count import count
-from vitctl.reporting import Reporter, Silent
+from vitctl.reporting import Reporter, SilentReporter
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class ModelRow:
     res: list[int]
     tokens: int
     parameters: int
-    gflops: float  # of one picture forward, two for each multiply-add
+    gflops: float  # of one image forward, two for each multiply-add
     exaflops: str | None  # of the paper's pretraining, Table 6
 
 
@@ -31,16 +31,16 @@ def list_models(
     names = [
         name for name in LISTED if not pattern or pattern.lower() in name or fnmatch.fnmatch(name, pattern.lower())
     ]
-    reporter = reporter or Silent()
+    reporter = reporter or SilentReporter()
     rows = []
     with reporter.progress("count", len(names) or 1, "models") as bar:
         for name in names or [str(pattern)]:
-            rows.append(row_of(name, res, reporter))
+            rows.append(make_model_row(name, res, reporter))
             bar.advance()
     return ModelsResult(rows)
 
 
-def row_of(name: str, res: tuple[int, int], reporter: Reporter) -> ModelRow:
+def make_model_row(name: str, res: tuple[int, int], reporter: Reporter) -> ModelRow:
     spec = model_spec(name, height=res[0], width=res[1], pad=True)
     has_tokens = spec.family not in ("bit", "timm")
     if has_tokens and (res[0] % spec.reach or res[1] % spec.reach):

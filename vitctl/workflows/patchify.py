@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.patchify import SPLITS, PatchifyConfig
-from vitctl.data.patchifier.build import build
+from vitctl.data.patchifier.build import build_patch_file
 from vitctl.data.patchifier.duplicates import find_copies
 from vitctl.data.patchifier.finish import options_digest
 from vitctl.data.patchifier.workspace import Workspace
 from vitctl.data.sources import Hints, open_source
 from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
-from vitctl.io.atomic import replacing
+from vitctl.io.atomic import atomic_write
 from vitctl.io.outputs import check_replaceable
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.patch_format import PATCHES, Header, Notes
 from vitctl.io.patch_writer import write_index
-from vitctl.reporting import Reporter, Silent, counted
-from vitctl.workflows.info import PatchFileInfo, describe_patch_file, placed
+from vitctl.reporting import Reporter, SilentReporter, format_count
+from vitctl.workflows.info import PatchFileInfo, describe_patch_file, name_in_split
 
 SHOWN = 3  # rejects and leaks that are told by name
 
@@ -41,7 +41,7 @@ class PatchifyResult:
 def patchify(
     config: PatchifyConfig, reporter: Reporter | None = None, *, resume: bool = False, overwrite: bool = False
 ) -> PatchifyResult:
-    reporter = reporter or Silent()
+    reporter = reporter or SilentReporter()
     started = time.perf_counter()
     try:
         made = make(config, reporter, resume, overwrite)
@@ -102,10 +102,10 @@ def make_one(
     overwrite: bool,
     shared: Path | None = None,
 ) -> Path:
-    if finished(out, config, resume, overwrite):
+    if is_finished(out, config, resume, overwrite):
         reporter.note(f"{out} is finished already")
         return out
-    plan = build(source, config, out, shard, reporter, resume, overwrite, shared)
+    plan = build_patch_file(source, config, out, shard, reporter, resume, overwrite, shared)
     if not (shared and shard):  # what is said of the whole source is said once
         for note in plan.notes:
             reporter.note(note)
@@ -114,7 +114,7 @@ def make_one(
     return out
 
 
-def finished(out: Path, config: PatchifyConfig, resume: bool, overwrite: bool) -> bool:
+def is_finished(out: Path, config: PatchifyConfig, resume: bool, overwrite: bool) -> bool:
     """Whether --resume has nothing to do: the file is there, and these options made it."""
     if not resume or overwrite or not out.exists() or Workspace(out).folder.exists():
         return False
@@ -151,8 +151,8 @@ def make_index(config: PatchifyConfig, reporter: Reporter, resume: bool, overwri
         )
     shards = [PatchFile(path) for path in paths]
     check_alike(shards)
-    with replacing(out) as aside:
-        write_index(aside, paths, *joined(shards))
+    with atomic_write(out) as aside:
+        write_index(aside, paths, *join_shards(shards))
     reporter.note(f"index over {count} shards: {out}")
     return out
 
@@ -168,7 +168,7 @@ def check_alike(shards: list[PatchFile]) -> None:
                 )
 
 
-def joined(shards: list[PatchFile]) -> tuple[Header, Notes]:
+def join_shards(shards: list[PatchFile]) -> tuple[Header, Notes]:
     """The header and notes of all shards together; copies are looked for across them."""
     digests: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {
         name: np.concatenate([shard.splits[name].digests() for shard in shards if name in shard.splits])
@@ -206,10 +206,12 @@ def tell_findings(info: PatchFileInfo, reporter: Reporter) -> None:
         reporter.warn(f"{info.rejects:,} rejected: {shown}{more}")
     if info.leaked:
         pair = info.leaks[0]
-        first = f"{placed(pair['split'], pair['name'])} is {placed(pair['other_split'], pair['other_name'])}"
+        first = (
+            f"{name_in_split(pair['split'], pair['name'])} is {name_in_split(pair['other_split'], pair['other_name'])}"
+        )
         reporter.warn(
-            f"{counted(info.leaked, 'picture')} of one split in another too: {first}"
+            f"{format_count(info.leaked, 'image')} of one split in another too: {first}"
             + (" (vitctl info --rejects lists them)" if info.leaked > 1 else "")
         )
     if info.duplicates:
-        reporter.warn(f"exact copies inside a split: {counted(info.duplicates, 'picture')}")
+        reporter.warn(f"exact copies inside a split: {format_count(info.duplicates, 'image')}")

@@ -1,4 +1,4 @@
-"""`vitctl predict`: what a model says of pictures."""
+"""`vitctl predict`: what a model says of images."""
 
 import csv
 import time
@@ -12,23 +12,23 @@ import numpy as np
 import torch
 
 from vitctl.config.predict import PredictConfig
-from vitctl.data.glimpses import Glimpse, glimpses, pictures_at
 from vitctl.data.patchifier.decode import Target
+from vitctl.data.previews import Preview, images_at, read_previews
 from vitctl.errors import DataError
 from vitctl.inspection.predictions import Verdict, draw_predictions
-from vitctl.io.atomic import replacing
+from vitctl.io.atomic import atomic_write
 from vitctl.io.csv_cells import text_cell
 from vitctl.io.outputs import check_output
-from vitctl.reporting import Reporter, Silent, counted
+from vitctl.reporting import Reporter, SilentReporter, format_count
+from vitctl.training.device import choose_device
 from vitctl.training.precision import autocast
 from vitctl.training.ranks import Ranks
-from vitctl.training.tally import check_finite
+from vitctl.training.tally import check_finite_logits
 from vitctl.workflows.ready import Ready, choose_model
-from vitctl.workflows.train.start import device_of
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImagePrediction:
     name: str
     probability: float
 
@@ -37,7 +37,7 @@ class Answer:
 class Prediction:
     path: str
     label: str | None  # the folder that it lies in, where that is a class of the model
-    top: list[Answer]
+    top: list[ImagePrediction]
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ class PredictResult:
 
 
 def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictResult:
-    reporter, began = reporter or Silent(), time.perf_counter()
-    paths = pictures_at(config.pictures)
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    paths = images_at(config.pictures)
     check_output(config.csv, *config.pictures, *paths, ending=".csv")
     check_output(config.sheet, *config.pictures, *paths, ending=".png")
-    device = device_of(config.device, Ranks())
+    device = choose_device(config.device, Ranks())
     ready = choose_model(
         config.source, reporter, precision=config.precision, device=device,
         allow_missing=config.allow_missing, mean=config.mean, std=config.std,
     )  # fmt: skip
     session = Session(config, ready, paths)
     started = time.perf_counter()
-    with reporter.progress("predict", len(paths)) as bar, session.writing():
-        for batch in glimpses(paths, target_of(ready, config), config.batch):
+    with reporter.progress("predict", len(paths)) as bar, session.open_table():
+        for batch in read_previews(paths, target_of(ready, config), config.batch):
             for bad in session.take(batch):
                 reporter.warn(f"{bad.path}: {bad.reason}")
             bar.advance(len(batch))
@@ -92,12 +92,12 @@ def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictR
 def target_of(ready: Ready, config: PredictConfig) -> Target:
     spec = ready.spec
     if spec.channels not in (1, 3):
-        raise DataError(f"{ready.path}: takes {spec.channels} channels; pictures have one or three")
+        raise DataError(f"{ready.path}: takes {spec.channels} channels; images have one or three")
     return Target(spec.height, spec.width, spec.channels, config.fit or ready.about.fit, max_pixels=config.max_pixels)
 
 
 class Session:
-    """What comes together while pictures pass by."""
+    """What comes together while images pass by."""
 
     def __init__(self, config: PredictConfig, ready: Ready, paths: list[str]) -> None:
         self.config, self.ready = config, ready
@@ -110,17 +110,17 @@ class Session:
         self.unreadable: list[Unreadable] = []
         self.verdicts: list[Verdict] = []
         self.answered = self.labelled = self.right = 0
-        self.owed = 0  # pictures that were to be shown and cannot be read: the next ones stand for them
+        self.owed = 0  # images that were to be shown and cannot be read: the next ones stand for them
         self.table: Any = None
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def open_table(self) -> Iterator[None]:
         """For as long as it lasts, lines go to the table."""
         if not self.config.csv:
             yield
             return
         with (
-            replacing(Path(self.config.csv)) as aside,
+            atomic_write(Path(self.config.csv)) as aside,
             open(aside, "w", newline="", encoding="utf-8") as file,
         ):
             self.table = csv.writer(file)
@@ -128,26 +128,26 @@ class Session:
             self.table.writerow(["path", "label", *(f"{what}{place}" for place in places for what in COLUMNS)])
             yield
 
-    def take(self, batch: list[Glimpse]) -> list[Unreadable]:
+    def take(self, batch: list[Preview]) -> list[Unreadable]:
         """Answers to a batch; returns what of it could not be read."""
         bad = [Unreadable(each.path, each.reason) for each in batch if each.pixels is None]
         self.unreadable += bad
         self.owed += sum(each.path in self.shown for each in bad)
         good = [each for each in batch if each.pixels is not None]
         for each, (chances, numbers) in zip(good, self.answers(good), strict=True):
-            top = [Answer(self.names[number], chance) for chance, number in zip(chances, numbers, strict=True)]
+            top = [ImagePrediction(self.names[number], chance) for chance, number in zip(chances, numbers, strict=True)]
             self.keep(Prediction(each.path, self.label_of(each.path), top), each.pixels)
         return bad
 
     @torch.no_grad()
-    def answers(self, good: list[Glimpse]) -> Iterator[tuple[list[float], list[int]]]:
+    def answers(self, good: list[Preview]) -> Iterator[tuple[list[float], list[int]]]:
         if not good:
             return
         ready = self.ready
         pixels = torch.from_numpy(np.stack([each.pixels for each in good])).to(ready.device)  # type: ignore[misc]
         with autocast(ready.autocast, ready.device):
-            logits = ready.model(ready.normalise(pixels)).float()
-        check_finite(logits)
+            logits = ready.model(ready.normalize(pixels)).float()
+        check_finite_logits(logits)
         chances, numbers = logits.softmax(1).topk(self.top, dim=1)
         yield from zip(chances.tolist(), numbers.tolist(), strict=True)
 
@@ -178,11 +178,11 @@ class Session:
         if not self.answered:
             first = self.unreadable[0]
             raise DataError(
-                f"none of {counted(len(self.unreadable), 'picture')} can be read; {first.path}: {first.reason}"
+                f"none of {format_count(len(self.unreadable), 'image')} can be read; {first.path}: {first.reason}"
             )
 
     def draw(self, path: Path) -> None:
-        shown = f"{len(self.verdicts):,} of {counted(self.answered, 'picture')}"
+        shown = f"{len(self.verdicts):,} of {format_count(self.answered, 'image')}"
         score = "" if self.top1 is None else f"  ·  {self.right:,} of {self.labelled:,} right, {self.top1:.1%}"
         title = f"{self.ready.spec.name} at {self.ready.spec.height}x{self.ready.spec.width}"
         draw_predictions(self.verdicts, path, title, f"{self.ready.path}  ·  {shown}{score}")

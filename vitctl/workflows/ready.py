@@ -11,22 +11,22 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import DataError, UsageError
 from vitctl.io.files import check_regular_file
 from vitctl.io.weights import About, Weights, override_normalization
-from vitctl.models.adapt import adapted
-from vitctl.models.exports.exported import Exported
+from vitctl.models.adapt import adapt_weights
+from vitctl.models.exports.exported import ExportedModel
 from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.models.exports.torch_file import TorchProgram
+from vitctl.models.input import Normalizer
 from vitctl.reporting import Reporter
-from vitctl.training.precision import Precision, chosen, quick_attention
-from vitctl.workflows.load import choose_weights, load_model, missing, tell_changes
-from vitctl.workflows.load import chosen as chosen_weights
-from vitctl.workflows.train.feed import Normaliser
+from vitctl.training.precision import Precision, choose_precision, quick_attention
+from vitctl.workflows.load import choose_weights, load_model, make_missing_error, tell_changes
+from vitctl.workflows.load import choose_weights_flag as chosen_weights
 
-EXPORTS: dict[str, Callable[[Path], Exported]] = {".onnx": OnnxModel, ".pt2": TorchProgram}
+EXPORTS: dict[str, Callable[[Path], ExportedModel]] = {".onnx": OnnxModel, ".pt2": TorchProgram}
 
 
 @dataclass(frozen=True)
 class Ready:
-    model: nn.Module  # normalised pictures or patches to logits; bytes [B, H, W, C] where it prepares them itself
+    model: nn.Module  # normalized images or patches to logits; bytes [B, H, W, C] where it prepares them itself
     spec: ModelSpec
     about: About
     path: str
@@ -35,8 +35,8 @@ class Ready:
     device: torch.device
     takes_bytes: bool = False
 
-    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels if self.takes_bytes else Normaliser(self.spec, self.about)(pixels)
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels if self.takes_bytes else Normalizer(self.spec, self.about)(pixels)
 
     @property
     def autocast(self) -> Precision:
@@ -69,7 +69,7 @@ def choose_source(
     path = chosen_weights(flag)[0] if flag is None else flag
     if Path(path).suffix not in EXPORTS:
         return choose_weights(flag, reporter, allow_missing, mean, std)
-    ready = exported(Path(path), reporter, mean, std)
+    ready = open_export(Path(path), reporter, mean, std)
     reporter.note(f"weights: {path}, an export of {ready.spec.name}")
     return ready
 
@@ -86,34 +86,32 @@ def ready_from(
     """For images of so many channels."""
     if isinstance(source, Ready):
         if channels not in (None, source.spec.channels):
-            raise DataError(
-                f"{source.path}: takes pictures of {source.spec.channels} channels, the data has {channels}"
-            )
-        return headed(source)
-    fitting = adapted(source, channels=channels)
+            raise DataError(f"{source.path}: takes images of {source.spec.channels} channels, the data has {channels}")
+        return check_has_head(source)
+    fitting = adapt_weights(source, channels=channels)
     tell_changes(source, fitting, reporter)
     model = load_model(fitting, allow_missing=allow_missing).to(device)
-    way = chosen(precision, device)  # type: ignore[arg-type]
+    way = choose_precision(precision, device)  # type: ignore[arg-type]
     quick_attention(model, way, device)  # computed as in training
-    return headed(Ready(model, fitting.spec, fitting.about, source.path, source.digest(), way, device))
+    return check_has_head(Ready(model, fitting.spec, fitting.about, source.path, source.digest(), way, device))
 
 
-def exported(path: Path, reporter: Reporter, mean: tuple[float, ...], std: tuple[float, ...]) -> Ready:
+def open_export(path: Path, reporter: Reporter, mean: tuple[float, ...], std: tuple[float, ...]) -> Ready:
     if not path.exists():
-        raise missing(str(path))
+        raise make_missing_error(str(path))
     check_regular_file(path)
     model = EXPORTS[path.suffix](path)
     if model.warning:
         reporter.warn(model.warning)
     if model.takes_bytes and (mean or std):
         raise UsageError(
-            f"{path}: normalizes its pictures itself; --mean and --std are for the weights that it is exported from"
+            f"{path}: normalizes its images itself; --mean and --std are for the weights that it is exported from"
         )
     device, about = torch.device("cpu"), override_normalization(model.about, model.spec.channels, mean, std)
     return Ready(model, model.spec, about, str(path), model.digest, model.precision, device, model.takes_bytes)
 
 
-def headed(ready: Ready) -> Ready:
+def check_has_head(ready: Ready) -> Ready:
     if not ready.spec.classes:
         raise UsageError(f"{ready.path}: has no head, so it answers nothing; vitctl finetune gives it one")
     return ready

@@ -29,24 +29,26 @@ class RecipesResult:
 def list_recipes(pattern: str | None = None) -> RecipesResult:
     """The one of this name, or those whose name has `pattern` in it or fits it as a glob; all if it is left out."""
     if pattern is None:
-        return RecipesResult([row_of(each) for each in RECIPES.values()])
+        return RecipesResult([make_recipe_row(each) for each in RECIPES.values()])
     if pattern in RECIPES:
-        return RecipesResult([row_of(RECIPES[pattern])])
+        return RecipesResult([make_recipe_row(RECIPES[pattern])])
     names = [name for name in RECIPES if pattern.lower() in name or fnmatch.fnmatch(name, pattern.lower())]
-    return RecipesResult([row_of(RECIPES[name]) for name in names] or [row_of(recipe(pattern))])
+    return RecipesResult([make_recipe_row(RECIPES[name]) for name in names] or [make_recipe_row(recipe(pattern))])
 
 
-def row_of(row: Recipe) -> RecipeRow:
-    settings = {"batch": row.config.batch, "optim.lr": row.config.optim.lr} | dict(differing(row.config, TrainConfig()))
+def make_recipe_row(row: Recipe) -> RecipeRow:
+    settings = {"batch": row.config.batch, "optim.lr": row.config.optim.lr} | dict(
+        list_changed_fields(row.config, TrainConfig())
+    )
     settings.pop("model", None)
     return RecipeRow(row.name, row.purpose, row.config.model, row.source, row.command, row.expected, settings)
 
 
-def differing(config: Any, default: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+def list_changed_fields(config: Any, default: Any, above: str = "") -> Iterator[tuple[str, Any]]:
     """Every field that is not the default's; those of inner configs as optim.lr."""
     for field in dataclasses.fields(config):
         value, usual = getattr(config, field.name), getattr(default, field.name)
         if dataclasses.is_dataclass(value):
-            yield from differing(value, usual, f"{above}{field.name}.")
+            yield from list_changed_fields(value, usual, f"{above}{field.name}.")
         elif value != usual:
             yield f"{above}{field.name}", value

@@ -7,22 +7,23 @@ from typing import Any, Unpack
 
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.train import TrainConfig
+from vitctl.data.subsets import limit_split
 from vitctl.inspection.curves import draw_curves
 from vitctl.models.count import BACKWARD, count
 from vitctl.models.masked import check_masked
-from vitctl.reporting import Reporter, Silent
-from vitctl.training.ceiling import ceiling
-from vitctl.training.ranks import joined, ranks_here
+from vitctl.reporting import Reporter, SilentReporter
+from vitctl.training.ceiling import measure_ceiling
+from vitctl.training.device import choose_device
+from vitctl.training.environment import Environment, make_environment
+from vitctl.training.fit import Fit, Fitted
+from vitctl.training.masked import check_unlabeled, make_masked_task
+from vitctl.training.ranks import join_ranks, ranks_here
 from vitctl.training.stop import Stop
+from vitctl.training.task import TrainTask
 from vitctl.workflows.choose import warn_enlarged
-from vitctl.workflows.train.conclude import concluded
-from vitctl.workflows.train.fit import Fit, Fitted
-from vitctl.workflows.train.fresh import fresh, spec_of
-from vitctl.workflows.train.masked import check_unlabelled, masked
-from vitctl.workflows.train.parts import limited
-from vitctl.workflows.train.place import Place, place_of
-from vitctl.workflows.train.start import Data, Request, Started, Ways, device_of, start
-from vitctl.workflows.train.task import Task
+from vitctl.workflows.train.conclude import read_concluded
+from vitctl.workflows.train.fresh import fresh_spec, fresh_weights_for
+from vitctl.workflows.train.start import Data, Request, Started, Ways, start
 
 PICTURES = "reconstructions"  # in the run directory
 
@@ -45,7 +46,7 @@ class SelfsupResult:
     device: str
     precision: str
     seed: int
-    hidden: int  # patches of a picture
+    hidden: int  # patches of an image
     patches: int
     loss: float
     val_loss: float | None
@@ -64,17 +65,17 @@ def selfsup(
     flags: dict[str, Any] | None = None, reporter: Reporter | None = None, **ways: Unpack[Ways]
 ) -> SelfsupResult:
     """`flags` are fields of TrainConfig: `selfsup({"model": "vit-s/16", "objective": "mae", "data": "photos/"})`."""
-    reporter, began = reporter or Silent(), time.perf_counter()
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
     request = Request("selfsup", dict(flags or {}), **ways)
-    device = device_of(request.flags.get("device") or "auto", ranks_here())
-    with joined(device) as ranks:
+    device = choose_device(request.flags.get("device") or "auto", ranks_here())
+    with join_ranks(device) as ranks:
         model = model_spec(request.flags.get("model") or TrainConfig.model, pad=True)  # its size is not known yet
         with start(request, model, ranks, device, reporter, encoder_spec) as started:
             if started.run and started.run.result:
-                return concluded(SelfsupResult, started.run, reporter)
+                return read_concluded(SelfsupResult, started.run, reporter)
             config, data = started.config, started.data
-            train = limited(data.train, config.limit, config.seed)
-            begun = fresh("selfsup", encoder_spec(config, data), config, data)
+            train = limit_split(data.train, config.limit, config.seed)
+            begun = fresh_weights_for("selfsup", encoder_spec(config, data), config, data)
             about = begun.about.training | {
                 "objective": config.objective,
                 "masking": dataclasses.asdict(config.masking),
@@ -82,25 +83,25 @@ def selfsup(
             begun = replace(begun, about=replace(begun.about, training=about))
             warn_enlarged(data.file, begun.spec, reporter)
             with Stop(reporter.warn) as stop:
-                place = place_of(config, train, data.val, ranks, device, reporter, stop)
-                task = masked(config, begun, place, started.run.path / PICTURES if started.run else None)
-                fitted = Fit(config, task, place, started.run).to_the_end()
-            return conclude(started, place, begun.spec, task, fitted, time.perf_counter() - began)
+                place = make_environment(config, train, data.val, ranks, device, reporter, stop)
+                task = make_masked_task(config, begun, place, started.run.path / PICTURES if started.run else None)
+                fitted = Fit(config, task, place, started.run).train()
+            return conclude_selfsup(started, place, begun.spec, task, fitted, time.perf_counter() - began)
 
 
 def encoder_spec(config: TrainConfig, data: Data) -> ModelSpec:
-    """Without a head; the mean of the patches stands for a picture, as it is patches that are taught."""
-    check_unlabelled(config)
-    spec = spec_of(replace(config, hidden=False), data, classes=0)
+    """Without a head; the mean of the patches stands for an image, as it is patches that are taught."""
+    check_unlabeled(config)
+    spec = fresh_spec(replace(config, hidden=False), data, classes=0)
     check_masked(spec, config.objective, config.masking)
     return spec if config.head else replace(spec, head="gap")
 
 
-def conclude(
-    started: Started, place: Place, spec: ModelSpec, task: Task, fitted: Fitted, elapsed: float
+def conclude_selfsup(
+    started: Started, place: Environment, spec: ModelSpec, task: TrainTask, fitted: Fitted, elapsed: float
 ) -> SelfsupResult:
     config, data, run = started.config, started.data, started.run
-    flops = BACKWARD * task.flops * fitted.pictures_per_s / place.ranks.world
+    flops = BACKWARD * task.flops * fitted.images_per_s / place.ranks.world
     patches = spec.grid[0] * spec.grid[1]
     result = SelfsupResult(
         run=str(run.path) if run else None,
@@ -129,8 +130,8 @@ def conclude(
         weights=str(run.weights) if run else None,
         pictures=str(run.path / PICTURES) if run else None,
         digest=fitted.digest,
-        images_per_s=fitted.pictures_per_s,
-        ceiling_share=flops / ceiling(place.precision, place.device),
+        images_per_s=fitted.images_per_s,
+        ceiling_share=flops / measure_ceiling(place.precision, place.device),
         elapsed_s=elapsed,
     )
     if run and place.ranks.first:

@@ -1,4 +1,4 @@
-"""Contact sheets of a patch file, and of what augmentation makes of its pictures."""
+"""Contact sheets of a patch file, and of what augmentation makes of its images."""
 
 from pathlib import Path
 from typing import Any
@@ -7,52 +7,53 @@ import numpy as np
 
 from vitctl.config.augment import augmentation
 from vitctl.errors import DataError
-from vitctl.inspection.contact_sheet import Row, draw_sheet
-from vitctl.io.atomic import replacing
+from vitctl.inspection.contact_sheet import SheetRow, draw_sheet
+from vitctl.io.atomic import atomic_write
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.randomness import Draws
-from vitctl.reporting import counted
+from vitctl.reporting import format_count
 
 CLASSES, COLUMNS = 12, 8
 KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int = 0) -> None:
-    """A row of pictures a class, drawn at random; without classes, rows of any."""
+    """A row of images a class, drawn at random; without classes, rows of any."""
     split = file.split(split_name or next(iter(file.splits)))
     labels = split.labels()
     present = np.unique(labels[labels >= 0])
-    rows: list[Row] = []
-    for number, label in enumerate(evenly(present, CLASSES) or [-1] * -(-min(split.rows, 4 * COLUMNS) // COLUMNS)):
+    rows: list[SheetRow] = []
+    for number, label in enumerate(pick_evenly(present, CLASSES) or [-1] * -(-min(split.rows, 4 * COLUMNS) // COLUMNS)):
         of_class = np.flatnonzero(labels == label)
         begin = 0 if label >= 0 else number * COLUMNS
-        chosen = drawn(of_class, begin + COLUMNS, seed)[begin:]
+        chosen = draw_random_rows(of_class, begin + COLUMNS, seed)[begin:]
         name = class_name(file, label)
-        rows.append(Row(name, counted(len(of_class), "picture") if name else "", list(split.images(chosen))))
+        rows.append(SheetRow(name, format_count(len(of_class), "image") if name else "", list(split.images(chosen))))
     shown = f", {len(rows)} shown" if len(rows) < len(present) else ""
     about = (
-        f"{split.name}: {counted(split.rows, 'picture')} of {counted(len(present), 'class')}{shown}"
+        f"{split.name}: {format_count(split.rows, 'image')} of {format_count(len(present), 'class')}{shown}"
         if len(present)
-        else f"{split.name}: {counted(split.rows, 'picture')}"
+        else f"{split.name}: {format_count(split.rows, 'image')}"
     )
-    save(draw_sheet(file.path.name, f"{about}  ·  {file.geometry}", rows), path)
+    save_sheet(draw_sheet(file.path.name, f"{about}  ·  {file.geometry}", rows), path)
 
 
 def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, path: Path, seed: int = 0) -> None:
-    """Each picture as it is stored, then as eight epochs would show it."""
+    """Each image as it is stored, then as eight epochs would show it."""
     from vitctl.data.augmentation.augment import Augment
 
     config = augmentation(preset)
     split = file.split(split_name or next(iter(file.splits)))
-    chosen = drawn(np.arange(split.rows), CLASSES, seed)
+    chosen = draw_random_rows(np.arange(split.rows), CLASSES, seed)
     columns = [
         split.images(chosen),
-        *(augmented(Augment(config, seed, None), split, chosen, epoch) for epoch in range(COLUMNS)),
+        *(augment_rows(Augment(config, seed, None), split, chosen, epoch) for epoch in range(COLUMNS)),
     ]
     rows = [
-        Row(label_of(file, split, row), "", [column[number] for column in columns]) for number, row in enumerate(chosen)
+        SheetRow(row_label(file, split, row), "", [column[number] for column in columns])
+        for number, row in enumerate(chosen)
     ]
-    save(
+    save_sheet(
         draw_sheet(
             f"{file.path.name}: {preset}",
             f"first as stored, with its class, then epochs 0 to {COLUMNS - 1}  ·  {config.summary()}",
@@ -62,7 +63,7 @@ def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, pat
     )
 
 
-def augmented(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int) -> np.ndarray[Any, Any]:
+def augment_rows(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int) -> np.ndarray[Any, Any]:
     """uint8 [B, H, W, C], mixing included where the preset mixes."""
     import torch
 
@@ -75,7 +76,7 @@ def augmented(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int
     return np.asarray(images.numpy())
 
 
-def label_of(file: PatchFile, split: Split, row: int) -> str:
+def row_label(file: PatchFile, split: Split, row: int) -> str:
     return class_name(file, int(split.labels(np.array([row]))[0]))
 
 
@@ -87,18 +88,18 @@ def class_name(file: PatchFile, label: int) -> str:
     return file.class_names[label] if label >= 0 else ""
 
 
-def evenly(values: np.ndarray[Any, Any], count: int) -> list[int]:
+def pick_evenly(values: np.ndarray[Any, Any], count: int) -> list[int]:
     if len(values) <= count:
         return [int(value) for value in values]
     return [int(values[place]) for place in np.linspace(0, len(values) - 1, count).round().astype(int)]
 
 
-def drawn(rows: np.ndarray[Any, Any], count: int, seed: int) -> np.ndarray[Any, Any]:
+def draw_random_rows(rows: np.ndarray[Any, Any], count: int, seed: int) -> np.ndarray[Any, Any]:
     """`count` of `rows` at random, the same each time."""
     keys = Draws(seed, 0, rows.astype(np.int64)).bits("sheet")[:, 0]
     return rows[np.argsort(keys, kind="stable")[:count]]
 
 
-def save(sheet: Any, path: Path) -> None:
-    with replacing(path) as aside:
+def save_sheet(sheet: Any, path: Path) -> None:
+    with atomic_write(path) as aside:
         sheet.save(aside, format=KINDS[path.suffix.lower()])

@@ -41,7 +41,7 @@ class Training:
         return run(self.fields, reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
                    resume="auto")  # fmt: skip
 
-    def train_unlabelled(self, reporter: Reporter) -> SelfsupResult:
+    def train_unlabeled(self, reporter: Reporter) -> SelfsupResult:
         return selfsup(self.fields, reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
                        resume="auto")  # fmt: skip
 

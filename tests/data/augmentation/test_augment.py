@@ -10,15 +10,15 @@ from torchvision.transforms import RandomResizedCrop
 from vitctl.config.augment import PRESETS, AugmentConfig
 from vitctl.data.augmentation.augment import (
     Augment,
+    draw_frame,
+    draw_window,
     erase_boxes,
-    frame,
     inception_boxes,
     jitter,
     randaug,
     three,
-    window,
 )
-from vitctl.data.augmentation.operations import GREY, SPACES
+from vitctl.data.augmentation.operations import GRAY, SPACES
 from vitctl.randomness import Draws
 
 EVERYTHING = AugmentConfig(
@@ -70,14 +70,14 @@ def test_a_sample_is_the_same_in_any_batch(name: str, res: tuple[int, int] | Non
         assert torch.equal(torch.cat([augment(some, 2, keys) for some, keys in split]), whole)
 
 
-def test_pictures_of_usual_size_do_not_see_their_batch_either() -> None:
+def test_images_of_usual_size_do_not_see_their_batch_either() -> None:
     augment, images, samples = Augment(EVERYTHING, 0, (96, 96)), pictures(6, 112, 128), torch.arange(6)
     whole = augment(images, 0, samples)
     for row in range(6):
         assert torch.equal(augment(images[row : row + 1], 0, samples[row : row + 1]), whole[row : row + 1])
 
 
-def test_threads_do_not_change_a_picture() -> None:
+def test_threads_do_not_change_an_image() -> None:
     augment, images, samples = Augment(EVERYTHING, 0), pictures(16, 64, 64), torch.arange(16)
     threads, results = torch.get_num_threads(), []
     try:
@@ -117,7 +117,7 @@ def test_what_goes_in_is_left_as_it_was(name: str, channels: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (8, 8, 1), (3, 2, 3)])
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_tiny_pictures_go_through(name: str, shape: tuple[int, int, int]) -> None:
+def test_tiny_images_go_through(name: str, shape: tuple[int, int, int]) -> None:
     images = torch.randint(0, 256, (7, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert Augment(CONFIGS[name], 0, (8, 6))(images, 0, torch.arange(7)).shape == (7, 8, 6, shape[2])
 
@@ -169,20 +169,20 @@ def test_inception_areas_and_ratios_are_uniform_where_all_fit() -> None:
     assert kstest(left / (300 - width), "uniform").pvalue > 0.01
 
 
-def test_where_no_box_fits_the_crop_is_the_largest_in_the_centre() -> None:
+def test_where_no_box_fits_the_crop_is_the_largest_in_the_center() -> None:
     boxes = inception_boxes(AugmentConfig(crop_area=(1.0, 1.0)), draws(5), 100, 400)
     assert np.allclose(boxes, [0, (400 - 400 / 3) / 2, 100, 400 / 3])
 
 
-def test_resize_small_is_a_crop_of_the_resized_picture() -> None:
+def test_resize_small_is_a_crop_of_the_resized_image() -> None:
     config = AugmentConfig(crop="resize-small", crop_small=2.0)
-    rows, columns = frame(config, draws(500), (100, 60), (10, 10))
+    rows, columns = draw_frame(config, draws(500), (100, 60), (10, 10))
     assert np.allclose(rows.pace, 3)  # 60 pixels become 20
-    tops, lefts = rows.centres[:, 0] / 3 - 0.5, columns.centres[:, 0] / 3 - 0.5
+    tops, lefts = rows.centers[:, 0] / 3 - 0.5, columns.centers[:, 0] / 3 - 0.5
     assert set(np.rint(tops).astype(int)) == set(range(24))  # 33 rows, 10 of them seen
     assert set(np.rint(lefts).astype(int)) == set(range(11))
-    assert np.allclose(np.diff(rows.centres), 3)
-    assert rows.centres.max() < 100
+    assert np.allclose(np.diff(rows.centers), 3)
+    assert rows.centers.max() < 100
 
 
 def test_resize_small_copies_pixels_where_the_sizes_ask_for_it() -> None:
@@ -205,7 +205,7 @@ def test_the_simple_crop_is_padded_by_reflection() -> None:
 
 
 def test_windows_are_anywhere_alike_often() -> None:
-    starts = window(draws(9000).uniform("crop-place")[:, 0], 20, 12, 0)[:, 0]
+    starts = draw_window(draws(9000).uniform("crop-place")[:, 0], 20, 12, 0)[:, 0]
     assert chisquare(np.bincount(starts, minlength=9)).pvalue > 0.01
 
 
@@ -258,9 +258,9 @@ def test_jitter_makes_each_change_once_in_any_order() -> None:
     assert (np.sort(names, axis=1) == ["brightness", "color", "contrast", "hue"]).all()
     assert chisquare(np.unique(names, axis=0, return_counts=True)[1]).pvalue > 0.01
     assert len(np.unique(names, axis=0)) == 24
-    for name, centre, amount in (("brightness", 1, 0.3), ("contrast", 1, 0.2), ("color", 1, 0.1), ("hue", 0, 0.05)):
+    for name, center, amount in (("brightness", 1, 0.3), ("contrast", 1, 0.2), ("color", 1, 0.1), ("hue", 0, 0.05)):
         drawn = strengths[names == name]
-        assert kstest((drawn - centre + amount) / (2 * amount), "uniform").pvalue > 0.01
+        assert kstest((drawn - center + amount) / (2 * amount), "uniform").pvalue > 0.01
 
 
 def test_the_order_of_jitter_knows_nothing_of_its_strength() -> None:
@@ -281,13 +281,13 @@ def test_grayscale_has_no_color_left() -> None:
     assert torch.equal(changed[~gray], images[~gray])
 
 
-def test_a_randaugmented_flat_picture_is_grey_only_where_it_was_moved_away() -> None:
+def test_a_randaugmented_flat_image_is_gray_only_where_it_was_moved_away() -> None:
     images = torch.full((300, 16, 16, 3), 200, dtype=torch.uint8)
     changed = Augment(AugmentConfig(randaug_layers=1), 0)(images, 0, torch.arange(300))
     names, _, _ = randaug(AugmentConfig(randaug_layers=1), draws(300), 0)
     for name in ("translate-x", "translate-y", "cutout"):
-        assert ((changed[names == name] == GREY) | (changed[names == name] > 127)).all()
-    assert (changed[names == "translate-x"] == GREY).any()
+        assert ((changed[names == name] == GRAY) | (changed[names == name] > 127)).all()
+    assert (changed[names == "translate-x"] == GRAY).any()
     assert (changed[names == "autocontrast"] == 200).all()
 
 

@@ -30,7 +30,7 @@ def test_the_shares_of_mixup_are_beta(alpha: float) -> None:
     assert binomtest(len(low), len(lam), 0.5).pvalue > 0.01
 
 
-def test_neighbours_are_pairs_with_one_share() -> None:
+def test_neighbors_are_pairs_with_one_share() -> None:
     plan = Mixing(AugmentConfig(mixup=0.8), 0).plan(0, torch.arange(8), 12, 20)
     assert plan.partner.tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
     assert (plan.lam[::2] == plan.lam[1::2]).all()
@@ -69,7 +69,7 @@ def test_cutmix_swaps_one_box_of_each_pair() -> None:
     assert (plan.boxes[::2] == plan.boxes[1::2]).all()
 
 
-def test_cutmix_boxes_are_centred_anywhere_with_the_area_that_was_drawn() -> None:
+def test_cutmix_boxes_are_centered_anywhere_with_the_area_that_was_drawn() -> None:
     plan = Mixing(AugmentConfig(cutmix=1.0), 0).plan(0, torch.arange(20000), 1000, 1000)
     top, left, bottom, right = plan.boxes[::2].T
     whole = (top > 0) & (left > 0) & (bottom < 1000) & (right < 1000)  # not clipped: still squares
@@ -77,7 +77,7 @@ def test_cutmix_boxes_are_centred_anywhere_with_the_area_that_was_drawn() -> Non
     cut, area = Mixing(AugmentConfig(cutmix=1.0), 0).lambdas(Draws(0, 0, np.arange(0, 20000, 2)))
     assert cut.all()
     assert ((bottom - top) == np.floor(1000 * np.sqrt(1 - area)))[whole].all()
-    # about a uniform centre, a box of side s loses s / 4 of its length on average: E[(s - s^2 / 4)^2], s^2 uniform
+    # about a uniform center, a box of side s loses s / 4 of its length on average: E[(s - s^2 / 4)^2], s^2 uniform
     kept = np.linspace(0, 1, 100001)
     assert 1 - plan.lam.mean() == pytest.approx(np.mean((np.sqrt(kept) - kept / 4) ** 2), abs=0.01)
 
@@ -100,7 +100,7 @@ def test_what_is_off_mixes_nothing() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_a_last_odd_picture_stays_as_it_is(count: int) -> None:
+def test_a_last_odd_image_stays_as_it_is(count: int) -> None:
     images, labels = pictures(count), torch.arange(count)
     plan = Mixing(BOTH, 0).plan(0, torch.arange(count), 12, 20)
     assert plan.images(images).shape == images.shape

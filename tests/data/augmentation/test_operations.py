@@ -8,15 +8,15 @@ from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms.v2 import functional as vision
 
 from vitctl.data.augmentation.operations import (
-    GREY,
+    GRAY,
     OPERATIONS,
     SPACES,
     TF,
     TIMM_INC,
     WARPS,
     apply,
+    box_mask,
     cutout_boxes,
-    inside,
     warp,
 )
 
@@ -49,7 +49,7 @@ def solarize_add(image: Image.Image, amount: float) -> Image.Image:
     return image.point(table * len(image.getbands()))
 
 
-# the strengths to try, and what Pillow makes of a picture with one of them
+# the strengths to try, and what Pillow makes of an image with one of them
 PILLOW: dict[str, tuple[np.ndarray, Callable[[Image.Image, float], Image.Image]]] = {
     "autocontrast": (LEVELS, lambda image, _: ImageOps.autocontrast(image)),
     "equalize": (LEVELS, lambda image, _: ImageOps.equalize(image)),
@@ -87,13 +87,13 @@ def test_hue_is_the_one_of_torchvision() -> None:
 
 
 @pytest.mark.parametrize("name", ["color", "hue", "grayscale"])
-def test_color_operations_leave_pictures_without_color_alone(name: str) -> None:
+def test_color_operations_leave_images_without_color_alone(name: str) -> None:
     assert torch.equal(OPERATIONS[name](pictures(1), LEVELS), pictures(1))
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 5), (4, 6, 3)])
-def test_pictures_of_any_shape_go_through(name: str, shape: tuple[int, int, int]) -> None:
+def test_images_of_any_shape_go_through(name: str, shape: tuple[int, int, int]) -> None:
     images = pictures(*shape)
     changed = OPERATIONS[name](images, PILLOW[name][0] if name in PILLOW else LEVELS + 0.1)
     assert changed.shape == images.shape
@@ -112,7 +112,7 @@ MATRICES = {
 
 
 def inner(image: Image.Image, matrix: tuple[float, ...] | None, degrees: float) -> torch.Tensor:
-    """Where Pillow sees nothing but whole pixels of the picture: bool [H, W]."""
+    """Where Pillow sees nothing but whole pixels of the image: bool [H, W]."""
     mask = Image.new("L", image.size, 0)
     mask.paste(255, (1, 1, image.size[0] - 1, image.size[1] - 1))
     moved = mask.rotate(degrees, BILINEAR) if matrix is None else mask.transform(image.size, AFFINE, matrix, BILINEAR)
@@ -142,16 +142,16 @@ def test_a_rotation_is_the_one_of_pillow() -> None:
         assert (turned.int() - theirs.int()).abs()[:, where].max() <= 1
 
 
-def test_what_a_warp_uncovers_is_grey() -> None:
+def test_what_a_warp_uncovers_is_gray() -> None:
     images = torch.full((5, 3, 20, 30), 250, dtype=torch.uint8)
     names = np.array(["translate-x", "translate-x", "translate-y", "rotate", "shear-x"])
     moved = apply(images, names, np.array([0.5, -0.5, 0.25, 45, 0.3]))
-    assert (moved[0, :, :, 15:] == GREY).all()
+    assert (moved[0, :, :, 15:] == GRAY).all()
     assert (moved[0, :, :, :15] == 250).all()
-    assert (moved[1, :, :, :15] == GREY).all()
-    assert (moved[2, :, 15:] == GREY).all()
-    assert (moved[3, :, 0, 0] == GREY).all()
-    assert (moved[4, :, -1, -5:] == GREY).all()
+    assert (moved[1, :, :, :15] == GRAY).all()
+    assert (moved[2, :, 15:] == GRAY).all()
+    assert (moved[3, :, 0, 0] == GRAY).all()
+    assert (moved[4, :, -1, -5:] == GRAY).all()
 
 
 def test_a_warp_that_moves_nothing_changes_nothing() -> None:
@@ -166,31 +166,31 @@ def test_warps_of_whole_pixels_copy_them() -> None:
     assert torch.equal(moved[:, :, :-2, :-3], images[:, :, 2:, 3:])
 
 
-def test_a_cutout_is_a_grey_square_about_its_place() -> None:
+def test_a_cutout_is_a_gray_square_about_its_place() -> None:
     images = torch.full((3, 3, 40, 60), 250, dtype=torch.uint8)
     places = np.array([[0.5, 0.5], [0.0, 0.0], [0.99, 0.5]])
     cut = apply(images, np.full(3, "cutout"), np.array([0.25, 0.25, 0.0]), places)
     square = torch.zeros(40, 60, dtype=torch.bool)
     square[10:30, 20:40] = True
-    assert torch.equal(cut[0, 0] == GREY, square)
-    assert (cut[1, :, :10, :10] == GREY).all()
-    assert (cut[1] == GREY).sum() == 3 * 100  # the rest fell outside
+    assert torch.equal(cut[0, 0] == GRAY, square)
+    assert (cut[1, :, :10, :10] == GRAY).all()
+    assert (cut[1] == GRAY).sum() == 3 * 100  # the rest fell outside
     assert (cut[2] == 250).all()
 
 
-def test_cutout_boxes_are_centred_anywhere() -> None:
+def test_cutout_boxes_are_centered_anywhere() -> None:
     places = np.random.default_rng(0).uniform(size=(20000, 2))
     boxes = cutout_boxes(np.full(20000, 0.2), places, 10, 20)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     assert (boxes[:, 2:] - boxes[:, :2] == 4).all()
     for axis, size in enumerate((10, 20)):
-        counts = np.bincount(centres[:, axis].astype(int), minlength=size)
+        counts = np.bincount(centers[:, axis].astype(int), minlength=size)
         assert len(counts) == size
         assert np.abs(counts / 20000 * size - 1).max() < 0.15
 
 
 def test_inside_marks_boxes() -> None:
-    marked = inside(np.array([[1, 2, 3, 6], [0, 0, 0, 0], [-5, -5, 2, 2]]), 4, 8, torch.device("cpu"))
+    marked = box_mask(np.array([[1, 2, 3, 6], [0, 0, 0, 0], [-5, -5, 2, 2]]), 4, 8, torch.device("cpu"))
     assert marked.shape == (3, 1, 4, 8)
     assert marked.sum((1, 2, 3)).tolist() == [8, 0, 4]
 
@@ -199,7 +199,7 @@ def test_inside_marks_boxes() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_picture_gets_its_own_operation_whatever_the_others_get(channels: int) -> None:
+def test_each_image_gets_its_own_operation_whatever_the_others_get(channels: int) -> None:
     known = [*OPERATIONS, *WARPS, "cutout", "identity"]
     draws = np.random.default_rng(0)
     images = pictures(channels).repeat(10, 1, 1, 1)

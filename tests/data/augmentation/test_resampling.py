@@ -71,7 +71,7 @@ def test_a_crop_is_the_one_that_pillow_makes(
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("out", [(24, 31), (90, 77)])
-def test_a_whole_picture_is_resized_as_torch_does(name: str, out: tuple[int, int]) -> None:
+def test_a_whole_image_is_resized_as_torch_does(name: str, out: tuple[int, int]) -> None:
     images = pictures(4, 56, 47)
     start = np.zeros(4)
     ours = resample(images, Axis.box(start, start + 56, out[0]), Axis.box(start, start + 47, out[1]), name)
@@ -86,7 +86,7 @@ def test_flipped_columns_mirror_the_result() -> None:
     top, left, height, width = frames.T
     rows, columns = Axis.box(top, height, 24), Axis.box(left, width, 20)
     flags = np.array([True, False, True, True, False, False])
-    plain, ours = resample(images, rows, columns, "bicubic"), resample(images, rows, columns.flipped(flags), "bicubic")
+    plain, ours = resample(images, rows, columns, "bicubic"), resample(images, rows, columns.flip(flags), "bicubic")
     assert torch.equal(ours[flags], plain[flags].flip(-1))
     assert torch.equal(ours[~flags], plain[~flags])
 
@@ -109,7 +109,7 @@ def test_picked_pixels_are_a_crop_from_a_reflected_border() -> None:
         assert torch.equal(ours, padded[:, :, top : top + 16, left : left + 12])
 
 
-def test_picked_pixels_are_those_of_the_resized_picture() -> None:
+def test_picked_pixels_are_those_of_the_resized_image() -> None:
     images = pictures(2, 60, 60)
     whole = torch.stack([pil_crop(image, np.array([0, 0, 60, 60]), (40, 40), "bilinear") for image in images])
     rows, columns = np.arange(5, 29)[None].repeat(2, 0), np.arange(11, 35)[None].repeat(2, 0)
@@ -126,9 +126,7 @@ def test_picked_pixels_are_those_of_the_resized_picture() -> None:
     name=st.sampled_from(["bilinear", "bicubic"]),
     seed=st.integers(0, 1000),
 )
-def test_a_flat_picture_stays_flat(
-    level: int, size: tuple[int, int], out: tuple[int, int], name: str, seed: int
-) -> None:
+def test_a_flat_image_stays_flat(level: int, size: tuple[int, int], out: tuple[int, int], name: str, seed: int) -> None:
     top, left, height, width = boxes(2, *size, seed=seed).T
     images = torch.full((2, 1, *size), level, dtype=torch.uint8)
     ours = resample(images, Axis.box(top, height, out[0]), Axis.box(left, width, out[1]), name)
@@ -197,7 +195,7 @@ def test_blur_is_the_one_of_torchvision(sigma: float, channels: int) -> None:
     assert levels(blur(images, np.full(4, sigma)), theirs).max() <= 1
 
 
-def test_blur_of_a_picture_smaller_than_its_kernel() -> None:
+def test_blur_of_an_image_smaller_than_its_kernel() -> None:
     images = pictures(2, 1, 3, 1)
     blurred = blur(images, np.array([2.0, 2.0]))
     assert blurred.shape == images.shape

@@ -24,15 +24,15 @@ from PIL import Image
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier import build as building
 from vitctl.data.patchifier import worker as working
-from vitctl.data.patchifier.build import build
+from vitctl.data.patchifier.build import build_patch_file
 from vitctl.data.patchifier.finish import final_orders
-from vitctl.data.patchifier.worker import Layout, Worker
+from vitctl.data.patchifier.worker import RowLayout, Worker
 from vitctl.data.patchifier.workspace import BlockResult, Journal, Workspace
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, NoSpace, OutputExists, RunError, UsageError
 from vitctl.io.patch_file import PatchFile
-from vitctl.io.patch_format import Extent, Geometry, picture_digest
-from vitctl.reporting import Silent
+from vitctl.io.patch_format import Extent, Geometry, image_digest
+from vitctl.reporting import SilentReporter
 
 Folder = Callable[..., Path]
 RES = "16"
@@ -40,7 +40,7 @@ RES = "16"
 
 @pytest.fixture
 def pictures(folder: Folder) -> Path:
-    """Two splits, with unreadable pictures at the begin, in the middle and at the end of them."""
+    """Two splits, with unreadable images at the begin, in the middle and at the end of them."""
     root = folder({"train/cat": 30, "train/dog": 30, "val/cat": 9, "val/dog": 8})
     for name in ("train/cat/000.png", "train/cat/017.png", "train/dog/029.png", "val/cat/003.png", "val/dog/007.png"):
         path = root / name
@@ -51,18 +51,18 @@ def pictures(folder: Folder) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks from few pictures, and a journal that is written after each."""
+    """Several blocks from few images, and a journal that is written after each."""
     monkeypatch.setattr(building, "BLOCK_BYTES", 16 * 768)
     monkeypatch.setattr(building, "SYNC_SECONDS", 0.0)
 
 
 def make(source: Path, out: Path, resume: bool = False, shard: int = 0, **options: Any) -> bytes:
     config = PatchifyConfig(str(source), str(out), res=RES, patch=4, **{"workers": 1, **options})
-    build(open_source(config.source), config, out, shard, Silent(), resume, False)
+    build_patch_file(open_source(config.source), config, out, shard, SilentReporter(), resume, False)
     return out.read_bytes()
 
 
-def test_pictures_names_labels_and_rejects_are_right(pictures: Path, tmp_path: Path) -> None:
+def test_images_names_labels_and_rejects_are_right(pictures: Path, tmp_path: Path) -> None:
     make(pictures, tmp_path / "a.h5")
     file = PatchFile(tmp_path / "a.h5")
     assert {name: split.rows for name, split in file.splits.items()} == {"train": 57, "val": 16}
@@ -82,7 +82,7 @@ def test_pictures_names_labels_and_rejects_are_right(pictures: Path, tmp_path: P
     assert file.header.leaked == 1
 
 
-def test_mean_and_std_are_those_of_the_train_pictures(pictures: Path, tmp_path: Path) -> None:
+def test_mean_and_std_are_those_of_the_train_images(pictures: Path, tmp_path: Path) -> None:
     make(pictures, tmp_path / "a.h5")
     file = PatchFile(tmp_path / "a.h5")
     pixels = file.split("train").images(np.arange(57)).reshape(-1, 3) / 255
@@ -204,7 +204,7 @@ def test_killed_at_every_write_and_resumed_it_is_the_same_file(
 def test_fifty_kills_of_the_real_command(folder: Folder, tmp_path: Path, workers: int, options: list[str]) -> None:
     """SIGKILL to `vitctl patchify` at random moments, each followed by --resume, until it is through."""
     source = folder({f"train/{name}": 150 for name in "abcd"}, ending="jpg")
-    (source / "train/a/000.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (source / "train/a/000.jpg").write_bytes(b"\xff\xd8\xff no image")
     command = [sys.executable, "-m", "vitctl", "patchify", str(source), "out.h5", "--res", "96", *options]
     command += ["--workers", str(workers)]
 
@@ -244,7 +244,7 @@ def test_gaps_are_filled_from_the_end_and_every_good_row_stays(
     names = ("train", "val", "test")
     counts = {name: count for name, (count, _) in zip(names, splits, strict=False)}
     extents = {name: Extent(0, count) for name, count in counts.items()}
-    layout = Layout(Geometry(1, 1, 1, 1), counts, extents, 1)
+    layout = RowLayout(Geometry(1, 1, 1, 1), counts, extents, 1)
     begins = layout.begins()
     bad = {
         name: {row for row in rejected if row < count} for name, (count, rejected) in zip(names, splits, strict=False)
@@ -278,7 +278,7 @@ def begun(pictures: Path, out: Path, **options: Any) -> Workspace:
     """A build that was stopped before its first block."""
     config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, **options)
     space = Workspace(out)
-    space.begin(building.made_of(open_source(config.source), config), resume=False, overwrite=False)
+    space.begin(building.build_inputs(open_source(config.source), config), resume=False, overwrite=False)
     return space
 
 
@@ -289,7 +289,7 @@ def test_other_options_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path)
 
 
 def test_another_source_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path) -> None:
-    """The plan holds places in an archive: in one that was packed anew they are other pictures."""
+    """The plan holds places in an archive: in one that was packed anew they are other images."""
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(pictures, "pictures")
@@ -316,24 +316,22 @@ def test_a_second_build_of_one_file_is_refused_and_harms_the_first_in_nothing(pi
     out = tmp_path / "a.h5"
     space = begun(pictures, out)
     before = sorted(path.name for path in space.folder.iterdir())
-    with space.locked(Silent()):
+    with space.hold(SilentReporter()):
         for overwrite in (False, True):
             config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4)
             with pytest.raises(OutputExists, match="another process"):
-                build(open_source(config.source), config, out, 0, Silent(), not overwrite, overwrite)
+                build_patch_file(open_source(config.source), config, out, 0, SilentReporter(), not overwrite, overwrite)
             assert sorted(path.name for path in space.folder.iterdir()) == before
 
 
 def test_a_split_of_which_nothing_can_be_read_is_empty(folder: Folder, tmp_path: Path) -> None:
     root = folder({"train/cat": 2, "val/cat": 3})
     for path in (root / "train").rglob("*.png"):
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     make(root, tmp_path / "a.h5")
     file = PatchFile(tmp_path / "a.h5")
     assert {name: split.rows for name, split in file.splits.items()} == {"train": 0, "val": 3}
-    assert file.split("val").digests().tobytes() == b"".join(
-        map(picture_digest, file.split("val").patches(np.arange(3)))
-    )
+    assert file.split("val").digests().tobytes() == b"".join(map(image_digest, file.split("val").patches(np.arange(3))))
 
 
 def test_a_source_that_goes_away_is_no_heap_of_rejects(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -353,7 +351,7 @@ def test_a_source_that_goes_away_is_no_heap_of_rejects(pictures: Path, tmp_path:
     assert make(pictures, tmp_path / "a.h5", resume=True) == whole
 
 
-def test_mean_and_std_look_at_evenly_spaced_pictures(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_mean_and_std_look_at_evenly_spaced_images(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(working, "SAMPLES", 20)  # of the 60 that are planned: every third
     make(pictures, tmp_path / "a.h5")
     train = PatchFile(tmp_path / "a.h5").split("train")
@@ -372,16 +370,12 @@ def test_a_first_reject_stops_it_when_asked(pictures: Path, tmp_path: Path) -> N
 def test_nothing_readable_is_an_error_that_names_the_first(folder: Folder, tmp_path: Path) -> None:
     root = folder({"cat": 3})
     for path in root.rglob("*.png"):
-        path.write_bytes(b"no picture")
-    with pytest.raises(
-        DataError, match=r"none of the 3 pictures could be read; the first: cat/000\.png: not a picture"
-    ):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"none of the 3 images could be read; the first: cat/000\.png: not an image"):
         make(root, tmp_path / "a.h5")
 
 
-def test_no_room_stops_before_the_first_picture(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_stops_before_the_first_image(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 10, 10))  # type: ignore[attr-defined]
     with pytest.raises(NoSpace, match=r"needs .* kB, its disk has 10 B free"):
         make(pictures, tmp_path / "a.h5")
@@ -392,9 +386,9 @@ def test_it_is_no_hdf5_file_until_it_is_whole(pictures: Path, tmp_path: Path) ->
     config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, workers=1)
     space = begun(pictures, out)
     source = open_source(config.source)
-    plan = building.planned(source, config, space, 0, Silent(), space.folder)
-    layout = building.laid_out(plan, config, space)
-    building.decode_blocks((source, plan, layout, space, config), Journal(space.journal), Silent())
+    plan = building.load_or_make_plan(source, config, space, 0, SilentReporter(), space.folder)
+    layout = building.prepare_layout(plan, config, space)
+    building.decode_blocks((source, plan, layout, space, config), Journal(space.journal), SilentReporter())
     assert not out.exists()
     assert not h5py.is_hdf5(space.rows)
 

@@ -1,4 +1,4 @@
-"""Right pixels, whatever a picture comes as: each kind against what Pillow says it shows."""
+"""Right pixels, whatever an image comes as: each kind against what Pillow says it shows."""
 
 import io
 from typing import Any
@@ -43,7 +43,7 @@ def test_jpeg_is_what_pillow_shows(subsampling: int) -> None:
     assert difference(decode(content, FULL), Image.open(io.BytesIO(content))) <= 1
 
 
-def test_grey_jpeg_becomes_what_was_asked_for() -> None:
+def test_gray_jpeg_becomes_what_was_asked_for() -> None:
     content = encoded(photo().convert("L"), "JPEG", quality=95)
     gray = np.asarray(Image.open(io.BytesIO(content)))
     assert difference(decode(content, Target(48, 64, 1)), gray) <= 1
@@ -136,7 +136,7 @@ def test_resizing_is_pillows_antialiased_bicubic(size: tuple[int, int], mode: st
     assert difference(pixels, expected) <= 1
 
 
-def test_padding_keeps_the_whole_picture_in_the_middle_of_white() -> None:
+def test_padding_keeps_the_whole_image_in_the_middle_of_white() -> None:
     pixels = decode(encoded(photo(30, 60), "PNG"), Target(64, 64, 3, fit="pad"))
     assert (pixels[:16] == 255).all()
     assert (pixels[-16:] == 255).all()
@@ -175,7 +175,7 @@ def test_a_truncated_file_is_a_reason_and_not_a_crash(kind: str, share: float) -
 
 
 def test_reasons_are_the_same_on_every_run() -> None:
-    for content in (b"no picture", b"", encoded(photo(), "PNG")[:200]):
+    for content in (b"no image", b"", encoded(photo(), "PNG")[:200]):
         reasons = set()
         for _ in range(3):
             with pytest.raises(DataError) as caught:

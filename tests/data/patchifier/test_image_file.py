@@ -1,4 +1,4 @@
-"""What is opened as a picture, and what is not, whatever it is called."""
+"""What is opened as an image, and what is not, whatever it is called."""
 
 import io
 import os
@@ -16,13 +16,13 @@ import pytest
 from PIL import Image, features
 
 import vitctl as package
-from vitctl.data.glimpses import glimpses
 from vitctl.data.patchifier.decode import Target, decode
 from vitctl.data.patchifier.image_file import FORMATS, read_whole, readable_formats
-from vitctl.data.sources import Found, open_source
+from vitctl.data.previews import read_previews
+from vitctl.data.sources import FoundImage, open_source
 from vitctl.data.sources.files import LargeFile
 from vitctl.errors import DataError
-from vitctl.reporting import Silent
+from vitctl.reporting import SilentReporter
 
 TARGET = Target(16, 16, 3)
 
@@ -43,42 +43,42 @@ def test_every_listed_format_is_decoded(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["EPS", "SGI", "DDS", "ICNS", "QOI"])
 def test_no_other_is(kind: str) -> None:
-    with pytest.raises(DataError, match="PostScript, which is a program" if kind == "EPS" else "not a picture, or of"):
+    with pytest.raises(DataError, match="PostScript, which is a program" if kind == "EPS" else "not an image, or of"):
         decode(encoded(kind), TARGET)
 
 
 def test_a_plugin_that_somebody_has_loaded_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Image.OPEN, "EVERYTHING", (lambda *_: Image.new("RGB", (16, 16)), None))
     monkeypatch.setattr(Image, "ID", [*Image.ID, "EVERYTHING"])
-    with pytest.raises(DataError, match="not a picture"):
+    with pytest.raises(DataError, match="not an image"):
         decode(b"anything", TARGET)
 
 
-def test_no_other_file_of_ours_opens_pictures() -> None:
+def test_no_other_file_of_ours_opens_images() -> None:
     root = Path(package.__file__).parent
     found = {path.name for path in root.rglob("*.py") if "Image.open(" in path.read_text(encoding="utf-8")}
     assert found == {"image_file.py"}
 
 
-# --- what is too long to be a picture --------------------------------------------------------------------------------
+# --- what is too long to be an image --------------------------------------------------------------------------------
 
 MB = 1 << 20
 SCRIPT = """
 import sys
 from pathlib import Path
 from vitctl.data.patchifier.image_file import read_whole
-from vitctl.data.sources import Found, open_source
+from vitctl.data.sources import FoundImage, open_source
 from vitctl.errors import DataError
-from vitctl.reporting import Silent
+from vitctl.reporting import SilentReporter
 
 def peak():
     return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 before, source, reasons = peak(), open_source(sys.argv[1]), []
-source.prepare(Path("spool"), Silent())
+source.prepare(Path("spool"), SilentReporter())
 for each in source.scan():
     try:
-        if isinstance(each, Found):
+        if isinstance(each, FoundImage):
             read_whole(source.read(each.name, each.file, each.offset, each.size), 89_478_485)
     except DataError as error:
         reasons.append(str(error))
@@ -101,7 +101,7 @@ def zeros(size: int) -> bytes:
 
 
 def packed(path: Path, head: bytes, size: int, flags: int = 0, stated: int | None = None) -> None:
-    """A zip with one picture, and one member of so many megabytes of zeros behind a head; `stated` is what it says."""
+    """A zip with one image, and one member of so many megabytes of zeros behind a head; `stated` is what it says."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("good.png", encoded("PNG"))
     whole = path.read_bytes()
@@ -152,7 +152,7 @@ LONG: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="where the system tells what a process took")
 @pytest.mark.parametrize("what", LONG)
-def test_what_is_too_long_for_a_picture_is_refused_before_it_takes_memory(tmp_path: Path, what: str) -> None:
+def test_what_is_too_long_for_an_image_is_refused_before_it_takes_memory(tmp_path: Path, what: str) -> None:
     name, make = LONG[what]
     (tmp_path / "spool").mkdir()
     if name == "photos":
@@ -169,12 +169,12 @@ def test_what_is_too_long_for_a_picture_is_refused_before_it_takes_memory(tmp_pa
 
 def test_a_glimpse_looks_at_the_head_first(tmp_path: Path) -> None:
     sparse(tmp_path / "x.png", MAGIC, 900 * MB)
-    ((found,),) = glimpses([str(tmp_path / "x.png")], TARGET, 1)
-    assert found.reason == "not a picture, or of a kind that is not read, and of more than 64 MB"
+    ((found,),) = read_previews([str(tmp_path / "x.png")], TARGET, 1)
+    assert found.reason == "not an image, or of a kind that is not read, and of more than 64 MB"
 
 
 @pytest.mark.parametrize("name", ["photos", "set.zip"])
-def test_a_long_picture_is_decoded_all_the_same(tmp_path: Path, name: str) -> None:
+def test_a_long_image_is_decoded_all_the_same(tmp_path: Path, name: str) -> None:
     """A bitmap of 70 MB."""
     pixels = np.zeros((4850, 4850, 3), np.uint8)
     pixels[-1000:] = 200
@@ -184,8 +184,8 @@ def test_a_long_picture_is_decoded_all_the_same(tmp_path: Path, name: str) -> No
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.write(tmp_path / "photos" / "x.bmp", "x.bmp")
     source = open_source(str(tmp_path / name))
-    source.prepare(tmp_path, Silent())
-    (found,) = [each for each in source.scan() if isinstance(each, Found)]
+    source.prepare(tmp_path, SilentReporter())
+    (found,) = [each for each in source.scan() if isinstance(each, FoundImage)]
     content = source.read(found.name, found.file, found.offset, found.size)
     assert isinstance(content, LargeFile)
     shown = decode(read_whole(content, TARGET.max_pixels), TARGET)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data.patchifier.plan import Plan, largest_patch, make_plan
-from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source
+from vitctl.data.patchifier.plan import RowPlan, largest_patch, make_plan
+from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
 from vitctl.errors import ConfigError, DataError
-from vitctl.reporting import Silent
+from vitctl.reporting import SilentReporter
 
 
 class Listed(Source):
@@ -25,7 +25,7 @@ class Listed(Source):
     def sightings(self) -> Iterator[Sighting]:
         yield from self.list
 
-    def nothing(self) -> str:
+    def no_images_message(self) -> str:
         return "nothing is listed"
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes:
@@ -34,7 +34,7 @@ class Listed(Source):
 
 def plan(
     tmp_path: Path, sightings: list[Sighting], shard: int = 0, source: dict[str, Any] | None = None, **options: Any
-) -> Plan:
+) -> RowPlan:
     config = PatchifyConfig("listed", **options)
     scan = tmp_path / "scans" / str(len(list(tmp_path.glob("scans/*"))))  # a new one each time
     return make_plan(
@@ -42,18 +42,18 @@ def plan(
         config,
         tmp_path / f"plan-{shard}",
         shard,
-        Silent(),
+        SilentReporter(),
         scan,
     )
 
 
-def named(made: Plan) -> list[tuple[str, int]]:
+def named(made: RowPlan) -> list[tuple[str, int]]:
     return [(name.decode(), int(label)) for name, label in zip(made.column("name"), made.column("label"), strict=True)]
 
 
 def pictures(classes: dict[str, int], split: str | None = None) -> list[Sighting]:
     return [
-        Found(f"{name}/{number}", name, split, 1, number, 7)
+        FoundImage(f"{name}/{number}", name, split, 1, number, 7)
         for name, count in classes.items()
         for number in range(count)
     ]
@@ -61,10 +61,10 @@ def pictures(classes: dict[str, int], split: str | None = None) -> list[Sighting
 
 def test_rows_keep_the_order_of_the_source_split_after_split(tmp_path: Path) -> None:
     sightings: list[Sighting] = [
-        Found("v1", "b", "val"),
-        Found("t1", "b", "train"),
-        Found("v2", "a", "val"),
-        Found("t2", "a", "train"),
+        FoundImage("v1", "b", "val"),
+        FoundImage("t1", "b", "train"),
+        FoundImage("v2", "a", "val"),
+        FoundImage("t2", "a", "train"),
     ]
     made = plan(tmp_path, sightings)
     assert made.splits == {"train": 2, "val": 2}
@@ -74,7 +74,7 @@ def test_rows_keep_the_order_of_the_source_split_after_split(tmp_path: Path) -> 
 
 def test_a_plan_is_read_back_as_it_was_made(tmp_path: Path) -> None:
     made = plan(tmp_path, [*pictures({"a": 3, "é" * 40: 2}), Refused("bad", "because")])
-    again = Plan.load(made.folder)
+    again = RowPlan.load(made.folder)
     assert again == made
     assert named(again) == named(made)
     assert again.refused == (("bad", "because"),)
@@ -82,18 +82,18 @@ def test_a_plan_is_read_back_as_it_was_made(tmp_path: Path) -> None:
 
 
 def test_numbers_stay_the_numbers_they_were(tmp_path: Path) -> None:
-    numbers: list[Sighting] = [Found(str(number), number) for number in (3, 0, 11)]
+    numbers: list[Sighting] = [FoundImage(str(number), number) for number in (3, 0, 11)]
     made = plan(tmp_path, numbers)
     assert made.class_names == tuple(map(str, range(12)))
     assert [label for _, label in named(made)] == [3, 0, 11]
     with pytest.raises(DataError, match="label 11 is there, but only 4 classes are named"):
         plan(tmp_path, numbers, source={"names": tuple("abcd")})
     with pytest.raises(DataError, match="some labels are numbers and some are names"):
-        plan(tmp_path, [Found("x", 1), Found("y", "one")])
+        plan(tmp_path, [FoundImage("x", 1), FoundImage("y", "one")])
 
 
 def test_no_labels_is_minus_one(tmp_path: Path) -> None:
-    made = plan(tmp_path, [Found("x"), Found("y")])
+    made = plan(tmp_path, [FoundImage("x"), FoundImage("y")])
     assert (named(made), made.class_names) == ([("x", -1), ("y", -1)], ())
 
 
@@ -130,7 +130,7 @@ def test_shards_share_the_rows_and_lose_none(tmp_path: Path, shards: int) -> Non
         plan(tmp_path, sightings, shard=0, shards=50)
 
 
-def part_of(part: Plan, split: str) -> list[tuple[str, int]]:
+def part_of(part: RowPlan, split: str) -> list[tuple[str, int]]:
     names = list(part.splits)
     begin = sum(part.splits[name] for name in names[: names.index(split)]) if split in names else 0
     return named(part)[begin : begin + part.splits.get(split, 0)]
@@ -142,7 +142,7 @@ def test_classes_come_from_train_alone(tmp_path: Path) -> None:
     assert made.class_names == ("a", "b", "empty")
     assert made.refused == (("z/0", "class 'z' is not in train"), ("z/1", "class 'z' is not in train"))
     assert made.splits == {"train": 3, "val": 1}
-    assert made.warnings == ("class 'empty' has no picture", "classes that train does not have: z")
+    assert made.warnings == ("class 'empty' has no image", "classes that train does not have: z")
 
 
 def test_a_class_list_that_names_none_of_them_is_a_mistake(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_resolution_that_sixteen_does_not_divide_is_told(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("side", "patch"), [(8, 2), (28, 7), (32, 8), (64, 16), (96, 16), (7, 1), (13, 1)])
-def test_small_pictures_get_a_patch_that_leaves_sixteen(side: int, patch: int) -> None:
+def test_small_images_get_a_patch_that_leaves_sixteen(side: int, patch: int) -> None:
     assert largest_patch(side, side) == patch
 
 
@@ -183,17 +183,22 @@ def test_nothing_found_is_an_error(tmp_path: Path) -> None:
 
 
 def test_memory_is_not_a_matter_of_names(tmp_path: Path, folder: Callable[..., Path]) -> None:
-    """200,000 pictures are planned through columns on the disk: what the process keeps is a few bytes for each."""
+    """200,000 images are planned through columns on the disk: what the process keeps is a few bytes for each."""
     import tracemalloc
 
     class Many(Listed):
         def sightings(self) -> Iterator[Sighting]:
             for number in range(200_000):
-                yield Found(f"class{number % 10}/{'x' * 100}{number}", f"class{number % 10}", None, 0, number)
+                yield FoundImage(f"class{number % 10}/{'x' * 100}{number}", f"class{number % 10}", None, 0, number)
 
     tracemalloc.start()
     made = make_plan(
-        Many([]), PatchifyConfig("listed", split=("val=0.1",)), tmp_path / "plan", 0, Silent(), tmp_path / "scan"
+        Many([]),
+        PatchifyConfig("listed", split=("val=0.1",)),
+        tmp_path / "plan",
+        0,
+        SilentReporter(),
+        tmp_path / "scan",
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Small sources of every kind. A picture's bytes are only passed on, so any bytes will do: its own path, mostly."""
+"""Small sources of every kind. An image's bytes are only passed on, so any bytes will do: its own path, mostly."""
 
 import gzip
 import io
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitctl.data.sources import Declared, Found, Hints, Refused, Source, open_source
-from vitctl.reporting import Silent
+from vitctl.data.sources import Declared, FoundImage, Hints, Refused, Source, open_source
+from vitctl.reporting import SilentReporter
 
 Files = dict[str, bytes | str]
 
@@ -25,7 +25,7 @@ class Seen:
     """What a scan gave out, by kind."""
 
     source: Source
-    found: list[Found] = field(default_factory=list)
+    found: list[FoundImage] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     declared: list[Declared] = field(default_factory=list)
 
@@ -52,9 +52,9 @@ def look(spool: Path) -> Callable[..., Seen]:
 
     def look(path: Path | str, kind: str = "auto", hints: Hints | None = None) -> Seen:
         seen = Seen(open_source(str(path), kind, hints))
-        seen.source.prepare(spool, Silent())
+        seen.source.prepare(spool, SilentReporter())
         for sighting in seen.source.scan():
-            kinds = {Found: seen.found, Refused: seen.refused, Declared: seen.declared}
+            kinds = {FoundImage: seen.found, Refused: seen.refused, Declared: seen.declared}
             kinds[type(sighting)].append(sighting)  # type: ignore[attr-defined]
         return seen
 

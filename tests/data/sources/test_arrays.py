@@ -89,7 +89,7 @@ def test_other_numbers(arrays):
 
 
 @pytest.mark.parametrize("value", [256, -1, 1e9, np.nan, np.inf])
-def test_values_that_are_not_pictures(arrays, value):
+def test_values_that_are_not_images(arrays, value):
     values = np.zeros((5, 3, 3))
     values[4, 2, 2] = value
     with pytest.raises(DataError, match=r"set\.npz: x hold"):
@@ -115,7 +115,7 @@ def test_labels(arrays, make, labels, expected):
     [
         (
             {"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros((2, 14))},
-            r"y is \(2, 14\); 2 pictures want one class each",
+            r"y is \(2, 14\); 2 images want one class each",
         ),
         ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(3)}, r"y is \(3,\)"),
         ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([0.5, 1])}, "not whole"),
@@ -126,8 +126,8 @@ def test_labels(arrays, make, labels, expected):
         ({"x": np.zeros((1, 2, 2)), "images": np.zeros((1, 2, 2))}, "x and images could both be the images"),
         ({"x": np.zeros((1, 2, 2)), "x_train": np.zeros((1, 2, 2))}, "with a split and without one"),
         ({"x_train": np.zeros((1, 2, 2)), "x_test": np.zeros((1, 2, 2), np.uint8)}, "in all splits alike"),
-        ({"arr_0": np.zeros((1, 2, 2))}, "no array of pictures; looked for x_train/y_train.*found arr_0"),
-        ({"x": np.zeros((0, 2, 2), np.uint8)}, "no picture"),
+        ({"arr_0": np.zeros((1, 2, 2))}, "no array of images; looked for x_train/y_train.*found arr_0"),
+        ({"x": np.zeros((0, 2, 2), np.uint8)}, "no image"),
     ],
 )
 def test_arrays_that_do_not_fit(arrays, values, message):

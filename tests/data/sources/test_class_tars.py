@@ -30,7 +30,7 @@ def test_a_folder_of_class_tars(look, make, tmp_path):
         ("dog/2.jpg", ("dog", None)),
     ]
     assert seen.read()["dog/2.jpg"] == b"2.jpg"
-    assert seen.source.notes() == ["2 files that are not pictures (.txt) were left out"]
+    assert seen.source.notes() == ["2 files that are not images (.txt) were left out"]
 
 
 def test_compressed_class_tars(look, make, tmp_path):
@@ -57,7 +57,7 @@ def test_what_is_not_to_be_trusted(look, make, tmp_path):
     assert list(seen.placed()) == ["cat/2.jpg"]
 
 
-def test_a_class_tar_may_be_larger_than_any_picture(look, make, tmp_path):
+def test_a_class_tar_may_be_larger_than_any_image(look, make, tmp_path):
     header = tarfile.TarInfo("big.tar")
     header.size = (1 << 30) + 10240
     inner = tarfile.TarInfo("film")

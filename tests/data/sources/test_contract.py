@@ -6,16 +6,16 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
-from vitctl.data.sources import Declared, Found, open_source
+from vitctl.data.sources import Declared, FoundImage, open_source
 from vitctl.data.sources.contract import several_readings
 from vitctl.errors import DataError
-from vitctl.reporting import Silent
+from vitctl.reporting import SilentReporter
 
 
 def test_scans_are_alike_and_names_can_be_stored(any_source, look):
     seen = look(any_source)
     again = list(seen.source.scan())
-    assert [each for each in again if isinstance(each, Found)] == seen.found
+    assert [each for each in again if isinstance(each, FoundImage)] == seen.found
     assert [each for each in again if isinstance(each, Declared)] == seen.declared
     for each in seen.found:
         assert each.name.encode()
@@ -23,7 +23,7 @@ def test_scans_are_alike_and_names_can_be_stored(any_source, look):
         assert max(each.file, each.offset, each.size) < 1 << 63
 
 
-def test_classes_are_declared_before_their_pictures(any_source, look):
+def test_classes_are_declared_before_their_images(any_source, look):
     known = set()
     for each in look(any_source).source.scan():
         if isinstance(each, Declared):
@@ -32,7 +32,7 @@ def test_classes_are_declared_before_their_pictures(any_source, look):
             assert (each.label, each.split) in known
 
 
-def test_pictures_are_bytes_or_arrays_of_bytes(any_source, look):
+def test_images_are_bytes_or_arrays_of_bytes(any_source, look):
     seen = look(any_source)
     for content in seen.read().values():
         if isinstance(content, bytes):
@@ -77,7 +77,7 @@ def test_preparing_again_uses_what_is_there(any_source, look, spool):
     seen = look(any_source)
     made = {path.name: path.stat().st_mtime_ns for path in spool.iterdir()}
     again = open_source(str(any_source))
-    again.prepare(spool, Silent())
+    again.prepare(spool, SilentReporter())
     assert {path.name: path.stat().st_mtime_ns for path in spool.iterdir()} == made
     first = seen.found[0]
     assert np.array_equal(
@@ -91,13 +91,13 @@ def test_preparing_for_another_shard_leaves_the_first_folder_alone(any_source, l
     before = seen.read()
     shutil.rmtree(spool)
     (tmp_path / "another").mkdir()
-    seen.source.prepare(tmp_path / "another", Silent())
-    assert [each for each in seen.source.scan() if isinstance(each, Found)] == seen.found
+    seen.source.prepare(tmp_path / "another", SilentReporter())
+    assert [each for each in seen.source.scan() if isinstance(each, FoundImage)] == seen.found
     after = seen.read()
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_no_picture_is_an_error_that_tells_what_was_refused(look, make, tmp_path):
+def test_no_image_is_an_error_that_tells_what_was_refused(look, make, tmp_path):
     make.write_folder(tmp_path / "set", {"a.csv": "path\n../x.jpg\n"})
     with pytest.raises(DataError, match=r"^a.csv line 2: ../x.jpg does not exist"):
         look(tmp_path / "set" / "a.csv")

@@ -48,13 +48,13 @@ def test_unknown_kinds_and_paths(tmp_path):
         (b"\x28\xb5\x2f\xfd", "zstd"),
         (b"7z\xbc\xaf\x27\x1c", "7z"),
         (b"Rar!\x1a\7", "rar"),
-        (b"\xff\xd8\xff\xe0", "one picture"),
-        (b"\x89PNG\r\n", "one picture"),
+        (b"\xff\xd8\xff\xe0", "one image"),
+        (b"\x89PNG\r\n", "one image"),
         (b"\x80\4\x95", "a pickle, which can run any program"),
         (b"", "not a manifest"),
         (b"\x1f\x8b", "damaged or cut short"),
         (b"some words\n", "not a manifest, .* known: class folders"),
-        (bytes(700), "no picture"),
+        (bytes(700), "no image"),
     ],
 )
 def test_files_that_are_no_source(look, tmp_path, content, message):
@@ -81,7 +81,7 @@ def test_a_folder_that_can_be_read_twice(look, make, tmp_path):
     root = make.make_cifar(tmp_path)
     make.write_folder(root, make.CLASSES)
     with pytest.raises(
-        DataError, match=r"CIFAR's .bin files \(--set kind=cifar\) or picture files in folders \(--set kind=folder\)"
+        DataError, match=r"CIFAR's .bin files \(--set kind=cifar\) or image files in folders \(--set kind=folder\)"
     ):
         look(root)
     assert look(root, "cifar").source.kind == "cifar"
@@ -92,7 +92,7 @@ def test_the_tar_that_folders_came_from_lies_beside_them(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "all.tar.gz": make.tar_bytes(make.CLASSES, "w:gz")})
     seen = look(root)
     assert list(seen.placed()) == list(make.CLASSES)
-    assert seen.source.notes() == ["1 file that is not a picture (.gz) was left out"]
+    assert seen.source.notes() == ["1 file that is not an image (.gz) was left out"]
 
 
 def test_a_tar_beside_what_was_asked_for(look, make, tmp_path):

@@ -5,20 +5,20 @@ import threading
 
 import pytest
 
-from vitctl.data.sources.files import File, Window, damaged, descriptor
+from vitctl.data.sources.files import File, Window, descriptor, name_damaged_file
 from vitctl.errors import DataError, NoSpace
-from vitctl.reporting import Silent
+from vitctl.reporting import SilentReporter
 
 
 def test_errors_are_ours():
     with (
         pytest.raises(DataError, match=r"a\.tar: damaged or cut short \(odd\); copy or download it again"),
-        damaged("a.tar"),
+        name_damaged_file("a.tar"),
     ):
         raise ValueError("odd")
-    with pytest.raises(DataError, match=r"a\.tar: cannot be read \(Input/output error\)"), damaged("a.tar"):
+    with pytest.raises(DataError, match=r"a\.tar: cannot be read \(Input/output error\)"), name_damaged_file("a.tar"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    with pytest.raises(NoSpace, match="no room"), damaged("a.tar"):
+    with pytest.raises(NoSpace, match="no room"), name_damaged_file("a.tar"):
         raise OSError(errno.ENOSPC, "full")
 
 
@@ -26,12 +26,12 @@ def test_errors_are_ours():
 def test_a_full_disk_is_told(make, tmp_path, spool, monkeypatch):
     (tmp_path / "set.tgz").write_bytes(make.tar_bytes(make.CLASSES, "w:gz"))
     file = File.at(tmp_path / "set.tgz")
-    file.unpacked_in(spool, Silent())
+    file.unpack_into(spool, SilentReporter())
     target = next(spool.iterdir())
     target.unlink()
     (spool / f"{target.name}.part").symlink_to("/dev/full")
     with pytest.raises(NoSpace, match=r"set.tgz: no room left"):
-        file.unpacked_in(spool, Silent())
+        file.unpack_into(spool, SilentReporter())
 
 
 def test_windows_are_files(tmp_path):

@@ -38,7 +38,7 @@ def test_splits(look, make, tmp_path):
         "valid/cat/3.jpg": ("cat", "val"),
     }
     assert seen.source.kind == "splits"
-    assert seen.source.notes() == ["folders left out: extra", "2 pictures beside the split folders were left out"]
+    assert seen.source.notes() == ["folders left out: extra", "2 images beside the split folders were left out"]
 
 
 def test_flat_and_flat_below_splits(look, make, tmp_path):
@@ -69,7 +69,7 @@ def test_one_class_and_an_empty_one(look, make, tmp_path):
 def test_endings_of_all_sorts_are_not_all_kept(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, **make.contents([f"cat/x.{n:03}" for n in range(300)])})
     kinds = ".*, .000, .001, .002, .003 and 96 more"
-    assert look(root).source.notes() == [f"300 files that are not pictures ({kinds}) were left out"]
+    assert look(root).source.notes() == [f"300 files that are not images ({kinds}) were left out"]
 
 
 def test_one_folder_inside(look, make, tmp_path):
@@ -77,7 +77,7 @@ def test_one_folder_inside(look, make, tmp_path):
     assert seen.placed()["top/val/cat/2.jpg"] == ("cat", "val")
     flat = look(make.write_folder(tmp_path / "b", make.contents(["images/1.jpg", "images/2.jpg"])))
     assert flat.placed()["images/1.jpg"] == (None, None)
-    assert flat.source.notes() == ["every picture lies in images: read as one folder without labels"]
+    assert flat.source.notes() == ["every image lies in images: read as one folder without labels"]
     assert look(tmp_path / "b", "classes").placed()["images/1.jpg"] == ("images", None)
 
 
@@ -94,7 +94,7 @@ def test_what_is_left_out_is_told(look, make, tmp_path):
     ]
     seen = look(make.write_folder(tmp_path / "set", make.CLASSES | make.contents(others)))
     assert set(seen.placed()) == set(make.CLASSES)
-    assert seen.source.notes() == ["4 files that are not pictures (.txt, no ending, .db) were left out"]
+    assert seen.source.notes() == ["4 files that are not images (.txt, no ending, .db) were left out"]
 
 
 def test_strays(look, make, tmp_path):
@@ -170,16 +170,16 @@ def test_names_that_are_not_text(look, make, tmp_path):
     assert seen.placed()[r"caf\xe9/\xff.jpg"] == (r"caf\xe9", None)
 
 
-def test_no_picture(look, make, tmp_path):
+def test_no_image(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", make.contents(["a/b.npz", "c.txt"]))
-    with pytest.raises(DataError, match=r"no picture there; looked for .*found 1 \.(npz|txt), 1"):
+    with pytest.raises(DataError, match=r"no image there; looked for .*found 1 \.(npz|txt), 1"):
         look(root)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no picture there"):
+    with pytest.raises(DataError, match="no image there"):
         look(tmp_path / "empty")
 
 
-def test_a_picture_that_goes_away_is_an_error_of_the_system(look, make, tmp_path):
+def test_an_image_that_goes_away_is_an_error_of_the_system(look, make, tmp_path):
     seen = look(make.write_folder(tmp_path / "set", make.CLASSES))
     (tmp_path / "set" / "cat" / "1.jpg").unlink()
     with pytest.raises(FileNotFoundError):

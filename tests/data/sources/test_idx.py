@@ -24,7 +24,7 @@ def write(make, tmp_path):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("form", ["{}-idx{}-ubyte", "{}.idx{}-ubyte"])
-def test_pictures_and_labels(look, make, write, packed, form):
+def test_images_and_labels(look, make, write, packed, form):
     write(packed=packed, form=form)
     seen = look(
         write(word="t10k", packed=packed, form=form, pictures=make.pixels(2, 3, 5, seed=1), labels=np.array([9, 0]))
@@ -75,7 +75,7 @@ def test_packed_together(look, make, write, tmp_path):
 
 
 def test_wrong_files(look, make, write, tmp_path):
-    with pytest.raises(DataError, match="4 pictures, but 3 labels"):
+    with pytest.raises(DataError, match="4 images, but 3 labels"):
         look(write(labels=np.arange(3)))
     with pytest.raises(DataError, match="not an IDX file of bytes in 3 dimensions"):
         look(write(pictures=make.pixels(4, 3)))

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitctl.data.sources.layouts import Evidence, Layout, Place, layout_of
+from vitctl.data.sources.layouts import Evidence, FolderLayout, FolderRole, layout_of
 from vitctl.errors import DataError
 
 
@@ -13,7 +13,7 @@ def evidence(*folders: str) -> Evidence:
     return seen
 
 
-def layout(*folders: str, kind: str = "folder") -> Layout:
+def layout(*folders: str, kind: str = "folder") -> FolderLayout:
     return layout_of(evidence(*folders), kind, "here")
 
 
@@ -50,22 +50,22 @@ def test_evidence_against_the_whole_list(folders):
 
 def test_flat():
     assert layout("").kind == "flat"
-    assert layout("top/of/all").place(("top", "of", "all")) == Place(None, None)
+    assert layout("top/of/all").place(("top", "of", "all")) == FolderRole(None, None)
 
 
 def test_classes():
     found = layout("cat", "dog", "dog/deep")
     assert found.kind == "classes"
-    assert found.place(("dog", "deep")) == Place("dog", None)
+    assert found.place(("dog", "deep")) == FolderRole("dog", None)
     assert found.place(()) == "stray"
-    assert layout("top/cat", "top/dog").place(("top", "cat")) == Place("cat", None)
+    assert layout("top/cat", "top/dog").place(("top", "cat")) == FolderRole("cat", None)
 
 
 def test_splits():
     found = layout("train/cat", "train/dog", "valid/cat", "Test", "other/x")
     assert found.kind == "splits"
-    assert found.place(("valid", "cat", "deep")) == Place("cat", "val")
-    assert found.place(("Test",)) == Place(None, "test")
+    assert found.place(("valid", "cat", "deep")) == FolderRole("cat", "val")
+    assert found.place(("Test",)) == FolderRole(None, "test")
     assert found.place(("other", "x")) == "outside"
     assert found.place(()) == "outside"
     assert found.place(("train",)) == "stray"
@@ -74,17 +74,17 @@ def test_splits():
 @pytest.mark.parametrize("top", ["", "a/", "a/b/"])
 def test_splits_below_common_folders(top):
     found = layout(f"{top}train/cat", f"{top}val/cat")
-    assert found.place((*top.split("/")[:-1], "val", "cat")) == Place("cat", "val")
+    assert found.place((*top.split("/")[:-1], "val", "cat")) == FolderRole("cat", "val")
 
 
 def test_train_alone():
-    assert layout("train/cat", "train/dog").place(("train", "cat")) == Place("cat", "train")
-    assert layout("x/train/cat").place(("x", "train", "cat")) == Place("cat", "train")
-    assert layout("x/train").place(("x", "train")) == Place(None, "train")
+    assert layout("train/cat", "train/dog").place(("train", "cat")) == FolderRole("cat", "train")
+    assert layout("x/train/cat").place(("x", "train", "cat")) == FolderRole("cat", "train")
+    assert layout("x/train").place(("x", "train")) == FolderRole(None, "train")
 
 
 def test_val_without_train_is_a_class():
-    assert layout("val/cat", "test/cat").place(("val", "cat")) == Place("val", None)
+    assert layout("val/cat", "test/cat").place(("val", "cat")) == FolderRole("val", None)
 
 
 def test_what_can_be_read_twice():
@@ -98,9 +98,9 @@ def test_what_can_be_read_twice():
 
 def test_the_kind_decides():
     assert layout("", "cat", kind="classes").place(()) == "stray"
-    assert layout("", "cat", kind="flat").place(("cat",)) == Place(None, None)
-    assert layout("train", "bus", kind="classes").place(("train",)) == Place("train", None)
+    assert layout("", "cat", kind="flat").place(("cat",)) == FolderRole(None, None)
+    assert layout("train", "bus", kind="classes").place(("train",)) == FolderRole("train", None)
     assert layout("train", "bus", kind="splits").place(("bus",)) == "outside"
-    assert layout("only", kind="classes").place(("only",)) == Place("only", None)
+    assert layout("only", kind="classes").place(("only",)) == FolderRole("only", None)
     with pytest.raises(DataError, match="no train folder"):
         layout("cat", "dog", kind="splits")

@@ -13,7 +13,7 @@ PICTURES = ["a/1.jpg", "a/2.jpg", "b c/3.jpg"]
 
 @pytest.fixture
 def listed(make, tmp_path, look):
-    """Scans a manifest of this text that lies beside PICTURES."""
+    """Scans a manifest of this text that lies beside IMAGES."""
 
     def listed(text, name="list.csv"):
         root = make.write_folder(tmp_path / "set", {**make.contents(PICTURES), name: text})
@@ -160,7 +160,7 @@ def test_the_root_and_the_columns_can_be_said(make, tmp_path, look, monkeypatch)
         ),
         ("path,,bar\n1,2,3\n", {"label": "x"}, "list.csv: has no column 'x'; it has path, one without a name, bar"),
         ("path\na/1.jpg\n", {"root": "nowhere"}, "--set root=nowhere: there is no such folder"),
-        ("path\nphotos/x.jpg\n", {}, "^list.csv line 2: photos/x.jpg does not exist; no other line names a picture"),
+        ("path\nphotos/x.jpg\n", {}, "^list.csv line 2: photos/x.jpg does not exist; no other line names an image"),
         ("path\n", {}, "list.csv lists nothing"),
     ],
 )
@@ -173,7 +173,7 @@ def test_errors_begin_with_the_cause(make, tmp_path, look, text, hints, message)
 
 
 def test_a_table_about_something_else_is_no_manifest(make, tmp_path, look):
-    """Its id and name are no pictures."""
+    """Its id and name are no images."""
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "classes.csv": "id,name,label\n0,cat,x\n1,dog,y\n"})
     assert look(root).source.kind == "classes"
     flat = make.write_folder(tmp_path / "flat", {"1.jpg": "1", "2.jpg": "2", "train.csv": "id,label\n1,x\n2,y\n"})

@@ -6,33 +6,33 @@ from hypothesis import strategies as st
 
 from vitctl.data.sources.names import (
     as_label,
-    ending,
-    inside,
+    extension,
+    is_image_name,
     is_junk,
     is_number,
-    is_picture,
-    label_of,
     on_disk,
+    parse_label,
     printable,
+    relative_parts,
     split_in,
-    split_of,
+    split_name,
 )
 
 
 @pytest.mark.parametrize(
     "name", ["a.jpg", "a.JPEG", "a.b.png", "a.JPE", "a.jfif", "a.tif", "a.Pbm", "a.jp2", "a.avif", "ILSVRC_0001"]
 )
-def test_pictures(name):
-    assert is_picture(name)
+def test_images(name):
+    assert is_image_name(name)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jpg.bak", "README", "License", "Thumbs.db", "a.tar.gz", "jpg.xml"])
-def test_what_is_not_a_picture(name):
-    assert not is_picture(name)
+def test_what_is_not_an_image(name):
+    assert not is_image_name(name)
 
 
 def test_endings():
-    assert [ending(name) for name in ("a.B.JPG", "a", "a.")] == ["jpg", "", ""]
+    assert [extension(name) for name in ("a.B.JPG", "a", "a.")] == ["jpg", "", ""]
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "._a.jpg", "__MACOSX", "thumbs.DB", "desktop.ini", ".git"])
@@ -56,12 +56,12 @@ def test_junk(name):
     ],
 )
 def test_paths_stay_inside(path, parts):
-    assert inside(path) == parts
+    assert relative_parts(path) == parts
 
 
 def test_words_for_splits():
     assert [
-        split_of(word) for word in ("train", "Training", " VAL ", "valid", "validation", "test", "testing", "extra")
+        split_name(word) for word in ("train", "Training", " VAL ", "valid", "validation", "test", "testing", "extra")
     ] == ["train", "train", "val", "val", "val", "test", "test", None]
 
 
@@ -122,7 +122,7 @@ def test_typed_labels(value, label):
 
 
 def test_written_labels():
-    assert [label_of(text) for text in ("3\n", "-1", "007", "cat", "", "1234567")] == [
+    assert [parse_label(text) for text in ("3\n", "-1", "007", "cat", "", "1234567")] == [
         3,
         None,
         "007",

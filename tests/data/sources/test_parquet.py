@@ -72,7 +72,7 @@ def test_columns_are_chosen_and_told(look, write):
     assert (seen.found[0].label, seen.source.class_names) == (0, ("x",))
     assert list(seen.read().values()) == [b"i"]
     assert seen.source.notes() == [
-        "picture column: image; left out: mask",
+        "image column: image; left out: mask",
         "label column: fine_label; left out: coarse_label",
     ]
 
@@ -90,7 +90,7 @@ def test_folders_and_patterns(look, write):
         look(path.parent.parent)
 
 
-def test_a_picture_that_is_elsewhere(look, write):
+def test_an_image_that_is_elsewhere(look, write):
     seen = look(write(image=structs((None, "somewhere/else.png"), (b"x", None)), label=[0, 1]))
     with pytest.raises(DataError, match="no bytes for it"):
         seen.read()
@@ -103,18 +103,18 @@ def test_files_that_differ(look, write):
         look(path.parent)
 
 
-def test_no_pictures(look, write):
-    with pytest.raises(DataError, match=r"no column of pictures .*: text, label"):
+def test_no_images(look, write):
+    with pytest.raises(DataError, match=r"no column of images .*: text, label"):
         look(write(text=["x"], label=[1]))
     with pytest.raises(DataError, match="no rows"):
         look(write("b.parquet", image=structs(), label=pa.array([], pa.int64())))
 
 
 def test_without_pyarrow(look, write, monkeypatch):
-    from vitctl.data.sources.parquet import opened
+    from vitctl.data.sources.parquet import open_parquet_file
 
     path = write(image=structs((b"x", None)))
-    opened.cache_clear()
+    open_parquet_file.cache_clear()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(DataError, match=r"pip install pyarrow$"):

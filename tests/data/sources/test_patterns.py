@@ -1,6 +1,6 @@
 import pytest
 
-from vitctl.data.sources.patterns import expanded, is_pattern, missing
+from vitctl.data.sources.patterns import describe_missing, expand_braces, is_pattern
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from vitctl.data.sources.patterns import expanded, is_pattern, missing
     ],
 )
 def test_braces(pattern, paths):
-    assert list(expanded(pattern)) == paths
+    assert list(expand_braces(pattern)) == paths
 
 
 def test_a_file_may_be_called_like_a_pattern(tmp_path):
@@ -31,9 +31,9 @@ def test_a_file_may_be_called_like_a_pattern(tmp_path):
 
 def test_what_is_missing(tmp_path):
     (tmp_path / "flowers").mkdir()
-    assert missing(tmp_path / "flower") == f"{tmp_path}/flower does not exist; did you mean 'flowers'?"
-    assert missing(tmp_path / "flowres" / "train" / "x.jpg").endswith(
+    assert describe_missing(tmp_path / "flower") == f"{tmp_path}/flower does not exist; did you mean 'flowers'?"
+    assert describe_missing(tmp_path / "flowres" / "train" / "x.jpg").endswith(
         "(flowres is missing) does not exist; did you mean 'flowers'?"
     )
-    assert missing(tmp_path / "flowers" / "x") == f"{tmp_path}/flowers/x does not exist"
-    assert missing(tmp_path / "zebra") == f"{tmp_path}/zebra does not exist"
+    assert describe_missing(tmp_path / "flowers" / "x") == f"{tmp_path}/flowers/x does not exist"
+    assert describe_missing(tmp_path / "zebra") == f"{tmp_path}/zebra does not exist"

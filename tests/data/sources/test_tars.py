@@ -72,7 +72,7 @@ def test_what_systems_leave_behind(look, make, tmp_path):
     junk = make.contents(["._cat/1.jpg", "__MACOSX/cat/._1.jpg", "cat/.DS_Store", "cat/Thumbs.db"])
     seen = look(write(tmp_path / "set.tar", make.tar_bytes({**junk, **make.CLASSES, "cat/a.txt": "x"})))
     assert seen.read() == make.CLASSES
-    assert seen.source.notes() == ["1 file that is not a picture (.txt) was left out"]
+    assert seen.source.notes() == ["1 file that is not an image (.txt) was left out"]
     assert not seen.refused
 
 
@@ -148,5 +148,5 @@ def test_a_tar_changed_after_the_scan(look, make, tmp_path):
 
 
 def test_an_empty_tar(look, make, tmp_path):
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         look(write(tmp_path / "set.tar", make.tar_bytes({})))

@@ -36,7 +36,7 @@ def test_a_shard(look, make, tmp_path):
     assert list(seen.read().values()) == [b"0", b"1", b"2", b"4", b"5"]
     assert seen.source.notes() == [
         "2 samples have no label (.cls, or .json with label, class, cls)",
-        "1 samples without a picture were left out",
+        "1 samples without an image were left out",
     ]
 
 
@@ -136,5 +136,5 @@ def test_a_damaged_shard_is_named(look, make, tmp_path):
 
 def test_no_sample(look, make, tmp_path):
     root = shards(make, tmp_path / "data", {"x.tar": {"0.cls": "1"}})
-    with pytest.raises(DataError, match="no sample with a picture in 1 shards"):
+    with pytest.raises(DataError, match="no sample with an image in 1 shards"):
         look(root)

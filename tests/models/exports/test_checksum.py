@@ -16,9 +16,9 @@ from tests.models.exports.test_files import DYNAMIC, close, made
 from vitctl.errors import WeightsError
 from vitctl.models.exports import onnx_file
 from vitctl.models.exports.graph import graph_of
-from vitctl.models.exports.labels import labels_of
+from vitctl.models.exports.labels import export_labels
 from vitctl.models.exports.onnx_file import OnnxModel, write_onnx
-from vitctl.models.exports.quantise import quantise
+from vitctl.models.exports.quantize import quantize
 from vitctl.models.exports.torch_file import TorchProgram, write_program
 
 PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -27,7 +27,7 @@ PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 def write(path: Path, version: str = "2") -> Path:
     _, weights = made("vit-mu/16")
     graph = graph_of(made("vit-mu/16")[0], weights.about, any_size=False, preprocessing=False, half=False)
-    labels = labels_of(weights, any_size=False, preprocessing=False, precision="float32") | {"version": version}
+    labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32") | {"version": version}
     if path.suffix == ".pt2":
         write_program(graph, torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, path, labels)
     else:
@@ -131,7 +131,7 @@ def test_weights_in_a_file_beside_have_their_own(tmp_path: Path, monkeypatch: py
 
 def test_a_file_in_8_bits_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "LARGEST", 1000)  # the file that it is made from has its weights beside it
-    quantise(write(tmp_path / "f.onnx"), tmp_path / "q.onnx", [PIXELS.numpy()])
+    quantize(write(tmp_path / "f.onnx"), tmp_path / "q.onnx", [PIXELS.numpy()])
     (tmp_path / "f.onnx.data").unlink()
     OnnxModel(tmp_path / "q.onnx")
     with pytest.raises(WeightsError, match="damaged"):

@@ -19,13 +19,13 @@ from vitctl.config.model import model_spec
 from vitctl.data.patchifier.decode import Target, fit
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io.weights import About, Weights
-from vitctl.models.create import create_model, named_tensors
+from vitctl.models.create import collect_tensors, create_model
 from vitctl.models.exports import onnx_file
-from vitctl.models.exports.exported import Exported
+from vitctl.models.exports.exported import ExportedModel
 from vitctl.models.exports.graph import check_any_size, graph_of
-from vitctl.models.exports.labels import labels_of
+from vitctl.models.exports.labels import export_labels
 from vitctl.models.exports.onnx_file import OnnxModel, write_onnx
-from vitctl.models.exports.quantise import quantise
+from vitctl.models.exports.quantize import quantize
 from vitctl.models.exports.torch_file import TorchProgram, write_program
 
 DYNAMIC = torch.export.Dim.DYNAMIC
@@ -46,12 +46,12 @@ def made(name: str, **options: Any) -> tuple[nn.Module, Weights]:
             if value.requires_grad:
                 value.add_(torch.randn(value.shape, generator=random) * 0.05)
     about = About("vitctl", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), class_names=("a", "b", "c", "d"))
-    tensors = {name: each.clone() for name, each in named_tensors(model).items()}
+    tensors = {name: each.clone() for name, each in collect_tensors(model).items()}
     return model, Weights(model.spec, tensors, about)  # type: ignore[arg-type]
 
 
 def written(kind: str, graph: nn.Module, example: torch.Tensor, free: dict[int, Any], path: Path,
-            labels: dict[str, str]) -> Exported:  # fmt: skip
+            labels: dict[str, str]) -> ExportedModel:  # fmt: skip
     if kind == "onnx":
         write_onnx(graph, example, free, path.with_suffix(".onnx"), 20, labels)
         return OnnxModel(path.with_suffix(".onnx"))
@@ -68,7 +68,7 @@ def close(exported: nn.Module, model: nn.Module, pixels: torch.Tensor, atol: flo
 @pytest.mark.parametrize("name", SMALL)
 def test_every_family_at_any_batch(kind: str, name: str, tmp_path: Path) -> None:
     model, weights = made(name, **SMALL[name])
-    labels = labels_of(weights, any_size=False, preprocessing=False, precision="float32")
+    labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
     graph = graph_of(made(name, **SMALL[name])[0], weights.about, any_size=False, preprocessing=False, half=False)
     width = weights.spec.width
     exported = written(kind, graph, torch.zeros(2, 3, 32, width), {0: DYNAMIC}, tmp_path / "m", labels)
@@ -81,7 +81,7 @@ def test_every_family_at_any_batch(kind: str, name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_patches_as_they_lie_in_the_file(kind: str, tmp_path: Path) -> None:
     model, weights = made("vit-mu/16")
-    labels = labels_of(weights, any_size=False, preprocessing=False, precision="float32")
+    labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
     exported = written(kind, made("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m", labels)
     close(exported, model, torch.randn(3, 6, 16 * 16 * 3))
 
@@ -89,11 +89,11 @@ def test_patches_as_they_lie_in_the_file(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fitted", ["crop", "squash"])
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_preprocessing_inside_is_the_patchifiers(kind: str, fitted: str, tmp_path: Path) -> None:
-    """Fitted, resized, rounded and normalised: a byte that lies between two may become the other."""
+    """Fitted, resized, rounded and normalized: a byte that lies between two may become the other."""
     model, weights = made("vit-mu/16")
     weights = replace(weights, about=replace(weights.about, fit=fitted))
     graph = graph_of(made("vit-mu/16")[0], weights.about, any_size=False, preprocessing=True, half=False)
-    labels = labels_of(weights, any_size=False, preprocessing=True, precision="float32")
+    labels = export_labels(weights, any_size=False, preprocessing=True, precision="float32")
     example = torch.zeros(2, 39, 53, 3, dtype=torch.uint8)
     exported = written(kind, graph, example, {0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC}, tmp_path / "m", labels)
     assert exported.takes_bytes
@@ -116,7 +116,7 @@ def test_padding_is_not_for_a_graph() -> None:
 def test_large_weights_stand_beside_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, weights = made("vit-mu/16")
     graph = graph_of(made("vit-mu/16")[0], weights.about, any_size=False, preprocessing=False, half=False)
-    labels = labels_of(weights, any_size=False, preprocessing=False, precision="float32")
+    labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
     free, example = {0: torch.export.Dim.DYNAMIC}, torch.zeros(2, 3, 32, 48)
     monkeypatch.setattr(onnx_file, "LARGEST", 1000)
     write_onnx(graph, example, free, tmp_path / "m.onnx", 20, labels)
@@ -131,17 +131,17 @@ def test_large_weights_stand_beside_their_file(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 @pytest.mark.parametrize("options", [{}, {"head": "gap", "positions": "sincos"}, {"registers": 3}], ids=str)
 def test_any_size_interpolates_as_the_official_code_does(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
-    from vitctl.models.adapt import adapted
+    from vitctl.models.adapt import adapt_weights
     from vitctl.workflows.load import load_model
 
     _, weights = made("vit-mu/16", **options)
     graph = graph_of(load_model(weights), weights.about, any_size=True, preprocessing=False, half=False)
-    labels = labels_of(weights, any_size=True, preprocessing=False, precision="float32")
+    labels = export_labels(weights, any_size=True, preprocessing=False, precision="float32")
     dim = torch.export.Dim
     free = {0: dim("batch"), 2: 16 * dim("rows"), 3: 16 * dim("columns")}
     exported = written(kind, graph, torch.zeros(2, 3, 32, 48), free, tmp_path / "m", labels)
     for height, width in ((32, 48), (64, 48), (80, 112)):
-        close(exported, load_model(adapted(weights, height, width)), torch.randn(2, 3, height, width))
+        close(exported, load_model(adapt_weights(weights, height, width)), torch.randn(2, 3, height, width))
 
 
 @pytest.mark.parametrize("name", ["axial-vit-mu/16", "r+vit-mu/16"])
@@ -152,11 +152,11 @@ def test_who_cannot_take_any_size_says_so(name: str) -> None:
 
 def test_eight_bits_are_near_and_smaller(tmp_path: Path) -> None:
     model, weights = made("vit-mu/16", depth=3, dim=96, heads=2, mlp=384)
-    labels = labels_of(weights, any_size=False, preprocessing=False, precision="int8")
+    labels = export_labels(weights, any_size=False, preprocessing=False, precision="int8")
     write_onnx(made("vit-mu/16", depth=3, dim=96, heads=2, mlp=384)[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC},
                tmp_path / "f.onnx", 20, labels)  # fmt: skip
     pictures = [np.random.default_rng(seed).normal(size=(8, 3, 32, 48)).astype(np.float32) for seed in range(4)]
-    assert quantise(tmp_path / "f.onnx", tmp_path / "q.onnx", pictures) == 3 * 4  # of the blocks
+    assert quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", pictures) == 3 * 4  # of the blocks
     assert (tmp_path / "q.onnx").stat().st_size < 0.5 * (tmp_path / "f.onnx").stat().st_size
     small = OnnxModel(tmp_path / "q.onnx")
     assert small.precision == "int8"
@@ -167,7 +167,7 @@ def test_eight_bits_are_near_and_smaller(tmp_path: Path) -> None:
 
 # --- files that are none ---------------------------------------------------------------------------------------------
 
-Reader = Callable[[Path], Exported]
+Reader = Callable[[Path], ExportedModel]
 
 
 @pytest.mark.parametrize(("reader", "ending"), [(OnnxModel, "onnx"), (TorchProgram, "pt2")])
@@ -197,7 +197,7 @@ class Bomb:
 def test_no_pickle_is_run(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _, weights = made("vit-mu/16")
-    labels = labels_of(weights, any_size=False, preprocessing=False, precision="float32")
+    labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
     write_program(made("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m.pt2", labels)
     bomb = io.BytesIO()
     torch.save(Bomb(), bomb)
@@ -214,7 +214,7 @@ def test_no_pickle_is_run(place: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_constant_that_asks_for_a_pickle_is_refused(tmp_path: Path) -> None:
     _, weights = made("vit-mu/16")
-    labels = labels_of(weights, any_size=False, preprocessing=False, precision="float32")
+    labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
     write_program(made("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m.pt2", labels)
     with zipfile.ZipFile(tmp_path / "m.pt2") as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
         for name in good.namelist():

@@ -11,7 +11,7 @@ import torch
 from tests.models.exports.test_files import DYNAMIC, made
 from vitctl.errors import WeightsError
 from vitctl.models.exports.harmless import check_harmless, is_arithmetic
-from vitctl.models.exports.labels import labels_of
+from vitctl.models.exports.labels import export_labels
 from vitctl.models.exports.torch_file import write_program
 
 
@@ -44,7 +44,7 @@ def test_anything_else_is_not(text: str) -> None:
 
 def program(folder: Path) -> Path:
     graph, weights = made("vit-mu/16")
-    labels = labels_of(weights, any_size=False, preprocessing=False, precision="float32")
+    labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
     write_program(graph, torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, folder / "good.pt2", labels)
     return folder / "good.pt2"
 

@@ -1,1 +1,1 @@
-"""Random pictures on the device, as a function of (seed, epoch, sample)."""
+"""Random images on the device, as a function of (seed, epoch, sample)."""

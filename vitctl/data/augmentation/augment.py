@@ -1,6 +1,6 @@
-"""Random pictures from whole batches, on the device where they are.
+"""Random images from whole batches, on the device where they are.
 
-What happens to a picture is a function of (seed, epoch, sample). It is drawn on the CPU, whatever the device: a GPU
+What happens to an image is a function of (seed, epoch, sample). It is drawn on the CPU, whatever the device: a GPU
 need not be waited for, and makes the same choices. No operation lets one sample see another.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from vitctl.config.augment import AugmentConfig
-from vitctl.data.augmentation.operations import HIGHEST, SPACES, apply, inside
-from vitctl.data.augmentation.resampling import Axis, reflect, resample, sent
+from vitctl.data.augmentation.operations import HIGHEST, SPACES, apply, box_mask
+from vitctl.data.augmentation.resampling import Axis, reflect, resample, to_device
 from vitctl.randomness import Draws
 
 ATTEMPTS = 10  # at a box that fits, as in torchvision and timm
@@ -22,7 +22,7 @@ HALF = 128  # solarize, as in DeiT III
 
 class Augment:
     def __init__(self, config: AugmentConfig, seed: int, res: tuple[int, int] | None = None) -> None:
-        """`res`: height and width of the result, where they are not those of the pictures."""
+        """`res`: height and width of the result, where they are not those of the images."""
         self.config, self.seed, self.res = config, seed, res
 
     def __call__(self, images: torch.Tensor, epoch: int | torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,9 @@ class Augment:
         epochs = epoch.cpu().numpy() if isinstance(epoch, torch.Tensor) else epoch
         draws = Draws(self.seed, epochs, samples.cpu().numpy())
         height, width = images.shape[1:3]
-        pixels = framed(self.config, draws, images.permute(0, 3, 1, 2), self.res or (height, width))  # [B, C, h, w]
+        pixels = crop_and_resize(
+            self.config, draws, images.permute(0, 3, 1, 2), self.res or (height, width)
+        )  # [B, C, h, w]
         for layer in range(self.config.randaug_layers):
             pixels = apply(pixels, *randaug(self.config, draws, layer))
         if self.config.three:
@@ -43,28 +45,28 @@ class Augment:
         if self.config.grayscale:
             pixels = apply(pixels, *some(draws, "grayscale", self.config.grayscale))
         if self.config.erase:
-            pixels = erased(self.config, draws, pixels)
+            pixels = erase(self.config, draws, pixels)
         return pixels.permute(0, 2, 3, 1).contiguous()
 
 
 # --- where the frame lies --------------------------------------------------------------------------------------------
 
 
-def framed(config: AugmentConfig, draws: Draws, images: torch.Tensor, res: tuple[int, int]) -> torch.Tensor:
+def crop_and_resize(config: AugmentConfig, draws: Draws, images: torch.Tensor, res: tuple[int, int]) -> torch.Tensor:
     """Crop, flip and resize: [B, C, H, W] -> [B, C, h, w]."""
     height, width = images.shape[-2:]
     flips = draws.uniform("flip")[:, 0] < config.flip  # [B]
     if config.crop == "none" and res == (height, width):
         if not config.flip:
             return images
-        flags = sent(flips, images.device)[:, None, None, None]
+        flags = to_device(flips, images.device)[:, None, None, None]
         return torch.where(flags, images.flip(-1), images)
-    rows, columns = frame(config, draws, (height, width), res)
-    return resample(images, rows, columns.flipped(flips), config.filter)
+    rows, columns = draw_frame(config, draws, (height, width), res)
+    return resample(images, rows, columns.flip(flips), config.filter)
 
 
-def frame(config: AugmentConfig, draws: Draws, size: tuple[int, int], res: tuple[int, int]) -> tuple[Axis, Axis]:
-    """The rows and columns of a picture of `size` that a crop sees at `res`."""
+def draw_frame(config: AugmentConfig, draws: Draws, size: tuple[int, int], res: tuple[int, int]) -> tuple[Axis, Axis]:
+    """The rows and columns of an image of `size` that a crop sees at `res`."""
     if config.crop == "inception":
         top, left, height, width = inception_boxes(config, draws, *size).T
         return Axis.box(top, height, res[0]), Axis.box(left, width, res[1])
@@ -75,53 +77,53 @@ def frame(config: AugmentConfig, draws: Draws, size: tuple[int, int], res: tuple
     simple = config.crop == "simple"
     pace = min(size[0] / res[0], size[1] / res[1]) / (1.0 if simple else config.crop_small)
     pad = config.crop_pad if simple else 0
-    rows = window(places[:, 0], resized(size[0], pace, res[0]), res[0], pad)
-    columns = window(places[:, 1], resized(size[1], pace, res[1]), res[1], pad)
+    rows = draw_window(places[:, 0], grow_side(size[0], pace, res[0]), res[0], pad)
+    columns = draw_window(places[:, 1], grow_side(size[1], pace, res[1]), res[1], pad)
     paces = np.full(len(places), pace)
     return Axis.pick(rows, paces), Axis.pick(columns, paces)
 
 
-def resized(size: int, pace: float, res: int) -> int:
+def grow_side(size: int, pace: float, res: int) -> int:
     return max(res, math.floor(size / pace + 1e-6))  # whole pixels, and a quotient of floats may fall just short
 
 
-def window(places: np.ndarray, size: int, out: int, pad: int) -> np.ndarray:
-    """`out` neighbours among `size` pixels between reflected borders: int64 [B, out]."""
+def draw_window(places: np.ndarray, size: int, out: int, pad: int) -> np.ndarray:
+    """`out` neighbors among `size` pixels between reflected borders: int64 [B, out]."""
     start = np.floor(places * (size + 2 * pad - out + 1)).astype(np.int64) - pad
     return reflect(start[:, None] + np.arange(out), size)
 
 
 def inception_boxes(config: AugmentConfig, draws: Draws, height: int, width: int) -> np.ndarray:
-    """float64 [B, 4]: top, left, height, width, of random area and ratio; where none fits, most of the centre."""
-    areas = between(config.crop_area, draws.uniform("crop-area", ATTEMPTS)) * height * width  # [B, ATTEMPTS]
-    ratios = log_between(config.crop_ratio, draws.uniform("crop-ratio", ATTEMPTS))
+    """float64 [B, 4]: top, left, height, width, of random area and ratio; where none fits, most of the center."""
+    areas = uniform_between(config.crop_area, draws.uniform("crop-area", ATTEMPTS)) * height * width  # [B, ATTEMPTS]
+    ratios = log_uniform_between(config.crop_ratio, draws.uniform("crop-ratio", ATTEMPTS))
     sides = np.stack([np.sqrt(areas / ratios), np.sqrt(areas * ratios)], axis=-1)  # [B, ATTEMPTS, 2]
     size = np.array([height, width])
     fits = np.all(sides <= size, axis=-1)
     low, high = config.crop_ratio
     whole = (min(height, width / low), min(width, height * high))  # the largest box whose ratio is allowed
     found = fits.any(axis=1)[:, None]
-    chosen = np.where(found, first(sides, fits), whole)  # [B, 2]
+    chosen = np.where(found, pick_first_fit(sides, fits), whole)  # [B, 2]
     places = np.where(found, draws.uniform("crop-place", 2), 0.5)
     return np.concatenate([places * (size - chosen), chosen], axis=1)
 
 
-def first(options: np.ndarray, fits: np.ndarray) -> np.ndarray:
+def pick_first_fit(options: np.ndarray, fits: np.ndarray) -> np.ndarray:
     """The first of the options [B, ATTEMPTS, ..] that fits, or else the first of all: [B, ..]."""
     chosen: np.ndarray = options[np.arange(len(options)), fits.argmax(axis=1)]
     return chosen
 
 
-def between(limits: tuple[float, float], shares: np.ndarray) -> np.ndarray:
+def uniform_between(limits: tuple[float, float], shares: np.ndarray) -> np.ndarray:
     return limits[0] + (limits[1] - limits[0]) * shares.astype(np.float64)
 
 
-def log_between(limits: tuple[float, float], shares: np.ndarray) -> np.ndarray:
-    values: np.ndarray = np.exp(between((math.log(limits[0]), math.log(limits[1])), shares))
+def log_uniform_between(limits: tuple[float, float], shares: np.ndarray) -> np.ndarray:
+    values: np.ndarray = np.exp(uniform_between((math.log(limits[0]), math.log(limits[1])), shares))
     return values
 
 
-# --- which operation each picture gets -------------------------------------------------------------------------------
+# --- which operation each image gets -------------------------------------------------------------------------------
 
 Choice = tuple[np.ndarray, np.ndarray]  # names [B], strengths [B]
 
@@ -144,12 +146,12 @@ def randaug(config: AugmentConfig, draws: Draws, layer: int) -> tuple[np.ndarray
 def three(draws: Draws) -> Choice:
     """DeiT III: gray, or light inverted, or out of focus."""
     names = np.array(["grayscale", "solarize", "blur"])[draws.integers("three-name", 3)[:, 0]]
-    sigmas = between(BLUR_SIGMA, draws.uniform("three-sigma")[:, 0])
+    sigmas = uniform_between(BLUR_SIGMA, draws.uniform("three-sigma")[:, 0])
     return names, np.where(names == "solarize", HALF, sigmas)
 
 
 def jitter(config: AugmentConfig, draws: Draws) -> list[Choice]:
-    """Each of the wanted changes once for each picture, in an order of its own."""
+    """Each of the wanted changes once for each image, in an order of its own."""
     names = ("brightness", "contrast", "color", "hue")
     amounts = (config.brightness, config.contrast, config.saturation, config.hue)
     wanted = {name: amount for name, amount in zip(names, amounts, strict=True) if amount}
@@ -169,29 +171,29 @@ def some(draws: Draws, name: str, probability: float) -> Choice:
 # --- random erasing --------------------------------------------------------------------------------------------------
 
 
-def erased(config: AugmentConfig, draws: Draws, pixels: torch.Tensor) -> torch.Tensor:
-    """Noise in a box of some pictures [B, C, h, w]: all bytes equally likely, as in arXiv 1708.04896."""
+def erase(config: AugmentConfig, draws: Draws, pixels: torch.Tensor) -> torch.Tensor:
+    """Noise in a box of some images [B, C, h, w]: all bytes equally likely, as in arXiv 1708.04896."""
     boxes = erase_boxes(config, draws, pixels.shape[2], pixels.shape[3])  # [B, 4]
     rows = np.flatnonzero((draws.uniform("erase")[:, 0] < config.erase) & (boxes[:, 2] > boxes[:, 0]))
     if not len(rows):
         return pixels
-    index = sent(rows, pixels.device)
-    own = [sent(keys[rows], pixels.device) for keys in (draws.epochs, draws.samples)]
+    index = to_device(rows, pixels.device)
+    own = [to_device(keys[rows], pixels.device) for keys in (draws.epochs, draws.samples)]
     seen = pixels[index]
     words = Draws(draws.seed, *own).bits("erase-noise", -(-seen[0].numel() // 8))  # int64 [n, values / 8]
     noise = words.view(torch.uint8)[:, : seen[0].numel()].view_as(seen)
     result = pixels.clone()
-    result[index] = torch.where(inside(boxes[rows], seen.shape[2], seen.shape[3], seen.device), noise, seen)
+    result[index] = torch.where(box_mask(boxes[rows], seen.shape[2], seen.shape[3], seen.device), noise, seen)
     return result
 
 
 def erase_boxes(config: AugmentConfig, draws: Draws, height: int, width: int) -> np.ndarray:
     """int64 [B, 4]: top, left, bottom, right; empty where none fits."""
-    areas = between(config.erase_area, draws.uniform("erase-area", ATTEMPTS)) * height * width
-    ratios = log_between(ERASE_RATIO, draws.uniform("erase-ratio", ATTEMPTS))
+    areas = uniform_between(config.erase_area, draws.uniform("erase-area", ATTEMPTS)) * height * width
+    ratios = log_uniform_between(ERASE_RATIO, draws.uniform("erase-ratio", ATTEMPTS))
     sides = np.rint(np.stack([np.sqrt(areas * ratios), np.sqrt(areas / ratios)], axis=-1))  # [B, ATTEMPTS, 2]
     size = np.array([height, width])
     fits = np.all((sides > 0) & (sides < size), axis=-1)
-    chosen = first(sides, fits) * fits.any(axis=1)[:, None]  # [B, 2]
+    chosen = pick_first_fit(sides, fits) * fits.any(axis=1)[:, None]  # [B, 2]
     start = np.floor(draws.uniform("erase-place", 2) * (size - chosen + 1))
     return np.concatenate([start, start + chosen], axis=1).astype(np.int64)

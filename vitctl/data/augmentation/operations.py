@@ -1,7 +1,7 @@
-"""The operations of RandAugment and of DeiT III, each on many pictures at once with a strength for each picture.
+"""The operations of RandAugment and of DeiT III, each on many images at once with a strength for each image.
 
-Pictures are uint8 [n, C, H, W]; strengths are NumPy [n], because they are drawn on the CPU. Operations on colors do
-nothing to pictures that have none.
+Images are uint8 [n, C, H, W]; strengths are NumPy [n], because they are drawn on the CPU. Operations on colors do
+nothing to images that have none.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as vision
 
-from vitctl.data.augmentation.resampling import blur, portions, sent
+from vitctl.data.augmentation.resampling import blur, portions, to_device
 
-GREY = 128  # what is seen where a picture was moved away or cut out
+GRAY = 128  # what is seen where an image was moved away or cut out
 LUMA = (19595, 38470, 7471)  # red, green and blue in gray (ITU-R 601-2), in units of 2^-16
 
 Operation = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
@@ -23,7 +23,7 @@ Scale = Callable[[np.ndarray, np.ndarray], np.ndarray]  # level [B] in units of 
 def apply(
     images: torch.Tensor, names: np.ndarray, strengths: np.ndarray, places: np.ndarray | float = 0.5
 ) -> torch.Tensor:
-    """To each picture its own operation: names [B], strengths [B], and places [B, 2] in [0, 1) of the cutouts."""
+    """To each image its own operation: names [B], strengths [B], and places [B, 2] in [0, 1) of the cutouts."""
     images = images.clone()
     places = np.broadcast_to(places, (len(names), 2))
     kinds = np.where(np.isin(names, list(WARPS)), "warp", names)  # warps go together: their matrices tell them apart
@@ -31,7 +31,7 @@ def apply(
         rows = np.flatnonzero(kinds == kind)
         for part in portions(images, len(rows)):
             some = rows[part]
-            index = sent(some, images.device)
+            index = to_device(some, images.device)
             changed = one_kind(kind, images.index_select(0, index), names[some], strengths[some], places[some])
             images.index_copy_(0, index, changed)
     return images
@@ -46,7 +46,7 @@ def one_kind(
         return warp(images, np.array([WARPS[name](strength, height, width) for name, strength in each]))
     if kind == "cutout":
         boxes = cutout_boxes(strengths, places, height, width)
-        return images.masked_fill(inside(boxes, height, width, images.device), GREY)
+        return images.masked_fill(box_mask(boxes, height, width, images.device), GRAY)
     return OPERATIONS[kind](images, strengths)
 
 
@@ -54,12 +54,12 @@ def one_kind(
 
 
 def per_picture(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """[n] -> float32 [n, 1, 1, 1] where the pictures are."""
-    return sent(values.astype(np.float32), images.device).view(-1, 1, 1, 1)
+    """[n] -> float32 [n, 1, 1, 1] where the images are."""
+    return to_device(values.astype(np.float32), images.device).view(-1, 1, 1, 1)
 
 
 def blend(images: torch.Tensor, plain: torch.Tensor | float, factors: np.ndarray) -> torch.Tensor:
-    """From `plain` (factor 0) to the pictures (factor 1) and beyond; the rest after the point is dropped, as in PIL."""
+    """From `plain` (factor 0) to the images (factor 1) and beyond; the rest after the point is dropped, as in PIL."""
     mixed = images.float().sub_(plain).mul_(per_picture(factors, images)).add_(plain)
     return mixed.clamp_(0, 255).to(torch.uint8)
 
@@ -174,7 +174,7 @@ Matrix = tuple[float, float, float, float, float, float]  # a b c d e f, where x
 
 
 def rotate(degrees: float, height: int, width: int) -> Matrix:
-    """Anticlockwise about the centre."""
+    """Anticlockwise about the center."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     x, y = width / 2, height / 2
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
@@ -190,29 +190,29 @@ WARPS: dict[str, Callable[[float, int, int], Matrix]] = {  # strength, height, w
 
 
 def warp(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
-    """Bilinear; matrices [n, 6] say where on the input the centre X, Y of an output pixel lies. Outside is gray."""
+    """Bilinear; matrices [n, 6] say where on the input the center X, Y of an output pixel lies. Outside is gray."""
     height, width = images.shape[-2:]
-    matrix = sent(matrices.astype(np.float32), images.device)
+    matrix = to_device(matrices.astype(np.float32), images.device)
     a, b, c, d, e, f = matrix[:, :, None, None].unbind(1)  # [n, 1, 1] each
     across = torch.arange(width, device=images.device) + 0.5  # [W]
     down = torch.arange(height, device=images.device)[:, None] + 0.5  # [H, 1]
     grid = images.new_empty(len(images), height, width, 2, dtype=torch.float32)
     grid[..., 0] = (a * across + b * down + c) * (2 / width) - 1
     grid[..., 1] = (d * across + e * down + f) * (2 / height) - 1
-    moved = F.grid_sample(images.float().sub_(GREY), grid, padding_mode="zeros", align_corners=False)
-    return moved.add_(GREY + 0.5).clamp_(0, 255).to(torch.uint8)
+    moved = F.grid_sample(images.float().sub_(GRAY), grid, padding_mode="zeros", align_corners=False)
+    return moved.add_(GRAY + 0.5).clamp_(0, 255).to(torch.uint8)
 
 
 def cutout_boxes(shares: np.ndarray, places: np.ndarray, height: int, width: int) -> np.ndarray:
-    """int64 [n, 4]: top, left, bottom, right; half a side is a share of the picture's small one; centred anywhere."""
+    """int64 [n, 4]: top, left, bottom, right; half a side is a share of the image's small one; centered anywhere."""
     half = np.floor(shares * min(height, width))[:, None]
-    centre = np.floor(places * (height, width))
-    return np.concatenate([centre - half, centre + half], axis=1).astype(np.int64)
+    center = np.floor(places * (height, width))
+    return np.concatenate([center - half, center + half], axis=1).astype(np.int64)
 
 
-def inside(boxes: np.ndarray, height: int, width: int, device: torch.device) -> torch.Tensor:
+def box_mask(boxes: np.ndarray, height: int, width: int, device: torch.device) -> torch.Tensor:
     """Boxes [n, 4] (top, left, bottom, right) as bool [n, 1, H, W]."""
-    edges = sent(boxes, device)
+    edges = to_device(boxes, device)
     top, left, bottom, right = edges[:, :, None, None, None].unbind(1)  # [n, 1, 1, 1] each
     down = torch.arange(height, device=device)[:, None]
     across = torch.arange(width, device=device)
@@ -222,7 +222,7 @@ def inside(boxes: np.ndarray, height: int, width: int, device: torch.device) -> 
 # --- scales ----------------------------------------------------------------------------------------------------------
 
 
-def unused(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
+def no_argument(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
     return level
 
 
@@ -231,9 +231,9 @@ def unused(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
 # wanted: AugReg goes to two. Differences: warps are bilinear there nearest, and the pivot of the contrast is the mean
 # gray, where their code divides the count of the pixels. Zero bits keep one there too.
 TF: dict[str, Scale] = {
-    "autocontrast": unused,
-    "equalize": unused,
-    "invert": unused,
+    "autocontrast": no_argument,
+    "equalize": no_argument,
+    "invert": no_argument,
     "rotate": lambda level, sign: 30 * level * sign,
     "posterize": lambda level, sign: np.clip(np.floor(4 * level), 1, 8),
     "solarize": lambda level, sign: np.floor(256 * level),
@@ -256,11 +256,11 @@ def away(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
 
 
 # timm's "inc" operations (timm/data/auto_augment.py): a higher level is always a stronger change, and ten is the most.
-# Difference: the last bit stays, where timm can make the whole picture black.
+# Difference: the last bit stays, where timm can make the whole image black.
 TIMM_INC: dict[str, Scale] = {
-    "autocontrast": unused,
-    "equalize": unused,
-    "invert": unused,
+    "autocontrast": no_argument,
+    "equalize": no_argument,
+    "invert": no_argument,
     "rotate": lambda level, sign: 30 * level * sign,
     "posterize": lambda level, sign: np.maximum(4 - np.floor(4 * level), 1),
     "solarize": lambda level, sign: 256 - np.floor(256 * level),

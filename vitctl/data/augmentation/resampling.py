@@ -16,10 +16,10 @@ ONE = 2**15  # the unit of the weights: 9 bits of sum and 15 of fraction fill th
 
 @dataclass(frozen=True)
 class Axis:
-    """Where the centres of the output pixels lie on one side of the input, and how far apart."""
+    """Where the centers of the output pixels lie on one side of the input, and how far apart."""
 
-    centres: np.ndarray  # float64 [B, out], in pixels: the centre of the first pixel is 0.5
-    pace: np.ndarray  # float64 [B]: above 1 the picture shrinks
+    centers: np.ndarray  # float64 [B, out], in pixels: the center of the first pixel is 0.5
+    pace: np.ndarray  # float64 [B]: above 1 the image shrinks
 
     @classmethod
     def box(cls, start: np.ndarray, length: np.ndarray, out: int) -> "Axis":
@@ -29,11 +29,11 @@ class Axis:
 
     @classmethod
     def pick(cls, pixels: np.ndarray, pace: np.ndarray) -> "Axis":
-        """The pixels numbered int64 [B, out] of a whole picture resized to that pace."""
+        """The pixels numbered int64 [B, out] of a whole image resized to that pace."""
         return cls((pixels + 0.5) * pace[:, None], pace)
 
-    def flipped(self, flags: np.ndarray) -> "Axis":
-        return Axis(np.where(flags[:, None], self.centres[:, ::-1], self.centres), self.pace)
+    def flip(self, flags: np.ndarray) -> "Axis":
+        return Axis(np.where(flags[:, None], self.centers[:, ::-1], self.centers), self.pace)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Taps:
 
     def matrix(self, part: slice, start: int, stop: int, device: torch.device) -> torch.Tensor:
         """float32 [n, out, stop - start]"""
-        pixels, weights = sent(self.pixels[part] - start, device), sent(self.weights[part], device)
+        pixels, weights = to_device(self.pixels[part] - start, device), to_device(self.weights[part], device)
         return weights.new_zeros(*pixels.shape[:2], stop - start).scatter_add_(2, pixels, weights)
 
 
@@ -73,7 +73,7 @@ FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {  # and 
 
 
 def resample(images: torch.Tensor, rows: Axis, columns: Axis, name: str) -> torch.Tensor:
-    """uint8 [B, C, H, W] -> uint8 [B, C, h, w], antialiased; what lies outside of the picture counts for nothing."""
+    """uint8 [B, C, H, W] -> uint8 [B, C, h, w], antialiased; what lies outside of the image counts for nothing."""
     height, width = images.shape[-2:]
     return weigh(images, resize_taps(rows, height, name), resize_taps(columns, width, name))
 
@@ -87,11 +87,11 @@ def blur(images: torch.Tensor, sigmas: np.ndarray) -> torch.Tensor:
 def resize_taps(axis: Axis, size: int, name: str) -> Taps:
     kernel, reach = FILTERS[name]
     scale = np.maximum(axis.pace, 1.0)[:, None, None]  # a shrinking filter is as much wider: no aliasing
-    first = np.floor(axis.centres[:, :, None] - reach * scale + 0.5)  # [B, out, 1]
+    first = np.floor(axis.centers[:, :, None] - reach * scale + 0.5)  # [B, out, 1]
     span = np.arange(int(np.ceil(2 * reach * scale.max(initial=1.0))) + 1)
     pixels = first + span  # [B, out, T]
-    weights = kernel((pixels + 0.5 - axis.centres[:, :, None]) / scale) * ((pixels >= 0) & (pixels < size))
-    return Taps(np.clip(pixels, 0, size - 1).astype(np.int64), fixed(weights))
+    weights = kernel((pixels + 0.5 - axis.centers[:, :, None]) / scale) * ((pixels >= 0) & (pixels < size))
+    return Taps(np.clip(pixels, 0, size - 1).astype(np.int64), round_weights(weights))
 
 
 def blur_taps(sigmas: np.ndarray, size: int) -> Taps:
@@ -101,7 +101,7 @@ def blur_taps(sigmas: np.ndarray, size: int) -> Taps:
     spread = sigmas[:, None, None]  # [B, 1, 1]
     weights = np.exp(-0.5 * (offsets / spread) ** 2) * (np.abs(offsets) <= np.ceil(3 * spread))  # [B, 1, T]
     shape = (len(sigmas), size, len(offsets))
-    return Taps(np.broadcast_to(pixels, shape).copy(), np.broadcast_to(fixed(weights), shape).copy())
+    return Taps(np.broadcast_to(pixels, shape).copy(), np.broadcast_to(round_weights(weights), shape).copy())
 
 
 def reflect(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -111,8 +111,8 @@ def reflect(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(pixels)
 
 
-def fixed(weights: np.ndarray) -> np.ndarray:
-    """Weights [.., T] as float32 multiples of 1 / ONE that sum to one: a flat picture stays flat."""
+def round_weights(weights: np.ndarray) -> np.ndarray:
+    """Weights [.., T] as float32 multiples of 1 / ONE that sum to one: a flat image stays flat."""
     fine = np.rint(weights * 2.0**40)  # whole numbers: their sum is the same in any order, and with any zeros between
     whole = np.rint(fine / fine.sum(-1, keepdims=True) * ONE)
     largest = whole.argmax(-1)[..., None]
@@ -143,14 +143,14 @@ def full_precision(device: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
+def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     """On the device, without a wait for what it is doing."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def portions(images: torch.Tensor, count: int) -> list[slice]:
-    """`count` pictures of this size in parts whose float copies fit a core's cache, or 256 MiB of an accelerator."""
+    """`count` images of this size in parts whose float copies fit a core's cache, or 256 MiB of an accelerator."""
     budget = 2**17 if images.device.type == "cpu" else 2**26  # values
     step = max(1, budget // max(1, images[:1].numel()))
     return [slice(start, start + step) for start in range(0, count, step)]

@@ -1,4 +1,4 @@
-"""One picture's bytes to uint8 [H, W, C] at the size wanted: the right pixels first, then fast.
+"""One image's bytes to uint8 [H, W, C] at the size wanted: the right pixels first, then fast.
 
 JPEGs of ordinary size go through torchvision's decoder, everything else through Pillow; all are resized by the same
 antialiased bicubic kernel on bytes. Photos of more than twice the target are decoded at a half, quarter or eighth of
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from vitctl.data.patchifier.image_file import NO_PICTURE, PILLOW, PROGRAMS, check_pixels, open_image
+from vitctl.data.patchifier.image_file import NO_IMAGE, PILLOW, PROGRAMS, check_pixels, open_image
 from vitctl.errors import DataError
 from vitctl.machine import C_STDERR
 
@@ -26,7 +26,7 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers of a frame: h
 
 @dataclass(frozen=True)
 class Target:
-    """The picture that is wanted."""
+    """The image that is wanted."""
 
     height: int
     width: int
@@ -39,11 +39,11 @@ class Target:
 def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
     """uint8 [H, W, C]; a DataError tells why it cannot be."""
     if isinstance(content, np.ndarray):
-        return fit(with_channels(content, target.channels), target)
+        return fit(convert_channels(content, target.channels), target)
     if not content:
         raise DataError("empty file")
     if content.startswith(PROGRAMS):
-        raise DataError("PostScript, which is a program and not a picture; save it as PNG")
+        raise DataError("PostScript, which is a program and not an image; save it as PNG")
     try:
         with C_STDERR:
             return decode_bytes(content, target)
@@ -51,8 +51,8 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
         raise
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like on broken input: each is a rejected picture
-        raise DataError(reason(error)) from error
+    except Exception as error:  # decoders raise whatever they like on broken input: each is a rejected image
+        raise DataError(explain_reject(error)) from error
 
 
 def decode_bytes(content: bytes, target: Target) -> np.ndarray[Any, Any]:
@@ -75,7 +75,7 @@ def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
         if jpeg and DECODE_JPEG and not turned:
             return fit(decode_plain_jpeg(content, target.channels), target)
         upright = ImageOps.exif_transpose(picture) if turned else picture
-        return fit(with_channels(flatten(upright), target.channels), target)
+        return fit(convert_channels(flatten(upright), target.channels), target)
 
 
 def is_large(size: tuple[int, int], target: Target) -> bool:
@@ -125,7 +125,7 @@ def decode_plain_jpeg(content: bytes, channels: int) -> np.ndarray[Any, Any]:
 def decode_reduced(picture: Image.Image, target: Target) -> np.ndarray[Any, Any]:
     """A large JPEG: the decoder itself halves it, as often as twice the target allows, then Pillow finishes.
 
-    The reduced size is rounded up; the box that `draft` returns says which part of it is picture, and the crop is
+    The reduced size is rounded up; the box that `draft` returns says which part of it is image, and the crop is
     laid out in that box, to fractions of a pixel.
     """
     width, height = picture.size
@@ -158,7 +158,7 @@ def flatten(picture: Image.Image) -> np.ndarray[Any, Any]:
     if picture.mode == "I":
         return high_byte(np.asarray(picture))
     if picture.mode == "F":
-        raise DataError("floating-point pixels have no known range; save the picture with 8 or 16 bits")
+        raise DataError("floating-point pixels have no known range; save the image with 8 or 16 bits")
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
@@ -170,16 +170,16 @@ def flatten(picture: Image.Image) -> np.ndarray[Any, Any]:
 def high_byte(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """32-bit integers, as Pillow reads some 16-bit files."""
     if values.min() < 0 or values.max() > 65535:
-        raise DataError("32-bit pixels have no known range; save the picture with 8 or 16 bits")
+        raise DataError("32-bit pixels have no known range; save the image with 8 or 16 bits")
     return (values >> 8).astype(np.uint8)
 
 
-def with_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:
+def convert_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:
     """uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] to [H, W, C]; color to gray by the ITU-R 601 luma."""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] == 4:
-        return with_channels(flatten(Image.fromarray(np.ascontiguousarray(pixels))), channels)
+        return convert_channels(flatten(Image.fromarray(np.ascontiguousarray(pixels))), channels)
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
@@ -188,7 +188,7 @@ def with_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any
 
 
 def fit(pixels: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
-    """uint8 [h, w, C] to [H, W, C]: the largest centred crop of the target's shape, the whole squashed, or padded."""
+    """uint8 [h, w, C] to [H, W, C]: the largest centered crop of the target's shape, the whole squashed, or padded."""
     height, width = pixels.shape[:2]
     if target.fit == "squash" or (height, width) == (target.height, target.width):
         return resize(pixels, target.height, target.width)
@@ -206,7 +206,7 @@ def fit(pixels: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
 
 
 def crop_box(width: int, height: int, target_width: int, target_height: int) -> tuple[int, int, int, int]:
-    """left, top, width, height of the largest centred box with the target's shape."""
+    """left, top, width, height of the largest centered box with the target's shape."""
     if width * target_height > height * target_width:
         crop = max(1, round(height * target_width / target_height))
         return (width - crop) // 2, 0, crop, height
@@ -224,14 +224,14 @@ def resize(pixels: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[
     return F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
-def reason(error: Exception) -> str:
+def explain_reject(error: Exception) -> str:
     """One line for the list of rejects, the same on every run: no addresses, no paths."""
     text = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "it", " ".join(str(error).split()))
     text = re.sub(r"^decode_jpeg, \S+, ", "damaged JPEG: ", text)
     if "truncated" in text.lower():
         return "truncated file"
     if "cannot identify image file" in text:
-        return NO_PICTURE
+        return NO_IMAGE
     if isinstance(error, OSError) and error.errno:
         return error.strerror or type(error).__name__
     return (text or type(error).__name__)[:200]

@@ -1,4 +1,4 @@
-"""Pictures that are there twice: inside a split they weigh double, across splits they leak."""
+"""Images that are there twice: inside a split they weigh double, across splits they leak."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ Digests = np.ndarray[Any, np.dtype[np.uint8]]
 
 @dataclass(frozen=True)
 class Copies:
-    duplicates: int  # pictures that equal an earlier one of their own split
-    leaked: int  # pictures that equal one of an earlier split
+    duplicates: int  # images that equal an earlier one of their own split
+    leaked: int  # images that equal one of an earlier split
     pairs: list[tuple[str, int, str, int]]  # (split, row, earlier split, row): the first leaks, in the order of rows
 
 
 def find_copies(digests: Mapping[str, Digests]) -> Copies:
-    """Compares every picture with every other by its digest [M, 16], with memory for one bucket of them."""
+    """Compares every image with every other by its digest [M, 16], with memory for one bucket of them."""
     names = list(digests)
     total = sum(len(each) for each in digests.values())
     if not total:
@@ -53,7 +53,7 @@ def find_copies(digests: Mapping[str, Digests]) -> Copies:
 
 
 def buckets(digests: list[Digests], count: int) -> Iterator[tuple[Any, Any, Any]]:
-    """(split number, row, digest as two words) of the pictures whose digest falls into one of `count` equal ranges."""
+    """(split number, row, digest as two words) of the images whose digest falls into one of `count` equal ranges."""
     for bucket in range(count):
         split, row, values = [], [], []
         for number, each in enumerate(digests):

@@ -13,8 +13,8 @@ import numpy as np
 from vitctl import __version__
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.duplicates import Copies, find_copies
-from vitctl.data.patchifier.plan import Plan
-from vitctl.data.patchifier.worker import Layout, read_chunks, write_at
+from vitctl.data.patchifier.plan import RowPlan
+from vitctl.data.patchifier.worker import RowLayout, read_chunks, write_rows_at
 from vitctl.data.patchifier.workspace import Journal, Workspace
 from vitctl.data.sources.names import printable
 from vitctl.errors import DataError
@@ -26,7 +26,7 @@ from vitctl.io.patch_writer import SplitContent
 COPY = 1 << 20
 
 
-def finish(plan: Plan, layout: Layout, space: Workspace, journal: Journal, config: PatchifyConfig) -> None:
+def finish(plan: RowPlan, layout: RowLayout, space: Workspace, journal: Journal, config: PatchifyConfig) -> None:
     """Closes the gaps, writes what HDF5 needs around the rows, and puts the file into its place.
 
     Every step can be repeated after a kill: it reads only what no later step has changed.
@@ -35,7 +35,7 @@ def finish(plan: Plan, layout: Layout, space: Workspace, journal: Journal, confi
     orders = final_orders(layout, [row for row, _ in rejects])
     if not any(len(order) for order in orders.values()):
         raise DataError(
-            f"none of the {layout.total} pictures could be read; the first: "
+            f"none of the {layout.total} images could be read; the first: "
             f"{plan.column('name')[0].decode()}: {rejects[0][1]}"
         )
     if config.compress:
@@ -49,7 +49,7 @@ def finish(plan: Plan, layout: Layout, space: Workspace, journal: Journal, confi
         target = space.rows
         fill_gaps(layout, orders, space)
         if not space.skeleton.exists():
-            write_skeleton(plan, layout, journal, orders, config, space)
+            start_output(plan, layout, journal, orders, config, space)
         lay_over(space.skeleton, target, layout, orders)
     flush_file(target)
     os.replace(target, space.out)
@@ -101,7 +101,7 @@ class Column:
         return np.asarray(self.values[self.order[part]])
 
 
-def final_orders(layout: Layout, rejected: list[int]) -> dict[str, Order]:
+def final_orders(layout: RowLayout, rejected: list[int]) -> dict[str, Order]:
     orders = {}
     for split, begin in layout.begins().items():
         end = begin + layout.splits[split]
@@ -112,7 +112,7 @@ def final_orders(layout: Layout, rejected: list[int]) -> dict[str, Order]:
     return orders
 
 
-def fill_gaps(layout: Layout, orders: dict[str, Order], space: Workspace) -> None:
+def fill_gaps(layout: RowLayout, orders: dict[str, Order], space: Workspace) -> None:
     """Moves rows from the end of a split into the places of rejected ones, once."""
     if space.filled.exists():
         return
@@ -121,15 +121,20 @@ def fill_gaps(layout: Layout, orders: dict[str, Order], space: Workspace) -> Non
         for order in orders.values():
             for hole, filler in zip(order.holes.tolist(), order.fillers.tolist(), strict=True):
                 row = os.pread(handle, layout.geometry.row, layout.offset(filler))
-                write_at(handle, np.frombuffer(row, np.uint8), layout.offset(order.begin + hole))
+                write_rows_at(handle, np.frombuffer(row, np.uint8), layout.offset(order.begin + hole))
         os.fsync(handle)
     finally:
         os.close(handle)
     write_bytes(space.filled, b"")
 
 
-def write_skeleton(
-    plan: Plan, layout: Layout, journal: Journal, orders: dict[str, Order], config: PatchifyConfig, space: Workspace
+def start_output(
+    plan: RowPlan,
+    layout: RowLayout,
+    journal: Journal,
+    orders: dict[str, Order],
+    config: PatchifyConfig,
+    space: Workspace,
 ) -> None:
     header, splits, notes = contents(plan, layout, journal, orders, config, space)
     aside = space.folder / "skeleton.tmp"
@@ -142,7 +147,12 @@ def write_skeleton(
 
 
 def contents(
-    plan: Plan, layout: Layout, journal: Journal, orders: dict[str, Order], config: PatchifyConfig, space: Workspace
+    plan: RowPlan,
+    layout: RowLayout,
+    journal: Journal,
+    orders: dict[str, Order],
+    config: PatchifyConfig,
+    space: Workspace,
 ) -> tuple[Header, dict[str, SplitContent], Notes]:
     """All that the file says beside its rows."""
     digests = np.memmap(space.digests, np.uint8, "r", shape=(layout.total, DIGEST))
@@ -165,7 +175,7 @@ def contents(
         plan=plan.digest,
         duplicates=copies.duplicates,
         leaked=copies.leaked,
-        sampled=sampled(journal, plan.geometry.channels),
+        sampled=sum_samples(journal, plan.geometry.channels),
     )
     return header, splits, Notes([*plan.refused, *rejects], leak_names(copies, splits))
 
@@ -182,8 +192,8 @@ def leak_names(copies: Copies, splits: dict[str, SplitContent]) -> list[tuple[st
     return [(one, name(one, row), other, name(other, copy)) for one, row, other, copy in copies.pairs]
 
 
-def sampled(journal: Journal, channels: int) -> Sampled:
-    """Sums of integers over the sampled pictures: the same whoever added them."""
+def sum_samples(journal: Journal, channels: int) -> Sampled:
+    """Sums of integers over the sampled images: the same whoever added them."""
     results = [result for result in journal.done.values() if result.pixels]
     columns = [
         tuple(sum(getattr(result, name)[channel] for result in results) for channel in range(channels))
@@ -192,7 +202,7 @@ def sampled(journal: Journal, channels: int) -> Sampled:
     return Sampled(sum(result.pixels for result in results), *columns)
 
 
-def chunks_of(space: Workspace, layout: Layout, order: Order) -> Iterator[bytes]:
+def chunks_of(space: Workspace, layout: RowLayout, order: Order) -> Iterator[bytes]:
     """Compressed rows in their final order, a block's file at a time."""
     number, chunks = -1, list[bytes]()
     for start in range(0, len(order), CHUNK):
@@ -203,10 +213,10 @@ def chunks_of(space: Workspace, layout: Layout, order: Order) -> Iterator[bytes]
             yield chunks[row - number * layout.block]
 
 
-def lay_over(skeleton: Path, rows: Path, layout: Layout, orders: dict[str, Order]) -> None:
+def lay_over(skeleton: Path, rows: Path, layout: RowLayout, orders: dict[str, Order]) -> None:
     """Copies everything of the skeleton that is not a row into the file of rows, and cuts that to its length.
 
-    The room behind each split's last row, where rejected pictures were planned, is cleared by the same copy.
+    The room behind each split's last row, where rejected images were planned, is cleared by the same copy.
     """
     length = skeleton.stat().st_size
     extents = sorted(
@@ -218,7 +228,7 @@ def lay_over(skeleton: Path, rows: Path, layout: Layout, orders: dict[str, Order
         for offset, taken in [*extents, (length, 0)]:
             for start in range(begin, offset, COPY):
                 piece = os.pread(source, min(COPY, offset - start), start)
-                write_at(target, np.frombuffer(piece, np.uint8), start)
+                write_rows_at(target, np.frombuffer(piece, np.uint8), start)
             begin = offset + taken
         os.ftruncate(target, length)
     finally:

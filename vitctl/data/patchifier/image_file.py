@@ -1,4 +1,4 @@
-"""Which files are pictures: the one list of formats that are opened, the same on every machine."""
+"""Which files are images: the one list of formats that are opened, the same on every machine."""
 
 import io
 import threading
@@ -19,7 +19,7 @@ FORMATS = (
 PROGRAMS = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # how PostScript starts
 ENDLESS = (b"II", b"MM", b"RIFF", b"GIF8")  # whose size is told elsewhere than at the beginning, or that may be films
 PIXEL = 8  # bytes that one takes in a file, at most: four channels of 16 bits
-NO_PICTURE = "not a picture, or of a kind that is not read"
+NO_IMAGE = "not an image, or of a kind that is not read"
 
 
 def open_image(source: BinaryIO | Path) -> Image.Image:
@@ -34,7 +34,7 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-class Quiet:
+class QuietImageFile:
     """While any thread decodes, Pillow makes no remarks on odd EXIF and palettes; what matters raises.
 
     Nor does it check for bombs itself: our check counts alike for every format, and can be set.
@@ -60,7 +60,7 @@ class Quiet:
                 Image.MAX_IMAGE_PIXELS = self.limit
 
 
-PILLOW = Quiet()
+PILLOW = QuietImageFile()
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
@@ -72,14 +72,14 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def read_whole(content: Any, max_pixels: int) -> Any:
-    """Bytes or pixels as they are; of a large file the rest of the bytes, if its head is that of such a picture."""
+    """Bytes or pixels as they are; of a large file the rest of the bytes, if its head is that of such an image."""
     if not isinstance(content, LargeFile):
         return content
     head = content.read(LARGE)
-    return content.whole(longest(bytes(head), max_pixels), head)
+    return content.whole(max_file_bytes(bytes(head), max_pixels), head)
 
 
-def longest(head: bytes, max_pixels: int) -> int:
+def max_file_bytes(head: bytes, max_pixels: int) -> int:
     """How many bytes a file can have that begins so."""
     if head.startswith(ENDLESS) or head[4:8] == b"ftyp":
         return min(LARGE + PIXEL * max_pixels, LARGEST)
@@ -87,6 +87,6 @@ def longest(head: bytes, max_pixels: int) -> int:
         with PILLOW, open_image(io.BytesIO(head)) as picture:
             size = picture.size
     except Exception as error:  # as in decode
-        raise DataError(f"{NO_PICTURE}, and of more than {LARGE >> 20} MB") from error
+        raise DataError(f"{NO_IMAGE}, and of more than {LARGE >> 20} MB") from error
     check_pixels(size, max_pixels)
     return min(LARGE + PIXEL * size[0] * size[1], LARGEST)

@@ -1,4 +1,4 @@
-"""The plan of a build: which picture goes to which row of which split, decided before the first one is decoded.
+"""The plan of a build: which image goes to which row of which split, decided before the first one is decoded.
 
 It lies on the disk in columns, so that a set of any size can be planned, workers find their rows by number, and a build
 that was killed goes on with the plan it began with.
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vitctl.config.patchify import SPLITS, PatchifyConfig
-from vitctl.data.sources.contract import Found, Refused, Source
+from vitctl.data.sources.contract import FoundImage, Refused, Source
 from vitctl.errors import DataError, did_you_mean
 from vitctl.io.atomic import flush_file, write_json
 from vitctl.io.files import check_regular_file
@@ -33,13 +33,13 @@ WHERE = ("label", "file", "offset", "size")  # int64 columns of a plan
 NO_CLASS, UNKNOWN = -1, -2
 BATCH = 65536
 PHOTO = 224  # pixels a side of a photo, where nothing else is asked for
-SMALL = 96  # arrays of pictures up to this size are kept as they are
+SMALL = 96  # arrays of images up to this size are kept as they are
 LARGEST_PATCH = 16
-FEWEST = 16  # patches in a small picture, where nothing was asked for
+FEWEST = 16  # patches in a small image, where nothing was asked for
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """One shard's worth of rows: split after split, each in the order of the source."""
 
     folder: Path
@@ -67,7 +67,7 @@ class Plan:
         write_json(self.folder / "plan.json", values)
 
     @classmethod
-    def load(cls, folder: Path) -> "Plan":
+    def load(cls, folder: Path) -> "RowPlan":
         values = json.loads((folder / "plan.json").read_text())
         return cls(
             folder,
@@ -83,7 +83,7 @@ class Plan:
 
 def make_plan(
     source: Source, config: PatchifyConfig, folder: Path, shard: int, reporter: Reporter, scan_folder: Path
-) -> Plan:
+) -> RowPlan:
     """Scans the source, unless `scan_folder` has its scan, and writes the plan of one shard (0 of 1) into `folder`."""
     geometry = choose_geometry(source, config)
     scan = Scan(scan_folder)
@@ -94,14 +94,14 @@ def make_plan(
     splits = assign_splits(scan, classes, config)
     folder.mkdir(parents=True, exist_ok=True)
     counts = write_rows(scan, classes, splits, folder, shard, config.shards or 1)
-    plan = Plan(
+    plan = RowPlan(
         folder,
         geometry,
         counts,
         classes.names,
         tuple(scan.refused + classes.refused if shard == 0 else []),
         tuple(scan.notes + classes.notes),
-        tuple(classes.warnings + emptied(splits, classes)),
+        tuple(classes.warnings + find_emptied_classes(splits, classes)),
         scan.digest(classes.final, splits),
     )
     plan.save()
@@ -110,14 +110,12 @@ def make_plan(
     return plan
 
 
-def emptied(splits: Mapping[str, Ints], classes: "Classes") -> list[str]:
-    """Classes that had pictures and have none in train any more."""
+def find_emptied_classes(splits: Mapping[str, Ints], classes: "Classes") -> list[str]:
+    """Classes that had images and have none in train any more."""
     if "train" not in splits or not classes.names:
         return []
     had, has = (np.unique(values[values >= 0]) for values in (classes.final, classes.final[splits["train"]]))
-    return [
-        f"class {classes.names[label]!r} is left without a picture in train" for label in np.setdiff1d(had, has)[:5]
-    ]
+    return [f"class {classes.names[label]!r} is left without an image in train" for label in np.setdiff1d(had, has)[:5]]
 
 
 class Scan:
@@ -170,8 +168,8 @@ class Scan:
             }
             columns = {name: array("q") for name in NUMBERS}
             for sighting in source.scan():
-                if isinstance(sighting, Found):
-                    self.found(sighting, columns, files["names"])
+                if isinstance(sighting, FoundImage):
+                    self.add(sighting, columns, files["names"])
                 elif isinstance(sighting, Refused):
                     self.refused.append((sighting.name, sighting.reason))
                 else:
@@ -184,7 +182,7 @@ class Scan:
         self.notes = source.notes()
         self.save()
 
-    def found(self, picture: Found, columns: Mapping[str, "array[int]"], names: BinaryIO) -> None:
+    def add(self, picture: FoundImage, columns: Mapping[str, "array[int]"], names: BinaryIO) -> None:
         name = picture.name.encode("utf-8", "backslashreplace")
         names.write(name)
         self.count += 1
@@ -237,7 +235,7 @@ class Classes:
                 raise DataError(f"{config.source}: some labels are numbers and some are names; use one kind")
             self.final = self.numbers(scan, wanted or numbered_names, config)
         else:
-            self.final = self.named(scan, wanted, config)
+            self.final = self.assign_numbers(scan, wanted, config)
 
     def numbers(self, scan: Scan, names: tuple[str, ...] | None, config: PatchifyConfig) -> Ints:
         """Labels that are numbers stay what they are; without names, there are as many classes as train has numbers."""
@@ -259,8 +257,8 @@ class Classes:
             return final
         return labels
 
-    def named(self, scan: Scan, wanted: tuple[str, ...] | None, config: PatchifyConfig) -> Ints:
-        """Final number of each picture's class; pictures of classes that train lacks are refused by name."""
+    def assign_numbers(self, scan: Scan, wanted: tuple[str, ...] | None, config: PatchifyConfig) -> Ints:
+        """Final number of each image's class; images of classes that train lacks are refused by name."""
         labels, by_number = scan.column("label"), {number: name for name, number in scan.labels.items()}
         train = scan.splits.get("train", scan.splits.get(None))
         in_train = np.unique(labels[scan.column("split") == train]) if train is not None else np.unique(labels)
@@ -288,7 +286,7 @@ class Classes:
 
     def tell_empty(self, known: Iterable[str], counts: Mapping[str, int]) -> None:
         for name in sorted(name for name in known if not counts.get(name)):
-            self.warnings.append(f"class {name!r} has no picture")
+            self.warnings.append(f"class {name!r} has no image")
 
     def tell_left_out(
         self, outside: list[str], counts: Mapping[str, int], known: set[str], config: PatchifyConfig
@@ -299,7 +297,7 @@ class Classes:
             )
         if outside:
             self.notes.append(
-                f"{sum(counts[name] for name in outside)} pictures of {len(outside)} classes "
+                f"{sum(counts[name] for name in outside)} images of {len(outside)} classes "
                 f"that {config.classes} does not name are left out"
             )
 
@@ -336,7 +334,7 @@ def assign_splits(scan: Scan, classes: Classes, config: PatchifyConfig) -> dict[
     if config.parts:
         given |= cut_parts(given.get("train", np.empty(0, np.int64)), scan, classes.final, config)
     if config.limit:
-        given = {name: spread(rows, scan, classes.final, config) for name, rows in given.items()}
+        given = {name: limit_rows(rows, scan, classes.final, config) for name, rows in given.items()}
     return {name: given[name] for name in SPLITS if name in given and len(given[name])}
 
 
@@ -360,12 +358,12 @@ def cut_parts(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> d
         end = np.minimum(end, np.maximum(of - 1, begin))  # train keeps at least one of each class
         parts[name] = rows[(rank >= begin) & (rank < end)]
         if not len(parts[name]):
-            raise DataError(f"--split {name}={share}: no class has enough pictures for it")
+            raise DataError(f"--split {name}={share}: no class has enough images for it")
         begin = end
     return {"train": rows[rank >= begin], **parts}
 
 
-def spread(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> Ints:
+def limit_rows(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> Ints:
     """At most `limit` rows, one of each class in turn."""
     if not config.limit or len(rows) <= config.limit:
         return rows

@@ -37,7 +37,7 @@ def run_blocks(
         with one_thread():
             yield from map(Worker(*recipe).block, todo)
         return
-    with deaf_to_ctrl_c():
+    with ignore_ctrl_c():
         context = start_context()
     pool = ProcessPoolExecutor(workers, context, become_worker, (recipe,))
     waiting: set[Future[BlockResult]] = set()
@@ -56,7 +56,7 @@ def run_blocks(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One picture is too little work to share out among torch's threads."""
+    """One image is too little work to share out among torch's threads."""
     import torch
 
     threads = torch.get_num_threads()
@@ -74,7 +74,7 @@ def in_flight(
     queue = iter(todo)
     while True:
         for number in queue:
-            waiting.add(pool.submit(work, number))
+            waiting.add(pool.submit(run_block, number))
             if len(waiting) >= most:
                 break
         if not waiting:
@@ -96,7 +96,7 @@ def start_context() -> Any:
 
 
 @contextmanager
-def deaf_to_ctrl_c() -> Iterator[None]:
+def ignore_ctrl_c() -> Iterator[None]:
     """What is started here ignores Ctrl-C, which a terminal sends to the whole group: the parent alone decides."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -117,14 +117,14 @@ def become_worker(recipe: Recipe) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    threading.Thread(target=watch_parent, daemon=True).start()
     torch.set_num_threads(1)
     keep_freed_memory()
     exit_on_bus_error("warning")  # the error is the parent's, whose worker is gone
     _worker = Worker(*recipe)
 
 
-def die_with_parent() -> None:
+def watch_parent() -> None:
     """A parent that is killed cannot tell its workers; they watch the pipe that closes with it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -132,6 +132,6 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
-def work(number: int) -> BlockResult:
+def run_block(number: int) -> BlockResult:
     assert _worker is not None
     return _worker.block(number)

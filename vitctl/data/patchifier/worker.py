@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data.patchifier.plan import Plan
+from vitctl.data.patchifier.plan import RowPlan
 from vitctl.data.patchifier.workspace import BlockResult, Workspace
 from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, RunError
 from vitctl.io.atomic import write_bytes
-from vitctl.io.patch_format import DIGEST, Extent, Geometry, picture_digest
+from vitctl.io.patch_format import DIGEST, Extent, Geometry, image_digest
 from vitctl.io.patch_writer import RowCodec
 
 OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG)
-SAMPLES = 1024  # pictures of train that mean and std are taken from
+SAMPLES = 1024  # images of train that mean and std are taken from
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """Where the rows of a plan lie in the file, and how they are dealt out in blocks."""
 
     geometry: Geometry
@@ -58,7 +58,7 @@ class Layout:
         counts = list(self.splits.values())
         return dict(zip(self.splits, np.cumsum([0, *counts[:-1]]).tolist(), strict=True))
 
-    def sampled(self, row: int) -> bool:
+    def is_sampled(self, row: int) -> bool:
         """Whether mean and std look at this row: up to SAMPLES of the first split, evenly."""
         first = next(iter(self.splits.values()))
         return row < first and row % -(-first // SAMPLES) == 0
@@ -67,7 +67,9 @@ class Layout:
 class Worker:
     """Decodes blocks of rows into their place; the same in this process and in others."""
 
-    def __init__(self, source: Source, plan: Plan, layout: Layout, space: Workspace, config: PatchifyConfig) -> None:
+    def __init__(
+        self, source: Source, plan: RowPlan, layout: RowLayout, space: Workspace, config: PatchifyConfig
+    ) -> None:
         from vitctl.data.patchifier.decode import Target  # torch comes with it: only who decodes pays for it
 
         shape = plan.geometry
@@ -93,23 +95,23 @@ class Worker:
                 result.rejects.append((row, str(error)))
                 chunks.append(b"")
                 continue
-            digests[row - rows.start] = np.frombuffer(picture_digest(patches), np.uint8)
-            if self.layout.sampled(row):
+            digests[row - rows.start] = np.frombuffer(image_digest(patches), np.uint8)
+            if self.layout.is_sampled(row):
                 self.measure(patches, result)
             if self.codec:
                 chunks.append(self.codec.encode(patches))
             else:
-                write_at(self.rows, patches, self.layout.offset(row))
+                write_rows_at(self.rows, patches, self.layout.offset(row))
         if self.codec:
             write_chunks(self.space.blocks / f"{number:08d}", chunks)
-        write_at(self.digests, digests, rows.start * DIGEST)
+        write_rows_at(self.digests, digests, rows.start * DIGEST)
         return result
 
     def read(self, row: int) -> np.ndarray[Any, Any]:
         """uint8 [N, P*P*C]"""
         from vitctl.data.patchifier.decode import decode
         from vitctl.data.patchifier.image_file import read_whole
-        from vitctl.patches import patchify
+        from vitctl.patches import patchify_images
 
         name = self.names[row].decode()
         file, offset, length = (int(column[row]) for column in self.where)
@@ -120,7 +122,7 @@ class Worker:
                 raise DataError(error.strerror) from error
             raise RunError(f"{name}: cannot be read now ({error.strerror}); go on with --resume when it can") from error
         try:
-            return patchify(decode(content, self.target), self.layout.geometry.patch)
+            return patchify_images(decode(content, self.target), self.layout.geometry.patch)
         except MemoryError as error:
             raise RunError(
                 f"{name}: too large for the memory; go on with fewer --workers, or start over with a "
@@ -128,12 +130,12 @@ class Worker:
             ) from error
 
     def source_is_there(self) -> bool:
-        """Or else a disk was unmounted: then nothing can be said of a single picture."""
+        """Or else a disk was unmounted: then nothing can be said of a single image."""
         place = Path(self.config.source)
         return next(place.iterdir(), None) is not None if place.is_dir() else place.exists()
 
     def measure(self, patches: np.ndarray[Any, Any], result: BlockResult) -> None:
-        """Adds one picture [N, P*P*C] to the sums. Float32 is exact here: 256 squares of a byte stay under 2^24."""
+        """Adds one image [N, P*P*C] to the sums. Float32 is exact here: 256 squares of a byte stay under 2^24."""
         channels = self.layout.geometry.channels
         totals = np.zeros((2, channels), np.int64)
         for start in range(0, len(patches), 256):
@@ -150,10 +152,10 @@ class Worker:
                 os.close(handle)
 
 
-Recipe = tuple[Source, Plan, Layout, Workspace, PatchifyConfig]  # what a Worker is made of, in whatever process
+Recipe = tuple[Source, RowPlan, RowLayout, Workspace, PatchifyConfig]  # what a Worker is made of, in whatever process
 
 
-def write_at(handle: int, values: np.ndarray[Any, Any], offset: int) -> None:
+def write_rows_at(handle: int, values: np.ndarray[Any, Any], offset: int) -> None:
     view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     while view:
         written = os.pwrite(handle, view, offset)

@@ -59,7 +59,7 @@ class Workspace:
                 "repeat it as it was, or start over with --overwrite"
             )
 
-    def placed(self) -> bool:
+    def is_placed(self) -> bool:
         """Whether the rows have become `out`, and only this folder was left behind by a kill."""
         return self.skeleton.exists() and not self.rows.exists() and self.out.exists()
 
@@ -69,7 +69,7 @@ class Workspace:
         shutil.rmtree(self.discarded)
 
     @contextmanager
-    def locked(self, reporter: Reporter) -> Iterator[None]:
+    def hold(self, reporter: Reporter) -> Iterator[None]:
         """One build at a time; the lock dies with its holder, and its file goes with the last of them."""
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class Journal:
         if path.exists():
             content, whole = path.read_bytes(), 0
             for line in content.splitlines(keepends=True):
-                result = parsed(line)
+                result = parse_journal_line(line)
                 if result is None:
                     break
                 self.done[result.number] = result
@@ -134,7 +134,7 @@ class Journal:
         return sorted((row, reason) for result in self.done.values() for row, reason in result.rejects)
 
 
-def parsed(line: bytes) -> BlockResult | None:
+def parse_journal_line(line: bytes) -> BlockResult | None:
     """A whole line of the journal, or None."""
     try:
         return BlockResult(**json.loads(line)) if line.endswith(b"\n") else None

@@ -1,7 +1,7 @@
-"""Where pictures come from: one contract, and a reader for each form in which people keep them."""
+"""Where images come from: one contract, and a reader for each form in which people keep them."""
 
-from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source
+from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
 from vitctl.data.sources.detect import open_source
 from vitctl.data.sources.manifest import Hints
 
-__all__ = ["Declared", "Found", "Hints", "Refused", "Sighting", "Source", "open_source"]
+__all__ = ["Declared", "FoundImage", "Hints", "Refused", "Sighting", "Source", "open_source"]

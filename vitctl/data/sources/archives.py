@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vitctl.data.sources.contract import Refused
-from vitctl.data.sources.files import File, LargeFile, digest
-from vitctl.data.sources.names import TABLES, Parts, ending, inside, is_junk, is_picture, joined, printable
+from vitctl.data.sources.files import File, LargeFile, hash_values
+from vitctl.data.sources.names import (
+    TABLES,
+    Parts,
+    extension,
+    is_image_name,
+    is_junk,
+    join_parts,
+    printable,
+    relative_parts,
+)
 from vitctl.data.sources.tree import Entry, Tree, everywhere
 from vitctl.errors import DataError, NoSpace
 from vitctl.io.atomic import flush_file
@@ -43,13 +52,13 @@ class Archive(Tree):
 
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
         with self.index() as index:
-            yield from map(from_row, index.execute(f"SELECT {COLUMNS} FROM members ORDER BY rowid"))
+            yield from map(row_member, index.execute(f"SELECT {COLUMNS} FROM members ORDER BY rowid"))
 
     def survey(self) -> Iterator[Entry]:
         for entry in self.entries():
             if isinstance(entry, Entry) and not entry.is_folder:
                 name = entry.parts[-1]
-                if is_picture(name) or ending(name) in TABLES:
+                if is_image_name(name) or extension(name) in TABLES:
                     yield entry
 
     @contextmanager
@@ -62,7 +71,7 @@ class Archive(Tree):
                     f"SELECT {COLUMNS} FROM members WHERE path = ? AND reason IS NULL AND NOT is_folder "
                     "ORDER BY rowid DESC"
                 )  # the last of them is what unpacking would leave
-                row = index.execute(query, [as_bytes(parts)]).fetchone()
+                row = index.execute(query, [encode_parts(parts)]).fetchone()
                 return Entry(parts, False, *row[3:]) if row else "is not in the archive"
 
             yield find
@@ -71,20 +80,20 @@ class Archive(Tree):
     def index(self) -> Iterator[sqlite3.Connection]:
         """Made at first use, aside and renamed, so that a kill leaves a whole one or none."""
         assert self.spool is not None
-        path = self.spool / f"{digest(self.file)}.members"
+        path = self.spool / f"{hash_values(self.file)}.members"
         try:
             if not path.exists():
                 aside = path.with_suffix(".part")
                 aside.unlink(missing_ok=True)
-                with closing(connected(aside)) as index:
+                with closing(connect(aside)) as index:
                     index.execute("PRAGMA journal_mode=OFF")
                     index.execute(f"CREATE TABLE members ({COLUMNS})")
                     index.execute("BEGIN")
-                    index.executemany("INSERT INTO members VALUES (?, ?, ?, ?, ?, ?)", map(as_row, self.walk()))
+                    index.executemany("INSERT INTO members VALUES (?, ?, ?, ?, ?, ?)", map(member_row, self.walk()))
                     index.execute("COMMIT")
                 flush_file(aside)
                 os.replace(aside, path)
-            with closing(connected(path)) as index:
+            with closing(connect(path)) as index:
                 yield index
         except sqlite3.Error as error:
             kind = NoSpace if "full" in str(error) else DataError
@@ -94,30 +103,30 @@ class Archive(Tree):
             ) from error
 
     def text(self, entry: Entry) -> TextIO:
-        content = self.read(joined(entry.parts), entry.file, entry.offset, entry.size)
+        content = self.read(join_parts(entry.parts), entry.file, entry.offset, entry.size)
         if isinstance(content, LargeFile):
             content = content.whole()
         return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def connected(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """No locks, which some network disks lack: one process writes a file that nobody else knows."""
     index = sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True, isolation_level=None)
     index.execute("PRAGMA synchronous=OFF")
     return index
 
 
-def as_bytes(parts: Parts) -> bytes:
+def encode_parts(parts: Parts) -> bytes:
     return "/".join(parts).encode("utf-8", "surrogateescape")
 
 
-def as_row(member: Entry | Refused) -> tuple[Any, ...]:
+def member_row(member: Entry | Refused) -> tuple[Any, ...]:
     if isinstance(member, Refused):
         return member.name.encode(), member.reason, False, 0, 0, 0
-    return as_bytes(member.parts), None, member.is_folder, member.file, member.offset, member.size
+    return encode_parts(member.parts), None, member.is_folder, member.file, member.offset, member.size
 
 
-def from_row(row: tuple[Any, ...]) -> Entry | Refused:
+def row_member(row: tuple[Any, ...]) -> Entry | Refused:
     path, reason, is_folder, file, offset, size = row
     if reason is not None:
         return Refused(path.decode(), reason)
@@ -127,11 +136,11 @@ def from_row(row: tuple[Any, ...]) -> Entry | Refused:
 
 def member(name: str, is_folder: bool, problem: str, file: int, offset: int, size: int) -> Entry | Refused:
     """One member, if it may be trusted; `problem` is what else speaks against it."""
-    parts = inside(name)
+    parts = relative_parts(name)
     if parts is None:
         return Refused(printable(name), "its path leads out of the archive")
     if not parts and not is_folder:
         return Refused(printable(name), "has no name")
     if problem:
-        return Refused(joined(parts), problem)
+        return Refused(join_parts(parts), problem)
     return Entry(parts, is_folder, file, offset, size)

@@ -1,4 +1,4 @@
-"""NumPy's .npz with arrays of pictures and labels, named as Keras, MedMNIST or scikit-learn name them."""
+"""NumPy's .npz with arrays of images and labels, named as Keras, MedMNIST or scikit-learn name them."""
 
 import math
 import os
@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from vitctl.data.sources.contract import Found, Sighting, Source
-from vitctl.data.sources.files import File, damaged, spooled
+from vitctl.data.sources.contract import FoundImage, Sighting, Source
+from vitctl.data.sources.files import File, name_damaged_file, spool_stream
 from vitctl.data.sources.names import SPLITS, as_label, printable
 from vitctl.errors import DataError
 from vitctl.machine import watch_mapped_file
@@ -55,7 +55,7 @@ class Array:
 
 
 @dataclass
-class Part:
+class ArraySplit:
     """One split."""
 
     split: str | None
@@ -70,35 +70,35 @@ class Arrays(Source):
         self.file = File.at(path)
         self.scale = 1.0
         self.remarks: list[str] = []
-        with damaged(str(path), *ODD), zipfile.ZipFile(path) as archive:
-            arrays = [header(archive, member) for member in archive.namelist() if member.endswith(".npy")]
-        self.parts = paired(arrays, str(path))
+        with name_damaged_file(str(path), *ODD), zipfile.ZipFile(path) as archive:
+            arrays = [read_array_header(archive, member) for member in archive.namelist() if member.endswith(".npy")]
+        self.parts = pair_arrays(arrays, str(path))
         used = {array.name for part in self.parts for array in (part.images, part.labels) if array}
         self.unused = [array.name for array in arrays if array.name not in used]
-        sizes = {picture_shape(part.images, str(path)) for part in self.parts}
+        sizes = {image_shape(part.images, str(path)) for part in self.parts}
         self.native = sizes.pop() if len(sizes) == 1 else None
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         """Members are compressed as a whole: they become files that can be mapped."""
         for part in self.parts:
-            part.images = self.spooled(part.images, spool, reporter)
-            part.labels = part.labels and self.spooled(part.labels, spool, reporter)
+            part.images = self.spool(part.images, spool, reporter)
+            part.labels = part.labels and self.spool(part.labels, spool, reporter)
         self.scale, self.remarks = scale_of([part.images for part in self.parts], self.file.path)
 
-    def spooled(self, array: Array, spool: Path, reporter: Reporter) -> Array:
+    def spool(self, array: Array, spool: Path, reporter: Reporter) -> Array:
         where = f"{self.file.path}, {array.name}"
-        with damaged(where, *ODD), open(self.file.path, "rb") as raw, zipfile.ZipFile(raw) as archive:
+        with name_damaged_file(where, *ODD), open(self.file.path, "rb") as raw, zipfile.ZipFile(raw) as archive:
             with archive.open(array.member) as stream:
-                file = spooled(cast(Any, stream), raw, self.file, array.member, spool, reporter)
+                file = spool_stream(cast(Any, stream), raw, self.file, array.member, spool, reporter)
             npy_map(file, os.getpid())  # a shape that its bytes do not fill is found here
         return Array(array.member, array.shape, array.dtype, file)
 
     def sightings(self) -> Iterator[Sighting]:
         for number, part in enumerate(self.parts):
             for row, label in enumerate(self.labels(part)):
-                yield Found(f"{part.images.name}/{row:06d}", label, part.split, number, row)
+                yield FoundImage(f"{part.images.name}/{row:06d}", label, part.split, number, row)
 
-    def labels(self, part: Part) -> Iterator[str | int | None]:
+    def labels(self, part: ArraySplit) -> Iterator[str | int | None]:
         if part.labels is None:
             yield from (None for _ in range(part.images.shape[0]))
             return
@@ -106,7 +106,7 @@ class Arrays(Source):
         step = max(CHUNK // values.itemsize, 1)
         for start in range(0, len(values), step):
             piece = values[start : start + step]
-            yield from map(as_label, whole(piece, f"{self.file.path}: {part.labels.name}"))
+            yield from map(as_label, integer_labels(piece, f"{self.file.path}: {part.labels.name}"))
 
     def read(self, name: str, file: int, offset: int, size: int) -> Values:
         images = self.parts[file].images
@@ -118,15 +118,15 @@ class Arrays(Source):
         scaled: Values = np.round(picture.astype(np.float64) * self.scale)
         return scaled.astype(np.uint8)
 
-    def nothing(self) -> str:
-        return f"{self.file.path}: its arrays hold no picture"
+    def no_images_message(self) -> str:
+        return f"{self.file.path}: its arrays hold no image"
 
     def notes(self) -> list[str]:
         left = [f"arrays left out: {', '.join(self.unused)}"] if self.unused else []
         return self.remarks + left
 
 
-def header(archive: zipfile.ZipFile, member: str) -> Array:
+def read_array_header(archive: zipfile.ZipFile, member: str) -> Array:
     """Shape and type of one array, without its values."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
@@ -148,33 +148,35 @@ def role_of(name: str) -> tuple[str, str | None] | None:
     return roles[0], splits[0] if splits else None
 
 
-def paired(arrays: list[Array], where: str) -> list[Part]:
-    """Pictures with their labels, split by split."""
+def pair_arrays(arrays: list[Array], where: str) -> list[ArraySplit]:
+    """Images with their labels, split by split."""
     found: dict[tuple[str, str | None], Array] = {}
     for array in arrays:
         role = role_of(array.name)
         if role and role in found:
             raise DataError(f"{where}: {found[role].name} and {array.name} could both be the {role[0]}; keep one")
         if role:
-            check_plain(array, where)
+            check_array(array, where)
             found[role] = array
     parts = [
-        Part(split, images, found.get(("labels", split))) for (what, split), images in found.items() if what == "images"
+        ArraySplit(split, images, found.get(("labels", split)))
+        for (what, split), images in found.items()
+        if what == "images"
     ]
     if not parts:
         names = ", ".join(array.name for array in arrays) or "nothing"
         raise DataError(
-            f"{where}: no array of pictures; looked for x_train/y_train, train_images/train_labels, "
+            f"{where}: no array of images; looked for x_train/y_train, train_images/train_labels, "
             f"images/labels, x/y and data/target, found {names}"
         )
     if len(parts) > 1 and any(part.split is None for part in parts):
-        raise DataError(f"{where}: has pictures with a split and without one; name all of them by split")
+        raise DataError(f"{where}: has images with a split and without one; name all of them by split")
     for part in parts:
         check_pair(part, where)
     return parts
 
 
-def check_plain(array: Array, where: str) -> None:
+def check_array(array: Array, where: str) -> None:
     if array.dtype.hasobject:
         raise DataError(
             f"{where}: {array.name} holds Python objects, that is a pickle, which can run any program "
@@ -182,20 +184,20 @@ def check_plain(array: Array, where: str) -> None:
         )
 
 
-def check_pair(part: Part, where: str) -> None:
-    picture_shape(part.images, where)
+def check_pair(part: ArraySplit, where: str) -> None:
+    image_shape(part.images, where)
     labels, count = part.labels, part.images.shape[0]
     if labels is None:
         return
     if labels.shape not in ((count,), (count, 1)):
         raise DataError(
-            f"{where}: {labels.name} is {labels.shape}; {count} pictures want one class each, [{count}] or [{count}, 1]"
+            f"{where}: {labels.name} is {labels.shape}; {count} images want one class each, [{count}] or [{count}, 1]"
         )
     if labels.dtype.kind not in "biufUS":
         raise DataError(f"{where}: {labels.name} has the type {labels.dtype}; numbers or names of classes are wanted")
 
 
-def picture_shape(array: Array, where: str) -> tuple[int, int, int]:
+def image_shape(array: Array, where: str) -> tuple[int, int, int]:
     """height, width, channels"""
     shape = array.shape
     if array.dtype.kind not in "biuf":
@@ -207,7 +209,7 @@ def picture_shape(array: Array, where: str) -> tuple[int, int, int]:
     if len(shape) == 4 and shape[3] in (1, 3, 4):
         return shape[1], shape[2], shape[3]
     raise DataError(
-        f"{where}: {array.name} is {shape}; pictures are [M, H, W], [M, H, W, C] or [M, C, H, W] with C of 1, 3 or 4"
+        f"{where}: {array.name} is {shape}; images are [M, H, W], [M, H, W, C] or [M, C, H, W] with C of 1, 3 or 4"
     )
 
 
@@ -231,7 +233,7 @@ def scale_of(images: list[Array], where: str) -> tuple[float, list[str]]:
     names = ", ".join(array.name for array in others)
     if any(array.dtype == np.uint8 for array in images) or low < 0 or high > 255:
         raise DataError(
-            f"{where}: {names} hold values from {low:g} to {high:g} and not bytes; pictures are 0..255, "
+            f"{where}: {names} hold values from {low:g} to {high:g} and not bytes; images are 0..255, "
             "or 0..1 as floats, in all splits alike"
         )
     unit = high <= 1 and all(array.dtype.kind in "bf" for array in others)
@@ -253,7 +255,7 @@ def value_range(array: Array, where: str) -> tuple[float, float]:
     return low, high
 
 
-def whole(values: Values, where: str) -> list[Any]:
+def integer_labels(values: Values, where: str) -> list[Any]:
     """Labels as Python values; floats only if they are whole numbers."""
     if values.dtype.kind == "f":
         if not np.array_equal(values, np.trunc(values)):

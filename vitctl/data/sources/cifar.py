@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as their authors' binary files: records of one or two labels and 3072 bytes of picture."""
+"""CIFAR-10 and CIFAR-100 as their authors' binary files: records of one or two labels and 3072 bytes of image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.data.sources.contract import Found, Sighting, Source
-from vitctl.data.sources.files import File, damaged
+from vitctl.data.sources.contract import FoundImage, Sighting, Source
+from vitctl.data.sources.files import File, name_damaged_file
 from vitctl.data.sources.names import printable
 from vitctl.errors import DataError
 
@@ -45,7 +45,7 @@ class Cifar(Source):
         missing = sorted(name for name in version.files | {version.names} if not (folder / name).is_file())
         if missing:
             raise DataError(f"{folder}: {', '.join(missing)} is missing; copy or download the binary version again")
-        with damaged(self.where):
+        with name_damaged_file(self.where):
             text = (folder / version.names).read_text(encoding="utf-8")
         self.class_names = tuple(printable(line.strip()) for line in text.splitlines() if line.strip())
         self.files = [(split, File.at(folder / name)) for split, names in version.splits.items() for name in names]
@@ -63,21 +63,21 @@ class Cifar(Source):
         file = self.files[number][1]
         if not file.size:
             raise DataError(f"{file.path}: is empty; copy or download it again")
-        return file.mapped((file.size // self.record, self.record), 0)
+        return file.map_bytes((file.size // self.record, self.record), 0)
 
     def sightings(self) -> Iterator[Sighting]:
         for number, (split, file) in enumerate(self.files):
             labels = self.records(number)[:, self.version.labels - 1]
             for start in range(0, len(labels), CHUNK):
                 for row, label in enumerate(labels[start : start + CHUNK].tolist(), start):
-                    yield Found(f"{file.name}/{row:05d}", label, split, number, row)
+                    yield FoundImage(f"{file.name}/{row:05d}", label, split, number, row)
 
     def read(self, name: str, file: int, offset: int, size: int) -> np.ndarray[Any, Any]:
         planes = self.records(file)[offset, self.version.labels :].reshape(3, 32, 32)
         return np.ascontiguousarray(planes.transpose(1, 2, 0))  # [H, W, C]
 
-    def nothing(self) -> str:
-        return f"{self.where}: its .bin files hold no picture"
+    def no_images_message(self) -> str:
+        return f"{self.where}: its .bin files hold no image"
 
 
 def cifar_version(names: set[str]) -> Version | None:

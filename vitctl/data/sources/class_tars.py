@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from vitctl.data.sources.contract import Declared, Found, Refused, Sighting, Source
+from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
 from vitctl.data.sources.files import LargeFile, Window
-from vitctl.data.sources.names import ending, is_junk, is_picture, joined, printable
-from vitctl.data.sources.pictures import LeftOut
-from vitctl.data.sources.tars import Tar, as_entry, headers
+from vitctl.data.sources.image_tree import SkippedFiles
+from vitctl.data.sources.names import extension, is_image_name, is_junk, join_parts, printable
+from vitctl.data.sources.tars import Tar, headers, tar_entry
 from vitctl.data.sources.tree import Entry
 from vitctl.reporting import Reporter
 
@@ -28,14 +28,14 @@ class ClassTars(Source):
         """`nested`: the one path is a tar of tars."""
         self.where, self.nested = where, nested
         self.tars = [Tar(path) for path in paths]
-        self.left_out = LeftOut()
+        self.left_out = SkippedFiles()
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         for tar in self.tars:
             tar.prepare(spool, reporter)
 
     def sightings(self) -> Iterator[Sighting]:
-        self.left_out = LeftOut()
+        self.left_out = SkippedFiles()
         for tar in self.class_tars():
             if isinstance(tar, Refused):
                 yield tar
@@ -51,33 +51,33 @@ class ClassTars(Source):
         for entry in self.tars[0].walk():
             if isinstance(entry, Refused):
                 yield entry
-            elif not entry.is_folder and ending(entry.parts[-1]) == "tar":
+            elif not entry.is_folder and extension(entry.parts[-1]) == "tar":
                 yield ClassTar(class_of(entry.parts[-1]), 0, entry.offset, entry.size)
             elif not entry.is_folder:
                 self.left_out.file(entry.parts[-1])
 
-    def pictures(self, tar: ClassTar) -> Iterator[Found | Refused]:
+    def pictures(self, tar: ClassTar) -> Iterator[FoundImage | Refused]:
         file = self.tars[tar.file].file
         stream = cast(BinaryIO, io.BufferedReader(Window(file, tar.offset, tar.size), 1 << 16))
         for header in headers(stream, f"{file.path}, {tar.label}.tar"):
-            entry = as_entry(header)
+            entry = tar_entry(header)
             if isinstance(entry, Refused):
                 yield Refused(f"{tar.label}/{entry.name}", entry.reason)
             elif not entry.is_folder and not any(map(is_junk, entry.parts)):
                 yield from self.picture(entry, tar)
 
-    def picture(self, entry: Entry, tar: ClassTar) -> Iterator[Found]:
-        if not is_picture(entry.parts[-1]):
+    def picture(self, entry: Entry, tar: ClassTar) -> Iterator[FoundImage]:
+        if not is_image_name(entry.parts[-1]):
             self.left_out.file(entry.parts[-1])
             return
-        name = f"{tar.label}/{joined(entry.parts)}"
-        yield Found(name, tar.label, None, tar.file, tar.offset + entry.offset, entry.size)
+        name = f"{tar.label}/{join_parts(entry.parts)}"
+        yield FoundImage(name, tar.label, None, tar.file, tar.offset + entry.offset, entry.size)
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         return self.tars[file].file.content(offset, size)
 
-    def nothing(self) -> str:
-        return f"{self.where}: no picture in its tars; looked for one tar per class, such as n01440764.tar"
+    def no_images_message(self) -> str:
+        return f"{self.where}: no image in its tars; looked for one tar per class, such as n01440764.tar"
 
     def notes(self) -> list[str]:
         return self.left_out.notes()

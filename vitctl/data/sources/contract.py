@@ -1,6 +1,6 @@
 """What every kind of source promises to the patchifier.
 
-A source is scanned once, front to back, by one process; its pictures are then read in any order by many. So it is
+A source is scanned once, front to back, by one process; its images are then read in any order by many. So it is
 picklable, opens its files late, once per process, and never holds the whole listing.
 """
 
@@ -17,8 +17,8 @@ from vitctl.reporting import Reporter
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A picture, and where its bytes are: `file`, `offset` and `size` mean what the source that made them wants."""
+class FoundImage:
+    """An image, and where its bytes are: `file`, `offset` and `size` mean what the source that made them wants."""
 
     name: str  # its path inside the source, always with "/", always encodable; the same path may come twice
     label: str | int | None = None  # the name of its class, or the class's number where the source has numbers
@@ -30,7 +30,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something that was meant to be a picture and can never be read: it goes to the file's rejects."""
+    """Something that was meant to be an image and can never be read: it goes to the file's rejects."""
 
     name: str
     reason: str
@@ -38,20 +38,20 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A class that exists, told before its pictures: so an empty class folder is known too."""
+    """A class that exists, told before its images: so an empty class folder is known too."""
 
     label: str
     split: str | None = None
 
 
-Sighting = Found | Refused | Declared
+Sighting = FoundImage | Refused | Declared
 
 
 class Source(ABC):
     """`prepare`, then `scan`, in one process; workers get a pickle made after `prepare` and only `read`."""
 
     kind: str
-    native: tuple[int, int, int] | None = None  # height, width, channels, where the pictures are arrays of one size
+    native: tuple[int, int, int] | None = None  # height, width, channels, where the images are arrays of one size
     class_names: tuple[str, ...] | None = None  # for labels that are numbers, where the source names them
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
@@ -64,34 +64,34 @@ class Source(ABC):
     def scan(self) -> Iterator[Sighting]:
         """Everything there is, always in the same order, with memory that does not grow with the source.
 
-        Raises DataError when there is no picture, and when the source itself is damaged.
+        Raises DataError when there is no image, and when the source itself is damaged.
         """
         found = False
         refused: Refused | None = None
         for sighting in self.sightings():
-            if isinstance(sighting, Found):
+            if isinstance(sighting, FoundImage):
                 found = True
             elif isinstance(sighting, Refused):
                 refused = refused or sighting
             yield sighting
         if not found:
-            raise DataError(self.nothing_of(refused) if refused else self.nothing())
+            raise DataError(self.only_rejects_message(refused) if refused else self.no_images_message())
 
     @abstractmethod
     def sightings(self) -> Iterator[Sighting]:
         """What `scan` gives out."""
 
     @abstractmethod
-    def nothing(self) -> str:
-        """The error when no picture was found: where, and what was looked for."""
+    def no_images_message(self) -> str:
+        """The error when no image was found: where, and what was looked for."""
 
-    def nothing_of(self, refused: Refused) -> str:
+    def only_rejects_message(self, refused: Refused) -> str:
         """The same where something was refused, and this was the first."""
-        return f"{self.nothing()}; {refused.name}: {refused.reason}"
+        return f"{self.no_images_message()}; {refused.name}: {refused.reason}"
 
     @abstractmethod
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile | np.ndarray:
-        """The encoded bytes of one picture, or its pixels uint8 [H, W] or [H, W, C]. Raises DataError or OSError."""
+        """The encoded bytes of one image, or its pixels uint8 [H, W] or [H, W, C]. Raises DataError or OSError."""
 
     def notes(self) -> list[str]:
         """Said once after the scan: what was left out, and why."""

@@ -15,15 +15,15 @@ from vitctl.data.sources.cifar import Cifar, cifar_version, refuse_pickles
 from vitctl.data.sources.class_tars import ClassTars
 from vitctl.data.sources.contract import Source, several_readings
 from vitctl.data.sources.digits import Digits
-from vitctl.data.sources.files import compression, damaged, first_unpacked
+from vitctl.data.sources.files import compression, first_unpacked, name_damaged_file
 from vitctl.data.sources.folder import Folder, list_folder
-from vitctl.data.sources.glance import MEMBERS, is_nested, kind_of_tars, refuse_packed
 from vitctl.data.sources.idx import Idx, idx_sets
+from vitctl.data.sources.image_tree import ImageTree
 from vitctl.data.sources.manifest import Hints
-from vitctl.data.sources.names import PICTURES, TABLES, ending, split_of
+from vitctl.data.sources.names import PICTURES, TABLES, extension, split_name
 from vitctl.data.sources.parquet import Parquet
-from vitctl.data.sources.patterns import is_pattern, matching, missing
-from vitctl.data.sources.pictures import Pictures
+from vitctl.data.sources.patterns import describe_missing, is_pattern, match_files
+from vitctl.data.sources.preview import MEMBERS, is_nested, kind_of_tars, refuse_packed
 from vitctl.data.sources.tars import BLOCK, Tar, starts_as_tar
 from vitctl.data.sources.tree import Entry
 from vitctl.data.sources.webdataset import WebDataset
@@ -31,7 +31,7 @@ from vitctl.data.sources.zips import Zip
 from vitctl.errors import DataError
 from vitctl.io.files import check_regular_file
 
-TREES = ("folder", "classes", "splits", "flat", "manifest")  # picture files in a folder, a tar or a zip
+TREES = ("folder", "classes", "splits", "flat", "manifest")  # image files in a folder, a tar or a zip
 KNOWN = (
     "class folders, a flat folder, a manifest (.csv, .tsv, .jsonl), tars and zips of these, WebDataset shards, "
     "class tars, MNIST's IDX files, CIFAR's .bin files, .npz arrays, Parquet files, or the word digits"
@@ -48,10 +48,10 @@ MAGIC = {  # how files start
     b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc\xaf": "7z",
     b"Rar!": "rar",
-    b"\xff\xd8\xff": "picture",
-    b"\x89PNG": "picture",
-    b"GIF8": "picture",
-    b"RIFF": "picture",
+    b"\xff\xd8\xff": "image",
+    b"\x89PNG": "image",
+    b"GIF8": "image",
+    b"RIFF": "image",
     b"\x80\2": "pickle",
     b"\x80\3": "pickle",
     b"\x80\4": "pickle",
@@ -59,11 +59,11 @@ MAGIC = {  # how files start
 }
 UNREAD = {
     "hdf5": "is an HDF5 file; a patch file needs no patchify, `vitctl info` tells what it is",
-    "npy": "is one array without labels; put pictures and labels in a .npz: np.savez('data.npz', x=..., y=...)",
+    "npy": "is one array without labels; put images and labels in a .npz: np.savez('data.npz', x=..., y=...)",
     "zstd": "is compressed with zstd, which is not read; unpack it first",
     "7z": "is a 7z archive, which is not read; unpack it first",
     "rar": "is a rar archive, which is not read; unpack it first",
-    "picture": "is one picture; name the folder that it lies in",
+    "image": "is one image; name the folder that it lies in",
     "pickle": "is a pickle, which can run any program and is never opened; get the data in another form",
     "packed": "is compressed and holds neither a tar nor IDX; unpack it first",
 }
@@ -76,19 +76,19 @@ def open_source(text: str, kind: str = "auto", hints: Hints | None = None) -> So
     one_of("kind", kind, KINDS)
     hints = hints or Hints()
     source = source_at(text, "manifest" if kind == "auto" and hints != Hints() else kind)
-    if isinstance(source, Pictures):
+    if isinstance(source, ImageTree):
         source.hints = hints
         if source.manifest:
             check_manifest(source, source.manifest)
     return source
 
 
-def check_manifest(source: Pictures, at: Entry) -> None:
+def check_manifest(source: ImageTree, at: Entry) -> None:
     """A file that is no manifest is no source."""
     try:
         source.plan()
     except DataError as error:
-        if ending(at.parts[-1]) in TABLES or source.hints != Hints():
+        if extension(at.parts[-1]) in TABLES or source.hints != Hints():
             raise
         raise DataError(f"{error}; nor is it anything else that is known: {KNOWN}") from error
 
@@ -102,11 +102,11 @@ def source_at(text: str, kind: str) -> Source:
         raise DataError(f"{text}: is an address; download it first, and name the file")
     path = Path(text).expanduser()
     if is_pattern(str(path)):
-        return open_files(matching(str(path)), kind, text)
+        return open_files(match_files(str(path)), kind, text)
     if not os.path.exists(path):
-        raise DataError(missing(path))
+        raise DataError(describe_missing(path))
     if path.is_dir():
-        return open_folder(path, kind)
+        return open_folder_source(path, kind)
     check_regular_file(path)
     return open_files([path], kind, text)
 
@@ -143,7 +143,7 @@ def form_of(path: Path) -> str:
 def holds_arrays(path: Path) -> bool:
     """A .npz is a zip of .npy files."""
     first = list(islice(Zip(path).members(), 20))
-    return bool(first) and all(isinstance(entry, Entry) and ending(entry.parts[-1]) == "npy" for entry in first)
+    return bool(first) and all(isinstance(entry, Entry) and extension(entry.parts[-1]) == "npy" for entry in first)
 
 
 def open_tars(paths: list[Path], kind: str, where: str) -> Source:
@@ -155,13 +155,13 @@ def open_tars(paths: list[Path], kind: str, where: str) -> Source:
         return ClassTars(paths, where, nested=len(paths) == 1 and is_nested(paths[0]))
     if len(paths) > 1:
         raise DataError(f"{where}: several tars cannot be read as {kind}; name one of them")
-    return Pictures(Tar(paths[0]), kind)
+    return ImageTree(Tar(paths[0]), kind)
 
 
-def open_zip(paths: list[Path], kind: str, where: str) -> Source:
+def open_zip_source(paths: list[Path], kind: str, where: str) -> Source:
     first = islice(Zip(paths[0]).walk(), MEMBERS)
     refuse_packed(where, {entry.parts[-1] for entry in first if isinstance(entry, Entry) and not entry.is_folder})
-    return Pictures(Zip(paths[0]), "folder" if kind == "auto" else kind)
+    return ImageTree(Zip(paths[0]), "folder" if kind == "auto" else kind)
 
 
 def open_arrays(paths: list[Path], kind: str, where: str) -> Source:
@@ -169,7 +169,7 @@ def open_arrays(paths: list[Path], kind: str, where: str) -> Source:
 
 
 def open_parquet(paths: list[Path], kind: str, where: str) -> Source:
-    homes = {path.parent.parent if split_of(path.parent.name) else path.parent for path in paths}
+    homes = {path.parent.parent if split_name(path.parent.name) else path.parent for path in paths}
     if len(homes) > 1:
         raise DataError(f"{where}: holds several sets ({', '.join(sorted(map(str, homes)))}); name one of them")
     return Parquet(paths, where)
@@ -185,12 +185,12 @@ def open_idx(paths: list[Path], kind: str, where: str) -> Source:
 
 
 def open_manifest(paths: list[Path], kind: str, where: str) -> Source:
-    return Pictures(Folder(paths[0].parent), "manifest", Entry((paths[0].name,)))
+    return ImageTree(Folder(paths[0].parent), "manifest", Entry((paths[0].name,)))
 
 
 FORMS: dict[str, tuple[tuple[str, ...], Callable[[list[Path], str, str], Source]]] = {
     "tar": ((*TREES, "webdataset", "class-tars"), open_tars),
-    "zip": (TREES, open_zip),
+    "zip": (TREES, open_zip_source),
     "npz": (("arrays",), open_arrays),
     "parquet": (("parquet",), open_parquet),
     "idx": (("idx",), open_idx),
@@ -207,25 +207,25 @@ class Reading:
     open: Callable[[], Source]
 
 
-def open_folder(path: Path, kind: str) -> Source:
+def open_folder_source(path: Path, kind: str) -> Source:
     """The only reading that is possible, or the one that was asked for."""
     if kind in TREES:
-        return Pictures(Folder(path), kind)
+        return ImageTree(Folder(path), kind)
     readings = readings_of(path, kind)
     if kind != "auto" and kind not in readings:
         raise DataError(f"{path}: cannot be read as {kind}; known are {KNOWN}")
     if kind != "auto":
         return readings[kind].open()
-    if not readings or has_pictures(path):
-        readings["folder"] = Reading("picture files in folders", lambda: Pictures(Folder(path)))
+    if not readings or has_images(path):
+        readings["folder"] = Reading("image files in folders", lambda: ImageTree(Folder(path)))
     if len(readings) > 1:
         raise several_readings(str(path), {name: reading.words for name, reading in readings.items()})
     return next(iter(readings.values())).open()
 
 
 def readings_of(path: Path, kind: str) -> dict[str, Reading]:
-    """What a folder could be besides one of pictures; or what the only folder in it could be."""
-    with damaged(str(path)):
+    """What a folder could be besides one of images; or what the only folder in it could be."""
+    with name_damaged_file(str(path)):
         listing = list_folder(str(path))
     if not listing.files and len(listing.folders) == 1 and (inner := readings_of(path / listing.folders[0], kind)):
         return inner
@@ -243,7 +243,7 @@ def readings_of(path: Path, kind: str) -> dict[str, Reading]:
         readings["parquet"] = Reading("Parquet files", lambda: open_parquet(shards["parquet"], kind, str(path)))
     if shards["tar"] and kind in ("auto", "webdataset", "class-tars"):
         chosen = kind if kind != "auto" else kind_of_tars(shards["tar"], str(path))
-        if chosen != "folder" or not has_pictures(path):  # a tar of folders beside folders is what they came from
+        if chosen != "folder" or not has_images(path):  # a tar of folders beside folders is what they came from
             readings[chosen] = Reading(f"tars ({chosen})", lambda: open_files(shards["tar"], chosen, str(path)))
     return readings
 
@@ -255,9 +255,9 @@ def open_idx_folder(path: Path, sets: dict[str, list[str]]) -> Source:
     return Idx([path / name for names in sets.values() for name in names], str(path))
 
 
-def has_pictures(path: Path) -> bool:
-    """Files that are called pictures: those without an ending would be a poor reason for a second reading."""
-    return any(not entry.is_folder and ending(entry.parts[-1]) in PICTURES for entry in Folder(path).survey())
+def has_images(path: Path) -> bool:
+    """Files that are called images: those without an ending would be a poor reason for a second reading."""
+    return any(not entry.is_folder and extension(entry.parts[-1]) in PICTURES for entry in Folder(path).survey())
 
 
 def shards_below(root: Path) -> dict[str, list[Path]]:
@@ -267,7 +267,7 @@ def shards_below(root: Path) -> dict[str, list[Path]]:
     for _ in range(DEPTH):
         below: list[Path] = []
         for folder in level:
-            with suppress(OSError):  # the walk for pictures tells of folders that cannot be read
+            with suppress(OSError):  # the walk for images tells of folders that cannot be read
                 listing = list_folder(str(folder))
                 for name in sorted(listing.files):
                     if match := SHARD.search(name):

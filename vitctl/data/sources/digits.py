@@ -1,4 +1,4 @@
-"""The hand-written digits that scikit-learn carries: 1,797 pictures of 8x8, to try everything without a download."""
+"""The hand-written digits that scikit-learn carries: 1,797 images of 8x8, to try everything without a download."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.data.sources.contract import Found, Sighting, Source
+from vitctl.data.sources.contract import FoundImage, Sighting, Source
 
 BRIGHTEST = 16  # the largest value there
 
@@ -18,12 +18,12 @@ class Digits(Source):
 
     def sightings(self) -> Iterator[Sighting]:
         for row, label in enumerate(digits()[1].tolist()):
-            yield Found(f"digits/{row:04d}", label, None, 0, row)
+            yield FoundImage(f"digits/{row:04d}", label, None, 0, row)
 
     def read(self, name: str, file: int, offset: int, size: int) -> np.ndarray[Any, Any]:
         return np.array(digits()[0][offset])  # [H, W]
 
-    def nothing(self) -> str:
+    def no_images_message(self) -> str:
         return "digits: scikit-learn has none; install it again"
 
 

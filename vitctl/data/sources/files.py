@@ -25,7 +25,7 @@ from vitctl.io.files import check_regular_file
 from vitctl.machine import CUT_SHORT, watch_mapped_file
 from vitctl.reporting import Reporter
 
-LARGEST = 1 << 30  # bytes of one encoded picture: a film or a disk image without an ending would fill the memory
+LARGEST = 1 << 30  # bytes of one encoded image: a film or a disk image without an ending would fill the memory
 LARGE = 1 << 26  # of a file of more bytes the beginning is looked at before the rest is read
 PIECE = 1 << 20
 
@@ -45,19 +45,19 @@ DAMAGE: tuple[type[Exception], ...] = (
 
 
 @contextmanager
-def damaged(where: str, *more: type[Exception]) -> Iterator[None]:
+def name_damaged_file(where: str, *more: type[Exception]) -> Iterator[None]:
     """What the standard library raises on broken input, as one error of ours that names the file."""
     try:
         yield
     except (*DAMAGE, *more) as error:
-        raise DataError(f"{where}: damaged or cut short ({plain(error)}); copy or download it again") from error
+        raise DataError(f"{where}: damaged or cut short ({error_text(error)}); copy or download it again") from error
     except OSError as error:
         if is_no_space(error):
             raise NoSpace(f"{where}: no room left to unpack it; free some and go on with --resume") from error
-        raise DataError(f"{where}: cannot be read ({error.strerror or plain(error)})") from error
+        raise DataError(f"{where}: cannot be read ({error.strerror or error_text(error)})") from error
 
 
-def plain(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -72,7 +72,7 @@ class File:
     @classmethod
     def at(cls, path: Path | str) -> "File":
         check_regular_file(path)
-        with damaged(str(path)):
+        with name_damaged_file(str(path)):
             status = os.stat(path)
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
@@ -97,7 +97,7 @@ class File:
         for start in range(0, size, PIECE):
             yield self.read(offset + start, min(PIECE, size - start))
 
-    def mapped(self, shape: tuple[int, ...], offset: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def map_bytes(self, shape: tuple[int, ...], offset: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         self.check_length()
         return byte_map(self, shape, offset, os.getpid())
 
@@ -106,18 +106,18 @@ class File:
         if os.stat(self.path).st_size < self.size:
             raise DataError(f"{self.path}: {CUT_SHORT}")
 
-    def unpacked_in(self, spool: Path, reporter: Reporter) -> "File":
+    def unpack_into(self, spool: Path, reporter: Reporter) -> "File":
         """The file itself, or what it is the compressed form of, in `spool`: made once, also if killed in between."""
         packed = compression(self.path)
         if packed is None:
             return self
         with open(self.path, "rb") as raw, packed(raw) as stream:
-            return spooled(cast(BinaryIO, stream), raw, self, self.name, spool, reporter)
+            return spool_stream(cast(BinaryIO, stream), raw, self, self.name, spool, reporter)
 
 
 @dataclass
 class LargeFile:
-    """A picture's bytes, perhaps, in pieces: nobody knows yet whether they are worth the memory."""
+    """An image's bytes, perhaps, in pieces: nobody knows yet whether they are worth the memory."""
 
     pieces: Iterator[bytes]
     size: int | None  # None: it will be seen
@@ -165,10 +165,10 @@ def check_size(size: int) -> None:
 
 
 def too_long(size: int) -> str:
-    return f"{size >> 20} MB are too many for a picture"
+    return f"{size >> 20} MB are too many for an image"
 
 
-def digest(*what: object) -> str:
+def hash_values(*what: object) -> str:
     """A name for what was made from that."""
     return hashlib.sha256(repr(what).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -229,22 +229,25 @@ def compression(path: Path | str) -> Any:
 
 def first_bytes(path: Path | str, count: int) -> bytes:
     check_regular_file(path)
-    with damaged(str(path)), open(path, "rb") as file:
+    with name_damaged_file(str(path)), open(path, "rb") as file:
         return file.read(count)
 
 
 def first_unpacked(path: Path | str, count: int) -> bytes:
     """The first bytes of what `path` holds, under its compression if it has one."""
-    with damaged(str(path)), (compression(path) or open)(path, "rb") as file:
+    with name_damaged_file(str(path)), (compression(path) or open)(path, "rb") as file:
         return cast(bytes, file.read(count))
 
 
-def spooled(stream: BinaryIO, raw: Any, origin: File, name: str, spool: Path, reporter: Reporter) -> File:
+def spool_stream(stream: BinaryIO, raw: Any, origin: File, name: str, spool: Path, reporter: Reporter) -> File:
     """`stream`, which comes out of `origin`, as a file in `spool`; `raw` tells how far through `origin` it has come."""
-    target = spool / digest(origin, name)
+    target = spool / hash_values(origin, name)
     aside = target.with_suffix(".part")
     if not target.exists():
-        with damaged(origin.path), reporter.progress(f"unpack {name}", origin.size >> 20 or None, "MB") as bar:
+        with (
+            name_damaged_file(origin.path),
+            reporter.progress(f"unpack {name}", origin.size >> 20 or None, "MB") as bar,
+        ):
             with open(aside, "wb") as out:
                 done = 0
                 while piece := stream.read(PIECE):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 from vitctl.data.sources.contract import Refused
-from vitctl.data.sources.files import LargeFile, content_of, damaged
-from vitctl.data.sources.names import TABLES, Parts, ending, is_junk, is_picture, joined, on_disk
+from vitctl.data.sources.files import LargeFile, content_of, name_damaged_file
+from vitctl.data.sources.names import TABLES, Parts, extension, is_image_name, is_junk, join_parts, on_disk
 from vitctl.data.sources.tree import Entry, Tree, everywhere
 from vitctl.errors import DataError
 
@@ -36,19 +36,19 @@ class Folder(Tree):
                 continue
             if not (listing.files or listing.folders or listing.refused):
                 yield Entry(parts, is_folder=True)
-            picture = next((name for name in listing.files if is_picture(name)), None)
+            picture = next((name for name in listing.files if is_image_name(name)), None)
             if picture is not None:
                 yield Entry((*parts, picture))
-            yield from (Entry((*parts, name)) for name in listing.files if ending(name) in TABLES)
+            yield from (Entry((*parts, name)) for name in listing.files if extension(name) in TABLES)
 
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
         for parts, listing in self.walk(enters):
             if not isinstance(listing, Listing):
-                yield Refused(joined(parts), listing)
+                yield Refused(join_parts(parts), listing)
                 continue
             if parts:
                 yield Entry(parts, is_folder=True)
-            yield from (Refused(joined((*parts, name)), reason) for name, reason in sorted(listing.refused))
+            yield from (Refused(join_parts((*parts, name)), reason) for name, reason in sorted(listing.refused))
             yield from (Entry((*parts, name)) for name in sorted(listing.files))
 
     def walk(self, enters: Callable[[Parts], bool]) -> Iterator[tuple[Parts, Listing | str]]:
@@ -106,7 +106,7 @@ class Folder(Tree):
         yield find
 
     def text(self, entry: Entry) -> TextIO:
-        with damaged(self.path(entry.parts)):
+        with name_damaged_file(self.path(entry.parts)):
             return open(self.path(entry.parts), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.data.sources.contract import Found, Sighting, Source
+from vitctl.data.sources.contract import FoundImage, Sighting, Source
 from vitctl.data.sources.files import File, first_unpacked
-from vitctl.data.sources.names import printable, split_of
+from vitctl.data.sources.names import printable, split_name
 from vitctl.errors import DataError
 from vitctl.reporting import Reporter
 
@@ -25,12 +25,12 @@ CHUNK = 1 << 16  # labels looked at together
 
 
 @dataclass
-class Part:
+class IdxSplit:
     """One split."""
 
     split: str
-    name: str  # of its pictures' file
-    originals: tuple[File, File]  # of pictures and labels
+    name: str  # of its images' file
+    originals: tuple[File, File]  # of images and labels
     shape: tuple[int, ...]  # M, H, W
     images: File  # the same, unpacked once prepared
     labels: File
@@ -51,7 +51,7 @@ class Idx(Source):
             pair = found.get((word, "images")), found.get((word, "labels"))
             if pair[0] is None or pair[1] is None:
                 raise DataError(f"{where}: {word}-images and {word}-labels belong together, and one is missing")
-            self.parts.append(as_part(word, pair[0], pair[1]))
+            self.parts.append(read_idx_split(word, pair[0], pair[1]))
         sizes = {part.shape[1:] for part in self.parts}
         if len(sizes) == 1:
             height, width = sizes.pop()
@@ -59,39 +59,39 @@ class Idx(Source):
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         for part in self.parts:
-            part.images, part.labels = (file.unpacked_in(spool, reporter) for file in part.originals)
+            part.images, part.labels = (file.unpack_into(spool, reporter) for file in part.originals)
             check_length(part.images, part.shape, part.name)
             check_length(part.labels, part.shape[:1], part.name.replace("images", "labels"))
 
     def sightings(self) -> Iterator[Sighting]:
         for number, part in enumerate(self.parts):
-            labels = part.labels.mapped(part.shape[:1], header_size(1))
+            labels = part.labels.map_bytes(part.shape[:1], header_size(1))
             for start in range(0, len(labels), CHUNK):
                 for row, label in enumerate(labels[start : start + CHUNK].tolist(), start):
-                    yield Found(f"{part.name}/{row:06d}", label, part.split, number, row)
+                    yield FoundImage(f"{part.name}/{row:06d}", label, part.split, number, row)
 
     def read(self, name: str, file: int, offset: int, size: int) -> np.ndarray[Any, Any]:
         part = self.parts[file]
-        return np.array(part.images.mapped(part.shape, header_size(3))[offset])  # [H, W]
+        return np.array(part.images.map_bytes(part.shape, header_size(3))[offset])  # [H, W]
 
-    def nothing(self) -> str:
-        return f"{self.where}: its IDX files hold no picture"
+    def no_images_message(self) -> str:
+        return f"{self.where}: its IDX files hold no image"
 
     def notes(self) -> list[str]:
         if any("emnist" in part.name.lower() for part in self.parts):
-            return ["EMNIST's own files hold every picture transposed; they are kept as they are"]
+            return ["EMNIST's own files hold every image transposed; they are kept as they are"]
         return []
 
 
-def as_part(word: str, images: Path, labels: Path) -> Part:
-    split = "test" if word == "t10k" else split_of(word) or ""
+def read_idx_split(word: str, images: Path, labels: Path) -> IdxSplit:
+    split = "test" if word == "t10k" else split_name(word) or ""
     shape, count = dimensions(images, 3), dimensions(labels, 1)
     if shape[0] != count[0]:
         raise DataError(
-            f"{images}: {shape[0]} pictures, but {count[0]} labels in {labels.name}; copy or download both again"
+            f"{images}: {shape[0]} images, but {count[0]} labels in {labels.name}; copy or download both again"
         )
     files = File.at(images), File.at(labels)
-    return Part(split, printable(images.name.removesuffix(".gz")), files, shape, *files)
+    return IdxSplit(split, printable(images.name.removesuffix(".gz")), files, shape, *files)
 
 
 def header_size(dimensions: int) -> int:

@@ -1,4 +1,4 @@
-"""Tables of pictures: CSV, TSV or JSON lines with a path, and where they have them a label and a split."""
+"""Tables of images: CSV, TSV or JSON lines with a path, and where they have them a label and a split."""
 
 import csv
 import json
@@ -8,11 +8,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TextIO
 
-from vitctl.data.sources.contract import Found, Refused, Sighting
-from vitctl.data.sources.names import PICTURES, Parts, ending, is_number, joined, label_of, printable, split_of
+from vitctl.data.sources.contract import FoundImage, Refused, Sighting
+from vitctl.data.sources.names import (
+    PICTURES,
+    Parts,
+    extension,
+    is_number,
+    join_parts,
+    parse_label,
+    printable,
+    split_name,
+)
 from vitctl.data.sources.tree import Entry, Tree
 from vitctl.errors import DataError, did_you_mean
-from vitctl.reporting import printed
+from vitctl.reporting import printable_text
 
 Find = Callable[[Parts], Entry | str]
 EXPLICIT = (  # columns of paths, as pandas, Kaggle and fastai call them: letters and digits of the name alone count
@@ -42,7 +51,7 @@ class Hints:
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     line: int
     path: str
     label: str | None
@@ -50,7 +59,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class ManifestTable:
     """A manifest: where it is, and which of its columns mean what."""
 
     at: Entry
@@ -71,21 +80,21 @@ class Table:
     @property
     def explicit(self) -> bool:
         """Whether the name of its column can only mean paths."""
-        return self.hints.path is not None or plain(self.path) in EXPLICIT
+        return self.hints.path is not None or normalize_name(self.path) in EXPLICIT
 
 
-def table_at(tree: Tree, at: Entry, hints: Hints) -> Table | None:
+def table_at(tree: Tree, at: Entry, hints: Hints) -> ManifestTable | None:
     """The table there, or None if its first line names no column of paths."""
-    columns, delimiter = header(tree, at, hints)
+    columns, delimiter = read_table_header(tree, at, hints)
     path, label, split = meanings(tuple(columns), hints)
     if path is None:
         return None
     if hints.label is not None and label is None and delimiter:
-        raise DataError(f"{printable(at.parts[-1])}: has no column {hints.label!r}; it has {listed_names(columns)}")
-    return Table(at, base_of(tree, at, hints), hints, tuple(columns), path, label, split, delimiter)
+        raise DataError(f"{printable(at.parts[-1])}: has no column {hints.label!r}; it has {list_columns(columns)}")
+    return ManifestTable(at, base_of(tree, at, hints), hints, tuple(columns), path, label, split, delimiter)
 
 
-def header(tree: Tree, at: Entry, hints: Hints) -> tuple[list[str], str | None]:
+def read_table_header(tree: Tree, at: Entry, hints: Hints) -> tuple[list[str], str | None]:
     """The names of a table's columns, and what stands between them; None for JSON lines."""
     with tree.text(at) as text:
         first = text.readline(HEADER).strip()
@@ -107,23 +116,23 @@ def json_keys(line: str) -> list[str]:
 @lru_cache(maxsize=1024)  # in JSON lines, every line may have others
 def meanings(columns: tuple[str, ...], hints: Hints) -> tuple[str | None, str | None, str | None]:
     """The columns of paths, labels and splits, as they are written."""
-    path = named(columns, hints.path) if hints.path is not None else column(columns, EXPLICIT + LOOSE)
+    path = find_column(columns, hints.path) if hints.path is not None else column(columns, EXPLICIT + LOOSE)
     others = [name for name in columns if name != path]
-    label = named(others, hints.label) if hints.label is not None else column(others, LABELS)
+    label = find_column(others, hints.label) if hints.label is not None else column(others, LABELS)
     return path, label, column(others, SPLIT_COLUMNS)
 
 
-def named(columns: Sequence[str], name: str) -> str | None:
-    return next((each for same in (str, plain) for each in columns if same(each) == same(name)), None)
+def find_column(columns: Sequence[str], name: str) -> str | None:
+    return next((each for same in (str, normalize_name) for each in columns if same(each) == same(name)), None)
 
 
 def column(columns: Sequence[str], wanted: tuple[str, ...]) -> str | None:
     """The first of the wanted names that is there, as it is written there."""
-    written = {plain(name): name for name in reversed(columns)}
+    written = {normalize_name(name): name for name in reversed(columns)}
     return next((written[name] for name in wanted if name in written), None)
 
 
-def plain(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Image_ID, imageId and "image id" are one name."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
@@ -141,78 +150,78 @@ def no_paths(tree: Tree, tables: Sequence[Entry], hints: Hints) -> str:
     """Why none of these is a manifest."""
     if not tables:
         return f"{tree.where}: no manifest; there is no .csv, .tsv or .jsonl"
-    where = os.path.join(tree.where, joined(tables[0].parts))
+    where = os.path.join(tree.where, join_parts(tables[0].parts))
     cause = "none of its columns is called like paths" if hints.path is None else f"it has no column {hints.path!r}"
-    columns = listed_names(header(tree, tables[0], hints)[0])
-    others = f"; nor are {', '.join(joined(each.parts) for each in tables[1:])}" if tables[1:] else ""
+    columns = list_columns(read_table_header(tree, tables[0], hints)[0])
+    others = f"; nor are {', '.join(join_parts(each.parts) for each in tables[1:])}" if tables[1:] else ""
     return f"{where}: not a manifest, as {cause}: {columns}; --set path_column=NAME says which it is{others}"
 
 
-def listed_names(columns: Sequence[str]) -> str:
-    shown = [printed(printable(name))[:40] or "one without a name" for name in columns[:SHOWN]]
+def list_columns(columns: Sequence[str]) -> str:
+    shown = [printable_text(printable(name))[:40] or "one without a name" for name in columns[:SHOWN]]
     return ", ".join(shown) + (", ..." if len(columns) > SHOWN else "") or "no columns"
 
 
-def checked(tree: Tree, table: Table) -> Table:
-    """One pass before the first picture: every split must be known, and labels are numbers only if all of them are."""
-    numbered = labelled = has_splits = False
-    for row in rows(tree, table):
-        if not isinstance(row, Row):
+def check_table(tree: Tree, table: ManifestTable) -> ManifestTable:
+    """One pass before the first image: every split must be known, and labels are numbers only if all of them are."""
+    numbered = labeled = has_splits = False
+    for row in read_rows(tree, table):
+        if not isinstance(row, ManifestRow):
             continue
         has_splits |= row.split is not None
-        if row.split is not None and split_of(row.split) is None:
+        if row.split is not None and split_name(row.split) is None:
             raise DataError(
                 f"{tree.where}, {table.name} line {row.line}: split {printable(row.split)!r} is unknown; "
                 + did_you_mean(row.split.lower(), ("train", "val", "test"))
             )
         if row.label is not None:
-            numbered = (numbered or not labelled) and is_number(row.label)
-            labelled = True
+            numbered = (numbered or not labeled) and is_number(row.label)
+            labeled = True
     return replace(table, numbered=numbered, has_splits=has_splits)
 
 
-def listed(tree: Tree, table: Table) -> Iterator[Sighting]:
-    """The pictures that the table names, in its order."""
+def list_images(tree: Tree, table: ManifestTable) -> Iterator[Sighting]:
+    """The images that the table names, in its order."""
     with tree.lookup() as find:
-        for row in rows(tree, table):
+        for row in read_rows(tree, table):
             yield row if isinstance(row, Refused) else picture(row, tree, table, find)
 
 
-def picture(row: Row, tree: Tree, table: Table, find: Find) -> Found | Refused:
+def picture(row: ManifestRow, tree: Tree, table: ManifestTable, find: Find) -> FoundImage | Refused:
     parts = tree.place(row.path, table.base)
     if parts is None:
         entry: Entry | str = "leads out of the archive"
     elif table.has_splits and row.split is None:
         entry = "has no split"
     else:
-        entry = found_at(parts, find) if parts else "has no path"
+        entry = find_file(parts, find) if parts else "has no path"
     if isinstance(entry, str):
         return refusal(table, row.line, f"{printable(row.path)} {entry}".strip())
-    label = row.label and (label_of(row.label) if table.numbered else printable(row.label))
-    split = row.split and split_of(row.split)
-    return Found(joined(entry.parts), label, split, entry.file, entry.offset, entry.size)
+    label = row.label and (parse_label(row.label) if table.numbered else printable(row.label))
+    split = row.split and split_name(row.split)
+    return FoundImage(join_parts(entry.parts), label, split, entry.file, entry.offset, entry.size)
 
 
-def found_at(parts: Parts, find: Find) -> Entry | str:
+def find_file(parts: Parts, find: Find) -> Entry | str:
     """The file of that name; or of the name and an ending, as identifiers go without."""
     entry = find(parts)
-    if isinstance(entry, Entry) or ending(parts[-1]) in PICTURES:
+    if isinstance(entry, Entry) or extension(parts[-1]) in PICTURES:
         return entry
     tried = (find((*parts[:-1], f"{parts[-1]}.{each}")) for kind in ENDINGS for each in (kind, kind.upper()))
     with_ending = next((each for each in tried if isinstance(each, Entry)), None)
     return with_ending or f"{entry}, and there is no {printable(parts[-1])}.jpg or the like"
 
 
-def refusal(table: Table, line: int, reason: str) -> Refused:
+def refusal(table: ManifestTable, line: int, reason: str) -> Refused:
     return Refused(f"{table.name} line {line}", reason)
 
 
-def rows(tree: Tree, table: Table) -> Iterator[Row | Refused]:
+def read_rows(tree: Tree, table: ManifestTable) -> Iterator[ManifestRow | Refused]:
     with tree.text(table.at) as text:
         yield from csv_rows(text, table) if table.delimiter else json_rows(text, table)
 
 
-def csv_rows(text: TextIO, table: Table) -> Iterator[Row | Refused]:
+def csv_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refused]:
     reader = csv.reader(text, delimiter=table.delimiter or ",")
     columns = [name.strip() for name in next(reader)]
     while True:
@@ -230,10 +239,10 @@ def csv_rows(text: TextIO, table: Table) -> Iterator[Row | Refused]:
             continue
         cells = dict(zip(columns, values, strict=True))
         told = [None if name is None else cells[name] for name in (table.path, table.label, table.split)]
-        yield as_row(told, table, reader.line_num)
+        yield parse_row(told, table, reader.line_num)
 
 
-def json_rows(text: TextIO, table: Table) -> Iterator[Row | Refused]:
+def json_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refused]:
     for line, content in enumerate(text, 1):
         if not content.strip():
             continue
@@ -245,23 +254,25 @@ def json_rows(text: TextIO, table: Table) -> Iterator[Row | Refused]:
             yield refusal(table, line, "not a JSON object")
             continue
         keys = meanings(tuple(values), table.hints)
-        yield as_row([None if key is None else values[key] for key in keys], table, line)
+        yield parse_row([None if key is None else values[key] for key in keys], table, line)
 
 
-def as_row(told: Sequence[object], table: Table, line: int) -> Row | Refused:
+def parse_row(told: Sequence[object], table: ManifestTable, line: int) -> ManifestRow | Refused:
     path, label, split = told
     if isinstance(path, int) and not isinstance(path, bool):  # an identifier
         path = str(path)
-    if not isinstance(path, str) or not is_text(path):
+    if not isinstance(path, str) or not is_encodable(path):
         return refusal(table, line, "has no path")
-    if isinstance(label, bool) or not isinstance(label, str | int | None) or not is_text(str(label)):
+    if isinstance(label, bool) or not isinstance(label, str | int | None) or not is_encodable(str(label)):
         return refusal(table, line, "its label is neither a name nor a number")
-    if not isinstance(split, str | None) or not is_text(split or ""):
+    if not isinstance(split, str | None) or not is_encodable(split or ""):
         return refusal(table, line, "its split is not a name")
-    return Row(line, path.strip(), None if label is None else str(label).strip() or None, (split or "").strip() or None)
+    return ManifestRow(
+        line, path.strip(), None if label is None else str(label).strip() or None, (split or "").strip() or None
+    )
 
 
-def is_text(value: str) -> bool:
+def is_encodable(value: str) -> bool:
     """JSON can write halves of characters, which no file can store."""
     try:
         value.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""What the names of files and folders mean: a picture, a split, junk; and names that are not text."""
+"""What the names of files and folders mean: an image, a split, junk; and names that are not text."""
 
 import os
 import re
@@ -61,14 +61,14 @@ SPLITS = {
 }
 
 
-def ending(name: str) -> str:
+def extension(name: str) -> str:
     """'jpg' of 'a.b.JPG'; nothing where there is no dot."""
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
-def is_picture(name: str) -> bool:
-    """By its ending; a file without one is taken for a picture, as in some dumps of ImageNet."""
-    return ending(name) in PICTURES or ("." not in name and name.lower() not in PAPERS)
+def is_image_name(name: str) -> bool:
+    """By its ending; a file without one is taken for an image, as in some dumps of ImageNet."""
+    return extension(name) in PICTURES or ("." not in name and name.lower() not in PAPERS)
 
 
 def is_junk(name: str) -> bool:
@@ -76,7 +76,7 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
-def inside(path: str) -> Parts | None:
+def relative_parts(path: str) -> Parts | None:
     """The parts of a relative path; None for one that is absolute or climbs with '..'."""
     parts = path.split("/")
     if path.startswith("/") or ".." in parts:
@@ -84,7 +84,7 @@ def inside(path: str) -> Parts | None:
     return tuple(part for part in parts if part not in ("", "."))
 
 
-def split_of(folder: str) -> str | None:
+def split_name(folder: str) -> str | None:
     """The split that a folder or a column's value names."""
     return SPLITS.get(folder.strip().lower())
 
@@ -106,7 +106,7 @@ def on_disk(name: str) -> str:
     return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), name.encode()))
 
 
-def joined(parts: Parts) -> str:
+def join_parts(parts: Parts) -> str:
     return printable("/".join(parts))
 
 
@@ -119,7 +119,7 @@ def as_label(value: object) -> str | int | None:
     return None
 
 
-def label_of(text: str) -> str | int | None:
+def parse_label(text: str) -> str | int | None:
     """The same for what has no types: text that looks like a class number is one."""
     return as_label(int(text)) if is_number(text.strip()) else as_label(text)
 

@@ -1,4 +1,4 @@
-"""Parquet tables with a picture and a label in each row, as the Hugging Face hub stores data sets."""
+"""Parquet tables with an image and a label in each row, as the Hugging Face hub stores data sets."""
 
 import json
 import os
@@ -7,14 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vitctl.data.sources.contract import Found, Sighting, Source
-from vitctl.data.sources.files import File, damaged
+from vitctl.data.sources.contract import FoundImage, Sighting, Source
+from vitctl.data.sources.files import File, name_damaged_file
 from vitctl.data.sources.names import as_label, printable, split_in
 from vitctl.errors import DataError
 
 IMAGES = ("image", "img", "picture", "jpg", "png")  # the likeliest names first
 LABELS = ("label", "labels", "class", "target", "category", "fine_label")
-GROUPS = 1  # row groups kept per process: a worker reads neighbours
+GROUPS = 1  # row groups kept per process: a worker reads neighbors
 
 
 class Parquet(Source):
@@ -25,12 +25,11 @@ class Parquet(Source):
         self.files = [File.at(path) for path in paths]
         self.remarks: list[str] = []
         self.splits = self.splits_of(paths)
-        schema = opened(self.files[0], os.getpid()).schema_arrow
-        image = self.choose("picture", [field.name for field in schema if is_image(field.type)], IMAGES)
+        schema = open_parquet_file(self.files[0], os.getpid()).schema_arrow
+        image = self.choose("image", [field.name for field in schema if is_image(field.type)], IMAGES)
         if image is None:
             raise DataError(
-                f"{where}: no column of pictures (bytes, or a struct with bytes); its columns: "
-                + ", ".join(schema.names)
+                f"{where}: no column of images (bytes, or a struct with bytes); its columns: " + ", ".join(schema.names)
             )
         classes = class_labels(schema)
         named = [name for name in schema.names if name.lower() in LABELS and name != image]
@@ -56,17 +55,17 @@ class Parquet(Source):
     def sightings(self) -> Iterator[Sighting]:
         for number, file in enumerate(self.files):
             done = 0
-            for group in range(opened(file, os.getpid()).num_row_groups):
-                labels, paths = self.told(file, group)
+            for group in range(open_parquet_file(file, os.getpid()).num_row_groups):
+                labels, paths = self.read_labels(file, group)
                 for row, (label, path) in enumerate(zip(labels, paths, strict=True)):
                     name = f"{file.name}/{done + row:06d}" + (f"/{path}" if path else "")
-                    yield Found(printable(name), as_label(label), self.splits[number], number, group, row)
+                    yield FoundImage(printable(name), as_label(label), self.splits[number], number, group, row)
                 done += len(labels)
 
-    def told(self, file: File, group: int) -> tuple[list[Any], list[str | None]]:
-        """The labels and the paths of one row group: its pictures are not read."""
-        with damaged(file.path, *arrow_errors()):
-            table = opened(file, os.getpid())
+    def read_labels(self, file: File, group: int) -> tuple[list[Any], list[str | None]]:
+        """The labels and the paths of one row group: its images are not read."""
+        with name_damaged_file(file.path, *arrow_errors()):
+            table = open_parquet_file(file, os.getpid())
             columns = [f"{self.image}.path", *([self.label] if self.label else [])]
             rows = table.read_row_group(group, columns=columns)
             count = table.metadata.row_group(group).num_rows
@@ -76,14 +75,14 @@ class Parquet(Source):
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes:
         """`offset` is the row group, `size` the row in it."""
-        with damaged(self.files[file].path, *arrow_errors()):
-            value = pictures(self.files[file], offset, self.image, os.getpid())[size].as_py()
+        with name_damaged_file(self.files[file].path, *arrow_errors()):
+            value = read_images(self.files[file], offset, self.image, os.getpid())[size].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
             raise DataError("the table has no bytes for it, at most a path to somewhere else")
         return bytes(content)
 
-    def nothing(self) -> str:
+    def no_images_message(self) -> str:
         return f"{self.where}: its tables have no rows"
 
     def notes(self) -> list[str]:
@@ -103,15 +102,15 @@ def arrow_errors() -> tuple[type[Exception], ...]:
 
 
 @lru_cache(maxsize=16)
-def opened(file: File, process: int) -> Any:
-    with damaged(file.path, *arrow_errors()):
+def open_parquet_file(file: File, process: int) -> Any:
+    with name_damaged_file(file.path, *arrow_errors()):
         return pyarrow().parquet.ParquetFile(file.path)
 
 
 @lru_cache(maxsize=GROUPS)
-def pictures(file: File, group: int, column: str, process: int) -> Any:
-    with damaged(file.path, *arrow_errors()):
-        return opened(file, process).read_row_group(group, columns=[column]).column(column)
+def read_images(file: File, group: int, column: str, process: int) -> Any:
+    with name_damaged_file(file.path, *arrow_errors()):
+        return open_parquet_file(file, process).read_row_group(group, columns=[column]).column(column)
 
 
 def is_image(kind: Any) -> bool:

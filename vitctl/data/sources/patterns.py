@@ -9,35 +9,35 @@ from pathlib import Path
 
 from vitctl.errors import DataError
 
-SIBLINGS = 1000  # names compared with a misspelt one
+SIBLINGS = 1000  # names compared with a misspelled one
 
 
 def is_pattern(text: str) -> bool:
     return bool(re.search(r"[*?\[{]", text)) and not os.path.exists(text)
 
 
-def matching(pattern: str) -> list[Path]:
+def match_files(pattern: str) -> list[Path]:
     """The files that a pattern stands for: all that braces name must be there, wildcards take what is."""
     paths: list[Path] = []
-    for each in expanded(pattern):
+    for each in expand_braces(pattern):
         if glob.has_magic(each):
             paths += map(Path, sorted(glob.glob(each)))
         elif os.path.exists(each):
             paths.append(Path(each))
         else:
-            raise DataError(f"{pattern}: {missing(Path(each))}")
+            raise DataError(f"{pattern}: {describe_missing(Path(each))}")
     if not paths:
         raise DataError(f"{pattern}: no file matches")
     return paths
 
 
-def expanded(pattern: str) -> Iterator[str]:
+def expand_braces(pattern: str) -> Iterator[str]:
     """Every path that braces stand for, as a shell writes them out."""
     for group in re.finditer(r"\{([^{}]*)\}", pattern):
         choices = alternatives(group[1])
         if choices is not None:
             for choice in choices:
-                yield from (pattern[: group.start()] + choice + tail for tail in expanded(pattern[group.end() :]))
+                yield from (pattern[: group.start()] + choice + tail for tail in expand_braces(pattern[group.end() :]))
             return
     yield pattern
 
@@ -51,7 +51,7 @@ def alternatives(text: str) -> Iterable[str] | None:
     return text.split(",") if "," in text else None
 
 
-def missing(path: Path) -> str:
+def describe_missing(path: Path) -> str:
     """What is not there, and what is there instead."""
     absent = Path(os.path.abspath(path))
     while not absent.parent.is_dir():

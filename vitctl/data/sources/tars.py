@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from vitctl.data.sources.archives import Archive, member
 from vitctl.data.sources.contract import Refused
-from vitctl.data.sources.files import LargeFile, damaged
+from vitctl.data.sources.files import LargeFile, name_damaged_file
 from vitctl.data.sources.tree import Entry
 from vitctl.reporting import Reporter
 
@@ -17,11 +17,11 @@ BLOCK = tarfile.BLOCKSIZE
 class Tar(Archive):
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         super().prepare(spool, reporter)
-        self.file = self.original.unpacked_in(spool, reporter)
+        self.file = self.original.unpack_into(spool, reporter)
 
     def members(self) -> Iterator[Entry | Refused]:
-        with damaged(self.where), open(self.file.path, "rb") as stream:
-            yield from (as_entry(header) for header in headers(stream, self.where))
+        with name_damaged_file(self.where), open(self.file.path, "rb") as stream:
+            yield from (tar_entry(header) for header in headers(stream, self.where))
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         return self.file.content(offset, size)
@@ -29,7 +29,10 @@ class Tar(Archive):
 
 def headers(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:
     """Front to back; none is kept, and a tar that stops too early is an error and not a short tar."""
-    with damaged(where), tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape") as tar:
+    with (
+        name_damaged_file(where),
+        tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape") as tar,
+    ):
         while (header := tar.next()) is not None:
             if tar.offset <= header.offset:  # a negative size would lead back, for ever
                 raise tarfile.ReadError(f"broken header at byte {header.offset}")
@@ -41,7 +44,7 @@ def headers(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:
             raise tarfile.ReadError(f"no header at byte {tar.offset}" if end else "the mark at its end is missing")
 
 
-def as_entry(header: tarfile.TarInfo) -> Entry | Refused:
+def tar_entry(header: tarfile.TarInfo) -> Entry | Refused:
     problem = "" if header.isdir() or (header.isreg() and header.sparse is None) else oddity(header)
     return member(header.name, header.isdir(), problem, 0, header.offset_data, header.size)
 

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from vitctl.data.sources.contract import Refused
 from vitctl.data.sources.files import LargeFile
-from vitctl.data.sources.names import Parts, inside
+from vitctl.data.sources.names import Parts, relative_parts
 from vitctl.reporting import Reporter
 
 
@@ -38,7 +38,7 @@ class Tree(ABC):
 
     @abstractmethod
     def survey(self) -> Iterator[Entry]:
-        """Every table, one picture at least of every folder that holds some, and where it can tell empty folders."""
+        """Every table, one image at least of every folder that holds some, and where it can tell empty folders."""
 
     @abstractmethod
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
@@ -50,12 +50,12 @@ class Tree(ABC):
 
     def place(self, path: str, base: Parts) -> Parts | None:
         """Where a path in a manifest leads that is relative to the folder `base`; None if it leads out."""
-        parts = inside(path)
+        parts = relative_parts(path)
         return None if parts is None else (*base, *parts) if parts else ()
 
     def folder(self, path: str) -> Parts | None:
         """What paths in a manifest are to be relative to; None where that is no folder."""
-        return inside(path)
+        return relative_parts(path)
 
     @abstractmethod
     def text(self, entry: Entry) -> TextIO:

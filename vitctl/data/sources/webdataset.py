@@ -1,13 +1,13 @@
-"""WebDataset shards: tars in which neighbours with one key make a sample, 0001.jpg with 0001.cls or 0001.json."""
+"""WebDataset shards: tars in which neighbors with one key make a sample, 0001.jpg with 0001.cls or 0001.json."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitctl.data.sources.contract import Found, Refused, Sighting, Source
-from vitctl.data.sources.files import File, LargeFile, damaged
-from vitctl.data.sources.names import PICTURES, as_label, joined, label_of, printable, split_in
+from vitctl.data.sources.contract import FoundImage, Refused, Sighting, Source
+from vitctl.data.sources.files import File, LargeFile, name_damaged_file
+from vitctl.data.sources.names import PICTURES, as_label, join_parts, parse_label, printable, split_in
 from vitctl.data.sources.tars import Tar
 from vitctl.data.sources.tree import Entry
 from vitctl.reporting import Reporter
@@ -36,20 +36,20 @@ class WebDataset(Source):
         self.silent = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
         self.splits = [None] * len(paths) if self.silent else splits
         self.class_names = class_names_in(paths[0].parent)
-        self.unlabelled = self.empty = 0
+        self.unlabeled = self.empty = 0
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         for shard in self.shards:
             shard.prepare(spool, reporter)
 
     def sightings(self) -> Iterator[Sighting]:
-        self.unlabelled = self.empty = 0
+        self.unlabeled = self.empty = 0
         for number in range(len(self.shards)):
             for sample in self.samples(number):
-                yield from [sample] if isinstance(sample, Refused) else self.sighting(sample, number)
+                yield from [sample] if isinstance(sample, Refused) else self.sight_sample(sample, number)
 
     def samples(self, number: int) -> Iterator[Sample | Refused]:
-        """Runs of neighbours with one key."""
+        """Runs of neighbors with one key."""
         sample = Sample()
         for entry in self.shards[number].walk():
             if isinstance(entry, Refused):
@@ -62,18 +62,18 @@ class WebDataset(Source):
                 add(sample, kind, entry)
         yield sample
 
-    def sighting(self, sample: Sample, number: int) -> Iterator[Found]:
+    def sight_sample(self, sample: Sample, number: int) -> Iterator[FoundImage]:
         if sample.picture is None:
             self.empty += sample.key != ""
             return
         label = self.label(sample, self.shards[number].file)
-        self.unlabelled += label is None
-        name = f"{self.name(number)}/{joined(sample.picture.parts)}"
-        yield Found(name, label, self.splits[number], number, sample.picture.offset, sample.picture.size)
+        self.unlabeled += label is None
+        name = f"{self.name(number)}/{join_parts(sample.picture.parts)}"
+        yield FoundImage(name, label, self.splits[number], number, sample.picture.offset, sample.picture.size)
 
     def label(self, sample: Sample, file: File) -> str | int | None:
         if "cls" in sample.labels:
-            return label_of(content(sample.labels["cls"], file).decode("utf-8", "surrogateescape"))
+            return parse_label(content(sample.labels["cls"], file).decode("utf-8", "surrogateescape"))
         if "json" in sample.labels:
             return label_in(content(sample.labels["json"], file))
         return None
@@ -84,9 +84,9 @@ class WebDataset(Source):
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         return self.shards[file].file.content(offset, size)
 
-    def nothing(self) -> str:
+    def no_images_message(self) -> str:
         return (
-            f"{self.where}: no sample with a picture in {len(self.shards)} shards; "
+            f"{self.where}: no sample with an image in {len(self.shards)} shards; "
             "looked for key.jpg with key.cls or key.json"
         )
 
@@ -94,10 +94,10 @@ class WebDataset(Source):
         notes = []
         if self.silent and len(self.silent) < len(self.shards):
             notes.append(f"{self.silent[0]} names no split, so all shards are read as one set")
-        if self.unlabelled:
-            notes.append(f"{self.unlabelled} samples have no label (.cls, or .json with {', '.join(LABEL_KEYS)})")
+        if self.unlabeled:
+            notes.append(f"{self.unlabeled} samples have no label (.cls, or .json with {', '.join(LABEL_KEYS)})")
         if self.empty:
-            notes.append(f"{self.empty} samples without a picture were left out")
+            notes.append(f"{self.empty} samples without an image were left out")
         return notes
 
 
@@ -134,7 +134,7 @@ def class_names_in(folder: Path) -> tuple[str, ...] | None:
     """The list of class names beside the shards, one a line."""
     for name in NAME_FILES:
         if (folder / name).is_file():
-            with damaged(str(folder / name)):
+            with name_damaged_file(str(folder / name)):
                 lines = (folder / name).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
             return tuple(printable(line.strip()) for line in lines)
     return None

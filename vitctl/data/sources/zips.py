@@ -14,8 +14,8 @@ from zipfile import BadZipFile
 
 from vitctl.data.sources.archives import Archive, member
 from vitctl.data.sources.contract import Refused
-from vitctl.data.sources.files import LARGE, LARGEST, PIECE, LargeFile, check_size, damaged, too_long
-from vitctl.data.sources.names import is_picture
+from vitctl.data.sources.files import LARGE, LARGEST, PIECE, LargeFile, check_size, name_damaged_file, too_long
+from vitctl.data.sources.names import is_image_name
 from vitctl.data.sources.tree import Entry
 from vitctl.errors import DataError
 
@@ -31,11 +31,11 @@ FULL = 0xFFFFFFFF  # the value is in the 64-bit extra field
 
 class Zip(Archive):
     def members(self) -> Iterator[Entry | Refused]:
-        with damaged(self.where), open(self.file.path, "rb") as stream:
+        with name_damaged_file(self.where), open(self.file.path, "rb") as stream:
             yield from central_directory(stream, self.file.size)
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
-        """`file` is the checksum of the picture, `offset` its local header's, `size` its compressed size."""
+        """`file` is the checksum of the image, `offset` its local header's, `size` its compressed size."""
         local = LOCAL.unpack(self.file.read(offset, LOCAL.size))
         signature, _, flags, method, _, _, _, _, length, name_length, extra_length = local
         if signature != b"PK\3\4":
@@ -43,17 +43,17 @@ class Zip(Archive):
         stated = None if flags & STREAMED or length in (0, FULL) else length
         check_size(stated or 0)
         start = offset + LOCAL.size + name_length + extra_length
-        large = LargeFile(unpacked(self.file.pieces(start, size), method, file, stated), stated)
+        large = LargeFile(unpack_member(self.file.pieces(start, size), method, file, stated), stated)
         content = large.read(LARGE)
         if len(content) < LARGE:
             return bytes(content)
         return LargeFile(chain([bytes(content)], large.pieces), large.size)
 
 
-def unpacked(pieces: Iterator[bytes], method: int, checksum: int, stated: int | None) -> Iterator[bytes]:
+def unpack_member(pieces: Iterator[bytes], method: int, checksum: int, stated: int | None) -> Iterator[bytes]:
     """A member as it was before it was packed, in pieces of which none is long; its checksum is seen at the end."""
     found = length = 0
-    for piece in inflated(pieces) if method == DEFLATED else pieces:
+    for piece in inflate(pieces) if method == DEFLATED else pieces:
         found, length = zlib.crc32(piece, found), length + len(piece)
         if stated is not None and length > stated:
             raise DataError(f"damaged: longer than the {stated:,} bytes that the zip says")
@@ -62,7 +62,7 @@ def unpacked(pieces: Iterator[bytes], method: int, checksum: int, stated: int | 
         raise DataError("damaged: its checksum in the zip differs")
 
 
-def inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         for packed in pieces:
@@ -88,7 +88,7 @@ def central_directory(stream: BinaryIO, size: int) -> Iterator[Entry | Refused]:
         done += CENTRAL.size + name_length + extra_length + comment_length
         if record[0] != b"PK\1\2" or len(name) != name_length or done > length:
             raise BadZipFile("its directory is broken")
-        yield as_entry(record, name, extra, shift, start)
+        yield zip_entry(record, name, extra, shift, start)
 
 
 def find_directory(stream: BinaryIO, size: int) -> tuple[int, int, int]:
@@ -113,7 +113,7 @@ def find_directory(stream: BinaryIO, size: int) -> tuple[int, int, int]:
     return start, length, start - offset
 
 
-def as_entry(record: tuple[int, ...], name: bytes, extra: bytes, shift: int, limit: int) -> Entry | Refused:
+def zip_entry(record: tuple[int, ...], name: bytes, extra: bytes, shift: int, limit: int) -> Entry | Refused:
     _, _, _, flags, method, _, _, checksum, packed, size, _, _, _, _, _, attributes, offset = record
     size, packed, offset = wide_fields(size, packed, offset, extra)
     if offset + shift + LOCAL.size + packed > limit:
@@ -126,7 +126,7 @@ def as_entry(record: tuple[int, ...], name: bytes, extra: bytes, shift: int, lim
         problem = "encrypted"
     elif method not in (STORED, DEFLATED):
         problem = f"compressed by zip's method {method}, which is not read; pack it anew with deflate"
-    elif size > LARGEST and is_picture(text.rpartition("/")[2]):
+    elif size > LARGEST and is_image_name(text.rpartition("/")[2]):
         problem = too_long(size)
     return member(text, text.endswith("/"), problem, checksum, offset + shift, packed)
 

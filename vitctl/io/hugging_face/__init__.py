@@ -9,7 +9,7 @@ config.json alone; where there is none, they are assumed and told.
 """
 
 from vitctl.io.hugging_face.names import looks_like
-from vitctl.io.hugging_face.reader import read
-from vitctl.io.hugging_face.writer import save, write
+from vitctl.io.hugging_face.reader import read_hf
+from vitctl.io.hugging_face.writer import save_hf_folder, to_hf
 
-__all__ = ["looks_like", "read", "save", "write"]
+__all__ = ["looks_like", "read_hf", "save_hf_folder", "to_hf"]

@@ -11,26 +11,26 @@ Config = dict[str, Any]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def shown(value: Any) -> str:
+def quote_value(value: Any) -> str:
     return reprlib.repr(value)
 
 
-def whole(name: str, value: Any, default: int) -> int:
+def read_int(name: str, value: Any, default: int) -> int:
     if value is None:
         return default
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-        raise WeightsError(f"config.json says {name} {shown(value)}; it must be a whole number from 1")
+        raise WeightsError(f"config.json says {name} {quote_value(value)}; it must be a whole number from 1")
     return value
 
 
-def number(config: Config, name: str, default: float) -> float:
+def read_float(config: Config, name: str, default: float) -> float:
     value = config.get(name)
-    return default if value is None else real(name, value)
+    return default if value is None else read_real(name, value)
 
 
-def real(name: str, value: Any) -> float:
+def read_real(name: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e6:
-        raise WeightsError(f"{name} is {shown(value)}; it must be a number")
+        raise WeightsError(f"{name} is {quote_value(value)}; it must be a number")
     return float(value)
 
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from vitctl.config.model import SIZES, ModelSpec
 from vitctl.errors import UsageError, WeightsError
-from vitctl.io.hugging_face.checks import Config, number, shown, whole
+from vitctl.io.hugging_face.checks import Config, quote_value, read_float, read_int
 from vitctl.io.weights import Weights
-from vitctl.reporting import counted
+from vitctl.reporting import format_count
 
 GELUS: dict[str, Literal["tanh", "erf"]] = {
     "gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}  # fmt: skip
@@ -18,7 +18,7 @@ PIXELS = 224
 SAME = "take the config.json that was saved with these tensors"
 
 
-def assumed(spec: ModelSpec, positions: int, assumptions: list[str]) -> ModelSpec:
+def assume_config(spec: ModelSpec, positions: int, assumptions: list[str]) -> ModelSpec:
     """Without a config.json: what shapes do not say."""
     dim = spec.dim
     heads = next((size.heads for size in SIZES.values() if size.dim == dim), 0)
@@ -34,18 +34,20 @@ def assumed(spec: ModelSpec, positions: int, assumptions: list[str]) -> ModelSpe
         )
     pixels = side * spec.patch
     assumptions.append(
-        f"no config.json: {heads} heads, GELU by erf, epsilon {EPS} and pictures of {pixels}x{pixels} assumed"
+        f"no config.json: {heads} heads, GELU by erf, epsilon {EPS} and images of {pixels}x{pixels} assumed"
     )
     return replace(spec, heads=heads, height=pixels, width=pixels)
 
 
-def configured(spec: ModelSpec, positions: int, config: Config) -> ModelSpec:
-    heads = whole("num_attention_heads", config.get("num_attention_heads"), HEADS)
-    height, width = picture_size(config.get("image_size"))
+def apply_config(spec: ModelSpec, positions: int, config: Config) -> ModelSpec:
+    heads = read_int("num_attention_heads", config.get("num_attention_heads"), HEADS)
+    height, width = image_size(config.get("image_size"))
     pooling = config.get("pooler_act", "tanh")
     if spec.hidden and pooling not in ("tanh", None):
-        raise WeightsError(f"config.json says pooler_act {shown(pooling)}; vitctl's layer before the head has a tanh")
-    eps = number(config, "layer_norm_eps", EPS)
+        raise WeightsError(
+            f"config.json says pooler_act {quote_value(pooling)}; vitctl's layer before the head has a tanh"
+        )
+    eps = read_float(config, "layer_norm_eps", EPS)
     spec = replace(spec, heads=heads, gelu=gelu_of(config.get("hidden_act")), norm_eps=eps)
     check_agreement(spec, config)
     check_positions(spec.patch, height, width, positions)
@@ -56,7 +58,7 @@ def gelu_of(name: Any) -> Literal["tanh", "erf"]:
     if name is None:
         return "erf"
     if not isinstance(name, str) or name not in GELUS:
-        raise WeightsError(f"config.json says hidden_act {shown(name)}; vitctl has {', '.join(GELUS)}")
+        raise WeightsError(f"config.json says hidden_act {quote_value(name)}; vitctl has {', '.join(GELUS)}")
     return GELUS[name]
 
 
@@ -77,7 +79,7 @@ def check_agreement(spec: ModelSpec, config: Config) -> None:
     if config.get("patch_size") not in (None, patch, [patch] * 2, (patch,) * 2, {"height": patch, "width": patch}):
         wrong.append("patch_size")
     if wrong:
-        both = ", ".join(f"{name} {shown(config[name])}, not {found.get(name, patch)}" for name in wrong)
+        both = ", ".join(f"{name} {quote_value(config[name])}, not {found.get(name, patch)}" for name in wrong)
         raise WeightsError(f"config.json and the tensors disagree: it says {both}; {SAME}")
 
 
@@ -92,14 +94,16 @@ def check_positions(patch: int, height: int, width: int, positions: int) -> None
         )
 
 
-def picture_size(value: Any) -> tuple[int, int]:
+def image_size(value: Any) -> tuple[int, int]:
     """Height and width, from a number, a pair or an object."""
     if isinstance(value, dict):
         value = [value.get("height", "no height"), value.get("width", "no width")]
     pair = value if isinstance(value, list | tuple) else [value, value]
     if len(pair) != 2:
-        raise WeightsError(f"config.json says image_size {shown(value)}; it must be a number, or height and width")
-    return whole("image_size", pair[0], PIXELS), whole("image_size", pair[1], PIXELS)
+        raise WeightsError(
+            f"config.json says image_size {quote_value(value)}; it must be a number, or height and width"
+        )
+    return read_int("image_size", pair[0], PIXELS), read_int("image_size", pair[1], PIXELS)
 
 
 def class_names(config: Config, classes: int) -> tuple[str, ...]:
@@ -113,8 +117,8 @@ def class_names(config: Config, classes: int) -> tuple[str, ...]:
     wanted = [str(index) for index in range(classes)]
     if len(numbered) != classes or not all(index in numbered for index in wanted):
         raise WeightsError(
-            f"config.json's id2label has {counted(len(labels), 'name')}, classifier.weight numbers 0 to {classes - 1}; "
-            f"{SAME}"
+            f"config.json's id2label has {format_count(len(labels), 'name')}, classifier.weight numbers 0 to "
+            f"{classes - 1}; {SAME}"
         )
     names = tuple(numbered[index] for index in wanted)
     if not all(isinstance(name, str | int | float) for name in names):
@@ -123,7 +127,7 @@ def class_names(config: Config, classes: int) -> tuple[str, ...]:
     return () if made_up else tuple(map(str, names))
 
 
-def config_of(weights: Weights) -> Config:
+def make_config(weights: Weights) -> Config:
     spec = weights.spec
     config: Config = {
         "architectures": ["ViTForImageClassification" if spec.classes else "ViTModel"],
@@ -143,14 +147,14 @@ def config_of(weights: Weights) -> Config:
     }
     if spec.hidden:
         config |= {"pooler_act": "tanh", "pooler_output_size": spec.hidden}
-    return config | (labels_of(weights) if spec.classes else {})
+    return config | (label_config(weights) if spec.classes else {})
 
 
-def labels_of(weights: Weights) -> Config:
+def label_config(weights: Weights) -> Config:
     classes, names = weights.spec.classes, weights.about.class_names
     if names and len(names) != classes:
         raise UsageError(
-            f"{weights.spec.name}: {counted(len(names), 'class name')} for {counted(classes, 'class')}; "
+            f"{weights.spec.name}: {format_count(len(names), 'class name')} for {format_count(classes, 'class')}; "
             "Hugging Face wants one each"
         )
     labels = names or tuple(f"LABEL_{index}" for index in range(classes))

@@ -32,21 +32,21 @@ RENAMED = Naming(
 
 
 @dataclass(frozen=True)
-class Row:
+class HFTensorRow:
     ours: str
     theirs: tuple[str, ...]  # several are put together along the first axis of ours
     shape: tuple[int, ...]  # of each of theirs
 
 
-def rows(spec: ModelSpec, naming: Naming) -> Iterator[Row]:
+def hf_tensor_rows(spec: ModelSpec, naming: Naming) -> Iterator[HFTensorRow]:
     """Every tensor of the model; reading and writing go through this one table."""
     dim, root = spec.dim, naming.prefix
-    yield Row("cls_token", (f"{root}embeddings.cls_token",), (1, 1, dim))
-    yield Row("pos_embed", (f"{root}embeddings.position_embeddings",), (1, spec.tokens, dim))
+    yield HFTensorRow("cls_token", (f"{root}embeddings.cls_token",), (1, 1, dim))
+    yield HFTensorRow("pos_embed", (f"{root}embeddings.position_embeddings",), (1, spec.tokens, dim))
     kernel = (dim, spec.channels, spec.patch, spec.patch)
     yield from affine("patch_embed.proj", (f"{root}embeddings.patch_embeddings.projection",), kernel)
     for index in range(spec.depth):
-        yield from block_rows(spec, naming, index)
+        yield from hf_block_rows(spec, naming, index)
     yield from affine("norm", (f"{root}layernorm",), (dim,))
     if spec.hidden:
         yield from affine("pre_logits.fc", (f"{root}pooler.dense",), (spec.hidden, dim))
@@ -54,7 +54,7 @@ def rows(spec: ModelSpec, naming: Naming) -> Iterator[Row]:
         yield from affine("head", ("classifier",), (spec.classes, dim))
 
 
-def block_rows(spec: ModelSpec, naming: Naming, index: int) -> Iterator[Row]:
+def hf_block_rows(spec: ModelSpec, naming: Naming, index: int) -> Iterator[HFTensorRow]:
     here, there = f"blocks.{index}", f"{naming.prefix}{naming.layers}.{index}"
     dim, mlp = spec.dim, spec.mlp
     yield from affine(f"{here}.norm1", (f"{there}.layernorm_before",), (dim,))
@@ -66,11 +66,11 @@ def block_rows(spec: ModelSpec, naming: Naming, index: int) -> Iterator[Row]:
     yield from affine(f"{here}.mlp.fc2", (f"{there}.{naming.fc2}",), (dim, mlp))
 
 
-def affine(ours: str, theirs: tuple[str, ...], shape: tuple[int, ...], bias: bool = True) -> Iterator[Row]:
+def affine(ours: str, theirs: tuple[str, ...], shape: tuple[int, ...], bias: bool = True) -> Iterator[HFTensorRow]:
     """A weight, and a bias as long as the weight's first axis."""
-    yield Row(f"{ours}.weight", tuple(f"{name}.weight" for name in theirs), shape)
+    yield HFTensorRow(f"{ours}.weight", tuple(f"{name}.weight" for name in theirs), shape)
     if bias:
-        yield Row(f"{ours}.bias", tuple(f"{name}.bias" for name in theirs), shape[:1])
+        yield HFTensorRow(f"{ours}.bias", tuple(f"{name}.bias" for name in theirs), shape[:1])
 
 
 def looks_like(names: Iterable[str]) -> bool:
@@ -81,7 +81,7 @@ def looks_like(names: Iterable[str]) -> bool:
     return all(any(re.fullmatch(pattern, name) for name in known) for pattern in (embeddings, layer))
 
 
-def naming_of(names: Iterable[str]) -> Naming:
+def detect_naming(names: Iterable[str]) -> Naming:
     known = list(names)
     style = RENAMED if any(re.match(r"(vit\.)?layers\.\d+\.", name) for name in known) else CLASSIC
     return replace(style, prefix="vit." if any(name.startswith("vit.") for name in known) else "")

@@ -1,29 +1,29 @@
-"""preprocessor_config.json: the normalisation and the fit, there and back."""
+"""preprocessor_config.json: the normalization and the fit, there and back."""
 
 import math
 from collections.abc import Sequence
 
 from vitctl.errors import UsageError, WeightsError
-from vitctl.io.hugging_face.checks import Config, number, real, shown
+from vitctl.io.hugging_face.checks import Config, quote_value, read_float, read_real
 from vitctl.io.weights import Weights
-from vitctl.reporting import counted
+from vitctl.reporting import format_count
 
 
-def normalisation(
+def read_normalization(
     preprocessor: Config | None, channels: int, guesses: list[str]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of pixels that lie between 0 and 1, whatever range the file states them for."""
     if preprocessor is None:
         guesses.append("transformers' own: no preprocessor_config.json")
         return (0.5,) * channels, (0.5,) * channels
-    factor = number(preprocessor, "rescale_factor", 1 / 255)
+    factor = read_float(preprocessor, "rescale_factor", 1 / 255)
     reach = 255.0 if preprocessor.get("do_rescale") is False else 255 * factor  # of a white pixel before mean and std
     if not reach > 0:
         raise WeightsError(f"preprocessor_config.json says rescale_factor {factor}; it must be above 0")
     if preprocessor.get("do_normalize") is False:
         mean, std = (0.0,) * channels, (1.0,) * channels
     else:
-        mean, std = (stated(preprocessor, name, channels, guesses) for name in ("image_mean", "image_std"))
+        mean, std = (read_statistics(preprocessor, name, channels, guesses) for name in ("image_mean", "image_std"))
     if not min(std) > 0:
         raise WeightsError(f"preprocessor_config.json says image_std {list(std)}; each must be above 0")
     if math.isclose(reach, 1.0):
@@ -35,43 +35,43 @@ CROPPING = ("Bit", "CLIP", "Perceiver")  # processors that crop unless the file 
 
 
 def read_fit(preprocessor: Config | None) -> str:
-    """How pictures of another shape are made to fit: the middle is cropped, or all of it squashed."""
+    """How images of another shape are made to fit: the middle is cropped, or all of it squashed."""
     if preprocessor is None:
-        return "crop"  # as our own pictures
+        return "crop"  # as our own images
     kind, size = str(preprocessor.get("image_processor_type")), preprocessor.get("size")
     crops = preprocessor.get("do_center_crop", kind.startswith(CROPPING))
     return "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "squash"
 
 
-def stated(preprocessor: Config, name: str, channels: int, guesses: list[str]) -> tuple[float, ...]:
+def read_statistics(preprocessor: Config, name: str, channels: int, guesses: list[str]) -> tuple[float, ...]:
     value = preprocessor.get(name)
     if value is None:
         guesses.append(f"transformers' own: no {name} in preprocessor_config.json")
         return (0.5,) * channels
-    numbers = tuple(real(name, each) for each in (value if isinstance(value, list | tuple) else [value]))
-    fitting = one_each(numbers, channels)
+    numbers = tuple(read_real(name, each) for each in (value if isinstance(value, list | tuple) else [value]))
+    fitting = per_channel(numbers, channels)
     if fitting is None:
         raise WeightsError(
-            f"preprocessor_config.json says {name} {shown(value)}, but the pictures have "
-            f"{counted(channels, 'channel')}; take the file that was saved with these tensors"
+            f"preprocessor_config.json says {name} {quote_value(value)}, but the images have "
+            f"{format_count(channels, 'channel')}; take the file that was saved with these tensors"
         )
     return fitting
 
 
-def one_each(values: Sequence[float], channels: int) -> tuple[float, ...] | None:
+def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...] | None:
     """One value a channel; several that are all the same do for any number of channels."""
     if len(values) == channels:
         return tuple(values)
     return (values[0],) * channels if len(set(values)) == 1 else None
 
 
-def preprocessor_of(weights: Weights) -> Config:
+def make_preprocessor(weights: Weights) -> Config:
     spec, about = weights.spec, weights.about
-    mean, std = one_each(about.mean, spec.channels), one_each(about.std, spec.channels)
+    mean, std = per_channel(about.mean, spec.channels), per_channel(about.std, spec.channels)
     if mean is None or std is None:
         raise UsageError(
-            f"{spec.name}: mean {list(about.mean)} and std {list(about.std)} do not fit pictures of "
-            f"{counted(spec.channels, 'channel')}; Hugging Face wants one each"
+            f"{spec.name}: mean {list(about.mean)} and std {list(about.std)} do not fit images of "
+            f"{format_count(spec.channels, 'channel')}; Hugging Face wants one each"
         )
     size = {"height": spec.height, "width": spec.width}
     crops = about.fit == "crop" and spec.height == spec.width
@@ -81,7 +81,7 @@ def preprocessor_of(weights: Weights) -> Config:
         "image_processor_type": "PerceiverImageProcessor" if crops else "ViTImageProcessor",
         "do_resize": True,
         "size": size,
-        "resample": 3,  # bicubic, as our pictures are made
+        "resample": 3,  # bicubic, as our images are made
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -6,34 +6,34 @@ from typing import Any
 
 import torch
 
-from vitctl.config.model import ModelSpec, Size, name_of
+from vitctl.config.model import ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
-from vitctl.io.hugging_face.checks import Config, check_tensor, shown
-from vitctl.io.hugging_face.config import EPS, assumed, class_names, configured
-from vitctl.io.hugging_face.names import Naming, Row, naming_of, rows
-from vitctl.io.hugging_face.preprocessor import normalisation, read_fit
-from vitctl.io.weights import About, Tensors, Weights, differences, zero_head_note
-from vitctl.reporting import counted
+from vitctl.io.hugging_face.checks import Config, check_tensor, quote_value
+from vitctl.io.hugging_face.config import EPS, apply_config, assume_config, class_names
+from vitctl.io.hugging_face.names import HFTensorRow, Naming, detect_naming, hf_tensor_rows
+from vitctl.io.hugging_face.preprocessor import read_fit, read_normalization
+from vitctl.io.weights import About, Tensors, Weights, describe_differences, zero_head_note
+from vitctl.reporting import format_count
 
 TYPES = ("vit", "vit_mae")  # of model: MAE's encoder is a plain one
 
 
-def read(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
+def read_hf(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
     """Weights from the tensors of a checkpoint and the two JSON files that may lie beside it."""
     try:
-        return understood(tensors, config, preprocessor, source)
+        return parse_hf(tensors, config, preprocessor, source)
     except (ConfigError, WeightsError) as error:
         raise WeightsError(f"{source}: {' '.join(str(error).split())}") from error
 
 
-def understood(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
+def parse_hf(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
     check_types(tensors, config, preprocessor)
-    naming, notes = naming_of(tensors), list[str]()
-    own, extra = apart(tensors, naming, notes)
+    naming, notes = detect_naming(tensors), list[str]()
+    own, extra = split_off_decoder(tensors, naming, notes)
     assumptions, guesses = list[str](), list[str]()
-    spec = spec_of(own, naming, config, assumptions)
-    found = gathered(own, list(rows(spec, naming)))
-    mean, std = normalisation(preprocessor, spec.channels, guesses)
+    spec = infer_hf_spec(own, naming, config, assumptions)
+    found = rename_hf_tensors(own, list(hf_tensor_rows(spec, naming)))
+    mean, std = read_normalization(preprocessor, spec.channels, guesses)
     names, fit = class_names(config or {}, spec.classes), read_fit(preprocessor)
     about = About("Hugging Face ViT", source, mean, std, names, fit=fit)
     weights = Weights(spec, found, about, extra, tuple(notes), tuple(assumptions), ", ".join(guesses))
@@ -50,10 +50,10 @@ def check_types(tensors: Any, config: Any, preprocessor: Any) -> None:
             raise WeightsError(f"{name} is a {type(value).__name__}, not a tensor; save the state dict alone")
     kind = (config or {}).get("model_type")
     if kind not in (None, *TYPES):
-        raise WeightsError(f"config.json says model_type {shown(kind)}; only {' and '.join(TYPES)} are read")
+        raise WeightsError(f"config.json says model_type {quote_value(kind)}; only {' and '.join(TYPES)} are read")
 
 
-def apart(tensors: Tensors, naming: Naming, notes: list[str]) -> tuple[Tensors, Tensors]:
+def split_off_decoder(tensors: Tensors, naming: Naming, notes: list[str]) -> tuple[Tensors, Tensors]:
     """The encoder with its head, and what belongs to masked pretraining."""
     root = naming.prefix
     own, extra = dict(tensors), {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
@@ -64,13 +64,13 @@ def apart(tensors: Tensors, naming: Naming, notes: list[str]) -> tuple[Tensors, 
         extra["mask_token"] = own.pop(mask)
     if extra:
         names = ", ".join(sorted(extra)[:3])
-        notes.append(f"{counted(len(extra), 'tensor')} of masked pretraining kept apart ({names})")
+        notes.append(f"{format_count(len(extra), 'tensor')} of masked pretraining kept apart ({names})")
     if own.pop(places, None) is not None:
         notes.append(f"{places} left out: it only counts the positions")
     return own, extra
 
 
-def spec_of(tensors: Tensors, naming: Naming, config: Config | None, assumptions: list[str]) -> ModelSpec:
+def infer_hf_spec(tensors: Tensors, naming: Naming, config: Config | None, assumptions: list[str]) -> ModelSpec:
     root = naming.prefix
     dim, channels, patch, other = shape_of(tensors, f"{root}embeddings.patch_embeddings.projection.weight", 4)
     if patch != other:
@@ -85,8 +85,8 @@ def spec_of(tensors: Tensors, naming: Naming, config: Config | None, assumptions
         "vit", height=patch, width=patch, channels=channels, classes=classes, patch=patch, dim=dim, depth=depth,
         heads=1, mlp=mlp, hidden=hidden, qkv_bias=not biases.isdisjoint(tensors), gelu="erf", norm_eps=EPS,
     )  # fmt: skip
-    spec = assumed(spec, positions, assumptions) if config is None else configured(spec, positions, config)
-    return replace(spec, name=name_of("vit", Size(dim, depth, spec.heads, mlp), patch))
+    spec = assume_config(spec, positions, assumptions) if config is None else apply_config(spec, positions, config)
+    return replace(spec, name=model_name("vit", Size(dim, depth, spec.heads, mlp), patch))
 
 
 def shape_of(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
@@ -124,10 +124,10 @@ def classes_of(tensors: Tensors, config: Config) -> int:
     return classes
 
 
-def gathered(tensors: Tensors, table: list[Row]) -> Tensors:
+def rename_hf_tensors(tensors: Tensors, table: list[HFTensorRow]) -> Tensors:
     """The tensors under our names, once all are there, none is left over and every shape is right."""
     wanted = {name: row.shape for row in table for name in row.theirs}
-    found = differences(set(wanted) - set(tensors), set(tensors) - set(wanted))
+    found = describe_differences(set(wanted) - set(tensors), set(tensors) - set(wanted))
     if found:
         raise WeightsError(f"the model {found}; take the whole checkpoint of a plain ViT, with its config.json")
     for name, shape in wanted.items():

@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitctl.errors import WeightsError
-from vitctl.io.atomic import filling, replacing, write_json
+from vitctl.io.atomic import atomic_folder, atomic_write, write_json
 from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
 from vitctl.io.hugging_face.checks import Config, check_tensor
-from vitctl.io.hugging_face.config import config_of
-from vitctl.io.hugging_face.names import CLASSIC, rows
-from vitctl.io.hugging_face.preprocessor import preprocessor_of
-from vitctl.io.weights import Tensors, Weights, differences
+from vitctl.io.hugging_face.config import make_config
+from vitctl.io.hugging_face.names import CLASSIC, hf_tensor_rows
+from vitctl.io.hugging_face.preprocessor import make_preprocessor
+from vitctl.io.weights import Tensors, Weights, describe_differences
 
 CAPABILITIES = Capabilities(
     "Hugging Face's ViT",
@@ -25,13 +25,13 @@ CAPABILITIES = Capabilities(
 )
 
 
-def write(weights: Weights) -> tuple[Tensors, Config, Config]:
+def to_hf(weights: Weights) -> tuple[Tensors, Config, Config]:
     """Tensors, config.json and preprocessor_config.json; what is not of the encoder and its head stays behind."""
     spec = weights.spec
     check_supported(weights, CAPABILITIES)
-    table = list(rows(spec, replace(CLASSIC, prefix="vit." if spec.classes else "")))
+    table = list(hf_tensor_rows(spec, replace(CLASSIC, prefix="vit." if spec.classes else "")))
     wanted, given = {row.ours for row in table}, set(weights.tensors)
-    found = differences(wanted - given, given - wanted)
+    found = describe_differences(wanted - given, given - wanted)
     if found:
         raise WeightsError(f"{spec.name}: the model {found}; such weights cannot be written for Hugging Face")
     tensors: Tensors = {}
@@ -40,16 +40,16 @@ def write(weights: Weights) -> tuple[Tensors, Config, Config]:
         check_tensor(row.ours, tensor, (first * len(row.theirs), *others))
         for name, part in zip(row.theirs, tensor.chunk(len(row.theirs)), strict=True):
             tensors[name] = part.detach().cpu().contiguous()
-    return tensors, config_of(weights), preprocessor_of(weights)
+    return tensors, make_config(weights), make_preprocessor(weights)
 
 
-def save(weights: Weights, folder: Path) -> None:
+def save_hf_folder(weights: Weights, folder: Path) -> None:
     """A folder that `from_pretrained` takes."""
     from safetensors.torch import save_file
 
-    tensors, config, preprocessor = write(weights)
+    tensors, config, preprocessor = to_hf(weights)
     # The weights take their name last: a folder that a kill cut short has none, and nobody can read it wrongly.
-    with filling(folder), replacing(folder / "model.safetensors") as aside:
+    with atomic_folder(folder), atomic_write(folder / "model.safetensors") as aside:
         save_file(tensors, aside, {"format": "pt"})
         write_json(folder / "config.json", config)
         write_json(folder / "preprocessor_config.json", preprocessor)

@@ -17,7 +17,7 @@ UNSET = "0" * DIGITS  # before it is known; for the data, where no file lies bes
 BLOCK = 1 << 20
 
 
-def pair(key: str, length: bytes = bytes([DIGITS])) -> bytes:
+def pair_with_data(key: str, length: bytes = bytes([DIGITS])) -> bytes:
     """What stands before a value in protobuf: the key, and the value's length."""
     return b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12" + length
 
@@ -25,23 +25,23 @@ def pair(key: str, length: bytes = bytes([DIGITS])) -> bytes:
 def seal(path: Path, data: Path | None = None) -> None:
     """Writes the checksums into a complete file that has room for them."""
     with open(path, "r+b") as file:
-        data_place, place = find(file, pair(DATA)), find(file, pair(WHOLE))
+        data_place, place = find_seal(file, pair_with_data(DATA)), find_seal(file, pair_with_data(WHOLE))
         assert place is not None
         if data_place is not None:
-            write_at(file, data_place, file_digest(data) if data else UNSET)
-        write_at(file, place, digest(file, place))
+            write_digest_at(file, data_place, file_digest(data) if data else UNSET)
+        write_digest_at(file, place, digest_without_seal(file, place))
 
 
 def is_sealed(path: Path) -> bool:
     """Whether the file has a checksum; an error if it is not that of its bytes."""
     with open(path, "rb") as file:
-        place = find(file, pair(WHOLE))
+        place = find_seal(file, pair_with_data(WHOLE))
         if place is None:
             return False
-        if read_at(file, place) != digest(file, place):
-            raise damaged(path)
-        data_place, name_place = find(file, pair(DATA)), find(file, pair(LOCATION, b""))
-        wanted = UNSET if data_place is None else read_at(file, data_place)
+        if read_digest_at(file, place) != digest_without_seal(file, place):
+            raise make_damage_error(path)
+        data_place, name_place = find_seal(file, pair_with_data(DATA)), find_seal(file, pair_with_data(LOCATION, b""))
+        wanted = UNSET if data_place is None else read_digest_at(file, data_place)
         if wanted != UNSET and name_place is not None:
             check_data(path.with_name(read_text(file, name_place)), wanted)
     return True
@@ -51,10 +51,10 @@ def check_data(data: Path, wanted: str) -> None:
     if not data.is_file():
         raise WeightsError(f"{data}: is missing; it holds the weights of the .onnx file beside it: copy both")
     if file_digest(data) != wanted:
-        raise damaged(data)
+        raise make_damage_error(data)
 
 
-def damaged(path: Path) -> WeightsError:
+def make_damage_error(path: Path) -> WeightsError:
     return WeightsError(f"{path}: damaged: its bytes are not those that vitctl export wrote; copy or export it again")
 
 
@@ -63,7 +63,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(file: BinaryIO, place: int) -> str:
+def digest_without_seal(file: BinaryIO, place: int) -> str:
     """SHA-256 of the file with zeros for the digits at `place`."""
     total, at = hashlib.sha256(), 0
     file.seek(0)
@@ -76,7 +76,7 @@ def digest(file: BinaryIO, place: int) -> str:
     return total.hexdigest()
 
 
-def find(file: BinaryIO, key: bytes) -> int | None:
+def find_seal(file: BinaryIO, key: bytes) -> int | None:
     """The place behind the first `key` in the file."""
     file.seek(0)
     at, before = 0, b""
@@ -89,7 +89,7 @@ def find(file: BinaryIO, key: bytes) -> int | None:
     return None
 
 
-def read_at(file: BinaryIO, place: int) -> str:
+def read_digest_at(file: BinaryIO, place: int) -> str:
     file.seek(place)
     return file.read(DIGITS).decode("latin-1")
 
@@ -102,6 +102,6 @@ def read_text(file: BinaryIO, place: int) -> str:
     return file.read(length).decode()
 
 
-def write_at(file: BinaryIO, place: int, digits: str) -> None:
+def write_digest_at(file: BinaryIO, place: int, digits: str) -> None:
     file.seek(place)
     file.write(digits.encode())

@@ -1,4 +1,4 @@
-"""Convolutions that standardise their weights at every call, as what they are when weights no longer change."""
+"""Convolutions that standardize their weights at every call, as what they are when weights no longer change."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from vitctl.models.resnets import OfficialConv
 
 
-class Plain(nn.Conv2d):
+class PlainConvolution(nn.Conv2d):
     """A convolution alone, with TensorFlow's padding where the layer that it stands for has that."""
 
     def __init__(self, layer: Any) -> None:
@@ -19,7 +19,7 @@ class Plain(nn.Conv2d):
         super().__init__(*size, groups=layer.groups, bias=layer.bias is not None)
         self.same = getattr(layer, "same_pad", False)
         with torch.no_grad():
-            self.weight.copy_(standardised(layer))
+            self.weight.copy_(standardize_weight(layer))
             if layer.bias is not None and self.bias is not None:
                 self.bias.copy_(layer.bias)
 
@@ -29,15 +29,15 @@ class Plain(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-def standardised(layer: Any) -> torch.Tensor:
+def standardize_weight(layer: Any) -> torch.Tensor:
     std, mean = torch.std_mean(layer.weight.double(), dim=(1, 2, 3), keepdim=True, correction=0)
     scale = std + 1e-5 if isinstance(layer, OfficialConv) else (std.square() + layer.eps).sqrt()
     weight: torch.Tensor = (layer.weight.double() - mean) / scale
     return weight
 
 
-def standardise_once(model: nn.Module) -> None:
+def standardize_once(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, (StdConv2d, StdConv2dSame)):
-                setattr(parent, name, Plain(layer))
+                setattr(parent, name, PlainConvolution(layer))

@@ -9,14 +9,14 @@ from torch import nn
 from vitctl.config.model import ModelSpec
 from vitctl.errors import UsageError
 from vitctl.io.weights import About
-from vitctl.models.exports.convolutions import standardise_once
+from vitctl.models.exports.convolutions import standardize_once
 from vitctl.models.sincos import sincos
 
 
 def graph_of(model: nn.Module, about: About, *, any_size: bool, preprocessing: bool, half: bool) -> nn.Module:
-    """Normalised pictures [B, C, H, W], or bytes [B, H, W, C] of any size, to float32 logits [B, K]."""
+    """Normalized images [B, C, H, W], or bytes [B, H, W, C] of any size, to float32 logits [B, K]."""
     spec: ModelSpec = model.spec  # type: ignore[assignment]
-    standardise_once(model)
+    standardize_once(model)
     if any_size:
         check_any_size(spec)
     inner = AnySize(model) if any_size and spec.family == "vit" else model
@@ -26,7 +26,7 @@ def graph_of(model: nn.Module, about: About, *, any_size: bool, preprocessing: b
 
 
 def check_any_size(spec: ModelSpec) -> None:
-    """Whether the model takes pictures of every size: a ResNet does, a ViT if its positions can be interpolated."""
+    """Whether the model takes images of every size: a ResNet does, a ViT if its positions can be interpolated."""
     fits = spec.family == "bit" or (
         spec.family == "vit" and spec.positions in ("none", "1d", "sincos", "sincos-mae") and spec.added == "stem"
     )
@@ -48,11 +48,11 @@ class AnySize(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         patch, model = self.spec.patch, self.model
         rows, columns = images.shape[2] // patch, images.shape[3] // patch
-        tokens = model.patch_embed.embedded(patchify_any(images.permute(0, 2, 3, 1), rows, columns, patch))
-        tokens = model.norm_pre(self.placed(tokens, rows, columns))
-        return model.forward_head(model.norm(model.through(tokens)))  # type: ignore[no-any-return]
+        tokens = model.patch_embed.embed(patchify_any(images.permute(0, 2, 3, 1), rows, columns, patch))
+        tokens = model.norm_pre(self.add_positions(tokens, rows, columns))
+        return model.forward_head(model.norm(model.run_blocks(tokens)))  # type: ignore[no-any-return]
 
-    def placed(self, tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    def add_positions(self, tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """Positions added, and the tokens in front put before."""
         model, spec = self.model, self.spec
         front = [part for part in (model.cls_token, model.reg_token) if part is not None]
@@ -92,7 +92,7 @@ class Halved(nn.Module):
 
 
 class Preprocessed(nn.Module):
-    """Bytes [B, H, W, C] as they were decoded, of any size: the largest centred crop or all, resized, normalised.
+    """Bytes [B, H, W, C] as they were decoded, of any size: the largest centered crop or all, resized, normalized.
 
     The same pixels as in a patch file: antialiased bicubic on bytes, rounded to bytes.
     """
@@ -104,28 +104,28 @@ class Preprocessed(nn.Module):
         super().__init__()
         self.model, self.size, self.crops = model, (spec.height, spec.width), about.fit == "crop"
         if about.fit == "pad":
-            raise UsageError("preprocessing inside a file crops or squashes; this model's pictures were padded")
+            raise UsageError("preprocessing inside a file crops or squashes; this model's images were padded")
         for name, values in (("mean", about.mean), ("std", about.std)):
             scaled = torch.tensor(values, dtype=torch.float64) * 255
             self.register_buffer(name, scaled.float().reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = (cropped(images, *self.size) if self.crops else images).permute(0, 3, 1, 2).float()
+        pixels = (center_crop(images, *self.size) if self.crops else images).permute(0, 3, 1, 2).float()
         pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=True).round().clamp(0, 255)
         return self.model((pixels - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
-def rounded(value: Any, by: int) -> Any:
+def round_half_even(value: Any, by: int) -> Any:
     """value / by as Python rounds: a half goes to the even one."""
     down, rest = value // by, value % by
     return down + (2 * rest + down % 2) // (by + 1)
 
 
-def cropped(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """[B, h, w, C] to the largest centred part of the shape height:width."""
+def center_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """[B, h, w, C] to the largest centered part of the shape height:width."""
     rows, columns = images.shape[1], images.shape[2]
-    high = torch.sym_max(1, torch.sym_min(rows, rounded(columns * height, width)))
-    wide = torch.sym_max(1, torch.sym_min(columns, rounded(rows * width, height)))
+    high = torch.sym_max(1, torch.sym_min(rows, round_half_even(columns * height, width)))
+    wide = torch.sym_max(1, torch.sym_min(columns, round_half_even(rows * width, height)))
     top, left = (rows - high) // 2, (columns - wide) // 2
     rows_taken, columns_taken = torch.arange(high) + top, torch.arange(wide) + left  # a slice would fix what is cut
     return images.index_select(1, rows_taken).index_select(2, columns_taken)

@@ -11,12 +11,12 @@ FORMAT, VERSION = "vitctl.export", "2"
 UNSEALED = "1"  # the version of 0.1, which has no checksum
 
 
-def labels_of(weights: Weights, *, any_size: bool, preprocessing: bool, precision: str) -> dict[str, str]:
+def export_labels(weights: Weights, *, any_size: bool, preprocessing: bool, precision: str) -> dict[str, str]:
     spec, about = weights.spec, weights.about
     height, width = ("H", "W") if any_size else (str(spec.height), str(spec.width))
     takes = f"float32 [B, {spec.channels}, {height}, {width}], (pixels / 255 - mean) / std"
     if preprocessing:
-        takes = f"uint8 [B, H, W, {spec.channels}] of any size; fitted by {about.fit} and normalised inside"
+        takes = f"uint8 [B, H, W, {spec.channels}] of any size; fitted by {about.fit} and normalized inside"
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -48,7 +48,7 @@ class Labels:
 def read_labels(labels: dict[str, str], path: str) -> Labels:
     if labels.get("format") != FORMAT:
         raise WeightsError(
-            f"{path}: is not an export of vitctl: it does not say what its pictures are like and what its classes are; "
+            f"{path}: is not an export of vitctl: it does not say what its images are like and what its classes are; "
             "make one with vitctl export"
         )
     version = labels.get("version", "")

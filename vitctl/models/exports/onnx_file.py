@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from vitctl.errors import ConfigError, WeightsError
-from vitctl.io.atomic import replacing
+from vitctl.io.atomic import atomic_write
 from vitctl.models.exports.checksum import DATA, UNSET, WHOLE, is_sealed, seal
-from vitctl.models.exports.exported import Exported
+from vitctl.models.exports.exported import ExportedModel
 from vitctl.models.exports.labels import read_labels
 from vitctl.reporting import mute_loggers
 
@@ -24,7 +24,7 @@ LARGEST = 1_500_000_000  # bytes of weights in one file: torch puts more than 1.
 def write_onnx(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], path: Path, opset: int,
                labels: dict[str, str]) -> None:  # fmt: skip
     """`free` says which axes of the input may have any size; weights beyond 2 GB stand beside the file."""
-    program = drawn(graph, example, free, opset)
+    program = export_onnx_graph(graph, example, free, opset)
     program.model.metadata_props.update(labels | {WHOLE: UNSET, DATA: UNSET})
     size = sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers()))
     data = path.with_name(f"{path.name}.data")
@@ -35,7 +35,7 @@ def write_onnx(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], pa
             os.replace(f"{folder}/{data.name}", data)
             os.replace(f"{folder}/{path.name}", path)
         return
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         program.save(str(aside), external_data=False)
         seal(aside)
     data.unlink(missing_ok=True)  # of a larger one that was here
@@ -46,8 +46,8 @@ def check_opset(opset: int) -> None:
         raise ConfigError(f"opset is {opset}; write one from {OPSETS[0]} to {OPSETS[1]}")
 
 
-def drawn(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int) -> Any:
-    table: dict[Any, Any] = {torch.ops.aten._upsample_bicubic2d_aa.default: antialiased_bicubic}
+def export_onnx_graph(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int) -> Any:
+    table: dict[Any, Any] = {torch.ops.aten._upsample_bicubic2d_aa.default: bicubic_antialias}
     with mute_loggers("torch.onnx", "onnxscript"), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
@@ -56,7 +56,7 @@ def drawn(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: 
         )  # fmt: skip
 
 
-def antialiased_bicubic(x: Any, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None) -> Any:
+def bicubic_antialias(x: Any, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None) -> Any:
     """Torch's operator in ONNX, which torch's own exporter does not know: Pillow's kernel, a = -0.5."""
     from onnxscript.onnx_opset import opset18
 
@@ -69,7 +69,7 @@ def antialiased_bicubic(x: Any, size: Any, align_corners: bool, scale_h: Any = N
                      cubic_coeff_a=-0.5, exclude_outside=1, mode="cubic")  # fmt: skip
 
 
-class OnnxModel(Exported):
+class OnnxModel(ExportedModel):
     """An ONNX file as a module."""
 
     def __init__(self, path: Path) -> None:
@@ -87,6 +87,6 @@ class OnnxModel(Exported):
             raise WeightsError(f"{path}: no ONNX file that onnxruntime can load ({text})") from error
         super().__init__(read_labels(metadata, str(path)), path, sealed)
 
-    def computed(self, images: torch.Tensor) -> torch.Tensor:
+    def compute(self, images: torch.Tensor) -> torch.Tensor:
         (logits,) = self.session.run([LOGITS], {IMAGES: images.contiguous().numpy()})
         return torch.from_numpy(logits)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from vitctl.errors import WeightsError
-from vitctl.io.atomic import replacing
-from vitctl.models.exports.checksum import UNSET, WHOLE, is_sealed, pair, seal
-from vitctl.models.exports.exported import Exported
+from vitctl.io.atomic import atomic_write
+from vitctl.models.exports.checksum import UNSET, WHOLE, is_sealed, pair_with_data, seal
+from vitctl.models.exports.exported import ExportedModel
 from vitctl.models.exports.harmless import check_harmless
 from vitctl.models.exports.labels import read_labels
 from vitctl.reporting import mute_loggers
@@ -27,15 +27,15 @@ def write_program(graph: nn.Module, example: torch.Tensor, free: dict[int, Any],
         program = torch.export.export(graph, (example,), dynamic_shapes=(free,))
         held = io.BytesIO()  # a disk that is full would end the process inside torch's own writer
         torch.export.save(program, held, extra_files={LABELS: json.dumps(labels)})
-        comment = pair(WHOLE) + UNSET.encode()
+        comment = pair_with_data(WHOLE) + UNSET.encode()
         held.seek(-2, io.SEEK_END)  # the zip ends with the length of its comment
         held.write(len(comment).to_bytes(2, "little") + comment)
-        with replacing(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_bytes(held.getbuffer())
             seal(aside)
 
 
-class TorchProgram(Exported):
+class TorchProgram(ExportedModel):
     """A file of torch.export as a module."""
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +54,6 @@ class TorchProgram(Exported):
         super().__init__(read_labels(labels, str(path)), path, sealed)
         self.program = program.module().__call__  # the call alone: as a part of this one it cannot be put in eval mode
 
-    def computed(self, images: torch.Tensor) -> torch.Tensor:
+    def compute(self, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return self.program(images)  # type: ignore[no-any-return]

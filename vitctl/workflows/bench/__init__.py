@@ -10,12 +10,12 @@ from vitctl.config.bench import BenchConfig
 from vitctl.inspection.bars import Bar, draw_bars
 from vitctl.io.run_directory import create_run, library_versions
 from vitctl.machine import cores, keep_freed_memory
-from vitctl.reporting import Reporter, Silent
+from vitctl.reporting import Reporter, SilentReporter
 from vitctl.workflows.bench.data import bench_data
 from vitctl.workflows.bench.export import bench_export
 from vitctl.workflows.bench.features import bench_features
 from vitctl.workflows.bench.fewshot import bench_fewshot
-from vitctl.workflows.bench.measure import Figure, Part, Ratio
+from vitctl.workflows.bench.measure import BenchPart, Figure, Ratio
 from vitctl.workflows.bench.models import bench_models
 from vitctl.workflows.bench.selfsup import bench_selfsup
 from vitctl.workflows.bench.train import bench_train
@@ -54,12 +54,12 @@ def bench(
         read = (config.data,)
         run = create_run(Path(out), "bench", dataclasses.asdict(config), __version__, overwrite, inputs=read)
     keep_freed_memory()
-    found = Part()
+    found = BenchPart()
     for name, measure in PARTS.items():
         if config.what in (name, "all") or NEEDS.get(config.what) == name:
-            found += measure(config, reporter or Silent())
+            found += measure(config, reporter or SilentReporter())
     result = BenchResult(
-        machine=machine(),
+        machine=describe_machine(),
         cores=cores(),
         libraries=library_versions(),
         **vars(found),
@@ -72,6 +72,6 @@ def bench(
     return result
 
 
-def machine() -> str:
+def describe_machine() -> str:
     facts = examine()
     return f"{facts.device} ({', '.join(facts.devices)}), bf16 {facts.precisions.get('bf16', 'unknown')}"

@@ -14,8 +14,8 @@ import torch
 
 from vitctl.config.bench import BenchConfig
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data.loader import Loader, normalised
-from vitctl.data.patchifier.build import laid_out, made_of, planned
+from vitctl.data.loader import Loader
+from vitctl.data.patchifier.build import build_inputs, load_or_make_plan, prepare_layout
 from vitctl.data.patchifier.image_file import open_image
 from vitctl.data.patchifier.pool import run_blocks
 from vitctl.data.patchifier.workspace import Workspace
@@ -23,27 +23,28 @@ from vitctl.data.sources import open_source
 from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.machine import cores
-from vitctl.reporting import Reporter, Silent, duration
-from vitctl.workflows.bench.measure import Measurement, Part, figure, in_turn, ratio
-from vitctl.workflows.bench.pictures import multiply, write_jpegs
+from vitctl.models.input import normalize
+from vitctl.reporting import Reporter, SilentReporter, format_duration
+from vitctl.workflows.bench.images import multiply_images, write_jpegs
+from vitctl.workflows.bench.measure import BenchPart, Measurement, make_figure, make_ratio, run_in_turn
 from vitctl.workflows.patchify import patchify
 
 RES = 224
 MEAN = STD = (0.5, 0.5, 0.5)
 IMAGENET = 1_281_167
-LARGE_SET = 32  # times as many pictures as are timed
+LARGE_SET = 32  # times as many images as are timed
 WARM_UP = 4  # batches
 PEER_DECODE, PEER_LARGE = "torchvision on PIL, 1 core", "torchvision on PIL, 1 core, large photos"
 DECODE, DECODE_ALL, LARGE = "patchify, 1 core", f"patchify, {cores()} cores", "patchify, 1 core, large photos"
 PEER_LOADER, GATHER, COPY = "ImageFolder in timm's loader", "row gather from RAM", "memory copy"
-READ, READ_FLOAT = "loader, uint8", "loader, normalised float32"
+READ, READ_FLOAT = "loader, uint8", "loader, normalized float32"
 
 
-def bench_data(config: BenchConfig, reporter: Reporter) -> Part:
+def bench_data(config: BenchConfig, reporter: Reporter) -> BenchPart:
     with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
-        measurements, left_out = prepare(config, Path(folder), reporter)
-        values = in_turn(measurements, config.times, reporter)
-    figures = [figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
+        measurements, left_out = prepare_data(config, Path(folder), reporter)
+        values = run_in_turn(measurements, config.times, reporter)
+    figures = [make_figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
     pairs = [
         (DECODE, PEER_DECODE),
         (DECODE_ALL, DECODE),
@@ -52,37 +53,38 @@ def bench_data(config: BenchConfig, reporter: Reporter) -> Part:
         (READ, GATHER),
         (READ_FLOAT, PEER_LOADER),
     ]
-    ratios = [ratio(values, *pair) for pair in pairs if pair[0] in values and pair[1] in values]
-    return Part(figures, ratios, left_out, remarks({each.name: each.median for each in figures}))
+    ratios = [make_ratio(values, *pair) for pair in pairs if pair[0] in values and pair[1] in values]
+    return BenchPart(figures, ratios, left_out, remark_data({each.name: each.median for each in figures}))
 
 
-def prepare(
+def prepare_data(
     config: BenchConfig, folder: Path, reporter: Reporter
 ) -> tuple[dict[str, tuple[str, Measurement]], list[str]]:
     """{name: (unit, how to take it)}, and the peers that cannot be asked."""
-    reporter.note("making pictures and a patch file to measure on")
+    reporter.note("making images and a patch file to measure on")
     small = (
-        given_jpegs(config)
-        if config.data
-        else write_jpegs(folder / "small", config.pictures, 500, 375, 95, config.seed)
+        find_jpegs(config) if config.data else write_jpegs(folder / "small", config.pictures, 500, 375, 95, config.seed)
     )
     large = write_jpegs(folder / "large", config.large, 4000, 3000, 90, config.seed + 1)
     copies = max(config.copies, -(-3 * config.batch // len(small)))  # the peer drops its last batch, and one warms up
-    many = multiply(folder / "many", small, copies)
-    patchify(PatchifyConfig(str(many), str(folder / "many.h5"), res=str(RES)), Silent())
+    many = multiply_images(folder / "many", small, copies)
+    patchify(PatchifyConfig(str(many), str(folder / "many.h5"), res=str(RES)), SilentReporter())
     split = PatchFile(folder / "many.h5").split("train")
     rows = np.array(split.patches(np.arange(split.rows)))
     decoder, large_decoder = Decoder(folder / "small.work", small), Decoder(folder / "large.work", large)
     measurements: dict[str, tuple[str, Measurement]] = {
         COPY: ("GB/s", lambda: copy_rate(rows)),
-        GATHER: ("img/s", lambda: rate(gathered(rows, config.batch, config.seed), config)),
+        GATHER: ("img/s", lambda: loader_rate(gather_rows(rows, config.batch, config.seed), config)),
         PEER_DECODE: ("img/s", lambda: peer_decode(small)),
         DECODE: ("img/s", lambda: decoder.rate(1)),
         DECODE_ALL: ("img/s", lambda: decoder.rate(cores())),
         PEER_LARGE: ("img/s", lambda: peer_decode(large)),
         LARGE: ("img/s", lambda: large_decoder.rate(1)),
-        READ: ("img/s", lambda: rate(pixels(split, config), config)),
-        READ_FLOAT: ("img/s", lambda: rate((normalised(batch, MEAN, STD) for batch in pixels(split, config)), config)),
+        READ: ("img/s", lambda: loader_rate(decode_pixels(split, config), config)),
+        READ_FLOAT: (
+            "img/s",
+            lambda: loader_rate((normalize(batch, MEAN, STD) for batch in decode_pixels(split, config)), config),
+        ),
     }
     if cores() == 1:
         del measurements[DECODE_ALL]
@@ -92,7 +94,7 @@ def prepare(
     return measurements, left_out
 
 
-def given_jpegs(config: BenchConfig) -> list[Path]:
+def find_jpegs(config: BenchConfig) -> list[Path]:
     there = sorted(Path(config.data or "").rglob("*"))
     found = [path for path in there if path.suffix.lower() in (".jpg", ".jpeg") and path.is_file()]
     if not found:
@@ -118,18 +120,18 @@ class Decoder:
     def __init__(self, folder: Path, paths: list[Path]) -> None:
         folder.mkdir()
         config = PatchifyConfig(
-            str(multiply(folder / "pictures", paths, LARGE_SET)), str(folder / "out.h5"), res=str(RES)
+            str(multiply_images(folder / "pictures", paths, LARGE_SET)), str(folder / "out.h5"), res=str(RES)
         )
         source = open_source(config.source)
         space = Workspace(Path(config.out))
-        space.begin(made_of(source, config), resume=False, overwrite=False)
-        plan = planned(source, config, space, 0, Silent(), space.folder)
-        self.layout = laid_out(plan, config, space)
+        space.begin(build_inputs(source, config), resume=False, overwrite=False)
+        plan = load_or_make_plan(source, config, space, 0, SilentReporter(), space.folder)
+        self.layout = prepare_layout(plan, config, space)
         self.blocks = list(range(-(-len(paths) // self.layout.block)))
         self.recipe = (source, plan, self.layout, space, config)
 
     def rate(self, workers: int) -> float:
-        """Pictures a second, once every worker has begun."""
+        """Images a second, once every worker has begun."""
         repeats = 2 * workers if workers > 1 else 1
         results = run_blocks(self.recipe, self.blocks * repeats, workers, late=lambda _: None)
         for _ in range(workers if workers > 1 else 0):
@@ -153,20 +155,20 @@ def peer_decode(paths: list[Path]) -> float:
     return len(paths) / (time.perf_counter() - started)
 
 
-def pixels(split: Split, config: BenchConfig) -> Iterator[torch.Tensor]:
+def decode_pixels(split: Split, config: BenchConfig) -> Iterator[torch.Tensor]:
     for batch in Loader(split, config.batch, seed=config.seed).stream():
         yield batch.pixels
 
 
-def gathered(rows: np.ndarray[Any, Any], batch: int, seed: int) -> Iterator[np.ndarray[Any, Any]]:
+def gather_rows(rows: np.ndarray[Any, Any], batch: int, seed: int) -> Iterator[np.ndarray[Any, Any]]:
     """The limit: rows that are in memory already, copied into a batch."""
     random = np.random.default_rng(seed)
     while True:
         yield rows[random.integers(0, len(rows), batch)]
 
 
-def rate(batches: Iterable[Any], config: BenchConfig) -> float:
-    """Pictures a second, once as many batches were had as a loader keeps in flight."""
+def loader_rate(batches: Iterable[Any], config: BenchConfig) -> float:
+    """Images a second, once as many batches were had as a loader keeps in flight."""
     iterator = iter(batches)
     for _ in itertools.islice(iterator, WARM_UP):
         pass
@@ -189,7 +191,7 @@ def copy_rate(rows: np.ndarray[Any, Any]) -> float:
 
 
 def peer_loader(folder: Path, config: BenchConfig) -> float:
-    """timm's loader over torchvision's ImageFolder, a worker a core, shuffled, to normalised float32."""
+    """timm's loader over torchvision's ImageFolder, a worker a core, shuffled, to normalized float32."""
     from timm.data.loader import create_loader
     from torchvision.datasets import ImageFolder
 
@@ -214,10 +216,10 @@ def peer_loader(folder: Path, config: BenchConfig) -> float:
     return count / (time.perf_counter() - started)
 
 
-def remarks(medians: dict[str, float]) -> list[str]:
-    """What the figures mean for somebody with a set of pictures."""
+def remark_data(medians: dict[str, float]) -> list[str]:
+    """What the figures mean for somebody with a set of images."""
     decode = medians.get(DECODE_ALL, medians[DECODE])
-    lines = [f"a patch file of ImageNet's {IMAGENET:,} pictures would take {duration(IMAGENET / decode)} here"]
+    lines = [f"a patch file of ImageNet's {IMAGENET:,} images would take {format_duration(IMAGENET / decode)} here"]
     if PEER_LOADER in medians:
         lines.append(
             f"a model that takes more than {medians[PEER_LOADER]:,.0f} img/s waits for the usual loader; "

@@ -29,7 +29,7 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Part:
+class BenchPart:
     """What one part of the bench found."""
 
     figures: list[Figure] = field(default_factory=list)
@@ -37,8 +37,8 @@ class Part:
     left_out: list[str] = field(default_factory=list)  # peers that are not installed
     remarks: list[str] = field(default_factory=list)
 
-    def __add__(self, other: "Part") -> "Part":
-        return Part(
+    def __add__(self, other: "BenchPart") -> "BenchPart":
+        return BenchPart(
             self.figures + other.figures,
             self.ratios + other.ratios,
             self.left_out + other.left_out,
@@ -49,7 +49,7 @@ class Part:
 Measurement = Callable[[], float]
 
 
-def in_turn(
+def run_in_turn(
     measurements: Mapping[str, tuple[str, Measurement]], rounds: int, reporter: Reporter
 ) -> dict[str, list[float]]:
     """{name: one value a round}. In turn, so that a machine whose speed drifts drifts for all of them alike."""
@@ -62,10 +62,10 @@ def in_turn(
     return values
 
 
-def figure(name: str, unit: str, values: list[float]) -> Figure:
+def make_figure(name: str, unit: str, values: list[float]) -> Figure:
     return Figure(name, unit, statistics.median(values), min(values), max(values), len(values))
 
 
-def ratio(values: Mapping[str, list[float]], name: str, against: str) -> Ratio:
+def make_ratio(values: Mapping[str, list[float]], name: str, against: str) -> Ratio:
     pairs = [one / other for one, other in zip(values[name], values[against], strict=True)]
     return Ratio(name, against, statistics.median(pairs), min(pairs), max(pairs))

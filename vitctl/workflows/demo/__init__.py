@@ -1,4 +1,4 @@
-"""`vitctl demo`: the whole chain on a few pictures, and one page to keep."""
+"""`vitctl demo`: the whole chain on a few images, and one page to keep."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from vitctl.errors import InputError, UsageError
 from vitctl.io.atomic import write_json
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, new_folder, open_run, point_to
-from vitctl.reporting import Muted, Reporter, Silent
-from vitctl.workflows.demo.page import PAGE, write
+from vitctl.reporting import QuietReporter, Reporter, SilentReporter
+from vitctl.workflows.demo.page import PAGE, write_demo_page
 from vitctl.workflows.demo.stages import STAGES, Demo, Stage
 from vitctl.workflows.load import RUNS
 from vitctl.workflows.subcommands import stoppable
@@ -50,18 +50,18 @@ def demo(
     resume: str | None = None,
     overwrite: bool = False,
 ) -> DemoResult:
-    reporter, began = reporter or Silent(), time.perf_counter()
-    run, config = begun(config, out, resume, overwrite, reporter)
-    shown = Demo(config, run.path, Muted(reporter, bars=True))
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    run, config = open_demo(config, out, resume, overwrite, reporter)
+    shown = Demo(config, run.path, QuietReporter(reporter, bars=True))
     try:
-        stages = shown_all(shown, run, reporter)
+        stages = run_stages(shown, run, reporter)
     except InputError:
         if not shown.data.exists():  # there was nothing to begin with, and nothing is left behind
             shutil.rmtree(run.path)
         raise
     results = [StageResult(each.name, each.told, seconds, str(each.file), each.line) for each, seconds in stages]
     file = PatchFile(shown.data)
-    write(run.path / PAGE, shown, stages, file)
+    write_demo_page(run.path / PAGE, shown, stages, file)
     result = DemoResult(
         run=str(run.path),
         page=str(run.path / PAGE),
@@ -78,7 +78,7 @@ def demo(
     return result
 
 
-def shown_all(shown: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple[Stage, float]]:
+def run_stages(shown: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple[Stage, float]]:
     """Every stage with its seconds: all that it took, if it was stopped in between."""
     stages = []
     for number, make in enumerate(STAGES, 1):
@@ -96,7 +96,7 @@ def shown_all(shown: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple[
     return stages
 
 
-def begun(
+def open_demo(
     config: DemoConfig, out: str | None, resume: str | None, overwrite: bool, reporter: Reporter
 ) -> tuple[RunDirectory, DemoConfig]:
     """A new folder, or one that is there, which knows its own settings."""

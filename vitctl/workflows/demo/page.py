@@ -8,7 +8,7 @@ from vitctl.config.demo import DemoConfig
 from vitctl.inspection.page import Section, write_page
 from vitctl.io.patch_file import PatchFile
 from vitctl.machine import cores
-from vitctl.reporting import counted, duration
+from vitctl.reporting import format_count, format_duration
 from vitctl.workflows.demo.stages import Demo, Stage
 from vitctl.workflows.doctor import examine
 from vitctl.workflows.load import RUNS
@@ -17,21 +17,21 @@ from vitctl.workflows.subcommands import command_line
 PAGE = "index.html"
 
 
-def write(path: Path, demo: Demo, timed: Sequence[tuple[Stage, float]], file: PatchFile) -> None:
+def write_demo_page(path: Path, demo: Demo, timed: Sequence[tuple[Stage, float]], file: PatchFile) -> None:
     stages = [stage for stage, _ in timed]
     table = [["stage", "result", "took", "file"]]
-    table += [[stage.name, stage.told, duration(took), str(stage.file)] for stage, took in timed]
+    table += [[stage.name, stage.told, format_duration(took), str(stage.file)] for stage, took in timed]
     sections = [Section("In short", table=table)]
     sections += [
         Section(f"{number}. {stage.name}", stage.text, stage.figures, command=stage.line)
         for number, stage in enumerate(stages, 1)
     ]
-    sections.append(Section("On your own pictures", OWN, command=whole_chain(stages)))
+    sections.append(Section("On your own images", OWN, command=whole_chain(stages)))
     write_page(
         path,
         f"vitctl, on {'scikit-learn’s digits' if demo.config.embedded else Path(demo.config.data).name}",
-        f"From pictures to a model that ships, in {duration(sum(took for _, took in timed))}.",
-        facts(demo, file),
+        f"From images to a model that ships, in {format_duration(sum(took for _, took in timed))}.",
+        page_facts(demo, file),
         sections,
         f"Made by vitctl {__version__} with vitctl demo. Everything it says is in {demo.folder}, with config and seed.",
     )
@@ -48,13 +48,13 @@ def whole_chain(stages: Sequence[Stage]) -> str:
     return "\n".join(["vitctl demo --data FOLDER", "", *(stage.line for stage in stages)])
 
 
-def facts(demo: Demo, file: PatchFile) -> dict[str, str]:
+def page_facts(demo: Demo, file: PatchFile) -> dict[str, str]:
     machine = examine()
     return {
-        "data": f"{demo.config.data}, {counted(len(file.class_names), 'class')}, digest {file.digest[:16]}",
+        "data": f"{demo.config.data}, {format_count(len(file.class_names), 'class')}, digest {file.digest[:16]}",
         "model": f"{demo.model} at {' and '.join(demo.sizes)} pixels",
         "seed": str(demo.config.seed),
-        "machine": f"{counted(cores(), 'core')}, {', '.join(machine.devices)}",
+        "machine": f"{format_count(cores(), 'core')}, {', '.join(machine.devices)}",
         "again": command_of(demo),
     }
 

@@ -20,8 +20,8 @@ from vitctl.config.predict import PredictConfig
 from vitctl.errors import DataError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.reporting import Reporter, counted
-from vitctl.workflows.choose import judge_of
+from vitctl.reporting import Reporter, format_count
+from vitctl.workflows.choose import choose_judge_split
 from vitctl.workflows.evaluate import evaluate
 from vitctl.workflows.export import export
 from vitctl.workflows.fewshot import fewshot
@@ -34,8 +34,8 @@ from vitctl.workflows.sheets import contact_sheet
 from vitctl.workflows.subcommands import Training, command_line
 
 SHOTS = (1, 5, 10)
-SHOWN = 24  # pictures that the exported model is asked about
-HELD = "0.2"  # of the pictures, where none are held out
+SHOWN = 24  # images that the exported model is asked about
+HELD = "0.2"  # of the images, where none are held out
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Demo:
     @property
     def held_out(self) -> Split:
         file = PatchFile(self.data)
-        return file.split(judge_of(file))
+        return file.split(choose_judge_split(file))
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -79,11 +79,11 @@ class Stage:
     figures: tuple[Path, ...] = ()
 
 
-def patchified(demo: Demo) -> Stage:
+def patchify_stage(demo: Demo) -> Stage:
     config, out = demo.config, demo.data
     if Path(config.data).is_file() and is_hdf5(Path(config.data)):
         raise DataError(
-            f"{config.data}: is a patch file; the demo begins with the pictures themselves, name their folder"
+            f"{config.data}: is a patch file; the demo begins with the images themselves, name their folder"
         )
     limit = None if config.embedded else config.limit
     wanted = PatchifyConfig(config.data, str(out), res=demo.sizes[1], patch=config.pixels, limit=limit)
@@ -93,7 +93,7 @@ def patchified(demo: Demo) -> Stage:
         made = patchify(wanted, demo.reporter, overwrite=True)
     labels = PatchFile(out).split("train").labels()
     if len(np.unique(labels[labels >= 0])) < 2:
-        raise DataError(f"{config.data}: has pictures of fewer than two classes; a folder for each class is wanted")
+        raise DataError(f"{config.data}: has images of fewer than two classes; a folder for each class is wanted")
     sheet = demo.folder / "data.png"
     contact_sheet(PatchFile(out), "train", sheet)
     parts = ", ".join(f"{each.pictures:,} {name}" for name, each in made.data.splits.items())
@@ -101,60 +101,66 @@ def patchified(demo: Demo) -> Stage:
         "patchify", config.data, out, res=wanted.res, patch=wanted.patch, limit=limit, split=wanted.split
     )
     text = (
-        "Every picture is decoded once, and kept as the patches that the model reads. Copies of a picture, leaks "
-        f"between splits and files that cannot be read are told: {counted(made.data.rejects, 'file')} refused."
+        "Every image is decoded once, and kept as the patches that the model reads. Copies of an image, leaks "
+        f"between splits and files that cannot be read are told: {format_count(made.data.rejects, 'file')} refused."
     )
     return Stage("patchify", f"{parts}; {made.images_per_s:,.0f} img/s", line, out, text, (sheet,))
 
 
-def without_labels(demo: Demo) -> Stage:
+def selfsup_stage(demo: Demo) -> Stage:
     run = Training(
         "selfsup",
         demo.folder / "selfsup",
         {"model": demo.model, "data": demo.data, "res": demo.sizes[0], "objective": "pixels"}
-        | {"steps": demo.config.steps // 3, **common(demo)},
+        | {"steps": demo.config.steps // 3, **common_flags(demo)},
         "masked-small",
         (*demo.judged, *(("augment.flip=0",) if demo.config.embedded else ())),
     )
-    found = run.train_unlabelled(demo.reporter)
+    found = run.train_unlabeled(demo.reporter)
     told = f"{found.probe_top1:.1%} by a probe on {found.probe_shots} shots" if found.probe_top1 is not None else ""
     text = (
         f"{found.hidden} of {found.patches} patches are hidden, and the model learns to fill them in; nobody tells it "
-        "a class. From above: the pictures, what the model sees of them, and what it makes of that."
+        "a class. From above: the images, what the model sees of them, and what it makes of that."
     )
     pictures = sorted((run.out / "reconstructions").glob("*.png"))[-1:]
     return Stage("selfsup", told or f"loss {found.loss:.3f}", run.line(), run.out, text, tuple(pictures))
 
 
-def common(demo: Demo) -> dict[str, object]:
+def common_flags(demo: Demo) -> dict[str, object]:
     """Flags that every training has here."""
     device = {} if demo.config.device == "auto" else {"device": demo.config.device}
     return {"batch": demo.config.batch, "seed": demo.config.seed, **device}
 
 
-def with_labels(demo: Demo) -> Stage:
+def pretrain_stage(demo: Demo) -> Stage:
     run = Training(
         "pretrain",
         demo.folder / "pretrain",
-        {"model": demo.model, "data": demo.data, "res": demo.sizes[0], "steps": demo.config.steps, **common(demo)},
+        {
+            "model": demo.model,
+            "data": demo.data,
+            "res": demo.sizes[0],
+            "steps": demo.config.steps,
+            **common_flags(demo),
+        },
         "digits" if demo.config.embedded else "small",
         (*demo.judged, "positions=1d"),  # a table, so that there is something to interpolate
     )
     found = run.train(demo.reporter)
     text = (
         f"A fresh model of {found.parameters:,} parameters learns the classes at {demo.sizes[0]} pixels, "
-        f"{FIRST * FIRST} patches a picture: {found.epochs:.3g} rounds over the pictures at {found.images_per_s:,.0f} "
-        f"pictures a second, {found.ceiling_share:.0%} of what this machine's matrix products allow."
+        f"{FIRST * FIRST} patches an image: {found.epochs:.3g} rounds over the images at {found.images_per_s:,.0f} "
+        f"images a second, {found.ceiling_share:.0%} of what this machine's matrix products allow."
     )
-    return Stage("pretrain", f"{share(found.top1)} at {demo.sizes[0]} px", run.line(), run.out, text,
+    return Stage("pretrain", f"{format_share(found.top1)} at {demo.sizes[0]} px", run.line(), run.out, text,
                  (run.out / "curves.png",))  # fmt: skip
 
 
-def share(value: float | None) -> str:
+def format_share(value: float | None) -> str:
     return "nothing held out" if value is None else f"{value:.1%}"
 
 
-def interpolated(demo: Demo) -> Stage:
+def interpolate_stage(demo: Demo) -> Stage:
     source, out, plot = (
         demo.folder / "pretrain",
         demo.folder / "interpolated.safetensors",
@@ -164,7 +170,7 @@ def interpolated(demo: Demo) -> Stage:
     interpolate_positions(InterpolateConfig(size, str(source), str(out), plot=str(plot)), demo.reporter, overwrite=True)
     scored = evaluate(EvaluateConfig(str(out), str(demo.data), device=demo.config.device), demo.reporter)
     text = (
-        f"The same weights for pictures of {size} pixels: the table of positions grows from {FIRST}x{FIRST} to "
+        f"The same weights for images of {size} pixels: the table of positions grows from {FIRST}x{FIRST} to "
         f"{SECOND}x{SECOND}, as the paper's authors do it. Each tile shows how like one position is to all others, "
         f"before and after. Untrained at this size, the model is right on {scored.top1:.1%}."
     )
@@ -172,27 +178,28 @@ def interpolated(demo: Demo) -> Stage:
     return Stage("interpolate-pos", f"{scored.top1:.1%} at {size} px, untrained there", line, out, text, (plot,))
 
 
-def finetuned(demo: Demo) -> Stage:
+def finetune_stage(demo: Demo) -> Stage:
     own = demo.config.embedded
     run = Training(
         "finetune",
         demo.folder / "finetune",
         {"source": demo.folder / "pretrain", "data": demo.data, "res": demo.sizes[1]}
-        | {"steps": demo.config.steps // 2, **common(demo)}
+        | {"steps": demo.config.steps // 2, **common_flags(demo)}
         | ({} if own else {"lr": 3e-4}),
         "digits-finetune" if own else "small-finetune",
         (*demo.judged, *(() if own else ("optim.layer_decay=1",))),
     )
     found = run.train(demo.reporter)
     text = (
-        f"A new head, and {found.steps} steps at {demo.sizes[1]} pixels, {SECOND * SECOND} patches a picture: what was "
-        f"learned on small pictures goes on to larger ones. {share(found.top1)} of the held out pictures are right."
+        f"A new head, and {found.steps} steps at {demo.sizes[1]} pixels, {SECOND * SECOND} patches an image: what was "
+        f"learned on small images goes on to larger ones. {format_share(found.top1)} of the held out "
+        "images are right."
     )
-    return Stage("finetune", f"{share(found.top1)} at {demo.sizes[1]} px", run.line(), run.out, text,
+    return Stage("finetune", f"{format_share(found.top1)} at {demo.sizes[1]} px", run.line(), run.out, text,
                  (run.out / "curves.png",))  # fmt: skip
 
 
-def probed(demo: Demo) -> Stage:
+def fewshot_stage(demo: Demo) -> Stage:
     sources = (*(str(demo.folder / name) for name in ("selfsup", "pretrain", "finetune")), "pixels")
     plot = demo.folder / "fewshot.png"
     extract = FeaturesConfig(device=demo.config.device)
@@ -205,14 +212,14 @@ def probed(demo: Demo) -> Stage:
     best = max((each for each in found.results if each.shots == most), key=lambda each: each.mean)
     line = command_line("fewshot", source=sources, data=demo.data, shots=shots, plot=plot)
     text = (
-        "Models are frozen, and a linear probe is fitted to a few labelled pictures of each class, on the same draws "
+        "Models are frozen, and a linear probe is fitted to a few labeled images of each class, on the same draws "
         "for all of them; raw pixels are what has to be beaten. Bars are 95% over seeds."
     )
-    told = f"{best.mean:.1%} with {counted(most, 'shot')}, by {Path(best.weights).name}"
+    told = f"{best.mean:.1%} with {format_count(most, 'shot')}, by {Path(best.weights).name}"
     return Stage("fewshot", told, line, plot, text, (plot,))
 
 
-def looked_into(demo: Demo) -> Stage:
+def inspect_stage(demo: Demo) -> Stage:
     source, out = demo.folder / "finetune", demo.folder / "inspect"
     config = InspectConfig(str(source), str(demo.data), device=demo.config.device)
     found = inspect(config, demo.reporter, out=str(out), overwrite=True)
@@ -227,33 +234,35 @@ def looked_into(demo: Demo) -> Stage:
     return Stage("inspect", told, line, Path(found.page), text, tuple(out / name for name in kept))
 
 
-def exported(demo: Demo) -> Stage:
+def export_stage(demo: Demo) -> Stage:
     source, out = demo.folder / "finetune", demo.folder / "model.onnx"
     config = ExportConfig(source=str(source), out=str(out), data=str(demo.data), with_preprocessing=True)
     found = export(config, demo.reporter, overwrite=True)
     text = (
-        f"One file for other runtimes, with cutting, resizing and normalising inside. It was loaded again in "
-        f"{found.runtime} and compared: {found.comparison.told()}. In Python: {found.load}."
+        f"One file for other runtimes, with cutting, resizing and normalizing inside. It was loaded again in "
+        f"{found.runtime} and compared: {found.comparison.summary()}. In Python: {found.load}."
     )
     line = command_line("export", source=source, data=demo.data, out=out, with_preprocessing=True)
     agreement = f"{found.comparison.agreement:.0%} of answers as the model's"
     return Stage("export", f"{agreement}, {found.bytes / 1e6:.1f} MB", line, out, text)
 
 
-def answered(demo: Demo) -> Stage:
+def predict_stage(demo: Demo) -> Stage:
     pictures, sheet = demo.folder / "pictures", demo.folder / "predictions.png"
-    write_pictures(demo.held_out, PatchFile(demo.data).class_names, pictures)
+    write_images(demo.held_out, PatchFile(demo.data).class_names, pictures)
     config = PredictConfig((str(pictures),), str(demo.folder / "model.onnx"), sheet=str(sheet))
     found = predict(config, demo.reporter)
-    text = f"The exported file, asked about {counted(found.pictures, 'held out picture')} as PNG files; its answers."
+    text = (
+        f"The exported file, asked about {format_count(found.pictures, 'held out picture')} as PNG files; its answers."
+    )
     told = f"{found.top1:.0%} of {found.labelled} right" if found.top1 is not None else f"{found.pictures} answers"
     line = command_line("predict", pictures, source=demo.folder / "model.onnx", sheet=sheet)
     return Stage("predict", told, line, sheet, text, (sheet,))
 
 
-def write_pictures(split: Split, names: tuple[str, ...], folder: Path) -> None:
-    """Some held out pictures as a person has them: PNG files in folders of their classes."""
-    rows = balanced(split.labels(), SHOWN)
+def write_images(split: Split, names: tuple[str, ...], folder: Path) -> None:
+    """Some held out images as a person has them: PNG files in folders of their classes."""
+    rows = balance_classes(split.labels(), SHOWN)
     for row, pixels, label in zip(rows.tolist(), split.images(rows), split.labels(rows).tolist(), strict=True):
         known = names[label] if 0 <= label < len(names) else "others"
         name = known if Path(known).name == known and known != ".." else "others"
@@ -262,14 +271,14 @@ def write_pictures(split: Split, names: tuple[str, ...], folder: Path) -> None:
             image.save(folder / name / f"{row:05d}.png")
 
 
-def balanced(labels: Any, count: int) -> Any:
-    """Rows of so many pictures, as many of each class as there are."""
-    turn = np.empty(len(labels), np.int64)  # the number of a picture in its class
+def balance_classes(labels: Any, count: int) -> Any:
+    """Rows of so many images, as many of each class as there are."""
+    turn = np.empty(len(labels), np.int64)  # the number of an image in its class
     for label in np.unique(labels):
         turn[labels == label] = np.arange((labels == label).sum())
     return np.sort(np.lexsort((np.arange(len(labels)), turn))[:count])
 
 
 STAGES: tuple[Callable[[Demo], Stage], ...] = (
-    patchified, without_labels, with_labels, interpolated, finetuned, probed, looked_into, exported,
-    answered)  # fmt: skip
+    patchify_stage, selfsup_stage, pretrain_stage, interpolate_stage, finetune_stage, fewshot_stage, inspect_stage,
+    export_stage, predict_stage)  # fmt: skip

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitctl import __version__
-from vitctl.config.checks import resolution
+from vitctl.config.checks import parse_resolution
 from vitctl.config.export import ENDINGS, ExportConfig
 from vitctl.errors import OutputExists, RunError, is_no_space
 from vitctl.io.atomic import remove_leftovers, write_json
 from vitctl.io.outputs import check_output
 from vitctl.io.weights import Weights
-from vitctl.models.adapt import adapted
+from vitctl.models.adapt import adapt_weights
 from vitctl.models.create import weights_of
-from vitctl.reporting import Reporter, Silent
-from vitctl.workflows.export.compare import Comparison, Exported, compare
+from vitctl.reporting import Reporter, SilentReporter
+from vitctl.workflows.export.compare import Comparison, LoadedExport, compare_export
+from vitctl.workflows.export.examples import ExampleImages, choose_examples
 from vitctl.workflows.export.files import Preprocessing, compare_preprocessing
-from vitctl.workflows.export.formats import Written, check_writable, write
-from vitctl.workflows.export.pictures import Pictures, pictures_for
-from vitctl.workflows.interpolate import short, slug
+from vitctl.workflows.export.formats import Written, check_format, write_export
+from vitctl.workflows.interpolate import short, short_name
 from vitctl.workflows.load import choose_weights, load_model, weight_files
 
 
@@ -44,44 +44,46 @@ class ExportResult:
     runtime: str  # that loaded it again
     data: str
     comparison: Comparison
-    preprocessing: Preprocessing | None  # of picture files; None for channels that they do not have
+    preprocessing: Preprocessing | None  # of image files; None for channels that they do not have
     bytes: int
     load: str  # the line of Python that uses it
     elapsed_s: float
 
 
 def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite: bool = False) -> ExportResult:
-    reporter, began = reporter or Silent(), time.perf_counter()
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
     weights = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
-    weights = fitted(complete(weights, config), config)
-    check_writable(weights, config)
+    weights = fit_to_export(complete(weights, config), config)
+    check_format(weights, config)
     out = Path(config.out or default_name(weights, config))
     report = out.with_name(out.name + ".json")
     make_room(out, report, overwrite, weights.path)
-    pictures = pictures_for(weights, config, reporter)
-    written = write(weights, config, out, pictures, reporter)
+    pictures = choose_examples(weights, config, reporter)
+    written = write_export(weights, config, out, pictures, reporter)
     try:
-        exported = Exported(written.load(), weights, config)
-        comparison = compare(weights, exported, pictures, config, reporter)
+        exported = LoadedExport(written.load(), weights, config)
+        comparison = compare_export(weights, exported, pictures, config, reporter)
         prepared = compare_preprocessing(weights, exported, written, pictures, config, reporter)
         seconds = time.perf_counter() - began
-        result = concluded(config, weights, out, report, written, pictures, comparison, prepared, seconds)
+        result = make_export_result(config, weights, out, report, written, pictures, comparison, prepared, seconds)
         write_json(report, {"command": "export", "version": __version__} | dataclasses.asdict(result))
     except Exception as error:
         if is_no_space(error):
             remove(out, report)
         raise
     if not comparison.agrees:
-        raise RunError(f"{out}: {comparison.told()}, more than is allowed; it is kept to be looked at, beside {report}")
+        raise RunError(
+            f"{out}: {comparison.summary()}, more than is allowed; it is kept to be looked at, beside {report}"
+        )
     return result
 
 
-def fitted(weights: Weights, config: ExportConfig) -> Weights:
+def fit_to_export(weights: Weights, config: ExportConfig) -> Weights:
     """For the resolution that is asked for, its positions interpolated; without what is not of the classifier."""
-    height, width = resolution(config.res) if config.res else (None, None)
+    height, width = parse_resolution(config.res) if config.res else (None, None)
     if config.pad:
-        weights = replace(weights, spec=weights.spec.changed(pad=True))
-    return replace(adapted(weights, height, width), extra={}, notes=())
+        weights = replace(weights, spec=weights.spec.replace(pad=True))
+    return replace(adapt_weights(weights, height, width), extra={}, notes=())
 
 
 def complete(weights: Weights, config: ExportConfig) -> Weights:
@@ -94,18 +96,18 @@ def complete(weights: Weights, config: ExportConfig) -> Weights:
 def default_name(weights: Weights, config: ExportConfig) -> str:
     spec = weights.spec
     precision = "" if config.precision == "float32" else f"-{config.precision}"
-    return f"{slug(spec.name)}-{short(spec.height, spec.width)}{precision}{ENDINGS[config.format]}"
+    return f"{short_name(spec.name)}-{short(spec.height, spec.width)}{precision}{ENDINGS[config.format]}"
 
 
 def make_room(out: Path, report: Path, overwrite: bool, source: str) -> None:
     for path in (out, report):
         check_output(path, *weight_files(source))
-    for path in (out, report, data_of(out)):
+    for path in (out, report, external_data_path(out)):
         remove_leftovers(path.parent, glob.escape(path.name))
         if path.exists() and not overwrite:
             raise OutputExists(f"{path}: exists already; --overwrite replaces it, or name another with --out")
     if out.is_dir():
-        check_ours(out)
+        check_replaceable_folder(out)
         shutil.rmtree(out)
     report.unlink(missing_ok=True)  # it is of what was there
 
@@ -114,36 +116,36 @@ def remove(out: Path, report: Path) -> None:
     """What this command has written, so that nothing is in the way of the same one."""
     if out.is_dir():
         shutil.rmtree(out)
-    for path in (out, report, data_of(out)):
+    for path in (out, report, external_data_path(out)):
         path.unlink(missing_ok=True)
 
 
-def data_of(out: Path) -> Path:
+def external_data_path(out: Path) -> Path:
     """Where weights stand that are too many for one file."""
     return out.with_name(f"{out.name}.data")
 
 
-def check_ours(folder: Path) -> None:
+def check_replaceable_folder(folder: Path) -> None:
     """Only a model's folder as this command writes it may be replaced: never a run."""
     names = {path.name for path in folder.iterdir()}
     if not names <= {"config.json", "preprocessor_config.json", "model.safetensors"}:
         raise OutputExists(f"{folder}: is a folder of something else; name another with --out")
 
 
-def concluded(
+def make_export_result(
     config: ExportConfig,
     weights: Weights,
     out: Path,
     report: Path,
     written: Written,
-    pictures: Pictures,
+    pictures: ExampleImages,
     comparison: Comparison,
     preprocessing: Preprocessing | None,
     elapsed_s: float,
 ) -> ExportResult:
     spec = weights.spec
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
-    files += [path for path in [data_of(out)] if path.exists()]
+    files += [path for path in [external_data_path(out)] if path.exists()]
     return ExportResult(
         out=str(out),
         report=str(report),

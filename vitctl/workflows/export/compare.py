@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the model does: on real pictures, at two batch sizes."""
+"""Whether an exported file computes what the model does: on real images, at two batch sizes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from vitctl.config.model import ModelSpec
 from vitctl.data.patchifier.decode import Target, fit, resize
 from vitctl.errors import RunError
 from vitctl.io.weights import About, Weights
-from vitctl.models.adapt import adapted
+from vitctl.models.adapt import adapt_weights
 from vitctl.reporting import Reporter
+from vitctl.workflows.export.examples import ExampleImages
 from vitctl.workflows.export.formats import images_of
-from vitctl.workflows.export.pictures import Pictures
 from vitctl.workflows.load import load_model
 
 BATCHES = (1, 8)
-MEASURABLE = 300  # pictures from which a share of them is shown as an accuracy
-ALONE = 4  # pictures that are also computed one by one
+MEASURABLE = 300  # images from which a share of them is shown as an accuracy
+ALONE = 4  # images that are also computed one by one
 
 Bytes = np.ndarray[Any, Any]
 
 
-class Exported:
-    """A model that was loaded again, given bytes [B, H, W, C]: as they are, or normalised as it says itself."""
+class LoadedExport:
+    """A model that was loaded again, given bytes [B, H, W, C]: as they are, or normalized as it says itself."""
 
     def __init__(self, model: nn.Module, weights: Weights, config: ExportConfig) -> None:
         self.model, self.takes_bytes = model, config.with_preprocessing
@@ -47,24 +47,24 @@ class Comparison:
     largest_logit: float  # or feature
     allowed: float | None  # of the largest difference
     agreement: float  # in top-1; of features, the lowest cosine similarity
-    top1_model: float | None  # of the same pictures, where the model knows their classes
+    top1_model: float | None  # of the same images, where the model knows their classes
     top1_export: float | None
     agrees: bool
 
-    def told(self) -> str:
+    def summary(self) -> str:
         text = (
             f"{self.answers} differ from the model's by up to {self.max_difference:.3g} (the largest is "
-            f"{self.largest_logit:.3g}), {self.agreed()}"
+            f"{self.largest_logit:.3g}), {self.describe_agreement()}"
         )
         return text if self.top1_model is None else f"{text}, {self.accuracy()}"
 
-    def agreed(self) -> str:
+    def describe_agreement(self) -> str:
         if self.answers == "features":
             return f"cosine similarity is at least {self.agreement:.6g}"
-        return f"top-1 agrees on {round(self.agreement * self.pictures):,} of {self.pictures:,} pictures"
+        return f"top-1 agrees on {round(self.agreement * self.pictures):,} of {self.pictures:,} images"
 
     def accuracy(self) -> str:
-        """Counts; a share only of so many pictures that it says something."""
+        """Counts; a share only of so many images that it says something."""
         if self.top1_model is None or self.top1_export is None:
             return ""
         ours, theirs = (
@@ -75,8 +75,8 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(
-    weights: Weights, exported: Exported, pictures: Pictures, config: ExportConfig, reporter: Reporter
+def compare_export(
+    weights: Weights, exported: LoadedExport, pictures: ExampleImages, config: ExportConfig, reporter: Reporter
 ) -> Comparison:
     model, pixels = load_model(weights), torch.from_numpy(pictures.bytes)
     ours, theirs = [], []
@@ -92,8 +92,8 @@ def compare(
     gaps = [(given - wanted).abs().flatten()]
     alone = [exported(picture) for picture in torch.split(pixels[:ALONE], BATCHES[0])]
     gaps.append((torch.cat(alone) - wanted[:ALONE]).abs().flatten())
-    gaps += [gap.abs().flatten() for gap in elsewhere(exported, weights, pictures.bytes[:ALONE], config)]
-    return judged(wanted, given, torch.cat(gaps), pictures.labels, config, weights.spec)
+    gaps += [gap.abs().flatten() for gap in compare_other_size(exported, weights, pictures.bytes[:ALONE], config)]
+    return summarize_comparison(wanted, given, torch.cat(gaps), pictures.labels, config, weights.spec)
 
 
 def check_all_finite(given: torch.Tensor, config: ExportConfig) -> None:
@@ -101,12 +101,14 @@ def check_all_finite(given: torch.Tensor, config: ExportConfig) -> None:
     if broken:
         why = "fp16 holds no number above 65,504; " if config.precision == "fp16" else ""
         raise RunError(
-            f"what was exported answers {broken} of {len(given)} pictures with numbers that are not finite: {why}"
+            f"what was exported answers {broken} of {len(given)} images with numbers that are not finite: {why}"
             f"it is kept to be looked at; {'--precision float32 holds them' if why else 'are the weights finite?'}"
         )
 
 
-def elsewhere(exported: Exported, weights: Weights, pixels: Bytes, config: ExportConfig) -> Iterator[torch.Tensor]:
+def compare_other_size(
+    exported: LoadedExport, weights: Weights, pixels: Bytes, config: ExportConfig
+) -> Iterator[torch.Tensor]:
     """At another size, where the file takes more than one."""
     spec = weights.spec
     if config.with_preprocessing:
@@ -117,7 +119,7 @@ def elsewhere(exported: Exported, weights: Weights, pixels: Bytes, config: Expor
     if config.dynamic_size:
         height, width = other_size(spec)
         other = torch.from_numpy(np.stack([resize(each, height, width) for each in pixels]))
-        yield exported(other) - load_model(adapted(weights, height, width))(images_of(weights.about, other))
+        yield exported(other) - load_model(adapt_weights(weights, height, width))(images_of(weights.about, other))
 
 
 def other_size(spec: ModelSpec) -> tuple[int, int]:
@@ -125,7 +127,7 @@ def other_size(spec: ModelSpec) -> tuple[int, int]:
     return spec.height + step, spec.width + 2 * step
 
 
-def judged(
+def summarize_comparison(
     wanted: torch.Tensor,
     given: torch.Tensor,
     gaps: torch.Tensor,

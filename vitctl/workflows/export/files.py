@@ -1,4 +1,4 @@
-"""Whether picture files give the same answers by the exported model's own preprocessing as by vitctl's."""
+"""Whether image files give the same answers by the exported model's own preprocessing as by vitctl's."""
 
 import io
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from vitctl.data.patchifier.decode import Target, decode, resize
 from vitctl.data.patchifier.image_file import open_image
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
-from vitctl.workflows.export.compare import Exported
+from vitctl.workflows.export.compare import LoadedExport
+from vitctl.workflows.export.examples import Bytes, ExampleImages
 from vitctl.workflows.export.formats import Written
-from vitctl.workflows.export.pictures import Bytes, Pictures
 
 OWN = "vitctl as the file says"
 
@@ -27,7 +27,7 @@ class Preprocessing:
     problem: str  # why they could not
     agrees: bool
 
-    def told(self) -> str:
+    def summary(self) -> str:
         if self.problem:
             return f"images cannot be prepared by {self.by}: {self.problem}"
         answers = f"prepared by {self.by}, {self.files} image files get answers up to {self.max_difference:.3g} apart"
@@ -36,12 +36,17 @@ class Preprocessing:
 
 @torch.no_grad()
 def compare_preprocessing(
-    weights: Weights, exported: Exported, written: Written, pictures: Pictures, config: ExportConfig, reporter: Reporter
+    weights: Weights,
+    exported: LoadedExport,
+    written: Written,
+    pictures: ExampleImages,
+    config: ExportConfig,
+    reporter: Reporter,
 ) -> Preprocessing | None:
-    """None for channels that picture files do not have."""
+    """None for channels that image files do not have."""
     if weights.spec.channels not in (1, 3):
         return None
-    files = encoded(pictures.stored)
+    files = encode_images(pictures.stored)
     by, problem, theirs = OWN, "", None
     try:
         if written.preprocessor:
@@ -50,23 +55,23 @@ def compare_preprocessing(
             theirs = exported.model(preprocessor(files)).float()
         elif exported.takes_bytes:
             by = "the graph"
-            theirs = torch.cat([exported(torch.from_numpy(pixels_of(file))[None]) for file in files])
+            theirs = torch.cat([exported(torch.from_numpy(decode_file(file))[None]) for file in files])
         else:
-            theirs = exported(prepared(files, weights, exported.about.fit))
-    except Exception as error:  # of another library, which may not take such pictures
+            theirs = exported(prepare_files(files, weights, exported.about.fit))
+    except Exception as error:  # of another library, which may not take such images
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    ours = exported(prepared(files, weights, weights.about.fit))
+    ours = exported(prepare_files(files, weights, weights.about.fit))
     difference = None if theirs is None else float((theirs - ours).abs().max())
     allowed = max(config.closeness or 0.0, ROUNDED) * max(1.0, float(ours.abs().max()))
     found = Preprocessing(by, len(files), difference, problem, difference is not None and difference <= allowed)
     if not found.agrees:
         shape = f"{weights.spec.height}x{weights.spec.width}, fit {weights.about.fit}"
-        reporter.warn(f"{found.told()}; give it images that already have the model's shape ({shape})")
+        reporter.warn(f"{found.summary()}; give it images that already have the model's shape ({shape})")
     return found
 
 
-def encoded(stored: Bytes) -> list[bytes]:
-    """PNG files of the pictures as they are, and half as wide or high again."""
+def encode_images(stored: Bytes) -> list[bytes]:
+    """PNG files of the images as they are, and half as wide or high again."""
     files = []
     for number, image in enumerate(stored):
         height, width = image.shape[:2]
@@ -78,13 +83,13 @@ def encoded(stored: Bytes) -> list[bytes]:
     return files
 
 
-def pixels_of(file: bytes) -> Bytes:
+def decode_file(file: bytes) -> Bytes:
     """uint8 [h, w, C]."""
     pixels = np.array(open_image(io.BytesIO(file)))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def prepared(files: list[bytes], weights: Weights, fit: str) -> torch.Tensor:
+def prepare_files(files: list[bytes], weights: Weights, fit: str) -> torch.Tensor:
     """uint8 [B, H, W, C] as vitctl makes them."""
     spec = weights.spec
     target = Target(spec.height, spec.width, spec.channels, fit, draft=False)

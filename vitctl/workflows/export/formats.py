@@ -15,30 +15,30 @@ from torch import nn
 
 from vitctl.config.export import GRAPHS, ExportConfig
 from vitctl.config.model import ModelSpec
-from vitctl.data.loader import normalised
 from vitctl.data.patchifier.image_file import open_image
 from vitctl.errors import UsageError
 from vitctl.io import official, timm_folder
-from vitctl.io.atomic import replacing
+from vitctl.io.atomic import atomic_write
 from vitctl.io.capabilities import check_supported
 from vitctl.io.hugging_face import writer as hugging_face
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, About, Weights
-from vitctl.models.adapt import renormalised
+from vitctl.models.adapt import renormalize
 from vitctl.models.exports.graph import check_any_size, graph_of
-from vitctl.models.exports.labels import labels_of
+from vitctl.models.exports.labels import export_labels
 from vitctl.models.exports.onnx_file import OnnxModel, check_opset, write_onnx
-from vitctl.models.exports.quantise import quantise
+from vitctl.models.exports.quantize import quantize
 from vitctl.models.exports.torch_file import TorchProgram, write_program
+from vitctl.models.input import normalize
 from vitctl.reporting import Reporter, mute_loggers
-from vitctl.workflows.export.pictures import Pictures
+from vitctl.workflows.export.examples import ExampleImages
 from vitctl.workflows.load import load_model
 
 CAPABILITIES = {"safetensors": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES, "npz": official.CAPABILITIES}
 
 
 class Preprocessor(Protocol):
-    """Picture files to what the model takes, by a runtime."""
+    """Image files to what the model takes, by a runtime."""
 
     name: str
 
@@ -57,7 +57,7 @@ class Written:
     preprocessor: Callable[[], Preprocessor] | None = None  # the runtime's own, where it has one
 
 
-def check_writable(weights: Weights, config: ExportConfig) -> None:
+def check_format(weights: Weights, config: ExportConfig) -> None:
     """What can be known to fail does so before anything is written."""
     spec = weights.spec
     if config.format == "onnx":
@@ -73,7 +73,9 @@ def check_writable(weights: Weights, config: ExportConfig) -> None:
     check_supported(fold_for_npz(weights) if config.format == "npz" else weights, CAPABILITIES[config.format])
 
 
-def write(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures, reporter: Reporter) -> Written:
+def write_export(
+    weights: Weights, config: ExportConfig, out: Path, pictures: ExampleImages, reporter: Reporter
+) -> Written:
     reporter.note(f"export: {out}, {config.format}, {config.precision}")
     if config.format in GRAPHS:
         return write_graph(weights, config, out, pictures, reporter)
@@ -102,20 +104,22 @@ def weights_to_store(weights: Weights, config: ExportConfig) -> Weights:
 
 def fold_for_npz(weights: Weights) -> Weights:
     """The same answers for pixels from -1 to 1, by the first layer; and positions in a table, whatever filled it."""
-    weights = renormalised(weights, *HALF)
+    weights = renormalize(weights, *HALF)
     if weights.spec.added == "stem" and weights.spec.positions in ("sincos", "sincos-mae"):
-        weights = replace(weights, spec=weights.spec.changed(positions="1d"))
+        weights = replace(weights, spec=weights.spec.replace(positions="1d"))
     return weights
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------
 
 
-def write_graph(weights: Weights, config: ExportConfig, out: Path, pictures: Pictures, reporter: Reporter) -> Written:
+def write_graph(
+    weights: Weights, config: ExportConfig, out: Path, pictures: ExampleImages, reporter: Reporter
+) -> Written:
     spec, inside = weights.spec, config.with_preprocessing
     ways = {"any_size": config.dynamic_size, "preprocessing": inside}
     graph = graph_of(load_model(weights), weights.about, half=config.precision == "fp16", **ways)
-    labels = labels_of(weights, precision=config.precision, **ways)
+    labels = export_labels(weights, precision=config.precision, **ways)
     example, free = example_of(spec, config), free_axes(spec, config)
     if config.format == "torch":
         write_program(graph, example, free, out, labels)
@@ -124,27 +128,27 @@ def write_graph(weights: Weights, config: ExportConfig, out: Path, pictures: Pic
     count = None
     if config.precision == "int8":
         with (
-            replacing(out) as aside,
+            atomic_write(out) as aside,
             tempfile.TemporaryDirectory(prefix=".vitctl-export-", dir=out.parent) as folder,
         ):
             plain = Path(folder) / "float32.onnx"
             write_onnx(graph, example, free, plain, config.opset, labels)
-            reporter.note(f"int8: calibrated with up to {config.calibration} pictures of {pictures.path}")
-            count = quantise(plain, aside, prepared(weights, pictures, config))
+            reporter.note(f"int8: calibrated with up to {config.calibration} images of {pictures.path}")
+            count = quantize(plain, aside, prepare_graph_inputs(weights, pictures, config))
     else:
         write_onnx(graph, example, free, out, config.opset, labels)
     line = f"onnxruntime.InferenceSession({str(out)!r})"
     return Written(lambda: OnnxModel(out), f"onnxruntime {version('onnxruntime')}", line, labels["input"], count)
 
 
-def prepared(weights: Weights, pictures: Pictures, config: ExportConfig) -> Iterator[Any]:
+def prepare_graph_inputs(weights: Weights, pictures: ExampleImages, config: ExportConfig) -> Iterator[Any]:
     for batch in pictures.calibration(config.calibration):
         yield batch if config.with_preprocessing else images_of(weights.about, torch.from_numpy(batch)).numpy()
 
 
 def images_of(about: About, pixels: torch.Tensor) -> torch.Tensor:
-    """Bytes [B, H, W, C] to normalised pictures [B, C, H, W]."""
-    return normalised(pixels, about.mean, about.std).permute(0, 3, 1, 2).contiguous()
+    """Bytes [B, H, W, C] to normalized images [B, C, H, W]."""
+    return normalize(pixels, about.mean, about.std).permute(0, 3, 1, 2).contiguous()
 
 
 def example_of(spec: ModelSpec, config: ExportConfig) -> torch.Tensor:
@@ -170,7 +174,7 @@ def free_axes(spec: ModelSpec, config: ExportConfig) -> dict[int, Any]:
 
 def timm_options(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
     """timm's name of the architecture, and what it must be told."""
-    config = timm_folder.config_of(Weights(spec, {}, About("vitctl")))
+    config = timm_folder.timm_config(Weights(spec, {}, About("vitctl")))
     return config["architecture"], {"num_classes": spec.classes} | config["model_args"]
 
 

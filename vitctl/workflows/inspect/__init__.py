@@ -9,24 +9,25 @@ from pathlib import Path
 import torch
 
 from vitctl import __version__
-from vitctl.config.checks import resolution
+from vitctl.config.checks import parse_resolution
 from vitctl.config.inspect import InspectConfig
 from vitctl.inspection.filters import components
 from vitctl.inspection.layers import alignments
 from vitctl.io.run_directory import RunDirectory, create_run
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import FIRST
-from vitctl.models.resize import patch_positions, resized
-from vitctl.reporting import Reporter, Silent
+from vitctl.models.input import Normalizer
+from vitctl.models.resize import patch_positions, resize_weights
+from vitctl.reporting import Reporter, SilentReporter
+from vitctl.training.device import choose_device
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.inspect.draw import NUMBERS, PAGE, Findings, draw_all
-from vitctl.workflows.inspect.measure import measured, worth
-from vitctl.workflows.inspect.pictures import Seen, seen
+from vitctl.workflows.inspect.images import InspectedImages, open_images
+from vitctl.workflows.inspect.measure import measure_model, measure_worth
 from vitctl.workflows.load import choose_weights, load_model
-from vitctl.workflows.train.feed import Normaliser
-from vitctl.workflows.train.start import device_of, new_path
+from vitctl.workflows.train.start import new_path
 
-FEWEST = 16  # pictures by which layers can be compared
+FEWEST = 16  # images by which layers can be compared
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,18 @@ class InspectResult:
 def inspect(
     config: InspectConfig, reporter: Reporter | None = None, *, out: str | None = None, overwrite: bool = False
 ) -> InspectResult:
-    reporter, began = reporter or Silent(), time.perf_counter()
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
     before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
-    weights = resized(before, *resolution(config.res)) if config.res else before
-    pictures = seen(config, weights, reporter)
-    device = device_of(config.device, Ranks())
+    weights = resize_weights(before, *parse_resolution(config.res)) if config.res else before
+    pictures = open_images(config, weights, reporter)
+    device = choose_device(config.device, Ranks())
     path = Path(out) if out else new_path("inspect", weights.spec.name)
     read = (before.path, config.data, *config.images)
     run = create_run(path, "inspect", dataclasses.asdict(config), __version__, overwrite, newest=False, inputs=read)
     try:
-        findings = looked_at(config, before, weights, pictures, device, reporter)
+        findings = measure_all(config, before, weights, pictures, device, reporter)
         figures = draw_all(findings, run.path)
-        result = concluded(findings, run, figures, device, time.perf_counter() - began)
+        result = make_inspect_result(findings, run, figures, device, time.perf_counter() - began)
         run.finish(dataclasses.asdict(result))
     except BaseException:
         shutil.rmtree(run.path)  # half of it is of no use, and would be in the way of the next one
@@ -77,11 +78,11 @@ def inspect(
     return result
 
 
-def looked_at(
+def measure_all(
     config: InspectConfig,
     before: Weights,
     weights: Weights,
-    pictures: Seen,
+    pictures: InspectedImages,
     device: torch.device,
     reporter: Reporter,
 ) -> Findings:
@@ -93,25 +94,25 @@ def looked_at(
         )
         return found
     if spec.family == "axial":
-        found.left_out.append("rollout and heads: attention goes along rows and columns, never over the whole picture")
+        found.left_out.append("rollout and heads: attention goes along rows and columns, never over the whole image")
     model = load_model(weights, allow_missing=config.allow_missing).to(device)
-    normalise = Normaliser(spec, weights.about)
-    seen_by_it = measured(model, spec, normalise, pictures, device, reporter)
+    normalize = Normalizer(spec, weights.about)
+    seen_by_it = measure_model(model, spec, normalize, pictures, device, reporter)
     found = replace(found, measured=seen_by_it)
     if len(pictures.pixels) >= FEWEST:
         found = replace(found, cka=alignments(seen_by_it.features))
     else:
-        found.left_out.append(f"likeness of layers: needs {FEWEST} pictures at least")
-    found = replace(found, worth=worth(model, spec, normalise, pictures, config, device, reporter))
+        found.left_out.append(f"likeness of layers: needs {FEWEST} images at least")
+    found = replace(found, worth=measure_worth(model, spec, normalize, pictures, config, device, reporter))
     if found.worth is None:
         found.left_out.append(
-            "worth of layers: needs shots, and a labelled train split of two classes beside the pictures"
+            "worth of layers: needs shots, and a labeled train split of two classes beside the images"
         )
     return found
 
 
 def of_weights(found: Findings) -> Findings:
-    """What needs no pictures."""
+    """What needs no images."""
     weights, spec = found.weights, found.weights.spec
     if patch_positions(weights) is None:
         why = "only timm knows them" if spec.family == "timm" else f"this model has no table of them ({spec.positions})"
@@ -123,7 +124,7 @@ def of_weights(found: Findings) -> Findings:
     return replace(found, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
 
 
-def concluded(
+def make_inspect_result(
     found: Findings, run: RunDirectory, figures: list[Path], device: torch.device, elapsed: float
 ) -> InspectResult:
     weights, pictures, measured_ = found.weights, found.pictures, found.measured

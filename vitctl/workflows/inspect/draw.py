@@ -13,16 +13,16 @@ from vitctl.inspection.filters import draw_filters
 from vitctl.inspection.layers import draw_alignments, draw_worth
 from vitctl.inspection.page import Section, write_page
 from vitctl.inspection.rollout import draw_heads, draw_rollout
-from vitctl.inspection.similarity import Panel, similarities
-from vitctl.inspection.similarity import draw as draw_similarity
-from vitctl.io.atomic import replacing
+from vitctl.inspection.similarity import SimilarityPanel, similarities
+from vitctl.inspection.similarity import draw_similarities as draw_similarity
+from vitctl.io.atomic import atomic_write
 from vitctl.io.weights import Weights
 from vitctl.models.resize import patch_positions
+from vitctl.workflows.inspect.images import InspectedImages
 from vitctl.workflows.inspect.measure import Measured, Worth
-from vitctl.workflows.inspect.pictures import Seen
 
 PAGE, NUMBERS = "index.html", "numbers.npz"
-HEADS_SHOWN = 4  # pictures
+HEADS_SHOWN = 4  # images
 Array = np.ndarray[Any, Any]
 
 
@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 class Findings:
     weights: Weights
     before: Weights | None  # at the resolution that they came in, where another one was asked for
-    pictures: Seen
+    pictures: InspectedImages
     filters: tuple[Array, Array] | None = None  # components, and what each explains
     measured: Measured | None = None
     cka: Array | None = None
@@ -42,7 +42,7 @@ class Findings:
         """Model, data and step."""
         weights, seen = self.weights, self.pictures
         spec, step = weights.spec, weights.about.training.get("step")
-        data = f"{Path(seen.data).name} {seen.split}".strip() if seen.file else "pictures of one's own"
+        data = f"{Path(seen.data).name} {seen.split}".strip() if seen.file else "images of one's own"
         parts = [f"{spec.name} at {spec.height}x{spec.width}", data, *([f"step {step:,}"] if step else [])]
         return "  ·  ".join(parts)
 
@@ -55,14 +55,14 @@ def draw_all(found: Findings, folder: Path) -> list[Path]:
         folder / PAGE,
         f"What {found.weights.spec.name} looks at",
         found.title,
-        facts(found),
+        findings_facts(found),
         sections,
         f"Made by vitctl {__version__}. The numbers behind the figures are in {NUMBERS} and result.json.",
     )
     return [figure for section in sections for figure in section.figures]
 
 
-def facts(found: Findings) -> dict[str, str]:
+def findings_facts(found: Findings) -> dict[str, str]:
     weights, seen, spec = found.weights, found.pictures, found.weights.spec
     training = weights.about.training
     made = [
@@ -73,7 +73,7 @@ def facts(found: Findings) -> dict[str, str]:
         "digest": weights.digest()[:16],
         "model": f"{spec.name}, {weights.parameters:,} parameters, {spec.grid[0]}x{spec.grid[1]} patches, {spec.head}",
         "made by": ", ".join(made),
-        "pictures": f"{len(seen.pixels):,} of {seen.data} {seen.split}".strip(),
+        "images": f"{len(seen.pixels):,} of {seen.data} {seen.split}".strip(),
         "data digest": seen.digest[:16],
         "left out": "; ".join(found.left_out),
     }
@@ -83,7 +83,7 @@ def facts(found: Findings) -> dict[str, str]:
 # --- the drawings, in their order on the page ------------------------------------------------------------------------
 
 
-def rollout(found: Findings, folder: Path) -> Iterator[Section]:
+def draw_rollout_section(found: Findings, folder: Path) -> Iterator[Section]:
     measured, seen = found.measured, found.pictures
     if measured is None or measured.rollout is None or measured.heads is None:
         return
@@ -108,7 +108,7 @@ def rollout(found: Findings, folder: Path) -> Iterator[Section]:
     yield Section("Heads of the last layer", f"What each head gives to {query}.", (path,))
 
 
-def distance(found: Findings, folder: Path) -> Iterator[Section]:
+def draw_distance_section(found: Findings, folder: Path) -> Iterator[Section]:
     measured = found.measured
     if measured is None:
         return
@@ -117,7 +117,7 @@ def distance(found: Findings, folder: Path) -> Iterator[Section]:
     low, high = measured.distances[0].min(), measured.distances[-1].mean()
     yield Section(
         "How far it looks",
-        "The distance in pixels from a patch to those that it looks at, weighed by attention: the mean over pictures "
+        "The distance in pixels from a patch to those that it looks at, weighed by attention: the mean over images "
         f"and patches, for each head (Figure 7, right). The first layer begins at {low:.1f} px, the last has "
         f"{high:.1f} px on average. "
         f"A head that looks everywhere alike would have {measured.uniform:.1f} px.",
@@ -125,7 +125,7 @@ def distance(found: Findings, folder: Path) -> Iterator[Section]:
     )
 
 
-def filters(found: Findings, folder: Path) -> Iterator[Section]:
+def draw_filters_section(found: Findings, folder: Path) -> Iterator[Section]:
     if found.filters is None:
         return
     parts, shares = found.filters
@@ -139,14 +139,14 @@ def filters(found: Findings, folder: Path) -> Iterator[Section]:
     )
 
 
-def positions(found: Findings, folder: Path) -> Iterator[Section]:
+def draw_positions(found: Findings, folder: Path) -> Iterator[Section]:
     panels = []
     for word, weights in (("before", found.before), ("after" if found.before else "", found.weights)):
         table = patch_positions(weights) if weights else None
         if weights and table is not None:
             grid, size = weights.spec.grid, f"{weights.spec.height}x{weights.spec.width}"
             text = f"{grid[0]}x{grid[1]} patches at {size}"
-            panels.append(Panel(f"{word}: {text}" if word else text, table.float().numpy(), grid))
+            panels.append(SimilarityPanel(f"{word}: {text}" if word else text, table.float().numpy(), grid))
     if not panels:
         return
     path = folder / "positions.png"
@@ -161,14 +161,14 @@ def positions(found: Findings, folder: Path) -> Iterator[Section]:
     )
 
 
-def layers(found: Findings, folder: Path) -> Iterator[Section]:
+def draw_layers(found: Findings, folder: Path) -> Iterator[Section]:
     if found.worth:
         path = folder / "layers.png"
         draw_worth(found.worth.scores, path, found.title, found.worth.shots, found.worth.chance)
         best = int(np.argmax(found.worth.scores))
         yield Section(
             "What each layer is worth",
-            f"Top-1 on {found.worth.judged:,} pictures of the paper's least-squares probe with {found.worth.shots} "
+            f"Top-1 on {found.worth.judged:,} images of the paper's least-squares probe with {found.worth.shots} "
             f"shots per class, on the mean of the patches behind each block; layer {best} is best, "
             f"{found.worth.scores[best]:.1%}.",
             (path,),
@@ -178,13 +178,19 @@ def layers(found: Findings, folder: Path) -> Iterator[Section]:
         draw_alignments(found.cka, path, found.title)
         yield Section(
             "How alike layers are",
-            "Linear CKA between the means of the patches behind each block, without the bias of few pictures: 1 where "
-            "two layers tell pictures apart in the same way.",
+            "Linear CKA between the means of the patches behind each block, without the bias of few images: 1 where "
+            "two layers tell images apart in the same way.",
             (path,),
         )
 
 
-DRAWINGS: tuple[Callable[[Findings, Path], Iterator[Section]], ...] = (rollout, distance, filters, positions, layers)
+DRAWINGS: tuple[Callable[[Findings, Path], Iterator[Section]], ...] = (
+    draw_rollout_section,
+    draw_distance_section,
+    draw_filters_section,
+    draw_positions,
+    draw_layers,
+)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -208,5 +214,5 @@ def write_numbers(found: Findings, path: Path) -> None:
         arrays["cka"] = found.cka
     if found.worth:
         arrays["layer_top1"] = found.worth.scores
-    with replacing(path) as aside, open(aside, "wb") as file:
+    with atomic_write(path) as aside, open(aside, "wb") as file:
         np.savez_compressed(file, **arrays)

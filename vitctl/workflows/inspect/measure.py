@@ -1,4 +1,4 @@
-"""What is measured while pictures pass through the model once: attention, and what each layer makes of them."""
+"""What is measured while images pass through the model once: attention, and what each layer makes of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,26 +11,25 @@ from torch import nn
 from vitctl.config.inspect import InspectConfig
 from vitctl.config.model import ModelSpec
 from vitctl.data.loader import Loader, View
-from vitctl.inspection.attention import attention_layers, batch_for, watching
+from vitctl.inspection.attention import attention_layers, batch_for, watch_attention
 from vitctl.inspection.distance import mean_distances, pixel_distances, uniform_distance
 from vitctl.inspection.rollout import Rollout, on_patches
 from vitctl.io.patch_file import Split
 from vitctl.io.subset import Subset
-from vitctl.probing.draws import first, orders
-from vitctl.probing.fewshot import Settings, trial
-from vitctl.probing.fewshot import Task as ProbeTask
+from vitctl.models.input import Normalizer
+from vitctl.probing.draws import draw_orders, take_shots
+from vitctl.probing.fewshot import ProbeSettings, ProbeTask, run_trial
 from vitctl.reporting import Reporter
-from vitctl.workflows.inspect.pictures import Seen
-from vitctl.workflows.train.feed import Normaliser
+from vitctl.workflows.inspect.images import InspectedImages
 
 Array = np.ndarray[Any, Any]
-PROBE, SEED = Settings(), 0
+PROBE, SEED = ProbeSettings(), 0
 
 
 @dataclass(frozen=True)
 class Measured:
     labels: list[str]  # of the layers of attention
-    distances: Array  # [L, H], the mean over pictures
+    distances: Array  # [L, H], the mean over images
     uniform: float
     rollout: Array | None  # [shown, h, w]
     heads: Array | None  # of the last layer, [shown, H, h, w]
@@ -38,7 +37,7 @@ class Measured:
 
 
 class Watch:
-    """Sums over pictures, a layer at a time."""
+    """Sums over images, a layer at a time."""
 
     def __init__(self, spec: ModelSpec, layers: int, device: torch.device) -> None:
         self.spec, self.layers = spec, layers
@@ -81,16 +80,21 @@ class Watch:
 
 
 @torch.no_grad()
-def measured(
-    model: nn.Module, spec: ModelSpec, normalise: Normaliser, seen: Seen, device: torch.device, reporter: Reporter
+def measure_model(
+    model: nn.Module,
+    spec: ModelSpec,
+    normalize: Normalizer,
+    seen: InspectedImages,
+    device: torch.device,
+    reporter: Reporter,
 ) -> Measured:
     watch = Watch(spec, len(attention_layers(model)), device)
     size, features, rolled, heads = batch_for(spec.heads, spec.tokens), [], {}, {}
-    with reporter.progress("inspect", len(seen.pixels)) as bar, watching(model, watch):
+    with reporter.progress("inspect", len(seen.pixels)) as bar, watch_attention(model, watch):
         for start in range(0, len(seen.pixels), size):
             pixels = torch.from_numpy(seen.pixels[start : start + size]).to(device)
             watch.next_batch(len(pixels))
-            features.append([each.cpu().numpy() for each in pooled(model, normalise(pixels), spec.prefix)])
+            features.append([each.cpu().numpy() for each in pool_layers(model, normalize(pixels), spec.prefix)])
             if not watch.axial:
                 for place in set(seen.shown) & set(range(start, start + len(pixels))):
                     rolled[place], heads[place] = (each[place - start] for each in watch.maps())
@@ -105,7 +109,7 @@ def measured(
     )
 
 
-def pooled(model: Any, pixels: torch.Tensor, prefix: int) -> Iterator[torch.Tensor]:
+def pool_layers(model: Any, pixels: torch.Tensor, prefix: int) -> Iterator[torch.Tensor]:
     """The mean of the patches' tokens before the first block and after each, [B, D]."""
     for tokens in model.layers(pixels):
         yield tokens[:, prefix:].float().mean(1)
@@ -121,45 +125,45 @@ class Worth:
     chance: float
 
 
-def worth(
-    model: nn.Module, spec: ModelSpec, normalise: Normaliser, seen: Seen, config: InspectConfig, device: torch.device,
-    reporter: Reporter,
+def measure_worth(
+    model: nn.Module, spec: ModelSpec, normalize: Normalizer, seen: InspectedImages, config: InspectConfig,
+    device: torch.device, reporter: Reporter,
 ) -> Worth | None:  # fmt: skip
-    """A probe of the paper's on every layer, where train and the pictures that are looked at have labels."""
+    """A probe of the paper's on every layer, where train and the images that are looked at have labels."""
     if seen.file is None or not config.shots or "train" not in seen.file.splits or seen.split == "train":
         return None
     train, test = seen.file.split("train"), seen.file.split(seen.split)
     labels, truth, classes = train.labels(), test.labels(), len(seen.file.class_names)
     if classes < 2 or (labels < 0).all() or (truth < 0).all():
         return None
-    chosen = first(orders(labels, classes, SEED), config.shots)
-    judged = first(orders(truth, classes, SEED), max(1, config.judged // classes))
+    chosen = take_shots(draw_orders(labels, classes, SEED), config.shots)
+    judged = take_shots(draw_orders(truth, classes, SEED), max(1, config.judged // classes))
     sides = []
     with reporter.progress("probe", len(chosen) + len(judged)) as bar:
         for split, rows in ((train, chosen), (test, judged)):
-            sides.append(layered(model, spec, normalise, Subset(split, rows, split.name), device, bar))
+            sides.append(extract_layers(model, spec, normalize, Subset(split, rows, split.name), device, bar))
     scores = []
     for shots, tests in zip(*sides, strict=True):
         task = ProbeTask(shots, labels[chosen], tests, truth[judged], classes)
-        scores.append(trial(task, "lsr", PROBE, None, SEED).top1)
+        scores.append(run_trial(task, "lsr", PROBE, None, SEED).top1)
     return Worth(scores, config.shots, len(judged), 1 / classes)
 
 
 @torch.no_grad()
-def layered(
-    model: nn.Module, spec: ModelSpec, normalise: Normaliser, split: Split, device: torch.device, bar: Any
+def extract_layers(
+    model: nn.Module, spec: ModelSpec, normalize: Normalizer, split: Split, device: torch.device, bar: Any
 ) -> list[Array]:
     """Features [M, D] of every layer."""
     view = View("images", res=(spec.height, spec.width))
     found: list[list[Array]] = []
     for part in Loader(split, 32, view=view, shuffle=False, device=device).once():
-        pixels = part.pixels if part.pixels.shape[-1] == spec.channels else recolored(part.pixels, spec.channels)
-        found.append([each.cpu().numpy() for each in pooled(model, normalise(pixels), spec.prefix)])
+        pixels = part.pixels if part.pixels.shape[-1] == spec.channels else match_channels(part.pixels, spec.channels)
+        found.append([each.cpu().numpy() for each in pool_layers(model, normalize(pixels), spec.prefix)])
         bar.advance(len(pixels))
     return [np.concatenate(layer) for layer in zip(*found, strict=True)]
 
 
-def recolored(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+def match_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
     """Gray in every channel; or the mean of the channels."""
     if pixels.shape[-1] == 1:
         return pixels.expand(*pixels.shape[:-1], channels)

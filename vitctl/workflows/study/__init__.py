@@ -13,16 +13,17 @@ from vitctl.config.study import StudyConfig
 from vitctl.errors import UsageError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
-from vitctl.reporting import Muted, Reporter, Silent, counted
+from vitctl.reporting import QuietReporter, Reporter, SilentReporter, format_count
+from vitctl.training.device import choose_device
 from vitctl.training.ranks import Ranks
-from vitctl.workflows.choose import choose_data, judge_of
+from vitctl.workflows.choose import choose_data, choose_judge_split
 from vitctl.workflows.load import RUNS
 from vitctl.workflows.study.cells import tidy
-from vitctl.workflows.study.gather import Group, Row, draw, grouped, groups_of, write_table
+from vitctl.workflows.study.gather import Group, StudyRow, draw_study_rows, group_cells, groups_of, write_study_csv
 from vitctl.workflows.study.grids import SHARED, STUDIES, Setting, Study
-from vitctl.workflows.study.plan import Plan, earlier, planned, steps_of, tell
+from vitctl.workflows.study.plan import StudyPlan, earlier, find_step_limit, plan_study, print_plan
 from vitctl.workflows.subcommands import stoppable
-from vitctl.workflows.train.start import Data, device_of, open_data
+from vitctl.workflows.train.start import Data, open_data
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class StudyResult:
     flops: float  # of all cells, counted
     expected_s: float  # before it began
     score: str
-    rows: list[Row]
+    rows: list[StudyRow]
     groups: list[Group]
     found: str  # by the paper
     figure: str | None
@@ -57,27 +58,29 @@ def study(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> StudyResult:
-    reporter, began = reporter or Silent(), time.perf_counter()
-    device, row = device_of(config.device, Ranks()), STUDIES[config.name]
-    data = data_of(config, reporter)
+    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    device, row = choose_device(config.device, Ranks()), STUDIES[config.name]
+    data = open_study_data(config, reporter)
     folder = Path(out or RUNS / f"study-{config.name}")
-    plan = planned(config, row, data, folder, device, reporter, overwrite)
-    tell(plan, reporter)
+    plan = plan_study(config, row, data, folder, device, reporter, overwrite)
+    print_plan(plan, reporter)
     if dry_run:
-        return result_of(plan, row, data, None, device, time.perf_counter() - began)
-    run = kept(plan, data, folder, overwrite)
-    work(plan, run, reporter)
-    result = result_of(plan, row, data, run, device, time.perf_counter() - began)
+        return make_study_result(plan, row, data, None, device, time.perf_counter() - began)
+    run = open_study_folder(plan, data, folder, overwrite)
+    run_cells(plan, run, reporter)
+    result = make_study_result(plan, row, data, run, device, time.perf_counter() - began)
     if result.done == result.cells:
         run.finish(dataclasses.asdict(result))
     return result
 
 
-def data_of(config: StudyConfig, reporter: Reporter) -> Data:
+def open_study_data(config: StudyConfig, reporter: Reporter) -> Data:
     """What is trained on; of many tasks the first, by which the others are priced."""
     if config.name != "vtab":
         path = choose_data(config.data, reporter)
-        return open_data({"data": str(path), "val": judge_of(PatchFile(path))}, Ranks(), Silent(), with_labels=True)
+        return open_data(
+            {"data": str(path), "val": choose_judge_split(PatchFile(path))}, Ranks(), SilentReporter(), with_labels=True
+        )
     paths = sorted(Path(config.data).rglob("*.h5")) if config.data else []
     if not paths or not config.source:
         raise UsageError("vtab wants --data, a folder of patch files, and --from, the weights to transfer")
@@ -87,7 +90,7 @@ def data_of(config: StudyConfig, reporter: Reporter) -> Data:
 # --- its place, and its cells ----------------------------------------------------------------------------------------
 
 
-def kept(plan: Plan, data: Data, folder: Path, overwrite: bool) -> RunDirectory:
+def open_study_folder(plan: StudyPlan, data: Data, folder: Path, overwrite: bool) -> RunDirectory:
     """The study's folder: a new one, or one that goes on."""
     setting = plan.setting
     if not overwrite and (then := earlier(folder, setting.config, data.file.digest)):
@@ -101,47 +104,49 @@ def kept(plan: Plan, data: Data, folder: Path, overwrite: bool) -> RunDirectory:
     return create_run(folder, "study", config, __version__, overwrite, newest=False, inputs=read)
 
 
-def work(plan: Plan, run: RunDirectory, reporter: Reporter) -> None:
+def run_cells(plan: StudyPlan, run: RunDirectory, reporter: Reporter) -> None:
     """The cells of this machine, those that are not done."""
     which, of = plan.setting.config.part
     mine, score = plan.cells[which - 1 :: of], STUDIES[plan.setting.config.name].score
-    done = [cell for cell in mine if cell.measured()]
+    done = [cell for cell in mine if cell.result()]
     with reporter.progress(plan.setting.config.name, len(mine), "cells", len(done)) as bar:
         for cell in mine:
             if cell in done:
                 continue
             with stoppable(f"stopped; {run.path} has what is done"):
-                cell.run(Muted(reporter, bars=False), plan.setting.config.keep)
-            found = cell.measured() or {}
+                cell.run(QuietReporter(reporter, bars=False), plan.setting.config.keep)
+            found = cell.result() or {}
             bar.advance(1, cell=cell.name, **{score: found.get(score, "failed")})
     if not plan.setting.config.keep:
         tidy(run.path / SHARED)
 
 
-def about(setting: Setting) -> str:
-    steps = steps_of(setting)
+def describe_setting(setting: Setting) -> str:
+    steps = find_step_limit(setting)
     name = Path(setting.data).name
     length = f", up to {steps:,} steps of {setting.config.batch}" if steps else ""
-    return f"{name}, {counted(setting.seeds, 'seed')}{length}"
+    return f"{name}, {format_count(setting.seeds, 'seed')}{length}"
 
 
-def drawn(rows: list[Row], row: Study, plan: Plan, run: RunDirectory | None) -> tuple[str | None, str | None]:
+def draw_results(
+    rows: list[StudyRow], row: Study, plan: StudyPlan, run: RunDirectory | None
+) -> tuple[str | None, str | None]:
     """Figure and table of what is done."""
     if not run or not rows:
         return None, None
     figure, table = run.path / "study.png", run.path / "study.csv"
-    draw(rows, row, figure, f"{row.title} ({row.source})", about(plan.setting))
-    write_table(rows, table)
+    draw_study_rows(rows, row, figure, f"{row.title} ({row.source})", describe_setting(plan.setting))
+    write_study_csv(rows, table)
     return str(figure), str(table)
 
 
-def result_of(
-    plan: Plan, row: Study, data: Data, run: RunDirectory | None, device: torch.device, elapsed: float
+def make_study_result(
+    plan: StudyPlan, row: Study, data: Data, run: RunDirectory | None, device: torch.device, elapsed: float
 ) -> StudyResult:
     setting, config = plan.setting, plan.setting.config
-    done = [found for cell in plan.cells if run and (found := cell.measured())]
-    rows = grouped(plan.cells, plan.prices, row.score) if run else []
-    figure, table = drawn(rows, row, plan, run)
+    done = [found for cell in plan.cells if run and (found := cell.result())]
+    rows = group_cells(plan.cells, plan.prices, row.score) if run else []
+    figure, table = draw_results(rows, row, plan, run)
     return StudyResult(
         study=config.name,
         source=row.source,
@@ -150,7 +155,7 @@ def result_of(
         data_digest=data.file.digest,
         cells=len(plan.cells),
         done=len(done),
-        steps=steps_of(setting),
+        steps=find_step_limit(setting),
         seeds=setting.seeds,
         scaled_down=plan.scaled_down,
         flops=plan.price.flops,

@@ -14,11 +14,11 @@ from vitctl.errors import DataError, NoSpace, RunError
 from vitctl.io.atomic import write_json
 from vitctl.models.count import count
 from vitctl.reporting import Reporter
+from vitctl.training.device import choose_device
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.interpolate import interpolate_positions
 from vitctl.workflows.study.speed import answers_a_second
 from vitctl.workflows.subcommands import Training
-from vitctl.workflows.train.start import device_of
 
 MEASURED = "cell.json"
 Factors = dict[str, str | float]
@@ -40,7 +40,7 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class Timing:
-    """Pictures a second through a fresh model, in batches of whatever size is quickest."""
+    """Images a second through a fresh model, in batches of whatever size is quickest."""
 
     model: str
     pixels: int
@@ -56,7 +56,7 @@ class Timing:
 
     def measure(self) -> dict[str, Any]:
         spec, began = self.spec, time.perf_counter()
-        rates = answers_a_second(spec, device_of(self.device, Ranks()))
+        rates = answers_a_second(spec, choose_device(self.device, Ranks()))
         quickest = max(rates, key=rates.__getitem__)
         return {
             "images_per_s": rates[quickest],
@@ -87,7 +87,7 @@ class Cell:
     def name(self) -> str:
         return self.folder.name
 
-    def measured(self) -> dict[str, Any] | None:
+    def result(self) -> dict[str, Any] | None:
         """What it found, where it is done."""
         path = self.folder / MEASURED
         if not path.exists():
@@ -102,7 +102,7 @@ class Cell:
         began = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            found = self.outcome([done for step in self.steps if (done := attempted(step, reporter)) is not None])
+            found = self.outcome([done for step in self.steps if (done := attempt_step(step, reporter)) is not None])
         except NoSpace:
             raise
         except RunError as error:
@@ -137,15 +137,15 @@ def seconds_of(result: dict[str, Any]) -> float:
     return float(result["steps"] * result["batch"] / result["images_per_s"])
 
 
-def attempted(step: Step, reporter: Reporter) -> dict[str, Any] | None:
+def attempt_step(step: Step, reporter: Reporter) -> dict[str, Any] | None:
     if isinstance(step, Interpolation):
         step.make(reporter)
         return None
     if isinstance(step, Timing):
         return step.measure()
-    return vars(step.train_unlabelled(reporter) if step.command == "selfsup" else step.train(reporter))
+    return vars(step.train_unlabeled(reporter) if step.command == "selfsup" else step.train(reporter))
 
 
-def slug(factors: Factors, seed: int) -> str:
+def cell_folder_name(factors: Factors, seed: int) -> str:
     words = [f"{name}-{value}" for name, value in factors.items()]
     return re.sub(r"[^\w.+-]+", "-", "_".join([*words, f"seed-{seed}"]))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitctl.inspection.study import Panel, Point, draw_study
-from vitctl.io.atomic import replacing
+from vitctl.inspection.study import Point, StudyPanel, draw_study
+from vitctl.io.atomic import atomic_write
 from vitctl.io.csv_cells import text_cell
 from vitctl.workflows.study.cells import Cell, Factors
 from vitctl.workflows.study.grids import Study
@@ -20,7 +20,7 @@ LABELS = {"flops": "floating point operations of training", "seconds": "seconds 
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One choice of factors, over its seeds."""
 
     factors: Factors
@@ -43,19 +43,19 @@ class Group:
     mean: float
 
 
-def grouped(cells: Sequence[Cell], prices: Prices, score: str) -> list[Row]:
+def group_cells(cells: Sequence[Cell], prices: Prices, score: str) -> list[StudyRow]:
     found: dict[tuple[Any, ...], list[tuple[Cell, dict[str, Any]]]] = defaultdict(list)
     for cell in cells:
-        measured = cell.measured()
+        measured = cell.result()
         if measured:
             found[tuple(cell.factors.values())].append((cell, measured))
-    return [row_of(each, prices, score) for each in found.values()]
+    return [average_cells(each, prices, score) for each in found.values()]
 
 
-def row_of(found: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str) -> Row:
+def average_cells(found: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str) -> StudyRow:
     first, ended = found[0][0], [measured for _, measured in found if measured.get(score) is not None]
     values = [float(measured[score]) for measured in ended]
-    return Row(
+    return StudyRow(
         factors=first.factors,
         seeds=len(values),
         failed=len(found) - len(values),
@@ -68,7 +68,7 @@ def row_of(found: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str)
     )
 
 
-def groups_of(rows: Sequence[Row]) -> list[Group]:
+def groups_of(rows: Sequence[StudyRow]) -> list[Group]:
     means: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if "group" in row.factors and row.mean is not None:
@@ -78,12 +78,12 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
     return groups + ([Group("all tasks", len(whole), statistics.fmean(whole))] if len(groups) > 1 else [])
 
 
-def draw(rows: Sequence[Row], study: Study, path: Path, title: str, about: str) -> None:
-    panels = [Panel(LABELS.get(name, name), lines(rows, name, study.lines), study.log) for name in study.x]
+def draw_study_rows(rows: Sequence[StudyRow], study: Study, path: Path, title: str, about: str) -> None:
+    panels = [StudyPanel(LABELS.get(name, name), lines(rows, name, study.lines), study.log) for name in study.x]
     draw_study(panels, path, title, about, study.score == "top1")
 
 
-def lines(rows: Sequence[Row], x: str, by: tuple[str, ...]) -> dict[str, list[Point]]:
+def lines(rows: Sequence[StudyRow], x: str, by: tuple[str, ...]) -> dict[str, list[Point]]:
     """Points of each line; what all lines begin from, the base, is part of them all."""
     found: dict[str, list[Point]] = defaultdict(list)
     for row in rows:
@@ -95,9 +95,9 @@ def lines(rows: Sequence[Row], x: str, by: tuple[str, ...]) -> dict[str, list[Po
     return {name: [*points, *base] for name, points in found.items()}
 
 
-def write_table(rows: Sequence[Row], path: Path) -> None:
+def write_study_csv(rows: Sequence[StudyRow], path: Path) -> None:
     names = list(rows[0].factors) if rows else []
-    with replacing(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([*names, "mean", "std", "seeds", "flops", "train_s"])
         for row in rows:

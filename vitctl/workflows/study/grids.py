@@ -9,7 +9,7 @@ from typing import Any
 from vitctl.config.recipes import TRANSFERS
 from vitctl.config.study import StudyConfig
 from vitctl.config.train import UNUSED
-from vitctl.workflows.study.cells import Cell, Factors, Interpolation, Step, Timing, slug
+from vitctl.workflows.study.cells import Cell, Factors, Interpolation, Step, Timing, cell_folder_name
 from vitctl.workflows.subcommands import Training
 
 RATES, SGD_RATES = (3e-4, 1e-3, 3e-3), (0.01, 0.03, 0.1)
@@ -18,7 +18,7 @@ METHODS = {"official": "interpolated", "fresh": "drawn anew"}
 HYBRID = 32  # pixels that a token of the small hybrid reaches
 SHARED = "shared"  # folder of runs from which several cells go on
 LARGE = 96  # pixels of a side, from which patches are the usual ones
-GENTLE = (  # fine-tuning with few steps and few labels: all layers, and plain pictures
+GENTLE = (  # fine-tuning with few steps and few labels: all layers, and plain images
     "optim.layer_decay=1", "optim.lr=0.001", "augment.mix_probability=0", "augment.randaug_layers=0",
     "augment.crop_area=0.5,1",
 )  # fmt: skip
@@ -33,7 +33,7 @@ class Setting:
     folder: Path
     data: str
     digest: str  # of the data
-    side: int  # of the pictures that are trained on, in pixels: what all patches of a study divide
+    side: int  # of the images that are trained on, in pixels: what all patches of a study divide
     channels: int
     rows: int  # to train on
     classes: int
@@ -49,7 +49,7 @@ class Setting:
 
     @property
     def patch(self) -> int:
-        """Pixels: such that there are four by four patches of small pictures, and the usual ones of large ones."""
+        """Pixels: such that there are four by four patches of small images, and the usual ones of large ones."""
         return 16 if self.side >= LARGE else self.side // 4
 
     def model(self, size: str | None = None, patch: int | None = None, front: str = "") -> str:
@@ -57,7 +57,7 @@ class Setting:
 
     @property
     def few(self) -> int:
-        """Labels: of every hundredth picture, or of every tenth where that is under ten a class."""
+        """Labels: of every hundredth image, or of every tenth where that is under ten a class."""
         hundredth = round(0.01 * self.rows)
         return hundredth if hundredth >= 10 * self.classes else max(2 * self.classes, round(0.1 * self.rows))
 
@@ -74,7 +74,7 @@ class Setting:
         """What makes the usual model a little one."""
         return LITTLE if self.little else ()
 
-    def pretraining(
+    def pretrain(
         self, folder: Path, seed: int, model: str, *settings: str, share: float = 1.0, **flags: Any
     ) -> Training:
         """By its own recipe for as long as there is time; by the paper's for as long as that says."""
@@ -85,32 +85,32 @@ class Setting:
             folder / "pretrain",
             self.on_device(flags),
             recipe,
-            (*self.always, *self.asked("pretrain"), *settings),
+            (*self.always, *self.settings_for("pretrain"), *settings),
         )
 
-    def unlabelled(self, folder: Path, seed: int, objective: str) -> Training:
+    def selfsup(self, folder: Path, seed: int, objective: str) -> Training:
         small, large = ("mae-small", "mae/pretrain-b") if objective == "mae" else ("masked-small", "paper/masked")
         flags: dict[str, Any] = {"model": self.usual, "data": self.data, "objective": objective, **self.size}
         flags |= {**self.length(1.0), "seed": seed}
         upright = ("augment.flip=0",) if self.embedded else ()
-        settings = (*self.always, "probe=0", *upright, *self.asked("selfsup"), *self.shape)
+        settings = (*self.always, "probe=0", *upright, *self.settings_for("selfsup"), *self.shape)
         return Training("selfsup", folder / "selfsup", self.on_device(flags), large if self.paper else small, settings)
 
-    def finetuning(
+    def finetune(
         self, folder: Path, seed: int, source: Path, *settings: str, share: float = 1.0, **flags: Any
     ) -> Training:
         transfer = next(name for fewer, name in TRANSFERS if self.rows < fewer)
         recipe = transfer if self.paper else "digits-finetune" if self.embedded else "small-finetune"
         gentle = () if self.paper or self.embedded else ("optim.layer_decay=1", "optim.lr=0.0003")
         flags = {"source": source, "data": self.data, **self.length(share), "seed": seed, **flags}
-        settings = (*self.always, *gentle, *self.asked("finetune"), *settings)
+        settings = (*self.always, *gentle, *self.settings_for("finetune"), *settings)
         return Training("finetune", folder / "finetune", self.on_device(flags), recipe, settings)
 
     @property
     def always(self) -> tuple[str, ...]:
         return AT_THE_END, *self.judged
 
-    def asked(self, command: str) -> tuple[str, ...]:
+    def settings_for(self, command: str) -> tuple[str, ...]:
         """What was set for every run, as far as it is for these; behind what a recipe says, before what is varied."""
         unread = UNUSED[command]
         return tuple(each for each in self.config.settings if re.split(r"[.=]", each)[0].strip() not in unread)
@@ -131,9 +131,9 @@ class Setting:
     def places(self, factors: Factors) -> Iterator[tuple[Path, int]]:
         """A folder for each seed."""
         for seed in range(self.seeds):
-            yield self.folder / "cells" / slug(factors, seed), seed
+            yield self.folder / "cells" / cell_folder_name(factors, seed), seed
 
-    def shared(self, seed: int) -> Path:
+    def folder_for_seed(self, seed: int) -> Path:
         """A folder for what cells of one seed begin from: each machine has its own."""
         return self.folder / SHARED / f"cells-{self.config.cells.replace('/', '-of-')}_seed-{seed}"
 
@@ -162,14 +162,14 @@ class Study:
 def data_size(s: Setting) -> Iterator[Cell]:
     models = ("vit-b/32", "vit-l/32", "bit-r50x1") if s.paper else (s.model("ti"), s.model("s"), "bit-r50x1")
     for model in models:
-        for share in (0.1, 0.3, 1.0):  # of few pictures of many classes, two of these may be the same
+        for share in (0.1, 0.3, 1.0):  # of few images of many classes, two of these may be the same
             rows = min(s.rows, max(2 * s.classes, round(share * s.rows)))
             factors: Factors = {"model": model, "pictures": rows}
             for folder, seed in s.places(factors):
-                yield s.cell(factors, seed, folder, s.pretraining(folder, seed, model, f"limit={rows}"))
+                yield s.cell(factors, seed, folder, s.pretrain(folder, seed, model, f"limit={rows}"))
 
 
-def scaling(s: Setting) -> Iterator[Cell]:
+def cells_scaling(s: Setting) -> Iterator[Cell]:
     """Transformers, hybrids and ResNets, for a fourth, a half and all of the steps."""
     hybrid = "r50+vit-b/16" if s.paper else s.model("ti", 16, "r+")
     models = dict.fromkeys(("vit-b/32", "vit-b/16", "vit-l/16") if s.paper else (s.model(), s.model("s")), "ViT")
@@ -179,29 +179,29 @@ def scaling(s: Setting) -> Iterator[Cell]:
             factors: Factors = {"family": family, "model": model, "length": share}
             length = (f"epochs={300 * share:g}",) if s.paper and not s.config.steps else ()
             for folder, seed in s.places(factors):
-                yield s.cell(factors, seed, folder, s.pretraining(folder, seed, model, *length, share=share))
+                yield s.cell(factors, seed, folder, s.pretrain(folder, seed, model, *length, share=share))
 
 
-def positions(s: Setting) -> Iterator[Cell]:
+def cells_positions(s: Setting) -> Iterator[Cell]:
     kinds = [("none", "stem"), *((kind, place) for kind in ("1d", "2d") for place in ("stem", "every", "shared")),
              ("relative", "every"), ("relative", "shared")]  # fmt: skip
     for kind, place in kinds:
         factors: Factors = {"positions": kind, "added": place}
         settings = (*s.shape, f"positions={kind}", f"shape.added={place}")
         for folder, seed in s.places(factors):
-            yield s.cell(factors, seed, folder, s.pretraining(folder, seed, s.usual, *settings))
+            yield s.cell(factors, seed, folder, s.pretrain(folder, seed, s.usual, *settings))
 
 
-def head(s: Setting) -> Iterator[Cell]:
+def cells_head(s: Setting) -> Iterator[Cell]:
     for kind in ("cls", "gap"):
         for lr in RATES:
             factors: Factors = {"head": kind, "lr": lr}
             for folder, seed in s.places(factors):
-                run = s.pretraining(folder, seed, s.usual, *s.shape, f"head={kind}", "positions=1d", lr=lr)
+                run = s.pretrain(folder, seed, s.usual, *s.shape, f"head={kind}", "positions=1d", lr=lr)
                 yield s.cell(factors, seed, folder, run)
 
 
-def shape(s: Setting) -> Iterator[Cell]:
+def cells_shape(s: Setting) -> Iterator[Cell]:
     """One number at a time, around a base."""
     if s.paper:
         base, patch = {"depth": 8, "dim": 1024, "mlp": 2048}, 32
@@ -216,11 +216,11 @@ def shape(s: Setting) -> Iterator[Cell]:
         settings = [f"shape.{name}={numbers[name]}" for name in base]
         settings.append(f"shape.heads={max(1, numbers['dim'] // 64)}")
         for folder, seed in s.places(factors):
-            run = s.pretraining(folder, seed, s.model(None, numbers["patch"]), "positions=1d", *settings)
+            run = s.pretrain(folder, seed, s.model(None, numbers["patch"]), "positions=1d", *settings)
             yield s.cell(factors, seed, folder, run)
 
 
-def optimizer(s: Setting) -> Iterator[Cell]:
+def cells_optimizer(s: Setting) -> Iterator[Cell]:
     """Pretraining by either, at several learning rates each, then the same transfer."""
     sgd = ("optim.name=sgd", "optim.weight_decay=0.0001", "optim.decay=l2")
     other = {"data": s.config.target} if s.config.target else {}
@@ -229,13 +229,13 @@ def optimizer(s: Setting) -> Iterator[Cell]:
             for lr in rates:
                 factors: Factors = {"model": model, "optimizer": name, "lr": lr}
                 for folder, seed in s.places(factors):
-                    first = s.pretraining(folder, seed, model, *settings, lr=lr)
-                    tuned = s.finetuning(folder, seed, first.out, share=0.25, **other)
+                    first = s.pretrain(folder, seed, model, *settings, lr=lr)
+                    tuned = s.finetune(folder, seed, first.out, share=0.25, **other)
                     yield s.cell(factors, seed, folder, first, tuned)
 
 
-def selfsup(s: Setting) -> Iterator[Cell]:
-    """Few labels, on what was learned from all pictures without them, from scratch, and from all labels.
+def cells_selfsup(s: Setting) -> Iterator[Cell]:
+    """Few labels, on what was learned from all images without them, from scratch, and from all labels.
 
     Learning from few labels is the shorter run; from scratch for as long as it, and as long as both runs of the others.
     """
@@ -246,28 +246,28 @@ def selfsup(s: Setting) -> Iterator[Cell]:
         factors: Factors = {"first": way}
         for folder, seed in s.places(factors):
             if way in lengths:
-                run = s.pretraining(folder, seed, s.usual, *s.shape, few, share=lengths[way])
+                run = s.pretrain(folder, seed, s.usual, *s.shape, few, share=lengths[way])
                 yield s.cell(factors, seed, folder, run)
                 continue
             if way == "labels":
-                first = s.pretraining(folder, seed, s.usual, *s.shape)
+                first = s.pretrain(folder, seed, s.usual, *s.shape)
             else:
-                first = s.unlabelled(folder, seed, way)
-            after = s.finetuning(folder, seed, first.out, few, *settings, share=tuned)
+                first = s.selfsup(folder, seed, way)
+            after = s.finetune(folder, seed, first.out, few, *settings, share=tuned)
             yield s.cell(factors, seed, folder, first, after)
 
 
-def axial(s: Setting) -> Iterator[Cell]:
+def cells_axial(s: Setting) -> Iterator[Cell]:
     for front, family in (("", "ViT"), ("axial-", "axial")):
         for patch in (32, 16) if s.paper else (s.patch, s.patch // 2):
             model = s.model("b" if s.paper else None, patch, front)
             factors: Factors = {"family": family, "model": model}
             for folder, seed in s.places(factors):
-                run = s.pretraining(folder, seed, model, *s.shape, "head=gap", "positions=1d", "hidden=false")
+                run = s.pretrain(folder, seed, model, *s.shape, "head=gap", "positions=1d", "hidden=false")
                 yield s.cell(factors, seed, folder, run)
 
 
-def resolution(s: Setting) -> Iterator[Cell]:
+def cells_resolution(s: Setting) -> Iterator[Cell]:
     """Trained at half the size; fine-tuned there and at larger ones, with positions interpolated or drawn anew."""
     first = 224 if s.paper else s.side // 2
     model = s.model("b", 16) if s.paper else s.model(None, first // 4)
@@ -277,13 +277,13 @@ def resolution(s: Setting) -> Iterator[Cell]:
                 continue
             factors: Factors = {"pixels": size, "positions": told}
             for folder, seed in s.places(factors):
-                trained = s.pretraining(s.shared(seed), seed, model, *s.shape, "positions=1d", res=str(first))
+                trained = s.pretrain(s.folder_for_seed(seed), seed, model, *s.shape, "positions=1d", res=str(first))
                 carried = Interpolation(trained.out, folder / "carried.safetensors", str(size), method)
-                tuned = s.finetuning(folder, seed, carried.out, share=0.25, res=str(size))
+                tuned = s.finetune(folder, seed, carried.out, share=0.25, res=str(size))
                 yield s.cell(factors, seed, folder, trained, carried, tuned)
 
 
-def vtab(s: Setting) -> Iterator[Cell]:
+def cells_vtab(s: Setting) -> Iterator[Cell]:
     """Every patch file of a folder: 1,000 examples to train on, all of test to be judged on."""
     for path in sorted(Path(s.data).rglob("*.h5")):
         factors: Factors = {"group": path.parent.name if path.parent != Path(s.data) else "all", "task": path.stem}
@@ -295,12 +295,12 @@ def vtab(s: Setting) -> Iterator[Cell]:
                 folder / "finetune",
                 s.on_device(flags),
                 "vtab-1k",
-                (AT_THE_END, "val=test", *size, *s.asked("finetune")),
+                (AT_THE_END, "val=test", *size, *s.settings_for("finetune")),
             )
             yield s.cell(factors, seed, folder, run)
 
 
-def speed(s: Setting) -> Iterator[Cell]:
+def cells_speed(s: Setting) -> Iterator[Cell]:
     large = ("vit-b/32", "vit-b/16", "vit-l/32", "vit-l/16", "vit-h/14", "bit-r50x1", "bit-r152x2", "r50+vit-b/16")
     hybrid = [s.model("ti", 16, "r+")] if s.side % HYBRID == 0 else []
     small = (s.model("ti"), s.model("s"), s.model("b"), "bit-r50x1", *hybrid)
@@ -314,26 +314,26 @@ def speed(s: Setting) -> Iterator[Cell]:
 
 STUDIES: dict[str, Study] = {
     "data-size": Study("Accuracy against the size of the training set", "Figures 3 and 4", data_size, ("pictures",),
-                       ("model",), log=True, found="large models and Transformers gain most from more pictures"),
-    "scaling": Study("Accuracy against compute", "Figure 5", scaling, ("flops", "seconds"), ("model",), log=True,
+                       ("model",), log=True, found="large models and Transformers gain most from more images"),
+    "scaling": Study("Accuracy against compute", "Figure 5", cells_scaling, ("flops", "seconds"), ("model",), log=True,
                      found="ResNets need more compute than Transformers; hybrids lead while small"),
-    "positions": Study("How positions are told to the model", "Table 8", positions, ("positions",), ("added",),
+    "positions": Study("How positions are told to the model", "Table 8", cells_positions, ("positions",), ("added",),
                        found="none is worse than any; how they are given hardly matters"),
-    "head": Study("Class token against the mean of the patches", "Figure 9", head, ("lr",), ("head",), log=True,
+    "head": Study("Class token against the mean of the patches", "Figure 9", cells_head, ("lr",), ("head",), log=True,
                   found="both are as good, each at a learning rate of its own"),
-    "shape": Study("Depth, width, MLP and patch size", "Figure 8, appendix D.2", shape, ("flops",), ("changed",),
+    "shape": Study("Depth, width, MLP and patch size", "Figure 8, appendix D.2", cells_shape, ("flops",), ("changed",),
                    log=True, found="depth and smaller patches help most, width least"),
-    "optimizer": Study("Pretraining by Adam and by SGD", "Table 7, appendix D.1", optimizer, ("lr",),
+    "optimizer": Study("Pretraining by Adam and by SGD", "Table 7, appendix D.1", cells_optimizer, ("lr",),
                        ("model", "optimizer"), log=True, found="Adam is better for ResNets too"),
-    "selfsup": Study("What is learned without labels", "appendix B.1.2", selfsup, ("first",),
+    "selfsup": Study("What is learned without labels", "appendix B.1.2", cells_selfsup, ("first",),
                      found="masked patches are better than scratch, labels better than both"),
-    "axial": Study("Attention along rows and columns", "appendix D.6", axial, ("flops", "seconds"), ("family",),
+    "axial": Study("Attention along rows and columns", "appendix D.6", cells_axial, ("flops", "seconds"), ("family",),
                    log=True, found="axial models are better, for more compute"),
-    "speed": Study("Pictures a second", "Figure 12, appendix D.5", speed, ("pixels",), ("model",), log=True,
+    "speed": Study("Images a second", "Figure 12, appendix D.5", cells_speed, ("pixels",), ("model",), log=True,
                    found="Transformers are as quick as ResNets of their size, and take larger batches",
                    score="images_per_s"),
-    "resolution": Study("The resolution of fine-tuning", "section 3.2", resolution, ("pixels",), ("positions",),
-                        found="larger pictures are better; interpolated positions keep what was learned"),
-    "vtab": Study("Many tasks of 1,000 examples", "section 4.2, VTAB", vtab, ("task",), ("group",),
-                  found="group means: natural, specialised, structured"),
+    "resolution": Study("The resolution of fine-tuning", "section 3.2", cells_resolution, ("pixels",), ("positions",),
+                        found="larger images are better; interpolated positions keep what was learned"),
+    "vtab": Study("Many tasks of 1,000 examples", "section 4.2, VTAB", cells_vtab, ("task",), ("group",),
+                  found="group means: natural, specialized, structured"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A study made to fit: into the time that there is, and to the pictures that there are."""
+"""A study made to fit: into the time that there is, and to the images that there are."""
 
 import json
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from vitctl.config.recipes import recipe
 from vitctl.config.study import StudyConfig
 from vitctl.errors import UsageError
 from vitctl.io.run_directory import open_run
-from vitctl.reporting import Reporter, counted, duration
+from vitctl.reporting import Reporter, format_count, format_duration
 from vitctl.workflows.load import load_weights
 from vitctl.workflows.study.cells import Cell
 from vitctl.workflows.study.grids import HYBRID, LARGE, STUDIES, Setting, Study
-from vitctl.workflows.study.price import Price, Prices, guessed, timed
+from vitctl.workflows.study.price import Price, Prices, guess_from_ceiling, time_models
 from vitctl.workflows.train.start import Data
 
 SHORT, LONG = 100, 200  # steps by which the price of one is found
@@ -24,7 +24,7 @@ FREE = ("cells", "keep", "device")  # fields that may differ when a study goes o
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study made to fit."""
 
     setting: Setting
@@ -34,33 +34,33 @@ class Plan:
     scaled_down: list[str]
 
 
-def planned(
+def plan_study(
     config: StudyConfig, row: Study, data: Data, folder: Path, device: torch.device, reporter: Reporter, overwrite: bool
-) -> Plan:
+) -> StudyPlan:
     begun = load_weights(config.source).spec if config.source else None
-    seconds = guessed(device) if config.scale == "paper" else timed(data, device)
+    seconds = guess_from_ceiling(device) if config.scale == "paper" else time_models(data, device)
     prices = Prices(data, begun, seconds, device)
-    setting, told = setting_of(config, data, folder)
+    setting, told = make_setting(config, data, folder)
     then = None if overwrite else earlier(folder, config, data.file.digest)
     with reporter.progress("time its models", None, "models"):
         if then:
             told, setting = then.pop("scaled_down"), replace(setting, **then)
         else:
-            setting, more = fitted(setting, row, prices)
+            setting, more = fit_to_budget(setting, row, prices)
             told += more
         cells = list({cell.name: cell for cell in row.grid(setting)}.values())
-        return Plan(setting, cells, prices.total(cells), prices, told)
+        return StudyPlan(setting, cells, prices.total(cells), prices, told)
 
 
-def setting_of(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting, list[str]]:
-    """The pictures are taken as squares whose sides all patches divide; what that changes is told."""
+def make_setting(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting, list[str]]:
+    """The images are taken as squares whose sides all patches divide; what that changes is told."""
     geometry = data.file.geometry
     side = min(geometry.height, geometry.width)
     unit = HYBRID if side >= LARGE else 8
     side = max(unit, round(side / unit) * unit)
     told = []
     if (geometry.height, geometry.width) != (side, side) and config.scale != "paper":
-        told.append(f"pictures of {geometry.height}x{geometry.width} are taken as {side}x{side}")
+        told.append(f"images of {geometry.height}x{geometry.width} are taken as {side}x{side}")
     judged = () if data.val is None or data.val.name == "val" else (f"val={data.val.name}",)
     setting = Setting(
         config=config,
@@ -79,13 +79,13 @@ def setting_of(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting, 
     return setting, told
 
 
-def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[str]]:
+def fit_to_budget(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[str]]:
     """As many steps as the budget has time for, and no more than its recipe has; with fewer seeds if these are few."""
     config = setting.config
-    small = "models and pictures are small; --scale paper has the paper's own"
+    small = "models and images are small; --scale paper has the paper's own"
     if config.scale == "paper" or config.steps or row.score != "top1":
         return setting, [] if config.scale == "paper" else [small]
-    most, told = longest(setting, row), []
+    most, told = longest_recipe(setting, row), []
     steps = affordable(setting, row, prices)
     little = replace(setting, little=True)
     if steps < most / 3 and affordable(little, row, prices) > 1.5 * steps:
@@ -95,7 +95,7 @@ def fitted(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[
         setting = replace(setting, seeds=setting.seeds - 1)
         steps = affordable(setting, row, prices)
     if setting.seeds < config.seeds:
-        told.append(f"{counted(setting.seeds, 'seed')} in place of {config.seeds}")
+        told.append(f"{format_count(setting.seeds, 'seed')} in place of {config.seeds}")
     if steps < most:
         told.append(f"{max(steps, FEWEST):,} steps of {config.batch} in place of {most:,}, the recipe's")
     if steps < FEWEST:
@@ -117,19 +117,19 @@ def affordable(setting: Setting, row: Study, prices: Prices) -> int:
     return steps
 
 
-def longest(setting: Setting, row: Study) -> int:
+def longest_recipe(setting: Setting, row: Study) -> int:
     """Steps of the recipe by which these cells begin."""
     config = recipe(str(next(iter(row.grid(setting))).trainings[0].recipe)).config
     return config.steps or max(FEWEST, round((config.epochs or 1) * setting.rows / setting.config.batch))
 
 
-def tell(plan: Plan, reporter: Reporter) -> None:
+def print_plan(plan: StudyPlan, reporter: Reporter) -> None:
     setting, price = plan.setting, plan.price
-    steps = steps_of(setting)
+    steps = find_step_limit(setting)
     length = f" of up to {steps:,} steps" if steps else ""
     reporter.note(
-        f"study {setting.config.name}: {counted(len(plan.cells), 'cell')}{length}, {price.flops:.3g} FLOPs, about "
-        f"{duration(price.seconds)} on this device"
+        f"study {setting.config.name}: {format_count(len(plan.cells), 'cell')}{length}, {price.flops:.3g} FLOPs, about "
+        f"{format_duration(price.seconds)} on this device"
     )
     for line in plan.scaled_down:
         reporter.note(f"scaled down: {line}")
@@ -155,7 +155,7 @@ def earlier(folder: Path, config: StudyConfig, digest: str) -> dict[str, Any] | 
     return dict(then["config"]["settled"])
 
 
-def steps_of(setting: Setting) -> int | None:
+def find_step_limit(setting: Setting) -> int | None:
     """Of the longest run of a cell; None where its recipe says it, or nothing is trained."""
     is_said = setting.config.steps or (not setting.paper and STUDIES[setting.config.name].score == "top1")
     return setting.steps if is_said else None

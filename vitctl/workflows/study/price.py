@@ -8,24 +8,24 @@ from pathlib import Path
 
 import torch
 
-from vitctl.config.checks import resolution
+from vitctl.config.checks import parse_resolution
 from vitctl.config.model import ModelSpec
 from vitctl.config.overrides import override
 from vitctl.config.recipes import recipe
 from vitctl.config.train import TrainConfig
 from vitctl.models.count import BACKWARD, count
-from vitctl.training.ceiling import ceiling
-from vitctl.training.precision import chosen
+from vitctl.training.ceiling import measure_ceiling
+from vitctl.training.precision import choose_precision
 from vitctl.workflows.study.cells import Cell, Timing
-from vitctl.workflows.study.speed import BATCHES, SECONDS, seconds_a_picture
+from vitctl.workflows.study.speed import BATCHES, SECONDS, seconds_per_image
 from vitctl.workflows.subcommands import Training
-from vitctl.workflows.train.fresh import spec_of
+from vitctl.workflows.train.fresh import fresh_spec
 from vitctl.workflows.train.start import Data, with_flags
 
 OVERHEAD = 1.5  # seconds of a run that are no steps
 USUAL = 0.4  # of the ceiling, where nothing is timed
 
-Seconds = Callable[[ModelSpec], float]  # of a picture in a training step
+Seconds = Callable[[ModelSpec], float]  # of an image in a training step
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Prices:
     def total(self, cells: Sequence[Cell]) -> Price:
         """A run that several cells go on from is paid for once."""
         runs = {run: price for cell in cells for run, price in self.runs(cell).items()}
-        timings = (self.timing(step) for cell in cells for step in cell.steps if isinstance(step, Timing))
+        timings = (self.time(step) for cell in cells for step in cell.steps if isinstance(step, Timing))
         return sum((*runs.values(), *timings), Price(0.0, 0.0))
 
     def runs(self, cell: Cell) -> dict[Path, Price]:
         return {
             training.out: self.run(spec, pictures)
-            for training, (spec, pictures) in zip(cell.trainings, self.trained(cell), strict=True)
+            for training, (spec, pictures) in zip(cell.trainings, self.trainings_of(cell), strict=True)
         }
 
     def run(self, spec: ModelSpec, pictures: int) -> Price:
@@ -63,26 +63,26 @@ class Prices:
         took = self.seconds(spec) * (pictures + judged / BACKWARD)
         return Price(BACKWARD * operations(spec) * pictures, took + OVERHEAD)
 
-    def timing(self, step: Timing) -> Price:
+    def time(self, step: Timing) -> Price:
         """A batch of each size at least, and half a second of each."""
-        forward = guessed(self.device)(step.spec) / BACKWARD
+        forward = guess_from_ceiling(self.device)(step.spec) / BACKWARD
         return Price(0.0, sum(max(SECONDS, batch * forward) + batch * forward for batch in BATCHES[self.device.type]))
 
-    def trained(self, cell: Cell) -> Iterator[tuple[ModelSpec, int]]:
-        """Of each training: its model, and how many pictures it sees."""
+    def trainings_of(self, cell: Cell) -> Iterator[tuple[ModelSpec, int]]:
+        """Of each training: its model, and how many images it sees."""
         geometry = self.data.file.geometry
-        before = self.begun and self.begun.changed(channels=geometry.channels)
+        before = self.begun and self.begun.replace(channels=geometry.channels)
         for training in cell.trainings:
-            config, rows = settled(training), self.data.train.rows
-            before = spec_of(config, self.data, len(self.data.file.class_names)) if before is None else before
+            config, rows = settle_training(training), self.data.train.rows
+            before = fresh_spec(config, self.data, len(self.data.file.class_names)) if before is None else before
             if config.res and training.command == "finetune":
-                height, width = resolution(config.res)
-                before = before.changed(height=height, width=width)
+                height, width = parse_resolution(config.res)
+                before = before.replace(height=height, width=width)
             steps = config.steps or math.ceil((config.epochs or 1) * min(rows, config.limit or rows) / config.batch)
             yield before, steps * config.batch
 
 
-def settled(training: Training) -> TrainConfig:
+def settle_training(training: Training) -> TrainConfig:
     assert training.recipe  # all of a study have one
     config = recipe(training.recipe).config
     flags = {name: value for name, value in training.flags.items() if name != "source"}
@@ -94,13 +94,13 @@ def operations(spec: ModelSpec) -> int:
     return count(spec).flops
 
 
-def timed(data: Data, device: torch.device) -> Seconds:
+def time_models(data: Data, device: torch.device) -> Seconds:
     """Each model for a few steps, once."""
-    return functools.cache(lambda spec: seconds_a_picture(spec, data, device))
+    return functools.cache(lambda spec: seconds_per_image(spec, data, device))
 
 
 @functools.cache
-def guessed(device: torch.device) -> Seconds:
+def guess_from_ceiling(device: torch.device) -> Seconds:
     """From the ceiling of this device alone: for models that it cannot hold."""
-    rate = USUAL * ceiling(chosen("auto", device), device)
+    rate = USUAL * measure_ceiling(choose_precision("auto", device), device)
     return lambda spec: BACKWARD * operations(spec) / rate

@@ -10,60 +10,60 @@ from vitctl.config.recipes import recipe
 from vitctl.config.train import TrainConfig
 from vitctl.errors import RunError, is_out_of_memory
 from vitctl.models.create import create_model
-from vitctl.reporting import Silent
-from vitctl.training.precision import autocast, chosen
+from vitctl.reporting import SilentReporter
+from vitctl.training.environment import Environment
+from vitctl.training.fit import Fit
+from vitctl.training.precision import autocast, choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
-from vitctl.workflows.train.fit import Fit
-from vitctl.workflows.train.fresh import fresh
-from vitctl.workflows.train.place import Place
+from vitctl.training.task import make_labeled_task
+from vitctl.workflows.train.fresh import fresh_weights_for
 from vitctl.workflows.train.start import Data
-from vitctl.workflows.train.task import labelled
 
-TIMED, MOST = 2048, 64  # tokens in a step that is timed, and pictures
+TIMED, MOST = 2048, 64  # tokens in a step that is timed, and images
 WARM_UP, STEPS = 1, 2
 BATCHES = {"cpu": (1, 8, 32, 64), "cuda": tuple(2**power for power in range(0, 14)), "mps": (1, 8, 32, 128)}
 SECONDS = 0.5  # for a batch size
 
 
-def seconds_a_picture(spec: ModelSpec, data: Data, device: torch.device) -> float:
+def seconds_per_image(spec: ModelSpec, data: Data, device: torch.device) -> float:
     """Of our own loop, in a few steps on this data."""
     batch = max(2, min(MOST, TIMED // spec.tokens))
     config = TrainConfig(batch=batch, steps=10**9, compile="off", augment=recipe("small").config.augment)
-    place = Place(data.train, None, Ranks(), device, chosen("auto", device), Silent(), Stop())
-    begun = fresh("study", spec.changed(classes=len(data.file.class_names)), config, data)
-    fit = Fit(config, labelled(config, begun, place), place, None)
-    fit.train_until(replace(fit.plan(), steps=WARM_UP))
-    waited(device)
+    place = Environment(data.train, None, Ranks(), device, choose_precision("auto", device), SilentReporter(), Stop())
+    begun = fresh_weights_for("study", spec.replace(classes=len(data.file.class_names)), config, data)
+    fit = Fit(config, make_labeled_task(config, begun, place), place, None)
+    fit.train_until(replace(fit.loop_config(), steps=WARM_UP))
+    synchronize(device)
     started = time.perf_counter()
-    fit.train_until(replace(fit.plan(), steps=WARM_UP + STEPS))
-    waited(device)
+    fit.train_until(replace(fit.loop_config(), steps=WARM_UP + STEPS))
+    synchronize(device)
     return (time.perf_counter() - started) / (STEPS * batch)
 
 
 @torch.inference_mode()
 def answers_a_second(spec: ModelSpec, device: torch.device) -> dict[int, float]:
-    """{batch: pictures a second}, up to the largest batch that fits."""
+    """{batch: images a second}, up to the largest batch that fits."""
     model, rates = create_model(spec).to(device).eval(), {}
     for batch in BATCHES[device.type]:
         try:
             images = torch.randn(batch, spec.channels, spec.height, spec.width, device=device)
-            rates[batch] = rate(model, images, device)
+            rates[batch] = image_rate(model, images, device)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             break
     if not rates:
-        raise RunError(f"{spec.name}: not even one picture of {spec.height}x{spec.width} fits into memory")
+        raise RunError(f"{spec.name}: not even one image of {spec.height}x{spec.width} fits into memory")
     return rates
 
 
-def rate(model: torch.nn.Module, images: torch.Tensor, device: torch.device) -> float:
+def image_rate(model: torch.nn.Module, images: torch.Tensor, device: torch.device) -> float:
     done, started = 0, 0.0
-    with autocast(chosen("auto", device), device):
+    with autocast(choose_precision("auto", device), device):
         while not started or time.perf_counter() - started < SECONDS:
             model(images)
-            waited(device)
+            synchronize(device)
             if not started:
                 started = time.perf_counter()  # the first one warms up
             else:
@@ -71,7 +71,7 @@ def rate(model: torch.nn.Module, images: torch.Tensor, device: torch.device) -> 
     return done / (time.perf_counter() - started)
 
 
-def waited(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -9,9 +9,9 @@ from vitctl.inspection.curves import draw_curves
 from vitctl.io.run_directory import RunDirectory
 from vitctl.models.count import BACKWARD, count
 from vitctl.reporting import Reporter
-from vitctl.training.ceiling import ceiling
-from vitctl.workflows.train.fit import Fitted
-from vitctl.workflows.train.place import Place
+from vitctl.training.ceiling import measure_ceiling
+from vitctl.training.environment import Environment
+from vitctl.training.fit import Fitted
 from vitctl.workflows.train.start import Started
 
 Result = TypeVar("Result")
@@ -50,9 +50,9 @@ class TrainResult:
     elapsed_s: float
 
 
-def conclude(
+def conclude_training(
     started: Started,
-    place: Place,
+    place: Environment,
     spec: ModelSpec,
     fitted: Fitted,
     elapsed: float,
@@ -60,7 +60,7 @@ def conclude(
 ) -> TrainResult:
     config, data, run, val = started.config, started.data, started.run, fitted.val
     size = count(spec)
-    flops = BACKWARD * size.flops * fitted.pictures_per_s / place.ranks.world
+    flops = BACKWARD * size.flops * fitted.images_per_s / place.ranks.world
     result = TrainResult(
         run=str(run.path) if run else None,
         model=spec.name,
@@ -88,8 +88,8 @@ def conclude(
         tried=tried or {},
         weights=str(run.weights) if run else None,
         digest=fitted.digest,
-        images_per_s=fitted.pictures_per_s,
-        ceiling_share=flops / ceiling(place.precision, place.device),
+        images_per_s=fitted.images_per_s,
+        ceiling_share=flops / measure_ceiling(place.precision, place.device),
         elapsed_s=elapsed,
     )
     if run and place.ranks.first:
@@ -98,7 +98,7 @@ def conclude(
     return result
 
 
-def concluded(kind: type[Result], run: RunDirectory, reporter: Reporter) -> Result:
+def read_concluded(kind: type[Result], run: RunDirectory, reporter: Reporter) -> Result:
     """The result of a run that is finished already."""
     reporter.note(f"{run.path}: is finished; nothing is left to do")
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]

@@ -3,17 +3,17 @@
 from typing import Any
 
 from vitctl import __version__
-from vitctl.config.checks import require, resolution
+from vitctl.config.checks import parse_resolution, require
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.train import TrainConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
-from vitctl.models.create import create_model, named_tensors
+from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.train.start import Data
 
 OWN = "vit"  # of a shape that no table has
 
 
-def fresh(command: str, spec: ModelSpec, config: TrainConfig, data: Data) -> Weights:
+def fresh_weights_for(command: str, spec: ModelSpec, config: TrainConfig, data: Data) -> Weights:
     model = create_model(spec, seed=config.seed, head_bias=config.head_bias, head_std=config.head_std)
     mean, std = (for_channels(values, spec.channels) for values in HALF)
     training = {
@@ -32,12 +32,12 @@ def fresh(command: str, spec: ModelSpec, config: TrainConfig, data: Data) -> Wei
         fit=data.file.header.fit,
         created_by=f"vitctl {__version__}",
     )
-    return Weights(spec, named_tensors(model), about)
+    return Weights(spec, collect_tensors(model), about)
 
 
-def spec_of(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
+def fresh_spec(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
     geometry = data.file.geometry
-    height, width = resolution(config.res) if config.res else (geometry.height, geometry.width)
+    height, width = parse_resolution(config.res) if config.res else (geometry.height, geometry.width)
     options: dict[str, Any] = {
         "height": height,
         "width": width,
@@ -54,5 +54,5 @@ def spec_of(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
         options.pop("positions", None)  # they have none, or their own
     spec = model_spec(config.model, **options | config.shape.given)
     if config.shape.given.keys() - {"added"}:
-        spec = spec.changed(name=OWN)  # what a name means stays what it is
-    return spec.changed(hidden=spec.dim) if config.hidden and spec.family in ("vit", "hybrid") else spec
+        spec = spec.replace(name=OWN)  # what a name means stays what it is
+    return spec.replace(hidden=spec.dim) if config.hidden and spec.family in ("vit", "hybrid") else spec

@@ -12,20 +12,20 @@ from typing import Any, TypedDict
 import torch
 
 from vitctl import __version__
-from vitctl.config.checks import resolution
+from vitctl.config.checks import parse_resolution
 from vitctl.config.model import ModelSpec
 from vitctl.config.overrides import override
 from vitctl.config.recipes import Purpose, choose, recipe
 from vitctl.config.train import FREE, UNUSED, TrainConfig
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.run_directory import RunDirectory, create_run, is_run, locked_run, new_folder, open_run
-from vitctl.reporting import Reporter, counted
-from vitctl.training.precision import chosen
+from vitctl.io.run_directory import RunDirectory, create_run, is_run, lock_run, new_folder, open_run
+from vitctl.reporting import Reporter, format_count
+from vitctl.training.feed import check_split_labels
+from vitctl.training.precision import choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.choose import choose_data
 from vitctl.workflows.load import RUNS
-from vitctl.workflows.train.feed import check_labels
 
 WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
 
@@ -87,58 +87,60 @@ def start(
 
         def lock(path: Path) -> None:
             if ranks.first and not request.dry_run:
-                stack.enter_context(locked_run(path, reporter.warn))
+                stack.enter_context(lock_run(path, reporter.warn))
 
         if request.out:
             lock(Path(request.out))  # before looking into it: another process may be starting the same run
-        old = to_resume(request.resume, request.out, request.command)
+        old = find_resumable(request.resume, request.out, request.command)
         if old:
             if not request.out:
                 lock(old.path)
-            yield go_on(request, old, ranks, device, reporter)
+            yield resume_run(request, old, ranks, device, reporter)
             return
-        size = needed_size(request, model)
+        size = choose_training_size(request, model)
         data = open_data(about_data(request), ranks, reporter, request.command != "selfsup", size)
-        config = settled(configured(request, model, data, reporter), device)
+        config = settle_device(build_config(request, model, data, reporter), device)
         check(config, data)
         check_batch(config, ranks)
         if request.dry_run:
             yield Started(dataclasses.replace(config, steps=1, epochs=None), data, None)
             return
-        path = Path(ranks.agreed(request.out or (str(new_path(request.command, config.model)) if ranks.first else "")))
+        path = Path(
+            ranks.broadcast(request.out or (str(new_path(request.command, config.model)) if ranks.first else ""))
+        )
         if not request.out:
             lock(path)
         if ranks.first:
             create_run(
-                path, request.command, recorded(config, data), __version__, request.overwrite,
+                path, request.command, config_record(config, data), __version__, request.overwrite,
                 inputs=(data.path, config.source),
             )  # fmt: skip
-        ranks.meet()
+        ranks.barrier()
         reporter.note(f"run: {path}")
         yield Started(config, data, open_run(path))
 
 
-def needed_size(request: Request, model: ModelSpec) -> tuple[int, int] | None:
+def choose_training_size(request: Request, model: ModelSpec) -> tuple[int, int] | None:
     """Height and width of the images that training will ask for; None leaves them to the data."""
     said = about_data(request).get("res") or (recipe(request.recipe).config.res if request.recipe else None)
     if said and said.lower() != "none":
-        return resolution(said)
+        return parse_resolution(said)
     return (model.height, model.width) if request.command == "finetune" else None
 
 
-def settled(config: TrainConfig, device: torch.device) -> TrainConfig:
+def settle_device(config: TrainConfig, device: torch.device) -> TrainConfig:
     """What auto means here: a run that goes on elsewhere is computed as it began."""
-    return dataclasses.replace(config, precision=chosen(config.precision, device))
+    return dataclasses.replace(config, precision=choose_precision(config.precision, device))
 
 
-def go_on(request: Request, run: RunDirectory, ranks: Ranks, device: torch.device, reporter: Reporter) -> Started:
+def resume_run(request: Request, run: RunDirectory, ranks: Ranks, device: torch.device, reporter: Reporter) -> Started:
     if run.config["command"] != request.command:
         raise UsageError(f"{run.path}: is a run of vitctl {run.config['command']}, not of {request.command}")
     then = TrainConfig.from_dict(run.config["config"])
     config = override(with_flags(then, request.flags | {"recipe": request.recipe}), request.settings)
     data = open_data(vars(config), ranks, reporter, request.command != "selfsup")
-    config = settled(fitted_warmup(config, data.train.rows, reporter), device)
-    check_same(run, recorded(config, data))
+    config = settle_device(fit_warmup(config, data.train.rows, reporter), device)
+    check_same(run, config_record(config, data))
     check_batch(config, ranks)
     if request.dry_run:
         return Started(dataclasses.replace(config, steps=1, epochs=None), data, None)
@@ -164,31 +166,31 @@ def open_data(
 ) -> Data:
     """The first rank makes what must be made, for images of this size; the others wait for it."""
     if not ranks.first:
-        ranks.meet()
+        ranks.barrier()
     path = choose_data(flags.get("data"), reporter, size=size)
     if ranks.first:
-        ranks.meet()
+        ranks.barrier()
     file = PatchFile(path)
     train_name, val_name = flags.get("split") or "train", flags.get("val") or "val"
     train = file.split(train_name)
     if not train.rows:
         raise DataError(f"{path}: split {train_name} is empty")
     if with_labels and len(file.class_names) < 2:
-        raise DataError(f"{path}: has {counted(len(file.class_names), 'class')}; two are needed to tell apart")
+        raise DataError(f"{path}: has {format_count(len(file.class_names), 'class')}; two are needed to tell apart")
     val = file.splits.get(val_name)
     if val is None or not val.rows:
         reporter.warn(
-            f"{path}: has no pictures in split {val_name}: nothing is evaluated on the way; vitctl patchify --split "
+            f"{path}: has no images in split {val_name}: nothing is evaluated on the way; vitctl patchify --split "
             f"{val_name}=0.1 holds some out"
         )
         val = None
     for split in (train, val) if with_labels else ():
         if split:
-            check_labels(split, len(file.class_names))
+            check_split_labels(split, len(file.class_names))
     return Data(path, file, train, val)
 
 
-def configured(request: Request, model: ModelSpec, data: Data, reporter: Reporter) -> TrainConfig:
+def build_config(request: Request, model: ModelSpec, data: Data, reporter: Reporter) -> TrainConfig:
     """A recipe by its name, or by model and data; then the flags; then --set."""
     name, purpose, rows = request.recipe, request.command, data.train.rows
     row = (
@@ -198,13 +200,13 @@ def configured(request: Request, model: ModelSpec, data: Data, reporter: Reporte
     )
     if row.purpose != purpose:
         raise ConfigError(f"recipe {row.name} is one to {row.purpose} with; vitctl recipes lists those to {purpose}")
-    reporter.note(f"recipe: {row.name} ({'--recipe' if name else 'for ' + counted(rows, 'picture')})")
+    reporter.note(f"recipe: {row.name} ({'--recipe' if name else 'for ' + format_count(rows, 'image')})")
     config = dataclasses.replace(row.config, recipe=row.name)
     check_used(request)
     config = override(with_flags(config, request.flags), request.settings)
     if purpose != "selfsup" and config.objective != "labels":
         raise ConfigError(f"objective {config.objective} is one without labels; vitctl selfsup trains with it")
-    return fitted_warmup(config, rows, reporter)
+    return fit_warmup(config, rows, reporter)
 
 
 def check_used(request: Request) -> None:
@@ -229,7 +231,7 @@ def with_flags(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
     return dataclasses.replace(config, **given)
 
 
-def fitted_warmup(config: TrainConfig, rows: int, reporter: Reporter) -> TrainConfig:
+def fit_warmup(config: TrainConfig, rows: int, reporter: Reporter) -> TrainConfig:
     """A recipe's warm-up is counted in steps, and a run may be shorter than that."""
     steps = config.steps or max(1, math.ceil((config.epochs or 1) * rows / config.batch))
     warm = config.schedule.warmup_steps(steps)
@@ -238,25 +240,6 @@ def fitted_warmup(config: TrainConfig, rows: int, reporter: Reporter) -> TrainCo
     new = max(1, round(WARM_AT_MOST * steps))
     reporter.note(f"schedule: a warm-up of {warm:,} steps is longer than the run of {steps:,}: {new:,} are taken")
     return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, warmup=new))
-
-
-def device_of(wanted: str, ranks: Ranks) -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise UsageError(f"--device {wanted} is unknown; write auto, cpu, cuda, cuda:1 or mps") from error
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if device.type not in there:
-        raise UsageError(f"--device {wanted} is not supported; write auto, cpu, cuda, cuda:1 or mps")
-    if (device.index or 0) >= there[device.type]:
-        raise UsageError(f"--device {wanted}: there is none here; vitctl doctor says what there is")
-    if device.type == "cuda":
-        device = torch.device("cuda", ranks.local if device.index is None else device.index)
-        torch.cuda.set_device(device)
-    return device
 
 
 # --- the place of a run ----------------------------------------------------------------------------------------------
@@ -268,7 +251,7 @@ def new_path(command: str, model: str) -> Path:
     return new_folder(RUNS / name)
 
 
-def to_resume(resume: str | None, out: str | None, command: Purpose) -> RunDirectory | None:
+def find_resumable(resume: str | None, out: str | None, command: Purpose) -> RunDirectory | None:
     """The run that --resume means. None where a new one is to begin: where there is none, or one of another kind."""
     if resume is None:
         return None
@@ -279,7 +262,7 @@ def to_resume(resume: str | None, out: str | None, command: Purpose) -> RunDirec
     return run if run and (out or run.config["command"] == command) else None
 
 
-def recorded(config: TrainConfig, data: Data) -> dict[str, Any]:
+def config_record(config: TrainConfig, data: Data) -> dict[str, Any]:
     """What config.json says: everything that decides what a run ends in."""
     return {
         **dataclasses.asdict(config),
@@ -296,7 +279,7 @@ def check_same(run: RunDirectory, now: dict[str, Any]) -> None:
     ignored = {*FREE, "data"}
     changed = [
         f"{name} is {now_value!r} now and was {then_value!r}"
-        for name, now_value, then_value in differing(now, then)
+        for name, now_value, then_value in diff_configs(now, then)
         if name.split(".")[0] not in ignored
     ]
     if changed:
@@ -307,14 +290,14 @@ def check_same(run: RunDirectory, now: dict[str, Any]) -> None:
         )
 
 
-def differing(now: dict[str, Any], then: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+def diff_configs(now: dict[str, Any], then: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
     for name in sorted({*now, *then}):
-        one, other = (plain(values.get(name)) for values in (now, then))
+        one, other = (to_plain(values.get(name)) for values in (now, then))
         if isinstance(one, dict) and isinstance(other, dict):
-            yield from differing(one, other, f"{above}{name}.")
+            yield from diff_configs(one, other, f"{above}{name}.")
         elif one != other:
             yield f"{above}{name}", one, other
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value

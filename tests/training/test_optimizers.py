@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from vitctl.config.model import model_spec
-from vitctl.config.train import DECAYS, OPTIMISERS, OptimConfig
+from vitctl.config.train import DECAYS, OPTIMIZERS, OptimConfig
 from vitctl.errors import UsageError
-from vitctl.models.create import build
-from vitctl.training.optimisers import clip, gradient_norm, groups, layers, make_optimiser, set_lr
+from vitctl.models.create import build_module
+from vitctl.training.optimizers import clip_gradients, gradient_norm, groups, make_optimizer, number_layers, set_lr
 
 SHARES = (0.25, 0.5, 1.0, 0.75, 0.5)
 SHAPES = {"weight": (40, 48), "bias": (48,), "conv": (33, 2, 2, 36), "small": (5, 6)}
@@ -30,12 +30,12 @@ class Toy(nn.Module):
         for name, shape in SHAPES.items():
             self.register_parameter(name, nn.Parameter(torch.tensor(random.normal(size=shape), dtype=dtype)))
 
-    def learn(self, optimiser: torch.optim.Optimizer, lr: float, step: int, without: Sequence[str] = ()) -> None:
+    def learn(self, optimizer: torch.optim.Optimizer, lr: float, step: int, without: Sequence[str] = ()) -> None:
         for number, (name, value) in enumerate(self.named_parameters()):
             gradient = torch.tensor(gradient_at(step, number, value.shape), dtype=value.dtype)
             value.grad = None if name in without else gradient
-        set_lr(optimiser, lr)
-        optimiser.step()
+        set_lr(optimizer, lr)
+        optimizer.step()
 
 
 def gradient_at(step: int, number: int, shape: tuple[int, ...]) -> Array:
@@ -78,14 +78,14 @@ def arrays(module: nn.Module) -> dict[str, Array]:
 
 def trained(config: OptimConfig, dtype: torch.dtype = torch.float64) -> dict[str, Array]:
     toy = Toy(dtype)
-    optimiser = make_optimiser(toy, config)
+    optimizer = make_optimizer(toy, config)
     for step, share in enumerate(SHARES):
-        toy.learn(optimiser, config.lr * share, step)
+        toy.learn(optimizer, config.lr * share, step)
     return arrays(toy)
 
 
 @pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_five_steps_are_those_of_the_formulas(name: Any, decay: Any) -> None:
     config = OptimConfig(name, lr=0.01, beta2=0.6, weight_decay=0.1, decay=decay)  # 0.6 caps Adafactor
     expected = restated(config, arrays(Toy()))
@@ -93,7 +93,7 @@ def test_five_steps_are_those_of_the_formulas(name: Any, decay: Any) -> None:
         np.testing.assert_allclose(found, expected[key], rtol=1e-9, atol=1e-12, err_msg=key)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_fixed_decay_is_that_of_adamw_over_the_peak(name: Any) -> None:
     fixed = OptimConfig(name, lr=1e-3, weight_decay=1e-4, decay="fixed")
     usual = replace(fixed, weight_decay=0.1, decay="lr")
@@ -106,57 +106,57 @@ def test_a_layer_with_a_lower_lr_keeps_its_fixed_decay() -> None:
     module = nn.ModuleDict({"patch_embed": nn.Linear(3, 4), "blocks": nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4)),
                             "head": nn.Linear(3, 4)})  # fmt: skip
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
-    optimiser = make_optimiser(module, config)
+    optimizer = make_optimizer(module, config)
     for value in module.parameters():
         value.grad = torch.ones_like(value)
-    set_lr(optimiser, config.lr * 0.5)
-    optimiser.step()
+    set_lr(optimizer, config.lr * 0.5)
+    optimizer.step()
     for name, value in module.named_parameters():
         scale = {"patch_embed": 0.125, "blocks.0": 0.25, "blocks.1": 0.5, "head": 1.0}[name.rpartition(".")[0]]
         decay = 0.01 if "weight" in name else 0.0
         torch.testing.assert_close(value.detach(), before[name] * (1 - 0.5 * decay) - 0.05 * scale)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_parameters_without_a_gradient_are_left_alone(name: Any) -> None:
     config, toy, other = OptimConfig(name, weight_decay=0.1), Toy(), Toy()
-    optimiser, later = make_optimiser(toy, config), make_optimiser(other, config)
+    optimizer, later = make_optimizer(toy, config), make_optimizer(other, config)
     before = arrays(toy)
     for step in range(2):
-        toy.learn(optimiser, 0.01, step, without=["conv", "bias"])
+        toy.learn(optimizer, 0.01, step, without=["conv", "bias"])
     assert (arrays(toy)["conv"] == before["conv"]).all()
     assert (arrays(toy)["bias"] == before["bias"]).all()
     assert not (arrays(toy)["weight"] == before["weight"]).any()
-    toy.learn(optimiser, 0.01, 2)  # and begin when they have one, as if this were the first step
+    toy.learn(optimizer, 0.01, 2)  # and begin when they have one, as if this were the first step
     other.learn(later, 0.01, 2)
     np.testing.assert_allclose(arrays(toy)["conv"], arrays(other)["conv"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_gradient_of_zeros_moves_nothing(name: Any) -> None:
     toy = Toy(torch.float32)  # as behind a zero head, at the first step
-    optimiser = make_optimiser(toy, OptimConfig(name))
+    optimizer = make_optimizer(toy, OptimConfig(name))
     for value in toy.parameters():
         value.grad = torch.zeros_like(value)
     before = arrays(toy)
-    optimiser.step()
+    optimizer.step()
     assert all((value == before[key]).all() for key, value in arrays(toy).items())
 
 
 @pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
     config, toy = OptimConfig(name, weight_decay=0.1, decay=decay), Toy(torch.float32)
-    optimiser, file = make_optimiser(toy, config), io.BytesIO()
+    optimizer, file = make_optimizer(toy, config), io.BytesIO()
     for step in range(7):
         if step == 3:
-            torch.save({"model": toy.state_dict(), "optim": optimiser.state_dict()}, file)
-        toy.learn(optimiser, 0.01 * step, step)
+            torch.save({"model": toy.state_dict(), "optim": optimizer.state_dict()}, file)
+        toy.learn(optimizer, 0.01 * step, step)
     saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
     assert all(torch.is_tensor(value) for state in saved["optim"]["state"].values() for value in state.values())
     again = Toy(torch.float32, seed=1)
     again.load_state_dict(saved["model"])
-    later = make_optimiser(again, config)
+    later = make_optimizer(again, config)
     later.load_state_dict(saved["optim"])
     for step in range(3, 7):
         again.learn(later, 0.01 * step, step)
@@ -166,16 +166,16 @@ def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
 
 def test_adafactor_keeps_rows_and_columns() -> None:
     toy = Toy()
-    optimiser = make_optimiser(toy, OptimConfig("adafactor"))
-    toy.learn(optimiser, 0.01, 0)
-    shapes = {name: tuple(value.shape) for name, value in optimiser.state[toy.get_parameter("conv")].items()}
+    optimizer = make_optimizer(toy, OptimConfig("adafactor"))
+    toy.learn(optimizer, 0.01, 0)
+    shapes = {name: tuple(value.shape) for name, value in optimizer.state[toy.get_parameter("conv")].items()}
     assert shapes == {"step": (), "rows": (33, 2, 2, 1), "columns": (1, 2, 2, 36), "exp_avg": (33, 2, 2, 36)}
-    assert set(optimiser.state[toy.get_parameter("small")]) == {"step", "exp_avg_sq", "exp_avg"}
+    assert set(optimizer.state[toy.get_parameter("small")]) == {"step", "exp_avg_sq", "exp_avg"}
 
 
 def on_paper(name: str, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        return build(model_spec(name, **options))
+        return build_module(model_spec(name, **options))
 
 
 @pytest.mark.parametrize("name", ["vit-mu/16", "r26+vit-s/32", "bit-r50x1"])
@@ -219,9 +219,9 @@ def test_the_layers_are_those_of_mae(norm: str, last: str) -> None:
         assert scales[f"blocks.{block}.mlp.fc1.weight"] == pytest.approx(0.65 ** (12 - block))
     for name in (f"{last}.weight", f"{last}.bias", "head.weight", "head.bias"):
         assert scales[name] == 1
-    optimiser = make_optimiser(model, OptimConfig(layer_decay=0.65))
-    set_lr(optimiser, 0.5)
-    assert all(group["lr"] == 0.5 * group["scale"] for group in optimiser.param_groups)
+    optimizer = make_optimizer(model, OptimConfig(layer_decay=0.65))
+    set_lr(optimizer, 0.5)
+    assert all(group["lr"] == 0.5 * group["scale"] for group in optimizer.param_groups)
 
 
 def test_an_encoder_has_the_layers_of_its_model() -> None:
@@ -231,21 +231,21 @@ def test_an_encoder_has_the_layers_of_its_model() -> None:
         *(f"blocks.{block}.norm1.weight" for block in range(3)),
         "head.bias",
     ]
-    inside = layers([*(f"encoder.{name}" for name in names), "mask_token", "decoder.blocks.0.norm1.weight"])
-    assert list(inside.values()) == [*layers(names).values(), 4, 4] == [0, 0, 1, 2, 3, 4, 4, 4]
+    inside = number_layers([*(f"encoder.{name}" for name in names), "mask_token", "decoder.blocks.0.norm1.weight"])
+    assert list(inside.values()) == [*number_layers(names).values(), 4, 4] == [0, 0, 1, 2, 3, 4, 4, 4]
 
 
 @pytest.mark.parametrize(("name", "count"), [("bit-r50x1", 16), ("vit-mu/16", None)])
 def test_blocks_are_numbered_in_their_order(name: str, count: int | None) -> None:
     model = on_paper(name)
-    found = layers(name for name, _ in model.named_parameters())
+    found = number_layers(name for name, _ in model.named_parameters())
     assert list(found.values()) == sorted(found.values())
     assert set(found.values()) == set(range((count or len(model.get_submodule("blocks"))) + 2))  # type: ignore[arg-type]
 
 
 def test_a_layer_decay_wants_layers() -> None:
     with pytest.raises(UsageError, match="no blocks"):
-        make_optimiser(nn.Linear(3, 4), OptimConfig(layer_decay=0.5))
+        make_optimizer(nn.Linear(3, 4), OptimConfig(layer_decay=0.5))
 
 
 @pytest.mark.parametrize("most", [0.5, 1e6, math.inf])
@@ -256,7 +256,7 @@ def test_clipping_is_that_of_optax(most: float) -> None:
     before = [value.grad.clone() for value in toy.parameters() if value.grad is not None]
     norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in before))
     assert float(gradient_norm(toy.parameters())) == pytest.approx(norm, rel=1e-6)
-    found = clip(toy.parameters(), most)
+    found = clip_gradients(toy.parameters(), most)
     assert found.shape == ()
     assert float(found) == pytest.approx(norm, rel=1e-6)
     after = [value.grad for value in toy.parameters() if value.grad is not None]
@@ -267,7 +267,7 @@ def test_clipping_is_that_of_optax(most: float) -> None:
 
 
 def test_clipping_nothing() -> None:
-    assert float(clip(Toy().parameters(), 1.0)) == 0
+    assert float(clip_gradients(Toy().parameters(), 1.0)) == 0
 
 
 TWO_RANKS = """
@@ -277,7 +277,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from vitctl.config.train import OptimConfig
 from vitctl.errors import UsageError
-from vitctl.training.optimisers import clip, make_optimiser, set_lr
+from vitctl.training.optimizers import clip_gradients, make_optimizer, set_lr
 
 rank, store = int(sys.argv[1]), dist.FileStore(sys.argv[2], 2)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -289,14 +289,14 @@ for name, decay in pairs:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(40, 48), nn.Tanh(), nn.Linear(48, 3))
         model = fully_shard(model, mesh=mesh) if cut else model
-        optimiser = make_optimiser(model, OptimConfig(name, weight_decay=0.1, decay=decay))
+        optimizer = make_optimizer(model, OptimConfig(name, weight_decay=0.1, decay=decay))
         norms = []
         for step in range(3):
             model(torch.linspace(-1, 1, 80).view(2, 40)).sub(1).square().sum().backward()
-            norms.append(clip(model.parameters(), 0.5))
-            set_lr(optimiser, 0.01)
-            optimiser.step()
-            optimiser.zero_grad()
+            norms.append(clip_gradients(model.parameters(), 0.5))
+            set_lr(optimizer, 0.01)
+            optimizer.step()
+            optimizer.zero_grad()
         assert type(norms[0]) is torch.Tensor and norms[0].shape == ()
         values = [value.detach().full_tensor() if cut else value.detach() for value in model.parameters()]
         made.append([*values, *norms])

@@ -1,4 +1,4 @@
-"""Optimisers, and what each parameter gets of them.
+"""Optimizers, and what each parameter gets of them.
 
     adam        torch's Adam, or AdamW
     sgd         torch's, with momentum
@@ -17,7 +17,7 @@ from torch import nn
 
 from vitctl.config.train import OptimConfig
 from vitctl.errors import UsageError
-from vitctl.training.ranks import whole
+from vitctl.training.ranks import gather_tensor
 
 Group = dict[str, Any]
 FIRST = ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed", "positions", "norm_pre", "stem")
@@ -27,7 +27,7 @@ FACTORED_FROM = 32  # both axes at least so long, as in big_vision
 TINY = 1e-30
 
 
-def make_optimiser(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     sets = groups(dict(module.named_parameters()), config)
     is_l2 = config.decay == "l2"
     if config.name == "adam":
@@ -52,7 +52,7 @@ def kernel(sets: list[Group], can_cut: bool) -> dict[str, bool]:
 def groups(named: dict[str, nn.Parameter], config: OptimConfig) -> list[Group]:
     """Parameters that are treated alike: by the scale of their lr, and whether they are decayed."""
     found: dict[tuple[float, float], Group] = {}
-    layer = layers(named)
+    layer = number_layers(named)
     if config.layer_decay != 1 and len(set(layer.values())) == 1:
         raise UsageError("optim.layer_decay: this model has no blocks that its names tell of; leave it at 1")
     last = max(layer.values())
@@ -74,7 +74,7 @@ def is_kernel(name: str, value: torch.Tensor) -> bool:
     return value.ndim > 1 and name.rpartition(".")[2] not in TABLES
 
 
-def layers(names: Iterable[str]) -> dict[str, int]:
+def number_layers(names: Iterable[str]) -> dict[str, int]:
     """0 for what comes before the blocks, then the blocks, then the rest (as in BEiT and MAE)."""
     found = {name: BLOCK.match(name) for name in names}
     blocks = dict.fromkeys(match[1] for match in found.values() if match)
@@ -85,17 +85,17 @@ def layers(names: Iterable[str]) -> dict[str, int]:
     }
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The lr of this step, scaled for each group."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    return whole(torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None]))
+    return gather_tensor(torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None]))
 
 
-def clip(parameters: Iterable[nn.Parameter], most: float) -> torch.Tensor:
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> torch.Tensor:
     """Scales gradients down to a global norm of at most `most`, exactly as optax does; returns the norm before."""
     moved = [value for value in parameters if value.grad is not None]
     norm = gradient_norm(moved)
@@ -106,7 +106,7 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> torch.Tensor:
     return norm
 
 
-def shrunk(group: Group) -> list[nn.Parameter]:
+def decay_toward_start(group: Group) -> list[nn.Parameter]:
     """Those with a gradient, after the decoupled decay: w -= lr * wd * w."""
     moved = [value for value in group["params"] if value.grad is not None]
     if moved and group["decoupled"]:
@@ -120,7 +120,7 @@ class SGD(torch.optim.SGD):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for value in shrunk(group):
+            for value in decay_toward_start(group):
                 if group["momentum"] and "momentum_buffer" not in self.state[value]:
                     self.state[value]["momentum_buffer"] = torch.zeros_like(value)
         super().step()
@@ -132,38 +132,42 @@ class Adafactor(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for value in shrunk(group):
+            for value in decay_toward_start(group):
                 assert value.grad is not None
                 gradient = value.grad.add(value, alpha=group["weight_decay"])
-                value.sub_(update(self.state[value], gradient, group["momentum"], group["most"]), alpha=group["lr"])
+                value.sub_(
+                    adafactor_update(self.state[value], gradient, group["momentum"], group["most"]), alpha=group["lr"]
+                )
 
 
-def update(state: dict[str, torch.Tensor], gradient: torch.Tensor, momentum: float, most: float) -> torch.Tensor:
+def adafactor_update(
+    state: dict[str, torch.Tensor], gradient: torch.Tensor, momentum: float, most: float
+) -> torch.Tensor:
     state["step"] = state.get("step", torch.zeros(())) + 1  # on the CPU, where the next line needs it
     scaled = by_second_moment(state, gradient, min(most, 1 - float(state["step"]) ** -0.8))
-    return running(state, "exp_avg", scaled, momentum) if momentum else scaled
+    return update_mean(state, "exp_avg", scaled, momentum) if momentum else scaled
 
 
 def by_second_moment(state: dict[str, torch.Tensor], gradient: torch.Tensor, keep: float) -> torch.Tensor:
     square = gradient.square() + TINY
     axes = sorted(range(square.ndim), key=lambda axis: square.shape[axis])
     if len(axes) < 2 or square.shape[axes[-2]] < FACTORED_FROM:
-        return gradient * running(state, "exp_avg_sq", square, keep).rsqrt()
+        return gradient * update_mean(state, "exp_avg_sq", square, keep).rsqrt()
     second, longest = axes[-2:]
-    rows = running(state, "rows", whole(square.mean(longest, keepdim=True)), keep)
-    columns = running(state, "columns", whole(square.mean(second, keepdim=True)), keep)
+    rows = update_mean(state, "rows", gather_tensor(square.mean(longest, keepdim=True)), keep)
+    columns = update_mean(state, "columns", gather_tensor(square.mean(second, keepdim=True)), keep)
     relative = rows / rows.mean(second, keepdim=True)  # first: rows * columns can be too small for a float
-    return gradient * beside(relative.rsqrt(), gradient) * beside(columns.rsqrt(), gradient)
+    return gradient * distribute_like(relative.rsqrt(), gradient) * distribute_like(columns.rsqrt(), gradient)
 
 
-def running(state: dict[str, torch.Tensor], name: str, value: torch.Tensor, keep: float) -> torch.Tensor:
+def update_mean(state: dict[str, torch.Tensor], name: str, value: torch.Tensor, keep: float) -> torch.Tensor:
     """A running mean that begins at 0. One that comes from a checkpoint may lie on the CPU."""
     before = state[name].to(value.device) if name in state else torch.zeros_like(value)
     state[name] = before.lerp_(value, 1 - keep)
     return state[name]
 
 
-def beside(tensor: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
+def distribute_like(tensor: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
     """A whole tensor, fit to be multiplied with one that lies in parts on the ranks."""
     if not hasattr(cut, "device_mesh"):
         return tensor

@@ -1,4 +1,4 @@
-"""Parts of a split: fewer pictures, or some that are set apart. Drawn from the seed, evenly from the classes."""
+"""Parts of a split: fewer images, or some that are set apart. Drawn from the seed, evenly from the classes."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from vitctl.io.subset import Subset
 from vitctl.randomness import Draws
 
 
-def limited(split: Split, count: int | None, seed: int) -> Split:
-    """So many pictures: one class after the other gives one until there are enough."""
+def limit_split(split: Split, count: int | None, seed: int) -> Split:
+    """So many images: one class after the other gives one until there are enough."""
     if count is None or count >= split.rows:
         return split
-    order, turn = by_class(split, seed, "limit")
-    chosen = order[np.lexsort((draw(split.rows, seed, "limit-ties")[order], turn))[:count]]
+    order, turn = group_by_class(split, seed, "limit")
+    chosen = order[np.lexsort((split_draws(split.rows, seed, "limit-ties")[order], turn))[:count]]
     return Subset(split, np.sort(chosen), split.name)
 
 
-def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """A part of every class is set apart: (the rest, the part)."""
-    order, turn = by_class(split, seed, "dev")
+    order, turn = group_by_class(split, seed, "dev")
     labels = split.labels()
     is_apart = turn < np.round(share * np.bincount(labels)[labels[order]])
     apart, rest = np.sort(order[is_apart]), np.sort(order[~is_apart])
@@ -30,13 +30,13 @@ def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     return Subset(split, rest, split.name), Subset(split, apart, f"{split.name}-dev")
 
 
-def by_class(split: Split, seed: int, purpose: str) -> tuple[Any, Any]:
+def group_by_class(split: Split, seed: int, purpose: str) -> tuple[Any, Any]:
     """All rows, class by class, each class in a random order; and the place of each in its class."""
     labels = split.labels()
-    order = np.lexsort((draw(split.rows, seed, purpose), labels))
+    order = np.lexsort((split_draws(split.rows, seed, purpose), labels))
     begins = np.searchsorted(labels[order], labels[order])
     return order, np.arange(len(order)) - begins
 
 
-def draw(rows: int, seed: int, purpose: str) -> Any:
+def split_draws(rows: int, seed: int, purpose: str) -> Any:
     return Draws(seed, 0, np.arange(rows, dtype=np.int64)).bits(purpose)[:, 0]

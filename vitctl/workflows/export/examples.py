@@ -1,4 +1,4 @@
-"""Real pictures, as the exported model is to see them."""
+"""Real images, as the exported model is to see them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import torch
 
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
-from vitctl.data.patchifier.decode import with_channels
+from vitctl.data.patchifier.decode import convert_channels
 from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 from vitctl.workflows.choose import choose_data
-from vitctl.workflows.load import trained_on
-from vitctl.workflows.samples import HELD_OUT, sized, spaced
+from vitctl.workflows.load import data_of_run
+from vitctl.workflows.samples import HELD_OUT, resize_samples, space_evenly
 
 FEW, MANY = 32, 1000
 STORED = 2  # of which files are made
@@ -24,7 +24,7 @@ Bytes = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ExampleImages:
     path: str
     split: str
     bytes: Bytes  # uint8 [M, H, W, C] in the model's size
@@ -34,29 +34,31 @@ class Pictures:
     spec: ModelSpec
 
     def calibration(self, count: int, batch: int = 16) -> Iterator[Bytes]:
-        """Pictures of train, in batches."""
-        rows = spaced(self.train.rows, count)
+        """Images of train, in batches."""
+        rows = space_evenly(self.train.rows, count)
         for part in np.split(rows, range(batch, len(rows), batch)):
-            yield sized(self.train.images(part), self.spec)
+            yield resize_samples(self.train.images(part), self.spec)
 
 
-def pictures_for(weights: Weights, config: ExportConfig, reporter: Reporter) -> Pictures:
+def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) -> ExampleImages:
     size = (weights.spec.height, weights.spec.width)
-    file = PatchFile(choose_data(config.data, reporter, trained_on(config.source), size))
+    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), size))
     own = weights.about.class_names
     if config.precision == "int8" and not config.data and own and not set(file.class_names) <= set(own):
         raise UsageError(
-            f"int8 is calibrated with pictures of the kind that the model is for, and {file.path} has other classes; "
+            f"int8 is calibrated with images of the kind that the model is for, and {file.path} has other classes; "
             "name them with --data"
         )
     name = next((each for each in HELD_OUT if each in file.splits and file.split(each).rows), next(iter(file.splits)))
     split, train = file.split(name), file.split("train" if "train" in file.splits else name)
     if not split.rows:
-        raise DataError(f"{file.path}: has no pictures to compare on; name other --data")
-    rows = spaced(split.rows, config.pictures or (FEW if config.precision == "float32" else MANY))
+        raise DataError(f"{file.path}: has no images to compare on; name other --data")
+    rows = space_evenly(split.rows, config.pictures or (FEW if config.precision == "float32" else MANY))
     images, labels = split.images(rows), numbers(weights, file, split.labels(rows))
-    stored = np.stack([with_channels(image, weights.spec.channels) for image in images[:STORED]])
-    return Pictures(str(file.path), name, sized(images, weights.spec), stored, labels, train, weights.spec)
+    stored = np.stack([convert_channels(image, weights.spec.channels) for image in images[:STORED]])
+    return ExampleImages(
+        str(file.path), name, resize_samples(images, weights.spec), stored, labels, train, weights.spec
+    )
 
 
 def numbers(weights: Weights, file: PatchFile, labels: Bytes) -> torch.Tensor | None:

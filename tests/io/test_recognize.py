@@ -22,17 +22,17 @@ from timm.models.vision_transformer import VisionTransformer
 from tests.models import official_files
 from vitctl.config.model import model_spec
 from vitctl.errors import InputError, UsageError, WeightsError
-from vitctl.io.recognise import open_weights
+from vitctl.io.recognize import open_weights
 from vitctl.io.run_directory import create_run
 from vitctl.io.save import save_as
 from vitctl.io.weights import About, Weights
-from vitctl.models.create import create_model, named_tensors
+from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.load import load_weights
 
 
 def ours() -> Weights:
     model = create_model("vit-mu/16", height=32, width=32, classes=3)
-    return Weights(model.spec, named_tensors(model), About("test"))
+    return Weights(model.spec, collect_tensors(model), About("test"))
 
 
 def plain() -> dict[str, torch.Tensor]:
@@ -68,7 +68,7 @@ def as_old_torch(path: Path) -> None:
 
 def as_hugging_face(path: Path) -> None:
     folder = path.with_suffix(".folder")
-    save_as(replace(ours(), spec=ours().spec.changed(gelu="erf")), folder, "hf")
+    save_as(replace(ours(), spec=ours().spec.replace(gelu="erf")), folder, "hf")
     path.write_bytes((folder / "model.safetensors").read_bytes())
 
 
@@ -169,7 +169,7 @@ def test_what_is_no_weights_says_what_it_is(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "folder").mkdir()
     for name, said in {
-        "picture.png": "is a picture", "data.h5": "an HDF5 file", "empty": "is empty",
+        "picture.png": "is an image", "data.h5": "an HDF5 file", "empty": "is empty",
         "text": "no file of weights that", "a.zip": "a zip without arrays",
         "other.npz": "not of a Vision Transformer", "list.pth": "holds a list",
         "other.safetensors": "no weights of a Vision Transformer",
@@ -194,7 +194,7 @@ STRANGE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_tensors_that_are_no_plain_numbers_are_one_line(kind: str, names: str, tmp_path: Path) -> None:
     tensors, name = plain(), "blocks.0.mlp.fc1.weight"
     if names == "hf":
-        save_as(replace(ours(), spec=ours().spec.changed(gelu="erf")), tmp_path / "hf", "hf")
+        save_as(replace(ours(), spec=ours().spec.replace(gelu="erf")), tmp_path / "hf", "hf")
         tensors, name = (
             load_file(tmp_path / "hf" / "model.safetensors"),
             "vit.encoder.layer.0.intermediate.dense.weight",
@@ -250,7 +250,7 @@ def test_a_checkpoint_in_parts_is_put_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["vitctl", "npz", "timm", "hf"])
 def test_every_format_is_written_and_read_back_bit_for_bit(format: Any, tmp_path: Path) -> None:
-    weights = replace(ours(), spec=ours().spec.changed(gelu="erf" if format != "npz" else "tanh"))
+    weights = replace(ours(), spec=ours().spec.replace(gelu="erf" if format != "npz" else "tanh"))
     save_as(weights, tmp_path / "out", format)
     back = load_weights(tmp_path / "out")
     assert back.spec == weights.spec

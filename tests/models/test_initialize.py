@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from vitctl.config.model import ModelSpec
-from vitctl.models.create import build, create_model, named_tensors
-from vitctl.models.initialise import initialise
+from vitctl.models.create import build_module, collect_tensors, create_model
+from vitctl.models.initialize import initialize
 
 D, MLP, PATCH, HIDDEN = 96, 200, 8, 80
 PLAIN: dict[str, Any] = {"height": 64, "width": 48, "patch": PATCH, "dim": D, "depth": 2, "heads": 4, "mlp": MLP}
@@ -32,13 +32,13 @@ SPECS = {
 
 def begun(name: str, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> dict[str, torch.Tensor]:
     """Tensors by name, after every number that may be learned was made unusable."""
-    model = build(SPECS[name])
+    model = build_module(SPECS[name])
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if parameter.requires_grad and not is_scale(key):
                 parameter.fill_(math.nan)
-    initialise(model, SPECS[name], seed, head_bias, head_std)
-    return named_tensors(model)
+    initialize(model, SPECS[name], seed, head_bias, head_std)
+    return collect_tensors(model)
 
 
 def is_scale(name: str) -> bool:
@@ -180,7 +180,7 @@ def test_positions_are_normal_with_a_deviation_of_a_fiftieth(name: str, tables: 
 
 
 def test_fixed_positions_are_left_alone() -> None:
-    assert torch.equal(begun("sincos")["pos_embed"], named_tensors(build(SPECS["sincos"]))["pos_embed"])
+    assert torch.equal(begun("sincos")["pos_embed"], collect_tensors(build_module(SPECS["sincos"]))["pos_embed"])
 
 
 def test_the_class_token_is_zero() -> None:
@@ -191,7 +191,7 @@ def test_the_class_token_is_zero() -> None:
 def test_registers_can_be_told_apart() -> None:
     """Without positions, registers that begin alike have the same gradient for ever: they would stay one register."""
     spec = ModelSpec("t", **PLAIN, registers=3, class_position=False)
-    registers = named_tensors(create_model(spec))["reg_token"][0]
+    registers = collect_tensors(create_model(spec))["reg_token"][0]
     for one, other in itertools.combinations(range(3), 2):
         assert not torch.equal(registers[one], registers[other])
     assert registers.abs().max() < 0.1
@@ -235,9 +235,9 @@ def test_only_the_seed_decides(name: str) -> None:
 def test_the_numbers_of_others_are_not_disturbed(name: str) -> None:
     torch.manual_seed(11)
     expected = torch.rand(5)
-    model = build(SPECS[name])
+    model = build_module(SPECS[name])
     torch.manual_seed(11)
-    initialise(model, SPECS[name], 5)
+    initialize(model, SPECS[name], 5)
     assert torch.equal(torch.rand(5), expected)
 
 
@@ -250,10 +250,10 @@ def test_making_a_model_does_not_disturb_the_numbers_of_others(name: str) -> Non
     assert torch.equal(torch.rand(5), expected)
 
 
-def test_initialising_keeps_the_module_trainable() -> None:
-    model = build(SPECS["plain"])
+def test_initializing_keeps_the_module_trainable() -> None:
+    model = build_module(SPECS["plain"])
     places = {key: value.data_ptr() for key, value in model.named_parameters()}
-    initialise(model, SPECS["plain"])
+    initialize(model, SPECS["plain"])
     for key, value in model.named_parameters():
         assert value.requires_grad
         assert value.is_leaf
@@ -262,6 +262,6 @@ def test_initialising_keeps_the_module_trainable() -> None:
 
 def test_shapes_without_numbers_are_passed_over() -> None:
     with torch.device("meta"):
-        model: nn.Module = build(SPECS["plain"])
-    initialise(model, SPECS["plain"])
+        model: nn.Module = build_module(SPECS["plain"])
+    initialize(model, SPECS["plain"])
     assert all(value.is_meta for value in model.parameters())

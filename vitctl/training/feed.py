@@ -1,7 +1,6 @@
 """From a patch file to what a training step or an evaluation takes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,34 +11,13 @@ from vitctl.config.model import ModelSpec
 from vitctl.config.train import TrainConfig
 from vitctl.data.augmentation.augment import Augment
 from vitctl.data.augmentation.mixing import Mixing
-from vitctl.data.loader import Batch, Loader, View, normalised
+from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import DataError
 from vitctl.io.patch_file import Split
-from vitctl.io.weights import About
-from vitctl.patches import patchify
-from vitctl.training.evaluation import Exam
+from vitctl.models.input import takes_patches
+from vitctl.training.evaluation import EvalBatch
 from vitctl.training.objective import Examples
 from vitctl.training.ranks import Ranks
-
-
-@dataclass(frozen=True)
-class Normaliser:
-    """Bytes, patches [B, N, P*P*C] or pictures [B, H, W, C], to what the model takes."""
-
-    spec: ModelSpec
-    about: About
-
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        values = normalised(pixels, self.about.mean, self.about.std)
-        if values.ndim == 3:
-            return values
-        if takes_patches(self.spec):
-            return patchify(values, self.spec.patch)
-        return values.permute(0, 3, 1, 2)
-
-
-def takes_patches(spec: ModelSpec) -> bool:
-    return spec.family in ("vit", "axial") and not spec.pad
 
 
 class Feed:
@@ -79,39 +57,39 @@ class Feed:
             pixels = plan.images(pixels)
             targets = plan.targets(batch.labels, self.spec.classes, self.config.smoothing)
         elif self.config.smoothing:
-            targets = smoothed(batch.labels, self.spec.classes, self.config.smoothing)
+            targets = smooth_labels(batch.labels, self.spec.classes, self.config.smoothing)
         return Examples(pixels, targets, batch.labels, self.ranks.rank * self.loader.share)
 
 
-def smoothed(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
+def smooth_labels(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
 
 
-def check_labels(split: Split, classes: int) -> None:
+def check_split_labels(split: Split, classes: int) -> None:
     if not split.rows:
         raise DataError(f"split {split.name} is empty")
     without, highest = 0, 0
     for labels in split.label_slices():
         without, highest = without + int((labels < 0).sum()), max(highest, int(labels.max()))
     if without:
-        raise DataError(f"split {split.name}: {without} of {split.rows} pictures have no label; give them one")
+        raise DataError(f"split {split.name}: {without} of {split.rows} images have no label; give them one")
     if highest >= classes:
         raise DataError(f"split {split.name}: has a label {highest}, but the model knows {classes} classes")
     split.lowest_label = 0  # a label that is overwritten later on is refused where it is read
 
 
-def exams(
+def eval_batches(
     split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device, view: View | None = None
-) -> Iterator[Exam]:
-    """A split once; all ranks get as many rounds, so that none waits for another."""
-    for part, counts in rounds(split, spec, batch, ranks, device, view):
-        yield Exam(part.pixels, part.labels, part.rows, counts)
+) -> Iterator[EvalBatch]:
+    """A split once. All ranks get the same number of batches, so that none waits for another."""
+    for part, counts in split_batches(split, spec, batch, ranks, device, view):
+        yield EvalBatch(part.pixels, part.labels, part.rows, counts)
 
 
-def rounds(
+def split_batches(
     split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device, view: View | None = None
 ) -> Iterator[tuple[Batch, bool]]:
-    """(a rank's part of a round, whether it counts)."""
+    """(this rank's part of each batch, whether it counts)."""
     view = view or View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
     share = max(1, min(batch, -(-split.rows // ranks.world)))
     loader = Loader(

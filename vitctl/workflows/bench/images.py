@@ -1,4 +1,4 @@
-"""Made-up photographs: noise with the spectrum of natural pictures, so that JPEG treats them like one."""
+"""Made-up photographs: noise with the spectrum of natural images, so that JPEG treats them like one."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_jpegs(folder: Path, count: int, width: int, height: int, quality: int,
 
 
 def photograph(width: int, height: int, random: np.random.Generator) -> Image.Image:
-    """Broad forms, and texture that is rich in some places and poor in others. Large pictures are enlarged ones."""
+    """Broad forms, and texture that is rich in some places and poor in others. Large images are enlarged ones."""
     small = min(height, 768), min(width, 1024)
     where_rich = np.exp(0.7 * noise(small, 2.0, random))
     layers = [noise(small, 1.6, random) + 0.25 * where_rich * noise(small, 1.0, random) for _ in range(4)]
@@ -40,17 +40,17 @@ def noise(shape: tuple[int, int], power: float, random: np.random.Generator) -> 
     return np.asarray((values - values.mean()) / values.std())
 
 
-def multiply(folder: Path, paths: list[Path], copies: int) -> Path:
-    """The same pictures several times under other names, without taking more room where links can be made."""
+def multiply_images(folder: Path, paths: list[Path], copies: int) -> Path:
+    """The same images several times under other names, without taking more room where links can be made."""
     for copy in range(copies):
         for number, path in enumerate(paths):  # two of them may have one name
             target = folder / path.parent.name / f"{copy:02d}-{number:06d}-{path.name}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            linked_or_copied(path, target)
+            link_or_copy(path, target)
     return folder
 
 
-def linked_or_copied(path: Path, target: Path) -> None:
+def link_or_copy(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError:

@@ -18,14 +18,14 @@ from vitctl.io import checkpoint
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import About, Tensors, Weights
-from vitctl.models.create import create_model, named_tensors
-from vitctl.reporting import Silent
+from vitctl.models.create import collect_tensors, create_model
+from vitctl.reporting import SilentReporter
+from vitctl.training.environment import Environment
+from vitctl.training.fit import Fit
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
+from vitctl.training.task import make_labeled_task
 from vitctl.workflows.patchify import patchify
-from vitctl.workflows.train.fit import Fit
-from vitctl.workflows.train.place import Place
-from vitctl.workflows.train.task import labelled
 
 STEPS = 12
 EVERYTHING = TrainConfig(
@@ -47,15 +47,15 @@ PLAIN = dataclasses.replace(EVERYTHING, augment=AugmentConfig(), smoothing=0.0)
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> PatchFile:
     path = tmp_path_factory.mktemp("data") / "digits.h5"
-    patchify(PatchifyConfig("digits", str(path), res="16", patch=8, limit=150), Silent())
+    patchify(PatchifyConfig("digits", str(path), res="16", patch=8, limit=150), SilentReporter())
     return PatchFile(path)
 
 
-def begun(dropout: float = 0.1) -> Weights:
+def fresh_weights(dropout: float = 0.1) -> Weights:
     model: Any = create_model(
         "vit-mu/8", height=16, width=16, channels=1, classes=10, dropout=dropout, drop_path=dropout, depth=2
     )
-    return Weights(model.spec, named_tensors(model), About("vitctl", "", (0.5,), (0.5,)))
+    return Weights(model.spec, collect_tensors(model), About("vitctl", "", (0.5,), (0.5,)))
 
 
 class StopsAt(Stop):
@@ -66,7 +66,7 @@ class StopsAt(Stop):
         self.left = step
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         self.left -= 1
         return self.left <= 0
 
@@ -82,10 +82,16 @@ def fit(
     run = RunDirectory(folder, {}) if folder else None
     if folder:
         folder.mkdir(exist_ok=True)
-    place = Place(
-        file.split("train"), file.split("val"), Ranks(), torch.device("cpu"), precision, Silent(), stop or Stop()
+    env = Environment(
+        file.split("train"),
+        file.split("val"),
+        Ranks(),
+        torch.device("cpu"),
+        precision,
+        SilentReporter(),
+        stop or Stop(),
     )
-    return Fit(config, labelled(config, weights or begun(), place), place, run)
+    return Fit(config, make_labeled_task(config, weights or fresh_weights(), env), env, run)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -93,16 +99,16 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("optimiser", ["adam", "sgd", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "adafactor"])
 def test_stopped_anywhere_it_ends_in_the_same_bytes(
-    file: PatchFile, tmp_path: Path, precision: str, optimiser: str
+    file: PatchFile, tmp_path: Path, precision: str, optimizer: str
 ) -> None:
-    config = dataclasses.replace(EVERYTHING, optim=dataclasses.replace(EVERYTHING.optim, name=optimiser))
-    fit(config, file, tmp_path / "whole", precision=precision).to_the_end()
+    config = dataclasses.replace(EVERYTHING, optim=dataclasses.replace(EVERYTHING.optim, name=optimizer))
+    fit(config, file, tmp_path / "whole", precision=precision).train()
     for step in (1, 5, 4):
         with pytest.raises(BaseException, match="stopped after step"):
-            fit(config, file, tmp_path / "parts", precision=precision, stop=StopsAt(step)).to_the_end()
-    fit(config, file, tmp_path / "parts", precision=precision).to_the_end()
+            fit(config, file, tmp_path / "parts", precision=precision, stop=StopsAt(step)).train()
+    fit(config, file, tmp_path / "parts", precision=precision).train()
     whole, parts = files(tmp_path / "whole"), files(tmp_path / "parts")
     assert set(whole) == set(parts) >= {"metrics.jsonl", "weights.safetensors", "best.safetensors"}
     assert [name for name in whole if whole[name] != parts[name]] == []
@@ -113,9 +119,9 @@ def test_a_slow_disk_changes_no_byte_of_a_checkpoint(
 ) -> None:
     """What the background thread writes is a copy: training goes on meanwhile."""
     monkeypatch.setattr(checkpoint, "KEPT", STEPS)
-    fit(EVERYTHING, file, tmp_path / "quick").to_the_end()
+    fit(EVERYTHING, file, tmp_path / "quick").train()
     monkeypatch.setattr(checkpoint, "json", SlowJson)
-    fit(EVERYTHING, file, tmp_path / "slow").to_the_end()
+    fit(EVERYTHING, file, tmp_path / "slow").train()
     quick, slow = files(tmp_path / "quick"), files(tmp_path / "slow")
     assert len([name for name in quick if name.startswith("checkpoints/")]) == STEPS
     assert [name for name in quick if quick[name] != slow[name]] == []
@@ -131,33 +137,33 @@ class SlowJson:
 
 
 def test_a_finished_run_is_not_trained_again(file: PatchFile, tmp_path: Path) -> None:
-    first = fit(PLAIN, file, tmp_path / "run").to_the_end()
-    again = fit(PLAIN, file, tmp_path / "run").to_the_end()
+    first = fit(PLAIN, file, tmp_path / "run").train()
+    again = fit(PLAIN, file, tmp_path / "run").train()
     assert (again.digest, again.val, again.loss) == (first.digest, first.val, first.loss)
 
 
-def trained(file: PatchFile, config: TrainConfig, weights: Weights | None = None) -> tuple[Tensors, list[Any]]:
+def train(file: PatchFile, config: TrainConfig, weights: Weights | None = None) -> tuple[Tensors, list[Any]]:
     one = fit(config, file, None, weights)
-    one.to_the_end()
-    return one.state.weights(), one.records.lines
+    one.train()
+    return one.state.weights(), one.recorder.lines
 
 
 @pytest.mark.parametrize("micro", ["16", "8", "2"])
 def test_micro_batches_change_nothing_but_rounding(file: PatchFile, micro: str) -> None:
     config = dataclasses.replace(EVERYTHING, optim=dataclasses.replace(EVERYTHING.optim, lr=1e-3))
-    without = begun(dropout=0.0)
-    ours, _ = trained(file, dataclasses.replace(config, micro_batch=micro), without)
-    other, _ = trained(file, config, without)
+    without = fresh_weights(dropout=0.0)
+    ours, _ = train(file, dataclasses.replace(config, micro_batch=micro), without)
+    other, _ = train(file, config, without)
     for name, value in ours.items():
         torch.testing.assert_close(value, other[name], rtol=0, atol=2e-4)
 
 
 def test_dropout_is_a_function_of_step_and_place(file: PatchFile) -> None:
     torch.manual_seed(1)
-    one = trained(file, EVERYTHING)[1]
+    one = train(file, EVERYTHING)[1]
     torch.manual_seed(2)
-    assert trained(file, EVERYTHING)[1] == one
-    other = trained(file, dataclasses.replace(EVERYTHING, seed=1))[1]
+    assert train(file, EVERYTHING)[1] == one
+    other = train(file, dataclasses.replace(EVERYTHING, seed=1))[1]
     assert other != one
 
 
@@ -168,11 +174,11 @@ def test_the_average_is_the_one_that_is_promised(file: PatchFile, tmp_path: Path
         config = dataclasses.replace(PLAIN, steps=4, ema=0.0, schedule=ScheduleConfig("constant"))
         one = fit(config, file, None)
         with pytest.raises(BaseException, match="stopped") if steps < 4 else _nothing():
-            one.place = dataclasses.replace(one.place, stop=StopsAt(steps) if steps < 4 else Stop())
-            one.to_the_end()
+            one.env = dataclasses.replace(one.env, stop=StopsAt(steps) if steps < 4 else Stop())
+            one.train()
         own.append(one.state.weights())
-    averaged, _ = trained(file, dataclasses.replace(PLAIN, steps=4, ema=0.9, schedule=ScheduleConfig("constant")))
-    for name, first in begun().tensors.items():
+    averaged, _ = train(file, dataclasses.replace(PLAIN, steps=4, ema=0.9, schedule=ScheduleConfig("constant")))
+    for name, first in fresh_weights().tensors.items():
         expected = first.double().numpy()
         for weights in own:
             expected = 0.9 * expected + 0.1 * weights[name].double().numpy()
@@ -188,9 +194,9 @@ class _nothing:
 
 
 def test_what_is_frozen_stays(file: PatchFile) -> None:
-    before = begun()
+    before = fresh_weights()
     for what, moved in (("backbone", ("head.",)), ("1", ("blocks.1.", "norm.", "head."))):
-        after, _ = trained(file, dataclasses.replace(PLAIN, freeze=what, steps=3), before)
+        after, _ = train(file, dataclasses.replace(PLAIN, freeze=what, steps=3), before)
         changed = {name for name, value in after.items() if not torch.equal(value, before.tensors[name])}
         assert changed
         assert all(name.startswith(moved) for name in changed)
@@ -198,40 +204,40 @@ def test_what_is_frozen_stays(file: PatchFile) -> None:
 
 
 def test_a_loss_that_is_not_finite_updates_nothing(file: PatchFile, tmp_path: Path) -> None:
-    bad = begun()
+    bad = fresh_weights()
     bad.tensors["head.bias"][3] = float("inf")
     one = fit(PLAIN, file, tmp_path / "run", bad)
-    with pytest.raises(RunError, match=r"step 0: the loss is nan.*Nothing was updated"):
-        one.to_the_end()
+    with pytest.raises(RunError, match=r"step 0: the loss is nan.*The weights were not updated"):
+        one.train()
     assert torch.equal(one.state.weights()["norm.weight"], bad.tensors["norm.weight"])
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_a_damaged_checkpoint_costs_no_more_than_a_checkpoint(file: PatchFile, tmp_path: Path) -> None:
-    fit(PLAIN, file, tmp_path / "whole").to_the_end()
+    fit(PLAIN, file, tmp_path / "whole").train()
     with pytest.raises(BaseException, match="stopped"):
-        fit(PLAIN, file, tmp_path / "run", stop=StopsAt(6)).to_the_end()
+        fit(PLAIN, file, tmp_path / "run", stop=StopsAt(6)).train()
     last = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     last.write_bytes(last.read_bytes()[:1000])
-    fit(PLAIN, file, tmp_path / "run").to_the_end()
+    fit(PLAIN, file, tmp_path / "run").train()
     assert files(tmp_path / "whole") == files(tmp_path / "run")
 
 
 def test_zero_head_begins_at_ln_k(file: PatchFile) -> None:
-    lines = trained(file, dataclasses.replace(PLAIN, steps=1, log_every=1, schedule=ScheduleConfig("constant")))[1]
+    lines = train(file, dataclasses.replace(PLAIN, steps=1, log_every=1, schedule=ScheduleConfig("constant")))[1]
     assert lines[0]["loss"] == pytest.approx(np.log(10), abs=1e-6)
 
 
 def test_sigmoid_loss_begins_where_the_bias_of_the_head_puts_it(file: PatchFile) -> None:
-    one = begun()
+    one = fresh_weights()
     one.tensors["head.bias"].fill_(-10.0)
     config = dataclasses.replace(PLAIN, steps=1, log_every=1, loss="sigmoid", schedule=ScheduleConfig("constant"))
     expected = np.log1p(np.exp(10.0)) + 9 * np.log1p(np.exp(-10.0))
-    assert trained(file, config, one)[1][0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert train(file, config, one)[1][0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_patches_and_pictures_are_trained_alike(file: PatchFile) -> None:
-    """Without augmentation rows of the file go in as they are; a flip that never comes forces pictures."""
-    plain = trained(file, dataclasses.replace(PLAIN, steps=3))[0]
-    pictures = trained(file, dataclasses.replace(PLAIN, steps=3, augment=AugmentConfig(grayscale=1e-9)))[0]
-    assert all(torch.equal(plain[name], pictures[name]) for name in plain)
+def test_patches_and_images_are_trained_alike(file: PatchFile) -> None:
+    """Without augmentation rows of the file go in as they are; a flip that never comes forces images."""
+    plain = train(file, dataclasses.replace(PLAIN, steps=3))[0]
+    images = train(file, dataclasses.replace(PLAIN, steps=3, augment=AugmentConfig(grayscale=1e-9)))[0]
+    assert all(torch.equal(plain[name], images[name]) for name in plain)

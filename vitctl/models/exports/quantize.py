@@ -1,4 +1,4 @@
-"""An ONNX file in 8 bits: static, calibrated on pictures."""
+"""An ONNX file in 8 bits: static, calibrated on images."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ PRODUCTS = ("MatMul", "Gemm", "Conv")
 Bytes = np.ndarray[Any, Any]
 
 
-def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
+def quantize(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
     """Writes `out`, not yet in its place; returns how many products are in 8 bits: those of blocks and convolutions.
 
     The last one, the head, stays float32, as products of two activations do in attention, and all between products.
@@ -26,7 +26,7 @@ def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    check_room(path)
+    check_space_for_copies(path)
     model = onnx.load(path)
     chosen = with_weights(model.graph)[:-1]
     with mute_loggers(""):  # the library warns through the root logger
@@ -47,7 +47,7 @@ def quantise(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
     return len(chosen)
 
 
-def check_room(path: Path) -> None:
+def check_space_for_copies(path: Path) -> None:
     """Whether there is room for the copies that onnxruntime writes, which does not notice a full disk."""
     needed = 2 * sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*"))
     for folder in (path.parent, Path(tempfile.gettempdir())):

@@ -11,7 +11,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.randomness import stream
 
 
-def initialise(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> None:
+def initialize(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> None:
     """Draws all parameters anew from `seed`, in the order of their names in the model."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -19,20 +19,20 @@ def initialise(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: floa
             if not parameter.requires_grad or parameter.is_meta:
                 continue
             if name.startswith("head."):
-                first = head(parameter.shape, seed, head_std) if parameter.ndim > 1 else torch.tensor(head_bias)
+                first = init_head(parameter.shape, seed, head_std) if parameter.ndim > 1 else torch.tensor(head_bias)
                 parameter.copy_(first)
             else:
-                draw(name, parameter, random)
+                init_parameter(name, parameter, random)
 
 
-def head(shape: Sequence[int], seed: int, std: float) -> torch.Tensor:
+def init_head(shape: Sequence[int], seed: int, std: float) -> torch.Tensor:
     """The first weights of a head. They have numbers of their own: they change nothing else that is drawn."""
     if not std:
         return torch.zeros(*shape)
     return torch.empty(*shape).normal_(0.0, std, generator=torch.Generator().manual_seed(stream(seed, "head")))
 
 
-def draw(name: str, value: torch.Tensor, random: torch.Generator) -> None:
+def init_parameter(name: str, value: torch.Tensor, random: torch.Generator) -> None:
     """One parameter, by its name. Scales of norms keep what timm gave them: ones, and zeros at a ResNet's ends."""
     leaf = name.rpartition(".")[2]
     if re.search(r"attn\.qkv\.weight|attn_pool\.kv\.weight", name):

@@ -20,8 +20,8 @@ WEIGHTS = "weights.safetensors"  # in a run directory
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 OTHER_FILES = (
     (b"\x89HDF", "an HDF5 file (patches or features), not weights"),
-    (b"\xff\xd8\xff", "a picture"),
-    (b"\x89PNG", "a picture"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"\x89PNG", "an image"),
     (b"GGUF", "a GGUF file, which holds no Vision Transformer"),
 )
 
@@ -32,13 +32,13 @@ def open_weights(path: Path, allow_missing: bool = False, describe: Describe | N
     `describe` knows timm's architectures, for the files that name one.
     """
     if path.is_dir():
-        return open_folder(path, allow_missing, describe)
+        return open_weights_folder(path, allow_missing, describe)
     if not path.exists():
         raise WeightsError(f"{path}: no such file or folder")
-    return guarded(path, lambda: open_file(path, allow_missing, describe))
+    return catch_parse_errors(path, lambda: open_file(path, allow_missing, describe))
 
 
-def guarded(path: Path, read: Callable[[], Weights]) -> Weights:
+def catch_parse_errors(path: Path, read: Callable[[], Weights]) -> Weights:
     """Damaged bytes make parsers raise whatever they like: each becomes one line."""
     try:
         return read()
@@ -49,12 +49,12 @@ def guarded(path: Path, read: Callable[[], Weights]) -> Weights:
         raise WeightsError(f"{path}: damaged, or no file of weights ({text})") from error
 
 
-def open_folder(path: Path, allow_missing: bool, describe: Describe | None) -> Weights:
+def open_weights_folder(path: Path, allow_missing: bool, describe: Describe | None) -> Weights:
     if (path / WEIGHTS).exists():
-        return guarded(path / WEIGHTS, lambda: open_file(path / WEIGHTS, allow_missing, describe))
+        return catch_parse_errors(path / WEIGHTS, lambda: open_file(path / WEIGHTS, allow_missing, describe))
     for name in FOLDER_FILES:
         if (path / name).exists():
-            return guarded(path, lambda name=name: open_file(path / name, allow_missing, describe))  # type: ignore[misc]
+            return catch_parse_errors(path, lambda name=name: open_file(path / name, allow_missing, describe))  # type: ignore[misc]
     if (path / "config.json").exists():
         raise WeightsError(f"{path}: has a config.json, but none of {WEIGHTS}, {', '.join(FOLDER_FILES)}")
     raise WeightsError(
@@ -69,41 +69,41 @@ def open_file(path: Path, allow_missing: bool, describe: Describe | None = None)
     if not head:
         raise WeightsError(f"{path}: is empty")
     if path.name.endswith(".index.json"):
-        return from_tensors(path, gathered(path), {}, describe)
+        return from_tensors(path, read_sharded_safetensors(path), {}, describe)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return from_tensors(
-            path, *safetensors(path), describe
+            path, *read_safetensors(path), describe
         )  # first of all: its length may begin as a pickle or a zip does
     for magic, what in OTHER_FILES:
         if head.startswith(magic):
             raise WeightsError(f"{path}: is {what}")
     if head.startswith(b"PK"):
-        return open_zip(path, allow_missing, describe)
+        return open_weights_zip(path, allow_missing, describe)
     if head.startswith(b"\x80"):
-        return from_tensors(path, unpickled(path), {}, describe)
+        return from_tensors(path, read_torch_file(path), {}, describe)
     if head[8:9] == b"{":
-        return from_tensors(path, *safetensors(path), describe)
+        return from_tensors(path, *read_safetensors(path), describe)
     raise WeightsError(
         f"{path}: is no file of weights that vitctl knows: .safetensors, official .npz, .pth, or a Hugging Face folder"
     )
 
 
-def open_zip(path: Path, allow_missing: bool, describe: Describe | None) -> Weights:
+def open_weights_zip(path: Path, allow_missing: bool, describe: Describe | None) -> Weights:
     """A zip of arrays, or torch's own."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         check_proportion(path, sum(member.file_size for member in archive.infolist()))
     if any(name.endswith("data.pkl") for name in names):
-        return from_tensors(path, unpickled(path), {}, describe)
+        return from_tensors(path, read_torch_file(path), {}, describe)
     if not any(name.endswith(".npy") for name in names):
         raise WeightsError(f"{path}: is a zip without arrays; weights are .npz, .safetensors or .pth")
     found = [name.removesuffix(".npy") for name in names]
     if not official.is_official(found):
         raise WeightsError(f"{path}: an .npz, but not of a Vision Transformer or BiT ({', '.join(found[:3])}, ...)")
-    return official.read(read_arrays(path), str(path), allow_missing)
+    return official.read_official(read_arrays(path), str(path), allow_missing)
 
 
-def unpickled(path: Path) -> Any:
+def read_torch_file(path: Path) -> Any:
     """torch's file, by its reader that knows tensors and containers alone. (MAE keeps its arguments beside them.)"""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -119,7 +119,7 @@ def unpickled(path: Path) -> Any:
         ) from error
 
 
-def safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -129,14 +129,14 @@ def safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
         raise WeightsError(f"{path}: damaged or truncated .safetensors ({' '.join(str(error).split())})") from error
 
 
-def gathered(index: Path) -> Tensors:
+def read_sharded_safetensors(index: Path) -> Tensors:
     """All files of a checkpoint in several parts, which must lie beside their index."""
     files = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
     if any(Path(name).name != name for name in files):
         raise WeightsError(f"{index}: names files outside its folder")
     for file in files:
         check_regular_file(index.parent / file)
-    return {name: tensor for file in files for name, tensor in safetensors(index.parent / file)[0].items()}
+    return {name: tensor for file in files for name, tensor in read_safetensors(index.parent / file)[0].items()}
 
 
 def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: Describe | None) -> Weights:
@@ -144,11 +144,11 @@ def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: D
     if metadata.get("format") == FORMAT:
         check_tensors(content, str(path))
         return read_ours(path, metadata, content)
-    config, preprocessor = (beside(path, name) for name in ("config.json", "preprocessor_config.json"))
+    config, preprocessor = (read_json_in_folder(path, name) for name in ("config.json", "preprocessor_config.json"))
     if isinstance(content, dict) and hugging_face.looks_like(map(str, content)):
         check_tensors({name: each for name, each in content.items() if isinstance(each, torch.Tensor)}, str(path))
-        return hugging_face.read(content, config, preprocessor, str(path))
-    tensors, wrapper = state_dict.unwrapped(content, str(path))
+        return hugging_face.read_hf(content, config, preprocessor, str(path))
+    tensors, wrapper = state_dict.unwrap(content, str(path))
     if not state_dict.is_plain(tensors):
         shown = ", ".join(list(tensors)[:3])
         raise WeightsError(
@@ -156,10 +156,10 @@ def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: D
         )
     check_tensors(tensors, str(path))
     named = config if config and "architecture" in config else state_dict.read_arch(content)
-    return state_dict.read(tensors, str(path), named, describe, wrapper)
+    return state_dict.read_state_dict(tensors, str(path), named, describe, wrapper)
 
 
-def beside(path: Path, name: str) -> dict[str, Any] | None:
+def read_json_in_folder(path: Path, name: str) -> dict[str, Any] | None:
     """A JSON file in the folder of a checkpoint that goes by one of the usual names."""
     if path.name not in FOLDER_FILES or not (path.parent / name).exists():
         return None

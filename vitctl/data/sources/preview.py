@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 from vitctl.data.sources.cifar import cifar_version, refuse_pickles
 from vitctl.data.sources.contract import several_readings
-from vitctl.data.sources.files import compression, damaged
+from vitctl.data.sources.files import compression, name_damaged_file
 from vitctl.data.sources.idx import idx_sets
-from vitctl.data.sources.names import PICTURES, Parts, ending, is_junk
-from vitctl.data.sources.tars import as_entry, headers
+from vitctl.data.sources.names import PICTURES, Parts, extension, is_junk
+from vitctl.data.sources.tars import headers, tar_entry
 from vitctl.data.sources.tree import Entry
 from vitctl.data.sources.webdataset import LARGEST_LABEL, label_in
 from vitctl.errors import DataError
@@ -21,20 +21,20 @@ MEMBERS, BYTES = 1000, 1 << 26  # of a compressed tar even the beginning takes t
 
 
 @dataclass
-class Glance:
+class FolderPreview:
     tars: int = 0
     pictures: int = 0
-    labelled: bool = False  # by .cls, which nobody else uses
-    json_labelled: bool = False
-    folders: set[Parts] = field(default_factory=set)  # that hold pictures
+    labeled: bool = False  # by .cls, which nobody else uses
+    json_labeled: bool = False
+    folders: set[Parts] = field(default_factory=set)  # that hold images
     names: set[str] = field(default_factory=set)
 
 
-def glance(path: Path) -> Glance:
-    seen = Glance()
-    with damaged(str(path)), (compression(path) or open)(path, "rb") as stream:
+def preview_folder(path: Path) -> FolderPreview:
+    seen = FolderPreview()
+    with name_damaged_file(str(path)), (compression(path) or open)(path, "rb") as stream:
         for header in islice(headers(stream, str(path)), MEMBERS):
-            entry = as_entry(header)
+            entry = tar_entry(header)
             if isinstance(entry, Entry) and not entry.is_folder and not any(map(is_junk, entry.parts)):
                 look(entry, stream, seen)
             if header.offset_data + header.size > BYTES:
@@ -42,34 +42,34 @@ def glance(path: Path) -> Glance:
     return seen
 
 
-def look(entry: Entry, stream: BinaryIO, seen: Glance) -> None:
-    kind = ending(entry.parts[-1])
+def look(entry: Entry, stream: BinaryIO, seen: FolderPreview) -> None:
+    kind = extension(entry.parts[-1])
     seen.names.add(entry.parts[-1])
     seen.tars += kind == "tar"
-    seen.labelled |= kind == "cls"
+    seen.labeled |= kind == "cls"
     if kind in PICTURES:
         seen.pictures += 1
         seen.folders.add(entry.parts[:-1])
-    if kind == "json" and not seen.json_labelled:
+    if kind == "json" and not seen.json_labeled:
         stream.seek(entry.offset)
-        seen.json_labelled = label_in(stream.read(min(entry.size, LARGEST_LABEL))) is not None
+        seen.json_labeled = label_in(stream.read(min(entry.size, LARGEST_LABEL))) is not None
 
 
 def kind_of_tars(paths: Sequence[Path], where: str) -> str:
     """webdataset, class-tars, or folder: what one tar, or many alike, hold."""
-    seen = glance(paths[0])
+    seen = preview_folder(paths[0])
     refuse_packed(where, seen.names)
-    if seen.labelled or (seen.json_labelled and len(seen.folders) < 2):
+    if seen.labeled or (seen.json_labeled and len(seen.folders) < 2):
         return "webdataset"
-    if seen.json_labelled:
-        raise several_readings(where, {"webdataset": "WebDataset shards labelled by .json", "classes": "class folders"})
+    if seen.json_labeled:
+        raise several_readings(where, {"webdataset": "WebDataset shards labeled by .json", "classes": "class folders"})
     if seen.tars > seen.pictures:
         if len(paths) > 1:
             raise DataError(f"{where}: several tars, and the first is one of tars; name one of them")
         return "class-tars"
     if len(paths) == 1:
         return "folder"
-    if numbered([path.name for path in paths]):
+    if are_numbered([path.name for path in paths]):
         raise several_readings(where, {"webdataset": "shards without labels", "class-tars": "one tar per class"})
     return "class-tars"
 
@@ -82,7 +82,7 @@ def refuse_packed(where: str, names: set[str]) -> None:
         raise DataError(f"{where}: holds {whose}'s own files; unpack it, and name the folder that they lie in")
 
 
-def numbered(names: Sequence[str]) -> bool:
+def are_numbered(names: Sequence[str]) -> bool:
     """Names that differ only in a number, as shards' do; WordNet's own, n01440764, are of classes."""
     if all(re.fullmatch(r"n\d{8}\..*", name) for name in names):
         return False
@@ -90,5 +90,5 @@ def numbered(names: Sequence[str]) -> bool:
 
 
 def is_nested(path: Path) -> bool:
-    seen = glance(path)
+    seen = preview_folder(path)
     return seen.tars > seen.pictures

@@ -7,20 +7,20 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from vitctl.probing.labels import numbered
+from vitctl.probing.labels import encode_labels
 from vitctl.probing.ridge import Floats
 
 AT_ONCE = 1 << 24  # similarities that are held
 
 
-class Comparing(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class PrototypeClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Features less the mean of the shots, at length one."""
 
-    def fit(self, X: Any, y: Any) -> "Comparing":
+    def fit(self, X: Any, y: Any) -> "PrototypeClassifier":
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
-        self.classes_, self.numbers_ = numbered(y)
+        self.classes_, self.numbers_ = encode_labels(y)
         self.mean_ = X.mean(0)
-        self.keep(unit(X - self.mean_))
+        self.keep(normalize_rows(X - self.mean_))
         return self
 
     def keep(self, shots: Floats) -> None:
@@ -34,11 +34,11 @@ class Comparing(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         check_is_fitted(self)
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         step = max(1, AT_ONCE // len(self.numbers_))
-        parts = (unit(X[start : start + step] - self.mean_) for start in range(0, len(X), step))
+        parts = (normalize_rows(X[start : start + step] - self.mean_) for start in range(0, len(X), step))
         return self.classes_[np.concatenate([self.votes(part).argmax(1) for part in parts])]
 
 
-class Neighbours(Comparing):
+class NearestNeighbors(PrototypeClassifier):
     """DINO's (arXiv 2104.14294, appendix F): the k most similar vote, each with exp(cosine / temperature)."""
 
     def __init__(self, k: int = 20, temperature: float = 0.07) -> None:
@@ -54,7 +54,7 @@ class Neighbours(Comparing):
         return votes
 
 
-class NearestMean(Comparing):
+class NearestMean(PrototypeClassifier):
     """The class whose mean is nearest (SimpleShot, arXiv 1911.04623, CL2N)."""
 
     def keep(self, shots: Floats) -> None:
@@ -66,5 +66,5 @@ class NearestMean(Comparing):
         return pictures @ self.means_.T - np.square(self.means_).sum(1) / 2  # type: ignore[no-any-return]
 
 
-def unit(rows: Floats) -> Floats:
+def normalize_rows(rows: Floats) -> Floats:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # type: ignore[no-any-return]

@@ -5,27 +5,27 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitctl.data.glimpses import glimpses, pictures_at
 from vitctl.data.patchifier.decode import Target
+from vitctl.data.previews import images_at, read_previews
 from vitctl.errors import DataError
 
 Folder = Callable[..., Path]
 
 
-def test_files_folders_and_patterns_each_picture_once(folder: Folder) -> None:
+def test_files_folders_and_patterns_each_image_once(folder: Folder) -> None:
     root = folder({"a/b": 2, "c": 1})
-    (root / "c" / "notes.txt").write_text("no picture")
+    (root / "c" / "notes.txt").write_text("no image")
     (root / ".hidden").mkdir()
     (root / ".hidden" / "x.png").write_bytes(b"")
-    found = pictures_at([str(root / "c" / "000.png"), str(root), str(root / "**" / "*.png")])
+    found = images_at([str(root / "c" / "000.png"), str(root), str(root / "**" / "*.png")])
     assert [str(Path(each).relative_to(root)) for each in found] == ["c/000.png", "a/b/000.png", "a/b/001.png"]
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for name, words in (("no.jpg", "no such file"), ("*.jpg", "no match"), ("empty", "no picture is in this folder")):
+    for name, words in (("no.jpg", "no such file"), ("*.jpg", "no match"), ("empty", "no image is in this folder")):
         with pytest.raises(DataError, match=words):
-            pictures_at([str(tmp_path / name)])
+            images_at([str(tmp_path / name)])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
@@ -34,10 +34,10 @@ def test_all_come_in_order_and_what_cannot_be_read_says_why(folder: Folder, batc
     paths = sorted(map(str, (root / "a").iterdir()))
     Path(paths[1]).write_bytes(b"text")
     Path(paths[3]).unlink()
-    found = [each for part in glimpses(paths, Target(8, 12, 3), batch) for each in part]
+    found = [each for part in read_previews(paths, Target(8, 12, 3), batch) for each in part]
     assert [each.path for each in found] == paths
     assert [each.pixels is not None for each in found] == [True, False, True, False, True]
-    assert found[1].reason.startswith("not a picture")
+    assert found[1].reason.startswith("not an image")
     assert found[3].reason == "No such file or directory"
     assert found[0].pixels is not None
     assert found[0].pixels.shape == (8, 12, 3)
@@ -47,5 +47,5 @@ def test_nothing_is_left_behind_in_the_process(folder: Folder) -> None:
     """Many threads decode; what Pillow is told meanwhile is told back."""
     paths = sorted(map(str, (folder({"a": 40}, ending="webp") / "a").iterdir()))
     before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
-    assert len([each for part in glimpses(paths, Target(8, 12, 3), 5) for each in part]) == 40
+    assert len([each for part in read_previews(paths, Target(8, 12, 3), 5) for each in part]) == 40
     assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before

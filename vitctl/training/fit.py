@@ -1,0 +1,190 @@
+"""One training run from its newest checkpoint to its last step: for pretraining, fine-tuning and each lr of a grid."""
+
+import math
+import shlex
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vitctl.config.train import TrainConfig
+from vitctl.errors import DataError, Interrupted, NoSpace, is_no_space
+from vitctl.io.checkpoint import checkpoints, read_checkpoint
+from vitctl.io.run_directory import RunDirectory
+from vitctl.io.weights import save_weights
+from vitctl.models.count import BACKWARD
+from vitctl.reporting import Progress
+from vitctl.training import compiler, memory
+from vitctl.training.environment import Environment
+from vitctl.training.loop import LoopConfig, train
+from vitctl.training.optimizers import make_optimizer
+from vitctl.training.ranks import wrap
+from vitctl.training.recorder import Recorder
+from vitctl.training.state import State, init_ema
+from vitctl.training.task import TrainTask
+
+COMPILE_FROM = 50_000  # images on a GPU: for fewer, compiling takes longer than it saves
+COMPILE_FROM_FLOPS = 3e14  # of a whole run on a CPU: about ten minutes on two cores, of which a sixth is saved
+LOG_EVERY = 50  # steps, at most
+EVALUATIONS = 20  # at most, where epochs are short
+
+
+@dataclass(frozen=True)
+class Fitted:
+    steps: int
+    loss: float  # the last logged one
+    val: dict[str, float]  # the last evaluation
+    best: float | None
+    best_step: int | None
+    micro_batch: int
+    digest: str
+    images_per_s: float
+
+
+class Fit:
+    """`Fit(config, task, env, run).train()`; resumes from the newest checkpoint of the run."""
+
+    def __init__(self, config: TrainConfig, task: TrainTask, env: Environment, run: RunDirectory | None) -> None:
+        self.config, self.task, self.env, self.run = config, task, env, run
+        self.model = task.model
+        self.steps = config.total_steps(env.train.rows)
+        micro_batch = self.choose_micro_batch()
+        wrapped = wrap(self.model, env.ranks, config.parallel, env.device)
+        self.wrapped = self.compile_model(wrapped)
+        self.state = State(self.model, make_optimizer(self.model, config.optim))
+        self.state.ema = init_ema(self.model) if config.ema else None
+        self.state.micro_batch = micro_batch
+        self.recorder = Recorder(config, run, env, task)
+
+    def choose_micro_batch(self) -> int:
+        config, env = self.config, self.env
+        share = config.batch // env.ranks.world
+        if config.micro_batch != "auto":
+            return min(int(config.micro_batch), share)
+        task = self.task
+        size = memory.find_micro_batch(
+            self.model, task.objective, task.feed.at(0), env.precision, env.device, task.tokens
+        )
+        return int(-env.ranks.max(-size))  # the smallest of all ranks
+
+    def compile_model(self, model: nn.Module) -> nn.Module:
+        how = self.config.compile
+        if how == "off" or (how == "auto" and not self.pays_to_compile()):
+            return model
+        compiler.quiet_compiler(may_fail=how == "auto")
+        self.env.reporter.note("compiling the model, which takes about a minute the first time")
+        return torch.compile(model)  # type: ignore[return-value]
+
+    def pays_to_compile(self) -> bool:
+        env, images = self.env, self.steps * self.config.batch
+        if env.device.type == "cuda":
+            return images >= COMPILE_FROM
+        if env.device.type != "cpu" or env.precision != "bf16" or env.ranks.world > 1:
+            return False
+        return compiler.can_compile() and images * BACKWARD * self.task.flops >= COMPILE_FROM_FLOPS
+
+    def train(self) -> Fitted:
+        try:
+            return self.run_steps()
+        except OSError as error:
+            if self.run is None or not is_no_space(error):
+                raise
+            raise NoSpace(
+                f"{self.run.path}: no space left on the disk at step {self.state.step:,}. Its checkpoints are kept: "
+                f"free some space and resume with --resume {shlex.quote(str(self.run.root))}"
+            ) from error
+        finally:
+            self.recorder.writer.close()
+
+    def run_steps(self) -> Fitted:
+        env, batch = self.env, self.config.batch
+        self.resume()
+        started, first = time.perf_counter(), self.state.step
+        with env.reporter.progress("train", self.steps * batch, done=first * batch) as bar:
+            may_retry = self.config.micro_batch == "auto" and env.ranks.world == 1  # all ranks must use the same one
+            finished = memory.retry_with_less_memory(
+                lambda: self.train_until(self.loop_config(), bar), self.state, may_retry, env.reporter.warn
+            )
+        seconds = time.perf_counter() - started
+        self.recorder.save(self.state)
+        self.recorder.writer.wait()
+        env.ranks.barrier()
+        if not finished:
+            raise self.make_interrupt()
+        return self.finish((self.state.step - first) * batch / max(seconds, 1e-9))
+
+    def train_until(self, loop: LoopConfig, bar: Progress | None = None) -> bool:
+        env, task, bar = self.env, self.task, bar or Progress()
+        return train(self.state, self.wrapped, loop, task.objective, task.feed, self.recorder, env.ranks, env.stop, bar)
+
+    def loop_config(self) -> LoopConfig:
+        config = self.config
+        epoch = max(1, round(self.env.train.rows / config.batch))
+        eval_every = config.eval_every
+        if eval_every is None:
+            eval_every = max(epoch, math.ceil(self.steps / EVALUATIONS))
+        return LoopConfig(
+            steps=self.steps,
+            batch=config.batch,
+            micro_batch=self.state.micro_batch,
+            lr=config.optim.lr,
+            schedule=config.schedule,
+            clip=config.optim.clip,
+            ema=config.ema,
+            seed=config.seed,
+            precision=self.env.precision,
+            device=self.env.device,
+            counts_correct=self.task.counts_correct,
+            log_every=config.log_every or max(1, min(LOG_EVERY, self.steps // 100)),
+            eval_every=eval_every or self.steps,
+        )
+
+    def resume(self) -> None:
+        """From the newest checkpoint that can be read."""
+        if self.run is None:
+            return
+        for path in reversed(checkpoints(self.run.checkpoints)):
+            try:
+                tensors, facts = read_checkpoint(path)
+            except DataError as error:
+                self.env.reporter.warn(f"{error}; using the checkpoint before it")
+                continue
+            micro_batch = self.state.micro_batch
+            self.state.restore(tensors, facts)
+            share = self.config.batch // self.env.ranks.world
+            if self.config.micro_batch != "auto" or share % self.state.micro_batch:
+                self.state.micro_batch = micro_batch
+            self.env.reporter.note(f"{self.run.path}: resuming at step {self.state.step:,} of {self.steps:,}")
+            break
+        self.env.ranks.barrier()
+        if self.env.ranks.first:
+            self.run.cut(self.state.step)
+
+    def make_interrupt(self) -> Interrupted:
+        line = f"stopped after step {self.state.step:,} of {self.steps:,}"
+        return Interrupted(line, self.env.stop.code, self.resumable_run())
+
+    def resumable_run(self) -> str | None:
+        """The run to resume. A trial of a grid is resumed through the run that it belongs to."""
+        return str(self.run.root) if self.run else None
+
+    def finish(self, rate: float) -> Fitted:
+        state = self.state
+        weights = self.recorder.weights_at(state, state.weights())
+        digest = weights.digest()
+        if self.run and self.env.ranks.first:
+            save_weights(weights, self.run.weights)
+        metrics = self.run.metrics() if self.run else self.recorder.lines
+        logged = [line for line in metrics if "loss" in line]
+        evaluated = [line for line in metrics if "val_loss" in line]
+        return Fitted(
+            steps=state.step,
+            loss=logged[-1]["loss"],
+            val={name: value for name, value in evaluated[-1].items() if name != "step"} if evaluated else {},
+            best=state.best if evaluated else None,
+            best_step=state.best_step if evaluated else None,
+            micro_batch=state.micro_batch,
+            digest=digest,
+            images_per_s=rate,
+        )

@@ -1,0 +1,130 @@
+"""What a run writes while it trains: the log, evaluations, the best weights, checkpoints."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitctl.config.train import TrainConfig
+from vitctl.errors import RunError, UsageError, is_out_of_memory
+from vitctl.io.background import Background
+from vitctl.io.checkpoint import weights_facts, write_checkpoint
+from vitctl.io.run_directory import RunDirectory
+from vitctl.io.weights import Weights, save_weights
+from vitctl.training.environment import Environment
+from vitctl.training.state import State, StepSums
+from vitctl.training.task import TrainTask, evaluation_batch
+
+SAVE_RATIO = 50  # a checkpoint is due when this many times as long as saving it took has passed: 2% of the time
+SAVE_SECONDS = 60.0  # at least, between two checkpoints
+DECIDE_EVERY = 20  # steps: with FSDP all ranks decide together, because all must take part in saving
+
+
+class Recorder:
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunDirectory | None,
+        env: Environment,
+        task: TrainTask,
+    ) -> None:
+        self.config, self.run, self.env, self.task = config, run, env, task
+        self.ranks = env.ranks
+        self.lines: list[dict[str, float]] = []  # the log of this process
+        self.board = tensorboard(run.path) if run and self.ranks.first and config.tensorboard else None
+        self.writer = Background()
+        self.saved_at, self.save_seconds = time.monotonic(), 0.0
+
+    def log(self, state: State, lr: float) -> None:
+        sums, state.sums = state.sums, StepSums()
+        line = {
+            "step": state.step,
+            "epoch": state.step * self.config.batch / self.env.train.rows,
+            "lr": lr,
+            "loss": sums.loss / sums.steps,
+            "top1": sums.correct / sums.images,
+            "grad_norm": sums.norm / sums.steps,
+        }
+        if not self.task.counts_correct:
+            del line["top1"]
+        self.write(line)
+
+    def evaluate(self, state: State) -> None:
+        try:
+            evaluation = self.task.evaluate(state)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"out of memory during the evaluation at step {state.step:,}; resume from the last checkpoint with a "
+                "smaller --micro-batch"
+            ) from error
+        if evaluation is None:
+            return
+        self.write({"step": state.step, **evaluation.values})
+        self.env.reporter.note(f"step {state.step:,}: {evaluation.summary}")
+        if evaluation.score > state.best:
+            state.best, state.best_step = evaluation.score, state.step
+            self.keep_best(state)
+
+    def write(self, line: dict[str, float]) -> None:
+        self.lines.append(line)
+        if self.board is not None:
+            for name, value in line.items():
+                self.board.add_scalar(name, value, int(line["step"]))
+        if self.run and self.ranks.first:
+            self.run.log(**line)
+
+    def keep_best(self, state: State) -> None:
+        tensors = state.weights()
+        if self.run and self.ranks.first:
+            self.writer.put(save_weights, self.weights_at(state, tensors), self.run.best)
+
+    def weights_at(self, state: State, tensors: dict[str, torch.Tensor]) -> Weights:
+        """Weights of this step, with the facts needed to trace them."""
+        weights = self.task.weights(tensors)
+        training = weights.about.training | {
+            "step": state.step, "average": state.ema is not None, "eval_batch": evaluation_batch(state)
+        }  # fmt: skip
+        return replace(weights, about=replace(weights.about, training=training))
+
+    def save_if_due(self, state: State) -> None:
+        if self.is_checkpoint_due(state):
+            self.save(state)
+
+    def is_checkpoint_due(self, state: State) -> bool:
+        if self.run is None:
+            return False
+        if self.config.save_every:
+            return state.step % self.config.save_every == 0
+        now = (
+            time.monotonic() - self.saved_at > max(SAVE_SECONDS, SAVE_RATIO * self.save_seconds)
+            and not self.writer.busy
+        )
+        if self.ranks.world == 1 or self.config.parallel == "ddp":
+            return now and self.ranks.first
+        return state.step % DECIDE_EVERY == 0 and self.ranks.broadcast(str(now)) == "True"
+
+    def save(self, state: State) -> None:
+        """Copy the state now and write it in the background."""
+        if self.run is None or (self.config.parallel == "ddp" and not self.ranks.first):
+            return
+        started = time.monotonic()
+        tensors, facts = state.tensors(), state.facts() | {"weights": weights_facts(self.weights_at(state, {}))}
+        if self.ranks.first:
+            self.run.flush()
+            self.writer.put(write_checkpoint, self.run.checkpoints, state.step, tensors, facts)
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - started
+
+
+def tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "TensorBoard is not installed: run pip install tensorboard, or leave out --set tensorboard=true"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,89 @@
+"""What differs between training with and without labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import nn
+
+from vitctl.config.train import TrainConfig
+from vitctl.io.weights import Tensors, Weights
+from vitctl.models.count import count
+from vitctl.models.create import build_module, load_tensors
+from vitctl.models.input import Normalizer
+from vitctl.training.environment import Environment
+from vitctl.training.evaluation import Evaluation, evaluate_batches, use_weights
+from vitctl.training.feed import Feed, check_split_labels, eval_batches
+from vitctl.training.objective import Objective, Supervised
+from vitctl.training.precision import quick_attention
+from vitctl.training.state import State
+
+AFTER_BLOCKS = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.")
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    model: nn.Module
+    tokens: int  # of an image
+    flops: int  # of a forward pass of one image
+    objective: Objective
+    feed: Feed
+    evaluate: Callable[[State], Evaluation | None]  # on val
+    weights: Callable[[Tensors], Weights]  # trained tensors as weights to save
+    counts_correct: bool  # whether the objective has correct predictions to count
+
+
+def make_labeled_task(config: TrainConfig, weights: Weights, env: Environment) -> TrainTask:
+    """Classification, starting from `weights`."""
+    spec = weights.spec
+    check_split_labels(env.train, spec.classes)
+    model = build_module(spec)
+    load_tensors(model, weights.tensors, weights.about.source or spec.name)
+    freeze(prepare_model(model, config, env), config.freeze)
+    normalize = Normalizer(spec, weights.about)
+    return TrainTask(
+        model=model,
+        tokens=spec.tokens,
+        flops=count(spec).flops,
+        objective=Supervised(normalize, config.loss),
+        feed=Feed(env.train, config, spec, env.ranks, env.device),
+        evaluate=partial(evaluate_on_val, model, normalize, env),
+        weights=lambda tensors: replace(weights, tensors=tensors),
+        counts_correct=not config.augment.mixes_labels,  # a mixed image has two correct classes
+    )
+
+
+def evaluation_batch(state: State) -> int:
+    """Without gradients twice as many images fit. It is stored with the weights: in bf16 the batch size changes the
+    last bits of the logits, and `vitctl evaluate` is to reproduce the score of training."""
+    return 2 * state.micro_batch
+
+
+def evaluate_on_val(model: nn.Module, normalize: Normalizer, env: Environment, state: State) -> Evaluation | None:
+    if env.val is None:
+        return None
+    with use_weights(model, state.ema):
+        batches = eval_batches(env.val, normalize.spec, evaluation_batch(state), env.ranks, env.device)
+        return evaluate_batches(model, batches, normalize, env.precision, env.device, env.ranks).to_evaluation()
+
+
+def prepare_model(model: nn.Module, config: TrainConfig, env: Environment) -> nn.Module:
+    """Move the model to its device, with the fastest attention there."""
+    model.to(env.device)
+    quick_attention(model, env.precision, env.device)
+    if config.checkpointing:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    return model
+
+
+def freeze(model: nn.Module, what: str | None) -> None:
+    """Freeze all but the head ("backbone"), or the stem and the first N blocks."""
+    if what is None:
+        return
+    for name, value in model.named_parameters():
+        if what == "backbone":
+            frozen = not name.startswith("head.")
+        else:
+            block = name.split(".")[1] if name.startswith("blocks.") else ""
+            frozen = int(block) < int(what) if block else not name.startswith(AFTER_BLOCKS)
+        value.requires_grad_(value.requires_grad and not frozen)

@@ -1,0 +1,78 @@
+"""The images that a model is looked at with, in its own size and channels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitctl.config.inspect import InspectConfig
+from vitctl.config.model import ModelSpec
+from vitctl.data.patchifier.decode import Target
+from vitctl.data.previews import images_at, read_previews
+from vitctl.errors import DataError
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.weights import Weights
+from vitctl.reporting import Reporter, format_count
+from vitctl.workflows.choose import choose_data, warn_enlarged
+from vitctl.workflows.load import data_of_run
+from vitctl.workflows.samples import HELD_OUT, resize_samples, space_evenly
+
+Bytes = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class InspectedImages:
+    pixels: Bytes  # uint8 [M, H, W, C]
+    names: list[str]
+    shown: list[int]  # those that attention is drawn over
+    data: str  # where they are from
+    digest: str
+    file: PatchFile | None
+    split: str
+
+
+def open_images(config: InspectConfig, weights: Weights, reporter: Reporter) -> InspectedImages:
+    if not config.images:
+        return take_from_file(config, weights.spec, reporter)
+    spec = weights.spec
+    return read_paths(config, Target(spec.height, spec.width, spec.channels, weights.about.fit), reporter)
+
+
+def take_from_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -> InspectedImages:
+    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), (spec.height, spec.width)))
+    warn_enlarged(file, spec, reporter)
+    held_out = [name for name in HELD_OUT if name in file.splits and file.split(name).rows]
+    split = file.split(config.split or (held_out or list(file.splits))[0])
+    if split.rows < 4:
+        raise DataError(f"{file.path}: {split.name} has {format_count(split.rows, 'image')}; at least 4 are looked at")
+    rows = space_evenly(split.rows, config.pictures)
+    names = [caption_for(file, split, row) for row in rows]
+    chosen = [int(place) for place in space_evenly(len(rows), config.shown)]
+    return InspectedImages(
+        resize_samples(split.images(rows), spec), names, chosen, str(file.path), file.digest, file, split.name
+    )
+
+
+def caption_for(file: PatchFile, split: Split, row: int) -> str:
+    label = int(split.labels(np.array([row]))[0])
+    return file.class_names[label] if label >= 0 else Path(split.names(np.array([row]))[0]).name
+
+
+def read_paths(config: InspectConfig, target: Target, reporter: Reporter) -> InspectedImages:
+    paths = images_at(config.images)
+    paths = [paths[place] for place in space_evenly(len(paths), config.pictures)]
+    found, names = [], []
+    for batch in read_previews(paths, target, 32):
+        for each in batch:
+            if each.pixels is None:
+                reporter.warn(f"{each.path}: {each.reason}")
+            else:
+                found.append(each.pixels)
+                names.append(Path(each.path).name)
+    if not found:
+        raise DataError(f"none of {format_count(len(paths), 'image')} can be read")
+    if len(found) < config.pictures:
+        reporter.note(f"attention is measured on {format_count(len(found), 'image')}; the paper has 128")
+    shown = [int(place) for place in space_evenly(len(found), config.shown)]
+    return InspectedImages(np.stack(found), names, shown, ", ".join(config.images), "", None, "")
