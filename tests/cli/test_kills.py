@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from vitctl.workflows.train.conclude import TrainResult
 
 KILLS = 13  # of each of twelve kinds of run

@@ -23,7 +23,7 @@ LR = "it must be above 0 and at most 1,000"
         ("pretrain --set augment.mixup=inf", "augment.mixup is inf; it must lie between 0 and 1,000"),
         ("pretrain --seed -1", "seed is -1; it must lie between 0 and 4,294,967,295"),
         ("pretrain --set optim.lr=1_0", "--set optim.lr=1_0: a number is wanted"),
-        ("pretrain --set batch=１０", "--set batch=１０: a whole number is wanted"),
+        ("pretrain --set batch=１０", "--set batch=１０: expected a whole number"),
         ("pretrain --micro-batch ٣", "micro-batch '٣' is not understood; write auto, or a number of images"),
         ("selfsup --ratio nan", "masking.ratio is nan; it must be above 0 and under 1"),
         ("study data-size --seeds 10000000000 --dry-run", "seeds is 10000000000; it must lie between 1 and 100"),
@@ -45,9 +45,9 @@ def test_out_of_range_is_refused_with_the_range(refused: Callable[..., str], lin
     ("line", "message"),
     [
         ("pretrain --lr 1_000", "'--lr': a number is wanted, not '1_000'"),
-        ("pretrain --steps 1_0", "'--steps': a whole number is wanted, not '1_0'"),
-        ("selfsup --probe １０", "'--probe': a whole number is wanted, not '１０'"),
-        ("predict --top ٣ x.png", "'--top': a whole number is wanted, not '٣'"),
+        ("pretrain --steps 1_0", "'--steps': expected a whole number, not '1_0'"),
+        ("selfsup --probe １０", "'--probe': expected a whole number, not '１０'"),
+        ("predict --top ٣ x.png", "'--top': expected a whole number, not '٣'"),
         ("fewshot --shots 1٠", "--shots: '1٠' is no number of shots; write 5, or all"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitctl.config.model import ModelSpec
-from vitctl.config.train import TrainConfig
+from vitctl.config.train import SelfsupConfig
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.inspection.reconstructions import draw_reconstructions
 from vitctl.io.patch_file import Split
@@ -39,7 +39,7 @@ class MaskedEvaluator:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: SelfsupConfig,
         spec: ModelSpec,
         model: nn.Module,
         normalize: Normalizer,

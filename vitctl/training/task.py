@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from vitctl.config.train import TrainConfig
+from vitctl.config.train import LabeledConfig, TrainConfig
 from vitctl.io.weights import Tensors, Weights
 from vitctl.models.count import count
 from vitctl.models.create import build_module, load_tensors
@@ -33,7 +33,7 @@ class TrainTask:
     counts_correct: bool  # whether the objective has correct predictions to count
 
 
-def make_labeled_task(config: TrainConfig, weights: Weights, env: Environment) -> TrainTask:
+def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment) -> TrainTask:
     """Classification, starting from `weights`."""
     spec = weights.spec
     check_split_labels(env.train, spec.classes)

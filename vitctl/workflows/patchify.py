@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.patchify import SPLITS, PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.data.patchifier.build import build_patch_file
 from vitctl.data.patchifier.duplicates import find_copies
 from vitctl.data.patchifier.finish import options_digest
@@ -124,12 +125,12 @@ def is_finished(out: Path, config: PatchifyConfig, resume: bool, overwrite: bool
 
 
 def with_defaults(config: PatchifyConfig, source: Source, reporter: Reporter) -> PatchifyConfig:
-    """What a kind of source wants when nothing was said: told, because it decides what is in the file."""
+    """Defaults of a kind of source. They are printed, because they decide what is in the file."""
     if source.kind == "digits" and not config.split:
         reporter.note("digits has no splits: a stratified fifth becomes val (--split val=0.2)")
         config = dataclasses.replace(config, split=("val=0.2",))
-    if source.kind == "digits" and config.res == "auto":
-        config = dataclasses.replace(config, res="32", patch=config.patch or 4)
+    if source.kind == "digits" and config.res is None:
+        config = dataclasses.replace(config, res=Res(32), patch=config.patch or 4)
     return config
 
 

@@ -24,7 +24,7 @@ from vitctl.training.device import choose_device
 from vitctl.training.precision import autocast
 from vitctl.training.ranks import Ranks
 from vitctl.training.tally import check_finite_logits
-from vitctl.workflows.ready import Ready, choose_model
+from vitctl.workflows.inputs.model import Ready, choose_model
 
 
 @dataclass(frozen=True)

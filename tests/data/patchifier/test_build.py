@@ -57,7 +57,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(source: Path, out: Path, resume: bool = False, shard: int = 0, **options: Any) -> bytes:
-    config = PatchifyConfig(str(source), str(out), res=RES, patch=4, **{"workers": 1, **options})
+    config = PatchifyConfig(source=str(source), out=str(out), res=RES, patch=4, **{"workers": 1, **options})
     build_patch_file(open_source(config.source), config, out, shard, SilentReporter(), resume, False)
     return out.read_bytes()
 
@@ -276,7 +276,7 @@ def test_a_line_that_a_kill_cut_short_costs_one_block(tmp_path: Path) -> None:
 
 def begun(pictures: Path, out: Path, **options: Any) -> Workspace:
     """A build that was stopped before its first block."""
-    config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, **options)
+    config = PatchifyConfig(source=str(pictures), out=str(out), res=RES, patch=4, **options)
     space = Workspace(out)
     space.begin(building.build_inputs(open_source(config.source), config), resume=False, overwrite=False)
     return space
@@ -318,7 +318,7 @@ def test_a_second_build_of_one_file_is_refused_and_harms_the_first_in_nothing(pi
     before = sorted(path.name for path in space.folder.iterdir())
     with space.hold(SilentReporter()):
         for overwrite in (False, True):
-            config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4)
+            config = PatchifyConfig(source=str(pictures), out=str(out), res=RES, patch=4)
             with pytest.raises(OutputExists, match="another process"):
                 build_patch_file(open_source(config.source), config, out, 0, SilentReporter(), not overwrite, overwrite)
             assert sorted(path.name for path in space.folder.iterdir()) == before
@@ -383,7 +383,7 @@ def test_no_room_stops_before_the_first_image(pictures: Path, tmp_path: Path, mo
 
 def test_it_is_no_hdf5_file_until_it_is_whole(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, workers=1)
+    config = PatchifyConfig(source=str(pictures), out=str(out), res=RES, patch=4, workers=1)
     space = begun(pictures, out)
     source = open_source(config.source)
     plan = building.load_or_make_plan(source, config, space, 0, SilentReporter(), space.folder)

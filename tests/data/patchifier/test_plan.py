@@ -35,7 +35,7 @@ class Listed(Source):
 def plan(
     tmp_path: Path, sightings: list[Sighting], shard: int = 0, source: dict[str, Any] | None = None, **options: Any
 ) -> RowPlan:
-    config = PatchifyConfig("listed", **options)
+    config = PatchifyConfig(source="listed", **options)
     scan = tmp_path / "scans" / str(len(list(tmp_path.glob("scans/*"))))  # a new one each time
     return make_plan(
         Listed(sightings, **(source or {})),
@@ -194,7 +194,7 @@ def test_memory_is_not_a_matter_of_names(tmp_path: Path, folder: Callable[..., P
     tracemalloc.start()
     made = make_plan(
         Many([]),
-        PatchifyConfig("listed", split=("val=0.1",)),
+        PatchifyConfig(source="listed", split=("val=0.1",)),
         tmp_path / "plan",
         0,
         SilentReporter(),

@@ -397,9 +397,9 @@ def write_rows(
 
 def choose_geometry(source: Source, config: PatchifyConfig) -> Geometry:
     """What was asked for; else 224 in patches of 16, and small arrays as they are."""
-    height, width = config.size or (source.native[:2] if source.native and is_small(source) else (PHOTO, PHOTO))
+    height, width = config.res or (source.native[:2] if source.native and is_small(source) else (PHOTO, PHOTO))
     channels = config.channels or (1 if source.native and source.native[2] == 1 else 3)
-    patch = config.patch or (LARGEST_PATCH if config.size else largest_patch(height, width))
+    patch = config.patch or (LARGEST_PATCH if config.res else largest_patch(height, width))
     return Geometry(patch, height, width, channels)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from vitctl.config.bench import BenchConfig
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.data.loader import Loader
 from vitctl.data.patchifier.build import build_inputs, load_or_make_plan, prepare_layout
 from vitctl.data.patchifier.image_file import open_image
@@ -68,7 +69,7 @@ def prepare_data(
     large = write_jpegs(folder / "large", config.large, 4000, 3000, 90, config.seed + 1)
     copies = max(config.copies, -(-3 * config.batch // len(small)))  # the peer drops its last batch, and one warms up
     many = multiply_images(folder / "many", small, copies)
-    patchify(PatchifyConfig(str(many), str(folder / "many.h5"), res=str(RES)), SilentReporter())
+    patchify(PatchifyConfig(source=str(many), out=str(folder / "many.h5"), res=Res(RES)), SilentReporter())
     split = PatchFile(folder / "many.h5").split("train")
     rows = np.array(split.patches(np.arange(split.rows)))
     decoder, large_decoder = Decoder(folder / "small.work", small), Decoder(folder / "large.work", large)
@@ -120,7 +121,7 @@ class Decoder:
     def __init__(self, folder: Path, paths: list[Path]) -> None:
         folder.mkdir()
         config = PatchifyConfig(
-            str(multiply_images(folder / "pictures", paths, LARGE_SET)), str(folder / "out.h5"), res=str(RES)
+            source=str(multiply_images(folder / "pictures", paths, LARGE_SET)), out=str(folder / "out.h5"), res=Res(RES)
         )
         source = open_source(config.source)
         space = Workspace(Path(config.out))

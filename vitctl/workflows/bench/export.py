@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vitctl.config.bench import BenchConfig, TrainCase
-from vitctl.config.export import ExportConfig, Format, Precision
+from vitctl.config.export import ExportConfig, Format, Numbers
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, About, Weights
@@ -25,10 +25,10 @@ from vitctl.workflows.bench.train import case_spec, make_training_images
 from vitctl.workflows.export import export
 from vitctl.workflows.export.compare import Comparison
 from vitctl.workflows.export.formats import images_of
-from vitctl.workflows.load import load_model
+from vitctl.workflows.inputs.weights import load_model
 
 EAGER, HALF_EAGER = "torch, float32", "torch, bf16"
-FILES: dict[str, tuple[Format, Precision]] = {
+FILES: dict[str, tuple[Format, Numbers]] = {
     "torch.export, float32": ("torch", "float32"),
     "onnxruntime, float32": ("onnx", "float32"),
     "onnxruntime, int8": ("onnx", "int8"),
@@ -68,10 +68,12 @@ def fresh_weights(case: TrainCase, seed: int) -> Weights:
     return Weights(spec, collect_tensors(create_model(spec, seed=seed, head_std=1.0)), About("vitctl", "", *HALF))
 
 
-def export_and_load(folder: Path, data: Path, format: Format, precision: Precision) -> tuple[nn.Module, Comparison]:
+def export_and_load(folder: Path, data: Path, format: Format, precision: Numbers) -> tuple[nn.Module, Comparison]:
     out = folder / (f"{precision}.onnx" if format == "onnx" else "model.pt2")
     source = str(folder / "fresh.safetensors")
-    config = ExportConfig(format, source, str(out), precision=precision, data=str(data), agreement=0.0, pictures=32)
+    config = ExportConfig(
+        format=format, source=source, out=str(out), precision=precision, data=str(data), agreement=0.0, pictures=32
+    )
     comparison = export(config, SilentReporter()).comparison
     return (OnnxModel(out) if format == "onnx" else TorchProgram(out)), comparison
 

@@ -42,7 +42,7 @@ def bench_features(config: BenchConfig, reporter: Reporter) -> BenchPart:
 
 def ours(case: TrainCase, path: Path, way: Precision) -> Measurement:
     """The command's own way, from a patch file to a feature file, with the model at hand."""
-    wanted = FeaturesConfig(f"random:{case.model}", str(path), batch=case.batch, precision=way)
+    wanted = FeaturesConfig(source=f"random:{case.model}", data=str(path), batch=case.batch, precision=way)
     data = PatchFile(path)
     extractor = extractor_of(wanted, data, None, SilentReporter())
     extract = extractor.extract()

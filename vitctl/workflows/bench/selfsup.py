@@ -9,7 +9,7 @@ import torch
 
 from vitctl.config.bench import BenchConfig, TrainCase
 from vitctl.config.masking import MaskingConfig
-from vitctl.config.train import OptimConfig, TrainConfig
+from vitctl.config.train import OptimConfig, SelfsupConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.models.create import collect_tensors, create_model
@@ -24,11 +24,11 @@ from vitctl.workflows.bench.measure import BenchPart, Measurement, make_figure, 
 from vitctl.workflows.bench.train import LR, WARM_UP, case_spec, make_training_images, run_to, time_steps
 
 ALL, LIGHT, WHOLE = "all tokens (mean-color)", "mae, one block of 128", "mae, its paper's decoder"
-HIDDEN = MaskingConfig(0.75, 1.0, 0.0)
+HIDDEN = MaskingConfig(ratio=0.75, masked=1.0, swapped=0.0)
 WAYS = {
-    ALL: TrainConfig(objective="mean-color"),
-    LIGHT: TrainConfig(objective="mae", masking=replace(HIDDEN, decoder_dim=128, decoder_depth=1, decoder_heads=4)),
-    WHOLE: TrainConfig(objective="mae", masking=HIDDEN),
+    ALL: SelfsupConfig(objective="mean-color"),
+    LIGHT: SelfsupConfig(objective="mae", masking=replace(HIDDEN, decoder_dim=128, decoder_depth=1, decoder_heads=4)),
+    WHOLE: SelfsupConfig(objective="mae", masking=HIDDEN),
 }
 
 
@@ -51,7 +51,7 @@ def bench_selfsup(config: BenchConfig, reporter: Reporter) -> BenchPart:
     return BenchPart(figures, [make_ratio(values, name, every) for name in others], [], remarks)
 
 
-def make_fit(case: TrainCase, way: TrainConfig, path: Path, device: torch.device) -> Fit:
+def make_fit(case: TrainCase, way: SelfsupConfig, path: Path, device: torch.device) -> Fit:
     """On patches as they lie in the file: nothing is augmented, and no image is put together."""
     file = PatchFile(path)
     settings = replace(way, batch=case.batch, steps=10**9, probe=0, optim=OptimConfig(lr=LR), compile="off")

@@ -16,7 +16,8 @@ from vitctl.config.augment import PRESETS
 from vitctl.config.bench import BenchConfig, TrainCase
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.config.train import OptimConfig, TrainConfig
+from vitctl.config.res import Res
+from vitctl.config.train import OptimConfig, PretrainConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.machine import cores
@@ -105,13 +106,15 @@ def make_training_images(config: BenchConfig, case: TrainCase, folder: Path) -> 
     )
     many = multiply_images(folder / "many", paths, max(1, -(-4 * case.batch // len(paths))))
     patch = model_spec(case.model).patch
-    patchify(PatchifyConfig(str(many), str(folder / "many.h5"), res=str(case.res), patch=patch), SilentReporter())
+    patchify(
+        PatchifyConfig(source=str(many), out=str(folder / "many.h5"), res=Res(case.res), patch=patch), SilentReporter()
+    )
     return many
 
 
 def our_loop(trial: LoopComparison, way: Precision, compiled: bool) -> Measurement:
     file = PatchFile(trial.pictures.with_name("many.h5"))
-    settings = TrainConfig(
+    settings = PretrainConfig(
         batch=trial.case.batch,
         steps=10**9,
         optim=OptimConfig(lr=LR, weight_decay=DECAY),
