@@ -65,6 +65,6 @@ def test_every_number_of_every_command_has_our_parser() -> None:
     """What Typer itself reads, it reads with int() and float()."""
     for command in (each for commands in COMMANDS.values() for each in commands):
         for name, parameter in inspect.signature(command).parameters.items():
-            kind, *options = typing.get_args(parameter.annotation)
+            kind, *options = typing.get_args(parameter.annotation) or (parameter.annotation,)
             if {int, float} & {kind, *typing.get_args(kind)}:
                 assert options[0].parser, f"{command.__name__}: {name}"

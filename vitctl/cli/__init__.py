@@ -24,6 +24,7 @@ from vitctl.cli.export import export
 from vitctl.cli.features import features
 from vitctl.cli.fewshot import fewshot
 from vitctl.cli.finetune import finetune
+from vitctl.cli.help import help
 from vitctl.cli.info import info
 from vitctl.cli.inspect import inspect
 from vitctl.cli.interpolate_pos import interpolate_pos
@@ -54,7 +55,7 @@ app = typer.Typer(
     "0 done, 2 usage, 3 input, 4 the run failed, 130 and 143 stopped.",
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start here": (demo,),
+    "Start here": (demo, help),
     "Data": (patchify, info),
     "Training": (pretrain, selfsup, finetune, recipes),
     "Frozen features": (features, fewshot),
