@@ -17,7 +17,7 @@ CHAPTERS = (  # in the order in which a newcomer reads them
 WIDTH = 100  # columns that are read with ease
 
 
-def topics_like(ctx: typer.Context, incomplete: str) -> list[str]:
+def complete_topic(ctx: typer.Context, incomplete: str) -> list[str]:
     """For the shell, which completes what was begun."""
     return [name for name in topics(ctx) if name.startswith(incomplete)]
 
@@ -36,7 +36,7 @@ def help(
     ctx: typer.Context,
     topic: Annotated[
         str | None,
-        typer.Argument(metavar="TOPIC", help="A chapter, or the name of a command.", autocompletion=topics_like),
+        typer.Argument(metavar="TOPIC", help="A chapter, or the name of a command.", autocompletion=complete_topic),
     ] = None,
 ) -> None:
     """Read the manual: list its chapters, show one of them, or show the options of a command.
