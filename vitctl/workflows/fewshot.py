@@ -28,7 +28,7 @@ from vitctl.probing.fewshot import (
 from vitctl.reporting import Reporter, SilentReporter, format_count
 from vitctl.workflows.features import RANDOM, extract_features, extractor_of, features_size, open_named_weights
 from vitctl.workflows.inputs.data import choose_data
-from vitctl.workflows.inputs.samples import HELD_OUT
+from vitctl.workflows.inputs.samples import find_held_out
 from vitctl.workflows.inputs.weights import data_of_run
 
 CONFUSED = 5  # pairs that are named
@@ -242,8 +242,7 @@ def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, li
 def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> ProbeRows:
     if config.train not in file.splits:
         raise UsageError(f"there is no split {config.train!r}; there is {', '.join(file.splits)}")
-    there = (name for name in HELD_OUT if name in file.splits and (file.labels(name) >= 0).any())
-    test = config.test or next(there, None)
+    test = config.test or find_held_out({name: int((file.labels(name) >= 0).sum()) for name in file.splits})
     labels = file.labels(config.train)
     rows = np.flatnonzero(labels >= 0)
     check_has_labels(file, labels[rows])

@@ -17,6 +17,7 @@ from vitctl.errors import DataError, UsageError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile
 from vitctl.reporting import Reporter
+from vitctl.workflows.inputs.samples import held_out_split
 from vitctl.workflows.patchify import patchify
 
 DEFAULT = "data.h5"
@@ -101,8 +102,8 @@ def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:
 
 
 def choose_judge_split(file: PatchFile) -> str:
-    """The split by which training is judged: val, else test."""
-    name = next((name for name in ("val", "test") if name in file.splits and file.splits[name].rows), None)
+    """The split that training is evaluated on: val, or else test."""
+    name = held_out_split(file, ("val", "test"))
     if name is None:
         raise DataError(f"{file.path}: has neither val nor test to judge by; vitctl patchify --split val=0.2 makes one")
     return name
