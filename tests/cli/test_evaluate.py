@@ -9,7 +9,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from vitctl.workflows.train.conclude import TrainResult
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
@@ -17,6 +16,7 @@ from vitctl.io.patch_file import PatchFile
 from vitctl.io.recognize import open_weights
 from vitctl.io.save import save_as
 from vitctl.workflows.patchify import patchify
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 

@@ -13,7 +13,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from vitctl.workflows.train.conclude import TrainResult
 
 import vitctl
 from tests.conftest import picture
@@ -21,6 +20,7 @@ from vitctl.config.export import ENDINGS
 from vitctl.data.patchifier import decode
 from vitctl.io.save import save_as
 from vitctl.io.weights import About, Weights
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from vitctl.workflows.train.conclude import TrainResult
 
 import vitctl
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.recognize import open_weights
 from vitctl.io.save import save_as
 from vitctl.models.exports.onnx_file import OnnxModel
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.9)

@@ -13,12 +13,12 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from vitctl.workflows.train.conclude import TrainResult
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.io.weights import read_ours
 from vitctl.workflows.patchify import patchify
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 QUICK = ("pretrain", "--model", "vit-mu/8", "--batch", "16", "--precision", "float32", "--out", "run")

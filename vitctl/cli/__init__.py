@@ -29,7 +29,6 @@ from vitctl.cli.info import info
 from vitctl.cli.inspect import inspect
 from vitctl.cli.interpolate_pos import interpolate_pos
 from vitctl.cli.models import models
-from vitctl.cli.numbers import use_plain_digits
 from vitctl.cli.patchify import patchify
 from vitctl.cli.predict import predict
 from vitctl.cli.pretrain import pretrain
@@ -77,7 +76,6 @@ def command_name(command: Callable[..., None]) -> str:
 
 for panel, commands in COMMANDS.items():
     for command in commands:
-        use_plain_digits(command)
         app.command(command_name(command), rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
 
 

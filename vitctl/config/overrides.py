@@ -57,7 +57,7 @@ def convert(text: str, kind: Any, where: str, none: str | None = None) -> Any:
         is_choice = any(text in typing.get_args(option) for option in arguments)  # positions may be of the kind "none"
         if text.lower() in ("none", none) and type(None) in arguments and not is_choice:
             return None
-        return convert_any(text, [option for option in arguments if option is not type(None)], where)
+        return convert_any(text, [option for option in arguments if option is not type(None)], where, none)
     if origin is typing.Annotated:
         return convert(text, arguments[0], where, none)
     if origin is typing.Literal:
@@ -70,14 +70,14 @@ def convert(text: str, kind: Any, where: str, none: str | None = None) -> Any:
         if len(parts) != len(kinds):
             raise ConfigError(f"{where}: expected {len(kinds)} values, separated by commas")
         return tuple(convert(part, each, where, none) for part, each in zip(parts, kinds, strict=True))
-    return convert_scalar(text, kind, where)
+    return convert_scalar(text, kind, where, f", or {none}" if none else "")
 
 
-def convert_any(text: str, kinds: list[Any], where: str) -> Any:
+def convert_any(text: str, kinds: list[Any], where: str, none: str | None) -> Any:
     problem: ConfigError | None = None
     for kind in kinds:
         try:
-            return convert(text, kind, where)
+            return convert(text, kind, where, none)
         except ConfigError as error:
             problem = problem or error
     assert problem is not None
@@ -97,12 +97,12 @@ SCALARS: dict[Any, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def convert_scalar(text: str, kind: type, where: str) -> Any:
+def convert_scalar(text: str, kind: type, where: str, alternative: str) -> Any:
     read, words = SCALARS[kind]
     try:
         return read(text)
     except (ValueError, KeyError):
-        raise ConfigError(f"{where}: expected {words}") from None
+        raise ConfigError(f"{where}: expected {words}{alternative}") from None
 
 
 def list_settings(kind: type) -> list[tuple[str, str, str, str]]:
