@@ -19,11 +19,11 @@ from vitctl.patches import take_tokens
 from vitctl.probing.draws import draw_orders, take_shots
 from vitctl.probing.fewshot import ProbeSettings, ProbeTask, ProbeTrial, run_trial
 from vitctl.probing.frozen import compute_pre_logits
+from vitctl.training.device import autocast
 from vitctl.training.environment import Environment
 from vitctl.training.evaluation import Evaluation, use_weights
 from vitctl.training.feed import split_batches
 from vitctl.training.objective import Masked, PatchClasses
-from vitctl.training.precision import autocast
 from vitctl.training.state import State
 from vitctl.training.targets import MaskedTarget
 from vitctl.training.task import evaluation_batch

@@ -11,11 +11,11 @@ from vitctl.io.weights import Tensors, Weights
 from vitctl.models.count import count
 from vitctl.models.create import build_module, load_tensors
 from vitctl.models.input import Normalizer
+from vitctl.training.device import quick_attention
 from vitctl.training.environment import Environment
 from vitctl.training.evaluation import Evaluation, evaluate_batches, use_weights
 from vitctl.training.feed import Feed, check_split_labels, eval_batches
 from vitctl.training.objective import Objective, Supervised
-from vitctl.training.precision import quick_attention
 from vitctl.training.state import State
 
 AFTER_BLOCKS = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.")

@@ -31,8 +31,7 @@ from vitctl.models.create import collect_tensors, create_model
 from vitctl.models.input import Normalizer, takes_patches
 from vitctl.probing.frozen import average_layers, check_layers, compute_pre_logits
 from vitctl.reporting import Progress, Reporter, SilentReporter
-from vitctl.training.device import choose_device
-from vitctl.training.precision import autocast, choose_precision, quick_attention
+from vitctl.training.device import autocast, choose_device, choose_precision, quick_attention
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.inputs.data import cache_folder, choose_data, warn_enlarged
 from vitctl.workflows.inputs.weights import choose_weights, data_of_run, load_model, tell_changes

@@ -19,7 +19,7 @@ from vitctl.models.create import collect_tensors, create_model
 from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.models.exports.torch_file import TorchProgram
 from vitctl.reporting import Reporter, SilentReporter
-from vitctl.training.precision import choose_precision
+from vitctl.training.device import choose_precision
 from vitctl.workflows.bench.measure import BenchPart, Measurement, make_figure, make_ratio, run_in_turn
 from vitctl.workflows.bench.train import case_spec, make_training_images
 from vitctl.workflows.export import export

@@ -14,7 +14,7 @@ from vitctl.config.bench import BenchConfig, TrainCase
 from vitctl.config.features import FeaturesConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.reporting import Reporter, SilentReporter
-from vitctl.training.precision import Precision, choose_precision
+from vitctl.training.device import Precision, choose_precision
 from vitctl.workflows.bench.measure import BenchPart, Measurement, make_figure, make_ratio, run_in_turn
 from vitctl.workflows.bench.train import make_training_images, timm_loader, timm_model
 from vitctl.workflows.features import extract_features, extractor_of

@@ -14,10 +14,10 @@ from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.reporting import Reporter, SilentReporter
+from vitctl.training.device import choose_precision
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
 from vitctl.training.masked import make_masked_task
-from vitctl.training.precision import choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.workflows.bench.measure import BenchPart, Measurement, make_figure, make_ratio, run_in_turn

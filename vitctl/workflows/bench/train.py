@@ -24,10 +24,9 @@ from vitctl.machine import cores
 from vitctl.models.count import BACKWARD, count
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.reporting import Reporter, SilentReporter
-from vitctl.training.ceiling import measure_ceiling
+from vitctl.training.device import Precision, choose_precision, measure_ceiling
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
-from vitctl.training.precision import Precision, choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.training.task import make_labeled_task

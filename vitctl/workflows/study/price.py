@@ -11,8 +11,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.config.recipes import recipe
 from vitctl.config.train import TrainConfig
 from vitctl.models.count import BACKWARD, count
-from vitctl.training.ceiling import measure_ceiling
-from vitctl.training.precision import choose_precision
+from vitctl.training.device import choose_precision, measure_ceiling
 from vitctl.workflows.study.cells import Cell, Timing
 from vitctl.workflows.study.speed import BATCHES, SECONDS, seconds_per_image
 from vitctl.workflows.subcommands import Training

@@ -11,9 +11,9 @@ from vitctl.config.train import PretrainConfig
 from vitctl.errors import RunError, is_out_of_memory
 from vitctl.models.create import create_model
 from vitctl.reporting import SilentReporter
+from vitctl.training.device import autocast, choose_precision
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
-from vitctl.training.precision import autocast, choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.training.task import make_labeled_task

@@ -9,7 +9,7 @@ from vitctl.inspection.curves import draw_curves
 from vitctl.io.run_directory import RunDirectory
 from vitctl.models.count import BACKWARD, count
 from vitctl.reporting import Reporter
-from vitctl.training.ceiling import measure_ceiling
+from vitctl.training.device import measure_ceiling
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fitted
 from vitctl.workflows.train.start import Started

@@ -21,8 +21,8 @@ from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.run_directory import RunDirectory, create_run, is_run, lock_run, new_folder, open_run
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, format_count
+from vitctl.training.device import choose_precision
 from vitctl.training.feed import check_split_labels
-from vitctl.training.precision import choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.inputs.data import choose_data
 from vitctl.workflows.inputs.weights import RUNS
