@@ -11,6 +11,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from vitctl.data.patchifier import build as building
 from vitctl.data.patchifier import worker as working
 from vitctl.data.patchifier.build import build_patch_file
 from vitctl.data.patchifier.finish import final_orders
+from vitctl.data.patchifier.plan import RowPlan
 from vitctl.data.patchifier.worker import RowLayout, Worker
-from vitctl.data.patchifier.workspace import BlockResult, Journal, Workspace
+from vitctl.data.patchifier.workspace import BlockResult, Build, Existing, Journal, Workspace
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, NoSpace, OutputExists, RunError, UsageError
 from vitctl.io.patch_file import PatchFile
@@ -56,9 +58,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "SYNC_SECONDS", 0.0)
 
 
-def make(source: Path, out: Path, resume: bool = False, shard: int = 0, **options: Any) -> bytes:
-    config = PatchifyConfig(source=str(source), out=str(out), res=RES, patch=4, **{"workers": 1, **options})
-    build_patch_file(open_source(config.source), config, out, shard, SilentReporter(), resume, False)
+def order(source: Path, out: Path, **options: Any) -> Build:
+    config = PatchifyConfig(str(source), str(out), res=RES, patch=4, **{"workers": 1, **options})
+    return Build(open_source(config.source), config, out)
+
+
+def make(source: Path, out: Path, existing: Existing = "refuse", shard: int = 0, **options: Any) -> bytes:
+    build_patch_file(replace(order(source, out, **options), existing=existing, shard=shard), SilentReporter())
     return out.read_bytes()
 
 
@@ -179,7 +185,7 @@ def test_killed_at_every_write_and_resumed_it_is_the_same_file(
 
     def killed(fatal: int) -> None:
         with killed_at(fatal):
-            make(pictures, out, resume=True, shard=shard, **options)
+            make(pictures, out, existing="resume", shard=shard, **options)
 
     for fatal in range(1, total + 1):
         code = in_a_fork(lambda fatal=fatal: killed(fatal))  # type: ignore[misc]
@@ -192,7 +198,7 @@ def test_killed_at_every_write_and_resumed_it_is_the_same_file(
         again = random.Random(fatal).randint(1, total)
         in_a_fork(lambda again=again: killed(again))  # type: ignore[misc]
         if not out.exists() or Workspace(out).folder.exists():
-            make(pictures, out, resume=True, shard=shard, **options)
+            make(pictures, out, existing="resume", shard=shard, **options)
         assert out.read_bytes() == whole, f"killed at call {fatal} of {total}"
         assert not Workspace(out).folder.exists()
         out.unlink()
@@ -244,7 +250,7 @@ def test_gaps_are_filled_from_the_end_and_every_good_row_stays(
     names = ("train", "val", "test")
     counts = {name: count for name, (count, _) in zip(names, splits, strict=False)}
     extents = {name: Extent(0, count) for name, count in counts.items()}
-    layout = RowLayout(Geometry(1, 1, 1, 1), counts, extents, 1)
+    layout = RowLayout(RowPlan(Path(), Geometry(1, 1, 1, 1), counts, (), (), (), (), ""), extents, 1)
     begins = layout.begins()
     bad = {
         name: {row for row in rejected if row < count} for name, (count, rejected) in zip(names, splits, strict=False)
@@ -274,53 +280,51 @@ def test_a_line_that_a_kill_cut_short_costs_one_block(tmp_path: Path) -> None:
         assert list(Journal(path).done) == [*range(whole[:length].count(b"\n")), 9]
 
 
-def begun(pictures: Path, out: Path, **options: Any) -> Workspace:
+def unfinished(pictures: Path, out: Path, **options: Any) -> Workspace:
     """A build that was stopped before its first block."""
-    config = PatchifyConfig(source=str(pictures), out=str(out), res=RES, patch=4, **options)
-    space = Workspace(out)
-    space.begin(building.build_inputs(open_source(config.source), config), resume=False, overwrite=False)
-    return space
+    build = order(pictures, out, **options)
+    build.space.begin(building.build_inputs(build), build.existing)
+    return build.space
 
 
-def test_other_options_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path) -> None:
-    begun(pictures, tmp_path / "a.h5")
+def test_other_options_cannot_resume_a_build(pictures: Path, tmp_path: Path) -> None:
+    unfinished(pictures, tmp_path / "a.h5")
     with pytest.raises(UsageError, match="fit was 'crop' and is 'pad'"):
-        make(pictures, tmp_path / "a.h5", resume=True, fit="pad")
+        make(pictures, tmp_path / "a.h5", existing="resume", fit="pad")
 
 
-def test_another_source_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path) -> None:
+def test_another_source_cannot_resume_a_build(pictures: Path, tmp_path: Path) -> None:
     """The plan holds places in an archive: in one that was packed anew they are other images."""
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(pictures, "pictures")
-    begun(archive, tmp_path / "a.h5")
+    unfinished(archive, tmp_path / "a.h5")
     with tarfile.open(archive, "w") as tar:
         for name in ("train/dog", "train/cat", "val/dog"):
             tar.add(pictures / name, f"pictures/{name}")
-    with pytest.raises(UsageError, match="cannot go on with what was begun: files was"):
-        make(archive, tmp_path / "a.h5", resume=True)
+    with pytest.raises(UsageError, match="cannot resume, because files was"):
+        make(archive, tmp_path / "a.h5", existing="resume")
 
 
-def test_what_is_there_is_kept_unless_told(pictures: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_by_default(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     whole = make(pictures, out)
-    with pytest.raises(OutputExists, match="--overwrite makes it anew"):
+    with pytest.raises(OutputExists, match=r"a\.h5: exists already; --overwrite replaces it"):
         make(pictures, out)
     Workspace(out).folder.mkdir()
-    with pytest.raises(OutputExists, match="go on with --resume"):
+    with pytest.raises(OutputExists, match="is unfinished; continue with --resume"):
         make(pictures, out)
     assert out.read_bytes() == whole
 
 
 def test_a_second_build_of_one_file_is_refused_and_harms_the_first_in_nothing(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    space = begun(pictures, out)
+    space = unfinished(pictures, out)
     before = sorted(path.name for path in space.folder.iterdir())
     with space.hold(SilentReporter()):
-        for overwrite in (False, True):
-            config = PatchifyConfig(source=str(pictures), out=str(out), res=RES, patch=4)
-            with pytest.raises(OutputExists, match="another process"):
-                build_patch_file(open_source(config.source), config, out, 0, SilentReporter(), not overwrite, overwrite)
+        for existing in ("resume", "overwrite"):
+            with pytest.raises(OutputExists, match="another process is building it"):
+                make(pictures, out, existing)
             assert sorted(path.name for path in space.folder.iterdir()) == before
 
 
@@ -334,7 +338,7 @@ def test_a_split_of_which_nothing_can_be_read_is_empty(folder: Folder, tmp_path:
     assert file.split("val").digests().tobytes() == b"".join(map(image_digest, file.split("val").patches(np.arange(3))))
 
 
-def test_a_source_that_goes_away_is_no_heap_of_rejects(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_source_that_goes_away_does_not_reject_every_image(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
     whole = make(pictures, tmp_path / "whole.h5")
     real = Worker.block
 
@@ -344,11 +348,11 @@ def test_a_source_that_goes_away_is_no_heap_of_rejects(pictures: Path, tmp_path:
         return real(worker, number)
 
     monkeypatch.setattr(Worker, "block", unmounted)
-    with pytest.raises(RunError, match="cannot be read now"):
+    with pytest.raises(RunError, match="cannot be read"):
         make(pictures, tmp_path / "a.h5")
     (tmp_path / "elsewhere").rename(pictures)
     monkeypatch.setattr(Worker, "block", real)
-    assert make(pictures, tmp_path / "a.h5", resume=True) == whole
+    assert make(pictures, tmp_path / "a.h5", existing="resume") == whole
 
 
 def test_mean_and_std_look_at_evenly_spaced_images(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -371,24 +375,21 @@ def test_nothing_readable_is_an_error_that_names_the_first(folder: Folder, tmp_p
     root = folder({"cat": 3})
     for path in root.rglob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"none of the 3 images could be read; the first: cat/000\.png: not an image"):
+    with pytest.raises(DataError, match=r"none of the 3 images could be read; the first is cat/000\.png: not an image"):
         make(root, tmp_path / "a.h5")
 
 
 def test_no_room_stops_before_the_first_image(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 10, 10))  # type: ignore[attr-defined]
-    with pytest.raises(NoSpace, match=r"needs .* kB, its disk has 10 B free"):
+    with pytest.raises(NoSpace, match=r"needs .* kB, but its disk has 10 B free"):
         make(pictures, tmp_path / "a.h5")
 
 
 def test_it_is_no_hdf5_file_until_it_is_whole(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    config = PatchifyConfig(source=str(pictures), out=str(out), res=RES, patch=4, workers=1)
-    space = begun(pictures, out)
-    source = open_source(config.source)
-    plan = building.load_or_make_plan(source, config, space, 0, SilentReporter(), space.folder)
-    layout = building.prepare_layout(plan, config, space)
-    building.decode_blocks((source, plan, layout, space, config), Journal(space.journal), SilentReporter())
+    build, space = order(pictures, out), unfinished(pictures, out)
+    layout = building.prepare_layout(build, building.load_or_make_plan(build, SilentReporter()))
+    building.decode_blocks(build, layout, Journal(space.journal), SilentReporter())
     assert not out.exists()
     assert not h5py.is_hdf5(space.rows)
 
@@ -406,9 +407,9 @@ def test_a_journal_that_a_power_cut_garbled_counts_up_to_there(tmp_path: Path) -
 
 
 def test_a_journal_without_its_rows_is_not_believed(pictures: Path, tmp_path: Path) -> None:
-    space = begun(pictures, tmp_path / "a.h5")
+    space = unfinished(pictures, tmp_path / "a.h5")
     journal = Journal(space.journal)
     journal.add(BlockResult(0))
     journal.write()
-    with pytest.raises(DataError, match="digests is gone; start over with --overwrite"):
-        make(pictures, tmp_path / "a.h5", resume=True)
+    with pytest.raises(DataError, match="digests is missing; start over with --overwrite"):
+        make(pictures, tmp_path / "a.h5", existing="resume")
