@@ -171,7 +171,8 @@ def test_a_table_of_identifiers(vitctl: Run, folder: Folder, tmp_path: Path) -> 
     folder({"train": 4})
     (tmp_path / "train.csv").write_text(",image_id,kind\n0,000,cat\n1,001,dog\n2,002,cat\n3,009,dog\n")
     line = ("patchify", "train.csv", *SMALL, "--set", "root=pictures/train")
-    assert "train.csv line 2: 000 does not exist, and there is no 000.jpg" in vitctl(*line[:-2], code=3).error
+    missing = vitctl(*line[:-2], code=3).error
+    assert "train.csv line 2: 000 does not exist, and there is no 000.jpg or similar" in missing
     answer = vitctl(*line, "--set", "label_column=kind", "--json")
     assert answer.json["data"]["class_names"] == ["cat", "dog"]
     assert answer.json["data"]["rejects"] == 1

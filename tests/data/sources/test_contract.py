@@ -97,7 +97,7 @@ def test_preparing_for_another_shard_leaves_the_first_folder_alone(any_source, l
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_no_image_is_an_error_that_tells_what_was_refused(look, make, tmp_path):
+def test_no_image_is_an_error_that_names_a_reject(look, make, tmp_path):
     make.write_folder(tmp_path / "set", {"a.csv": "path\n../x.jpg\n"})
     with pytest.raises(DataError, match=r"^a.csv line 2: ../x.jpg does not exist"):
         look(tmp_path / "set" / "a.csv")
@@ -105,4 +105,4 @@ def test_no_image_is_an_error_that_tells_what_was_refused(look, make, tmp_path):
 
 def test_several_readings_name_the_way_out():
     message = str(several_readings("x", {"flat": "one", "classes": "two"}))
-    assert message == "x: can be read as one (--set kind=flat) or two (--set kind=classes); say which"
+    assert message == "x: can be read as one (--set kind=flat) or two (--set kind=classes); choose one"

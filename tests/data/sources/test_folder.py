@@ -38,7 +38,7 @@ def test_splits(look, make, tmp_path):
         "valid/cat/3.jpg": ("cat", "val"),
     }
     assert seen.source.kind == "splits"
-    assert seen.source.notes() == ["folders left out: extra", "2 images beside the split folders were left out"]
+    assert seen.source.notes() == ["skipped folders: extra", "skipped 2 images next to the split folders"]
 
 
 def test_flat_and_flat_below_splits(look, make, tmp_path):
@@ -69,7 +69,7 @@ def test_one_class_and_an_empty_one(look, make, tmp_path):
 def test_endings_of_all_sorts_are_not_all_kept(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, **make.contents([f"cat/x.{n:03}" for n in range(300)])})
     kinds = ".*, .000, .001, .002, .003 and 96 more"
-    assert look(root).source.notes() == [f"300 files that are not images ({kinds}) were left out"]
+    assert look(root).source.notes() == [f"skipped 300 files that are not images ({kinds})"]
 
 
 def test_one_folder_inside(look, make, tmp_path):
@@ -77,11 +77,11 @@ def test_one_folder_inside(look, make, tmp_path):
     assert seen.placed()["top/val/cat/2.jpg"] == ("cat", "val")
     flat = look(make.write_folder(tmp_path / "b", make.contents(["images/1.jpg", "images/2.jpg"])))
     assert flat.placed()["images/1.jpg"] == (None, None)
-    assert flat.source.notes() == ["every image lies in images: read as one folder without labels"]
+    assert flat.source.notes() == ["every image is in images: read as one folder without labels"]
     assert look(tmp_path / "b", "classes").placed()["images/1.jpg"] == ("images", None)
 
 
-def test_what_is_left_out_is_told(look, make, tmp_path):
+def test_what_is_skipped_is_noted(look, make, tmp_path):
     others = [
         "cat/a.txt",
         "cat/b.txt",
@@ -94,14 +94,14 @@ def test_what_is_left_out_is_told(look, make, tmp_path):
     ]
     seen = look(make.write_folder(tmp_path / "set", make.CLASSES | make.contents(others)))
     assert set(seen.placed()) == set(make.CLASSES)
-    assert seen.source.notes() == ["4 files that are not images (.txt, no ending, .db) were left out"]
+    assert seen.source.notes() == ["skipped 4 files that are not images (.txt, no extension, .db)"]
 
 
 def test_strays(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "0.jpg": "x"})
     with pytest.raises(DataError, match=r"kind=classes.*kind=flat"):
         look(root)
-    assert look(root, "classes").reasons() == {"0.jpg": "lies beside the class folders, in none of them"}
+    assert look(root, "classes").reasons() == {"0.jpg": "not in any class folder"}
     assert set(look(root, "flat").placed().values()) == {(None, None)}
 
 
@@ -133,11 +133,11 @@ def test_loops_and_what_cannot_be_read(look, make, tmp_path, monkeypatch):
         seen = look(root)
     assert set(seen.placed()) == set(make.CLASSES)
     assert seen.reasons() == {
-        "cat/loop": "a symbolic link to a folder above it: a loop",
-        "cat/up": "a symbolic link to a folder above it: a loop",
+        "cat/loop": "a symbolic link to a parent folder: a loop",
+        "cat/up": "a symbolic link to a parent folder: a loop",
         "self": "cannot be read (Too many levels of symbolic links)",
-        "dog/gone.jpg": "a symbolic link to nothing",
-        "dog/gone": "a symbolic link to nothing",
+        "dog/gone.jpg": "a broken symbolic link",
+        "dog/gone": "a broken symbolic link",
         "closed": "this folder cannot be read (Permission denied)",
         "dog/socket.jpg": "neither a file nor a folder",
     }
@@ -172,10 +172,10 @@ def test_names_that_are_not_text(look, make, tmp_path):
 
 def test_no_image(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", make.contents(["a/b.npz", "c.txt"]))
-    with pytest.raises(DataError, match=r"no image there; looked for .*found 1 \.(npz|txt), 1"):
+    with pytest.raises(DataError, match=r"no images; looked for .*found 1 \.(npz|txt), 1"):
         look(root)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no image there"):
+    with pytest.raises(DataError, match="no images; looked for"):
         look(tmp_path / "empty")
 
 
@@ -191,5 +191,5 @@ def test_a_film_is_not_read_into_memory(look, make, tmp_path):
     with open(root / "cat" / "film", "wb") as file:
         file.truncate(2 << 30)
     seen = look(root)
-    with pytest.raises(DataError, match="2048 MB are too many"):
+    with pytest.raises(DataError, match="too large for an image: 2048 MB"):
         seen.source.read("cat/film", 0, 0, 0)

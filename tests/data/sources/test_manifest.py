@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vitctl.data.sources import Hints
 from vitctl.errors import DataError
 
-PICTURES = ["a/1.jpg", "a/2.jpg", "b c/3.jpg"]
+IMAGES = ["a/1.jpg", "a/2.jpg", "b c/3.jpg"]
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def listed(make, tmp_path, look):
     """Scans a manifest of this text that lies beside IMAGES."""
 
     def listed(text, name="list.csv"):
-        root = make.write_folder(tmp_path / "set", {**make.contents(PICTURES), name: text})
+        root = make.write_folder(tmp_path / "set", {**make.contents(IMAGES), name: text})
         return look(root / name)
 
     return listed
@@ -60,9 +60,9 @@ def test_the_table_decides_the_order_and_may_repeat(listed):
     ],
 )
 def test_labels_are_numbers_if_all_are(listed, labels, expected):
-    lines = "\n".join(f"{name},{label}" for name, label in zip(PICTURES, labels, strict=True))
+    lines = "\n".join(f"{name},{label}" for name, label in zip(IMAGES, labels, strict=True))
     assert tuple(each.label for each in listed(f"path,label\n{lines}\n").found) == expected
-    rows = "\n".join(json.dumps({"path": name, "label": label}) for name, label in zip(PICTURES, labels, strict=True))
+    rows = "\n".join(json.dumps({"path": name, "label": label}) for name, label in zip(IMAGES, labels, strict=True))
     assert tuple(each.label for each in listed(rows, "list.jsonl").found) == expected
 
 
@@ -88,10 +88,10 @@ def test_lines_may_lead_anywhere_on_this_machine(listed, tmp_path, make):
     assert list(seen.reasons().values()) == [
         "a/../../x.jpg does not exist",
         "none.jpg does not exist",
-        "a is a folder, and there is no a.jpg or the like",
+        "a is a folder, and there is no a.jpg or similar",
         "pipe.jpg is neither a file nor a folder",
-        "/dev/zero is neither a file nor a folder, and there is no zero.jpg or the like",
-        r"a/1.jpg\x00 does not exist, and there is no 1.jpg\x00.jpg or the like",
+        "/dev/zero is neither a file nor a folder, and there is no zero.jpg or similar",
+        r"a/1.jpg\x00 does not exist, and there is no 1.jpg\x00.jpg or similar",
         "/ has no path",
         ". has no path",
     ]
@@ -138,7 +138,7 @@ def test_the_root_and_the_columns_can_be_said(make, tmp_path, look, monkeypatch)
     seen = hinted(look, root / "list.csv", root="set/im")
     assert seen.placed() == {"im/1.jpg": (None, None)}
     assert seen.source.notes() == [
-        "list.csv: read without labels; --set label_column=NAME takes them from one of its columns: Id, x"]  # fmt: skip
+        "list.csv: read without labels; --set label_column=NAME chooses their column: Id, x"]  # fmt: skip
     (root / "list.csv").write_text("mine,label\n1.jpg,cat\n")
     assert hinted(look, root, root="set/im", path="mine").placed() == {"im/1.jpg": ("cat", None)}
     (root / "list.jsonl").write_text('{"mine": "im/1.jpg", "path": "x"}\n')
@@ -151,17 +151,17 @@ def test_the_root_and_the_columns_can_be_said(make, tmp_path, look, monkeypatch)
         (
             "foo,bar\n1,2\n",
             {},
-            "list.csv: not a manifest, as none of its columns is called like paths: foo, bar; --set path",
+            "list.csv: not a manifest, because no column has a usual name for paths; its columns: foo, bar; --set path",
         ),
         (
             "path,bar\n1,2\n",
             {"path": "im"},
-            "not a manifest, as it has no column 'im': path, bar; --set path_column=NAME",
+            "not a manifest, because it has no column 'im'; its columns: path, bar; --set path_column=NAME",
         ),
-        ("path,,bar\n1,2,3\n", {"label": "x"}, "list.csv: has no column 'x'; it has path, one without a name, bar"),
-        ("path\na/1.jpg\n", {"root": "nowhere"}, "--set root=nowhere: there is no such folder"),
+        ("path,,bar\n1,2,3\n", {"label": "x"}, r"list.csv: has no column 'x'; its columns: path, \(no name\), bar"),
+        ("path\na/1.jpg\n", {"root": "nowhere"}, "--set root=nowhere: no such folder"),
         ("path\nphotos/x.jpg\n", {}, "^list.csv line 2: photos/x.jpg does not exist; no other line names an image"),
-        ("path\n", {}, "list.csv lists nothing"),
+        ("path\n", {}, "list.csv lists no images"),
     ],
 )
 def test_errors_begin_with_the_cause(make, tmp_path, look, text, hints, message):
@@ -183,7 +183,7 @@ def test_a_table_about_something_else_is_no_manifest(make, tmp_path, look):
 def test_malformed_lines(listed):
     seen = listed("path,label\na/1.jpg\na/2.jpg,x,y\n,x\nb c/3.jpg,ok\n" + "x" * 200_000 + ",x\n")
     assert list(seen.placed()) == ["b c/3.jpg"]
-    assert seen.reasons()["list.csv line 2"] == "1 values where the header has 2"
+    assert seen.reasons()["list.csv line 2"] == "has 1 values, but the header has 2"
     assert set(seen.reasons()) == {f"list.csv line {line}" for line in (2, 3, 4, 6)}
     rows = [
         '{"path": "a/1.jpg"}',
@@ -201,7 +201,7 @@ def test_malformed_lines(listed):
 
 
 def test_splits(listed):
-    with pytest.raises(DataError, match=r"list.csv line 3: split 'tset' is unknown; did you mean 'test'"):
+    with pytest.raises(DataError, match=r"list.csv line 3: unknown split 'tset'; did you mean 'test'"):
         listed("path,split\na/1.jpg,train\na/2.jpg,tset\n")
     seen = listed("path,split\na/1.jpg,train\na/2.jpg,\n")
     assert seen.reasons() == {"list.csv line 3": "a/2.jpg has no split"}
@@ -224,7 +224,7 @@ def test_a_manifest_in_a_folder(make, tmp_path, look):
     )
     seen = look(flat)
     assert seen.placed() == {"im/2.jpg": ("x", None)}
-    assert seen.source.notes() == ["labels are those of labels.csv"]
+    assert seen.source.notes() == ["labels come from labels.csv"]
     assert len(look(flat, "flat").found) == 2
     classes = make.write_folder(tmp_path / "classes", {**make.CLASSES, "labels.csv": "file,label\ncat/1.jpg,x\n"})
     with pytest.raises(DataError, match=r"labels.csv lists \(--set kind=manifest\) or .*kind=classes"):
@@ -265,8 +265,8 @@ def test_a_manifest_in_an_archive(make, tmp_path, look, form, top):
     (tmp_path / "set").write_bytes(getattr(make, form)(ids))
     seen = hinted(look, tmp_path / "set", root=f"{top}im")
     assert seen.placed() == {f"{top}im/2.jpg": ("x", None)}
-    assert seen.reasons() == {"list.csv line 3": "3 is not in the archive, and there is no 3.jpg or the like"}
-    with pytest.raises(DataError, match=r"root=\.\./x: there is no such folder"):
+    assert seen.reasons() == {"list.csv line 3": "3 is not in the archive, and there is no 3.jpg or similar"}
+    with pytest.raises(DataError, match=r"root=\.\./x: no such folder"):
         hinted(look, tmp_path / "set", root="../x")
 
 
@@ -279,9 +279,9 @@ def test_a_member_that_is_there_twice(make, tmp_path, look):
 
 def test_no_manifest(make, tmp_path, look):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "a.csv": "x,y\n1,2\n", "b.csv": ""})
-    with pytest.raises(DataError, match=r"a.csv: not a manifest, .* like paths: x, y; .*; nor are b.csv"):
+    with pytest.raises(DataError, match=r"a.csv: not a manifest, .* columns: x, y; .*; not manifests either: b.csv"):
         look(root, "manifest")
-    with pytest.raises(DataError, match=r"a.csv: not a manifest, as none of its columns is called like paths: x, y"):
+    with pytest.raises(DataError, match=r"a.csv: not a manifest, because no column .* for paths; its columns: x, y"):
         look(root / "a.csv")
 
 

@@ -59,7 +59,7 @@ def test_a_table_without_labels(look, write):
     assert [each.label for each in look(write(image=structs((b"0", None)), caption=["x"])).found] == [None]
 
 
-def test_columns_are_chosen_and_told(look, write):
+def test_columns_are_chosen_and_noted(look, write):
     seen = look(
         write(
             mask=structs((b"m", None)),
@@ -72,8 +72,8 @@ def test_columns_are_chosen_and_told(look, write):
     assert (seen.found[0].label, seen.source.class_names) == (0, ("x",))
     assert list(seen.read().values()) == [b"i"]
     assert seen.source.notes() == [
-        "image column: image; left out: mask",
-        "label column: fine_label; left out: coarse_label",
+        "image column: image; ignored: mask",
+        "label column: fine_label; ignored: coarse_label",
     ]
 
 
@@ -86,7 +86,7 @@ def test_folders_and_patterns(look, write):
         b"train/1.parquet",
     ]
     write("other/train-0.parquet", image=structs((b"x", None)))
-    with pytest.raises(DataError, match="holds several sets"):
+    with pytest.raises(DataError, match="holds several data sets"):
         look(path.parent.parent)
 
 

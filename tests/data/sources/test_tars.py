@@ -40,7 +40,7 @@ def test_a_kill_while_unpacking_leaves_nothing_that_is_believed(look, make, tmp_
     assert look(path).read() == make.SPLITS
 
 
-def test_another_tar_under_the_same_name_is_unpacked_anew(look, make, tmp_path):
+def test_another_tar_under_the_same_name_is_unpacked_again(look, make, tmp_path):
     path = write(tmp_path / "set.tar.gz", make.tar_bytes(make.SPLITS, "w:gz"))
     look(path)
     write(path, make.tar_bytes(make.CLASSES, "w:gz"))
@@ -63,7 +63,7 @@ def test_common_top_folders(look, make, tmp_path, top):
 
 
 def test_flat_tars(look, make, tmp_path):
-    for top in ("", "pictures/"):
+    for top in ("", "images/"):
         files = make.contents([f"{top}2.jpg", f"{top}1.jpg"])
         assert look(write(tmp_path / "set.tar", make.tar_bytes(files))).placed() == dict.fromkeys(files, (None, None))
 
@@ -72,7 +72,7 @@ def test_what_systems_leave_behind(look, make, tmp_path):
     junk = make.contents(["._cat/1.jpg", "__MACOSX/cat/._1.jpg", "cat/.DS_Store", "cat/Thumbs.db"])
     seen = look(write(tmp_path / "set.tar", make.tar_bytes({**junk, **make.CLASSES, "cat/a.txt": "x"})))
     assert seen.read() == make.CLASSES
-    assert seen.source.notes() == ["1 file that is not an image (.txt) was left out"]
+    assert seen.source.notes() == ["skipped 1 file that is not an image (.txt)"]
     assert not seen.refused
 
 

@@ -35,8 +35,8 @@ def test_a_shard(look, make, tmp_path):
     ]
     assert list(seen.read().values()) == [b"0", b"1", b"2", b"4", b"5"]
     assert seen.source.notes() == [
-        "2 samples have no label (.cls, or .json with label, class, cls)",
-        "1 samples without an image were left out",
+        "2 samples without a label (.cls, or .json with label, class, cls)",
+        "skipped 1 sample without an image",
     ]
 
 
@@ -91,7 +91,7 @@ def test_split_folders_of_shards(look, make, tmp_path):
 def test_splits_only_if_all_shards_name_one(look, make, tmp_path):
     seen = look(shards(make, tmp_path / "data", {"train-0.tar": make.SHARD, "more-0.tar": make.SHARD}))
     assert {each.split for each in seen.found} == {None}
-    assert seen.source.notes() == ["more-0.tar names no split, so all shards are read as one set"]
+    assert seen.source.notes() == ["more-0.tar: no split in its name, so all shards are read as one set"]
 
 
 def test_compressed_shards(look, make, tmp_path):
@@ -130,11 +130,11 @@ def test_a_damaged_shard_is_named(look, make, tmp_path):
     root = numbered(make, tmp_path)
     path = root / "train-000007.tar"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"train-000007.tar: damaged or cut short"):
+    with pytest.raises(DataError, match=r"train-000007.tar: damaged or truncated"):
         look(root)
 
 
 def test_no_sample(look, make, tmp_path):
     root = shards(make, tmp_path / "data", {"x.tar": {"0.cls": "1"}})
-    with pytest.raises(DataError, match="no sample with an image in 1 shards"):
+    with pytest.raises(DataError, match="no sample with an image in 1 shard;"):
         look(root)

@@ -110,7 +110,7 @@ def test_members_that_are_not_to_be_trusted(look, make, tmp_path):
         "/abs.jpg": "its path leads out of the archive",
         "cat/link.jpg": "a link inside an archive",
         "cat/locked.jpg": "encrypted",
-        "cat/odd.jpg": "compressed by zip's method 14, which is not read; pack it anew with deflate",
+        "cat/odd.jpg": "compressed with zip method 14, which is not supported; repack it with deflate",
     }
 
 

@@ -1,4 +1,4 @@
-"""What a folder on disk, a tar and a zip have in common: entries with paths."""
+"""The interface that a folder on disk, a tar and a zip share: entries with paths."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from vitctl.reporting import Reporter
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or a folder in a tree; `file`, `offset` and `size` are what the tree reads it by."""
+    """A file or a folder in a tree. `file`, `offset` and `size` are for the tree's own `read`."""
 
     parts: Parts
     is_folder: bool = False
@@ -29,7 +29,7 @@ def everywhere(folder: Parts) -> bool:
 
 
 class Tree(ABC):
-    """Picklable; junk is never given out."""
+    """Can be pickled, and never yields junk files."""
 
     where: str
 
@@ -38,29 +38,29 @@ class Tree(ABC):
 
     @abstractmethod
     def survey(self) -> Iterator[Entry]:
-        """Every table, one image at least of every folder that holds some, and where it can tell empty folders."""
+        """Every table, at least one image of every folder that holds some, and empty folders where it can see them."""
 
     @abstractmethod
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
-        """Everything, without the folders that `enters` declines where they can be skipped."""
+        """Everything, except in folders that `enters` declines. A tree that cannot skip folders may ignore `enters`."""
 
     @abstractmethod
     def lookup(self) -> AbstractContextManager[Callable[[Parts], Entry | str]]:
         """A function from a file's path to its entry, or to the reason why there is none."""
 
     def place(self, path: str, base: Parts) -> Parts | None:
-        """Where a path in a manifest leads that is relative to the folder `base`; None if it leads out."""
+        """The entry that a manifest's path means, relative to the folder `base`. None if it is outside of the tree."""
         parts = relative_parts(path)
         return None if parts is None else (*base, *parts) if parts else ()
 
     def folder(self, path: str) -> Parts | None:
-        """What paths in a manifest are to be relative to; None where that is no folder."""
+        """The folder that a manifest's paths are relative to, from --set root. None if there is no such folder."""
         return relative_parts(path)
 
     @abstractmethod
     def text(self, entry: Entry) -> TextIO:
-        """A table, opened."""
+        """Opens a table."""
 
     @abstractmethod
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
-        """The bytes of an entry of that (printable) name."""
+        """The bytes of an entry; `name` is its printable path."""

@@ -1,4 +1,4 @@
-"""WebDataset shards: tars in which neighbors with one key make a sample, 0001.jpg with 0001.cls or 0001.json."""
+"""WebDataset shards: tars in which neighbors with the same key form a sample, 0001.jpg with 0001.cls or 0001.json."""
 
 import json
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vitctl.data.sources.contract import FoundImage, Refused, Sighting, Source
 from vitctl.data.sources.files import File, LargeFile, name_damaged_file
-from vitctl.data.sources.names import PICTURES, as_label, join_parts, parse_label, printable, split_in
+from vitctl.data.sources.names import IMAGE_EXTENSIONS, as_label, join_parts, parse_label, printable, split_in
 from vitctl.data.sources.tars import Tar
 from vitctl.data.sources.tree import Entry
-from vitctl.reporting import Reporter
+from vitctl.reporting import Reporter, format_count
 
 LABEL_KEYS = ("label", "class", "cls")
 NAME_FILES = ("classes.txt", "classnames.txt")
@@ -19,11 +19,17 @@ LARGEST_LABEL = 1 << 24  # bytes of a .json
 
 @dataclass
 class Sample:
-    """What shares a key."""
+    """The members that share a key."""
 
     key: str = ""
-    picture: Entry | None = None
+    image: Entry | None = None
     labels: dict[str, Entry] = field(default_factory=dict)  # cls or json
+
+    def add(self, kind: str, entry: Entry) -> None:
+        if kind in ("cls", "json"):
+            self.labels[kind] = entry
+        elif kind in IMAGE_EXTENSIONS and self.image is None:
+            self.image = entry
 
 
 class WebDataset(Source):
@@ -32,9 +38,7 @@ class WebDataset(Source):
     def __init__(self, paths: list[Path], where: str) -> None:
         self.where = where
         self.shards = [Tar(path) for path in paths]
-        splits = [split_in(path.name) or split_in(path.parent.name) for path in paths]
-        self.silent = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
-        self.splits = [None] * len(paths) if self.silent else splits
+        self.splits, self.remarks = splits_of(paths, "shards")
         self.class_names = class_names_in(paths[0].parent)
         self.unlabeled = self.empty = 0
 
@@ -49,7 +53,6 @@ class WebDataset(Source):
                 yield from [sample] if isinstance(sample, Refused) else self.sight_sample(sample, number)
 
     def samples(self, number: int) -> Iterator[Sample | Refused]:
-        """Runs of neighbors with one key."""
         sample = Sample()
         for entry in self.shards[number].walk():
             if isinstance(entry, Refused):
@@ -59,23 +62,23 @@ class WebDataset(Source):
                 if key != sample.key:
                     yield sample
                     sample = Sample(key)
-                add(sample, kind, entry)
+                sample.add(kind, entry)
         yield sample
 
     def sight_sample(self, sample: Sample, number: int) -> Iterator[FoundImage]:
-        if sample.picture is None:
+        if sample.image is None:
             self.empty += sample.key != ""
             return
         label = self.label(sample, self.shards[number].file)
         self.unlabeled += label is None
-        name = f"{self.name(number)}/{join_parts(sample.picture.parts)}"
-        yield FoundImage(name, label, self.splits[number], number, sample.picture.offset, sample.picture.size)
+        name = f"{self.name(number)}/{join_parts(sample.image.parts)}"
+        yield FoundImage(name, label, self.splits[number], number, sample.image.offset, sample.image.size)
 
     def label(self, sample: Sample, file: File) -> str | int | None:
-        if "cls" in sample.labels:
-            return parse_label(content(sample.labels["cls"], file).decode("utf-8", "surrogateescape"))
-        if "json" in sample.labels:
-            return label_in(content(sample.labels["json"], file))
+        for kind in ("cls", "json"):
+            if entry := sample.labels.get(kind):
+                content = file.read(entry.offset, min(entry.size, LARGEST_LABEL))
+                return label_in(content) if kind == "json" else parse_label(content.decode("utf-8", "surrogateescape"))
         return None
 
     def name(self, number: int) -> str:
@@ -85,42 +88,38 @@ class WebDataset(Source):
         return self.shards[file].file.content(offset, size)
 
     def no_images_message(self) -> str:
-        return (
-            f"{self.where}: no sample with an image in {len(self.shards)} shards; "
-            "looked for key.jpg with key.cls or key.json"
-        )
+        shards = format_count(len(self.shards), "shard")
+        return f"{self.where}: no sample with an image in {shards}; looked for key.jpg with key.cls or key.json"
 
     def notes(self) -> list[str]:
-        notes = []
-        if self.silent and len(self.silent) < len(self.shards):
-            notes.append(f"{self.silent[0]} names no split, so all shards are read as one set")
+        notes = list(self.remarks)
         if self.unlabeled:
-            notes.append(f"{self.unlabeled} samples have no label (.cls, or .json with {', '.join(LABEL_KEYS)})")
+            keys = ", ".join(LABEL_KEYS)
+            notes.append(f"{format_count(self.unlabeled, 'sample')} without a label (.cls, or .json with {keys})")
         if self.empty:
-            notes.append(f"{self.empty} samples without an image were left out")
+            notes.append(f"skipped {format_count(self.empty, 'sample')} without an image")
         return notes
 
 
+def splits_of(paths: list[Path], noun: str) -> tuple[list[str | None], list[str]]:
+    """The split in the name of each file or its folder, if all have one; and a note if only some do."""
+    splits = [split_in(path.name) or split_in(path.parent.name) for path in paths]
+    silent = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
+    if not silent:
+        return splits, []
+    note = f"{silent[0]}: no split in its name, so all {noun} are read as one set"
+    return [None] * len(paths), [note] if len(silent) < len(paths) else []
+
+
 def key_and_kind(entry: Entry) -> tuple[str, str]:
-    """('train/0001', 'seg.png') of train/0001.seg.png: the first dot of the name divides."""
+    """('train/0001', 'seg.png') for train/0001.seg.png: the key ends at the first dot of the name."""
     *folders, name = entry.parts
     stem, _, kind = name.partition(".")
     return "/".join((*folders, stem)), kind.lower()
 
 
-def add(sample: Sample, kind: str, entry: Entry) -> None:
-    if kind in ("cls", "json"):
-        sample.labels[kind] = entry
-    elif kind in PICTURES and sample.picture is None:
-        sample.picture = entry
-
-
-def content(entry: Entry, file: File) -> bytes:
-    return file.read(entry.offset, min(entry.size, LARGEST_LABEL))
-
-
 def label_in(text: bytes) -> str | int | None:
-    """The label that a sample's JSON holds, if it holds one."""
+    """The label in a sample's JSON."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
@@ -131,7 +130,7 @@ def label_in(text: bytes) -> str | int | None:
 
 
 def class_names_in(folder: Path) -> tuple[str, ...] | None:
-    """The list of class names beside the shards, one a line."""
+    """The class names, one per line, from a file next to the shards."""
     for name in NAME_FILES:
         if (folder / name).is_file():
             with name_damaged_file(str(folder / name)):
