@@ -90,9 +90,9 @@ def test_a_folder_that_can_be_read_twice(look, make, tmp_path):
 
 def test_the_tar_that_folders_came_from_lies_beside_them(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "all.tar.gz": make.tar_bytes(make.CLASSES, "w:gz")})
-    seen = look(root)
-    assert list(seen.placed()) == list(make.CLASSES)
-    assert seen.source.notes() == ["skipped 1 file that is not an image (.gz)"]
+    scan = look(root)
+    assert list(scan.placed()) == list(make.CLASSES)
+    assert scan.source.notes() == ["skipped 1 file that is not an image (.gz)"]
 
 
 def test_a_tar_beside_what_was_asked_for(look, make, tmp_path):

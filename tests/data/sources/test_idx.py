@@ -26,10 +26,10 @@ def write(make, tmp_path):
 @pytest.mark.parametrize("form", ["{}-idx{}-ubyte", "{}.idx{}-ubyte"])
 def test_images_and_labels(look, make, write, packed, form):
     write(packed=packed, form=form)
-    seen = look(
+    scan = look(
         write(word="t10k", packed=packed, form=form, images=make.pixels(2, 3, 5, seed=1), labels=np.array([9, 0]))
     )
-    assert [(each.label, each.split) for each in seen.found] == [
+    assert [(each.label, each.split) for each in scan.found] == [
         (0, "train"),
         (1, "train"),
         (2, "train"),
@@ -37,23 +37,23 @@ def test_images_and_labels(look, make, write, packed, form):
         (9, "test"),
         (0, "test"),
     ]
-    assert np.array_equal(list(seen.read().values()), [*make.pixels(4, 3, 5), *make.pixels(2, 3, 5, seed=1)])
-    assert seen.source.native == (3, 5, 1)
-    assert not seen.source.notes()
+    assert np.array_equal(list(scan.read().values()), [*make.pixels(4, 3, 5), *make.pixels(2, 3, 5, seed=1)])
+    assert scan.source.native == (3, 5, 1)
+    assert not scan.source.notes()
 
 
 def test_emnist(look, write):
     write(prefix="emnist-letters-")
     root = write(prefix="emnist-letters-", word="test")
-    seen = look(root)
-    assert {each.split for each in seen.found} == {"train", "test"}
-    assert "transposed" in seen.source.notes()[0]
+    scan = look(root)
+    assert {each.split for each in scan.found} == {"train", "test"}
+    assert "transposed" in scan.source.notes()[0]
     write(prefix="emnist-digits-")
     with pytest.raises(DataError, match=r"several IDX data sets; name one file .*emnist-digits-train"):
         look(root)
-    seen = look(root / "emnist-letters-test-images-idx3-ubyte")
-    assert seen.found[0].name == "emnist-letters-train-images-idx3-ubyte/000000"
-    assert len(seen.found) == 8
+    scan = look(root / "emnist-letters-test-images-idx3-ubyte")
+    assert scan.found[0].name == "emnist-letters-train-images-idx3-ubyte/000000"
+    assert len(scan.found) == 8
 
 
 def test_a_folder_around_it_with_packed_files_left_beside(look, write, tmp_path):

@@ -87,10 +87,6 @@ def contrast(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
     return blend(images, ((2 * total + pixels) // (2 * pixels)).float(), factors)
 
 
-def brightness(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
-    return blend(images, 0.0, factors)
-
-
 def sharpness(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
     """Blends with a smoothing by [1 1 1; 1 5 1; 1 1 1] / 13, which leaves the border unchanged."""
     smooth = images.float()
@@ -128,10 +124,6 @@ def equalize(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
     return equalized
 
 
-def invert(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
-    return 255 - images
-
-
 def posterize(images: torch.Tensor, bits: np.ndarray) -> torch.Tensor:
     return images & per_image(0xFF << (8 - bits.astype(np.int64)) & 0xFF, images).to(torch.uint8)
 
@@ -152,12 +144,12 @@ OPERATIONS: dict[str, Operation] = {
     "grayscale": grayscale,
     "color": color,
     "contrast": contrast,
-    "brightness": brightness,
+    "brightness": lambda images, factors: blend(images, 0.0, factors),
     "sharpness": sharpness,
     "hue": hue,
     "autocontrast": autocontrast,
     "equalize": equalize,
-    "invert": invert,
+    "invert": lambda images, _: 255 - images,
     "posterize": posterize,  # strength: bits to keep
     "solarize": solarize,  # threshold
     "solarize-add": solarize_add,

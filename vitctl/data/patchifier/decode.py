@@ -148,7 +148,10 @@ def flatten(image: Image.Image) -> np.ndarray[Any, Any]:
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
         return (np.asarray(image) >> 8).astype(np.uint8)
     if image.mode == "I":
-        return high_byte(np.asarray(image))
+        values = np.asarray(image)  # int32, as Pillow reads some 16-bit files
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError("32-bit pixels have no known range; save the image with 8 or 16 bits")
+        return (values >> 8).astype(np.uint8)
     if image.mode == "F":
         raise DataError("floating-point pixels have no known range; save the image with 8 or 16 bits")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
@@ -157,13 +160,6 @@ def flatten(image: Image.Image) -> np.ndarray[Any, Any]:
         image = Image.alpha_composite(white, image)
     gray = image.mode in ("1", "L")
     return np.asarray(image.convert("L" if gray else "RGB"))
-
-
-def high_byte(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """32-bit integers, as Pillow reads some 16-bit files."""
-    if values.min() < 0 or values.max() > 65535:
-        raise DataError("32-bit pixels have no known range; save the image with 8 or 16 bits")
-    return (values >> 8).astype(np.uint8)
 
 
 def convert_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitctl import __version__
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data.patchifier.duplicates import Copies, find_copies
+from vitctl.data.patchifier.duplicates import find_copies
 from vitctl.data.patchifier.worker import RowLayout, read_chunks, write_rows_at
 from vitctl.data.patchifier.workspace import Build, Journal, Workspace
 from vitctl.data.sources.names import printable
@@ -162,19 +162,17 @@ def contents(
         leaked=copies.leaked,
         sampled=sum_samples(journal, plan.geometry.channels),
     )
-    return header, splits, Notes([*plan.refused, *rejects], leak_names(copies, splits))
+
+    def name(split: str, row: int) -> str:
+        return str(splits[split].names[row : row + 1][0].decode())
+
+    leaks = [(one, name(one, row), other, name(other, copy)) for one, row, other, copy in copies.pairs]
+    return header, splits, Notes([*plan.refused, *rejects], leaks)
 
 
 def options_digest(config: PatchifyConfig) -> str:
     """Stored in the file, so that --resume recognizes one that other options made."""
     return hashlib.sha256(json.dumps(config.content(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def leak_names(copies: Copies, splits: dict[str, SplitContent]) -> list[tuple[str, str, str, str]]:
-    def name(split: str, row: int) -> str:
-        return str(splits[split].names[row : row + 1][0].decode())
-
-    return [(one, name(one, row), other, name(other, copy)) for one, row, other, copy in copies.pairs]
 
 
 def sum_samples(journal: Journal, channels: int) -> Sampled:

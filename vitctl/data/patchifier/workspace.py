@@ -120,8 +120,11 @@ class Journal:
         if path.exists():
             content, complete = path.read_bytes(), 0
             for line in content.splitlines(keepends=True):
-                result = parse_journal_line(line)
-                if result is None:
+                try:
+                    result = BlockResult(**json.loads(line))
+                except (ValueError, TypeError):
+                    break
+                if not line.endswith(b"\n"):
                     break
                 self.done[result.number] = result
                 complete += len(line)
@@ -147,11 +150,3 @@ class Journal:
 
     def rejects(self) -> list[tuple[int, str]]:
         return sorted((row, reason) for result in self.done.values() for row, reason in result.rejects)
-
-
-def parse_journal_line(line: bytes) -> BlockResult | None:
-    """None for a line that is incomplete or damaged."""
-    try:
-        return BlockResult(**json.loads(line)) if line.endswith(b"\n") else None
-    except (ValueError, TypeError):
-        return None

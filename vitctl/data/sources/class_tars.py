@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
-from vitctl.data.sources.files import LargeFile, Window
+from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting
+from vitctl.data.sources.files import Window
 from vitctl.data.sources.image_tree import SkippedFiles
 from vitctl.data.sources.names import extension, is_image_name, is_junk, join_parts, printable
-from vitctl.data.sources.tars import Tar, headers, tar_entry
-from vitctl.reporting import Reporter
+from vitctl.data.sources.tars import TarSource, headers, tar_entry
 
 
 class ClassTar(NamedTuple):
@@ -20,18 +19,13 @@ class ClassTar(NamedTuple):
     size: int
 
 
-class ClassTars(Source):
+class ClassTars(TarSource):
     kind = "class-tars"
 
     def __init__(self, paths: list[Path], where: str, nested: bool) -> None:
         """`nested`: there is one path, a tar of tars."""
-        self.where, self.nested = where, nested
-        self.tars = [Tar(path) for path in paths]
-        self.skipped = SkippedFiles()
-
-    def prepare(self, spool: Path, reporter: Reporter) -> None:
-        for tar in self.tars:
-            tar.prepare(spool, reporter)
+        super().__init__(paths, where)
+        self.nested, self.skipped = nested, SkippedFiles()
 
     def sightings(self) -> Iterator[Sighting]:
         self.skipped = SkippedFiles()
@@ -69,9 +63,6 @@ class ClassTars(Source):
                 yield FoundImage(name, tar.label, None, tar.file, tar.offset + entry.offset, entry.size)
             else:
                 self.skipped.file(entry.parts[-1])
-
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
-        return self.tars[file].file.content(offset, size)
 
     def no_images_message(self) -> str:
         return f"{self.where}: no image in its tars; looked for one tar per class, such as n01440764.tar"

@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from vitctl.config.checks import one_of
 from vitctl.config.patchify import KINDS
@@ -20,13 +21,12 @@ from vitctl.data.sources.folder import Folder, list_folder
 from vitctl.data.sources.idx import Idx, idx_sets
 from vitctl.data.sources.image_tree import ImageTree
 from vitctl.data.sources.manifest import Hints
-from vitctl.data.sources.names import IMAGE_EXTENSIONS, TABLES, extension, split_name
+from vitctl.data.sources.names import IMAGE_EXTENSIONS, TABLES, Parts, extension, is_junk, split_name
 from vitctl.data.sources.parquet import Parquet
 from vitctl.data.sources.patterns import describe_missing, is_pattern, match_files
-from vitctl.data.sources.preview import MEMBERS, is_nested, kind_of_tars, refuse_packed
-from vitctl.data.sources.tars import BLOCK, Tar, starts_as_tar
+from vitctl.data.sources.tars import BLOCK, Tar, headers, starts_as_tar, tar_entry
 from vitctl.data.sources.tree import Entry
-from vitctl.data.sources.webdataset import WebDataset
+from vitctl.data.sources.webdataset import LARGEST_LABEL, WebDataset, label_in
 from vitctl.data.sources.zips import Zip
 from vitctl.errors import DataError
 from vitctl.io.files import check_regular_file
@@ -61,6 +61,7 @@ UNREAD = {
 }
 SHARD = re.compile(r"\.(?:tar|tar\.(?:gz|bz2|xz)|tgz|(?P<parquet>parquet))$", re.IGNORECASE)
 DEPTH, FEW = 3, 16  # levels to search for shards; folders per level, because more than that are classes
+MEMBERS, BYTES = 1000, 1 << 26  # of a tar, to find out what it holds; in a compressed tar, even this takes time
 
 
 def open_source(text: str, kind: str = "auto", hints: Hints | None = None) -> Source:
@@ -145,6 +146,81 @@ def open_tars(paths: list[Path], kind: str, where: str) -> Source:
     if len(paths) > 1:
         raise DataError(f"{where}: several tars cannot be read as {kind}; name one of them")
     return ImageTree(Tar(paths[0]), kind)
+
+
+@dataclass
+class TarPreview:
+    """What the first members of a tar are."""
+
+    tars: int = 0
+    images: int = 0
+    labeled: bool = False  # by .cls files, which only WebDataset uses
+    json_labeled: bool = False
+    folders: set[Parts] = field(default_factory=set)  # that hold images
+    names: set[str] = field(default_factory=set)
+
+    def add(self, entry: Entry, stream: BinaryIO) -> None:
+        kind = extension(entry.parts[-1])
+        self.names.add(entry.parts[-1])
+        self.tars += kind == "tar"
+        self.labeled |= kind == "cls"
+        if kind in IMAGE_EXTENSIONS:
+            self.images += 1
+            self.folders.add(entry.parts[:-1])
+        if kind == "json" and not self.json_labeled:
+            stream.seek(entry.offset)
+            self.json_labeled = label_in(stream.read(min(entry.size, LARGEST_LABEL))) is not None
+
+
+def preview_tar(path: Path) -> TarPreview:
+    preview = TarPreview()
+    with name_damaged_file(str(path)), (compression(path) or open)(path, "rb") as stream:
+        for header in islice(headers(stream, str(path)), MEMBERS):
+            entry = tar_entry(header)
+            if isinstance(entry, Entry) and not entry.is_folder and not any(map(is_junk, entry.parts)):
+                preview.add(entry, stream)
+            if header.offset_data + header.size > BYTES:
+                break
+    return preview
+
+
+def kind_of_tars(paths: Sequence[Path], where: str) -> str:
+    """webdataset, class-tars, or folder. The first tar decides for all."""
+    preview = preview_tar(paths[0])
+    refuse_packed(where, preview.names)
+    if preview.labeled or (preview.json_labeled and len(preview.folders) < 2):
+        return "webdataset"
+    if preview.json_labeled:
+        raise several_readings(where, {"webdataset": "WebDataset shards labeled by .json", "classes": "class folders"})
+    if preview.tars > preview.images:
+        if len(paths) > 1:
+            raise DataError(f"{where}: several tars, and the first one holds tars; name one of them")
+        return "class-tars"
+    if len(paths) == 1:
+        return "folder"
+    if are_numbered([path.name for path in paths]):
+        raise several_readings(where, {"webdataset": "shards without labels", "class-tars": "one tar per class"})
+    return "class-tars"
+
+
+def refuse_packed(where: str, names: set[str]) -> None:
+    """MNIST's and CIFAR's own files are read from a folder, not from an archive."""
+    refuse_pickles(where, names)
+    if cifar_version(names) or idx_sets(names):
+        owner = "CIFAR" if cifar_version(names) else "MNIST"
+        raise DataError(f"{where}: holds {owner}'s own files; unpack it, and name the folder with the files")
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """Whether the names differ only in a number, as those of shards do. WordNet's n01440764 is a class."""
+    if all(re.fullmatch(r"n\d{8}\..*", name) for name in names):
+        return False
+    return len({re.sub(r"\d+", "#", name) for name in names}) == 1
+
+
+def is_nested(path: Path) -> bool:
+    preview = preview_tar(path)
+    return preview.tars > preview.images
 
 
 def open_zip_source(paths: list[Path], kind: str, where: str) -> Source:

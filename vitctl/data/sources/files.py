@@ -31,17 +31,9 @@ PIECE = 1 << 20
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 DAMAGE: tuple[type[Exception], ...] = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    ValueError,
-    OverflowError,
-    NotImplementedError,
-    IndexError,
-)
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error, ValueError,
+    OverflowError, NotImplementedError, IndexError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -82,8 +74,8 @@ class File:
 
     def read(self, offset: int, size: int) -> bytes:
         check_size(size)
-        held = descriptor(self, os.getpid())  # the name keeps it open while this reads
-        content = os.pread(held.number, size, offset)
+        opened = descriptor(self, os.getpid())  # this reference keeps it open during the read
+        content = os.pread(opened.number, size, offset)
         if len(content) != size:
             raise DataError(f"{self.path}: ends before byte {offset + size}; it was changed or truncated")
         return content

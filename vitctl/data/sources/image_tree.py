@@ -26,7 +26,7 @@ from vitctl.reporting import Reporter, format_count
 SHOWN = 5  # names in a note
 KINDS = 100  # extensions that are counted; names such as frame.000001 must not fill the memory
 FEW = 10  # lines of a table that decide whether it lists images
-MANY = 20  # tables to look at; if there are more, none of them describes all images
+MANY = 20  # tables to look at, at most
 
 
 class SkippedFiles:
@@ -35,7 +35,7 @@ class SkippedFiles:
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()  # extensions of files that are not images
         self.folders: dict[str, None] = {}
-        self.beside = 0  # images next to the split folders
+        self.unsorted = 0  # images next to the split folders
 
     def file(self, name: str) -> None:
         kind = extension(name)
@@ -50,8 +50,8 @@ class SkippedFiles:
             notes.append(f"skipped {count} {what} ({kinds})")
         if self.folders:
             notes.append(f"skipped folders: {list_names(list(self.folders))}")
-        if self.beside:
-            notes.append(f"skipped {format_count(self.beside, 'image')} next to the split folders")
+        if self.unsorted:
+            notes.append(f"skipped {format_count(self.unsorted, 'image')} next to the split folders")
         return notes
 
 
@@ -192,7 +192,7 @@ class ImageTree(Source):
         if len(entry.parts) > depth:
             self.skipped.folders[join_parts(entry.parts[:depth])] = None
         elif is_image_name(entry.parts[-1]):
-            self.skipped.beside += 1
+            self.skipped.unsorted += 1
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         return self.tree.read(name, file, offset, size)

@@ -101,18 +101,14 @@ def read_table_header(tree: Tree, at: Entry, hints: Hints) -> tuple[list[str], s
     with tree.text(at) as text:
         first = text.readline(HEADER).strip()
     if first.startswith("{"):
-        return json_keys(first), None
+        try:
+            return list(json.loads(first)), None
+        except (ValueError, RecursionError):
+            return [], None
     rows = {mark: [name.strip() for name in next(csv.reader([first], delimiter=mark), [])] for mark in DELIMITERS}
     widest = max(DELIMITERS, key=lambda mark: len(rows[mark]))
     delimiter = next((mark for mark, row in rows.items() if meanings(tuple(row), hints)[0] is not None), widest)
     return rows[delimiter], delimiter
-
-
-def json_keys(line: str) -> list[str]:
-    try:
-        return list(json.loads(line))
-    except (ValueError, RecursionError):
-        return []
 
 
 @lru_cache(maxsize=1024)  # every JSON line may have other keys

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vitctl.data.sources.archives import Archive, member
-from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.contract import Refused, Source
 from vitctl.data.sources.files import LargeFile, name_damaged_file
 from vitctl.data.sources.tree import Entry
 from vitctl.reporting import Reporter
@@ -25,6 +25,20 @@ class Tar(Archive):
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         return self.file.content(offset, size)
+
+
+class TarSource(Source):
+    """Images in several tars. `FoundImage.file` is the index of the tar."""
+
+    def __init__(self, paths: list[Path], where: str) -> None:
+        self.where, self.tars = where, [Tar(path) for path in paths]
+
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        for tar in self.tars:
+            tar.prepare(spool, reporter)
+
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
+        return self.tars[file].file.content(offset, size)
 
 
 def headers(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitctl.data.sources.contract import FoundImage, Refused, Sighting, Source
-from vitctl.data.sources.files import File, LargeFile, name_damaged_file
+from vitctl.data.sources.contract import FoundImage, Refused, Sighting
+from vitctl.data.sources.files import File, name_damaged_file
 from vitctl.data.sources.names import IMAGE_EXTENSIONS, as_label, join_parts, parse_label, printable, split_in
-from vitctl.data.sources.tars import Tar
+from vitctl.data.sources.tars import TarSource
 from vitctl.data.sources.tree import Entry
-from vitctl.reporting import Reporter, format_count
+from vitctl.reporting import format_count
 
 LABEL_KEYS = ("label", "class", "cls")
 NAME_FILES = ("classes.txt", "classnames.txt")
@@ -32,44 +32,41 @@ class Sample:
             self.image = entry
 
 
-class WebDataset(Source):
+class WebDataset(TarSource):
     kind = "webdataset"
 
     def __init__(self, paths: list[Path], where: str) -> None:
-        self.where = where
-        self.shards = [Tar(path) for path in paths]
+        super().__init__(paths, where)
         self.splits, self.remarks = splits_of(paths, "shards")
         self.class_names = class_names_in(paths[0].parent)
         self.unlabeled = self.empty = 0
 
-    def prepare(self, spool: Path, reporter: Reporter) -> None:
-        for shard in self.shards:
-            shard.prepare(spool, reporter)
-
     def sightings(self) -> Iterator[Sighting]:
         self.unlabeled = self.empty = 0
-        for number in range(len(self.shards)):
+        for number in range(len(self.tars)):
             for sample in self.samples(number):
                 yield from [sample] if isinstance(sample, Refused) else self.sight_sample(sample, number)
 
     def samples(self, number: int) -> Iterator[Sample | Refused]:
         sample = Sample()
-        for entry in self.shards[number].walk():
+        for entry in self.tars[number].walk():
             if isinstance(entry, Refused):
                 yield Refused(f"{self.name(number)}/{entry.name}", entry.reason)
             elif not entry.is_folder:
-                key, kind = key_and_kind(entry)
+                *folders, name = entry.parts
+                stem, _, kind = name.partition(".")  # train/0001.seg.png: the key is train/0001, the kind seg.png
+                key = "/".join((*folders, stem))
                 if key != sample.key:
                     yield sample
                     sample = Sample(key)
-                sample.add(kind, entry)
+                sample.add(kind.lower(), entry)
         yield sample
 
     def sight_sample(self, sample: Sample, number: int) -> Iterator[FoundImage]:
         if sample.image is None:
             self.empty += sample.key != ""
             return
-        label = self.label(sample, self.shards[number].file)
+        label = self.label(sample, self.tars[number].file)
         self.unlabeled += label is None
         name = f"{self.name(number)}/{join_parts(sample.image.parts)}"
         yield FoundImage(name, label, self.splits[number], number, sample.image.offset, sample.image.size)
@@ -82,13 +79,10 @@ class WebDataset(Source):
         return None
 
     def name(self, number: int) -> str:
-        return printable(self.shards[number].path.name)
-
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
-        return self.shards[file].file.content(offset, size)
+        return printable(self.tars[number].path.name)
 
     def no_images_message(self) -> str:
-        shards = format_count(len(self.shards), "shard")
+        shards = format_count(len(self.tars), "shard")
         return f"{self.where}: no sample with an image in {shards}; looked for key.jpg with key.cls or key.json"
 
     def notes(self) -> list[str]:
@@ -109,13 +103,6 @@ def splits_of(paths: list[Path], noun: str) -> tuple[list[str | None], list[str]
         return splits, []
     note = f"{silent[0]}: no split in its name, so all {noun} are read as one set"
     return [None] * len(paths), [note] if len(silent) < len(paths) else []
-
-
-def key_and_kind(entry: Entry) -> tuple[str, str]:
-    """('train/0001', 'seg.png') for train/0001.seg.png: the key ends at the first dot of the name."""
-    *folders, name = entry.parts
-    stem, _, kind = name.partition(".")
-    return "/".join((*folders, stem)), kind.lower()
 
 
 def label_in(text: bytes) -> str | int | None:
