@@ -353,7 +353,7 @@ def test_compressed_shards_are_read_by_another_process(vitctl: Run, folder: Fold
 
 def test_a_reader_of_the_story_that_goes_away_stops_nothing(folder: Folder, tmp_path: Path) -> None:
     folder({"cat": 4})
-    command = f"{sys.executable} -m vitctl patchify images out.h5 --res 16 --patch 4 2>&1 >/dev/null | true"
+    command = f"{sys.executable} -m vitctl patchify pictures out.h5 --res 16 --patch 4 2>&1 >/dev/null | true"
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, env=os.environ)
     deadline = time.monotonic() + 60
     while not (tmp_path / "out.h5").exists():
