@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.contract import Entry, Refused, Tree, everywhere
 from vitctl.data.sources.files import File, LargeFile, hash_values
 from vitctl.data.sources.names import (
     TABLES,
@@ -21,7 +21,6 @@ from vitctl.data.sources.names import (
     printable,
     relative_parts,
 )
-from vitctl.data.sources.tree import Entry, Tree, everywhere
 from vitctl.errors import DataError, NoSpace
 from vitctl.io.atomic import flush_file
 from vitctl.reporting import Reporter

@@ -14,7 +14,7 @@ from vitctl.config.patchify import KINDS
 from vitctl.data.sources.arrays import Arrays
 from vitctl.data.sources.cifar import Cifar, cifar_version, refuse_pickles
 from vitctl.data.sources.class_tars import ClassTars
-from vitctl.data.sources.contract import Source, several_readings
+from vitctl.data.sources.contract import Entry, Source, several_readings
 from vitctl.data.sources.digits import Digits
 from vitctl.data.sources.files import compression, first_unpacked, name_damaged_file
 from vitctl.data.sources.folder import Folder, list_folder
@@ -25,7 +25,6 @@ from vitctl.data.sources.names import IMAGE_EXTENSIONS, TABLES, Parts, extension
 from vitctl.data.sources.parquet import Parquet
 from vitctl.data.sources.patterns import describe_missing, is_pattern, match_files
 from vitctl.data.sources.tars import BLOCK, Tar, headers, starts_as_tar, tar_entry
-from vitctl.data.sources.tree import Entry
 from vitctl.data.sources.webdataset import LARGEST_LABEL, WebDataset, label_in
 from vitctl.data.sources.zips import Zip
 from vitctl.errors import DataError

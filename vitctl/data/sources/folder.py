@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.contract import Entry, Refused, Tree, everywhere
 from vitctl.data.sources.files import LargeFile, content_of, name_damaged_file
 from vitctl.data.sources.names import TABLES, Parts, extension, is_image_name, is_junk, join_parts, on_disk
-from vitctl.data.sources.tree import Entry, Tree, everywhere
 from vitctl.errors import DataError
 
 Identity = tuple[int, int]

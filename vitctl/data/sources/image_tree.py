@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source, several_readings
+from vitctl.data.sources.contract import Declared, Entry, FoundImage, Refused, Sighting, Source, Tree, several_readings
 from vitctl.data.sources.files import LargeFile
 from vitctl.data.sources.layouts import Evidence, FolderLayout, FolderRole, Misplaced, common_start, layout_of
 from vitctl.data.sources.manifest import (
@@ -19,7 +19,6 @@ from vitctl.data.sources.manifest import (
     table_at,
 )
 from vitctl.data.sources.names import TABLES, Parts, extension, is_image_name, join_parts, printable, split_name
-from vitctl.data.sources.tree import Entry, Tree
 from vitctl.errors import DataError
 from vitctl.reporting import Reporter, format_count
 

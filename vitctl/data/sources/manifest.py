@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TextIO
 
-from vitctl.data.sources.contract import FoundImage, Refused, Sighting
+from vitctl.data.sources.contract import Entry, FoundImage, Refused, Sighting, Tree
 from vitctl.data.sources.names import (
     IMAGE_EXTENSIONS,
     Parts,
@@ -19,7 +19,6 @@ from vitctl.data.sources.names import (
     printable,
     split_name,
 )
-from vitctl.data.sources.tree import Entry, Tree
 from vitctl.errors import DataError, did_you_mean
 from vitctl.reporting import printable_text
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vitctl.data.sources.archives import Archive, member
-from vitctl.data.sources.contract import Refused, Source
+from vitctl.data.sources.contract import Entry, Refused, Source
 from vitctl.data.sources.files import LargeFile, name_damaged_file
-from vitctl.data.sources.tree import Entry
 from vitctl.reporting import Reporter
 
 BLOCK = tarfile.BLOCKSIZE

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitctl.data.sources.contract import FoundImage, Refused, Sighting
+from vitctl.data.sources.contract import Entry, FoundImage, Refused, Sighting
 from vitctl.data.sources.files import File, name_damaged_file
 from vitctl.data.sources.names import IMAGE_EXTENSIONS, as_label, join_parts, parse_label, printable, split_in
 from vitctl.data.sources.tars import TarSource
-from vitctl.data.sources.tree import Entry
 from vitctl.reporting import format_count
 
 LABEL_KEYS = ("label", "class", "cls")

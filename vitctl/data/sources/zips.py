@@ -13,10 +13,9 @@ from typing import BinaryIO
 from zipfile import BadZipFile
 
 from vitctl.data.sources.archives import Archive, member
-from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.contract import Entry, Refused
 from vitctl.data.sources.files import LARGE, LARGEST, PIECE, LargeFile, check_size, name_damaged_file, too_long
 from vitctl.data.sources.names import is_image_name
-from vitctl.data.sources.tree import Entry
 from vitctl.errors import DataError
 
 END = struct.Struct("<4s4H2LH")  # ..., entries here, entries, size and offset of the directory, length of the comment
