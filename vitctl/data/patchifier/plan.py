@@ -371,7 +371,7 @@ def write_rows(scan: Scan, classes: Classes, splits: Mapping[str, Ints], build: 
 
 def choose_geometry(source: Source, config: PatchifyConfig) -> Geometry:
     """What the config says; by default 224x224 in patches of 16, and small arrays at their own size."""
-    height, width = config.size or (source.native[:2] if source.native and is_small(source) else (PHOTO, PHOTO))
+    height, width = config.res or (source.native[:2] if source.native and is_small(source) else (PHOTO, PHOTO))
     channels = config.channels or (1 if source.native and source.native[2] == 1 else 3)
     patch = config.patch or (LARGEST_PATCH if config.res else largest_patch(height, width))
     return Geometry(patch, height, width, channels)
