@@ -143,7 +143,7 @@ def test_weights_of_each_format_that_is_written(
     lines = [line.split(maxsplit=1) for line in vitctl("info", place).out.splitlines()]
     assert ["format", words] in lines
     assert ["model", "vit-mu/16, 37,827 parameters"] in lines
-    assert ["pictures", "48x48x3, 3x3 patches, 10 tokens"] in lines
+    assert ["images", "48x48x3, 3x3 patches, 10 tokens"] in lines
     assert ["digest", digest] in lines
     assert (["classes", "3: cat, dog, owl"] in lines) == (kind != "npz")  # which has no place for names
     assert (["came", "from  a test, vitctl"] in lines) == (kind == "vitctl")

@@ -207,7 +207,7 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
     data = PatchFile(path)
     if data.header.leaked:
         reporter.warn(
-            f"{path}: {format_count(data.header.leaked, 'test or val picture')} stand in train as well; "
+            f"{path}: {format_count(data.header.leaked, 'test or val image')} stand in train as well; "
             "vitctl info names them"
         )
     found = []
