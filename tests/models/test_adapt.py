@@ -244,7 +244,7 @@ def test_a_kept_head_gives_the_same_answers_in_another_order(name: str) -> None:
     torch.testing.assert_close(answer(kept, images), answer(weights, images)[:, [2, 0, 4, 1, 3]])
     assert kept.spec == weights.spec
     assert kept.about.history[1:] == (
-        {"step": "head", "from": 5, "to": 5, "method": "kept, its rows in the data's order of classes"},
+        {"step": "head", "from": 5, "to": 5, "method": "kept, with rows reordered to the classes of the data"},
     )
 
 
@@ -253,7 +253,7 @@ def test_a_kept_head_gives_the_same_answers_in_another_order(name: str) -> None:
     [
         ("abcde", "abcde", "kept"),
         ("aabcd", "aabcd", "kept"),  # as ImageNet's two cranes
-        ("", "vwxyz", "kept; the weights do not name their classes, which are taken to be in the order of the data's"),
+        ("", "vwxyz", "kept; the weights have no class names, so their order is assumed to be that of the data"),
     ],
 )
 def test_a_head_is_kept_as_it_is_where_nothing_says_otherwise(own: str, names: str, method: str) -> None:

@@ -107,18 +107,21 @@ STRANGE: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_ours_would_compute_otherwise_is_refused_with_the_way_that_works(name: str, tmp_path: Path) -> None:
     options, said = STRANGE[name]
     saved(made(name, **options), tmp_path / "w", **options)
-    with pytest.raises(WeightsError, match=rf"w/model\.safetensors: {name} .*{re.escape(said)}.*; --from timm:{name}"):
+    with pytest.raises(
+        WeightsError,
+        match=rf"w/model\.safetensors: {name} .*{re.escape(said)}.*; to use timm.s own: --from timm:{name}",
+    ):
         load_weights(tmp_path / "w")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"architecture": "vit_small"}, "names the architecture 'vit_small', which timm has not; did you mean"),
+        ({"architecture": "vit_small"}, "its architecture 'vit_small' does not exist in timm; did you mean"),
         ({"model_args": {"checkpoint_path": "other.pth"}}, "has 'checkpoint_path' among its model_args"),
         ({"model_args": {"pretrained": True}}, "has 'pretrained' among its model_args"),
         ({"model_args": {"depth": 10**9}}, "says depth 1000000000, and there are 2 blocks"),
-        ({"model_args": SMALL | {"num_heads": 7}}, "timm cannot build vit_base_patch16_224 as config.json says"),
+        ({"model_args": SMALL | {"num_heads": 7}}, "timm cannot build vit_base_patch16_224 from config.json"),
         ({"model_args": SMALL | {"mlp_ratio": 2.0}}, "of another shape.*; --from timm:NAME builds timm's own models"),
         ({"pretrained_cfg": {"mean": [0.5]}}, "mean is"),
         ({"pretrained_cfg": {"std": [0.5, 0.5, 0]}}, "std is"),
@@ -166,7 +169,7 @@ def test_a_training_checkpoint_names_its_architecture(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "last.pth.tar")
     check_same(theirs, load_model(tmp_path / "last.pth.tar"))
     torch.save(content | {"arch": "vit_small"}, tmp_path / "moco.pth.tar")
-    with pytest.raises(WeightsError, match="names the architecture 'vit_small', which timm has not"):
+    with pytest.raises(WeightsError, match="its architecture 'vit_small' does not exist in timm"):
         load_weights(tmp_path / "moco.pth.tar")
 
 

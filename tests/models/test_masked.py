@@ -129,9 +129,9 @@ def test_hidden_patches_cost_the_encoder_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("r26+vit-s/32", {}, "hides no patches"),
-        ("bit-r50x1", {}, "hides no patches"),
-        ("vit-mu/16", {"positions": "relative", "added": "every"}, "only the patches that are left"),
+        ("r26+vit-s/32", {}, "masked self-supervision needs a plain ViT"),
+        ("bit-r50x1", {}, "masked self-supervision needs a plain ViT"),
+        ("vit-mu/16", {"positions": "relative", "added": "every"}, "only the visible patches"),
         ("vit-mu/16", {"dropout": 0.1}, "without dropout"),
     ],
 )

@@ -27,8 +27,8 @@ from vitctl.models.resize import (
     resize_table,
     resize_weights,
     round_trip_error,
+    sincos,
 )
-from vitctl.models.sincos import sincos
 
 TINY: dict[str, Any] = tiny.TINY | {"height": 12, "width": 20, "depth": 2}
 KINDS = [
@@ -345,7 +345,7 @@ def test_waves_are_computed_anew(kind: str, family: str) -> None:
     new = resize_weights(weights, 24, 16)
     assert torch.equal(new.tensors["pos_embed"], collect_tensors(build_module(new.spec))["pos_embed"])
     assert torch.equal(new.tensors["pos_embed"][0, -24:], sincos((6, 4), 32, kind))
-    assert new.about.history[-1]["method"] == "computed anew"
+    assert new.about.history[-1]["method"] == "recomputed"
     assert round_trip_error(weights, 24, 16, "official") == 0.0
 
 
@@ -460,7 +460,9 @@ def test_a_round_trip_error_is_a_relative_root_mean_square(positions: str, added
 
 def test_timms_models_are_left_to_timm() -> None:
     weights = Weights(model_spec("timm:resnet18"), {}, About("timm"))
-    with pytest.raises(UsageError, match="timm:resnet18: only timm itself knows its positions"):
+    with pytest.raises(
+        UsageError, match="timm:resnet18: cannot be resized, because its position embedding is known to timm only"
+    ):
         resize_weights(weights, 256, 256)
 
 

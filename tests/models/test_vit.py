@@ -416,7 +416,7 @@ def test_a_hybrid_refuses_images_of_another_size(options: dict[str, int], messag
     model = create_model(plain(family="hybrid", height=32, width=48, patch=2))
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(2, 3, options["height"], options["width"]))
-    with pytest.raises(ValueError, match=r"not \[2, 6, 192\]; ask the loader for View"):
+    with pytest.raises(ValueError, match=r"not \[2, 6, 192\]; use View"):
         model(torch.zeros(2, 6, 192))
 
 

@@ -91,7 +91,7 @@ def test_the_command_refuses_a_damaged_file(vitctl: Callable[..., Any], folder: 
     Image.new("RGB", (48, 32), (200, 30, 60)).save(tmp_path / "red.png")
     bad = flipped(folder / "m.onnx", 100_000, 3)
     answer = vitctl(*command, "--from", bad, code=3)
-    assert "bad.onnx: damaged: its bytes are not those that vitctl export wrote" in answer.error
+    assert "bad.onnx: is damaged: its checksum does not match its bytes; copy or export it again" in answer.error
     assert answer.out == ""
 
 
@@ -101,7 +101,7 @@ def test_a_file_of_version_1_is_read_with_a_warning(vitctl: Callable[..., Any], 
     Image.new("RGB", (48, 32), (200, 30, 60)).save(tmp_path / "red.png")
     answer = vitctl("predict", "red.png", "--from", folder / name, "--quiet", "--json")
     assert len(answer.json["predictions"]) == 1
-    assert f"{name}: is an export of version 1, which has no checksum" in answer.err
+    assert f"{name}: was exported without a checksum (version 1)" in answer.err
 
 
 def test_a_file_of_version_2_without_a_checksum_is_damaged(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_file_of_version_2_without_a_checksum_is_damaged(folder: Path) -> None
     onnx.save(model, folder / "none.onnx")
     (folder / "none.pt2").write_bytes((folder / "m.pt2").read_bytes().replace(b"checksum", b"chequsum"))
     for name, reader in (("none.onnx", OnnxModel), ("none.pt2", TorchProgram)):
-        with pytest.raises(WeightsError, match=rf"{name}: damaged"):
+        with pytest.raises(WeightsError, match=rf"{name}: is damaged"):
             reader(folder / name)
 
 
@@ -122,7 +122,7 @@ def test_weights_in_a_file_beside_have_their_own(tmp_path: Path, monkeypatch: py
     close(OnnxModel(path.rename(tmp_path / "m.onnx")), made("vit-mu/16")[0], PIXELS)
     good = data.read_bytes()
     data.write_bytes(good[:5000] + bytes([good[5000] ^ 1]) + good[5001:])
-    with pytest.raises(WeightsError, match=r"\.data: damaged"):
+    with pytest.raises(WeightsError, match=r"\.data: is damaged"):
         OnnxModel(tmp_path / "m.onnx")
     data.unlink()
     with pytest.raises(WeightsError, match=r"\.data: is missing"):

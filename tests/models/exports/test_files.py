@@ -184,7 +184,7 @@ def test_an_onnx_file_of_somebody_else_is_not_guessed_at(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(nn.Linear(2, 2), (torch.zeros(1, 2),), dynamo=True, verbose=False).save(tmp_path / "m.onnx")  # type: ignore[union-attr]
-    with pytest.raises(WeightsError, match="not an export of vitctl"):
+    with pytest.raises(WeightsError, match="was not exported by vitctl"):
         OnnxModel(tmp_path / "m.onnx")
 
 
@@ -224,5 +224,5 @@ def test_a_constant_that_asks_for_a_pickle_is_refused(tmp_path: Path) -> None:
                 next(iter(config["config"].values()))["use_pickle"] = True
                 content = json.dumps(config).encode()
             bad.writestr(name, content)
-    with pytest.raises(WeightsError, match="asks for a pickle"):
+    with pytest.raises(WeightsError, match="requests a pickle"):
         TorchProgram(tmp_path / "bad.pt2")

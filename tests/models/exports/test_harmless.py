@@ -92,5 +92,5 @@ def test_two_things_of_one_name_are_refused(tmp_path: Path) -> None:
     good = program(tmp_path)
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(good, "a") as archive:
         archive.writestr(next(name for name in archive.namelist() if name.endswith("_weights_config.json")), b"{}")
-    with pytest.raises(WeightsError, match="two things of one name"):
+    with pytest.raises(WeightsError, match="two entries of the same name"):
         check_harmless(good)
