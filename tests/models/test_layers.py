@@ -115,9 +115,9 @@ def answers(embedding: PatchEmbed, images: torch.Tensor) -> list[torch.Tensor]:
     tokens = embedding(images)
     weights = torch.linspace(-1, 1, tokens.numel()).reshape(tokens.shape)
     (tokens * weights).sum().backward()
-    found = [tokens.detach(), images.grad, embedding.proj.weight.grad, embedding.proj.bias.grad]
-    assert all(each is not None for each in found)
-    return found
+    result = [tokens.detach(), images.grad, embedding.proj.weight.grad, embedding.proj.bias.grad]
+    assert all(each is not None for each in result)
+    return result
 
 
 @pytest.mark.parametrize(("height", "width", "patch", "channels"), PADDED)
@@ -226,11 +226,11 @@ def test_relative_attention_is_a_loop_over_queries_and_keys(front: dict[str, Any
         table = collect_tensors(model)[f"blocks.{layer if added == 'every' else 0}.attn.offsets.embed"]
         expected = looped_attention(block.attn, table.numpy(), tokens.numpy(), spec.prefix)
         with torch.no_grad():
-            found = block.attn(tokens).numpy()
+            result = block.attn(tokens).numpy()
             table.mul_(-1)
-            assert np.abs(block.attn(tokens).numpy() - found).max() > 1e-3
+            assert np.abs(block.attn(tokens).numpy() - result).max() > 1e-3
             table.mul_(-1)
-        assert np.abs(found - expected).max() < 1e-12
+        assert np.abs(result - expected).max() < 1e-12
 
 
 def looped_attention(attention: nn.Module, table: Array, tokens: Array, prefix: int) -> Array:
@@ -240,9 +240,9 @@ def looped_attention(attention: nn.Module, table: Array, tokens: Array, prefix: 
     patches = (distances + 1) // 2
     assert patches == count - prefix
     mixed = np.zeros_like(tokens)
-    for picture, head in itertools.product(range(len(tokens)), range(heads)):
+    for image, head in itertools.product(range(len(tokens)), range(heads)):
         rows = [slice(part * 32 + head * width, part * 32 + (head + 1) * width) for part in range(3)]
-        queries, keys, values = (tokens[picture] @ weight[place].T + bias[place] for place in rows)
+        queries, keys, values = (tokens[image] @ weight[place].T + bias[place] for place in rows)
         for i in range(count):
             logits = np.zeros(count)
             for j in range(count):
@@ -250,7 +250,7 @@ def looped_attention(attention: nn.Module, table: Array, tokens: Array, prefix: 
                 if i >= prefix and j >= prefix:
                     logits[j] += queries[i] @ table[head, i - j + patches - 1]
             shares = np.exp(logits / math.sqrt(width))
-            mixed[picture, i, head * width : (head + 1) * width] = shares @ values / shares.sum()
+            mixed[image, i, head * width : (head + 1) * width] = shares @ values / shares.sum()
     return mixed @ attention.proj.weight.detach().numpy().T + attention.proj.bias.detach().numpy()
 
 
@@ -277,12 +277,12 @@ def test_relative_attention_takes_a_mask_too() -> None:
     hidden = torch.zeros(spec.tokens, spec.tokens, dtype=torch.float64)
     hidden[:, 4] = -math.inf
     with torch.no_grad():
-        seen = attention(tokens, attn_mask=hidden)
+        output = attention(tokens, attn_mask=hidden)
         tokens[:, 4] += 1.0
         changed = attention(tokens, attn_mask=hidden)
         others = [token for token in range(spec.tokens) if token != 4]
-        assert torch.equal(seen[:, others], changed[:, others])
-        assert not torch.allclose(seen[:, others], attention(tokens)[:, others])
+        assert torch.equal(output[:, others], changed[:, others])
+        assert not torch.allclose(output[:, others], attention(tokens)[:, others])
 
 
 def test_every_distance_has_a_row_and_every_row_a_distance() -> None:
@@ -303,14 +303,14 @@ def test_the_2d_table_is_a_loop_over_lines_and_columns(height: int, width: int, 
     table = PositionTable2d(spec)
     rows, columns = height // 4, width // 4
     assert (table.x.shape, table.y.shape) == ((1, columns, 16), (1, rows, 16))
-    found = table().detach().numpy()
-    assert found.shape == (1, spec.tokens, 32)
-    assert not found[0, : spec.prefix].any()
+    result = table().detach().numpy()
+    assert result.shape == (1, spec.tokens, 32)
+    assert not result[0, : spec.prefix].any()
     for row, column in itertools.product(range(rows), range(columns)):
-        token = found[0, spec.prefix + row * columns + column]
+        token = result[0, spec.prefix + row * columns + column]
         assert np.array_equal(token[:16], table.x.detach()[0, column])
         assert np.array_equal(token[16:], table.y.detach()[0, row])
-    assert found[0, spec.prefix :].std() > 0.01
+    assert result[0, spec.prefix :].std() > 0.01
 
 
 # sincos
@@ -332,12 +332,12 @@ def wave(row: int, column: int, dim: int, last: int) -> list[float]:
 @pytest.mark.parametrize(("kind", "less"), [("sincos", 1), ("sincos-mae", 0)])
 def test_waves_are_big_visions_and_maes(kind: str, less: int, dim: int, grid: tuple[int, int]) -> None:
     """big_vision divides the exponents by D/4 - 1, MAE by D/4."""
-    found = sincos(grid, dim, kind).numpy()
+    result = sincos(grid, dim, kind).numpy()
     places = itertools.product(range(grid[0]), range(grid[1]))
     expected = np.array([wave(row, column, dim, dim // 4 - less) for row, column in places])
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
-    assert np.abs(found - expected).max() < 1e-6
+    assert result.shape == expected.shape
+    assert result.dtype == np.float32
+    assert np.abs(result - expected).max() < 1e-6
 
 
 def test_the_two_kinds_of_waves_are_not_the_same() -> None:
@@ -421,7 +421,7 @@ def test_at_the_stem_patches_have_positions_and_tokens_in_front_only_their_own(
     spec = spec_of(positions=positions, **front)
     model = shaken(create_model(spec))
     with torch.no_grad():
-        found = next(iter(model.layers(images_for(spec))))
+        result = next(iter(model.layers(images_for(spec))))
         patches = model.patch_embed(images_for(spec))
     tokens = [each[0] for each in (model.cls_token, model.reg_token) if each is not None]
     own = torch.cat([*tokens, torch.zeros(0, 32)]).detach()
@@ -429,8 +429,8 @@ def test_at_the_stem_patches_have_positions_and_tokens_in_front_only_their_own(
     if positions == "1d" and spec.class_position:
         assert spec.prefix == 0 or model.pos_embed[0, : spec.prefix].abs().min() > 0
         own = own + model.pos_embed[0, : spec.prefix].detach()
-    assert torch.equal(found[:, : spec.prefix], own.expand(2, -1, -1))
-    shift = found[:, spec.prefix :] - patches
+    assert torch.equal(result[:, : spec.prefix], own.expand(2, -1, -1))
+    shift = result[:, spec.prefix :] - patches
     torch.testing.assert_close(shift[0], shift[1])
     assert (shift.abs().max() > 0.1) == (positions != "none")
 
@@ -461,8 +461,8 @@ def test_positions_take_part_in_mixed_precision(positions: str, added: str) -> N
     images = images_for(spec).float()
     expected = model(images)
     with torch.autocast("cpu", torch.bfloat16):
-        found = model(images)
-    assert found.dtype == torch.bfloat16
-    assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
-    found.float().square().sum().backward()
+        result = model(images)
+    assert result.dtype == torch.bfloat16
+    assert (result.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    result.float().square().sum().backward()
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.requires_grad)
