@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from vitctl.config.bench import BenchConfig
 from vitctl.probing.draws import Ints, draw_orders, take_shots
+from vitctl.probing.estimators import STRENGTHS
 from vitctl.probing.fewshot import ProbeSettings, ProbeTask, run_trial
-from vitctl.probing.least_squares import STRENGTHS
 from vitctl.reporting import Reporter
 from vitctl.workflows.bench.measure import BenchPart, Measurement, make_figure, make_ratio, run_in_turn
 
