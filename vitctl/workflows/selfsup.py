@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.train import TrainConfig
 from vitctl.data.subsets import limit_split
-from vitctl.inspection.curves import draw_curves
+from vitctl.inspection.charts import draw_curves
 from vitctl.models.count import BACKWARD, count
 from vitctl.models.masked import check_masked
 from vitctl.reporting import Reporter, SilentReporter

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitctl import __version__
 from vitctl.config.bench import BenchConfig
-from vitctl.inspection.bars import Bar, draw_bars
+from vitctl.inspection.charts import Bar, draw_bars
 from vitctl.io.run_directory import create_run, library_versions
 from vitctl.machine import cores, keep_freed_memory
 from vitctl.reporting import Reporter, SilentReporter

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vitctl.config.model import ModelSpec
-from vitctl.inspection.curves import draw_curves
+from vitctl.inspection.charts import draw_curves
 from vitctl.io.run_directory import RunDirectory
 from vitctl.models.count import BACKWARD, count
 from vitctl.reporting import Reporter
