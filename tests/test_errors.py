@@ -93,5 +93,5 @@ def test_a_library_that_is_missing_is_named_as_pip_knows_it(
 
 def test_nothing_advises_to_install_vitctl_by_its_name() -> None:
     """It is on no index: what has that name there is somebody else's."""
-    for path in (ROOT / "README.md", *(ROOT / "vitctl").rglob("*.py")):
+    for path in (ROOT / "README.md", *(ROOT / "vitctl").rglob("*.py"), *(ROOT / "vitctl").rglob("*.md")):
         assert not re.search(r"pip install (-\S+ )*['\"]?vitctl", path.read_text(encoding="utf-8")), path

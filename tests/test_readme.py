@@ -1,9 +1,10 @@
-"""The README is the manual, so it is run: consoles against what they show, Python as it stands, other lines parsed."""
+"""README and manual are run: consoles against what they show, Python as it stands, other command lines parsed."""
 
 import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,25 @@ import pytest
 import typer
 
 from vitctl.cli import COMMANDS, app, command_name
+from vitctl.cli.help import CHAPTERS
 from vitctl.config.augment import PRESETS
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+FRONT, MANUAL = ROOT / "README.md", ROOT / "vitctl" / "manual"
+PAGES = (FRONT, *(MANUAL / f"{name}.md" for name in CHAPTERS))
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+TEXT = "\n".join(TEXTS.values())
+LONGEST = 250  # lines of the front page
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def command_lines() -> list[list[str]]:
-    """The arguments of every vitctl in a shell block, also inside another command."""
+    """The arguments of every vitctl in a shell block, also inside another command; each of them once."""
     found = []
-    for line in "\n".join(blocks("sh") + blocks("console") + blocks("yaml")).splitlines():
+    for line in "\n".join(blocks("sh") + blocks("bash") + blocks("console") + blocks("yaml")).splitlines():
         line = line.removeprefix("$ ").replace("$SLURM_ARRAY_TASK_ID", "3")
         for part in (
             line.split("&&")
@@ -34,8 +40,8 @@ def command_lines() -> list[list[str]]:
         ):
             words = shlex.split(part)
             if words[:1] == ["vitctl"] and words[1][0].isalpha():
-                found.append(words[1:])
-    return found
+                found.append(tuple(words[1:]))
+    return [list(words) for words in dict.fromkeys(found)]
 
 
 @pytest.mark.parametrize("arguments", command_lines(), ids=" ".join)
@@ -49,11 +55,19 @@ def test_every_command_line_is_understood(arguments: list[str]) -> None:
         assert "=" in setting
 
 
-def test_every_command_has_a_section() -> None:
-    for commands in COMMANDS.values():
-        for command in commands:
-            assert f"\n## vitctl {command_name(command)}\n" in TEXT
-            assert any(line[:1] == [command_name(command)] for line in command_lines())
+def test_every_command_has_a_section_and_a_line_on_the_front_page() -> None:
+    for command in (command_name(each) for commands in COMMANDS.values() for each in commands):
+        (place,) = [page for page in PAGES[1:] if f"\n## vitctl {command}\n" in TEXTS[page]]
+        assert f"| [`{command}`]({place.relative_to(ROOT)}#vitctl-{command}) |" in TEXTS[FRONT]
+        assert any(line[:1] == [command] for line in command_lines())
+
+
+def test_every_chapter_is_on_the_front_page_which_is_short() -> None:
+    assert sorted(MANUAL.iterdir()) == sorted(PAGES[1:])
+    for page in PAGES[1:]:
+        assert f"]({page.relative_to(ROOT)})" in TEXTS[FRONT]
+        assert re.match(r"# .+\n\n.", TEXTS[page])
+    assert len(TEXTS[FRONT].splitlines()) <= LONGEST
 
 
 def test_consoles_show_what_is_printed(vitctl: Callable[..., Any]) -> None:
@@ -76,7 +90,7 @@ def test_python_runs_as_it_stands(vitctl: Callable[..., Any], tmp_path: Path, mo
     vitctl("patchify", "digits")
     monkeypatch.chdir(tmp_path)
     for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+        exec(compile(block, "manual", "exec"), {"__name__": "__main__"})
 
 
 def test_presets_are_all_named() -> None:
@@ -84,21 +98,43 @@ def test_presets_are_all_named() -> None:
         assert f"`{name}`" in TEXT
 
 
-def test_links_inside_lead_somewhere() -> None:
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
-    }
-    assert set(re.findall(r"\]\(#([^)]*)\)", TEXT)) <= headings
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https://)([^)]*)\)", prose(page)):
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def test_the_two_lines_that_do_all_set_up_are_those_of_ci() -> None:
-    first, *_, last = (block.strip() for block in blocks("sh") if "venv" in block)
+    first, *_, last = (block.strip() for block in blocks("sh", TEXTS[FRONT]) if "venv" in block)
     assert first.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install . && vitctl ")
+    assert first in TEXTS[MANUAL / "start.md"]
     assert last == "python3 -m venv .venv && . .venv/bin/activate && pip install '.[test]' && pytest"
     ci = (ROOT / ".ci" / "run").read_text()
     assert "pip install --quiet '.[test]'" in ci
     assert ci.rstrip().endswith("pytest")
+    for step in re.findall(r"^(?:ruff|mypy|pytest).*", ci, re.MULTILINE):
+        assert f"`{step}`" in TEXTS[FRONT]
+
+
+def test_the_license_is_the_one_that_is_stated() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (place,) = project["license-files"]
+    text = (ROOT / place).read_text(encoding="utf-8")
+    assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert project["license"] == "Apache-2.0"
+    assert f"Apache-2.0: see [{place}]({place})" in TEXTS[FRONT]
 
 
 def test_version_changelog_and_tag_agree() -> None:
@@ -114,6 +150,7 @@ def test_version_changelog_and_tag_agree() -> None:
         assert set(tags) <= {f"v{__version__}"}
 
 
-def test_images_are_there_and_small() -> None:
-    for place in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT):
-        assert (ROOT / place).stat().st_size < 100_000
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_images_are_there_and_small(page: Path) -> None:
+    for place in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXTS[page]):
+        assert (page.parent / place).stat().st_size < 100_000

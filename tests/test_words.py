@@ -22,7 +22,7 @@ NOT_PARTICIPLES = {
     "embed": "computes token embeddings",
     "seed": "a number",
     "feed": "a verb",
-    "shed": "a verb",
+    "setting": "a noun: declares a field, as dataclasses.field does",
 }
 IRREGULAR = re.compile(
     "begun|bent|bound|bought|broken|built|chosen|come|done|drawn|driven|fallen|felt|found|given|gone|grown|held|hidden|"

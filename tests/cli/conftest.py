@@ -12,11 +12,13 @@ from typer.testing import CliRunner, Result
 
 from vitctl.cli import app
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
+from vitctl.config.train import PretrainConfig, RunOptions
 from vitctl.io.weights import About, Weights
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.patchify import patchify
 from vitctl.workflows.pretrain import pretrain
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.train.result import TrainResult
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def blots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def blots_h5(blots: Path) -> Path:
     out = blots.with_name("blots.h5")
-    patchify(PatchifyConfig(str(blots), str(out), res="16", patch=8, workers=1))
+    patchify(PatchifyConfig(source=str(blots), out=str(out), res=Res(16), patch=8, workers=1))
     return out
 
 
@@ -100,8 +102,10 @@ def one_thread() -> Iterator[None]:
 def trained(blots_h5: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     """A run of vit-mu/8 at 16x16 on the blots that has learned something; its paths are absolute."""
     out = tmp_path_factory.mktemp("runs") / "trained"
-    flags = {"model": "vit-mu/8", "data": str(blots_h5), "steps": 60, "batch": 16, "precision": "float32"}
-    return pretrain(flags, recipe="digits", out=str(out), settings=["eval_every=20"])
+    config = PretrainConfig(
+        model="vit-mu/8", data=str(blots_h5), recipe="digits", steps=60, batch=16, precision="float32", eval_every=20
+    )
+    return pretrain(config, RunOptions(out=str(out)))
 
 
 @pytest.fixture

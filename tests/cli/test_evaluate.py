@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.recognize import open_weights
 from vitctl.io.save import save_as
 from vitctl.workflows.patchify import patchify
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 
 
 def cut(source: Path, tmp_path: Path, **options: Any) -> None:
-    patchify(PatchifyConfig(str(source), str(tmp_path / "data.h5"), res="16", patch=8, workers=1, **options))
+    patchify(
+        PatchifyConfig(source=str(source), out=str(tmp_path / "data.h5"), res=Res(16), patch=8, workers=1, **options)
+    )
 
 
 def test_it_finds_what_the_run_found(ran: Run, data: str, newest: str, trained: TrainResult) -> None:

@@ -20,7 +20,7 @@ from vitctl.config.export import ENDINGS
 from vitctl.data.patchifier import decode
 from vitctl.io.save import save_as
 from vitctl.io.weights import About, Weights
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.io.feature_file import FeatureFile
 from vitctl.probing.estimators import LeastSquares
 from vitctl.workflows.patchify import patchify
@@ -77,7 +78,9 @@ def test_the_table_the_figure_and_the_word_for_what_the_test_images_chose(
 
 
 def test_a_part_of_the_only_split_is_held_out(ran: Run, blots: Path, newest: str, tmp_path: Path) -> None:
-    patchify(PatchifyConfig(str(blots / "train"), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
+    patchify(
+        PatchifyConfig(source=str(blots / "train"), out=str(tmp_path / "data.h5"), res=Res(16), patch=8, workers=1)
+    )
     answer = ran("fewshot", "--shots", "5", "--json")
     told = json.loads(answer.stdout)
     assert "30 images of train are held out" in answer.stderr
@@ -153,7 +156,7 @@ def test_a_leak_is_told_again(ran: Run, blots: Path, newest: str, tmp_path: Path
             for path in sorted((blots / split / name).iterdir()):
                 os.link(path, pictures / split / name / path.name)
     os.link(blots / "train" / "ant" / "00.png", pictures / "val" / "ant" / "copy.png")
-    patchify(PatchifyConfig(str(pictures), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
+    patchify(PatchifyConfig(source=str(pictures), out=str(tmp_path / "data.h5"), res=Res(16), patch=8, workers=1))
     assert "1 test or val image stand in train as well" in ran("fewshot", "--shots", "1").stderr
 
 

@@ -10,7 +10,7 @@ import torch
 
 from vitctl.io.recognize import open_weights
 from vitctl.models.resize import resize_weights
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 QUICK = ("finetune", "--batch", "16", "--precision", "float32", "--out", "run")

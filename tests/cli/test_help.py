@@ -2,16 +2,19 @@
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vitctl.cli import COMMANDS, command_name
+from vitctl.cli.help import CHAPTERS, chapter, title
 
 FROZEN = Path(__file__).parent / "help"
 NAMES = [command_name(command) for commands in COMMANDS.values() for command in commands]
@@ -38,11 +41,13 @@ def test_nothing_frozen_is_left_over() -> None:
     assert {path.stem for path in FROZEN.glob("*.txt")} == {"vitctl", *NAMES}
 
 
-@pytest.mark.parametrize("name", ["", *NAMES])
-def test_help_imports_nothing_heavy(name: str) -> None:
+@pytest.mark.parametrize(
+    "line", ["--help", *(f"{name} --help" for name in NAMES), "help", "help training", "help finetune"]
+)
+def test_help_imports_nothing_heavy(line: str) -> None:
     program = (
         "import json, sys\nfrom vitctl.cli import app\n"
-        f"arguments = {[name, '--help'] if name else ['--help']!r}\n"
+        f"arguments = {line.split()!r}\n"
         "try:\n    app(arguments)\nexcept SystemExit as stop:\n    code = stop.code\n"
         "print(json.dumps([code, sorted({name.split('.')[0] for name in sys.modules})]))"
     )
@@ -85,6 +90,8 @@ def test_version(vitctl: Callable[..., Any]) -> None:
         ("vitctl pretrain --model vit-l", "vit-l/16"),
         ("vitctl finetune --recipe mae/fine", "mae/finetune-b"),
         ("vitctl study posi", "positions"),
+        ("vitctl help tr", "training"),
+        ("vitctl help fine", "finetune"),
     ],
 )
 def test_the_shell_completes(words: str, some: str) -> None:
@@ -101,7 +108,7 @@ def test_the_shell_completes(words: str, some: str) -> None:
         ("study posit", "'posit' is not one of 'data-size', 'scaling', .* Did you mean 'positions'\\?"),
         ("export --format onxx", "'onxx' is not one of .* Did you mean 'onnx'\\?"),
         ("pretrain --epochs ten", "'--epochs': a number is wanted"),
-        ("pretrain --steps 1.5", "'--steps': a whole number is wanted"),
+        ("pretrain --steps 1.5", "'--steps': expected a whole number"),
         ("pretrain --learning-rate 1", "--learning-rate.*(Did you mean|Possible options:) --lr"),
         ("evaluate --batch-size 8", "(Did you mean|Possible options:) --batch"),
     ],
@@ -109,3 +116,53 @@ def test_the_shell_completes(words: str, some: str) -> None:
 def test_a_slip_is_answered_with_what_was_meant(vitctl: Callable[..., Any], line: str, words: str) -> None:
     answer = vitctl(*line.split(), code=2, env={"COLUMNS": "240", "TERMINAL_WIDTH": "240"})
     assert re.search(words, " ".join(re.sub(r"[─-╿]", " ", answer.err).split())), answer.err
+
+
+# --- the manual ------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_chapters(vitctl: Callable[..., Any]) -> None:
+    lines = vitctl("help").out.splitlines()
+    assert [line.split(maxsplit=1) for line in lines[: len(CHAPTERS)]] == [[n, title(chapter(n))] for n in CHAPTERS]
+
+
+def test_a_chapter_in_a_pipe_is_its_text(vitctl: Callable[..., Any]) -> None:
+    assert vitctl("help", "training").out == chapter("training")
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*CHAPTERS}))
+def test_help_of_a_command_is_what_it_says_itself(vitctl: Callable[..., Any], name: str) -> None:
+    *lines, more = vitctl("help", name).out.splitlines()
+    assert lines == vitctl(name, "--help").out.splitlines()
+    assert f"\n## vitctl {name}\n" in chapter(more.removeprefix("The manual says more: vitctl help "))
+
+
+@pytest.mark.parametrize(("topic", "near"), [("trainig", "training"), ("finetunes", "finetune")])
+def test_an_unknown_topic_is_answered_with_the_nearest(vitctl: Callable[..., Any], topic: str, near: str) -> None:
+    assert f"there is no topic '{topic}'; did you mean '{near}'?" in vitctl("help", topic, code=2).error
+
+
+def on_a_terminal(lines: int, *arguments: str) -> str:
+    """What is shown on a terminal of so many lines, whose pager counts what it is given."""
+    env = {"TERM": "xterm", "LINES": str(lines), "COLUMNS": "80", "PAGER": "grep -c ^ | sed s/^/paged:/"}
+    main, terminal = pty.openpty()
+    line = [sys.executable, "-m", "vitctl", *arguments]
+    process = subprocess.Popen(line, stdin=terminal, stdout=terminal, stderr=terminal, env=os.environ | env)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the end of a terminal on Linux
+        while part := os.read(main, 65536):
+            shown += part
+    os.close(main)
+    assert process.wait() == 0, shown
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r", "")
+
+
+def test_a_chapter_is_rendered_on_a_terminal_and_paged_where_it_is_longer() -> None:
+    whole = on_a_terminal(2000, "help", "selfsup")
+    assert "┃" not in whole
+    assert "paged:" not in whole
+    assert "vitctl help training" in whole
+    assert "](" not in whole
+    assert "|---" not in whole
+    assert on_a_terminal(30, "help", "selfsup").strip() == f"paged:{len(whole.splitlines())}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.train.result import TrainResult
 
 KILLS = 13  # of each of twelve kinds of run
 KILLS_ON_A_SLOW_DISK = 50

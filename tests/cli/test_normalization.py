@@ -17,7 +17,7 @@ from vitctl.io.feature_file import FeatureFile
 from vitctl.io.recognize import open_weights
 from vitctl.io.save import save_as
 from vitctl.models.exports.onnx_file import OnnxModel
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.9)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.train.result import TrainResult
 
 LINES = {
     "a figure over a patch file": "fewshot --from pixels --data data.h5 --plot data.h5",

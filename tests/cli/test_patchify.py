@@ -62,7 +62,7 @@ def test_unreadable_images_are_listed_counted_and_told(vitctl: Run, folder: Fold
     rejected = {entry["name"]: entry["reason"] for entry in answer.json["data"]["rejected"]}
     assert rejected == {
         "train/cat/001.jpg": "truncated file",
-        "train/cat/bad.jpg": "not an image, or of a kind that is not read",
+        "train/cat/bad.jpg": "not an image, or in an unsupported format",
         "train/cat/bomb.png": "decompression bomb: 3000x2000 pixels, over max_pixels=1000000",
     }
     assert "warning: 3 rejected: " in answer.err
@@ -76,8 +76,8 @@ def test_leaks_and_copies_are_told(vitctl: Run, folder: Folder) -> None:
     shutil.copy(root / "train/cat/001.png", root / "train/cat/copy.png")
     answer = vitctl("patchify", "pictures", *SMALL, "--json")
     assert (answer.json["data"]["leaked"], answer.json["data"]["duplicates"]) == (1, 1)
-    assert "1 image of one split in another too: val/cat/leak.png is train/cat/000.png" in answer.err
-    assert "exact copies inside a split: 1 image" in answer.err
+    assert "1 image appears in two splits: val/cat/leak.png is train/cat/000.png" in answer.err
+    assert "exact copies within a split: 1 image" in answer.err
 
 
 def test_classes_are_fixed_by_train(vitctl: Run, folder: Folder) -> None:
@@ -87,7 +87,7 @@ def test_classes_are_fixed_by_train(vitctl: Run, folder: Folder) -> None:
     assert answer.json["data"]["class_names"] == ["ant", "bat", "cat"]
     assert answer.json["data"]["rejected"] == [{"name": "val/eel/000.png", "reason": "class 'eel' is not in train"}]
     assert "warning: class 'bat' has no image" in answer.err
-    assert "classes that train does not have: eel" in answer.err
+    assert "classes that are not in train: eel" in answer.err
 
 
 def test_a_list_of_classes_chooses_and_orders(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_list_of_classes_chooses_and_orders(vitctl: Run, folder: Folder, tmp_p
     (tmp_path / "names.txt").write_text("cat\nant\n")
     answer = vitctl("patchify", "pictures", *SMALL, "--classes", "names.txt", "--json")
     assert answer.json["data"]["class_names"] == ["cat", "ant"]
-    assert "2 images of 1 classes that names.txt does not name are left out" in answer.err
+    assert "skipped 2 images of 1 class that names.txt does not list" in answer.err
     assert "cannot be read" in vitctl("patchify", "pictures", "b.h5", "--classes", "none.txt", code=3).error
 
 
@@ -138,7 +138,7 @@ def test_shards_by_several_hosts_and_their_index_hold_what_one_file_holds(vitctl
         (["pictures", "--split", "val=0.001"], 3, "no class has enough images"),
         (["pictures", "--shard", "1"], 2, "--shard wants --shards"),
         (["pictures", "pictures"], 2, "is a folder; name a file"),
-        (["pictures", "notes.txt/out.h5"], 2, "cannot be made"),
+        (["pictures", "notes.txt/out.h5"], 2, "cannot be created"),
         (["empty"], 3, "empty"),
         (["notes.txt"], 3, "notes.txt"),
     ],
@@ -171,7 +171,8 @@ def test_a_table_of_identifiers(vitctl: Run, folder: Folder, tmp_path: Path) -> 
     folder({"train": 4})
     (tmp_path / "train.csv").write_text(",image_id,kind\n0,000,cat\n1,001,dog\n2,002,cat\n3,009,dog\n")
     line = ("patchify", "train.csv", *SMALL, "--set", "root=pictures/train")
-    assert "train.csv line 2: 000 does not exist, and there is no 000.jpg" in vitctl(*line[:-2], code=3).error
+    missing = vitctl(*line[:-2], code=3).error
+    assert "train.csv line 2: 000 does not exist, and there is no 000.jpg or similar" in missing
     answer = vitctl(*line, "--set", "label_column=kind", "--json")
     assert answer.json["data"]["class_names"] == ["cat", "dog"]
     assert answer.json["data"]["rejects"] == 1
@@ -206,7 +207,7 @@ def test_what_exists_stays(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
     folder({"cat": 3})
     vitctl("patchify", "pictures", *SMALL)
     before = (tmp_path / "data.h5").read_bytes()
-    assert "--overwrite makes it anew" in vitctl("patchify", "pictures", *SMALL, code=2).error
+    assert "data.h5: exists already; --overwrite replaces it" in vitctl("patchify", "pictures", *SMALL, code=2).error
     answer = vitctl("patchify", "pictures", *SMALL, "--resume")
     assert "finished already" in answer.err
     vitctl("patchify", "pictures", *SMALL, "--overwrite")
@@ -218,7 +219,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(vitctl: Run, folder: Folder, 
     vitctl("patchify", "pictures", "before.h5", *SMALL)
     limited = ("sh", "-c", 'ulimit -f 40; exec "$@"', "sh")  # no file over 20 kB: to a program, a disk that is full
     answer = vitctl("patchify", "pictures", "out.h5", *SMALL, code=4, before=limited)
-    assert "out.h5: no room left on its disk; free some and go on with --resume" in answer.error
+    assert "out.h5: its disk is full; free some space, then add --resume" in answer.error
     assert not (tmp_path / "out.h5").exists()
     vitctl("patchify", "pictures", "out.h5", *SMALL, "--resume")
     assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "before.h5").read_bytes()
@@ -303,7 +304,7 @@ def test_resume_takes_no_file_that_other_options_made(vitctl: Run, folder: Folde
     folder({"cat": 2})
     vitctl("patchify", "pictures", *SMALL)
     answer = vitctl("patchify", "pictures", "--res", "32", "--resume", code=2)
-    assert "made with other options; --overwrite makes it anew" in answer.error
+    assert "made with other options; --overwrite replaces it" in answer.error
 
 
 def test_shards_that_do_not_belong_together_make_no_index(vitctl: Run, folder: Folder) -> None:
@@ -352,7 +353,7 @@ def test_compressed_shards_are_read_by_another_process(vitctl: Run, folder: Fold
 
 def test_a_reader_of_the_story_that_goes_away_stops_nothing(folder: Folder, tmp_path: Path) -> None:
     folder({"cat": 4})
-    command = f"{sys.executable} -m vitctl patchify images out.h5 --res 16 --patch 4 2>&1 >/dev/null | true"
+    command = f"{sys.executable} -m vitctl patchify pictures out.h5 --res 16 --patch 4 2>&1 >/dev/null | true"
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, env=os.environ)
     deadline = time.monotonic() + 60
     while not (tmp_path / "out.h5").exists():

@@ -161,5 +161,5 @@ def test_an_image_starts_no_program(vitctl: Run, newest: str, tmp_path: Path, co
     for name, kind in (("x.jpg", "EPS"), ("y.png", "PNG")):
         Image.new("RGB", (16, 16)).save(tmp_path / "photos" / name, kind)
     answer = vitctl(command, "photos", env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
-    assert "x.jpg: PostScript, which is a program and not an image" in answer.err
+    assert "x.jpg: PostScript is a program, not an image" in answer.err
     assert not (tmp_path / "ran").exists()

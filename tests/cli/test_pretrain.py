@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.io.weights import read_ours
 from vitctl.workflows.patchify import patchify
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
 QUICK = ("pretrain", "--model", "vit-mu/8", "--batch", "16", "--precision", "float32", "--out", "run")
@@ -262,7 +263,11 @@ def test_wrong_usage(
 
 
 def test_images_without_labels(refused: Callable[..., str], blots: Path, tmp_path: Path) -> None:
-    patchify(PatchifyConfig(str(blots / "train" / "ant"), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
+    patchify(
+        PatchifyConfig(
+            source=str(blots / "train" / "ant"), out=str(tmp_path / "data.h5"), res=Res(16), patch=8, workers=1
+        )
+    )
     assert "data.h5: has 0 classes; two are needed" in refused(*SHORT, code=3)
     assert not (tmp_path / "run").exists()
 
@@ -280,7 +285,9 @@ def test_a_train_split_of_rejects_alone(refused: Callable[..., str], blots: Path
         (tmp_path / "bad" / "train" / name).mkdir(parents=True)
         (tmp_path / "bad" / "train" / name / "1.png").write_text("no image")
         shutil.copytree(blots / "val" / name, tmp_path / "bad" / "val" / name)
-    patchify(PatchifyConfig(str(tmp_path / "bad"), str(tmp_path / "data.h5"), res="16", patch=8, workers=1))
+    patchify(
+        PatchifyConfig(source=str(tmp_path / "bad"), out=str(tmp_path / "data.h5"), res=Res(16), patch=8, workers=1)
+    )
     assert "data.h5: split train is empty" in refused(*SHORT, code=3)
 
 

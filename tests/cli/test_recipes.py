@@ -7,7 +7,6 @@ import pytest
 from vitctl.cli.recipes import as_settings
 from vitctl.config.overrides import override
 from vitctl.config.recipes import RECIPES
-from vitctl.config.train import TrainConfig
 from vitctl.workflows.recipes import list_recipes
 
 Run = Callable[..., Any]
@@ -46,10 +45,13 @@ def test_an_unknown_one(refused: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("row", list_recipes().recipes, ids=lambda row: row.name)
 def test_what_is_shown_is_what_set_takes(row: Any) -> None:
-    config = override(TrainConfig(), [f"{name}={as_settings(value)}" for name, value in row.settings.items()])
+    config = override(
+        type(RECIPES[row.name].config)(), [f"{name}={as_settings(value)}" for name, value in row.settings.items()]
+    )
     shown = list_recipes(row.name).recipes[0].settings
     for name, value in shown.items():
         found: Any = config
         for part in name.split("."):
             found = getattr(found, part)
+        found = str(found) if name == "res" else found
         assert found == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitctl.workflows.load import load_weights
+from vitctl.workflows.inputs.weights import load_weights
 
 Run = Callable[..., Any]
 OBJECTIVES = ("mean-color", "downsampled", "pixels", "mae")

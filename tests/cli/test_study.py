@@ -63,7 +63,7 @@ def test_grids_fit_images_of_any_size(folder: Run, ran: Run, tmp_path: Path, siz
     folder({"train/one": 4, "train/two": 4, "test/one": 2, "test/two": 2}, ending="png")
     ran("patchify", "pictures", "odd.h5", "--res", size, "--patch", str(math.gcd(height, width)), "--quiet")
     for name in ON_DIGITS:
-        config = StudyConfig(name, "odd.h5")  # type: ignore[arg-type]
+        config = StudyConfig(name=name, data="odd.h5")  # type: ignore[arg-type]
         data = open_study_data(config, SilentReporter())
         setting, told = make_setting(config, data, tmp_path)
         assert told == [f"images of {size} are taken as {setting.side}x{setting.side}"]

@@ -7,14 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitctl.config.checks import limits_of
 from vitctl.config.model import (
-    ADDED,
     CUTS,
     EXAFLOPS,
-    FAMILIES,
-    HEADS,
     LISTED,
-    POSITIONS,
     RESNETS,
     SIZES,
     ModelSpec,
@@ -23,6 +20,10 @@ from vitctl.config.model import (
     model_spec,
 )
 from vitctl.errors import ConfigError
+
+ADDED, FAMILIES, HEADS, POSITIONS = (
+    limits_of(ModelSpec)[name].choices for name in ("added", "family", "head", "positions")
+)
 
 ROWS = {  # letter: D, MLP, heads, layers: Table 1, DeiT, "Scaling Vision Transformers"
     "ti": (192, 768, 3, 12),

@@ -1,9 +1,11 @@
-from dataclasses import dataclass, field
+import pickle
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
 
 from vitctl.config.overrides import override
+from vitctl.config.train import FinetuneConfig, OptimConfig, PretrainConfig
 from vitctl.errors import ConfigError
 
 
@@ -56,11 +58,11 @@ def test_one_field_changes(text: str, expected: Outer) -> None:
         ("steps.more=1", "has no fields of its own"),
         ("steps", "write --set name=value"),
         ("=3", "write --set name=value"),
-        ("steps=many", "a whole number is wanted"),
-        ("inner.rate=fast", "a number is wanted"),
+        ("steps=many", "expected a whole number"),
+        ("inner.rate=fast", "expected a number"),
         ("inner.kind=adm", "did you mean 'adam'"),
-        ("inner.betas=0.9", "2 values are wanted"),
-        ("fast=perhaps", "true or false is wanted"),
+        ("inner.betas=0.9", "expected 2 values"),
+        ("fast=perhaps", "expected true or false"),
         ("steps=0", "steps must be at least 1"),
     ],
 )
@@ -68,6 +70,23 @@ def test_what_cannot_be_is_one_line_that_names_it(text: str, message: str) -> No
     with pytest.raises(ConfigError, match=message) as caught:
         override(Outer(), [text])
     assert "\n" not in str(caught.value)
+
+
+def test_a_request_over_a_recipe_changes_only_the_fields_that_were_named() -> None:
+    base = PretrainConfig(model="vit-s/16", epochs=7, optim=OptimConfig(lr=0.1, beta2=0.9), dropout=0.5)
+    assert PretrainConfig().over(base) == base
+    request = PretrainConfig(steps=3, dropout=0.0, optim=OptimConfig(lr=0.2))
+    assert request.over(base) == replace(base, epochs=None, steps=3, dropout=0.0, optim=replace(base.optim, lr=0.2))
+    assert override(PretrainConfig(), ["optim.beta1=0.5", "res=none"]).over(base) == replace(
+        base, optim=replace(base.optim, beta1=0.5)
+    )
+    assert pickle.loads(pickle.dumps(request)).over(base) == request.over(base)
+
+
+def test_one_lr_is_the_lr_and_several_are_tried() -> None:
+    base = FinetuneConfig(lrs=(0.1, 0.2), epochs=1)
+    one, two = (FinetuneConfig(lrs=lrs).over(base) for lrs in ((0.3,), (0.3, 0.4)))
+    assert (one.optim.lr, one.lrs, two.optim.lr, two.lrs) == (0.3, (), base.optim.lr, (0.3, 0.4))
 
 
 def test_assignments_apply_in_order() -> None:

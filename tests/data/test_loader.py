@@ -91,8 +91,8 @@ def test_ranks_share_the_same_global_batches(split: Any, world: int) -> None:
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_once_is_every_row_once(split: Any, world: int) -> None:
-    seen = [batch.rows for rank in range(world) for batch in Loader(split, 6, rank=rank, world=world).once()]
-    assert torch.cat(seen).sort().values.tolist() == list(range(ROWS))
+    rows = [batch.rows for rank in range(world) for batch in Loader(split, 6, rank=rank, world=world).once()]
+    assert torch.cat(rows).sort().values.tolist() == list(range(ROWS))
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4, 8])
@@ -116,12 +116,12 @@ def test_any_resolution_leaves_the_file(split: Any, images: np.ndarray[Any, Any]
     assert np.abs(pixels - np.array(expected).astype(int)).max() <= 1
 
 
-def test_a_patch_that_does_not_divide_is_told_before_the_first_batch(split: Any) -> None:
+def test_a_patch_that_does_not_divide_is_an_error_before_the_first_batch(split: Any) -> None:
     with pytest.raises(ConfigError, match="do not divide"):
         Loader(split, 4, view=View(patch=16))
 
 
-def test_nonsense_is_refused(split: Any) -> None:
+def test_invalid_batches_and_empty_splits_are_errors(split: Any) -> None:
     with pytest.raises(ConfigError, match="multiple of 3"):
         Loader(split, 8, world=3)
     empty = type(split)("val", [], GEOMETRY)
@@ -184,12 +184,12 @@ def test_the_next_batches_are_fetched_while_one_is_used(split: Any) -> None:
 
 
 @pytest.mark.parametrize(("rank", "world", "ahead"), [(2, 2, 3), (-1, 2, 3), (0, 1, 0)])
-def test_ranks_and_depths_that_cannot_be_are_refused(split: Any, rank: int, world: int, ahead: int) -> None:
+def test_ranks_and_depths_out_of_range_are_errors(split: Any, rank: int, world: int, ahead: int) -> None:
     with pytest.raises(ConfigError):
         Loader(split, 8, rank=rank, world=world, ahead=ahead)
 
 
-def test_views_that_cannot_be_are_refused() -> None:
+def test_views_out_of_range_are_errors() -> None:
     with pytest.raises(ConfigError, match="did you mean 'images'"):
         View("image")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"view\.patch is 0"):

@@ -21,9 +21,9 @@ def test_files_folders_and_patterns_each_image_once(folder: Folder) -> None:
     assert [str(Path(each).relative_to(root)) for each in found] == ["c/000.png", "a/b/000.png", "a/b/001.png"]
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for name, words in (("no.jpg", "no such file"), ("*.jpg", "no match"), ("empty", "no image is in this folder")):
+    for name, words in (("no.jpg", "no such file"), ("*.jpg", "no match"), ("empty", "no image in this folder")):
         with pytest.raises(DataError, match=words):
             images_at([str(tmp_path / name)])
 

@@ -27,7 +27,7 @@ from vitctl.io.run_directory import create_run
 from vitctl.io.save import save_as
 from vitctl.io.weights import About, Weights
 from vitctl.models.create import collect_tensors, create_model
-from vitctl.workflows.load import load_weights
+from vitctl.workflows.inputs.weights import load_weights
 
 
 def ours() -> Weights:

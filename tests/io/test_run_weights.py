@@ -4,29 +4,32 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from vitctl.config.res import Res
+from vitctl.config.train import PretrainConfig, RunOptions, SelfsupConfig
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io.run_weights import newest_with_weights, run_weights, split_reference
-from vitctl.workflows.load import load_weights
+from vitctl.workflows.inputs.weights import load_weights
 from vitctl.workflows.pretrain import pretrain
 from vitctl.workflows.selfsup import selfsup
 
 STEPS = 6
-SETTINGS = ("save_every=2", "eval_every=2", "ema=0.5")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with labels and one without, each with checkpoints of steps 4 and 6."""
     folder = tmp_path_factory.mktemp("runs")
-    flags = {"model": "vit-mu/8", "data": "digits", "res": "16", "steps": STEPS, "batch": 8, "precision": "float32"}
+    fields: Any = {"model": "vit-mu/8", "data": "digits", "res": Res(16), "steps": STEPS, "batch": 8}
+    fields |= {"precision": "float32", "save_every": 2, "eval_every": 2, "ema": 0.5}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        pretrain(flags, out=str(folder / "labeled"), settings=SETTINGS)
-        selfsup(flags | {"objective": "mean-color"}, out=str(folder / "masked"), settings=SETTINGS)
+        pretrain(PretrainConfig(**fields), RunOptions(out=str(folder / "labeled")))
+        selfsup(SelfsupConfig(**fields, objective="mean-color"), RunOptions(out=str(folder / "masked")))
     return folder
 
 

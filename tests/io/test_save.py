@@ -21,7 +21,7 @@ from vitctl.io.hugging_face import writer as hugging_face
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, IMAGENET, About, Weights, for_channels
 from vitctl.models.create import collect_tensors, create_model
-from vitctl.workflows.load import load_model, load_weights
+from vitctl.workflows.inputs.weights import load_model, load_weights
 
 FORMATS = ("vitctl", "npz", "timm", "hf")
 CAPABILITIES = {"npz": official.CAPABILITIES, "timm": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES}

@@ -19,7 +19,7 @@ from vitctl.io import state_dict, timm_folder
 from vitctl.io.recognize import open_weights
 from vitctl.io.weights import HALF, IMAGENET, About, Weights
 from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
-from vitctl.workflows.load import load_weights
+from vitctl.workflows.inputs.weights import load_weights
 
 SMALL: dict[str, Any] = {  # as wide as a ViT-Ti, whose three heads are known
     "img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3, "num_classes": 5}  # fmt: skip

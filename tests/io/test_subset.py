@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.subset import Subset
 from vitctl.reporting import SilentReporter
@@ -12,7 +13,9 @@ from vitctl.workflows.patchify import patchify
 
 
 def test_a_part_of_a_part_has_the_right_rows(tmp_path: Path) -> None:
-    patchify(PatchifyConfig("digits", str(tmp_path / "d.h5"), res="16", patch=8, limit=60), SilentReporter())
+    patchify(
+        PatchifyConfig(source="digits", out=str(tmp_path / "d.h5"), res=Res(16), patch=8, limit=60), SilentReporter()
+    )
     train = PatchFile(tmp_path / "d.h5").split("train")
     outer = Subset(train, np.array([40, 7, 33, 2, 19]), "train")
     inner = Subset(outer, np.array([3, 0]), "train")

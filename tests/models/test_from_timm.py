@@ -14,7 +14,7 @@ from torch import nn
 
 from vitctl.config.model import ModelSpec
 from vitctl.errors import VitctlError, WeightsError
-from vitctl.workflows.load import load_model, load_weights
+from vitctl.workflows.inputs.weights import load_model, load_weights
 
 SMALL: dict[str, Any] = {
     "img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}  # fmt: skip

@@ -17,7 +17,7 @@ from vitctl.models.masked import begin, build_masked, flops
 from vitctl.patches import take_tokens
 
 PATCHES = 16
-MAE = MaskingConfig(0.75, 1.0, 0.0, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+MAE = MaskingConfig(ratio=0.75, masked=1.0, swapped=0.0, decoder_dim=16, decoder_depth=1, decoder_heads=2)
 
 
 def hiding(config: MaskingConfig, samples: Any = range(6), epoch: int = 0, seed: int = 0) -> Corruption:
@@ -26,10 +26,10 @@ def hiding(config: MaskingConfig, samples: Any = range(6), epoch: int = 0, seed:
 
 @given(st.integers(2, 300), st.floats(0.01, 0.99), st.floats(0, 1), st.floats(0, 1))
 def test_counts_are_exact(patches: int, ratio: float, masked: float, swapped: float) -> None:
-    config = MaskingConfig(ratio, masked, swapped * (1 - masked))
+    config = MaskingConfig(ratio=ratio, masked=masked, swapped=swapped * (1 - masked))
     left = int(patches * (1 - ratio) + 1e-9)
     if not 0 < left < patches:
-        with pytest.raises(ConfigError, match="one at least"):
+        with pytest.raises(ConfigError, match="both must be at least one"):
             config.counts(patches)
         return
     counts = config.counts(patches)
@@ -60,7 +60,7 @@ def test_what_is_hidden_is_of_seed_epoch_and_sample_alone() -> None:
 
 
 def test_swapped_patches_get_another_one() -> None:
-    masking = hiding(MaskingConfig(0.5, 0.0, 1.0), range(500))
+    masking = hiding(MaskingConfig(ratio=0.5, masked=0.0, swapped=1.0), range(500))
     assert (masking.others != masking.hidden).all()
     assert torch.bincount(masking.others.flatten(), minlength=PATCHES).min() > 100
 
@@ -123,7 +123,7 @@ def test_mae_with_a_class_token_and_registers() -> None:
 
 def test_hidden_patches_cost_the_encoder_nothing() -> None:
     spec = model_spec("vit-b/16", height=224, width=224, classes=0, head="gap")
-    light = MaskingConfig(0.75, 1.0, 0.0, decoder_dim=64, decoder_depth=1, decoder_heads=2)
+    light = MaskingConfig(ratio=0.75, masked=1.0, swapped=0.0, decoder_dim=64, decoder_depth=1, decoder_heads=2)
     all_tokens, quarter = flops(spec, "mean-color", 512, MaskingConfig()), flops(spec, "mae", 768, light)
     assert 0.2 < quarter / all_tokens < 0.27
 
@@ -146,4 +146,4 @@ def test_what_cannot_be_taught_so_is_refused(name: str, options: dict[str, Any],
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1])
 def test_nothing_or_everything_cannot_be_hidden(ratio: float) -> None:
     with pytest.raises(ConfigError, match="above 0 and under 1"):
-        MaskingConfig(ratio)
+        MaskingConfig(ratio=ratio)

@@ -12,7 +12,8 @@ import torch
 
 from vitctl.config.augment import AugmentConfig
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.config.train import OptimConfig, ScheduleConfig, TrainConfig
+from vitctl.config.res import Res
+from vitctl.config.train import OptimConfig, PretrainConfig, ScheduleConfig
 from vitctl.errors import RunError
 from vitctl.io import checkpoint
 from vitctl.io.patch_file import PatchFile
@@ -28,14 +29,14 @@ from vitctl.training.task import make_labeled_task
 from vitctl.workflows.patchify import patchify
 
 STEPS = 12
-EVERYTHING = TrainConfig(
+EVERYTHING = PretrainConfig(
     batch=16,
     steps=STEPS,
     micro_batch="4",
     smoothing=0.1,
     ema=0.9,
     optim=OptimConfig(lr=1e-2, weight_decay=0.1, clip=1.0),
-    schedule=ScheduleConfig("cosine", warmup=3),
+    schedule=ScheduleConfig(kind="cosine", warmup=3),
     augment=AugmentConfig(crop="inception", flip=0.5, brightness=0.2, mixup=0.4, cutmix=0.5, erase=0.2),
     eval_every=4,
     log_every=3,
@@ -47,7 +48,7 @@ PLAIN = dataclasses.replace(EVERYTHING, augment=AugmentConfig(), smoothing=0.0)
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> PatchFile:
     path = tmp_path_factory.mktemp("data") / "digits.h5"
-    patchify(PatchifyConfig("digits", str(path), res="16", patch=8, limit=150), SilentReporter())
+    patchify(PatchifyConfig(source="digits", out=str(path), res=Res(16), patch=8, limit=150), SilentReporter())
     return PatchFile(path)
 
 
@@ -72,7 +73,7 @@ class StopsAt(Stop):
 
 
 def fit(
-    config: TrainConfig,
+    config: PretrainConfig,
     file: PatchFile,
     folder: Path | None,
     weights: Weights | None = None,
@@ -142,7 +143,7 @@ def test_a_finished_run_is_not_trained_again(file: PatchFile, tmp_path: Path) ->
     assert (again.digest, again.val, again.loss) == (first.digest, first.val, first.loss)
 
 
-def train(file: PatchFile, config: TrainConfig, weights: Weights | None = None) -> tuple[Tensors, list[Any]]:
+def train(file: PatchFile, config: PretrainConfig, weights: Weights | None = None) -> tuple[Tensors, list[Any]]:
     one = fit(config, file, None, weights)
     one.train()
     return one.state.weights(), one.recorder.lines
@@ -171,13 +172,13 @@ def test_the_average_is_the_one_that_is_promised(file: PatchFile, tmp_path: Path
     """average = keep * average + (1 - keep) * weights, from the weights of step 0 on, in float64."""
     own: list[Tensors] = []
     for steps in range(1, 5):
-        config = dataclasses.replace(PLAIN, steps=4, ema=0.0, schedule=ScheduleConfig("constant"))
+        config = dataclasses.replace(PLAIN, steps=4, ema=0.0, schedule=ScheduleConfig(kind="constant"))
         one = fit(config, file, None)
         with pytest.raises(BaseException, match="stopped") if steps < 4 else _nothing():
             one.env = dataclasses.replace(one.env, stop=StopsAt(steps) if steps < 4 else Stop())
             one.train()
         own.append(one.state.weights())
-    averaged, _ = train(file, dataclasses.replace(PLAIN, steps=4, ema=0.9, schedule=ScheduleConfig("constant")))
+    averaged, _ = train(file, dataclasses.replace(PLAIN, steps=4, ema=0.9, schedule=ScheduleConfig(kind="constant")))
     for name, first in fresh_weights().tensors.items():
         expected = first.double().numpy()
         for weights in own:
@@ -224,14 +225,14 @@ def test_a_damaged_checkpoint_costs_no_more_than_a_checkpoint(file: PatchFile, t
 
 
 def test_zero_head_begins_at_ln_k(file: PatchFile) -> None:
-    lines = train(file, dataclasses.replace(PLAIN, steps=1, log_every=1, schedule=ScheduleConfig("constant")))[1]
+    lines = train(file, dataclasses.replace(PLAIN, steps=1, log_every=1, schedule=ScheduleConfig(kind="constant")))[1]
     assert lines[0]["loss"] == pytest.approx(np.log(10), abs=1e-6)
 
 
 def test_sigmoid_loss_begins_where_the_bias_of_the_head_puts_it(file: PatchFile) -> None:
     one = fresh_weights()
     one.tensors["head.bias"].fill_(-10.0)
-    config = dataclasses.replace(PLAIN, steps=1, log_every=1, loss="sigmoid", schedule=ScheduleConfig("constant"))
+    config = dataclasses.replace(PLAIN, steps=1, log_every=1, loss="sigmoid", schedule=ScheduleConfig(kind="constant"))
     expected = np.log1p(np.exp(10.0)) + 9 * np.log1p(np.exp(-10.0))
     assert train(file, config, one)[1][0]["loss"] == pytest.approx(expected, rel=1e-5)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitctl.training.multi_crop import MultiCrop, corners
+from vitctl.training.multi_crop import MultiCrop, cut_corners
 
 
 class Mean(nn.Module):
@@ -14,10 +14,16 @@ class Mean(nn.Module):
 
 def test_the_center_and_the_corners() -> None:
     places = torch.arange(64).reshape(1, 8, 8, 1)
-    firsts = [int(each[0, 0, 0, 0]) for each in corners(places)]
+    firsts = [int(each[0, 0, 0, 0]) for each in cut_corners(places)]
     assert firsts == [0, 0, 1, 8, 9]
-    assert {tuple(each.shape) for each in corners(places)} == {(1, 7, 7, 1)}
-    assert [int(each[0, 0, 0, 0]) for each in corners(torch.arange(256).reshape(1, 16, 16, 1))] == [17, 0, 2, 32, 34]
+    assert {tuple(each.shape) for each in cut_corners(places)} == {(1, 7, 7, 1)}
+    assert [int(each[0, 0, 0, 0]) for each in cut_corners(torch.arange(256).reshape(1, 16, 16, 1))] == [
+        17,
+        0,
+        2,
+        32,
+        34,
+    ]
 
 
 @pytest.mark.parametrize("count", [5, 10])

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from vitctl.config.checks import limits_of
 from vitctl.config.model import model_spec
-from vitctl.config.train import DECAYS, OPTIMIZERS, OptimConfig
+from vitctl.config.train import OptimConfig
 from vitctl.errors import UsageError
 from vitctl.models.create import build_module
 from vitctl.training.optimizers import clip_gradients, gradient_norm, groups, make_optimizer, number_layers, set_lr
@@ -21,6 +22,8 @@ from vitctl.training.optimizers import clip_gradients, gradient_norm, groups, ma
 SHARES = (0.25, 0.5, 1.0, 0.75, 0.5)
 SHAPES = {"weight": (40, 48), "bias": (48,), "conv": (33, 2, 2, 36), "small": (5, 6)}
 Array = np.ndarray[Any, Any]
+
+DECAYS, OPTIMIZERS = (limits_of(OptimConfig)[name].choices for name in ("decay", "name"))
 
 
 class Toy(nn.Module):
@@ -87,7 +90,7 @@ def trained(config: OptimConfig, dtype: torch.dtype = torch.float64) -> dict[str
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_five_steps_are_those_of_the_formulas(name: Any, decay: Any) -> None:
-    config = OptimConfig(name, lr=0.01, beta2=0.6, weight_decay=0.1, decay=decay)  # 0.6 caps Adafactor
+    config = OptimConfig(name=name, lr=0.01, beta2=0.6, weight_decay=0.1, decay=decay)  # 0.6 caps Adafactor
     expected = restated(config, arrays(Toy()))
     for key, found in trained(config).items():
         np.testing.assert_allclose(found, expected[key], rtol=1e-9, atol=1e-12, err_msg=key)
@@ -95,14 +98,14 @@ def test_five_steps_are_those_of_the_formulas(name: Any, decay: Any) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_fixed_decay_is_that_of_adamw_over_the_peak(name: Any) -> None:
-    fixed = OptimConfig(name, lr=1e-3, weight_decay=1e-4, decay="fixed")
+    fixed = OptimConfig(name=name, lr=1e-3, weight_decay=1e-4, decay="fixed")
     usual = replace(fixed, weight_decay=0.1, decay="lr")
     for one, other in zip(trained(fixed).values(), trained(usual).values(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
 def test_a_layer_with_a_lower_lr_keeps_its_fixed_decay() -> None:
-    config = OptimConfig("sgd", lr=0.1, weight_decay=0.01, decay="fixed", layer_decay=0.5)
+    config = OptimConfig(name="sgd", lr=0.1, weight_decay=0.01, decay="fixed", layer_decay=0.5)
     module = nn.ModuleDict({"patch_embed": nn.Linear(3, 4), "blocks": nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4)),
                             "head": nn.Linear(3, 4)})  # fmt: skip
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
@@ -119,7 +122,7 @@ def test_a_layer_with_a_lower_lr_keeps_its_fixed_decay() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_parameters_without_a_gradient_are_left_alone(name: Any) -> None:
-    config, toy, other = OptimConfig(name, weight_decay=0.1), Toy(), Toy()
+    config, toy, other = OptimConfig(name=name, weight_decay=0.1), Toy(), Toy()
     optimizer, later = make_optimizer(toy, config), make_optimizer(other, config)
     before = arrays(toy)
     for step in range(2):
@@ -135,7 +138,7 @@ def test_parameters_without_a_gradient_are_left_alone(name: Any) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_gradient_of_zeros_moves_nothing(name: Any) -> None:
     toy = Toy(torch.float32)  # as behind a zero head, at the first step
-    optimizer = make_optimizer(toy, OptimConfig(name))
+    optimizer = make_optimizer(toy, OptimConfig(name=name))
     for value in toy.parameters():
         value.grad = torch.zeros_like(value)
     before = arrays(toy)
@@ -146,7 +149,7 @@ def test_a_gradient_of_zeros_moves_nothing(name: Any) -> None:
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
-    config, toy = OptimConfig(name, weight_decay=0.1, decay=decay), Toy(torch.float32)
+    config, toy = OptimConfig(name=name, weight_decay=0.1, decay=decay), Toy(torch.float32)
     optimizer, file = make_optimizer(toy, config), io.BytesIO()
     for step in range(7):
         if step == 3:
@@ -166,7 +169,7 @@ def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
 
 def test_adafactor_keeps_rows_and_columns() -> None:
     toy = Toy()
-    optimizer = make_optimizer(toy, OptimConfig("adafactor"))
+    optimizer = make_optimizer(toy, OptimConfig(name="adafactor"))
     toy.learn(optimizer, 0.01, 0)
     shapes = {name: tuple(value.shape) for name, value in optimizer.state[toy.get_parameter("conv")].items()}
     assert shapes == {"step": (), "rows": (33, 2, 2, 1), "columns": (1, 2, 2, 36), "exp_avg": (33, 2, 2, 36)}
@@ -289,7 +292,7 @@ for name, decay in pairs:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(40, 48), nn.Tanh(), nn.Linear(48, 3))
         model = fully_shard(model, mesh=mesh) if cut else model
-        optimizer = make_optimizer(model, OptimConfig(name, weight_decay=0.1, decay=decay))
+        optimizer = make_optimizer(model, OptimConfig(name=name, weight_decay=0.1, decay=decay))
         norms = []
         for step in range(3):
             model(torch.linspace(-1, 1, 80).view(2, 40)).sub(1).square().sum().backward()

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitctl.config.train import SCHEDULES, ScheduleConfig
+from vitctl.config.checks import limits_of
+from vitctl.config.train import ScheduleConfig
 from vitctl.training.schedules import lr_share
 
 STEPS, WARMUP = 1100, 100
+
+SCHEDULES = limits_of(ScheduleConfig)["kind"].choices
 
 
 def expected(kind: str, step: int, end: float) -> float:
@@ -25,7 +28,7 @@ def expected(kind: str, step: int, end: float) -> float:
 @pytest.mark.parametrize("end", [0.0, 0.01])
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_the_official_formulas(kind: Any, end: float) -> None:
-    config = ScheduleConfig(kind, WARMUP, end=end, timescale=500)
+    config = ScheduleConfig(kind=kind, warmup=WARMUP, end=end, timescale=500)
     for step in (0, 1, WARMUP - 1, WARMUP, (WARMUP + STEPS) // 2, STEPS - 1, STEPS):
         assert lr_share(config, step, STEPS) == pytest.approx(expected(kind, step, end), abs=1e-15), step
 
@@ -40,18 +43,23 @@ def test_the_official_formulas(kind: Any, end: float) -> None:
     ],
 )
 def test_by_hand(kind: Any, at_start: float, at_warm: float, at_half: float, at_end: float) -> None:
-    config = ScheduleConfig(kind, WARMUP, end=0.01, timescale=500)
+    config = ScheduleConfig(kind=kind, warmup=WARMUP, end=0.01, timescale=500)
     found = [lr_share(config, step, STEPS) for step in (0, WARMUP, 600, STEPS)]
     assert found == pytest.approx([at_start, at_warm, at_half, at_end], abs=1e-12)
 
 
 def test_without_a_warm_up_the_first_step_has_all() -> None:
-    assert [lr_share(ScheduleConfig(kind), 0, 10) for kind in ("cosine", "linear", "rsqrt", "constant")] == [1, 1, 1, 1]
+    assert [lr_share(ScheduleConfig(kind=kind), 0, 10) for kind in ("cosine", "linear", "rsqrt", "constant")] == [
+        1,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_the_cool_down_is_straight_and_multiplies() -> None:
-    config = ScheduleConfig("rsqrt", 0.1, cooldown=0.25, timescale=100)
-    free = ScheduleConfig("rsqrt", 0.1, timescale=100)
+    config = ScheduleConfig(kind="rsqrt", warmup=0.1, cooldown=0.25, timescale=100)
+    free = ScheduleConfig(kind="rsqrt", warmup=0.1, timescale=100)
     assert lr_share(config, 750, 1000) == lr_share(free, 750, 1000)
     assert lr_share(config, 900, 1000) == pytest.approx(0.4 * lr_share(free, 900, 1000))
     assert lr_share(config, 1000, 1000) == 0

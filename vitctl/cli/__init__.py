@@ -24,11 +24,11 @@ from vitctl.cli.export import export
 from vitctl.cli.features import features
 from vitctl.cli.fewshot import fewshot
 from vitctl.cli.finetune import finetune
+from vitctl.cli.help import help
 from vitctl.cli.info import info
 from vitctl.cli.inspect import inspect
 from vitctl.cli.interpolate_pos import interpolate_pos
 from vitctl.cli.models import models
-from vitctl.cli.numbers import use_plain_digits
 from vitctl.cli.patchify import patchify
 from vitctl.cli.predict import predict
 from vitctl.cli.pretrain import pretrain
@@ -54,7 +54,7 @@ app = typer.Typer(
     "0 done, 2 usage, 3 input, 4 the run failed, 130 and 143 stopped.",
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start here": (demo,),
+    "Start here": (demo, help),
     "Data": (patchify, info),
     "Training": (pretrain, selfsup, finetune, recipes),
     "Frozen features": (features, fewshot),
@@ -76,7 +76,6 @@ def command_name(command: Callable[..., None]) -> str:
 
 for panel, commands in COMMANDS.items():
     for command in commands:
-        use_plain_digits(command)
         app.command(command_name(command), rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
 
 

@@ -79,7 +79,7 @@ class RichProgress(reporting.Progress):
 def print_result(command: str, result: Any, as_json: bool, tables: Sequence[Table], run: str | None = None) -> None:
     """The answer: one JSON object, or tables for a person."""
     if as_json:
-        print(json.dumps(print_answer(command, result, run), allow_nan=False), flush=True)
+        print(json.dumps(make_answer(command, result, run), allow_nan=False), flush=True)
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     with console.capture() as drawn:
@@ -88,7 +88,7 @@ def print_result(command: str, result: Any, as_json: bool, tables: Sequence[Tabl
     print("\n".join(line.rstrip() for line in drawn.get().splitlines()), flush=True)
 
 
-def print_answer(command: str, result: Any, run: str | None = None) -> dict[str, Any]:
+def make_answer(command: str, result: Any, run: str | None = None) -> dict[str, Any]:
     """What --json prints: the result, and what it takes to trace it."""
     head: dict[str, Any] = {"command": command, "version": __version__}
     if run:

@@ -1,76 +1,28 @@
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING
 
-import typer
+from vitctl.cli.command import command
+from vitctl.cli.options import FeaturesOptions
+from vitctl.config.features import FeaturesConfig
 
-from vitctl.cli.options import AllowMissing, Data, Device, Json, Mean, Overwrite, Precision, Quiet, Set, Std
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vitctl.workflows.features import FeaturesResult
 
 
-def features(
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="WEIGHTS",
-            help="Weights, as everywhere; or pixels, or random:MODEL, to compare with.",
-        ),
-    ] = None,
-    data: Data = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="An .h5; else the cache, where later commands find it.")
-    ] = None,
-    layers: Annotated[int, typer.Option(metavar="N", help="Concatenate the outputs of the last N blocks.")] = 1,
-    pool: Annotated[
-        Literal["auto", "cls", "gap", "none"],
-        typer.Option(help="auto is what the head sees; none gives a vector for each patch."),
-    ] = "auto",
-    precision: Precision = "auto",
-    device: Device = "auto",
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse features that were computed before.")] = True,
-    export: Annotated[
-        Literal["csv", "npy", "parquet"] | None,
-        typer.Option(help="Also write them for other tools, beside the file."),
-    ] = None,
-    mean: Mean = None,
-    std: Std = None,
-    allow_missing: AllowMissing = False,
-    overwrite: Overwrite = False,
-    settings: Set = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@command(FeaturesConfig, "vitctl.workflows.features:features", FeaturesOptions)
+def features(result: "FeaturesResult") -> "list[Table]":
     """Extract frozen features, the input of the head, for every image, once.
 
-    The file has features, labels and names of each split. A run that was killed goes on where it was.
+    The file has features, labels and names of each split. A run that was killed is resumed.
 
     Example: [bold]vitctl features --from runs/ --data photos.h5 --out features.h5[/bold]
     """
-    from vitctl.cli.console import facts_table, print_result, reporter
-    from vitctl.config.checks import parse_numbers
-    from vitctl.config.features import FeaturesConfig
-    from vitctl.config.overrides import override
+    from vitctl.cli.console import facts_table
     from vitctl.reporting import format_duration
-    from vitctl.workflows.features import features as run
 
-    config = FeaturesConfig(
-        source=source,
-        data=data,
-        out=out,
-        layers=layers,
-        pool=pool,
-        precision=precision,
-        device=device,
-        cache=cache,
-        allow_missing=allow_missing,
-        mean=parse_numbers("--mean", mean),
-        std=parse_numbers("--std", std),
-    )
-    result = run(override(config, settings or ()), reporter(quiet), export=export, overwrite=overwrite)
-    speed = (
-        f"{result.images_per_s:,.0f} img/s, {format_duration(result.elapsed_s)}"
-        if result.computed
-        else "computed before"
-    )
-    table = {
+    speed = f"{result.images_per_s:,.0f} img/s, {format_duration(result.elapsed_s)}" if result.computed else "cached"
+    facts = {
         "features": result.out,
         "of": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
         "data": result.data,
@@ -78,4 +30,4 @@ def features(
         "exported": ", ".join(result.exported),
         "in": speed,
     }
-    print_result("features", result, json, [facts_table({name: value for name, value in table.items() if value})])
+    return [facts_table({name: value for name, value in facts.items() if value})]

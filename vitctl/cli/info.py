@@ -46,8 +46,8 @@ def info(
     from vitctl.errors import UsageError
     from vitctl.io.outputs import check_output
     from vitctl.io.patch_file import PatchFile
-    from vitctl.workflows.choose import choose_data
     from vitctl.workflows.info import PatchFileInfo, describe
+    from vitctl.workflows.inputs.data import choose_data
     from vitctl.workflows.sheets import KINDS, augmentation_sheet, contact_sheet
 
     teller = reporter(quiet)
@@ -80,10 +80,10 @@ def info_tables(result: "Info", rejects: bool) -> "list[Table]":
 
 def file_tables(result: "PatchFileInfo", rejects: bool) -> "list[Table]":
     from vitctl.cli.console import columns_table
-    from vitctl.cli.patchify import summary
+    from vitctl.cli.patchify import patch_file_tables
     from vitctl.workflows.info import name_in_split
 
-    tables = summary(result, {})
+    tables = patch_file_tables(result, {})
     if rejects:
         more = (
             [[f"and {result.rejects - len(result.rejected):,} more", ""]]

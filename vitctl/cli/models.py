@@ -22,10 +22,10 @@ def models(
     Example: [bold]vitctl models vit-b[/bold]
     """
     from vitctl.cli.console import columns_table, print_result, reporter
-    from vitctl.config.checks import parse_resolution
+    from vitctl.config.res import Res
     from vitctl.workflows.models import list_models
 
-    result = list_models(pattern, parse_resolution(res), reporter(quiet))
+    result = list_models(pattern, Res.parse(res), reporter(quiet))
     columns = ["model", "parameters", "GFLOPs", "tokens", "paper's exaFLOPs"]
     rows = [
         [

@@ -1,42 +1,75 @@
 """The flags that mean the same in every command."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
-DEVICE = typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
-PRECISION = typer.Option(help="auto takes bf16 where the device has it.")
+from vitctl.config.option import option
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; warnings stay.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set any other field of the config; repeatable.")
+Json = Annotated[bool, typer.Option("--json", metavar=" ", help="Print one JSON object instead of tables.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", metavar=" ", help="No progress and no notes; warnings are printed.")
 ]
-Mean = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N[,N,N]",
-        help="Mean of the training pixels, from 0 to 1: one number, or one per channel; default: what the weights say.",
-    ),
-]
-Std = Annotated[
-    str | None, typer.Option(metavar="N[,N,N]", help="Standard deviation of the training pixels, in the same way.")
-]
-Device = Annotated[str, DEVICE]
-Precision = Annotated[Literal["auto", "float32", "bf16"], PRECISION]
-Data = Annotated[
-    str | None, typer.Option(metavar="DATA", help="A patch file, digits, or any source that patchify takes.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue a build that was stopped.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-From = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="WEIGHTS",
-        help="A file or folder of weights, or timm:NAME; else $VITCTL_FROM, else the newest run.",
-    ),
-]
-AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Take the tensors that fit, where some are missing or unknown.")
-]
+SET = typer.Option(
+    "--set", metavar="NAME=VALUE", help="Set any other field of the config; repeatable. --set help lists them."
+)
+
+
+def complete_recipe(begun: str) -> list[str]:
+    from vitctl.config.recipes import RECIPES
+
+    return [name for name in RECIPES if name.startswith(begun)]
+
+
+def complete_model(begun: str) -> list[str]:
+    from vitctl.config.model import LISTED
+
+    return [name for name in LISTED if name.startswith(begun)]
+
+
+COMPLETIONS = {"recipes": complete_recipe, "models": complete_model}  # for the shell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overwrite:
+    overwrite: bool = option(False, "Replace what exists.", late=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build(Overwrite):
+    resume: bool = option(False, "Resume a build that was stopped.", late=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Overwrite):
+    out: str | None = option(None, "Save config, result and a figure as a run directory.", metavar="FOLDER")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(Overwrite):
+    out: str | None = option(
+        None, "Where the figures are saved. Default: runs/<date-time>-inspect-<model>.", metavar="FOLDER"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(Overwrite):
+    out: str | None = option(None, "Where it is saved and resumed from. Default: runs/study-NAME.", metavar="FOLDER")
+    dry_run: bool = option(False, "Print what it would cost, and run nothing.", late=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(Overwrite):
+    out: str | None = option(None, "Where everything is saved. Default: runs/demo.", metavar="FOLDER")
+    resume: str | None = option(None, "Resume a demo that was stopped.", metavar="FOLDER", late=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesOptions(Overwrite):
+    export: str | None = option(None, "Also write them as csv, npy or parquet, beside the file.", metavar="FORMAT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewshotOptions:
+    plot: str | None = option(None, "Draw accuracy against shots to this .png.", metavar="FILE")

@@ -1,68 +1,39 @@
-from vitctl.cli.options import Data, Json, Overwrite, Quiet, Set
-from vitctl.cli.training import (
-    Batch,
-    Device,
-    Devices,
-    DryRun,
-    Epochs,
-    Lr,
-    MicroBatch,
-    Model,
-    Out,
-    Parallel,
-    Precision,
-    Recipe,
-    Res,
-    ResumeRun,
-    Seed,
-    Steps,
-)
+from typing import TYPE_CHECKING
+
+from vitctl.cli.command import command
+from vitctl.cli.training import TrainingFlags, run_on_devices, run_rows
+from vitctl.config.train import PretrainConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vitctl.workflows.train.result import TrainResult
 
 
-def pretrain(
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    recipe: Recipe = None,
-    res: Res = None,
-    epochs: Epochs = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    micro_batch: MicroBatch = None,
-    lr: Lr = None,
-    seed: Seed = None,
-    precision: Precision = None,
-    device: Device = None,
-    devices: Devices = None,
-    parallel: Parallel = None,
-    settings: Set = None,
-    resume: ResumeRun = None,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@command(PretrainConfig, "vitctl.workflows.pretrain:pretrain", TrainingFlags, run=run_on_devices)
+def pretrain(result: "TrainResult") -> "list[Table]":
     """Train a model from scratch, with labels.
 
-    Without --data it takes $VITCTL_DATA, else ./data.h5, else the embedded digits. Without --recipe, one is chosen by
-    model and number of images, and told. Ctrl-C keeps what was done, and --resume goes on to the same end, byte for
-    byte.
+    Without --data, vitctl uses $VITCTL_DATA, or else ./data.h5, or else the embedded digits. Without --recipe, it
+    chooses one by model and number of images, and prints which. Ctrl-C saves the run, and --resume continues it to the
+    same end, byte for byte.
 
     Example: [bold]vitctl pretrain --model vit-s/16 --data photos/ --epochs 100[/bold]
     """
-    from vitctl.cli.training import collect_flags, print_run, run_on_devices
+    return train_tables(result)
 
-    if run_on_devices(devices, device):
-        return
-    from vitctl.cli.console import reporter
-    from vitctl.workflows.pretrain import pretrain as run
 
-    given = collect_flags(
-        model=model, data=data, res=res, epochs=epochs, steps=steps, batch=batch, micro_batch=micro_batch, lr=lr,
-        seed=seed, precision=precision, device=device, parallel=parallel,
-    )  # fmt: skip
-    result = run(
-        given, reporter(quiet), settings=settings or (), recipe=recipe, out=out, resume=resume, overwrite=overwrite,
-        dry_run=dry_run,
-    )  # fmt: skip
-    print_run("pretrain", result, json)
+def train_tables(result: "TrainResult") -> "list[Table]":
+    from vitctl.cli.console import facts_table
+
+    rows = run_rows(result, f"{result.data}, {result.classes} classes")
+    if result.tried:
+        rows["tried"] = ", ".join(f"lr {lr}: {score:.2%}" for lr, score in result.tried.items())
+    rows["loss"] = f"{result.loss:.4f}"
+    if result.top1 is not None and result.best_top1 is not None:
+        top5 = f", top-5 {result.top5:.2%}" if result.classes > 5 else ""
+        rows["val"] = f"top-1 {result.top1:.2%}{top5}, loss {result.val_loss:.4f}"
+        rows["best"] = f"top-1 {result.best_top1:.2%} at step {result.best_step:,}"
+    if result.weights:
+        rows["weights"] = result.weights
+    return [facts_table(rows)]

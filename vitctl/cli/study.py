@@ -1,71 +1,34 @@
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import typer
-
-from vitctl.cli.options import Data, Device, Json, Overwrite, Quiet, Set
-from vitctl.config.study import Name
+from vitctl.cli.command import command
+from vitctl.cli.options import StudyOptions
+from vitctl.config.study import StudyConfig, override_study
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
     from vitctl.workflows.study import StudyResult
 
 
-def study(
-    name: Annotated[
-        Name,
-        typer.Argument(help="Which table or figure of the paper to repeat.", metavar="NAME"),
-    ],
-    data: Data = None,
-    source: Annotated[
-        str | None, typer.Option("--from", metavar="WEIGHTS", help="vtab: the weights that are transferred.")
-    ] = None,
-    budget: Annotated[
-        float, typer.Option(metavar="MINUTES", help="Time for all cells together, on this machine.")
-    ] = 10,
-    scale: Annotated[
-        Literal["budget", "paper"], typer.Option(help="paper: its own models, recipes and resolutions.")
-    ] = "budget",
-    seeds: Annotated[int, typer.Option(metavar="N", help="Seeds per cell.")] = 3,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of a cell, in place of what the budget allows.")
-    ] = None,
-    cells: Annotated[
-        str, typer.Option(metavar="I/N", help="The I-th of N parts, for several machines with one --out or their own.")
-    ] = "1/1",
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Where it is kept, and continued from; default: runs/study-NAME."),
-    ] = None,
-    device: Device = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and run nothing.")] = False,
-    overwrite: Overwrite = False,
-    settings: Set = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Repeat a study of the paper, at the scale that there is time for.
+@command(StudyConfig, "vitctl.workflows.study:study", StudyOptions, override=override_study)
+def study(result: "StudyResult") -> "list[Table]":
+    """Repeat a study of the paper, at a scale that fits the time.
 
-    A grid of runs with several seeds, ending in a table, a figure and JSON. What was scaled down is told. The same
-    command goes on with a study that was stopped, and gathers cells that other machines have done.
+    A grid of runs with several seeds, ending in a table, a figure and JSON. vitctl prints what it scaled down. The same
+    command resumes a study that was stopped, and collects cells that other machines have run.
 
     NAME: data-size, scaling, positions, head, shape, optimizer, selfsup, axial, speed, resolution or vtab.
 
     Example: [bold]vitctl study positions --budget 10[/bold]
     """
-    from vitctl.cli.console import facts_table, print_result, reporter
-    from vitctl.config.study import StudyConfig, with_settings
-    from vitctl.workflows.study import study as run
+    from vitctl.cli.console import facts_table
 
-    config = StudyConfig(
-        name=name, data=data, source=source, budget=budget, scale=scale, seeds=seeds, steps=steps, cells=cells,
-        device=device,
-    )  # fmt: skip
-    result = run(with_settings(config, settings or ()), reporter(quiet), out=out, overwrite=overwrite, dry_run=dry_run)
-    print_result(
-        "study", result, json, [*print_study(result), facts_table(study_facts(result))], run=result.run or None
-    )
+    return [*study_tables(result), facts_table(study_facts(result))]
 
 
-def print_study(result: "StudyResult"):  # type: ignore[no-untyped-def]
+def study_tables(result: "StudyResult") -> "Iterator[Table]":
     from vitctl.cli.console import columns_table
 
     shares = result.score == "top1"
@@ -92,16 +55,16 @@ def print_study(result: "StudyResult"):  # type: ignore[no-untyped-def]
 def study_facts(result: "StudyResult") -> dict[str, str]:
     from vitctl.reporting import format_duration
 
-    told = {
+    facts = {
         "cells": f"{result.done} of {result.cells} done"
         + ("" if result.steps is None else f", {result.steps:,} steps each, {result.seeds} seeds"),
         "data": f"{result.data}, digest {result.data_digest[:12]}",
         "scaled down": "; ".join(result.scaled_down),
         "the paper": result.found,
-        "seeds": "one: differences as small as between seeds cannot be told" if result.seeds == 1 else "",
+        "seeds": "one: small differences may be due to the seed" if result.seeds == 1 else "",
         "costs": f"{result.flops:.3g} FLOPs, {result.expected_s / 3600:.3g} hours of this device",
         "figure": result.figure or "",
         "table": result.table or "",
         "took": format_duration(result.elapsed_s),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in facts.items() if value}

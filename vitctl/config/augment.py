@@ -1,44 +1,46 @@
 """Augmentation as data: one dataclass, and the literature's settings as literal rows."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Amount, Range, Share, check_numbers, one_of, require
+from vitctl.config.checks import Amount, Range, Share, check_config, require
+from vitctl.config.option import Partial, setting
 from vitctl.errors import ConfigError, did_you_mean
 
 
-@dataclass(frozen=True)
-class AugmentConfig:
-    crop: Literal["none", "inception", "resize-small", "simple"] = "none"
-    crop_area: tuple[Share, Share] = (0.05, 1.0)  # inception: share of the image that a crop keeps
-    crop_ratio: Annotated[tuple[float, float], Range(0, 1000, above=True)] = (3 / 4, 4 / 3)  # inception: width / height
-    crop_small: Annotated[float, Range(1, 1000)] = 256 / 224  # resize-small: the small side, in units of the resolution
-    crop_pad: Annotated[int, Range(0, 10_000)] = 4  # simple: reflected border, in pixels
-    filter: Literal["bilinear", "bicubic"] = "bilinear"  # antialiased either way
-    flip: Share = 0.0  # probability
-    brightness: Amount = 0.0  # color jitter: factors are drawn from 1 ± this
-    contrast: Amount = 0.0
-    saturation: Amount = 0.0
-    hue: Annotated[float, Range(0, 0.5)] = 0.0  # in turns
-    grayscale: Share = 0.0  # probability
-    randaug_layers: Annotated[int, Range(0, 100)] = 0
-    randaug_magnitude: Amount = 10.0
-    randaug_std: Amount = 0.0  # spread of the magnitude
-    randaug_probability: Share = 1.0  # how often a layer does anything at all
-    randaug_space: Literal["tf", "timm-inc"] = "tf"  # whose operations and scales
-    three: bool = False  # DeiT III: one of grayscale, solarize, blur
-    erase: Share = 0.0  # probability
-    erase_area: tuple[Share, Share] = (0.02, 1 / 3)
-    mixup: Amount = 0.0  # Beta(alpha, alpha); 0 is off
-    cutmix: Amount = 0.0
-    mix_probability: Share = 1.0  # how often a pair is mixed at all
-    mix_switch: Share = 0.5  # with both on: how often it is cutmix
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Partial):
+    crop: Literal["none", "inception", "resize-small", "simple"] = setting("none", "how a crop is drawn")
+    crop_area: tuple[Share, Share] = setting((0.05, 1.0), "inception: share of the image that a crop covers")
+    crop_ratio: Annotated[tuple[float, float], Range(0, 1000, above=True)] = setting(
+        (3 / 4, 4 / 3), "inception: width / height"
+    )
+    crop_small: Annotated[float, Range(1, 1000)] = setting(
+        256 / 224, "resize-small: the small side, in units of the resolution"
+    )
+    crop_pad: Annotated[int, Range(0, 10_000)] = setting(4, "simple: reflected border, in pixels")
+    filter: Literal["bilinear", "bicubic"] = setting("bilinear", "antialiased either way")
+    flip: Share = setting(0.0, "probability of a horizontal flip")
+    brightness: Amount = setting(0.0, "color jitter: factors are drawn from 1 ± this")
+    contrast: Amount = setting(0.0, "as brightness")
+    saturation: Amount = setting(0.0, "as brightness")
+    hue: Annotated[float, Range(0, 0.5)] = setting(0.0, "color jitter, in turns")
+    grayscale: Share = setting(0.0, "probability")
+    randaug_layers: Annotated[int, Range(0, 100)] = setting(0, "RandAugment: operations per image; 0 is off")
+    randaug_magnitude: Amount = setting(10.0, "RandAugment: magnitude")
+    randaug_std: Amount = setting(0.0, "RandAugment: deviation of the magnitude")
+    randaug_probability: Share = setting(1.0, "RandAugment: probability of each operation")
+    randaug_space: Literal["tf", "timm-inc"] = setting("tf", "RandAugment: whose operations and scales")
+    three: bool = setting(False, "DeiT III: one of grayscale, solarize, blur")
+    erase: Share = setting(0.0, "probability of random erasing")
+    erase_area: tuple[Share, Share] = setting((0.02, 1 / 3), "share of the image that is erased")
+    mixup: Amount = setting(0.0, "alpha of mixup, Beta(alpha, alpha); 0 is off")
+    cutmix: Amount = setting(0.0, "alpha of cutmix; 0 is off")
+    mix_probability: Share = setting(1.0, "probability that a pair is mixed at all")
+    mix_switch: Share = setting(0.5, "probability of cutmix where both are on")
 
     def __post_init__(self) -> None:
-        one_of("augment.crop", self.crop, ("none", "inception", "resize-small", "simple"))
-        one_of("augment.filter", self.filter, ("bilinear", "bicubic"))
-        one_of("augment.randaug_space", self.randaug_space, ("tf", "timm-inc"))
-        check_numbers(self, "augment.")
+        check_config(self, "augment.")
         for name in ("crop_area", "erase_area"):
             low, high = getattr(self, name)
             require(0 < low <= high <= 1, f"augment.{name} is {low},{high}; it must be 0 < low <= high <= 1")
@@ -49,7 +51,7 @@ class AugmentConfig:
         return self.mix_probability > 0 and (self.mixup > 0 or self.cutmix > 0)
 
     def summary(self) -> str:
-        """What differs from no augmentation, for a log line."""
+        """The fields that are not the default, for a log line."""
         changed = [
             f"{field.name}={getattr(self, field.name)}"
             for field in fields(self)
@@ -61,7 +63,7 @@ class AugmentConfig:
 def augmentation(name: str) -> AugmentConfig:
     if name not in PRESETS:
         raise ConfigError(f"augmentation {name!r} is unknown; {did_you_mean(name, PRESETS)}")
-    return PRESETS[name]
+    return replace(PRESETS[name])  # with all of its fields named, so that it replaces those of a recipe
 
 
 PRESETS: dict[str, AugmentConfig] = {

@@ -4,35 +4,40 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, Pixels, Range, Seed, check_numbers, one_of
+from vitctl.config.checks import Count, Pixels, Range, Seed, check_config
+from vitctl.config.option import option, setting
 from vitctl.errors import ConfigError
 
-PARTS = ("data", "models", "train", "selfsup", "features", "fewshot", "export", "all")
+What = Literal["data", "models", "train", "selfsup", "features", "fewshot", "export", "all"]
 SMALL = ("vit-ti/16@224x32", "vit-ti/4@32x128")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    what: Literal["data", "models", "train", "selfsup", "features", "fewshot", "export", "all"] = "all"
-    data: str | None = None  # a folder of JPEGs; made up where none is given
-    rounds: Count | None = None  # every figure is taken this often, all of them in turn; 5, or 3 of all parts
-    pictures: Count = 256  # JPEGs decoded for a figure
-    copies: Count = 8  # of them in the file that the loaders read
-    large: Count = 8  # photos of 4000x3000
-    batch: Count = 256
-    batches: Count = 32  # timed for a loader's figure
-    model: str = "vit-b/16"  # whose first layer is measured
-    images: Count = 32  # that it takes at once
-    train: tuple[str, ...] = ()  # model, pixels, batch; three of them, or of all parts the two small ones
-    train_images: Count = 64  # images for a figure of training, in whole steps and two at least
-    compiled: bool = False  # measure our loop compiled as well
-    selfsup: str = "vit-s/16@224x16"
-    features: str = "vit-b/16@224x32"
-    features_images: Count | None = None  # 64, or 32 of all parts
-    probe_classes: Annotated[int, Range(2, 1_000_000)] = 1000
-    probe_width: Count = 1024  # features of an image
-    export: str = "vit-s/16@224x32"
-    seed: Seed = 0
+    what: What = option("all", "Which part to measure.", argument=True)
+    data: str | None = option(None, "JPEGs to measure on. Default: generated ones.", metavar="FOLDER")
+    rounds: Count | None = option(
+        None, "How often each figure is measured. Default: 5, or 3 for all parts.", metavar="N"
+    )
+    pictures: Count = setting(256, "JPEGs decoded for a figure")
+    copies: Count = setting(8, "of them in the file that the loaders read")
+    large: Count = setting(8, "photos of 4000x3000")
+    batch: Count = setting(256, "batch size of the loaders")
+    batches: Count = setting(32, "batches timed for a loader")
+    model: str = setting("vit-b/16", "model whose first layer is measured")
+    images: Count = setting(32, "batch size of that layer")
+    train: tuple[str, ...] = setting(
+        (), "model, pixels, batch; default: three of them, or two small ones for all parts"
+    )
+    train_images: Count = setting(64, "images for a figure of training, in whole steps and two at least")
+    compiled: bool = setting(False, "measure our loop compiled as well")
+    selfsup: str = setting("vit-s/16@224x16", "model, pixels, batch")
+    features: str = setting("vit-b/16@224x32", "model, pixels, batch")
+    features_images: Count | None = setting(None, "default: 64, or 32 for all parts")
+    probe_classes: Annotated[int, Range(2, 1_000_000)] = setting(1000, "classes of the probes")
+    probe_width: Count = setting(1024, "features of an image")
+    export: str = setting("vit-s/16@224x32", "model, pixels, batch")
+    seed: Seed = setting(0, "random seed")
 
     @property
     def times(self) -> int:
@@ -47,8 +52,7 @@ class BenchConfig:
         return self.features_images or (32 if self.what == "all" else 64)
 
     def __post_init__(self) -> None:
-        one_of("what", self.what, PARTS)
-        check_numbers(self)
+        check_config(self)
         for case in (*self.train, self.selfsup, self.features, self.export):
             TrainCase.parse(case)
 
@@ -60,7 +64,7 @@ class TrainCase:
     batch: Count
 
     def __post_init__(self) -> None:
-        check_numbers(self, "train case: ")
+        check_config(self, "train case: ")
 
     def __str__(self) -> str:
         return f"{self.model}@{self.res}x{self.batch}"

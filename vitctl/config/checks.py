@@ -1,11 +1,12 @@
 """The few checks that every config uses; each failure is one line that names the field."""
 
+import dataclasses
 import functools
 import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from vitctl.errors import ConfigError, did_you_mean
 
@@ -72,21 +73,43 @@ def within(name: str, value: Any, allowed: Range) -> None:
         raise ConfigError(f"{name} is {value!s:.40}; it must {allowed}")
 
 
-def check_numbers(config: Any, prefix: str = "") -> None:
-    """That every number of a config lies in the range that its type names; None is no number."""
-    for name, allowed in ranges_of(config.__class__).items():
+@dataclass(frozen=True)
+class Limits:
+    """What a field may hold."""
+
+    allowed: Range | None
+    choices: tuple[str, ...]
+    is_resolution: bool
+
+
+def check_config(config: Any, prefix: str = "") -> None:
+    """Check every field against its type: numbers of a Range, choices of a Literal."""
+    for name, limits in limits_of(config.__class__).items():
         value = getattr(config, name)
+        if limits.is_resolution:
+            require(not isinstance(value, str), f"{prefix}{name} is {value!r}; write Res(224), or Res.parse({value!r})")
         for each in value if isinstance(value, tuple) else (value,):
-            if each is not None:
-                within(f"{prefix}{name}", each, allowed)
+            if each is not None and limits.allowed:
+                within(f"{prefix}{name}", each, limits.allowed)
+            if each is not None and limits.choices:
+                one_of(f"{prefix}{name}", each, limits.choices)
 
 
 @functools.cache
-def ranges_of(kind: type) -> dict[str, Range]:
-    """The fields of a config that hold numbers, with what these may be."""
+def limits_of(kind: type) -> dict[str, Limits]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    found = {name: range_of(hint) for name, hint in hints.items()}
-    return {name: allowed for name, allowed in found.items() if allowed}
+    return {
+        field.name: Limits(range_of(hint), choices_of(hint), "config.res.Res" in str(hint))
+        for field in dataclasses.fields(kind)
+        for hint in [hints[field.name]]
+    }
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The choices of the Literals in an annotation."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return tuple(choice for part in typing.get_args(hint) for choice in choices_of(part))
 
 
 def range_of(hint: Any) -> Range | None:
@@ -119,19 +142,3 @@ def word_or_number(name: str, text: str, word: str, what: str, allowed: Range) -
     except ValueError:
         raise ConfigError(f"{name} {text!r} is not understood; write {word}, or {what}") from None
     within(name, value, allowed)
-
-
-def parse_numbers(name: str, text: str | None) -> tuple[float, ...]:
-    """'0.485,0.456,0.406', or one number; none where nothing was given."""
-    try:
-        return tuple(map(parse_number, text.split(","))) if text is not None else ()
-    except ValueError:
-        raise ConfigError(f"{name} {text}: write one number, or one for each channel as 0.485,0.456,0.406") from None
-
-
-def parse_resolution(text: str) -> tuple[int, int]:
-    """'224' or 'HxW', in pixels: (height, width)."""
-    match = re.fullmatch(r"([0-9]{1,5})(?:[xX]([0-9]{1,5}))?", text.strip())
-    if not match or int(match[1]) < 1 or int(match[2] or 1) < 1:
-        raise ConfigError(f"resolution {text!r} is not understood; write 224, or 192x256 for height x width")
-    return int(match[1]), int(match[2] or match[1])

@@ -1,27 +1,22 @@
-"""What `vitctl evaluate` is asked for."""
+"""What `vitctl evaluate` measures."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from vitctl.config.checks import Count, Mean, Std, check_numbers, one_of, require
+from vitctl.config.checks import Count, check_config, require
+from vitctl.config.common import DataConfig, DeviceConfig, PrecisionConfig, WeightsConfig
+from vitctl.config.option import option
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
-    source: str | None = None  # weights, or an exported file
-    data: str | None = None
-    split: str | None = None  # test, else val
-    batch: Count | None = None  # as in training, so that the same answers come out; else 64
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # of weights; an exported file has its own
-    device: str = "auto"
-    crops: Count = 1
-    labels: str | None = None  # a JSON file with several right answers an image, as ImageNet-ReaL's
-    confusion: str | None = None  # a figure
-    allow_missing: bool = False
-    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
-    std: tuple[Std, ...] = ()
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(DeviceConfig, PrecisionConfig, DataConfig, WeightsConfig):
+    split: str | None = option(None, "Split to evaluate on. Default: test, or else val.", metavar="NAME")
+    batch: Count | None = option(
+        None, "Batch size. Default: that of the evaluations during training, or else 64.", metavar="N"
+    )
+    crops: Count = option(1, "Average over 1, 5 or 10 crops; 10 are 5 and their mirror images.", metavar="1|5|10")
+    labels: str | None = option(None, "Several correct labels per image, as in ImageNet-ReaL.", metavar="FILE.json")
+    confusion: str | None = option(None, "Draw the confusion matrix.", metavar="FILE.png")
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        one_of("precision", self.precision, ("auto", "float32", "bf16"))
-        require(self.crops in (1, 5, 10), f"crops is {self.crops}; write 1, 5, or 10 (5 and their mirror images)")
+        check_config(self)
+        require(self.crops in (1, 5, 10), f"crops is {self.crops}; it must be 1, 5, or 10 (5 and their mirror images)")

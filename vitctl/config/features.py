@@ -1,40 +1,37 @@
-"""What `vitctl features` takes from which model."""
+"""What `vitctl features` extracts from which model."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, Mean, Range, Seed, Std, check_numbers, one_of, parse_resolution, require
+from vitctl.config.checks import Count, Range, Seed, check_config, require
+from vitctl.config.common import DataConfig, DeviceConfig, PrecisionConfig, WeightsConfig
+from vitctl.config.option import option, setting
+from vitctl.config.res import Res
 
 PIXELS = "pixels"  # in place of weights: the images themselves
-POOLS = ("auto", "cls", "gap", "none")
 
 
-@dataclass(frozen=True)
-class FeaturesConfig:
-    source: str | None = None  # weights; or pixels, or random:MODEL, to compare with
-    data: str | None = None
-    out: str | None = None  # else in the cache, where later commands find it
-    layers: Annotated[int, Range(1, 1000)] = 1  # outputs of the last N blocks, concatenated
-    pool: Literal["auto", "cls", "gap", "none"] = "auto"  # as the model does; none: a vector for each patch
-    res: str | None = None  # as the weights, or for random:MODEL as the data; pixels: 32 at most
-    dtype: Literal["float32", "float16"] = "float32"  # of what is stored
-    batch: Count = 32
-    part: Count = 2048  # images that are kept together, and that a kill can lose
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    device: str = "auto"
-    cache: bool = True
-    seed: Seed = 0  # of random:MODEL
-    allow_missing: bool = False
-    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
-    std: tuple[Std, ...] = ()
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig(DeviceConfig, PrecisionConfig, DataConfig, WeightsConfig):
+    source: str | None = option(
+        None, "Weights, as in every command; or pixels, or random:MODEL, for comparison.", "from", metavar="WEIGHTS"
+    )
+    out: str | None = option(None, "An .h5 file. Default: the cache, where later commands find it.", metavar="FILE")
+    layers: Annotated[int, Range(1, 1000)] = option(1, "Concatenate the outputs of the last N blocks.", metavar="N")
+    pool: Literal["auto", "cls", "gap", "none"] = option(
+        "auto", "auto is the input of the head; none keeps a vector for each patch."
+    )
+    cache: bool = option(True, "Reuse features that were computed before.")
+    res: Res | None = setting(
+        None, "resolution; default: that of the weights, of the data for random:MODEL, 32 at most for pixels"
+    )
+    dtype: Literal["float32", "float16"] = setting("float32", "of the stored features")
+    batch: Count = setting(32, "batch size")
+    part: Count = setting(2048, "images that are saved together; a kill loses at most one such part")
+    seed: Seed = setting(0, "random seed of random:MODEL")
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_config(self)
         is_raw = self.source == PIXELS and (self.mean or self.std)
         require(not is_raw, "pixels are features as they are; leave --mean and --std out")
-        one_of("pool", self.pool, POOLS)
-        one_of("dtype", self.dtype, ("float32", "float16"))
-        one_of("precision", self.precision, ("auto", "float32", "bf16"))
         require(self.out is None or self.out.endswith(".h5"), f"--out {self.out}: features are written as .h5")
-        if self.res is not None:
-            parse_resolution(self.res)

@@ -1,39 +1,57 @@
 """What `vitctl fewshot` measures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Count, Range, Share, check_numbers, one_of, require
+from vitctl.config.checks import Count, Range, Share, check_config, require
+from vitctl.config.common import DataConfig
 from vitctl.config.features import PIXELS, FeaturesConfig
+from vitctl.config.option import option, setting, subconfig
 
 SHOTS = (1, 5, 10, 25)
-PROBES = ("lsr", "lsr-grid", "logreg", "knn", "ncm")
+Probe = Literal["lsr", "lsr-grid", "logreg", "knn", "ncm"]
 
 
-@dataclass(frozen=True)
-class FewshotConfig:
-    sources: tuple[str, ...] = ()  # weights, pixels or random:MODEL; the newest run if none
-    data: str | None = None
-    features: str | None = None  # a feature file, in place of weights and data
-    shots: tuple[Count | None, ...] = ()  # the usual ones, as far as there are images; None among them: all
-    seeds: Annotated[int, Range(1, 10_000)] = 3
-    probes: tuple[str, ...] = ("lsr",)
-    l2: Annotated[float, Range(0, 1e30, above=True)] = 1024.0  # of lsr
-    k: Count = 20  # of knn
-    temperature: Annotated[float, Range(0, 1000, above=True)] = 0.07
-    select: Literal["shots", "test"] = "shots"  # which images choose lsr-grid's strength; test is too good to be true
-    train: str = "train"
-    test: str | None = None  # test, else val, else a part of train that is held out
-    test_share: Share = 0.25  # of each class, where it is held out
-    extract: FeaturesConfig = field(default_factory=FeaturesConfig)
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Strengths of the probes, and which images choose that of lsr-grid."""
+
+    l2: Annotated[float, Range(0, 1e30, above=True)] = setting(1024.0, "L2 strength of lsr")
+    k: Count = setting(20, "neighbors of knn")
+    temperature: Annotated[float, Range(0, 1000, above=True)] = setting(0.07, "of the votes of knn")
+    select: Literal["shots", "test"] = setting(
+        "shots", "images that choose the strength of lsr-grid; test overestimates the accuracy"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewshotConfig(ProbeConfig, DataConfig):
+    shots: tuple[Count | None, ...] = option(
+        (), "Labeled images per class, or all; repeatable. Default: 1, 5, 10, 25.", metavar="N", none="all"
+    )
+    sources: tuple[str, ...] = option(
+        (),
+        "Weights, as in every command; or the baselines pixels and random:MODEL. Repeat it to compare them.",
+        "from", metavar="WEIGHTS",
+    )  # fmt: skip
+    features: str | None = option(None, "A feature file, instead of weights and data.", metavar="FILE")
+    probes: tuple[Probe, ...] = option(
+        ("lsr",),
+        "lsr (the paper's), lsr-grid (its strength is chosen on the shots), logreg, knn, ncm; repeatable.",
+        "probe", metavar="NAME", default="lsr",
+    )  # fmt: skip
+    seeds: Annotated[int, Range(1, 10_000)] = option(3, "How many times the shots are drawn.", metavar="N")
+    test: str | None = option(
+        None, "Split to test on. Default: test, or else val, or else a part of train.", "split", metavar="NAME"
+    )
+    train: str = setting("train", "split that the shots are drawn from")
+    test_share: Share = setting(0.25, "share of each class that is held out where there is no split to test on")
+    extract: FeaturesConfig = subconfig(FeaturesConfig, "precision", "device", "cache", "mean", "std", "allow_missing")
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        for probe in self.probes:
-            one_of("probe", probe, PROBES)
-        require(bool(self.probes), f"no probe is given; write --probe {PROBES[0]}")
-        one_of("select", self.select, ("shots", "test"))
-        stated = self.extract.mean or self.extract.std
-        is_unread = stated and (self.features is not None or set(self.sources) == {PIXELS})
+        check_config(self)
+        require(bool(self.probes), "no probe is given; write --probe lsr")
+        is_stated = self.extract.mean or self.extract.std
+        is_unread = is_stated and (self.features is not None or set(self.sources) == {PIXELS})
         require(not is_unread, "--mean and --std are for weights: neither feature files nor pixels are normalized")
-        require(self.extract.pool != "none", "pool=none gives a vector for each patch; a probe wants one for an image")
+        require(self.extract.pool != "none", "pool=none keeps a vector for each patch; a probe needs one per image")

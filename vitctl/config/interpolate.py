@@ -3,26 +3,27 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vitctl.config.checks import Mean, Std, check_numbers, one_of, parse_resolution
+from vitctl.config.checks import check_config
+from vitctl.config.common import WeightsConfig
+from vitctl.config.option import option
+from vitctl.config.res import Res
+
+Method = Literal["official", "bilinear", "bicubic", "bicubic-aa", "fresh"]
 
 
-@dataclass(frozen=True)
-class InterpolateConfig:
-    res: str  # 384, or HxW
-    source: str | None = None  # --from
-    out: str | None = None  # MODEL-RES.safetensors unless named; .npz writes the official layout
-    method: Literal["official", "bilinear", "bicubic", "bicubic-aa", "fresh"] = "official"
-    plot: str | None = None  # a .png of the similarity maps before and after
-    pad: bool = False  # a size that patches do not divide is padded
-    allow_missing: bool = False
-    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
-    std: tuple[Std, ...] = ()
+@dataclass(frozen=True, kw_only=True)
+class InterpolateConfig(WeightsConfig):
+    res: Res = option(..., "The new resolution: larger or smaller, square or not.", metavar="N|HxW")
+    out: str | None = option(
+        None, "A .safetensors, or an .npz in the official layout. Default: MODEL-RES.safetensors.", metavar="FILE"
+    )
+    method: Method = option(
+        "official",
+        "official: as the paper's code, bilinear with aligned corners; bicubic: as MAE; bicubic-aa: as timm; "
+        "fresh: re-initialized.",
+    )
+    plot: str | None = option(None, "Draw the similarity of positions before and after.", metavar="FILE.png")
+    pad: bool = option(False, "Pad a resolution that is no multiple of the patch size, at the bottom and right.")
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        parse_resolution(self.res)
-        one_of("method", self.method, ("official", "bilinear", "bicubic", "bicubic-aa", "fresh"))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return parse_resolution(self.res)
+        check_config(self)

@@ -3,42 +3,44 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vitctl.config.checks import Between, Pixels, Range, Share, check_numbers, require
+from vitctl.config.checks import Between, Pixels, Range, Share, check_config, require
+from vitctl.config.option import Partial, option, setting
 from vitctl.errors import ConfigError
 
-Objective = Literal["labels", "mean-color", "downsampled", "pixels", "mae"]
-OBJECTIVES = ("labels", "mean-color", "downsampled", "pixels", "mae")
+Objective = Literal["mean-color", "downsampled", "pixels", "mae"]
 ROUNDING = 1e-9  # of a share of patches: 0.9 of 10 leaves one, not none
 
 
-@dataclass(frozen=True)
-class MaskingConfig:
-    """The paper (appendix B.1.2) leaves open what is marked with *; what is chosen here is stored with the run."""
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig(Partial):
+    """The paper (appendix B.1.2) does not say what is marked with *; our choice is stored with the run."""
 
-    ratio: Between = 0.5  # of the patches; int(N (1 - ratio)) are left alone, as MAE counts
-    masked: Share = 0.8  # of these: get the learnable token
-    swapped: Share = 0.1  # of these: get another patch* of the same image; the rest stays as it is, but is asked for
-    # of a color: floor(mean / 256 * 2^bits)* of the bytes*, so that 0..255 is cut into equal parts
-    bits: Annotated[int, Range(1, 8)] = 3
-    side: Pixels = 4  # of a patch that is asked for downsampled
-    normalise: bool = True  # mae: each patch's values less their mean, by their deviation
-    decoder_dim: Annotated[int, Range(4, 100_000)] = 512  # mae
-    decoder_depth: Annotated[int, Range(1, 1000)] = 8
-    decoder_heads: Annotated[int, Range(1, 10_000)] = 16
+    ratio: Between = option(0.5, "Share of the patches to hide.", metavar="SHARE")  # int(N (1 - ratio)) stay, as in MAE
+    masked: Share = setting(0.8, "share of the hidden patches that become the learned mask token")
+    swapped: Share = setting(
+        0.1, "share of the hidden patches that become another patch of the image; the rest stays, but is predicted too"
+    )  # * another patch of the same image
+    # A color is floor(mean / 256 * 2^bits)* of the bytes*, so that 0..255 is cut into equal parts.
+    bits: Annotated[int, Range(1, 8)] = setting(3, "bits of a color channel for mean-color and downsampled")
+    side: Pixels = setting(4, "side of a patch for downsampled")
+    normalise: bool = setting(True, "mae: normalize the pixels of each patch by their mean and deviation")
+    decoder_dim: Annotated[int, Range(4, 100_000)] = setting(512, "width of the decoder of mae")
+    decoder_depth: Annotated[int, Range(1, 1000)] = setting(8, "blocks of the decoder of mae")
+    decoder_heads: Annotated[int, Range(1, 10_000)] = setting(16, "attention heads of the decoder of mae")
 
     def __post_init__(self) -> None:
-        check_numbers(self, "masking.")
-        require(self.decoder_dim % 4 == 0, f"masking.decoder_dim is {self.decoder_dim}; waves of positions need fours")
+        check_config(self, "masking.")
+        require(self.decoder_dim % 4 == 0, f"masking.decoder_dim is {self.decoder_dim}; it must be a multiple of 4")
 
     def counts(self, patches: int) -> "Counts":
-        """How many of so many patches. Fields that are set one after the other are compared here."""
-        require(self.masked + self.swapped <= 1 + ROUNDING, "masking.masked and masking.swapped are more than all")
+        """How many patches of an image are hidden. Here, because `--set` changes one field at a time."""
+        require(self.masked + self.swapped <= 1 + ROUNDING, "masking.masked and masking.swapped add up to more than 1")
         left = int(patches * (1 - self.ratio) + ROUNDING)
         hidden = patches - left
         if not left or not hidden:
             raise ConfigError(
                 f"masking.ratio is {self.ratio}: of {patches} patches, {hidden} would be hidden and {left} left; "
-                "both must be one at least. Take smaller patches, or another ratio"
+                "both must be at least one. Use smaller patches or another ratio"
             )
         masked = round(self.masked * hidden)
         return Counts(hidden, masked, min(round(self.swapped * hidden), hidden - masked))

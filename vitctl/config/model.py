@@ -15,7 +15,8 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from vitctl.config.checks import Between, CountOrZero, Pixels, Range, Share, check_numbers, one_of, require
+from vitctl.config.checks import Between, CountOrZero, Pixels, Range, Share, check_config, require
+from vitctl.config.res import Res
 from vitctl.errors import ConfigError, did_you_mean
 from vitctl.patches import round_to
 
@@ -67,11 +68,10 @@ EXAFLOPS = {  # Table 6: pretraining on JFT for 7 epochs, or for those in bracke
 
 Depth = Annotated[int, Range(1, 10_000)]
 Width = Annotated[int, Range(1, 1_000_000)]
-FAMILIES = ("vit", "hybrid", "axial", "bit", "timm")
-HEADS = ("cls", "gap", "map")
-POSITIONS = ("none", "1d", "2d", "relative", "sincos", "sincos-mae")
-ADDED = ("stem", "every", "shared")
-NORMS = ("tokens", "pooled")
+Head = Literal["cls", "gap", "map"]
+Positions = Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"]
+Added = Literal["stem", "every", "shared"]
+Norm = Literal["tokens", "pooled"]
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class ModelSpec:
     mlp: Width = 3072
     layers: tuple[Depth, ...] = ()  # blocks of each ResNet stage
     factor: Annotated[int, Range(1, 1000)] = 1  # width of a BiT ResNet
-    head: Literal["cls", "gap", "map"] = "cls"
+    head: Head = "cls"
     class_token: bool = True
     class_position: bool = True  # the class token has a position too: in the paper's code, not in big_vision's
     registers: CountOrZero = 0
     hidden: CountOrZero = 0  # width of the pre-logits layer (dense, then tanh) that pretraining puts before the head
-    positions: Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"] = "1d"
-    added: Literal["stem", "every", "shared"] = "stem"  # before the first block; before each; the same before each
-    norm: Literal["tokens", "pooled"] = "tokens"  # what the last norm is applied to: before pooling, or after it
+    positions: Positions = "1d"
+    added: Added = "stem"  # before the first block; before each; the same before each
+    norm: Norm = "tokens"  # what the last norm is applied to: before pooling, or after it
     layer_scale: bool = False  # DINOv2's and DeiT III's
     qkv_bias: bool = True
     gelu: Literal["tanh", "erf"] = "tanh"  # the official code's is tanh, timm's erf
@@ -107,17 +107,7 @@ class ModelSpec:
     pad: bool = False  # images that patches do not divide are padded below and on the right
 
     def __post_init__(self) -> None:
-        for name, options in (
-            ("family", FAMILIES),
-            ("head", HEADS),
-            ("positions", POSITIONS),
-            ("added", ADDED),
-            ("norm", NORMS),
-            ("gelu", ("tanh", "erf")),
-            ("numerics", ("official", "timm")),
-        ):
-            one_of(name, getattr(self, name), options)
-        check_numbers(self)
+        check_config(self)
         if self.family in ("vit", "hybrid", "axial"):
             self.check_transformer()
 
@@ -157,6 +147,10 @@ class ModelSpec:
                 f"{self.name}: patches of {reach} do not divide an image of {size}; the nearest are "
                 f"{' and '.join(near)}, or pad them by --set pad=true"
             )
+
+    @property
+    def res(self) -> Res:
+        return Res(self.height, self.width)
 
     @property
     def stride(self) -> int:

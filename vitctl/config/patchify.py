@@ -11,78 +11,85 @@ from vitctl.config.checks import (
     Pixels,
     Range,
     Seed,
-    check_numbers,
-    one_of,
+    check_config,
     parse_number,
-    parse_resolution,
     require,
     within,
     word_or_number,
 )
+from vitctl.config.option import option, setting
+from vitctl.config.res import Res
 from vitctl.errors import ConfigError, did_you_mean
 from vitctl.patches import check_grid
 
-KINDS = (  # of sources; the first few are readings of images in a folder, a tar or a zip
-    "auto", "folder", "classes", "splits", "flat", "manifest",
-    "webdataset", "class-tars", "idx", "cifar", "arrays", "parquet", "digits",
-)  # fmt: skip
-SPLITS = ("train", "val", "test")
-
-MANIFEST = ("root", "path_column", "label_column")
+# The first few are ways to read images in a folder, a tar or a zip.
+Kind = Literal[
+    "auto", "folder", "classes", "splits", "flat", "manifest", "webdataset", "class-tars", "idx", "cifar", "arrays",
+    "parquet", "digits",
+]  # fmt: skip
+KINDS: tuple[str, ...] = get_args(Kind)
 Fit = Literal["crop", "squash", "pad"]
 FITS: tuple[str, ...] = get_args(Fit)
+SPLITS = ("train", "val", "test")
+MANIFEST = ("root", "path_column", "label_column")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchifyConfig:
-    source: str
-    out: str = "data.h5"
-    kind: str = "auto"  # auto looks at the source
-    root: str | None = None  # of a manifest: the folder that its paths are relative to; its own, unless given
-    path_column: str | None = None  # of a manifest, where its name does not say that it holds paths
-    label_column: str | None = None
-    res: str = "auto"  # auto: 224 for images; their own size for arrays of small ones
-    patch: Pixels | None = None  # 16, or the largest divisor of a small array's size
-    fit: Fit = "crop"
-    channels: Annotated[int, Range(1, 3)] | None = None  # 3 for images; their own for arrays
-    split: tuple[str, ...] = ()  # "val=0.1": parts cut out of train, stratified
-    classes: str | None = None  # a file of class names, one a line
-    limit: Limit | None = None  # images per split, spread over the classes
-    seed: Seed = 0  # of split and limit
-    on_error: Literal["skip", "fail"] = "skip"
-    max_pixels: MaxPixels = 89_478_485  # an image of more is refused before it is decoded
-    draft: bool = True  # JPEGs over twice the target are decoded at a fraction of their size
-    shards: Annotated[int, Range(1, 100_000)] | None = None
-    shard: str | None = None  # "3", or "index" to write the index over finished shards
-    compress: bool = False
-    codec: Literal["gzip", "lzf", "zstd", "lz4"] = "gzip"  # zstd and lz4 need the extra `compress`
-    level: Annotated[int, Range(0, 9)] = 4  # of gzip and zstd
-    workers: Annotated[int, Range(1, 1024)] | None = None
+    source: str = option(..., "A folder, archive, manifest, shards, arrays or Parquet; or digits.", argument=True)
+    out: str = option("data.h5", "The patch file.", argument=True)
+    res: Res | None = option(
+        None, "Resolution; auto is 224, or the size of small arrays.", metavar="N|HxW", none="auto", default="auto"
+    )
+    patch: Pixels | None = option(
+        None, "Patch size: 16 unless the images are small. Any other can be read from the same file.", metavar="P"
+    )
+    fit: Fit = option("crop", "How an image of another shape is made to fit.")
+    channels: Annotated[int, Range(1, 3)] | None = option(
+        None, "Gray or color. Default: 3, or that of the arrays.", metavar="1|3"
+    )
+    split: tuple[str, ...] = option(
+        (), "Take val or test from train, the same share of every class; repeatable.", metavar="val=0.1"
+    )
+    classes: str | None = option(None, "Class names, one per line: which, and in what order.", metavar="FILE")
+    limit: Limit | None = option(None, "At most N images per split, spread over the classes.", metavar="N")
+    workers: Annotated[int, Range(1, 1024)] | None = option(
+        None, "Processes that decode. Default: one per core, or fewer if there is little to do.", metavar="N"
+    )
+    on_error: Literal["skip", "fail"] = option("skip", "Unreadable images: list them, or stop.")
+    shards: Annotated[int, Range(1, 100_000)] | None = option(
+        None, "Write K files and an index over them.", metavar="K"
+    )
+    shard: str | None = option(
+        None, "Write only this shard (0 to K-1), or the index over finished ones.", metavar="I|index"
+    )
+    compress: bool = option(False, "Smaller and slower: one compressed chunk per image.")
+    kind: Kind = setting("auto", "how the source is read; auto looks at it")
+    root: str | None = setting(None, "manifest: the folder that its paths are relative to; default: its own")
+    path_column: str | None = setting(None, "manifest: the column with the paths")
+    label_column: str | None = setting(None, "manifest: the column with the labels")
+    seed: Seed = setting(0, "random seed of split and limit")
+    max_pixels: MaxPixels = setting(89_478_485, "an image with more pixels is refused before it is decoded")
+    draft: bool = setting(True, "decode JPEGs over twice the target at a fraction of their size")
+    codec: Literal["gzip", "lzf", "zstd", "lz4"] = setting("gzip", "compression; zstd and lz4 need the extra compress")
+    level: Annotated[int, Range(0, 9)] = setting(4, "compression level of gzip and zstd")
 
     def __post_init__(self) -> None:
         require(self.out.strip(" ./") != "" and not self.out.endswith("/"), f"OUT {self.out!r} names no file")
-        one_of("kind", self.kind, KINDS)
+        check_config(self)
         for name in MANIFEST:
             fits = getattr(self, name) is None or self.kind in ("auto", "manifest")
             require(fits, f"{name} is for a manifest, not for kind={self.kind}")
-        one_of("fit", self.fit, FITS)
-        one_of("on_error", self.on_error, ("skip", "fail"))
-        one_of("codec", self.codec, ("gzip", "lzf", "zstd", "lz4"))
-        check_numbers(self)
         require(self.channels in (None, 1, 3), f"channels is {self.channels}; 1 or 3 can be stored")
-        if self.size:
-            check_grid(*self.size, self.patch or 16)
-        require(sum(self.parts.values()) < 1, "the parts of --split leave nothing for train")
+        if self.res:
+            check_grid(self.res.height, self.res.width, self.patch or 16)
+        require(sum(self.parts.values()) < 1, "--split leaves nothing for train")
         self.check_shards()
 
     def check_shards(self) -> None:
-        require(self.shard is None or self.shards is not None, "--shard wants --shards K beside it")
+        require(self.shard is None or self.shards is not None, "--shard needs --shards K")
         if self.shard is not None and self.shards is not None:
             word_or_number("--shard", self.shard, "index", "the number of a shard", Range(0, self.shards - 1))
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        return None if self.res == "auto" else parse_resolution(self.res)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -95,7 +102,7 @@ class PatchifyConfig:
             name = "val" if match[1] in ("valid", "validation") else match[1]
             if name not in SPLITS[1:]:
                 raise ConfigError(
-                    f"--split {text!r}: only val and test are cut out of train; {did_you_mean(name, SPLITS[1:])}"
+                    f"--split {text!r}: only val and test are taken from train; {did_you_mean(name, SPLITS[1:])}"
                 )
             try:
                 parts[name] = parse_number(match[2])
@@ -108,4 +115,5 @@ class PatchifyConfig:
         """The fields that decide the bytes of the file: a resumed build must agree in them."""
         free = {"out", "workers", "on_error", "shard"}
         free |= {name for name in MANIFEST if getattr(self, name) is None}  # files that are older than these fields
-        return {name: value for name, value in vars(self).items() if name not in free}
+        values = {name: value for name, value in vars(self).items() if name not in free}
+        return values | {"res": str(self.res) if self.res else "auto"}

@@ -1,33 +1,30 @@
-"""What `vitctl predict` looks at, and what it writes besides its answer."""
+"""What `vitctl predict` classifies, and what it writes."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
-from vitctl.config.checks import Count, MaxPixels, Mean, Range, Std, StepsOrZero, check_numbers, one_of, require
-from vitctl.config.patchify import FITS, Fit
+from vitctl.config.checks import Count, MaxPixels, Range, StepsOrZero, check_config, require
+from vitctl.config.common import DeviceConfig, PrecisionConfig, WeightsConfig
+from vitctl.config.option import option, setting
+from vitctl.config.patchify import Fit
 
 
-@dataclass(frozen=True)
-class PredictConfig:
-    pictures: tuple[str, ...]  # files, folders, patterns
-    source: str | None = None  # weights, or an exported file
-    top: Count = 5
-    batch: Count = 32
-    fit: Fit | None = None  # None: as the images that it was trained on
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    device: str = "auto"
-    csv: str | None = None
-    sheet: str | None = None
-    sheet_pictures: Annotated[int, Range(1, 10_000)] = 60
-    kept: StepsOrZero | None = None  # predictions that the result holds; all, where it is not said
-    max_pixels: MaxPixels = 89_478_485
-    allow_missing: bool = False
-    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say
-    std: tuple[Std, ...] = ()
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(DeviceConfig, PrecisionConfig, WeightsConfig):
+    pictures: tuple[str, ...] = option(
+        ..., "Files, folders, quoted patterns, or - for names on stdin.", metavar="IMAGE...", argument=True
+    )
+    top: Count = option(5, "Classes shown for each image.", metavar="N")
+    csv: str | None = option(None, "Write one line per image to this file.", metavar="FILE.csv")
+    sheet: str | None = option(
+        None, "Draw the images with their predictions, correct and wrong ones in color.", metavar="FILE.png"
+    )
+    fit: Fit | None = option(None, "How images are fitted to the model's input. Default: as during training.")
+    batch: Count = option(32, "Batch size.", metavar="N")
+    sheet_pictures: Annotated[int, Range(1, 10_000)] = setting(60, "images of the sheet, at most")
+    kept: StepsOrZero | None = setting(None, "predictions in the result; default: all")
+    max_pixels: MaxPixels = setting(89_478_485, "an image with more pixels is refused before it is decoded")
 
     def __post_init__(self) -> None:
-        require(bool(self.pictures), "no image is named; name files, folders or patterns, or - and names on stdin")
-        check_numbers(self)
-        if self.fit is not None:
-            one_of("fit", self.fit, FITS)
-        one_of("precision", self.precision, ("auto", "float32", "bf16"))
+        require(bool(self.pictures), "no image is given; name files, folders or patterns, or - and names on stdin")
+        check_config(self)

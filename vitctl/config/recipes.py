@@ -9,12 +9,21 @@ A share of the run stands where the source counts epochs: a warm-up of 5 epochs 
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from vitctl.config.augment import PRESETS, AugmentConfig
 from vitctl.config.masking import MaskingConfig, Objective
 from vitctl.config.model import ModelSpec
-from vitctl.config.train import OptimConfig, ScheduleConfig, TrainConfig
+from vitctl.config.res import Res
+from vitctl.config.train import (
+    FinetuneConfig,
+    FreshConfig,
+    OptimConfig,
+    PretrainConfig,
+    ScheduleConfig,
+    SelfsupConfig,
+    TrainConfig,
+)
 from vitctl.errors import ConfigError, did_you_mean
 
 Purpose = Literal["pretrain", "finetune", "selfsup"]
@@ -23,11 +32,19 @@ Purpose = Literal["pretrain", "finetune", "selfsup"]
 @dataclass(frozen=True)
 class Recipe:
     name: str
-    purpose: Purpose
     source: str
     command: str
     config: TrainConfig
     expected: str = ""  # as published for these settings; empty where nothing was
+    tuned: str = "vit-b/16"  # model that is fine-tuned
+
+    @property
+    def purpose(self) -> Purpose:
+        return self.config.command
+
+    @property
+    def model(self) -> str:
+        return self.config.model if isinstance(self.config, FreshConfig) else self.tuned
 
 
 def recipe(name: str) -> Recipe:
@@ -41,11 +58,13 @@ def choose(
 ) -> Recipe:
     """The one for so much data, where none is named. The resolution stays that of the data, or of the weights."""
     row = RECIPES[name_for(purpose, model, examples, objective, digits)]
-    config = replace(row.config, model=model.name, res=None)
+    config: Any = replace(row.config, res=None)
     if row.name == "digits-large":  # as few patches as there can be: an 8x8 digit fits into one
-        config = replace(config, res=str(model.reach * math.ceil(DIGIT / model.reach)))
-    if model.family in ("bit", "timm"):  # their head and positions are not to be chosen
-        config = replace(config, head=None, positions=None, hidden=False)
+        config = replace(config, res=Res(model.reach * math.ceil(DIGIT / model.reach)))
+    if isinstance(config, FreshConfig):
+        config = replace(config, model=model.name)
+        if model.family in ("bit", "timm"):  # their head and positions cannot be chosen
+            config = replace(config, head=None, positions=None, hidden=False)
     return replace(row, config=config)
 
 
@@ -83,24 +102,28 @@ BATCH, WARMUP, LINEAR_END = 4096, 10_000, 1e-5
 def table_3(data: str, name: str, model: str, epochs: float, lr: float, wd: float, dropout: float,
             expected: str) -> Recipe:  # fmt: skip
     is_imagenet = data == "i1k"  # clipped, and along a cosine
-    line, cosine = ScheduleConfig("linear", WARMUP, end=LINEAR_END / lr), ScheduleConfig("cosine", WARMUP)
-    config = TrainConfig(
+    line, cosine = (
+        ScheduleConfig(kind="linear", warmup=WARMUP, end=LINEAR_END / lr),
+        ScheduleConfig(kind="cosine", warmup=WARMUP),
+    )
+    config = PretrainConfig(
         model=model,
-        res="224",
+        res=Res(224),
         batch=BATCH,
         epochs=epochs,
         dropout=dropout,
         loss="sigmoid",
         head_bias=-10.0,
         hidden="vit" in model,
-        optim=OptimConfig("adam", lr, beta1=0.9, beta2=0.999, weight_decay=wd, decay="lr", clip=float(is_imagenet)),
+        optim=OptimConfig(
+            name="adam", lr=lr, beta1=0.9, beta2=0.999, weight_decay=wd, decay="lr", clip=float(is_imagenet)
+        ),
         schedule=cosine if is_imagenet else line,
         augment=PRESETS["inception"],  # VT#142
     )
     folder = {"jft": "jft", "i21k": "imagenet21k", "i1k": "imagenet"}[data]
     return Recipe(
         f"paper/{name}",
-        "pretrain",
         SOURCES[data],
         f"vitctl pretrain --model {model} --recipe paper/{name} --data {folder}/",
         config,
@@ -141,23 +164,25 @@ PAPER = [  # data, name, model, epochs, lr, weight decay, dropout
 ]  # fmt: skip
 
 
-def sgd(lr: float, steps: int, warmup: int, **options: object) -> TrainConfig:
+def sgd(lr: float, steps: int, warmup: int, **options: object) -> FinetuneConfig:
     """How all of the paper's models are fine-tuned: section 4.1; the warm-up is that of VT, and BV transfer.py."""
-    config = TrainConfig(
-        res="384",
+    config = FinetuneConfig(
+        res=Res(384),
         batch=512,
         steps=steps,
-        optim=OptimConfig("sgd", lr, momentum=0.9, weight_decay=0.0, clip=1.0),
-        schedule=ScheduleConfig("cosine", warmup),
+        optim=OptimConfig(name="sgd", lr=lr, momentum=0.9, weight_decay=0.0, clip=1.0),
+        schedule=ScheduleConfig(kind="cosine", warmup=warmup),
         augment=PRESETS["inception"],  # VT input_pipeline.py
     )
     return replace(config, **options)  # type: ignore[arg-type]
 
 
-def table_4(name: str, config: TrainConfig, expected: str, source: str = "arXiv 2010.11929, Table 4") -> Recipe:
+def table_4(
+    name: str, config: FinetuneConfig, expected: str, source: str = "arXiv 2010.11929, Table 4", model: str = "vit-b/16"
+) -> Recipe:
     data = {"imagenet-512": "imagenet", "imagenet-518": "imagenet"}.get(name, name)
     command = f"vitctl finetune --from weights.npz --recipe paper/{name} --data {data}/"
-    return Recipe(f"paper/{name}", "finetune", source, command, config, expected)
+    return Recipe(f"paper/{name}", source, command, config, expected, model)
 
 
 LARGE = (0.003, 0.01, 0.03, 0.06)
@@ -169,15 +194,15 @@ PAPER += [
     table_4("cifar100", sgd(0.01, 10_000, 500, lrs=SMALL), "91.67% with B/16 of ImageNet-21k (Table 5)"),
     table_4("pets", sgd(0.01, 500, 100, lrs=SMALL), "94.43% with B/16 of ImageNet-21k (Table 5)"),
     table_4("flowers", sgd(0.01, 500, 100, lrs=SMALL), "99.38% with B/16 of ImageNet-21k (Table 5)"),
-    table_4("imagenet-512", sgd(0.03, 20_000, 500, lrs=LARGE, model="vit-l/16", res="512", ema=0.9999),
-            "85.30% with L/16 of ImageNet-21k, 87.76% with that of JFT (Table 2)", TABLE_2),
-    table_4("imagenet-518", sgd(0.03, 20_000, 500, lrs=LARGE, model="vit-h/14", res="518", ema=0.9999),
-            "88.55% with H/14 of JFT (Table 2)", TABLE_2),
-    Recipe("vtab-1k", "finetune",
+    table_4("imagenet-512", sgd(0.03, 20_000, 500, lrs=LARGE, res=Res(512), ema=0.9999),
+            "85.30% with L/16 of ImageNet-21k, 87.76% with that of JFT (Table 2)", TABLE_2, "vit-l/16"),
+    table_4("imagenet-518", sgd(0.03, 20_000, 500, lrs=LARGE, res=Res(518), ema=0.9999),
+            "88.55% with H/14 of JFT (Table 2)", TABLE_2, "vit-h/14"),
+    Recipe("vtab-1k",
            "arXiv 2010.11929, Table 4, VTAB: one lr, 384 for all tasks; no crops and flips, which change some labels",
            "vitctl finetune --from weights.npz --recipe vtab-1k --data task/",
-           sgd(0.01, 2_500, 500, model="vit-l/16", limit=1000, augment=PRESETS["none"]),
-           "72.72% with L/16 of ImageNet-21k, the mean of 19 tasks (Table 2)"),
+           sgd(0.01, 2_500, 500, limit=1000, augment=PRESETS["none"]),
+           "72.72% with L/16 of ImageNet-21k, the mean of 19 tasks (Table 2)", "vit-l/16"),
 ]  # fmt: skip
 
 
@@ -187,7 +212,6 @@ PAPER += [
 def vit_jax(data: str, lr: float, steps: int, expected: str) -> Recipe:
     return Recipe(
         f"vit_jax/{data}-{steps}",
-        "finetune",
         f"vision_transformer README.md, short schedules; lr of configs/vit.py:b16,{data}",
         f"vitctl finetune --from ViT-B_16.npz --recipe vit_jax/{data}-{steps} --data {data}/",
         sgd(lr, steps, steps // 10),
@@ -198,9 +222,8 @@ def vit_jax(data: str, lr: float, steps: int, expected: str) -> Recipe:
 def transfer(name: str, lr: float, steps: int, warmup: int, size: str) -> Recipe:
     return Recipe(
         f"transfer/{name}",
-        "finetune",
         f"arXiv 2010.11929, Table 4: the steps for {size} images, an lr of its grid, the resolution of the weights",
-        f"vitctl finetune --from weights.npz --recipe transfer/{name} --data pictures/",
+        f"vitctl finetune --from weights.npz --recipe transfer/{name} --data images/",
         sgd(lr, steps, warmup, res=None),
     )
 
@@ -225,23 +248,22 @@ def augreg(model: str, file: str, expected: str) -> Recipe:
     """`file` is the name of the weights that gave `expected`, in gs://vit_models/augreg/; it holds their settings."""
     said = dict(part.split("_", 1) for part in file.split("-")[3:])
     lr = float(said["lr"])
-    config = TrainConfig(
+    config = PretrainConfig(
         model=model,
-        res="224",
+        res=Res(224),
         batch=4096,
         epochs=300,
         dropout=float(said["do"]),
         drop_path=float(said["sd"]),
         loss="sigmoid",
         head_bias=-10.0,
-        optim=OptimConfig("adam", lr, weight_decay=lr * float(said["wd"]), decay="fixed", clip=1.0),
-        schedule=ScheduleConfig("cosine", 10_000),
+        optim=OptimConfig(name="adam", lr=lr, weight_decay=lr * float(said["wd"]), decay="fixed", clip=1.0),
+        schedule=ScheduleConfig(kind="cosine", warmup=10_000),
         augment=PRESETS[f"augreg-{said['aug']}"],
     )
     name = f"augreg/{model.replace('vit-', '').replace('/', '')}-i21k"
     return Recipe(
         name,
-        "pretrain",
         f"arXiv 2106.10270; big_vision configs/vit_i21k.py; {file}",
         f"vitctl pretrain --model {model} --recipe {name} --data imagenet21k/",
         config,
@@ -261,12 +283,12 @@ AUGREG = [  # the table of recommended checkpoints in VT README.md
     augreg("r50+vit-l/32", "R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1", "85.99%"),
 ]
 
-BIG_VISION = TrainConfig(
-    res="224",
+BIG_VISION = PretrainConfig(
+    res=Res(224),
     batch=4096,
     epochs=300,
-    optim=OptimConfig("adam", 1e-3, weight_decay=1e-4, decay="fixed", clip=1.0),
-    schedule=ScheduleConfig("cosine", 10_000),
+    optim=OptimConfig(name="adam", lr=1e-3, weight_decay=1e-4, decay="fixed", clip=1.0),
+    schedule=ScheduleConfig(kind="cosine", warmup=10_000),
 )
 RESIZED = AugmentConfig(crop="resize-small", crop_small=448 / 384, flip=0.5)  # resmall_crop
 
@@ -274,27 +296,27 @@ RESIZED = AugmentConfig(crop="resize-small", crop_small=448 / 384, flip=0.5)  # 
 def bv_transfer(data: str, lr: float, steps: int, warmup: int, augment: AugmentConfig, expected: str) -> Recipe:
     return Recipe(
         f"big_vision/{data}",
-        "finetune",
         "big_vision configs/transfer.py: the lr and crop that were best on its minival split",
         f"vitctl finetune --from B_32.npz --recipe big_vision/{data} --data {data}/",
-        sgd(lr, steps, warmup, model="vit-b/32", augment=augment),
+        sgd(lr, steps, warmup, augment=augment),
         f"{expected} with B/32 of AugReg, the mean of 5 runs",
+        "vit-b/32",
     )
 
 
 AUGREG += [
-    Recipe("big_vision/vit-s16-i1k", "pretrain", "arXiv 2205.01580; big_vision configs/vit_s16_i1k.py",
+    Recipe("big_vision/vit-s16-i1k", "arXiv 2205.01580; big_vision configs/vit_s16_i1k.py",
            "vitctl pretrain --model vit-s/16 --recipe big_vision/vit-s16-i1k --data imagenet/",
            replace(BIG_VISION, model="vit-s/16", batch=1024, epochs=90, head="gap", positions="sincos", hidden=True,
                    augment=PRESETS["vit-s16-i1k"]),
            "76.5% ImageNet at 224"),
-    Recipe("big_vision/vit-i1k", "pretrain",
+    Recipe("big_vision/vit-i1k",
            "arXiv 2106.10270 without dropout and drop path; big_vision configs/vit_i1k.py, whose class token has no "
            "position, as this one has",
            "vitctl pretrain --model vit-b/16 --recipe big_vision/vit-i1k --data imagenet/",
            replace(BIG_VISION, hidden=True, loss="sigmoid", head_bias=-6.9, augment=PRESETS["augreg-medium2"]),
            "about 79% ImageNet at 224 (big_vision#7)"),
-    Recipe("big_vision/vit-i21k", "pretrain", "big_vision configs/vit_i21k.py:variant=B/16",
+    Recipe("big_vision/vit-i21k", "big_vision configs/vit_i21k.py:variant=B/16",
            "vitctl pretrain --model vit-b/16 --recipe big_vision/vit-i21k --data imagenet21k/",
            replace(BIG_VISION, head="gap", loss="sigmoid", head_bias=-10.0, augment=PRESETS["augreg-light2"])),
     bv_transfer("imagenet", 0.03, 20_000, 500, PRESETS["inception"], "83.27%"),
@@ -316,48 +338,47 @@ REVENGE = (
 )
 
 
-def deit3(name: str, model: str, res: str, lr: float, drop_path: float, theirs: str) -> Recipe:
-    config = TrainConfig(
+def deit3(name: str, model: str, res: int, lr: float, drop_path: float, theirs: str) -> Recipe:
+    config = PretrainConfig(
         model=model,
-        res=res,
+        res=Res(res),
         batch=2048,
         epochs=800,
         drop_path=drop_path,
         loss="sigmoid",
         head_std=0.02,
-        optim=OptimConfig("adam", lr, weight_decay=0.05, decay="lr"),
-        schedule=ScheduleConfig("cosine", warmup=5 / 800, end=1e-5 / lr),
+        optim=OptimConfig(name="adam", lr=lr, weight_decay=0.05, decay="lr"),
+        schedule=ScheduleConfig(kind="cosine", warmup=5 / 800, end=1e-5 / lr),
         augment=PRESETS["deit3"],
     )
     command = f"vitctl pretrain --model {model} --recipe deit3/{name} --data imagenet/"
-    return Recipe(f"deit3/{name}", "pretrain", REVENGE + theirs, command, config)
+    return Recipe(f"deit3/{name}", REVENGE + theirs, command, config)
 
 
-def deit3_finetune(name: str, model: str, res: str, drop_path: float, expected: str) -> Recipe:
-    config = TrainConfig(
-        model=model,
-        res=res,
+def deit3_finetune(name: str, model: str, res: int, drop_path: float, expected: str) -> Recipe:
+    config = FinetuneConfig(
+        res=Res(res),
         keep_head="if-same",  # main.py drops it only where its shape differs
         batch=512,
         epochs=20,
         drop_path=drop_path,
         smoothing=0.1,
-        optim=OptimConfig("adam", 1e-5, weight_decay=0.1, decay="lr"),
-        schedule=ScheduleConfig("cosine", warmup=5 / 20, end=1.0),  # --lr and --min-lr are the same there
+        optim=OptimConfig(name="adam", lr=1e-5, weight_decay=0.1, decay="lr"),
+        schedule=ScheduleConfig(kind="cosine", warmup=5 / 20, end=1.0),  # --lr and --min-lr are the same there
         augment=replace(PRESETS["mae-finetune"], erase=0.0),  # the same --aa; --reprob 0
     )
     command = f"vitctl finetune --from runs/LATEST --recipe deit3/{name} --data imagenet/"
     source = "arXiv 2204.07118; deit README_revenge.md (AdamW)"
-    return Recipe(f"deit3/{name}", "finetune", source, command, config, f"{expected}, from their weights")
+    return Recipe(f"deit3/{name}", source, command, config, f"{expected}, from their weights", model)
 
 
 DEIT = [
-    deit3("s16", "vit-s/16", "224", 4e-3, 0.05, "81.4% ImageNet at 224"),
-    deit3("b16", "vit-b/16", "192", 3e-3, 0.2, "83.8% ImageNet at 224 after deit3/finetune-b"),
-    deit3("l16", "vit-l/16", "192", 3e-3, 0.45, "84.9% ImageNet at 224 after deit3/finetune-l"),
-    deit3_finetune("finetune-s", "vit-s/16", "384", 0.0, "83.4% ImageNet at 384"),
-    deit3_finetune("finetune-b", "vit-b/16", "224", 0.2, "83.8% ImageNet at 224"),
-    deit3_finetune("finetune-l", "vit-l/16", "224", 0.45, "84.9% ImageNet at 224"),
+    deit3("s16", "vit-s/16", 224, 4e-3, 0.05, "81.4% ImageNet at 224"),
+    deit3("b16", "vit-b/16", 192, 3e-3, 0.2, "83.8% ImageNet at 224 after deit3/finetune-b"),
+    deit3("l16", "vit-l/16", 192, 3e-3, 0.45, "84.9% ImageNet at 224 after deit3/finetune-l"),
+    deit3_finetune("finetune-s", "vit-s/16", 384, 0.0, "83.4% ImageNet at 384"),
+    deit3_finetune("finetune-b", "vit-b/16", 224, 0.2, "83.8% ImageNet at 224"),
+    deit3_finetune("finetune-l", "vit-l/16", 224, 0.45, "84.9% ImageNet at 224"),
 ]
 
 
@@ -368,9 +389,8 @@ def mae(name: str, model: str, epochs: int, blr: float, layer_decay: float, drop
     """blr is for 256 images; the lr grows with the batch."""
     batch = 1024
     lr = blr * batch / 256
-    config = TrainConfig(
-        model=model,
-        res="224",
+    config = FinetuneConfig(
+        res=Res(224),
         head="gap",
         norm="pooled",  # models_vit.py with global_pool
         batch=batch,
@@ -378,12 +398,12 @@ def mae(name: str, model: str, epochs: int, blr: float, layer_decay: float, drop
         drop_path=drop_path,
         head_std=2e-5,  # main_finetune.py
         smoothing=0.1,
-        optim=OptimConfig("adam", lr, weight_decay=0.05, decay="lr", layer_decay=layer_decay),
-        schedule=ScheduleConfig("cosine", warmup=5 / epochs, end=1e-6 / lr),  # --min_lr
+        optim=OptimConfig(name="adam", lr=lr, weight_decay=0.05, decay="lr", layer_decay=layer_decay),
+        schedule=ScheduleConfig(kind="cosine", warmup=5 / epochs, end=1e-6 / lr),  # --min_lr
         augment=PRESETS["mae-finetune"],
     )
     command = f"vitctl finetune --from mae_pretrain.pth --recipe mae/{name} --data imagenet/"
-    return Recipe(f"mae/{name}", "finetune", "arXiv 2111.06377, Table 9; mae FINETUNE.md", command, config, expected)
+    return Recipe(f"mae/{name}", "arXiv 2111.06377, Table 9; mae FINETUNE.md", command, config, expected, model)
 
 
 MAE = [
@@ -399,17 +419,16 @@ MAE = [
 MASKED = [
     Recipe(
         "paper/masked",
-        "selfsup",
         "arXiv 2010.11929, appendix B.1.2; augmentation VT#103",
         "vitctl selfsup --model vit-b/16 --recipe paper/masked --data jft/",
-        TrainConfig(
+        SelfsupConfig(
             model="vit-b/16",
-            res="224",
+            res=Res(224),
             objective="mean-color",
             batch=BATCH,
             steps=1_000_000,
-            optim=OptimConfig("adam", 2e-4),
-            schedule=ScheduleConfig("cosine", WARMUP),
+            optim=OptimConfig(name="adam", lr=2e-4),
+            schedule=ScheduleConfig(kind="cosine", warmup=WARMUP),
             augment=PRESETS["inception"],
         ),
         "79.9% ImageNet after fine-tuning, with JFT",
@@ -419,21 +438,21 @@ MASKED = [
 
 def mae_pretraining(name: str, model: str, expected: str = "") -> Recipe:
     """arXiv 2111.06377, Table 8: base lr 1.5e-4 for 256 images."""
-    config = TrainConfig(
+    config = SelfsupConfig(
         model=model,
-        res="224",
+        res=Res(224),
         objective="mae",
         masking=MaskingConfig(ratio=0.75, masked=1.0, swapped=0.0),
         positions="sincos-mae",
         batch=4096,
         epochs=800,
-        optim=OptimConfig("adam", 1.5e-4 * 4096 / 256, beta2=0.95, weight_decay=0.05),
-        schedule=ScheduleConfig("cosine", warmup=40 / 800),
+        optim=OptimConfig(name="adam", lr=1.5e-4 * 4096 / 256, beta2=0.95, weight_decay=0.05),
+        schedule=ScheduleConfig(kind="cosine", warmup=40 / 800),
         augment=AugmentConfig(crop="inception", crop_area=(0.2, 1.0), filter="bicubic", flip=0.5),
     )
     command = f"vitctl selfsup --model {model} --recipe mae/{name} --data imagenet/"
     source = "arXiv 2111.06377, Table 8; mae PRETRAIN.md; the weights that they released have 1,600 epochs"
-    return Recipe(f"mae/{name}", "selfsup", source, command, config, expected)
+    return Recipe(f"mae/{name}", source, command, config, expected)
 
 
 MASKED += [
@@ -445,7 +464,7 @@ MASKED += [
 
 # --- ours ------------------------------------------------------------------------------------------------------------
 
-DIGITS = TrainConfig(
+DIGITS = PretrainConfig(
     model="vit-ti/8",
     batch=64,
     epochs=40,
@@ -453,48 +472,54 @@ DIGITS = TrainConfig(
     positions="sincos",
     head_std=0.02,
     smoothing=0.1,
-    optim=OptimConfig("adam", 1e-3, weight_decay=0.05, decay="lr", clip=1.0),
-    schedule=ScheduleConfig("cosine", warmup=0.1),
+    optim=OptimConfig(name="adam", lr=1e-3, weight_decay=0.05, decay="lr", clip=1.0),
+    schedule=ScheduleConfig(kind="cosine", warmup=0.1),
     augment=AugmentConfig(crop="inception", crop_area=(0.6, 1.0), crop_ratio=(4 / 5, 5 / 4)),
 )
-MASKED_SMALL = TrainConfig(
+DIGITS_FINETUNE = FinetuneConfig(
+    batch=64,
+    epochs=4,
+    head_std=0.02,
+    smoothing=0.1,
+    optim=replace(DIGITS.optim, lr=3e-4),
+    schedule=DIGITS.schedule,
+    augment=DIGITS.augment,
+)
+MASKED_SMALL = SelfsupConfig(
     model="vit-s/16",
     objective="mean-color",
     batch=128,
     epochs=200,
     head="gap",
     positions="sincos",
-    optim=OptimConfig("adam", 1e-3, weight_decay=0.05, clip=1.0),
-    schedule=ScheduleConfig("cosine", warmup=0.1),
+    optim=OptimConfig(name="adam", lr=1e-3, weight_decay=0.05, clip=1.0),
+    schedule=ScheduleConfig(kind="cosine", warmup=0.1),
     augment=AugmentConfig(crop="inception", crop_area=(0.3, 1.0), filter="bicubic", flip=0.5),
 )
 OURS = [
     Recipe(
         "digits",
-        "pretrain",
         "vitctl: for scikit-learn's digits, and what is as small; digits are not flipped",
         "vitctl pretrain --model vit-ti/8 --recipe digits --data digits",
         DIGITS,
     ),
     Recipe(
         "digits-large",
-        "pretrain",
         "vitctl: for the same with a model of ViT-B's size, in minutes on a laptop",
         "vitctl pretrain --model vit-b/16 --recipe digits-large --data digits",
-        replace(DIGITS, model="vit-b/16", res="16", epochs=6, smoothing=0.0, optim=replace(DIGITS.optim, lr=3e-4)),
+        replace(DIGITS, model="vit-b/16", res=Res(16), epochs=6, smoothing=0.0, optim=replace(DIGITS.optim, lr=3e-4)),
     ),
     Recipe(
         "digits-finetune",
-        "finetune",
         "vitctl: for a model of digits at another resolution, in a few epochs",
         "vitctl finetune --from runs/digits --recipe digits-finetune --res 24 --data digits",
-        replace(DIGITS, head=None, positions=None, epochs=4, optim=replace(DIGITS.optim, lr=3e-4)),
+        DIGITS_FINETUNE,
+        tuned="vit-ti/8",
     ),
     Recipe(
         "small",
-        "pretrain",
         "vitctl: from scratch on 1,000 to 100,000 images; after arXiv 2106.10270, 2205.01580 and 2012.12877",
-        "vitctl pretrain --model vit-s/16 --recipe small --data pictures/",
+        "vitctl pretrain --model vit-s/16 --recipe small --data images/",
         replace(
             DIGITS,
             model="vit-s/16",
@@ -506,35 +531,34 @@ OURS = [
     ),
     Recipe(
         "small-finetune",
-        "finetune",
         "vitctl: transfer to 100 to 100,000 images, of weights without labels above all; after arXiv 2111.06377",
-        "vitctl finetune --from runs/masked --recipe small-finetune --data pictures/",
+        "vitctl finetune --from runs/masked --recipe small-finetune --data images/",
         replace(
-            DIGITS,
-            head=None,
-            positions=None,
+            DIGITS_FINETUNE,
+            epochs=40,
             drop_path=0.1,
             optim=replace(DIGITS.optim, lr=5e-4, layer_decay=0.75),
             augment=replace(PRESETS["mae-finetune"], crop_area=(0.3, 1.0), erase=0.0, mixup=0.2, mix_probability=0.5),
         ),
+        tuned="vit-ti/8",
     ),
     Recipe(
         "masked-small",
-        "selfsup",
         "vitctl: the paper's masked patches on 1,000 to 100,000 images",
-        "vitctl selfsup --model vit-s/16 --recipe masked-small --data pictures/",
+        "vitctl selfsup --model vit-s/16 --recipe masked-small --data images/",
         MASKED_SMALL,
     ),
     Recipe(
         "mae-small",
-        "selfsup",
         "vitctl: MAE on 1,000 to 100,000 images, with a decoder to match",
-        "vitctl selfsup --model vit-s/16 --recipe mae-small --data pictures/",
+        "vitctl selfsup --model vit-s/16 --recipe mae-small --data images/",
         replace(
             MASKED_SMALL,
             objective="mae",
-            masking=MaskingConfig(0.75, 1.0, 0.0, decoder_dim=128, decoder_depth=2, decoder_heads=4),
-            optim=OptimConfig("adam", 1e-3, beta2=0.95, weight_decay=0.05),
+            masking=MaskingConfig(
+                ratio=0.75, masked=1.0, swapped=0.0, decoder_dim=128, decoder_depth=2, decoder_heads=4
+            ),
+            optim=OptimConfig(name="adam", lr=1e-3, beta2=0.95, weight_decay=0.05),
         ),
     ),
 ]

@@ -2,42 +2,46 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal, get_args
 
-from vitctl.config.checks import COUNT, Count, Range, Steps, check_numbers, one_of, require, within
+from vitctl.config.checks import COUNT, Count, Range, Steps, check_config, require, within
+from vitctl.config.common import DATA
+from vitctl.config.option import option, setting
 from vitctl.config.overrides import override
-from vitctl.config.recipes import recipe
+from vitctl.config.train import CONFIGS, PretrainConfig
 
 Name = Literal[
     "data-size", "scaling", "positions", "head", "shape", "optimizer", "selfsup", "axial", "speed", "resolution", "vtab"
 ]
+
+
 NAMES: tuple[str, ...] = get_args(Name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    name: Name
-    data: str | None = None  # vtab: a folder of patch files, in folders of their groups
-    source: str | None = None  # vtab: the weights that are transferred
-    target: str | None = None  # optimizer: another data set to transfer to
-    budget: Annotated[float, Range(0, 1_000_000, above=True)] = 10.0  # minutes, of all cells together
-    scale: Literal["budget", "paper"] = "budget"  # paper: its own models, recipes and resolutions
-    size: str = "ti"  # of the models, where the paper's are too large
-    seeds: Annotated[int, Range(1, 100)] = 3
-    steps: Steps | None = None  # of a cell, in place of what the budget allows
-    batch: Count = 64
-    cells: str = "1/1"  # "2/4": the second quarter, for a machine of four
-    keep: bool = False  # the weights of every cell
-    device: str = "auto"
-    settings: tuple[str, ...] = ()  # fields of training, "augment.flip=0": for every run, over what its recipe says
+    name: Name = option(..., "Which table or figure of the paper to repeat.", metavar="NAME", argument=True)
+    data: str | None = option(None, DATA, metavar="DATA")  # vtab: a folder of patch files, in folders of their groups
+    source: str | None = option(None, "vtab: the weights that are fine-tuned.", "from", metavar="WEIGHTS")
+    budget: Annotated[float, Range(0, 1_000_000, above=True)] = option(
+        10.0, "Time for all cells together, on this machine.", metavar="MINUTES", default="10"
+    )
+    scale: Literal["budget", "paper"] = option("budget", "paper: its own models, recipes and resolutions.")
+    seeds: Annotated[int, Range(1, 100)] = option(3, "Seeds per cell.", metavar="N")
+    steps: Steps | None = option(None, "Steps of a cell, in place of what the budget allows.", metavar="N")
+    cells: str = option("1/1", "The I-th of N parts, for several machines with one --out or their own.", metavar="I/N")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    target: str | None = setting(None, "optimizer: another data set to transfer to")
+    size: str = setting("ti", "of the models, where the paper's are too large")
+    batch: Count = setting(64, "batch size")
+    keep: bool = setting(False, "keep the weights of every cell")
+    settings: tuple[str, ...] = setting((), "fields of training such as augment.flip=0, for every run")
 
     def __post_init__(self) -> None:
-        one_of("study", self.name, NAMES)
-        one_of("scale", self.scale, ("budget", "paper"))
+        check_config(self)
         for flag, value, name in (("--from", self.source, "vtab"), ("target", self.target, "optimizer")):
             require(value is None or self.name == name, f"{flag} is for the study {name}, not for {self.name}")
-        check_numbers(self)
         good = re.fullmatch(r"[1-9][0-9]{0,17}/[1-9][0-9]{0,17}", self.cells)
         require(good is not None and self.part[0] <= self.part[1], f"cells {self.cells!r} is not understood; write 2/4")
         within("cells", self.part[1], COUNT)
@@ -48,10 +52,16 @@ class StudyConfig:
         return int(which), int(of)
 
 
-def with_settings(config: StudyConfig, assignments: Iterable[str]) -> StudyConfig:
-    """A name that is not of a study is one of training, and is set in every run."""
-    given = tuple(assignments)
-    own = tuple(each for each in given if each.partition("=")[0].strip() in vars(config))
-    others = tuple(each for each in given if each not in own)
-    override(recipe("small").config, others)  # a wrong one is told before anything runs
+def override_study(config: StudyConfig, assignments: Iterable[str]) -> StudyConfig:
+    """Fields of training are set in every run whose command has them."""
+    assignments = tuple(assignments)
+    own = tuple(each for each in assignments if each.partition("=")[0].strip() in vars(config))
+    others = tuple(each for each in assignments if each not in own)
+    for each in others:  # a wrong one is an error before anything runs
+        override(next((kind() for kind in CONFIGS.values() if has_setting(kind, each)), PretrainConfig()), [each])
     return replace(override(config, own), settings=(*config.settings, *others))
+
+
+def has_setting(kind: type, assignment: str) -> bool:
+    """Whether a config has the field that is set, or the nested config that it is in."""
+    return re.split(r"[.=]", assignment)[0].strip() in {field.name for field in fields(kind)}

@@ -1,9 +1,13 @@
-"""How a model is trained: one frozen dataclass, which recipes fill and flags change."""
+"""How a model is trained: a frozen dataclass for each of the three trainers.
+
+Recipes fill it, flags and `--set` change it. Every field says how it is called on the command line and what it does.
+"""
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from vitctl.config.augment import AugmentConfig
 from vitctl.config.checks import (
@@ -14,85 +18,64 @@ from vitctl.config.checks import (
     Count,
     CountOrZero,
     Limit,
-    Mean,
     Range,
     Seed,
     Share,
-    Std,
     Steps,
     StepsOrZero,
-    check_numbers,
-    one_of,
-    parse_resolution,
+    check_config,
     require,
     word_or_number,
 )
-from vitctl.config.masking import OBJECTIVES, MaskingConfig, Objective
-from vitctl.config.model import ADDED, HEADS, NORMS, POSITIONS, Depth, Width
+from vitctl.config.common import DATA, Precision, SourceConfig
+from vitctl.config.masking import MaskingConfig, Objective
+from vitctl.config.model import Added, Depth, Head, Norm, Positions, Width
+from vitctl.config.option import Partial, option, setting, subconfig, with_fields, with_named
+from vitctl.config.res import Res
 from vitctl.errors import ConfigError
 
-OPTIMIZERS = ("adam", "sgd", "adafactor")
-DECAYS = ("lr", "fixed", "l2")
-UNUSED = {  # fields that say nothing to a command: it refuses them, rather than to leave them unread
-    "pretrain": ("source", "keep_head", "lrs", "mean", "std", "masking", "probe"),
-    "finetune": ("model", "positions", "shape", "hidden", "pad", "head_bias", "masking", "probe"),
-    "selfsup": (
-        "source",
-        "keep_head",
-        "norm",
-        "lrs",
-        "mean",
-        "std",
-        "freeze",
-        "loss",
-        "smoothing",
-        "head_bias",
-        "head_std",
-    ),
-}
-FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_every", "tensorboard")  # may change
-KEEP_HEAD = ("never", "if-same", "always")
-SCHEDULES = ("cosine", "linear", "rsqrt", "constant")
+# These fields may change when a run is resumed: they do not decide what it ends in.
+FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_every", "tensorboard")
 Lr = Annotated[float, Range(0, 1000, above=True)]
 Length = Annotated[float, Range(0, 1_000_000_000)]
+Config = TypeVar("Config", bound="TrainConfig")
 
 
-@dataclass(frozen=True)
-class OptimConfig:
-    name: Literal["adam", "sgd", "adafactor"] = "adam"
-    lr: Lr = 1e-3
-    beta1: BelowOne = 0.9
-    beta2: BelowOne = 0.999
-    eps: AboveZero = 1e-8
-    momentum: BelowOne = 0.9  # sgd
-    weight_decay: Amount = 0.0
-    # lr: w -= lr * wd * w (AdamW). fixed: w -= lr / peak * wd * w (big_vision: its 1e-4 at lr 1e-3 is AdamW's 0.1).
-    # l2: wd * w is part of the gradient (torch's Adam and SGD).
-    decay: Literal["lr", "fixed", "l2"] = "lr"
-    decay_on: Literal["kernels", "all"] = "kernels"  # matrices and kernels alone; or biases, scales and positions too
-    layer_decay: AboveZero = 1.0  # the lr of a layer is this times that of the next one (BEiT, MAE)
-    clip: Annotated[float, Range(0, 1_000_000_000)] = 0.0  # global norm of the gradient; 0 is off
-
-    def __post_init__(self) -> None:
-        one_of("optim.name", self.name, OPTIMIZERS)
-        one_of("optim.decay", self.decay, DECAYS)
-        one_of("optim.decay_on", self.decay_on, ("kernels", "all"))
-        check_numbers(self, "optim.")
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The share of the peak lr at a step: a straight warm-up, a decay, and perhaps a straight cool-down to zero."""
-
-    kind: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
-    warmup: Length = 0  # steps; below 1, a share of the run
-    cooldown: Length = 0  # steps at the end; below 1, a share of the run
-    end: Share = 0.0  # share of the peak where cosine and linear end
-    timescale: Steps = 10_000  # rsqrt: steps until the lr has fallen to 1 / sqrt(2)
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Partial):
+    name: Literal["adam", "sgd", "adafactor"] = setting("adam", "optimizer")
+    lr: Lr = option(1e-3, "Peak learning rate.", metavar="LR")
+    beta1: BelowOne = setting(0.9, "of adam")
+    beta2: BelowOne = setting(0.999, "of adam")
+    eps: AboveZero = setting(1e-8, "of adam")
+    momentum: BelowOne = setting(0.9, "of sgd")
+    weight_decay: Amount = setting(0.0, "weight decay")
+    # fixed is big_vision's: its 1e-4 at lr 1e-3 is AdamW's 0.1.
+    decay: Literal["lr", "fixed", "l2"] = setting(
+        "lr", "lr: w -= lr * wd * w (AdamW); fixed: w -= lr / peak * wd * w (big_vision); l2: wd * w is in the gradient"
+    )
+    decay_on: Literal["kernels", "all"] = setting(
+        "kernels", "kernels: matrices and convolutions only; all: biases, scales and positions too"
+    )
+    layer_decay: AboveZero = setting(1.0, "the lr of a layer is this times the lr of the next one (BEiT, MAE)")
+    clip: Annotated[float, Range(0, 1_000_000_000)] = setting(0.0, "largest global norm of the gradient; 0 is off")
 
     def __post_init__(self) -> None:
-        one_of("schedule.kind", self.kind, SCHEDULES)
-        check_numbers(self, "schedule.")
+        check_config(self, "optim.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Partial):
+    """The lr as a share of its peak: a linear warm-up, a decay, and perhaps a linear cool-down to zero."""
+
+    kind: Literal["cosine", "linear", "rsqrt", "constant"] = setting("cosine", "shape of the decay")
+    warmup: Length = setting(0, "steps; below 1, a share of the run")
+    cooldown: Length = setting(0, "steps at the end; below 1, a share of the run")
+    end: Share = setting(0.0, "share of the peak at which cosine and linear end")
+    timescale: Steps = setting(10_000, "rsqrt: steps until the lr has fallen to 1 / sqrt(2)")
+
+    def __post_init__(self) -> None:
+        check_config(self, "schedule.")
 
     def warmup_steps(self, steps: int) -> int:
         return count_steps(self.warmup, steps)
@@ -105,114 +88,195 @@ def count_steps(length: float, steps: int) -> int:
     return round(length * steps) if length < 1 else int(length)
 
 
-@dataclass(frozen=True)
-class ShapeConfig:
-    """A fresh model's own numbers, in place of those that its name says."""
+@dataclass(frozen=True, kw_only=True)
+class ShapeConfig(Partial):
+    """Sizes of a fresh model, in place of those that its name says."""
 
-    depth: Depth | None = None
-    dim: Width | None = None
-    heads: Width | None = None
-    mlp: Width | None = None
-    added: Literal["stem", "every", "shared"] | None = None  # where positions are
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "shape.")
-        if self.added is not None:
-            one_of("shape.added", self.added, ADDED)
-
-    @property
-    def given(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides what a run ends in, and below it what only decides how fast it gets there."""
-
-    model: str = "vit-b/16"
-    data: str | None = None
-    source: str | None = None  # weights to begin with; none is a fresh model
-    recipe: str = ""
-    res: str | None = None  # as in the data, for a fresh model; as in the weights otherwise
-    head: Literal["cls", "gap", "map"] | None = None
-    norm: Literal["tokens", "pooled"] | None = None  # the last one: before the pooling, or behind it
-    keep_head: Literal["never", "if-same", "always"] = "never"  # if the classes are the same; always: or else fail
-    positions: Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"] | None = None
-    shape: ShapeConfig = field(default_factory=ShapeConfig)
-    hidden: bool = False  # a pre-logits layer as wide as the model
-    pad: bool = False  # images that patches do not divide
-    dropout: Share = 0.0
-    drop_path: Share = 0.0
-    split: str = "train"
-    val: str = "val"
-    steps: Steps | None = None  # or else
-    epochs: Annotated[float, Range(0, 1_000_000, above=True)] | None = None
-    batch: Count = 256  # global
-    objective: Objective = "labels"
-    masking: MaskingConfig = field(default_factory=MaskingConfig)  # of every objective but labels
-    probe: CountOrZero = 10  # shots a class by which a model without labels is measured on the way; 0 is off
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    head_bias: Annotated[float, Range(-1000, 1000)] = 0.0
-    head_std: Amount = 0.0  # of its first weights: zeros, as the paper has them, cost Adam many steps on little data
-    smoothing: Share = 0.0
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    ema: BelowOne = 0.0  # share of the average that a step keeps; 0 is off
-    mean: tuple[Mean, ...] = ()  # of the pixels, in place of what the weights say: one number, or one for each channel
-    std: tuple[Std, ...] = ()
-    freeze: str | None = None  # "backbone": all but the head; a number: the stem and so many blocks
-    lrs: tuple[Lr, ...] = ()  # tried on a part of the training data; the best of them trains on all
-    limit: Limit | None = None  # train on so many examples, drawn evenly from the classes
-    seed: Seed = 0
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    # steps; an epoch, or a twentieth of the run if that is longer; 0: at the end alone
-    eval_every: StepsOrZero | None = None
-    log_every: Steps | None = None  # steps; a hundredth of the run, at most 50
-
-    micro_batch: str = "auto"  # images that are computed at once on one device
-    device: str = "auto"
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    compile: Literal["auto", "on", "off"] = "auto"
-    checkpointing: bool = False  # activations are computed again in the backward pass instead of kept
-    save_every: Steps | None = None  # steps; as often as it costs less than a fiftieth of the time
-    tensorboard: bool = False
+    depth: Depth | None = setting(None, "blocks")
+    dim: Width | None = setting(None, "width")
+    heads: Width | None = setting(None, "attention heads")
+    mlp: Width | None = setting(None, "width of the MLP")
+    added: Added | None = setting(None, "where positions are added: at the stem, in every block, or in shared ones")
 
     def __post_init__(self) -> None:
-        one_of("objective", self.objective, OBJECTIVES)
-        check_numbers(self)
-        one_of("loss", self.loss, ("softmax", "sigmoid"))
-        one_of("precision", self.precision, ("auto", "float32", "bf16"))
-        one_of("parallel", self.parallel, ("ddp", "fsdp"))
-        one_of("compile", self.compile, ("auto", "on", "off"))
-        one_of("keep_head", self.keep_head, KEEP_HEAD)
-        for name, options in (("head", HEADS), ("norm", NORMS), ("positions", POSITIONS)):
-            value = getattr(self, name)
-            if value is not None:
-                one_of(name, value, options)
+        check_config(self, "shape.")
+
+    def changes(self) -> dict[str, Any]:
+        """The sizes that are given."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Partial):
+    """What all three trainers share."""
+
+    command: ClassVar[Literal["pretrain", "finetune", "selfsup"]]
+
+    data: str | None = option(None, DATA, metavar="DATA", default="")
+    recipe: str = option(
+        "", "Recipe to start from; flags and --set change it. vitctl recipes lists them. Default: chosen by model and "
+        "number of images.",
+        metavar="NAME", default="", complete="recipes",
+    )  # fmt: skip
+    res: Res | None = option(
+        None, "224, or 192x256 for height x width. Default: that of the recipe, or else of the data or the weights.",
+        metavar="RES", default="",
+    )  # fmt: skip
+    head: Head | None = setting(None, "class token, mean of the patches, or attention pooling; default: the model's")
+    dropout: Share = setting(0.0, "dropout")
+    drop_path: Share = setting(0.0, "stochastic depth, growing linearly up to this rate")
+    split: str = setting("train", "split to train on")
+    val: str = setting("val", "split to evaluate on")
+    epochs: Annotated[float, Range(0, 1_000_000, above=True)] | None = option(
+        None, "Passes over the training data.", metavar="N"
+    )
+    steps: Steps | None = option(None, "Optimizer steps, in place of epochs.", metavar="N")
+    batch: Count = option(256, "Images per step, over all devices.", metavar="N")
+    micro_batch: str = option(
+        "auto", "Images per forward pass on one device; auto uses what fits into memory.", metavar="N", default="auto"
+    )
+    optim: OptimConfig = subconfig(OptimConfig, "lr")
+    schedule: ScheduleConfig = subconfig(ScheduleConfig)
+    augment: AugmentConfig = subconfig(AugmentConfig)
+    ema: BelowOne = setting(0.0, "decay of the moving average of the weights; 0 is off")
+    limit: Limit | None = setting(None, "train on this many images, spread evenly over the classes")
+    seed: Seed = option(0, "Random seed of weights, data order, augmentation and dropout.", metavar="N", default="0")
+    precision: Precision = option("auto", "auto is bf16 where the device has it.", default="auto", late=True)
+    eval_every: StepsOrZero | None = setting(
+        None, "steps; default: an epoch, or a twentieth of the run if that is longer; 0: only at the end"
+    )
+    log_every: Steps | None = setting(None, "steps; default: a hundredth of the run, at most 50")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE", default="auto", late=True)
+    parallel: Literal["ddp", "fsdp"] = option(
+        "ddp", "A whole copy of the model on each device, or a part of it (FSDP2).", default="ddp", late=True
+    )
+    compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile; auto: where it saves time over the run")
+    checkpointing: bool = setting(False, "compute activations again in the backward pass instead of storing them")
+    save_every: Steps | None = setting(None, "steps between checkpoints; default: so that they take 2% of the time")
+    tensorboard: bool = setting(False, "also write the log for TensorBoard")
+
+    def __post_init__(self) -> None:
+        check_config(self)
         require(not (self.steps and self.epochs), "both steps and epochs are given; give one of them")
         word_or_number("micro-batch", self.micro_batch, "auto", "a number of images", COUNT)
-        if self.freeze is not None:
-            word_or_number("freeze", self.freeze, "backbone", "a number of blocks", Range(0, 10_000))
-        if self.res is not None:
-            parse_resolution(self.res)
 
     def total_steps(self, rows: int) -> int:
         return self.steps or max(1, math.ceil((self.epochs or 1) * rows / self.batch))
 
+    def over(self, base: Config) -> Config:
+        """This request on top of a recipe, or of a run: only the fields that were named count."""
+        request = self
+        for name, other in (("steps", "epochs"), ("epochs", "steps")):
+            if name in self.named and getattr(self, name) is not None:
+                request = with_fields(request, **{other: None})
+        return with_named(base, request)
+
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "TrainConfig":
-        """From the JSON of a run. What it says besides is not of the config."""
-        parts = {"optim": OptimConfig, "schedule": ScheduleConfig, "augment": AugmentConfig,
-                 "masking": MaskingConfig, "shape": ShapeConfig}  # fmt: skip
-        known = {field.name for field in dataclasses.fields(cls)}
-        values = {name: value for name, value in fields.items() if name in known}
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """From the JSON of a run. Other keys are ignored: they are not part of the config."""
+        kinds, values = typing.get_type_hints(cls), {}
         try:
-            inner = {name: kind(**tuples(values[name])) for name, kind in parts.items() if name in values}
-            return cls(**tuples(values | inner))
+            for field in dataclasses.fields(cls):
+                if field.name in fields:
+                    values[field.name] = from_json(fields[field.name], kinds[field.name])
+            return cls(**values)
         except TypeError as error:
             raise ConfigError(f"this config is of another version of vitctl: {error}") from error
 
 
-def tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+def from_json(value: Any, kind: Any) -> Any:
+    if isinstance(value, dict):
+        return kind(**{name: from_json(inner, None) for name, inner in value.items()})
+    if isinstance(value, str) and Res in typing.get_args(kind):
+        return Res.parse(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshConfig(Partial):
+    """A model from scratch."""
+
+    model: str = option(
+        "vit-b/16", "Model to train. vitctl models lists them.", metavar="NAME", default="vit-b/16",
+        complete="models",
+    )  # fmt: skip
+    positions: Positions | None = setting(None, "position embeddings; default: the model's")
+    shape: ShapeConfig = subconfig(ShapeConfig)
+    hidden: bool = setting(False, "a hidden layer in the head, as wide as the model (pre-logits)")
+    pad: bool = setting(False, "pad images that are no multiple of the patch size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledConfig(TrainConfig):
+    """Training with labels."""
+
+    norm: Norm | None = setting(None, "last norm: before the pooling (tokens) or after it (pooled)")
+    loss: Literal["softmax", "sigmoid"] = setting("softmax", "cross-entropy, or one binary loss per class")
+    smoothing: Share = setting(0.0, "label smoothing")
+    # Zeros, as in the paper, cost Adam many steps on little data.
+    head_std: Amount = setting(0.0, "deviation of the first weights of the head; 0 is a head of zeros")
+    freeze: str | None = setting(None, "backbone: all but the head; N: the stem and the first N blocks")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.freeze is not None:
+            word_or_number("freeze", self.freeze, "backbone", "a number of blocks", Range(0, 10_000))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(LabeledConfig, FreshConfig):
+    command = "pretrain"
+    head_bias: Annotated[float, Range(-1000, 1000)] = setting(0.0, "first bias of the head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfsupConfig(TrainConfig, FreshConfig):
+    command = "selfsup"
+    objective: Objective = option("mean-color", "What is predicted of a hidden patch; mean-color is the paper's.")
+    masking: MaskingConfig = subconfig(MaskingConfig, "ratio")
+    probe: CountOrZero = option(
+        10, "Labeled images per class of the probe during training; 0 turns it off.", metavar="N"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(LabeledConfig, SourceConfig):
+    command = "finetune"
+    lrs: tuple[Lr, ...] = option(
+        (), "Peak learning rate; of several, the best on a held-out part of train is used.", "lr",
+        metavar="LR[,LR...]", commas=True,
+    )  # fmt: skip
+    freeze: str | None = option(
+        None,
+        "What is frozen: backbone (all but the head), or N (the stem and the first N blocks).",
+        metavar="PART",
+        default="",
+    )
+    keep_head: Literal["never", "if-same", "always"] = option(
+        "never", "Keep the head of the weights, for the same classes in any order.", const="always"
+    )
+
+    def over(self, base: Config) -> Config:
+        """A single lr is the lr; several are tried."""
+        request = self
+        if len(self.lrs) == 1 and "lrs" in self.named:
+            request = with_fields(self, optim=with_fields(self.optim, lr=self.lrs[0]), lrs=())
+        return super(FinetuneConfig, request).over(base)
+
+
+CONFIGS: dict[str, type[TrainConfig]] = {
+    "pretrain": PretrainConfig, "finetune": FinetuneConfig, "selfsup": SelfsupConfig
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run is kept, and whether it is a new one."""
+
+    out: str | None = option(None, "The run directory. Default: runs/<date-time>-<command>-<model>.", metavar="FOLDER")
+    resume: str | None = option(
+        None, "Resume this run; auto resumes --out or the newest run, and starts a new one if there is none.",
+        metavar="RUN", late=True,
+    )  # fmt: skip
+    overwrite: bool = option(False, "Replace an existing run.", late=True)
+    dry_run: bool = option(False, "Build everything, run one step, write nothing.", late=True)

@@ -1,1 +1,1 @@
-"""From images to batches: sources, the patchifier, the loader, augmentation on the device."""
+"""From images to batches: sources, the patchifier, the loader, and augmentation on the device."""

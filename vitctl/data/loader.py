@@ -1,13 +1,14 @@
 """Batches from a patch file at the speed of memory.
 
-A loader holds no state: the batch of a step is a function of (file, seed, step). So a run resumes by naming a step, the
-order does not depend on the number of ranks, and the next batches can be fetched while a step computes.
+A loader has no state: the batch of a step is a function of (file, seed, step). So a run can resume at any step, the
+order does not depend on the number of ranks, and the next batches are fetched while a step computes.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -28,13 +29,13 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 class Batch:
     pixels: torch.Tensor  # uint8, patches [B, N, P*P*C] or images [B, H, W, C]
     labels: torch.Tensor  # int64 [B], -1 = none
-    rows: torch.Tensor  # int64 [B], which images these are: with `epochs`, the key of all their randomness
+    rows: torch.Tensor  # int64 [B], row numbers: with `epochs`, the key of all random choices for these images
     epochs: torch.Tensor  # int64 [B]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Pixels and labels on the device, by copies that overlap with its work when they are pinned.
+        """Copies pixels and labels to the device. If they are pinned, the copy overlaps with the device's work.
 
-        The keys stay where they are: choices are drawn on the CPU, so that a device is never waited for.
+        `rows` and `epochs` stay on the CPU, where random choices are drawn, so that nothing waits for the device.
         """
         pixels, labels = (value.to(device, non_blocking=True) for value in (self.pixels, self.labels))
         return replace(self, pixels=pixels, labels=labels)
@@ -45,11 +46,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class View:
-    """The form in which images leave, whatever the file was cut with."""
+    """The form of the pixels in a batch, independent of the file's patch size and resolution."""
 
     form: Literal["patches", "images"] = "patches"
-    patch: int | None = None  # as in the file
-    res: tuple[int, int] | None = None  # as in the file
+    patch: int | None = None  # the default is that of the file
+    res: tuple[int, int] | None = None  # height and width; the default is that of the file
 
     def __post_init__(self) -> None:
         one_of("view.form", self.form, ("patches", "images"))
@@ -57,7 +58,7 @@ class View:
 
 
 class Loader:
-    """`for batch in Loader(split, 256).stream(step)`: from that step on, without end."""
+    """`for batch in Loader(split, 256).stream(step)` yields batches from that step on, without end."""
 
     def __init__(
         self,
@@ -73,11 +74,11 @@ class Loader:
         ahead: int = 3,
     ) -> None:
         if batch < 1 or batch % world:
-            raise ConfigError(f"a batch of {batch} cannot be shared by {world} ranks; choose a multiple of {world}")
+            raise ConfigError(f"batch is {batch}; with {world} ranks, it must be a multiple of {world}")
         if not 0 <= rank < world:
-            raise ConfigError(f"rank {rank} is not one of {world}")
+            raise ConfigError(f"rank is {rank}; it must be 0 to {world - 1}")
         if ahead < 1:
-            raise ConfigError(f"ahead is {ahead}; at least one batch must be fetched")
+            raise ConfigError(f"ahead is {ahead}; it must be at least 1")
         if not split.rows:
             raise DataError(f"split {split.name} is empty")
         self.split, self.batch, self.seed, self.shuffle, self.ahead = split, batch, seed, shuffle, ahead
@@ -91,7 +92,7 @@ class Loader:
 
     @property
     def steps(self) -> float:
-        """Steps in an epoch; where it is not whole, a batch begins in one epoch and ends in the next."""
+        """Steps per epoch. If it is a fraction, some batches begin in one epoch and end in the next."""
         return self.split.rows / self.batch
 
     def at(self, step: int) -> Batch:
@@ -99,25 +100,23 @@ class Loader:
         return self.fetch(*self.keys(step))
 
     def keys(self, step: int) -> tuple[Ints, Ints]:
-        """Row and epoch of each sample of that share."""
+        """Row and epoch of each sample in this rank's share, int64 [B] each."""
         begin = step * self.batch + self.rank * self.share
         return at(np.arange(begin, begin + self.share), self.split.rows, self.seed, self.shuffle)
 
     def stream(self, first: int = 0) -> Iterator[Batch]:
         """The batches of steps `first`, first + 1, ... without end."""
-        step = first
+        steps = count(first)
         with Ahead(self) as queue:
             while True:
                 while len(queue) < self.ahead:
-                    queue.put(*self.keys(step))
-                    step += 1
+                    queue.put(*self.keys(next(steps)))
                 yield queue.get()
 
     def once(self) -> Iterator[Batch]:
-        """Every row once, in the order of the file; over ranks, every world-th batch. The last may be short."""
-        starts = range(self.rank * self.share, self.split.rows, self.batch)
+        """Every row once, in the order of the file. Each rank yields its share; the last may be short."""
         with Ahead(self) as queue:
-            for start in starts:
+            for start in range(self.rank * self.share, self.split.rows, self.batch):
                 rows = np.arange(start, min(start + self.share, self.split.rows))
                 queue.put(rows, np.zeros_like(rows))
                 if len(queue) == self.ahead:
@@ -129,7 +128,7 @@ class Loader:
         return self.ready(self.gather(rows, epochs))
 
     def gather(self, rows: Ints, epochs: Ints) -> Batch:
-        """By a thread of its own: where a CPU trains, no operation of torch's, whose threads would be in its way."""
+        """Reads a batch in a thread. If the CPU trains, no torch operation runs here: its threads would compete."""
         pixels, labels = torch.from_numpy(self.split.patches(rows)), torch.from_numpy(self.split.labels(rows))
         batch = Batch(pixels, labels, torch.from_numpy(rows), torch.from_numpy(epochs))
         if self.device.type == "cpu":
@@ -138,13 +137,13 @@ class Loader:
         return batch.pin() if self.device.type == "cuda" else batch
 
     def ready(self, batch: Batch) -> Batch:
-        """On the device, in the form that the view wants."""
+        """Finishes a batch from `gather` in the calling thread: on the device, in the form of the view."""
         if self.device.type != "cpu":
             return batch.to(self.device)
         return replace(batch, pixels=self.shape_images(batch.pixels))
 
     def shape_images(self, patches: torch.Tensor) -> torch.Tensor:
-        """[B, N, P*P*C] as it lies in the file to what the view wants."""
+        """The file's patches [B, N, P*P*C] to the form of the view."""
         shape = self.split.geometry
         same_res = self.res == (shape.height, shape.width)
         if self.view.form == "patches" and same_res and self.patch == shape.patch:
@@ -156,13 +155,13 @@ class Loader:
 
 
 def resize_images(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """uint8 [B, H, W, C] at another resolution: antialiased bicubic, the kernel that the patchifier uses."""
+    """uint8 [B, H, W, C] to [B, height, width, C]: antialiased bicubic, as in the patchifier."""
     batch = images.permute(0, 3, 1, 2)
     return F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True).permute(0, 2, 3, 1)
 
 
 class Ahead:
-    """Fetches of the next batches, by one thread for each: a copy out of the map needs no lock of Python's."""
+    """Fetches the next batches in threads. NumPy releases the interpreter lock while it copies from the mapped file."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader

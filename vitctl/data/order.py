@@ -1,4 +1,4 @@
-"""The order of an epoch, computed position by position: no list of rows is ever made, for any number of rows."""
+"""The order of an epoch, computed position by position, without a list of all rows."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ ROUNDS = 8
 def shuffle_positions(positions: Ints, rows: int, seed: int, epochs: Ints) -> Ints:
     """The row at each position of its epoch: a bijection of range(rows), keyed by (seed, epoch).
 
-    A Feistel network permutes the next power of two; positions that land outside walk on until they land inside.
+    A Feistel network permutes the next power of two. Results outside of range(rows) are permuted until they are inside.
     """
     left = max(rows - 1, 1).bit_length() // 2
     right = max(rows - 1, 1).bit_length() - left
     keys = scramble(epochs + scramble_int(stream(seed, "order")))  # [B]
-    found = network(positions, keys, left, right)
-    outside = np.flatnonzero(found >= rows)
+    shuffled = network(positions, keys, left, right)
+    outside = np.flatnonzero(shuffled >= rows)
     while outside.size:
-        found[outside] = network(found[outside], keys[outside], left, right)
-        outside = outside[found[outside] >= rows]
-    return found
+        shuffled[outside] = network(shuffled[outside], keys[outside], left, right)
+        outside = outside[shuffled[outside] >= rows]
+    return shuffled
 
 
 def network(values: Ints, keys: Ints, left: int, right: int) -> Ints:
@@ -36,7 +36,7 @@ def network(values: Ints, keys: Ints, left: int, right: int) -> Ints:
 
 
 def at(positions: Ints, rows: int, seed: int, shuffle: bool = True) -> tuple[Ints, Ints]:
-    """(rows, epochs) at positions of the endless sequence of epochs: each epoch holds every row once."""
+    """(rows, epochs) at positions of the endless sequence of epochs. Each epoch contains every row once."""
     epochs = positions // rows
     inside = positions - epochs * rows
     return (shuffle_positions(inside, rows, seed, epochs) if shuffle else inside), epochs

@@ -1,4 +1,4 @@
-"""Images by their paths, decoded as they are wanted: for looking at them once, without a patch file."""
+"""Decodes image files by their paths, for a single pass over them without a patch file."""
 
 import glob
 import os
@@ -21,32 +21,29 @@ from vitctl.machine import cores
 class Preview:
     path: str
     pixels: np.ndarray[Any, Any] | None  # uint8 [H, W, C]
-    reason: str = ""  # why there are none
+    reason: str = ""  # why they are missing
 
 
-def images_at(wanted: Sequence[str]) -> list[str]:
-    """Files as they are named, the images of folders at any depth, and what patterns match; in order, each once."""
-    found: dict[str, None] = {}
-    for name in wanted:
-        found |= dict.fromkeys(expand_folder(name))
-    return list(found)
+def images_at(names: Sequence[str]) -> list[str]:
+    """Files by name, the images in folders at any depth, and what patterns match: in order, without repeats."""
+    return list(dict.fromkeys(path for name in names for path in expand_folder(name)))
 
 
 def expand_folder(name: str) -> list[str]:
     if os.path.isdir(name):
-        within = sorted(walk_folder(name))
-        if not within:
-            raise DataError(f"{name}: no image is in this folder")
-        return within
+        images = sorted(walk_folder(name))
+        if not images:
+            raise DataError(f"{name}: no image in this folder")
+        return images
     if os.path.lexists(name):
         return [name]
     matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
     if not matches:
         raise DataError(f"{name}: no such file or folder" + (", and no match" if glob.has_magic(name) else ""))
-    found = [path for match in matches for path in (walk_folder(match) if os.path.isdir(match) else [match])]
-    if not found:
-        raise DataError(f"{name}: matches folders that have no image in them")
-    return found
+    images = [path for match in matches for path in (walk_folder(match) if os.path.isdir(match) else [match])]
+    if not images:
+        raise DataError(f"{name}: matches only folders without images")
+    return images
 
 
 def walk_folder(folder: str) -> Iterator[str]:
@@ -56,7 +53,7 @@ def walk_folder(folder: str) -> Iterator[str]:
 
 
 def read_previews(paths: Sequence[str], target: Target, batch: int) -> Iterator[list[Preview]]:
-    """Batch by batch; the next one is being decoded while one is looked at."""
+    """Batch by batch. The next one is decoded while the caller uses one."""
     with ThreadPoolExecutor(cores(), "vitctl-decode") as pool:
         waiting: list[Future[Preview]] = []
         for start in range(0, len(paths), batch):

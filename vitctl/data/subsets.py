@@ -1,4 +1,4 @@
-"""Parts of a split: fewer images, or some that are set apart. Drawn from the seed, evenly from the classes."""
+"""Parts of a split: fewer images, or a held-out part. Drawn from the seed, evenly from the classes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from vitctl.randomness import Draws
 
 
 def limit_split(split: Split, count: int | None, seed: int) -> Split:
-    """So many images: one class after the other gives one until there are enough."""
+    """At most `count` images, taken from each class in turn."""
     if count is None or count >= split.rows:
         return split
     order, turn = group_by_class(split, seed, "limit")
@@ -20,18 +20,18 @@ def limit_split(split: Split, count: int | None, seed: int) -> Split:
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """A part of every class is set apart: (the rest, the part)."""
+    """Holds out a share of every class: (the rest, the held-out part)."""
     order, turn = group_by_class(split, seed, "dev")
     labels = split.labels()
-    is_apart = turn < np.round(share * np.bincount(labels)[labels[order]])
-    apart, rest = np.sort(order[is_apart]), np.sort(order[~is_apart])
-    if not len(apart) or not len(rest):
-        raise DataError(f"split {split.name}: {share:.0%} of each class cannot be set apart; it is too small")
-    return Subset(split, rest, split.name), Subset(split, apart, f"{split.name}-dev")
+    is_held_out = turn < np.round(share * np.bincount(labels)[labels[order]])
+    held_out, rest = np.sort(order[is_held_out]), np.sort(order[~is_held_out])
+    if not len(held_out) or not len(rest):
+        raise DataError(f"split {split.name}: is too small to hold out {share:.0%} of each class")
+    return Subset(split, rest, split.name), Subset(split, held_out, f"{split.name}-dev")
 
 
 def group_by_class(split: Split, seed: int, purpose: str) -> tuple[Any, Any]:
-    """All rows, class by class, each class in a random order; and the place of each in its class."""
+    """All rows [rows], class by class, in random order within a class; and the position of each in its class [rows]."""
     labels = split.labels()
     order = np.lexsort((split_draws(split.rows, seed, purpose), labels))
     begins = np.searchsorted(labels[order], labels[order])

@@ -1,9 +1,23 @@
-"""Which device computes."""
+"""The device that computes: which one, in which precision, how fast it can be, and whether it can compile."""
+
+import logging
+import os
+import shutil
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
+from torch import nn
 
 from vitctl.errors import UsageError
+from vitctl.machine import native_bf16
 from vitctl.training.ranks import Ranks
+
+Precision = Literal["float32", "bf16"]  # of the forward and backward pass; weights and optimizer are always float32
+SIDE = 2048  # of the matrices that are timed; with half of that, some matrix units are not fully used
+REPEATS = {"cpu": 1, "cuda": 50, "mps": 5}
+TRIALS = 3  # the fastest counts
 
 
 def choose_device(wanted: str, ranks: Ranks) -> torch.device:
@@ -18,8 +32,58 @@ def choose_device(wanted: str, ranks: Ranks) -> torch.device:
     if device.type not in there:
         raise UsageError(f"--device {wanted} is not supported; write auto, cpu, cuda, cuda:1 or mps")
     if (device.index or 0) >= there[device.type]:
-        raise UsageError(f"--device {wanted}: there is none here; vitctl doctor says what there is")
+        raise UsageError(f"--device {wanted}: not found here; vitctl doctor lists the devices")
     if device.type == "cuda":
         device = torch.device("cuda", ranks.local if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
+
+
+def choose_precision(wanted: Literal["auto", "float32", "bf16"], device: torch.device) -> Precision:
+    """auto is bfloat16 where the device multiplies it natively."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bf16" if device.type == "cpu" and native_bf16() else "float32"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def quick_attention(model: nn.Module, precision: Precision, device: torch.device) -> None:
+    """Without fused attention in bfloat16 on a CPU, where its backward pass takes half of the step."""
+    if device.type != "cpu" or precision != "bf16":
+        return
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            setattr(module, "fused_attn", False)  # noqa: B010 - a module's own attributes are typed as tensors
+
+
+def measure_ceiling(precision: Precision, device: torch.device) -> float:
+    """FLOPs per second of a product of large matrices: the limit of any training step. A multiply-add is two."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
+    repeats = REPEATS.get(device.type, 1)
+    float((one @ one)[0, 0])  # warms up, and waits for the device
+    return max(matmul_rate(one, repeats) for _ in range(TRIALS))
+
+
+def matmul_rate(one: torch.Tensor, repeats: int) -> float:
+    started = time.perf_counter()
+    for _ in range(repeats):
+        other = one @ one
+    float(other[0, 0])
+    return repeats * 2 * SIDE**3 / (time.perf_counter() - started)
+
+
+def can_compile() -> bool:
+    """torch.compile needs a C++ compiler for CPUs."""
+    return shutil.which(os.environ.get("CXX") or "g++") is not None
+
+
+def quiet_compiler(may_fail: bool) -> None:
+    """Silence torch.compile. With `may_fail`, what cannot be compiled runs as it is."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    torch._dynamo.config.suppress_errors = may_fail

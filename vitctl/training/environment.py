@@ -7,7 +7,7 @@ import torch
 from vitctl.config.train import TrainConfig
 from vitctl.io.patch_file import Split
 from vitctl.reporting import Reporter, format_count
-from vitctl.training.precision import Precision, choose_precision
+from vitctl.training.device import Precision, choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 

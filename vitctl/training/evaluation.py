@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitctl.io.weights import Tensors
+from vitctl.training.device import Precision, autocast
 from vitctl.training.objective import Normalize
-from vitctl.training.precision import Precision, autocast
 from vitctl.training.ranks import Ranks
 
 

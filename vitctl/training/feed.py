@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from vitctl.config.augment import AugmentConfig
 from vitctl.config.model import ModelSpec
-from vitctl.config.train import TrainConfig
+from vitctl.config.train import LabeledConfig, TrainConfig
 from vitctl.data.augmentation.augment import Augment
 from vitctl.data.augmentation.mixing import Mixing
 from vitctl.data.loader import Batch, Loader, View
@@ -25,6 +25,7 @@ class Feed:
 
     def __init__(self, split: Split, config: TrainConfig, spec: ModelSpec, ranks: Ranks, device: torch.device) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
+        self.smoothing = config.smoothing if isinstance(config, LabeledConfig) else 0.0
         augment = config.augment
         plain = takes_patches(spec) and not augment.mixes_labels and augment == AugmentConfig()
         res = (spec.height, spec.width)
@@ -55,9 +56,9 @@ class Feed:
         if self.mixing:
             plan = self.mixing.plan(batch.epochs, batch.rows, self.spec.height, self.spec.width)
             pixels = plan.images(pixels)
-            targets = plan.targets(batch.labels, self.spec.classes, self.config.smoothing)
-        elif self.config.smoothing:
-            targets = smooth_labels(batch.labels, self.spec.classes, self.config.smoothing)
+            targets = plan.targets(batch.labels, self.spec.classes, self.smoothing)
+        elif self.smoothing:
+            targets = smooth_labels(batch.labels, self.spec.classes, self.smoothing)
         return Examples(pixels, targets, batch.labels, self.ranks.rank * self.loader.share)
 
 

@@ -15,7 +15,8 @@ from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import save_weights
 from vitctl.models.count import BACKWARD
 from vitctl.reporting import Progress
-from vitctl.training import compiler, memory
+from vitctl.training import memory
+from vitctl.training.device import can_compile, quiet_compiler
 from vitctl.training.environment import Environment
 from vitctl.training.loop import LoopConfig, train
 from vitctl.training.optimizers import make_optimizer
@@ -72,7 +73,7 @@ class Fit:
         how = self.config.compile
         if how == "off" or (how == "auto" and not self.pays_to_compile()):
             return model
-        compiler.quiet_compiler(may_fail=how == "auto")
+        quiet_compiler(may_fail=how == "auto")
         self.env.reporter.note("compiling the model, which takes about a minute the first time")
         return torch.compile(model)  # type: ignore[return-value]
 
@@ -82,7 +83,7 @@ class Fit:
             return images >= COMPILE_FROM
         if env.device.type != "cpu" or env.precision != "bf16" or env.ranks.world > 1:
             return False
-        return compiler.can_compile() and images * BACKWARD * self.task.flops >= COMPILE_FROM_FLOPS
+        return can_compile() and images * BACKWARD * self.task.flops >= COMPILE_FROM_FLOPS
 
     def train(self) -> Fitted:
         try:

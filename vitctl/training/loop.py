@@ -13,9 +13,9 @@ from vitctl.config.train import ScheduleConfig
 from vitctl.errors import RunError
 from vitctl.randomness import scramble_int, stream
 from vitctl.reporting import Progress
+from vitctl.training.device import Precision, autocast
 from vitctl.training.objective import Batchlike, Objective
 from vitctl.training.optimizers import clip_gradients, set_lr
-from vitctl.training.precision import Precision, autocast
 from vitctl.training.ranks import Ranks
 from vitctl.training.recorder import Recorder
 from vitctl.training.schedules import lr_share

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vitctl.config.model import ModelSpec
-from vitctl.config.train import TrainConfig
+from vitctl.config.train import SelfsupConfig
 from vitctl.data.loader import Batch
 from vitctl.errors import ConfigError
 from vitctl.io.atomic import remove_leftovers
@@ -34,7 +34,7 @@ from vitctl.training.targets import (
 from vitctl.training.task import TrainTask, prepare_model
 
 
-def make_masked_task(config: TrainConfig, weights: Weights, env: Environment, folder: Path | None) -> TrainTask:
+def make_masked_task(config: SelfsupConfig, weights: Weights, env: Environment, folder: Path | None) -> TrainTask:
     """`weights` are those of the encoder at step 0. Images of what the model predicts are drawn into `folder`."""
     spec = weights.spec
     normalize = Normalizer(spec, weights.about)
@@ -65,7 +65,7 @@ def split_encoder(weights: Weights, tensors: Tensors) -> Weights:
     return replace(weights, tensors=encoder, extra=decoder)
 
 
-def make_target(config: TrainConfig, spec: ModelSpec, normalize: Normalizer) -> MaskedTarget:
+def make_target(config: SelfsupConfig, spec: ModelSpec, normalize: Normalizer) -> MaskedTarget:
     channels, masking = spec.channels, config.masking
     colors, classes = color_ways(channels, masking.bits)
     if config.objective in ("mean-color", "downsampled"):
@@ -89,12 +89,14 @@ def make_target(config: TrainConfig, spec: ModelSpec, normalize: Normalizer) -> 
 class MaskedFeed(Feed):
     """The patches of each step, and which of them are hidden."""
 
+    config: SelfsupConfig
+
     def examples(self, batch: Batch) -> Masked:  # type: ignore[override]
         first = self.ranks.rank * self.loader.share
         return hide_patches(self.pixels(batch), batch, self.config, self.spec, first)
 
 
-def hide_patches(pixels: torch.Tensor, batch: Batch, config: TrainConfig, spec: ModelSpec, first: int = 0) -> Masked:
+def hide_patches(pixels: torch.Tensor, batch: Batch, config: SelfsupConfig, spec: ModelSpec, first: int = 0) -> Masked:
     if pixels.ndim == 4:
         pixels = patchify_images(pixels, spec.patch)
     masking = replace(config.masking, masked=1.0, swapped=0.0) if config.objective == "mae" else config.masking
@@ -124,9 +126,7 @@ def values_to_bytes(values: torch.Tensor, pixels: torch.Tensor, normalize: Norma
     return (images * 255).round().clamp(0, 255).byte().flatten(2)
 
 
-def check_unlabeled(config: TrainConfig) -> None:
-    if config.objective == "labels":
-        raise ConfigError("objective labels is for pretrain; use mean-color, downsampled, pixels or mae with selfsup")
+def check_unlabeled(config: SelfsupConfig) -> None:
     if config.augment.mixes_labels:
         raise ConfigError("mixup and cutmix need labels; set augment.mixup=0 and augment.cutmix=0")
     if config.head == "map":

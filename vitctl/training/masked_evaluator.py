@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitctl.config.model import ModelSpec
-from vitctl.config.train import TrainConfig
+from vitctl.config.train import SelfsupConfig
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.inspection.sheets import draw_reconstructions
 from vitctl.io.patch_file import Split
@@ -19,11 +19,11 @@ from vitctl.patches import take_tokens
 from vitctl.probing.draws import draw_orders, take_shots
 from vitctl.probing.fewshot import ProbeSettings, ProbeTask, ProbeTrial, run_trial
 from vitctl.probing.frozen import compute_pre_logits
+from vitctl.training.device import autocast
 from vitctl.training.environment import Environment
 from vitctl.training.evaluation import Evaluation, use_weights
 from vitctl.training.feed import split_batches
 from vitctl.training.objective import Masked, PatchClasses
-from vitctl.training.precision import autocast
 from vitctl.training.state import State
 from vitctl.training.targets import MaskedTarget
 from vitctl.training.task import evaluation_batch
@@ -39,7 +39,7 @@ class MaskedEvaluator:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: SelfsupConfig,
         spec: ModelSpec,
         model: nn.Module,
         normalize: Normalizer,

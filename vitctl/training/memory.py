@@ -1,4 +1,4 @@
-"""How many images are computed at once: as many as fit, and no more than are of use."""
+"""The micro-batch: as many images as fit into memory, and no more than make a step faster."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,12 @@ from torch import nn
 
 from vitctl.errors import RunError, is_out_of_memory
 from vitctl.machine import memory_bytes
+from vitctl.training.device import Precision, autocast
 from vitctl.training.objective import Batchlike, Objective
-from vitctl.training.precision import Precision, autocast
 from vitctl.training.state import State
 
-SHARE = 0.5  # of the memory, for what a backward pass needs of a forward pass
-USEFUL = 16_384  # tokens at once on a CPU: beyond that, memory is used and no time is won
+SHARE = 0.5  # of the memory, for the activations that the backward pass needs
+USEFUL = 16_384  # tokens at once on a CPU: more take memory and save no time
 
 
 def find_micro_batch(
@@ -23,10 +23,11 @@ def find_micro_batch(
     device: torch.device,
     tokens: int,
 ) -> int:
-    """The largest divisor of a rank's share that fits."""
-    few = examples.part(0, min(2, len(examples)))  # a norm over batches cannot do with one
-    each = measure_saved_bytes(model, objective, few, precision, device) / len(few)
-    most = int(free_bytes(device) * SHARE / max(each, 1))
+    """The largest divisor of a rank's share of the batch that fits; an even one if there is any, so that mixup's
+    pairs stay together."""
+    few = examples.part(0, min(2, len(examples)))  # a batch norm needs two images
+    image_bytes = measure_saved_bytes(model, objective, few, precision, device) / len(few)
+    most = int(free_bytes(device) * SHARE / max(image_bytes, 1))
     if device.type == "cpu":
         most = min(most, max(1, USEFUL // tokens))
     share = len(examples)
@@ -38,24 +39,28 @@ def find_micro_batch(
 def measure_saved_bytes(
     model: nn.Module, objective: Objective, few: Batchlike, precision: Precision, device: torch.device
 ) -> int:
-    """What images leave behind for the backward pass; weights, which are there anyway, do not count."""
+    """Bytes of the activations that autograd saves for the backward pass, without the weights.
+
+    Measured by a forward pass of a few images: autograd hands every saved tensor to the hook. Tensors that share their
+    storage count once.
+    """
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
-    seen: dict[int, int] = {}
+    saved: dict[int, int] = {}  # address of a storage -> bytes
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            seen[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    buffers = [buffer.clone() for buffer in model.buffers()]  # a norm over batches would learn from it
+    buffers = [buffer.clone() for buffer in model.buffers()]  # a batch norm would change its running means
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(precision, device):
         loss, _ = objective(model, few)
     del loss
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(before)
-    return sum(seen.values())
+    return sum(saved.values())
 
 
 def free_bytes(device: torch.device) -> int:
@@ -65,15 +70,15 @@ def free_bytes(device: torch.device) -> int:
 
 
 def retry_with_less_memory(run: Callable[[], bool], state: State, may_retry: bool, say: Callable[[str], None]) -> bool:
-    """Runs with ever smaller micro-batches while memory runs out, or says which one to try."""
+    """Call `run` with half the micro-batch while memory runs out; without `may_retry`, fail and name one to try."""
     while True:
         try:
             return run()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            told, half = f"out of memory with a micro-batch of {state.micro_batch}", max(1, state.micro_batch // 2)
+            message, half = f"out of memory with a micro-batch of {state.micro_batch}", max(1, state.micro_batch // 2)
             if not may_retry or state.micro_batch == 1:
-                raise RunError(f"{told}; try --micro-batch {half}") from error
-        say(f"{told}: going on with {half}")
+                raise RunError(f"{message}; try --micro-batch {half}") from error
+        say(f"{message}; continuing with {half}")
         state.micro_batch = half

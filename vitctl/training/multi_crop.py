@@ -1,4 +1,4 @@
-"""Several looks at an image, and the mean of what is said of them."""
+"""Several crops of an image, and the mean of their probabilities."""
 
 import math
 from collections.abc import Callable
@@ -21,11 +21,11 @@ class MultiCrop(nn.Module):
         self.model, self.normalize, self.size, self.count = model, normalize, size, count
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        looks = [self.model(self.normalize(each)).float().log_softmax(1) for each in self.looks(pixels)]
-        return torch.stack(looks).logsumexp(0) - math.log(len(looks))
+        outputs = [self.model(self.normalize(each)).float().log_softmax(1) for each in self.make_crops(pixels)]
+        return torch.stack(outputs).logsumexp(0) - math.log(len(outputs))
 
-    def looks(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        crops = [self.resize(each) for each in corners(pixels)]
+    def make_crops(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        crops = [self.resize(each) for each in cut_corners(pixels)]
         return crops + [each.flip(2) for each in crops] if self.count == 10 else crops
 
     def resize(self, crop: torch.Tensor) -> torch.Tensor:
@@ -38,10 +38,10 @@ class MultiCrop(nn.Module):
         return sized.round().clamp(0, 255).to(crop.dtype)
 
 
-def corners(pixels: torch.Tensor) -> list[torch.Tensor]:
+def cut_corners(pixels: torch.Tensor) -> list[torch.Tensor]:
     """The center and the four corners of [B, H, W, C]."""
     height, width = pixels.shape[1:3]
     high, wide = max(1, round(height * SHARE)), max(1, round(width * SHARE))
     down, right = height - high, width - wide
-    places = [(down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)]
-    return [pixels[:, top : top + high, left : left + wide] for top, left in places]
+    corners = [(down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)]
+    return [pixels[:, top : top + high, left : left + wide] for top, left in corners]

@@ -1,10 +1,10 @@
-"""Optimizers, and what each parameter gets of them.
+"""Optimizers and their parameter groups.
 
     adam        torch's Adam, or AdamW
     sgd         torch's, with momentum
     adafactor   big_vision's: the second moment of a matrix is kept as means of its rows and columns
 
-Three things are called weight decay, and they differ by orders of magnitude; OptimConfig.decay says which is meant.
+Three things are called weight decay, and differ by orders of magnitude: see OptimConfig.decay.
 """
 
 import math
@@ -32,29 +32,29 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     is_l2 = config.decay == "l2"
     if config.name == "adam":
         adam = torch.optim.Adam if is_l2 else torch.optim.AdamW
-        return adam(sets, config.lr, (config.beta1, config.beta2), config.eps, **kernel(sets, can_cut=True))
+        return adam(sets, config.lr, (config.beta1, config.beta2), config.eps, **kernel(sets, can_shard=True))
     for group in sets:
         group["decoupled"] = 0.0 if is_l2 else group["weight_decay"]
         group["weight_decay"] -= group["decoupled"]
     if config.name == "sgd":
-        return SGD(sets, config.lr, config.momentum, **kernel(sets, can_cut=False))
+        return SGD(sets, config.lr, config.momentum, **kernel(sets, can_shard=False))
     return Adafactor(sets, {"lr": config.lr, "momentum": config.beta1, "most": config.beta2})
 
 
-def kernel(sets: list[Group], can_cut: bool) -> dict[str, bool]:
-    """torch's fastest for where the parameters are. Fused SGD cannot do those that lie in parts on the ranks."""
+def kernel(sets: list[Group], can_shard: bool) -> dict[str, bool]:
+    """torch's fastest implementation for this device. Fused SGD does not support sharded parameters."""
     values = [value for group in sets for value in group["params"]]
-    if not can_cut and any(hasattr(value, "full_tensor") for value in values):
+    if not can_shard and any(hasattr(value, "full_tensor") for value in values):
         return {"foreach": True}
     return {"fused": True} if all(value.device.type in ("cpu", "cuda") for value in values) else {}
 
 
 def groups(named: dict[str, nn.Parameter], config: OptimConfig) -> list[Group]:
-    """Parameters that are treated alike: by the scale of their lr, and whether they are decayed."""
+    """Parameter groups by the scale of the lr (layer decay) and the weight decay."""
     found: dict[tuple[float, float], Group] = {}
     layer = number_layers(named)
     if config.layer_decay != 1 and len(set(layer.values())) == 1:
-        raise UsageError("optim.layer_decay: this model has no blocks that its names tell of; leave it at 1")
+        raise UsageError("optim.layer_decay: the parameter names of this model show no blocks; leave it at 1")
     last = max(layer.values())
     for name, value in named.items():
         if not value.requires_grad:
@@ -62,7 +62,7 @@ def groups(named: dict[str, nn.Parameter], config: OptimConfig) -> list[Group]:
         scale = config.layer_decay ** (last - layer[name])
         is_decayed = config.decay_on == "all" or is_kernel(name, value)
         decay = config.weight_decay if is_decayed else 0.0
-        if config.decay == "fixed":  # of the peak alone: no layer's scale lessens it (big_vision's lr_mults)
+        if config.decay == "fixed":  # of the peak alone, without layer decay (big_vision)
             decay /= config.lr * scale
         group = found.setdefault((scale, decay), {"params": [], "names": [], "scale": scale, "weight_decay": decay})
         group["params"].append(value)
@@ -75,7 +75,7 @@ def is_kernel(name: str, value: torch.Tensor) -> bool:
 
 
 def number_layers(names: Iterable[str]) -> dict[str, int]:
-    """0 for what comes before the blocks, then the blocks, then the rest (as in BEiT and MAE)."""
+    """0 for what comes before the blocks, then 1, 2, ... for the blocks, then the rest (as in BEiT and MAE)."""
     found = {name: BLOCK.match(name) for name in names}
     blocks = dict.fromkeys(match[1] for match in found.values() if match)
     numbers = {block: number for number, block in enumerate(blocks, 1)}
@@ -96,18 +96,20 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> torch.Tensor:
-    """Scales gradients down to a global norm of at most `most`, exactly as optax does; returns the norm before."""
+    """Scale gradients down to a global norm of at most `most`, exactly as optax does; return the norm before."""
     moved = [value for value in parameters if value.grad is not None]
     norm = gradient_norm(moved)
-    if math.isinf(most) or (norm.device.type == "cpu" and float(norm) <= most):  # elsewhere, to look is to wait
+    if math.isinf(most) or (norm.device.type == "cpu" and float(norm) <= most):  # on a GPU, comparing would wait for it
         return norm
-    factor = torch.where(norm.isfinite(), most / norm.clamp(min=most), 1.0)  # what is not finite is told, not spread
+    factor = torch.where(
+        norm.isfinite(), most / norm.clamp(min=most), 1.0
+    )  # not finite: reported by the loop, not spread
     torch._foreach_mul_([value.grad for value in moved if value.grad is not None], factor)
     return norm
 
 
 def decay_toward_start(group: Group) -> list[nn.Parameter]:
-    """Those with a gradient, after the decoupled decay: w -= lr * wd * w."""
+    """Apply the decoupled decay, w -= lr * wd * w, and return the parameters that have a gradient."""
     moved = [value for value in group["params"] if value.grad is not None]
     if moved and group["decoupled"]:
         torch._foreach_mul_(moved, 1 - group["lr"] * group["decoupled"])
@@ -115,7 +117,7 @@ def decay_toward_start(group: Group) -> list[nn.Parameter]:
 
 
 class SGD(torch.optim.SGD):
-    """torch's, with a decay beside the gradient. Momenta begin at 0: fused, torch's want all or none to be there."""
+    """torch's, with decoupled decay. Momenta start as zeros: torch's fused version needs all of them or none."""
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -143,7 +145,7 @@ class Adafactor(torch.optim.Optimizer):
 def adafactor_update(
     state: dict[str, torch.Tensor], gradient: torch.Tensor, momentum: float, most: float
 ) -> torch.Tensor:
-    state["step"] = state.get("step", torch.zeros(())) + 1  # on the CPU, where the next line needs it
+    state["step"] = state.get("step", torch.zeros(())) + 1  # on the CPU, where the next line reads it
     scaled = by_second_moment(state, gradient, min(most, 1 - float(state["step"]) ** -0.8))
     return update_mean(state, "exp_avg", scaled, momentum) if momentum else scaled
 
@@ -161,16 +163,16 @@ def by_second_moment(state: dict[str, torch.Tensor], gradient: torch.Tensor, kee
 
 
 def update_mean(state: dict[str, torch.Tensor], name: str, value: torch.Tensor, keep: float) -> torch.Tensor:
-    """A running mean that begins at 0. One that comes from a checkpoint may lie on the CPU."""
+    """A moving average that starts at 0. After a resume it may still be on the CPU."""
     before = state[name].to(value.device) if name in state else torch.zeros_like(value)
     state[name] = before.lerp_(value, 1 - keep)
     return state[name]
 
 
-def distribute_like(tensor: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, fit to be multiplied with one that lies in parts on the ranks."""
-    if not hasattr(cut, "device_mesh"):
+def distribute_like(tensor: torch.Tensor, sharded: torch.Tensor) -> torch.Tensor:
+    """Replicate a whole tensor, so that it can be multiplied with a sharded one."""
+    if not hasattr(sharded, "device_mesh"):
         return tensor
     from torch.distributed.tensor import DTensor, Replicate
 
-    return DTensor.from_local(tensor, cut.device_mesh, [Replicate()] * cut.device_mesh.ndim)
+    return DTensor.from_local(tensor, sharded.device_mesh, [Replicate()] * sharded.device_mesh.ndim)

@@ -1,4 +1,8 @@
-"""Several processes as one: who am I, what do we all say, and how a model is shared out."""
+"""Several processes that train one model (ranks): collective operations, DDP and FSDP.
+
+Gradients are exchanged by NCCL between GPUs. Numbers and text (losses, "stop", paths) go over a second group on the CPU
+(gloo), so that they never wait behind gradients on the device.
+"""
 
 import datetime
 import os
@@ -14,7 +18,7 @@ from torch import nn
 
 from vitctl.errors import LostContact, UsageError
 
-TIMEOUT = datetime.timedelta(minutes=30)  # the first rank may evaluate or save while others wait
+TIMEOUT = datetime.timedelta(minutes=30)  # the others wait while the first rank saves or patchifies
 
 
 @dataclass(frozen=True)
@@ -28,52 +32,54 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: list[float]) -> list[float]:
-        """The same numbers of all ranks added up, in double precision."""
+        """The sums over all ranks, in double precision."""
         if self.world == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total, group=connect_ranks())
+        dist.all_reduce(total, group=cpu_group())
         return [float(each) for each in total]
 
     def max(self, value: float) -> float:
         if self.world == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total, op=dist.ReduceOp.MAX, group=connect_ranks())
+        dist.all_reduce(total, op=dist.ReduceOp.MAX, group=cpu_group())
         return float(total)
 
     def broadcast(self, text: str) -> str:
-        """What the first rank says."""
+        """The text of the first rank."""
         if self.world == 1:
             return text
-        said = [text]
-        dist.broadcast_object_list(said, src=0, group=connect_ranks())
-        return said[0]
+        texts = [text]
+        dist.broadcast_object_list(texts, src=0, group=cpu_group())
+        return texts[0]
 
     def barrier(self) -> None:
         if self.world > 1:
-            dist.barrier(group=connect_ranks())
+            dist.barrier(group=cpu_group())
 
 
 def ranks_here() -> Ranks:
-    """As torchrun and Slurm scripts say it in the environment."""
-    said = [os.environ.get(name, default) for name, default in NAMES.items()]
-    if not all(value.isascii() and value.isdigit() for value in said):
-        raise UsageError(f"{', '.join(NAMES)} in the environment are {', '.join(said)}; torchrun sets them to numbers")
-    return Ranks(*map(int, said))
+    """From the environment variables that torchrun sets."""
+    values = [os.environ.get(name, default) for name, default in NAMES.items()]
+    if not all(value.isascii() and value.isdigit() for value in values):
+        raise UsageError(
+            f"{', '.join(NAMES)} in the environment are {', '.join(values)}; torchrun sets them to numbers"
+        )
+    return Ranks(*map(int, values))
 
 
 NAMES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-TALK: list[Any] = []  # the group in which numbers and words are exchanged on the CPU, beside that of the gradients
+CPU_GROUP: list[Any] = []  # the group for numbers and text, once the ranks have joined
 
 
-def connect_ranks() -> Any:
-    return TALK[-1]
+def cpu_group() -> Any:
+    return CPU_GROUP[-1]
 
 
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """All ranks, connected for as long as this lasts."""
+    """Connect all ranks for as long as this lasts."""
     ranks = ranks_here()
     if ranks.world == 1:
         yield ranks
@@ -81,10 +87,10 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     try:
         if device.type == "cuda":
             dist.init_process_group("nccl", timeout=TIMEOUT)
-            TALK.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
+            CPU_GROUP.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
         else:
             dist.init_process_group("gloo", timeout=TIMEOUT)
-            TALK.append(dist.group.WORLD)
+            CPU_GROUP.append(dist.group.WORLD)
         yield ranks
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
@@ -92,16 +98,17 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
         text = " ".join(str(error).split()).rpartition("] ")[2].partition(". ")[0][:80]
         raise LostContact(
             f"rank {ranks.rank} lost contact with another rank ({text}); start all of them again with --resume, which "
-            "goes on from the last checkpoint"
+            "continues from the last checkpoint"
         ) from error
     finally:
-        TALK.clear()
+        CPU_GROUP.clear()
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def wrap(model: nn.Module, ranks: Ranks, parallel: str, device: torch.device) -> nn.Module:
-    """What is called in training: the model, or it between its copies; with fsdp it is cut up in place."""
+    """The module to call in training: with DDP a wrapper that averages gradients; with FSDP the model itself, which is
+    sharded in place."""
     if ranks.world == 1:
         return model
     if parallel == "fsdp":
@@ -110,12 +117,12 @@ def wrap(model: nn.Module, ranks: Ranks, parallel: str, device: torch.device) ->
 
     ids = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
+        warnings.simplefilter("ignore", FutureWarning)  # torch renames broadcast_buffers
         return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Every rank keeps its part of each block, and has a whole block only while it computes it (FSDP2)."""
+    """FSDP2: a rank stores its shard of each block, and gathers a whole block only while computing it."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -127,12 +134,12 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor that may lie in parts on the ranks; all of them must ask."""
+    """The whole tensor of a sharded one. Every rank must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def distribute(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, laid out as another one is."""
+    """Shard a whole tensor like another one."""
     if not hasattr(like, "full_tensor"):
         return tensor.to(like.device)
     from torch.distributed.tensor import distribute_tensor

@@ -6,7 +6,7 @@ from vitctl.config.train import ScheduleConfig
 
 
 def lr_share(config: ScheduleConfig, step: int, steps: int) -> float:
-    """The share of the peak lr at a step. With a warm-up, step 0 has none: so do the official programs."""
+    """The share of the peak lr at a step. With a warm-up it is 0 at step 0, as in the official code."""
     warm, cool = config.warmup_steps(steps), config.cooldown_steps(steps)
     value = decay_share(config, step - warm, steps - warm)
     if warm:
@@ -17,7 +17,7 @@ def lr_share(config: ScheduleConfig, step: int, steps: int) -> float:
 
 
 def decay_share(config: ScheduleConfig, step: int, steps: int) -> float:
-    """Behind the warm-up: `step` of `steps`."""
+    """After the warm-up: `step` of `steps`."""
     progress = min(1.0, max(0.0, step / max(steps, 1)))
     if config.kind == "cosine":
         return config.end + (1 - config.end) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM: the step is finished and kept. A second one stops at once."""
+"""Ctrl-C and a scheduler's SIGTERM: the step is finished and saved. A second one stops at once."""
 
 import signal
 import threading
@@ -42,5 +42,5 @@ class Stop:
         if self.requested:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self.signal = number
-        with suppress(RuntimeError):  # the signal came in the middle of another line
+        with suppress(RuntimeError):  # the signal came while another line was being printed
             self.say("stopping after this step; Ctrl-C again stops now, and loses the steps since the last checkpoint")

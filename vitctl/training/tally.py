@@ -1,4 +1,4 @@
-"""What a test says of a model beyond how often it is right: sums over images, which add up over ranks."""
+"""The full evaluation of a model: per class, calibration, confusion. Sums over images, which add up over ranks."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from vitctl.errors import RunError
 from vitctl.training.ranks import Ranks
 
 BINS = 15  # of confidence, as in Guo et al. 2017
-MOST = 2048  # classes of which every confusion is counted
+MOST = 2048  # classes, at most, for a confusion matrix
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class ClassScore:
     name: str
     pictures: int
     top1: float
-    answers: int  # images of any class that were taken for it
-    taken_for: str  # the class that it was most often taken for wrongly; empty where it was not
+    answers: int  # images of any class that were predicted as it
+    taken_for: str  # the class that it was most often mistaken for; empty if it never was
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Report:
     loss: float
     calibration_error: float
     per_class: list[ClassScore]
-    confusion: torch.Tensor | None  # int64 [K, K]: row the class, column the answer
+    confusion: torch.Tensor | None  # int64 [K, K]: row the true class, column the predicted one
 
 
 class Tally:
-    """`sets` says for each row of the split which classes are right, where several may be: bool [M, K]."""
+    """`sets` [M, K]: for each row of the split which classes are correct, where several may be."""
 
     def __init__(self, classes: int, sets: torch.Tensor | None = None) -> None:
         self.classes, self.sets = classes, sets
-        self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, right, right among five
-        self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # images, confidence, right
-        self.of_class = torch.zeros(3, classes, dtype=torch.float64)  # images, right, answers
+        self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, top-1, top-5
+        self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # images, confidence, correct
+        self.of_class = torch.zeros(3, classes, dtype=torch.float64)  # images, correct, predictions
         self.confusion = torch.zeros(classes, classes, dtype=torch.float64) if classes <= MOST else None
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> None:
@@ -51,13 +51,13 @@ class Tally:
         right = F.one_hot(labels.clamp(min=0), self.classes).bool() if self.sets is None else self.sets[rows.cpu()]
         known = right.any(1)
         logits, labels, right = logits[known], labels[known], right[known]
-        chances = logits.log_softmax(1)
-        loss = -chances.masked_fill(~right, -math.inf).logsumexp(1)
+        log_probs = logits.log_softmax(1)
+        loss = -log_probs.masked_fill(~right, -math.inf).logsumexp(1)
         answers = logits.argmax(1)
         first = right.gather(1, answers[:, None])[:, 0]
         five = right.gather(1, logits.topk(min(5, self.classes), dim=1).indices).any(1) | first
         self.sums += torch.stack([known.sum(), loss.sum(), first.sum(), five.sum()])
-        self.add_confidence(chances.exp().amax(1), first)
+        self.add_confidence(log_probs.exp().amax(1), first)
         self.add_classes(answers, labels, first)
 
     def add_confidence(self, confidence: torch.Tensor, right: torch.Tensor) -> None:
@@ -116,14 +116,14 @@ class Tally:
 
 
 def check_finite_logits(logits: torch.Tensor) -> None:
-    """The largest of NaNs would still be some class: logits that are not finite are refused."""
+    """argmax would take a NaN for some class: logits that are not finite are an error."""
     broken = int((~torch.isfinite(logits)).any(1).sum())
     if broken:
-        raise RunError(f"the model's answers to {broken} of {len(logits)} images are not finite: nothing can be said")
+        raise RunError(f"the model's logits of {broken} of {len(logits)} images are not finite")
 
 
 def wilson(right: float, pictures: float, z: float = 1.959964) -> tuple[float, float]:
-    """A 95% interval for a share, that stays between 0 and 1."""
+    """Wilson's 95% interval of a share; it stays between 0 and 1."""
     share = right / pictures
     middle = share + z * z / (2 * pictures)
     reach = z * math.sqrt(share * (1 - share) / pictures + z * z / (4 * pictures * pictures))

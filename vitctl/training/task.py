@@ -6,16 +6,16 @@ from functools import partial
 
 from torch import nn
 
-from vitctl.config.train import TrainConfig
+from vitctl.config.train import LabeledConfig, TrainConfig
 from vitctl.io.weights import Tensors, Weights
 from vitctl.models.count import count
 from vitctl.models.create import build_module, load_tensors
 from vitctl.models.input import Normalizer
+from vitctl.training.device import quick_attention
 from vitctl.training.environment import Environment
 from vitctl.training.evaluation import Evaluation, evaluate_batches, use_weights
 from vitctl.training.feed import Feed, check_split_labels, eval_batches
 from vitctl.training.objective import Objective, Supervised
-from vitctl.training.precision import quick_attention
 from vitctl.training.state import State
 
 AFTER_BLOCKS = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.")
@@ -33,7 +33,7 @@ class TrainTask:
     counts_correct: bool  # whether the objective has correct predictions to count
 
 
-def make_labeled_task(config: TrainConfig, weights: Weights, env: Environment) -> TrainTask:
+def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment) -> TrainTask:
     """Classification, starting from `weights`."""
     spec = weights.spec
     check_split_labels(env.train, spec.classes)

@@ -23,10 +23,10 @@ from vitctl.training.feed import check_split_labels, eval_batches
 from vitctl.training.multi_crop import MultiCrop
 from vitctl.training.ranks import Ranks, join_ranks, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
-from vitctl.workflows.choose import choose_data, warn_enlarged
-from vitctl.workflows.load import data_of_run
-from vitctl.workflows.ready import Ready, choose_source, ready_from
-from vitctl.workflows.samples import HELD_OUT
+from vitctl.workflows.inputs.data import choose_data, warn_enlarged
+from vitctl.workflows.inputs.model import Ready, choose_source, ready_from
+from vitctl.workflows.inputs.samples import held_out_split
+from vitctl.workflows.inputs.weights import data_of_run
 
 BATCH, LARGEST_BATCH = 64, 1024
 
@@ -63,8 +63,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     device = choose_device(config.device, ranks_here())
     with join_ranks(device) as ranks:
         source = choose_source(config.source, reporter, config.allow_missing, config.mean, config.std)
-        size = (source.spec.height, source.spec.width)
-        file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), size))
+        file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), source.spec.res))
         split = choose_split(file, config.split)
         ready = ready_from(
             source, reporter, file.geometry.channels, precision=config.precision, device=device,
@@ -124,10 +123,10 @@ def renumber_labels(rounds: Iterable[EvalBatch], numbers: torch.Tensor, bar: Pro
 
 
 def choose_split(file: PatchFile, name: str | None) -> Split:
-    there = [each for each in HELD_OUT if each in file.splits]
-    if not name and not there:
+    name = name or held_out_split(file)
+    if not name:
         raise DataError(f"{file.path}: has neither test nor val; name one of {', '.join(file.splits)} with --split")
-    return file.split(name or there[0])
+    return file.split(name)
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from vitctl import __version__
-from vitctl.config.checks import parse_resolution
 from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.model import model_spec
+from vitctl.config.res import Res
 from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
 from vitctl.io.feature_file import EXPORTS, FEATURES, FeatureFile, Origin, Parts, export_paths
@@ -31,11 +31,10 @@ from vitctl.models.create import collect_tensors, create_model
 from vitctl.models.input import Normalizer, takes_patches
 from vitctl.probing.frozen import average_layers, check_layers, compute_pre_logits
 from vitctl.reporting import Progress, Reporter, SilentReporter
-from vitctl.training.device import choose_device
-from vitctl.training.precision import autocast, choose_precision, quick_attention
+from vitctl.training.device import autocast, choose_device, choose_precision, quick_attention
 from vitctl.training.ranks import Ranks
-from vitctl.workflows.choose import cache_folder, choose_data, warn_enlarged
-from vitctl.workflows.load import choose_weights, data_of_run, load_model, tell_changes
+from vitctl.workflows.inputs.data import cache_folder, choose_data, warn_enlarged
+from vitctl.workflows.inputs.weights import choose_weights, data_of_run, load_model, tell_changes
 
 RANDOM = "random:"
 LARGEST = 32  # pixels a side, where images themselves are the features
@@ -273,16 +272,14 @@ def open_named_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | 
     return choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
 
 
-def features_size(config: FeaturesConfig, weights: Weights | None) -> tuple[int, int] | None:
-    """Height and width of the images that will be asked for; None leaves them to the data."""
-    if config.res:
-        return parse_resolution(config.res)
-    return (weights.spec.height, weights.spec.width) if weights else None
+def features_size(config: FeaturesConfig, weights: Weights | None) -> Res | None:
+    """The size of the images that are needed; None: that of the data."""
+    return config.res or (weights.spec.res if weights else None)
 
 
 def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
     """To compare with."""
-    height, width = parse_resolution(config.res) if config.res else (None, None)
+    height, width = config.res or (None, None)
     shape = data.geometry
     name = (config.source or "").removeprefix(RANDOM)
     spec = model_spec(name, height=height or shape.height, width=width or shape.width, channels=shape.channels)
@@ -296,16 +293,14 @@ def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
 
 def fit_to_data(weights: Weights, config: FeaturesConfig, data: PatchFile) -> Weights:
     """For the data's channels, and the resolution."""
-    height, width = parse_resolution(config.res) if config.res else (None, None)
+    height, width = config.res or (None, None)
     return adapt_weights(weights, height, width, data.geometry.channels)
 
 
 def pixel_extractor(config: FeaturesConfig, data: PatchFile) -> Extractor:
     """Every byte of a small image, as a model would see it: what any features must beat."""
     shape = data.geometry
-    height, width = (
-        parse_resolution(config.res) if config.res else (min(LARGEST, shape.height), min(LARGEST, shape.width))
-    )
+    height, width = config.res or (min(LARGEST, shape.height), min(LARGEST, shape.width))
     origin = Origin(
         PIXELS, data.digest, PIXELS, 1, "auto", height, width, config.dtype, "float32", tuple(data.class_names)
     )

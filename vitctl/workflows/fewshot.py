@@ -10,6 +10,7 @@ import numpy as np
 
 from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.fewshot import SHOTS, FewshotConfig
+from vitctl.config.res import Res
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.charts import draw_shots
 from vitctl.io.feature_file import FeatureFile
@@ -25,10 +26,10 @@ from vitctl.probing.fewshot import (
     run_trial,
 )
 from vitctl.reporting import Reporter, SilentReporter, format_count
-from vitctl.workflows.choose import choose_data
 from vitctl.workflows.features import RANDOM, extract_features, extractor_of, features_size, open_named_weights
-from vitctl.workflows.load import data_of_run
-from vitctl.workflows.samples import HELD_OUT
+from vitctl.workflows.inputs.data import choose_data
+from vitctl.workflows.inputs.samples import find_held_out
+from vitctl.workflows.inputs.weights import data_of_run
 
 CONFUSED = 5  # pairs that are named
 HELD_OUT_SEED = 0  # of the test images: the same for every seed of the shots
@@ -201,7 +202,7 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
     each = [of_source(config, name) for name in config.sources or (None,)]
     weights = [open_named_weights(one, reporter) for one in each]
     sizes = [size for size in map(features_size, each, weights) if size]
-    size = (max(height for height, _ in sizes), max(width for _, width in sizes)) if sizes else None
+    size = Res(*map(max, zip(*sizes, strict=True))) if sizes else None
     path = choose_data(config.data, reporter, data_of_run(each[0].source), size)
     data = PatchFile(path)
     if data.header.leaked:
@@ -226,7 +227,7 @@ def of_source(config: FewshotConfig, name: str | None) -> FeaturesConfig:
 
 def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[FeatureSource]]:
     """A feature file; that it is of these weights and data, where they are named beside it."""
-    from vitctl.workflows.load import load_weights
+    from vitctl.workflows.inputs.weights import load_weights
 
     for name in config.sources:
         if name == PIXELS or name.startswith(RANDOM):
@@ -241,8 +242,7 @@ def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, li
 def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> ProbeRows:
     if config.train not in file.splits:
         raise UsageError(f"there is no split {config.train!r}; there is {', '.join(file.splits)}")
-    there = (name for name in HELD_OUT if name in file.splits and (file.labels(name) >= 0).any())
-    test = config.test or next(there, None)
+    test = config.test or find_held_out({name: int((file.labels(name) >= 0).sum()) for name in file.splits})
     labels = file.labels(config.train)
     rows = np.flatnonzero(labels >= 0)
     check_has_labels(file, labels[rows])

@@ -154,7 +154,7 @@ def is_named_patches(path: Path) -> bool:
 
 
 def describe_weights(reference: str) -> WeightsInfo:
-    from vitctl.workflows.load import load_weights
+    from vitctl.workflows.inputs.weights import load_weights
 
     weights = load_weights(reference)
     spec, about = weights.spec, weights.about

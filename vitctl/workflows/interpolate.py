@@ -12,7 +12,7 @@ from vitctl.io.save import save_as
 from vitctl.io.weights import Weights
 from vitctl.models.resize import describe_method, patch_positions, resize_weights, round_trip_error
 from vitctl.reporting import Reporter, SilentReporter
-from vitctl.workflows.load import choose_weights, choose_weights_flag, weight_files
+from vitctl.workflows.inputs.weights import choose_weights, choose_weights_flag, weight_files
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def interpolate_positions(
     before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
     if config.pad:
         before = replace(before, spec=before.spec.replace(pad=True))
-    height, width = config.size
-    out = Path(config.out or f"{short_name(before.spec.name)}-{short(height, width)}.safetensors")
+    height, width = config.res
+    out = Path(config.out or f"{short_name(before.spec.name)}-{config.res}.safetensors")
     check_outputs(before, out, config, overwrite)
     after = resize_weights(before, height, width, config.method)
     if before.spec.grid == after.spec.grid:
@@ -83,10 +83,6 @@ def check_outputs(before: Weights, out: Path, config: InterpolateConfig, overwri
     check_output(config.plot, ending=".png")
     if config.plot and patch_positions(before) is None:
         raise UsageError(f"--plot draws a table of positions, and {before.spec.name} has none: {before.spec.positions}")
-
-
-def short(height: int, width: int) -> str:
-    return str(height) if height == width else f"{height}x{width}"
 
 
 def short_name(name: str) -> str:

@@ -4,6 +4,7 @@ import fnmatch
 from dataclasses import dataclass
 
 from vitctl.config.model import EXAFLOPS, LISTED, model_spec
+from vitctl.config.res import Res
 from vitctl.models.count import count
 from vitctl.reporting import Reporter, SilentReporter
 
@@ -24,9 +25,7 @@ class ModelsResult:
     models: list[ModelRow]
 
 
-def list_models(
-    pattern: str | None = None, res: tuple[int, int] = (224, 224), reporter: Reporter | None = None
-) -> ModelsResult:
+def list_models(pattern: str | None = None, res: Res | None = None, reporter: Reporter | None = None) -> ModelsResult:
     """Those whose name has `pattern` in it, or fits it as a glob; a name that is not listed stands for itself."""
     names = [
         name for name in LISTED if not pattern or pattern.lower() in name or fnmatch.fnmatch(name, pattern.lower())
@@ -35,18 +34,18 @@ def list_models(
     rows = []
     with reporter.progress("count", len(names) or 1, "models") as bar:
         for name in names or [str(pattern)]:
-            rows.append(make_model_row(name, res, reporter))
+            rows.append(make_model_row(name, res or Res(224), reporter))
             bar.advance()
     return ModelsResult(rows)
 
 
-def make_model_row(name: str, res: tuple[int, int], reporter: Reporter) -> ModelRow:
-    spec = model_spec(name, height=res[0], width=res[1], pad=True)
+def make_model_row(name: str, res: Res, reporter: Reporter) -> ModelRow:
+    spec = model_spec(name, height=res.height, width=res.width, pad=True)
     has_tokens = spec.family not in ("bit", "timm")
-    if has_tokens and (res[0] % spec.reach or res[1] % spec.reach):
+    if has_tokens and (res.height % spec.reach or res.width % spec.reach):
         covered = "x".join(str(cells * spec.reach) for cells in spec.grid)
         reporter.note(
-            f"{name}: patches of {spec.reach} do not divide {res[0]}x{res[1]}; counted as padded to {covered}"
+            f"{name}: patches of {spec.reach} do not divide {res.height}x{res.width}; counted as padded to {covered}"
         )
     counted = count(spec)
     return ModelRow(

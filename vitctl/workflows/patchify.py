@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.patchify import SPLITS, PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.data.patchifier.build import build_patch_file
 from vitctl.data.patchifier.duplicates import find_copies
 from vitctl.data.patchifier.finish import options_digest
-from vitctl.data.patchifier.workspace import Workspace
+from vitctl.data.patchifier.workspace import Build, Existing
 from vitctl.data.sources import Hints, open_source
 from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
@@ -27,7 +28,7 @@ from vitctl.io.patch_writer import write_index
 from vitctl.reporting import Reporter, SilentReporter, format_count
 from vitctl.workflows.info import PatchFileInfo, describe_patch_file, name_in_split
 
-SHOWN = 3  # rejects and leaks that are told by name
+SHOWN = 3  # rejects in a warning
 
 
 @dataclass(frozen=True)
@@ -42,94 +43,81 @@ def patchify(
     config: PatchifyConfig, reporter: Reporter | None = None, *, resume: bool = False, overwrite: bool = False
 ) -> PatchifyResult:
     reporter = reporter or SilentReporter()
+    existing: Existing = "overwrite" if overwrite else "resume" if resume else "refuse"
     started = time.perf_counter()
     try:
-        made = make(config, reporter, resume, overwrite)
+        path = make(config, reporter, existing)
     except KeyboardInterrupt as error:
         code = 143 if isinstance(error, Terminated) else 130
         raise Interrupted("stopped; what is done is kept", code) from error
     elapsed = time.perf_counter() - started
-    info = describe_patch_file(PatchFile(made))
-    tell_findings(info, reporter)
+    info = describe_patch_file(PatchFile(path))
+    report_findings(info, reporter)
     count = sum(split.pictures for split in info.splits.values())
-    return PatchifyResult(str(made), info, elapsed, count / elapsed)
+    return PatchifyResult(str(path), info, elapsed, count / elapsed)
 
 
-def make(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bool) -> Path:
-    """The file that is whole now: the one asked for, or one shard of it."""
+def make(config: PatchifyConfig, reporter: Reporter, existing: Existing) -> Path:
+    """Makes the file, all shards of it, or the one shard that the config names, and returns its path."""
     out = Path(config.out)
-    shards = config.shards or 0
-    for path in (out, *(shard_path(out, shard, shards) for shard in range(shards))):
+    paths = [shard_path(out, shard, config.shards or 0) for shard in range(config.shards or 0)]
+    for path in (out, *paths):
         check_replaceable(path, PATCHES.name)
     if config.shard == "index":
-        return make_index(config, reporter, resume, overwrite)
-    hints = Hints(config.root, config.path_column, config.label_column)
-    source = open_source(config.source, config.kind, hints)
+        return make_index(config, reporter, existing)
+    source = open_source(config.source, config.kind, Hints(config.root, config.path_column, config.label_column))
     config = with_defaults(config, source, reporter)
-    if not config.shards:
-        return make_one(source, config, out, 0, reporter, resume, overwrite)
     if config.shard is not None:
-        path = shard_path(out, int(config.shard), config.shards)
-        return make_one(source, config, path, int(config.shard), reporter, resume, overwrite)
-    return make_shards(source, config, out, reporter, resume, overwrite)
+        shard = int(config.shard)
+        return make_one(Build(source, config, paths[shard], shard, existing), reporter)
+    build = Build(source, config, out, existing=existing)
+    return make_shards(build, paths, reporter) if paths else make_one(build, reporter)
 
 
-def make_shards(
-    source: Source, config: PatchifyConfig, out: Path, reporter: Reporter, resume: bool, overwrite: bool
-) -> Path:
-    """All shards here, from one scan of the source, and the index."""
-    paths = [shard_path(out, shard, config.shards or 0) for shard in range(config.shards or 0)]
-    shared = out.with_name(f".{out.name}.shared")
-    if overwrite:
+def make_shards(build: Build, paths: list[Path], reporter: Reporter) -> Path:
+    """All shards, from one scan of the source, and the index at `build.out`."""
+    out, shared = build.out, build.out.with_name(f".{build.out.name}.shared")
+    if build.existing == "overwrite":
         for path in (out, *paths):
-            path.unlink(missing_ok=True)  # or else what is left of them would pass for new after a stop
+            path.unlink(missing_ok=True)  # if this run is stopped, --resume must not take old shards for new ones
         shutil.rmtree(shared, ignore_errors=True)
-    elif out.exists() and not resume:
-        raise OutputExists(f"{out}: exists already; --overwrite makes it anew")
+    elif out.exists() and build.existing != "resume":
+        raise OutputExists(f"{out}: exists already; --overwrite replaces it")
     for shard, path in enumerate(paths):
-        make_one(source, config, path, shard, reporter, resume, overwrite, shared)
+        make_one(dataclasses.replace(build, out=path, shard=shard, shared=shared), reporter)
     shutil.rmtree(shared, ignore_errors=True)
-    return make_index(config, reporter, resume, overwrite)
+    return make_index(build.config, reporter, build.existing)
 
 
-def make_one(
-    source: Source,
-    config: PatchifyConfig,
-    out: Path,
-    shard: int,
-    reporter: Reporter,
-    resume: bool,
-    overwrite: bool,
-    shared: Path | None = None,
-) -> Path:
-    if is_finished(out, config, resume, overwrite):
-        reporter.note(f"{out} is finished already")
-        return out
-    plan = build_patch_file(source, config, out, shard, reporter, resume, overwrite, shared)
-    if not (shared and shard):  # what is said of the whole source is said once
+def make_one(build: Build, reporter: Reporter) -> Path:
+    if is_finished(build):
+        reporter.note(f"{build.out} is finished already")
+        return build.out
+    plan = build_patch_file(build, reporter)
+    if not (build.shared and build.shard):  # the plans of all shards hold the same notes
         for note in plan.notes:
             reporter.note(note)
         for warning in plan.warnings:
             reporter.warn(warning)
-    return out
+    return build.out
 
 
-def is_finished(out: Path, config: PatchifyConfig, resume: bool, overwrite: bool) -> bool:
-    """Whether --resume has nothing to do: the file is there, and these options made it."""
-    if not resume or overwrite or not out.exists() or Workspace(out).folder.exists():
+def is_finished(build: Build) -> bool:
+    """Whether --resume has nothing to do, because the file exists and these options made it."""
+    if build.existing != "resume" or not build.out.exists() or build.space.folder.exists():
         return False
-    if PatchFile(out).header.options != options_digest(config):
-        raise OutputExists(f"{out}: exists already, made with other options; --overwrite makes it anew")
+    if PatchFile(build.out).header.options != options_digest(build.config):
+        raise OutputExists(f"{build.out}: exists already, made with other options; --overwrite replaces it")
     return True
 
 
 def with_defaults(config: PatchifyConfig, source: Source, reporter: Reporter) -> PatchifyConfig:
-    """What a kind of source wants when nothing was said: told, because it decides what is in the file."""
+    """The defaults for digits. They are reported, because they decide what is in the file."""
     if source.kind == "digits" and not config.split:
         reporter.note("digits has no splits: a stratified fifth becomes val (--split val=0.2)")
         config = dataclasses.replace(config, split=("val=0.2",))
-    if source.kind == "digits" and config.res == "auto":
-        config = dataclasses.replace(config, res="32", patch=config.patch or 4)
+    if source.kind == "digits" and config.res is None:
+        config = dataclasses.replace(config, res=Res(32), patch=config.patch or 4)
     return config
 
 
@@ -137,11 +125,11 @@ def shard_path(out: Path, shard: int, shards: int) -> Path:
     return out.with_name(f"{out.stem}-{shard:05d}-of-{shards:05d}{out.suffix}")
 
 
-def make_index(config: PatchifyConfig, reporter: Reporter, resume: bool, overwrite: bool) -> Path:
-    """The index over the shards, once they are all there."""
+def make_index(config: PatchifyConfig, reporter: Reporter, existing: Existing) -> Path:
+    """The index over the shards, all of which must exist."""
     out, count = Path(config.out), config.shards or 0
-    if out.exists() and not (overwrite or resume):
-        raise OutputExists(f"{out}: exists already; --overwrite makes the index anew")
+    if out.exists() and existing == "refuse":
+        raise OutputExists(f"{out}: exists already; --overwrite replaces the index")
     paths = [shard_path(out, shard, count) for shard in range(count)]
     missing = [path.name for path in paths if not path.exists()]
     if missing:
@@ -164,12 +152,12 @@ def check_alike(shards: list[PatchFile]) -> None:
             if getattr(shard.header, name) != getattr(first.header, name):
                 raise DataError(
                     f"{shard.path}: its {name} differs from that of {first.path}; "
-                    "make both from the same source with the same options"
+                    "make all shards from the same source with the same options"
                 )
 
 
 def join_shards(shards: list[PatchFile]) -> tuple[Header, Notes]:
-    """The header and notes of all shards together; copies are looked for across them."""
+    """The header and notes of the index. Copies are searched across all shards."""
     digests: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {
         name: np.concatenate([shard.splits[name].digests() for shard in shards if name in shard.splits])
         for name in SPLITS
@@ -198,20 +186,18 @@ def row_name(shards: list[PatchFile], split: str, row: int) -> str:
     raise IndexError(row)
 
 
-def tell_findings(info: PatchFileInfo, reporter: Reporter) -> None:
-    """What the user should know before training on it."""
+def report_findings(info: PatchFileInfo, reporter: Reporter) -> None:
+    """Warns about what matters before training: rejects, leaks and copies."""
     if info.rejects:
         shown = "; ".join(f"{reject['name']}: {reject['reason']}" for reject in info.rejected[:SHOWN])
         more = f"; and {info.rejects - SHOWN} more (vitctl info --rejects lists them)" if info.rejects > SHOWN else ""
         reporter.warn(f"{info.rejects:,} rejected: {shown}{more}")
     if info.leaked:
         pair = info.leaks[0]
-        first = (
-            f"{name_in_split(pair['split'], pair['name'])} is {name_in_split(pair['other_split'], pair['other_name'])}"
-        )
-        reporter.warn(
-            f"{format_count(info.leaked, 'image')} of one split in another too: {first}"
-            + (" (vitctl info --rejects lists them)" if info.leaked > 1 else "")
-        )
+        first = name_in_split(pair["split"], pair["name"])
+        copy = name_in_split(pair["other_split"], pair["other_name"])
+        more = " (vitctl info --rejects lists them)" if info.leaked > 1 else ""
+        verb = "appears" if info.leaked == 1 else "appear"
+        reporter.warn(f"{format_count(info.leaked, 'image')} {verb} in two splits: {first} is {copy}{more}")
     if info.duplicates:
-        reporter.warn(f"exact copies inside a split: {format_count(info.duplicates, 'image')}")
+        reporter.warn(f"exact copies within a split: {format_count(info.duplicates, 'image')}")

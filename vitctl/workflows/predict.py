@@ -20,11 +20,10 @@ from vitctl.io.atomic import atomic_write
 from vitctl.io.csv_cells import text_cell
 from vitctl.io.outputs import check_output
 from vitctl.reporting import Reporter, SilentReporter, format_count
-from vitctl.training.device import choose_device
-from vitctl.training.precision import autocast
+from vitctl.training.device import autocast, choose_device
 from vitctl.training.ranks import Ranks
 from vitctl.training.tally import check_finite_logits
-from vitctl.workflows.ready import Ready, choose_model
+from vitctl.workflows.inputs.model import Ready, choose_model
 
 
 @dataclass(frozen=True)

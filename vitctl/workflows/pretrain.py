@@ -1,45 +1,46 @@
 """`vitctl pretrain`: a model from scratch, with labels."""
 
-import time
-from typing import Any, Unpack
-
 from vitctl.config.model import ModelSpec, model_spec
-from vitctl.config.train import TrainConfig
-from vitctl.data.subsets import limit_split
+from vitctl.config.train import PretrainConfig, RunOptions
+from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, SilentReporter
-from vitctl.training.device import choose_device
-from vitctl.training.environment import make_environment
+from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
-from vitctl.training.ranks import join_ranks, ranks_here
-from vitctl.training.stop import Stop
 from vitctl.training.task import make_labeled_task
-from vitctl.workflows.choose import warn_enlarged
-from vitctl.workflows.train.conclude import TrainResult, conclude_training, read_concluded
-from vitctl.workflows.train.fresh import fresh_spec, fresh_weights_for
-from vitctl.workflows.train.start import Data, Request, Ways, start
+from vitctl.workflows.train.fresh import fresh_spec, make_fresh_weights
+from vitctl.workflows.train.result import TrainResult, make_train_result
+from vitctl.workflows.train.run import run_training
+from vitctl.workflows.train.start import Data, Started
 
 
 def pretrain(
-    flags: dict[str, Any] | None = None, reporter: Reporter | None = None, **ways: Unpack[Ways]
+    config: PretrainConfig, options: RunOptions | None = None, reporter: Reporter | None = None
 ) -> TrainResult:
-    """`flags` are fields of TrainConfig over those of a recipe: `pretrain({"model": "vit-s/16", "epochs": 10})`."""
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
-    request = Request("pretrain", dict(flags or {}), **ways)
-    device = choose_device(request.flags.get("device") or "auto", ranks_here())
-    with join_ranks(device) as ranks:
-        model = model_spec(request.flags.get("model") or TrainConfig.model, pad=True)  # its size is not known yet
-        with start(request, model, ranks, device, reporter, choose_pretrain_spec) as started:
-            if started.run and started.run.result:
-                return read_concluded(TrainResult, started.run, reporter)
-            config, data = started.config, started.data
-            train = limit_split(data.train, config.limit, config.seed)
-            begun = fresh_weights_for("pretrain", choose_pretrain_spec(config, data), config, data)
-            warn_enlarged(data.file, begun.spec, reporter)
-            with Stop(reporter.warn) as stop:
-                place = make_environment(config, train, data.val, ranks, device, reporter, stop)
-                fitted = Fit(config, make_labeled_task(config, begun, place), place, started.run).train()
-            return conclude_training(started, place, begun.spec, fitted, time.perf_counter() - began)
+    """`pretrain(PretrainConfig(model="vit-s/16", epochs=10), RunOptions(out="runs/first"))`
+
+    The recipe decides the fields that are not named.
+    """
+    return run_training(
+        config,
+        options or RunOptions(),
+        reporter or SilentReporter(),
+        TrainResult,
+        choose_spec,
+        begin_pretraining,
+        fit_labeled,
+    )
 
 
-def choose_pretrain_spec(config: TrainConfig, data: Data) -> ModelSpec:
-    return fresh_spec(config, data, len(data.file.class_names))
+def choose_spec(config: PretrainConfig, _is_new: bool) -> tuple[PretrainConfig, ModelSpec]:
+    return config, model_spec(config.model, pad=True)  # the size is not known before the data
+
+
+def begin_pretraining(config: PretrainConfig, data: Data) -> Weights:
+    spec = fresh_spec(config, data, len(data.file.class_names), config.norm)
+    return make_fresh_weights(spec, config, data, head_bias=config.head_bias, head_std=config.head_std)
+
+
+def fit_labeled(started: Started[PretrainConfig], env: Environment, began: float) -> TrainResult:
+    task = make_labeled_task(started.config, started.weights, env)
+    fitted = Fit(started.config, task, env, started.run).train()
+    return make_train_result(started, env, fitted, began)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitctl.config.recipes import RECIPES, Recipe, recipe
-from vitctl.config.train import TrainConfig
+from vitctl.config.res import Res
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,19 @@ def list_recipes(pattern: str | None = None) -> RecipesResult:
 
 def make_recipe_row(row: Recipe) -> RecipeRow:
     settings = {"batch": row.config.batch, "optim.lr": row.config.optim.lr} | dict(
-        list_changed_fields(row.config, TrainConfig())
+        list_changed_fields(row.config, type(row.config)())
     )
     settings.pop("model", None)
-    return RecipeRow(row.name, row.purpose, row.config.model, row.source, row.command, row.expected, settings)
+    return RecipeRow(row.name, row.purpose, row.model, row.source, row.command, row.expected, settings)
 
 
 def list_changed_fields(config: Any, default: Any, above: str = "") -> Iterator[tuple[str, Any]]:
     """Every field that is not the default's; those of inner configs as optim.lr."""
     for field in dataclasses.fields(config):
         value, usual = getattr(config, field.name), getattr(default, field.name)
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, Res):
+            yield f"{above}{field.name}", str(value)
+        elif dataclasses.is_dataclass(value):
             yield from list_changed_fields(value, usual, f"{above}{field.name}.")
         elif value != usual:
             yield f"{above}{field.name}", value

@@ -1,49 +1,56 @@
-"""A command of ours as a part of something larger: it runs here, and is told as the line that does the same."""
+"""Commands as parts of a demo or a study: they run here, and are printed as the line that does the same."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitctl.config.recipes import Purpose
+from vitctl.config.option import option_fields
+from vitctl.config.train import RunOptions, TrainConfig
 from vitctl.errors import Interrupted, NoSpace, Terminated
 from vitctl.reporting import Reporter
 from vitctl.workflows.finetune import finetune
 from vitctl.workflows.pretrain import pretrain
-from vitctl.workflows.selfsup import SelfsupResult, selfsup
-from vitctl.workflows.train.conclude import TrainResult
+from vitctl.workflows.selfsup import selfsup
 
 OTHERWISE = {"source": "from", "settings": "set"}  # flags that are not named as the field that they fill
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run that goes on where it stands, and is left alone where it is done."""
+    """A run that is resumed where it stands, and left alone where it is done."""
 
-    command: Purpose
+    config: TrainConfig
     out: Path
-    flags: dict[str, Any]
-    recipe: str | None = None
-    settings: tuple[str, ...] = field(default=())
 
     def line(self) -> str:
-        return command_line(self.command, **self.flags, recipe=self.recipe, settings=self.settings, out=self.out)
+        return shlex.join(["vitctl", self.config.command, *flag_words(self.config), "--out", str(self.out)])
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """As the command line would have them: a run goes on only if it is asked for alike."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in self.flags.items()}
+    def train(self, reporter: Reporter) -> Any:
+        trainers: dict[str, Callable[..., Any]] = {"pretrain": pretrain, "finetune": finetune, "selfsup": selfsup}
+        return trainers[self.config.command](self.config, RunOptions(out=str(self.out), resume="auto"), reporter)
 
-    def train(self, reporter: Reporter) -> TrainResult:
-        run = {"pretrain": pretrain, "finetune": finetune}[self.command]
-        return run(self.fields, reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
-                   resume="auto")  # fmt: skip
 
-    def train_unlabeled(self, reporter: Reporter) -> SelfsupResult:
-        return selfsup(self.fields, reporter, recipe=self.recipe, settings=self.settings, out=str(self.out),
-                       resume="auto")  # fmt: skip
+def flag_words(config: TrainConfig) -> Iterator[str]:
+    """The flags that ask for this config: --set for fields without a flag of their own."""
+    for field in option_fields(type(config)):
+        values: list[Any] = [config]
+        for name in field.path:
+            values.append(getattr(values[-1], name))
+        if all(name in holder.named for name, holder in zip(field.path, values, strict=False)):
+            text = as_setting(values[-1])
+            is_flag = field.flag and not field.flag.const and values[-1] is not None
+            name = (field.flag and field.flag.name) or field.path[-1].replace("_", "-")
+            yield from (f"--{name}", text) if is_flag else ("--set", f"{field.name}={text}")
+
+
+def as_setting(value: Any) -> str:
+    """A value as `--set` reads it."""
+    if isinstance(value, tuple):
+        return ",".join(map(as_setting, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 @contextmanager

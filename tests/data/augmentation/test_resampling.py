@@ -7,17 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
-from vitctl.data.augmentation.resampling import (
-    ONE,
-    Axis,
-    Taps,
-    blur,
-    blur_taps,
-    reflect,
-    resample,
-    resize_taps,
-    weigh,
-)
+from vitctl.data.augmentation.resampling import ONE, Axis, Taps, blur, blur_taps, reflect, resample, resize_taps, weigh
 
 PIL_FILTER = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -11,6 +11,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from vitctl.data.patchifier import build as building
 from vitctl.data.patchifier import worker as working
 from vitctl.data.patchifier.build import build_patch_file
 from vitctl.data.patchifier.finish import final_orders
+from vitctl.data.patchifier.plan import RowPlan
 from vitctl.data.patchifier.worker import RowLayout, Worker
-from vitctl.data.patchifier.workspace import BlockResult, Journal, Workspace
+from vitctl.data.patchifier.workspace import BlockResult, Build, Existing, Journal, Workspace
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, NoSpace, OutputExists, RunError, UsageError
 from vitctl.io.patch_file import PatchFile
@@ -39,7 +41,7 @@ RES = "16"
 
 
 @pytest.fixture
-def pictures(folder: Folder) -> Path:
+def photos(folder: Folder) -> Path:
     """Two splits, with unreadable images at the begin, in the middle and at the end of them."""
     root = folder({"train/cat": 30, "train/dog": 30, "val/cat": 9, "val/dog": 8})
     for name in ("train/cat/000.png", "train/cat/017.png", "train/dog/029.png", "val/cat/003.png", "val/dog/007.png"):
@@ -56,14 +58,18 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "SYNC_SECONDS", 0.0)
 
 
-def make(source: Path, out: Path, resume: bool = False, shard: int = 0, **options: Any) -> bytes:
+def order(source: Path, out: Path, **options: Any) -> Build:
     config = PatchifyConfig(str(source), str(out), res=RES, patch=4, **{"workers": 1, **options})
-    build_patch_file(open_source(config.source), config, out, shard, SilentReporter(), resume, False)
+    return Build(open_source(config.source), config, out)
+
+
+def make(source: Path, out: Path, existing: Existing = "refuse", shard: int = 0, **options: Any) -> bytes:
+    build_patch_file(replace(order(source, out, **options), existing=existing, shard=shard), SilentReporter())
     return out.read_bytes()
 
 
-def test_images_names_labels_and_rejects_are_right(pictures: Path, tmp_path: Path) -> None:
-    make(pictures, tmp_path / "a.h5")
+def test_images_names_labels_and_rejects_are_right(photos: Path, tmp_path: Path) -> None:
+    make(photos, tmp_path / "a.h5")
     file = PatchFile(tmp_path / "a.h5")
     assert {name: split.rows for name, split in file.splits.items()} == {"train": 57, "val": 16}
     assert file.class_names == ("cat", "dog")
@@ -76,31 +82,31 @@ def test_images_names_labels_and_rejects_are_right(pictures: Path, tmp_path: Pat
         assert len(set(names)) == split.rows
         for name, label, image in zip(names, split.labels(), split.images(every), strict=True):
             assert file.class_names[label] == Path(name).parent.name
-            expected = Image.open(pictures / name).crop((4, 0, 44, 40)).resize((16, 16), Image.Resampling.BICUBIC)
+            expected = Image.open(photos / name).crop((4, 0, 44, 40)).resize((16, 16), Image.Resampling.BICUBIC)
             assert np.abs(image.astype(int) - np.asarray(expected).astype(int)).max() <= 1
     assert file.leaks() == [("val", "val/dog/same.png", "train", "train/cat/001.png")]
     assert file.header.leaked == 1
 
 
-def test_mean_and_std_are_those_of_the_train_images(pictures: Path, tmp_path: Path) -> None:
-    make(pictures, tmp_path / "a.h5")
+def test_mean_and_std_are_those_of_the_train_images(photos: Path, tmp_path: Path) -> None:
+    make(photos, tmp_path / "a.h5")
     file = PatchFile(tmp_path / "a.h5")
     pixels = file.split("train").images(np.arange(57)).reshape(-1, 3) / 255
     assert np.allclose(file.header.mean, pixels.mean(0))
     assert np.allclose(file.header.std, pixels.std(0))
 
 
-def test_workers_do_not_change_a_byte(pictures: Path, tmp_path: Path) -> None:
-    alone = make(pictures, tmp_path / "a.h5")
-    assert make(pictures, tmp_path / "b.h5", workers=2) == alone
-    assert make(pictures, tmp_path / "c.h5", workers=3) == alone
+def test_workers_do_not_change_a_byte(photos: Path, tmp_path: Path) -> None:
+    alone = make(photos, tmp_path / "a.h5")
+    assert make(photos, tmp_path / "b.h5", workers=2) == alone
+    assert make(photos, tmp_path / "c.h5", workers=3) == alone
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lzf", "zstd", "lz4"])
-def test_compressing_changes_no_content(pictures: Path, tmp_path: Path, codec: str) -> None:
-    make(pictures, tmp_path / "plain.h5")
-    one = make(pictures, tmp_path / "a.h5", compress=True, codec=codec)
-    assert make(pictures, tmp_path / "b.h5", compress=True, codec=codec, workers=2) == one
+def test_compressing_changes_no_content(photos: Path, tmp_path: Path, codec: str) -> None:
+    make(photos, tmp_path / "plain.h5")
+    one = make(photos, tmp_path / "a.h5", compress=True, codec=codec)
+    assert make(photos, tmp_path / "b.h5", compress=True, codec=codec, workers=2) == one
     plain, packed = PatchFile(tmp_path / "plain.h5"), PatchFile(tmp_path / "a.h5")
     assert plain.digest == packed.digest
     rows = np.arange(57)
@@ -168,18 +174,18 @@ def calls_of(work: Callable[[], None]) -> int:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python's warning that a forked child has only this thread
 @pytest.mark.parametrize("options", [{}, {"compress": True}, {"shards": 2}], ids=["plain", "compressed", "sharded"])
 def test_killed_at_every_write_and_resumed_it_is_the_same_file(
-    pictures: Path, tmp_path: Path, options: dict[str, Any]
+    photos: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     shard = 1 if "shards" in options else 0
-    whole = make(pictures, tmp_path / "whole.h5", shard=shard, **options)
+    whole = make(photos, tmp_path / "whole.h5", shard=shard, **options)
     out = tmp_path / "out.h5"
-    total = calls_of(lambda: make(pictures, out, shard=shard, **options))  # type: ignore[arg-type, return-value]
+    total = calls_of(lambda: make(photos, out, shard=shard, **options))  # type: ignore[arg-type, return-value]
     out.unlink()
     assert total > 40
 
     def killed(fatal: int) -> None:
         with killed_at(fatal):
-            make(pictures, out, resume=True, shard=shard, **options)
+            make(photos, out, existing="resume", shard=shard, **options)
 
     for fatal in range(1, total + 1):
         code = in_a_fork(lambda fatal=fatal: killed(fatal))  # type: ignore[misc]
@@ -192,7 +198,7 @@ def test_killed_at_every_write_and_resumed_it_is_the_same_file(
         again = random.Random(fatal).randint(1, total)
         in_a_fork(lambda again=again: killed(again))  # type: ignore[misc]
         if not out.exists() or Workspace(out).folder.exists():
-            make(pictures, out, resume=True, shard=shard, **options)
+            make(photos, out, existing="resume", shard=shard, **options)
         assert out.read_bytes() == whole, f"killed at call {fatal} of {total}"
         assert not Workspace(out).folder.exists()
         out.unlink()
@@ -244,7 +250,7 @@ def test_gaps_are_filled_from_the_end_and_every_good_row_stays(
     names = ("train", "val", "test")
     counts = {name: count for name, (count, _) in zip(names, splits, strict=False)}
     extents = {name: Extent(0, count) for name, count in counts.items()}
-    layout = RowLayout(Geometry(1, 1, 1, 1), counts, extents, 1)
+    layout = RowLayout(RowPlan(Path(), Geometry(1, 1, 1, 1), counts, (), (), (), (), ""), extents, 1)
     begins = layout.begins()
     bad = {
         name: {row for row in rejected if row < count} for name, (count, rejected) in zip(names, splits, strict=False)
@@ -267,60 +273,58 @@ def test_a_line_that_a_kill_cut_short_costs_one_block(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        found = Journal(path)
-        assert list(found.done) == list(range(whole[:length].count(b"\n")))
-        found.add(BlockResult(9))
-        found.write()
+        resumed = Journal(path)
+        assert list(resumed.done) == list(range(whole[:length].count(b"\n")))
+        resumed.add(BlockResult(9))
+        resumed.write()
         assert list(Journal(path).done) == [*range(whole[:length].count(b"\n")), 9]
 
 
-def begun(pictures: Path, out: Path, **options: Any) -> Workspace:
+def unfinished(photos: Path, out: Path, **options: Any) -> Workspace:
     """A build that was stopped before its first block."""
-    config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, **options)
-    space = Workspace(out)
-    space.begin(building.build_inputs(open_source(config.source), config), resume=False, overwrite=False)
-    return space
+    build = order(photos, out, **options)
+    build.space.begin(building.build_inputs(build), build.existing)
+    return build.space
 
 
-def test_other_options_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path) -> None:
-    begun(pictures, tmp_path / "a.h5")
+def test_other_options_cannot_resume_a_build(photos: Path, tmp_path: Path) -> None:
+    unfinished(photos, tmp_path / "a.h5")
     with pytest.raises(UsageError, match="fit was 'crop' and is 'pad'"):
-        make(pictures, tmp_path / "a.h5", resume=True, fit="pad")
+        make(photos, tmp_path / "a.h5", existing="resume", fit="pad")
 
 
-def test_another_source_cannot_go_on_with_a_build(pictures: Path, tmp_path: Path) -> None:
-    """The plan holds places in an archive: in one that was packed anew they are other images."""
+def test_another_source_cannot_resume_a_build(photos: Path, tmp_path: Path) -> None:
+    """The plan holds places in an archive: in one that was packed again they are other images."""
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
-        tar.add(pictures, "pictures")
-    begun(archive, tmp_path / "a.h5")
+        tar.add(photos, "photos")
+    unfinished(archive, tmp_path / "a.h5")
     with tarfile.open(archive, "w") as tar:
         for name in ("train/dog", "train/cat", "val/dog"):
-            tar.add(pictures / name, f"pictures/{name}")
-    with pytest.raises(UsageError, match="cannot go on with what was begun: files was"):
-        make(archive, tmp_path / "a.h5", resume=True)
+            tar.add(photos / name, f"photos/{name}")
+    with pytest.raises(UsageError, match="cannot resume, because files was"):
+        make(archive, tmp_path / "a.h5", existing="resume")
 
 
-def test_what_is_there_is_kept_unless_told(pictures: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_by_default(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    whole = make(pictures, out)
-    with pytest.raises(OutputExists, match="--overwrite makes it anew"):
-        make(pictures, out)
+    whole = make(photos, out)
+    with pytest.raises(OutputExists, match=r"a\.h5: exists already; --overwrite replaces it"):
+        make(photos, out)
     Workspace(out).folder.mkdir()
-    with pytest.raises(OutputExists, match="go on with --resume"):
-        make(pictures, out)
+    with pytest.raises(OutputExists, match="is unfinished; continue with --resume"):
+        make(photos, out)
     assert out.read_bytes() == whole
 
 
-def test_a_second_build_of_one_file_is_refused_and_harms_the_first_in_nothing(pictures: Path, tmp_path: Path) -> None:
+def test_a_second_build_of_one_file_is_refused_and_does_not_harm_the_first(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    space = begun(pictures, out)
+    space = unfinished(photos, out)
     before = sorted(path.name for path in space.folder.iterdir())
     with space.hold(SilentReporter()):
-        for overwrite in (False, True):
-            config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4)
-            with pytest.raises(OutputExists, match="another process"):
-                build_patch_file(open_source(config.source), config, out, 0, SilentReporter(), not overwrite, overwrite)
+        for existing in ("resume", "overwrite"):
+            with pytest.raises(OutputExists, match="another process is building it"):
+                make(photos, out, existing)
             assert sorted(path.name for path in space.folder.iterdir()) == before
 
 
@@ -334,61 +338,58 @@ def test_a_split_of_which_nothing_can_be_read_is_empty(folder: Folder, tmp_path:
     assert file.split("val").digests().tobytes() == b"".join(map(image_digest, file.split("val").patches(np.arange(3))))
 
 
-def test_a_source_that_goes_away_is_no_heap_of_rejects(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    whole = make(pictures, tmp_path / "whole.h5")
+def test_a_source_that_goes_away_does_not_reject_every_image(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    whole = make(photos, tmp_path / "whole.h5")
     real = Worker.block
 
     def unmounted(worker: Worker, number: int) -> BlockResult:
         if number == 2:
-            pictures.rename(tmp_path / "elsewhere")
+            photos.rename(tmp_path / "elsewhere")
         return real(worker, number)
 
     monkeypatch.setattr(Worker, "block", unmounted)
-    with pytest.raises(RunError, match="cannot be read now"):
-        make(pictures, tmp_path / "a.h5")
-    (tmp_path / "elsewhere").rename(pictures)
+    with pytest.raises(RunError, match="cannot be read"):
+        make(photos, tmp_path / "a.h5")
+    (tmp_path / "elsewhere").rename(photos)
     monkeypatch.setattr(Worker, "block", real)
-    assert make(pictures, tmp_path / "a.h5", resume=True) == whole
+    assert make(photos, tmp_path / "a.h5", existing="resume") == whole
 
 
-def test_mean_and_std_look_at_evenly_spaced_images(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_mean_and_std_look_at_evenly_spaced_images(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(working, "SAMPLES", 20)  # of the 60 that are planned: every third
-    make(pictures, tmp_path / "a.h5")
+    make(photos, tmp_path / "a.h5")
     train = PatchFile(tmp_path / "a.h5").split("train")
-    seen = [f"train/{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(0, 30, 3)]
-    rows = [row for row, name in enumerate(train.names(np.arange(57))) if name in seen]
+    sampled = [f"train/{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(0, 30, 3)]
+    rows = [row for row, name in enumerate(train.names(np.arange(57))) if name in sampled]
     assert len(rows) == 19  # cat/000 is a reject
     pixels = train.images(np.array(rows)).reshape(-1, 3) / 255
     assert np.allclose(PatchFile(tmp_path / "a.h5").header.mean, pixels.mean(0))
 
 
-def test_a_first_reject_stops_it_when_asked(pictures: Path, tmp_path: Path) -> None:
+def test_a_first_reject_stops_it_when_asked(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/cat/000\.png: truncated file; --on-error skip"):
-        make(pictures, tmp_path / "a.h5", on_error="fail")
+        make(photos, tmp_path / "a.h5", on_error="fail")
 
 
 def test_nothing_readable_is_an_error_that_names_the_first(folder: Folder, tmp_path: Path) -> None:
     root = folder({"cat": 3})
     for path in root.rglob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"none of the 3 images could be read; the first: cat/000\.png: not an image"):
+    with pytest.raises(DataError, match=r"none of the 3 images could be read; the first is cat/000\.png: not an image"):
         make(root, tmp_path / "a.h5")
 
 
-def test_no_room_stops_before_the_first_image(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_stops_before_the_first_image(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 10, 10))  # type: ignore[attr-defined]
-    with pytest.raises(NoSpace, match=r"needs .* kB, its disk has 10 B free"):
-        make(pictures, tmp_path / "a.h5")
+    with pytest.raises(NoSpace, match=r"needs .* kB, but its disk has 10 B free"):
+        make(photos, tmp_path / "a.h5")
 
 
-def test_it_is_no_hdf5_file_until_it_is_whole(pictures: Path, tmp_path: Path) -> None:
+def test_it_is_no_hdf5_file_until_it_is_whole(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    config = PatchifyConfig(str(pictures), str(out), res=RES, patch=4, workers=1)
-    space = begun(pictures, out)
-    source = open_source(config.source)
-    plan = building.load_or_make_plan(source, config, space, 0, SilentReporter(), space.folder)
-    layout = building.prepare_layout(plan, config, space)
-    building.decode_blocks((source, plan, layout, space, config), Journal(space.journal), SilentReporter())
+    build, space = order(photos, out), unfinished(photos, out)
+    layout = building.prepare_layout(build, building.load_or_make_plan(build, SilentReporter()))
+    building.decode_blocks(build, layout, Journal(space.journal), SilentReporter())
     assert not out.exists()
     assert not h5py.is_hdf5(space.rows)
 
@@ -405,10 +406,10 @@ def test_a_journal_that_a_power_cut_garbled_counts_up_to_there(tmp_path: Path) -
     assert path.read_bytes() == lines[0]
 
 
-def test_a_journal_without_its_rows_is_not_believed(pictures: Path, tmp_path: Path) -> None:
-    space = begun(pictures, tmp_path / "a.h5")
+def test_a_journal_without_its_rows_is_not_believed(photos: Path, tmp_path: Path) -> None:
+    space = unfinished(photos, tmp_path / "a.h5")
     journal = Journal(space.journal)
     journal.add(BlockResult(0))
     journal.write()
-    with pytest.raises(DataError, match="digests is gone; start over with --overwrite"):
-        make(pictures, tmp_path / "a.h5", resume=True)
+    with pytest.raises(DataError, match="digests is missing; start over with --overwrite"):
+        make(photos, tmp_path / "a.h5", existing="resume")

@@ -21,9 +21,9 @@ def photo(height: int = 48, width: int = 64) -> Image.Image:
     return Image.fromarray((127 + 120 * np.stack(waves, -1)).astype(np.uint8))
 
 
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -89,19 +89,19 @@ def test_a_large_jpeg_is_not_shifted_by_its_short_cut(height: int, width: int) -
 def test_transparency_is_on_white(mode: str) -> None:
     alpha = Image.new("L", (64, 48), 0)
     alpha.paste(255, (0, 0, 32, 48))
-    picture = photo().convert("RGBA")
-    picture.putalpha(alpha)
+    image = photo().convert("RGBA")
+    image.putalpha(alpha)
     kind = "TIFF" if mode == "PA" else "PNG"
-    pixels = decode(encoded(picture.convert(mode if mode != "PA" else "RGBA"), kind), FULL)
+    pixels = decode(encoded(image.convert(mode if mode != "PA" else "RGBA"), kind), FULL)
     assert (pixels[:, 32:] == 255).all()
     assert (pixels[:, :32] != 255).any()
 
 
 def test_a_palette_with_a_transparent_entry_is_on_white() -> None:
-    picture = Image.new("P", (64, 48), 0)
-    picture.putpalette([255, 0, 0, 0, 0, 255] + [0] * 762)
-    picture.paste(1, (32, 0, 64, 48))
-    pixels = decode(encoded(picture, "PNG", transparency=0), FULL)
+    image = Image.new("P", (64, 48), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255] + [0] * 762)
+    image.paste(1, (32, 0, 64, 48))
+    pixels = decode(encoded(image, "PNG", transparency=0), FULL)
     assert (pixels[:, :32] == 255).all()
     assert (pixels[:, 32:] == [0, 0, 255]).all()
 
@@ -129,10 +129,10 @@ def test_an_animation_shows_its_first_frame(kind: str) -> None:
 @pytest.mark.parametrize("size", [(24, 32), (100, 100), (37, 91)])
 @pytest.mark.parametrize("mode", ["crop", "squash"])
 def test_resizing_is_pillows_antialiased_bicubic(size: tuple[int, int], mode: str) -> None:
-    picture = photo(150, 211)
-    pixels = decode(encoded(picture, "PNG"), Target(*size, 3, fit=mode))
+    image = photo(150, 211)
+    pixels = decode(encoded(image, "PNG"), Target(*size, 3, fit=mode))
     left, top, width, height = crop_box(211, 150, size[1], size[0]) if mode == "crop" else (0, 0, 211, 150)
-    expected = picture.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BICUBIC)
+    expected = image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BICUBIC)
     assert difference(pixels, expected) <= 1
 
 
@@ -224,8 +224,8 @@ def test_pillows_own_limit_is_left_as_it_was() -> None:
     "options", [{}, {"progressive": True}, {"optimize": True}, {"comment": "x" * 500}, {"dpi": (72, 72)}]
 )
 def test_sizes_are_read_from_markers_as_pillow_reads_them(options: dict[str, Any]) -> None:
-    for picture in (photo(31, 57), photo(31, 57).convert("L")):
-        assert plain_jpeg_size(encoded(picture, "JPEG", **options)) == (57, 31)
+    for image in (photo(31, 57), photo(31, 57).convert("L")):
+        assert plain_jpeg_size(encoded(image, "JPEG", **options)) == (57, 31)
     assert plain_jpeg_size(encoded(photo().convert("CMYK"), "JPEG", **options)) is None
     content = encoded(photo(), "JPEG", **options)
     assert all(plain_jpeg_size(content[:length]) in (None, (64, 48)) for length in range(0, 400))

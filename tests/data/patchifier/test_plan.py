@@ -8,6 +8,7 @@ import pytest
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.plan import RowPlan, largest_patch, make_plan
+from vitctl.data.patchifier.workspace import Build
 from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
 from vitctl.errors import ConfigError, DataError
 from vitctl.reporting import SilentReporter
@@ -35,23 +36,17 @@ class Listed(Source):
 def plan(
     tmp_path: Path, sightings: list[Sighting], shard: int = 0, source: dict[str, Any] | None = None, **options: Any
 ) -> RowPlan:
-    config = PatchifyConfig("listed", **options)
-    scan = tmp_path / "scans" / str(len(list(tmp_path.glob("scans/*"))))  # a new one each time
-    return make_plan(
-        Listed(sightings, **(source or {})),
-        config,
-        tmp_path / f"plan-{shard}",
-        shard,
-        SilentReporter(),
-        scan,
-    )
+    out = tmp_path / f"{len(list(tmp_path.iterdir()))}.h5"  # a new one each time
+    build = Build(Listed(sightings, **(source or {})), PatchifyConfig("listed", **options), out, shard)
+    return make_plan(build, SilentReporter())
 
 
-def named(made: RowPlan) -> list[tuple[str, int]]:
-    return [(name.decode(), int(label)) for name, label in zip(made.column("name"), made.column("label"), strict=True)]
+def named(planned: RowPlan) -> list[tuple[str, int]]:
+    names, labels = planned.column("name"), planned.column("label")
+    return [(name.decode(), int(label)) for name, label in zip(names, labels, strict=True)]
 
 
-def pictures(classes: dict[str, int], split: str | None = None) -> list[Sighting]:
+def images(classes: dict[str, int], split: str | None = None) -> list[Sighting]:
     return [
         FoundImage(f"{name}/{number}", name, split, 1, number, 7)
         for name, count in classes.items()
@@ -66,59 +61,59 @@ def test_rows_keep_the_order_of_the_source_split_after_split(tmp_path: Path) -> 
         FoundImage("v2", "a", "val"),
         FoundImage("t2", "a", "train"),
     ]
-    made = plan(tmp_path, sightings)
-    assert made.splits == {"train": 2, "val": 2}
-    assert made.class_names == ("a", "b")
-    assert named(made) == [("t1", 1), ("t2", 0), ("v1", 1), ("v2", 0)]
+    planned = plan(tmp_path, sightings)
+    assert planned.splits == {"train": 2, "val": 2}
+    assert planned.class_names == ("a", "b")
+    assert named(planned) == [("t1", 1), ("t2", 0), ("v1", 1), ("v2", 0)]
 
 
 def test_a_plan_is_read_back_as_it_was_made(tmp_path: Path) -> None:
-    made = plan(tmp_path, [*pictures({"a": 3, "é" * 40: 2}), Refused("bad", "because")])
-    again = RowPlan.load(made.folder)
-    assert again == made
-    assert named(again) == named(made)
+    planned = plan(tmp_path, [*images({"a": 3, "é" * 40: 2}), Refused("bad", "because")])
+    again = RowPlan.load(planned.folder)
+    assert again == planned
+    assert named(again) == named(planned)
     assert again.refused == (("bad", "because"),)
     assert [again.column(name)[1] for name in ("file", "offset", "size")] == [1, 1, 7]
 
 
 def test_numbers_stay_the_numbers_they_were(tmp_path: Path) -> None:
     numbers: list[Sighting] = [FoundImage(str(number), number) for number in (3, 0, 11)]
-    made = plan(tmp_path, numbers)
-    assert made.class_names == tuple(map(str, range(12)))
-    assert [label for _, label in named(made)] == [3, 0, 11]
-    with pytest.raises(DataError, match="label 11 is there, but only 4 classes are named"):
+    planned = plan(tmp_path, numbers)
+    assert planned.class_names == tuple(map(str, range(12)))
+    assert [label for _, label in named(planned)] == [3, 0, 11]
+    with pytest.raises(DataError, match="listed: has label 11, but only 4 class names"):
         plan(tmp_path, numbers, source={"names": tuple("abcd")})
     with pytest.raises(DataError, match="some labels are numbers and some are names"):
         plan(tmp_path, [FoundImage("x", 1), FoundImage("y", "one")])
 
 
 def test_no_labels_is_minus_one(tmp_path: Path) -> None:
-    made = plan(tmp_path, [FoundImage("x"), FoundImage("y")])
-    assert (named(made), made.class_names) == ([("x", -1), ("y", -1)], ())
+    planned = plan(tmp_path, [FoundImage("x"), FoundImage("y")])
+    assert (named(planned), planned.class_names) == ([("x", -1), ("y", -1)], ())
 
 
 def test_a_cut_takes_the_same_share_of_every_class_whatever_else_is_there(tmp_path: Path) -> None:
     counts = {"a": 10, "b": 25, "c": 4}
-    made = plan(tmp_path, pictures(counts), split=("val=0.2", "test=0.1"))
-    labels = made.column("label")
-    assert made.splits == {"train": 27, "val": 8, "test": 4}
+    planned = plan(tmp_path, images(counts), split=("val=0.2", "test=0.1"))
+    labels = planned.column("label")
+    assert planned.splits == {"train": 27, "val": 8, "test": 4}
     assert Counter(labels[27:35].tolist()) == {0: 2, 1: 5, 2: 1}
-    cut = {name for name, _ in named(made)[27:35]}
-    more = plan(tmp_path, pictures(counts | {"d": 50}), split=("val=0.2", "test=0.1"))
+    cut = {name for name, _ in named(planned)[27:35]}
+    more = plan(tmp_path, images(counts | {"d": 50}), split=("val=0.2", "test=0.1"))
     assert cut <= {name for name, _ in named(more)}
     assert cut == {name for name, label in named(more)[more.splits["train"] :][: more.splits["val"]] if label < 3}
-    other = plan(tmp_path, pictures(counts), split=("val=0.2", "test=0.1"), seed=1)
+    other = plan(tmp_path, images(counts), split=("val=0.2", "test=0.1"), seed=1)
     assert cut != {name for name, _ in named(other)[27:35]}
 
 
 def test_a_split_that_is_there_is_not_cut_again(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has a val split already"):
-        plan(tmp_path, pictures({"a": 9}, "train") + pictures({"a": 2}, "val"), split=("val=0.1",))
+        plan(tmp_path, images({"a": 9}, "train") + images({"a": 2}, "val"), split=("val=0.1",))
 
 
 @pytest.mark.parametrize("shards", [1, 3, 7])
 def test_shards_share_the_rows_and_lose_none(tmp_path: Path, shards: int) -> None:
-    sightings = pictures({"a": 11, "b": 9}, "train") + pictures({"a": 8}, "val")
+    sightings = images({"a": 11, "b": 9}, "train") + images({"a": 8}, "val")
     whole = named(plan(tmp_path, sightings))
     parts = [plan(tmp_path, sightings, shard=shard, shards=shards) for shard in range(shards)]
     for split, begin in (("train", 0), ("val", 20)):
@@ -137,18 +132,18 @@ def part_of(part: RowPlan, split: str) -> list[tuple[str, int]]:
 
 
 def test_classes_come_from_train_alone(tmp_path: Path) -> None:
-    sightings = [*pictures({"b": 2, "a": 1}, "train"), Declared("empty", "train"), *pictures({"a": 1, "z": 2}, "val")]
-    made = plan(tmp_path, sightings)
-    assert made.class_names == ("a", "b", "empty")
-    assert made.refused == (("z/0", "class 'z' is not in train"), ("z/1", "class 'z' is not in train"))
-    assert made.splits == {"train": 3, "val": 1}
-    assert made.warnings == ("class 'empty' has no image", "classes that train does not have: z")
+    sightings = [*images({"b": 2, "a": 1}, "train"), Declared("empty", "train"), *images({"a": 1, "z": 2}, "val")]
+    planned = plan(tmp_path, sightings)
+    assert planned.class_names == ("a", "b", "empty")
+    assert planned.refused == (("z/0", "class 'z' is not in train"), ("z/1", "class 'z' is not in train"))
+    assert planned.splits == {"train": 3, "val": 1}
+    assert planned.warnings == ("class 'empty' has no image", "classes that are not in train: z")
 
 
 def test_a_class_list_that_names_none_of_them_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "names").write_text("daisies\n")
     with pytest.raises(DataError, match="names none of the classes; did you mean 'daisy'"):
-        plan(tmp_path, pictures({"daisy": 2}), classes=str(tmp_path / "names"))
+        plan(tmp_path, images({"daisy": 2}), classes=str(tmp_path / "names"))
 
 
 @pytest.mark.parametrize(
@@ -163,13 +158,13 @@ def test_a_class_list_that_names_none_of_them_is_a_mistake(tmp_path: Path) -> No
     ],
 )
 def test_geometry(tmp_path: Path, native: Any, options: dict[str, Any], expected: tuple[int, ...]) -> None:
-    shape = plan(tmp_path, pictures({"a": 1}), source={"native": native}, **options).geometry
+    shape = plan(tmp_path, images({"a": 1}), source={"native": native}, **options).geometry
     assert (shape.patch, shape.height, shape.width, shape.channels) == expected
 
 
-def test_a_resolution_that_sixteen_does_not_divide_is_told(tmp_path: Path) -> None:
+def test_a_resolution_that_sixteen_does_not_divide_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nearest are 208x208 and 224x224"):
-        plan(tmp_path, pictures({"a": 1}), res="220")
+        plan(tmp_path, images({"a": 1}), res="220")
 
 
 @pytest.mark.parametrize(("side", "patch"), [(8, 2), (28, 7), (32, 8), (64, 16), (96, 16), (7, 1), (13, 1)])
@@ -192,16 +187,10 @@ def test_memory_is_not_a_matter_of_names(tmp_path: Path, folder: Callable[..., P
                 yield FoundImage(f"class{number % 10}/{'x' * 100}{number}", f"class{number % 10}", None, 0, number)
 
     tracemalloc.start()
-    made = make_plan(
-        Many([]),
-        PatchifyConfig("listed", split=("val=0.1",)),
-        tmp_path / "plan",
-        0,
-        SilentReporter(),
-        tmp_path / "scan",
-    )
+    build = Build(Many([]), PatchifyConfig("listed", split=("val=0.1",)), tmp_path / "out.h5")
+    planned = make_plan(build, SilentReporter())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert made.total == 200_000
+    assert planned.total == 200_000
     assert peak < 200_000 * 110  # the names alone are longer
-    assert np.array_equal(np.sort(made.column("offset")), np.arange(200_000))
+    assert np.array_equal(np.sort(planned.column("offset")), np.arange(200_000))

@@ -21,8 +21,8 @@ Files = dict[str, bytes | str]
 
 
 @dataclass
-class Seen:
-    """What a scan gave out, by kind."""
+class ScanResult:
+    """What a scan yields, by kind."""
 
     source: Source
     found: list[FoundImage] = field(default_factory=list)
@@ -47,16 +47,16 @@ def spool(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def look(spool: Path) -> Callable[..., Seen]:
+def look(spool: Path) -> Callable[..., ScanResult]:
     """Opens, prepares and scans."""
 
-    def look(path: Path | str, kind: str = "auto", hints: Hints | None = None) -> Seen:
-        seen = Seen(open_source(str(path), kind, hints))
-        seen.source.prepare(spool, SilentReporter())
-        for sighting in seen.source.scan():
-            kinds = {FoundImage: seen.found, Refused: seen.refused, Declared: seen.declared}
+    def look(path: Path | str, kind: str = "auto", hints: Hints | None = None) -> ScanResult:
+        scan = ScanResult(open_source(str(path), kind, hints))
+        scan.source.prepare(spool, SilentReporter())
+        for sighting in scan.source.scan():
+            kinds = {FoundImage: scan.found, Refused: scan.refused, Declared: scan.declared}
             kinds[type(sighting)].append(sighting)  # type: ignore[attr-defined]
-        return seen
+        return scan
 
     return look
 

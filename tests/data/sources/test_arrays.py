@@ -30,18 +30,18 @@ def arrays(make, look, tmp_path):
 )
 def test_names_with_splits(arrays, make, names):
     values = make.pixels(3, 4, 5, 3), np.array([2, 0, 1]), make.pixels(1, 4, 5, 3, seed=1), np.array([[7]], np.uint8)
-    seen = arrays(**dict(zip(names, values, strict=True)))
-    assert [(each.label, each.split) for each in seen.found] == [(2, "train"), (0, "train"), (1, "train"), (7, "test")]
-    assert np.array_equal(list(seen.read().values()), np.concatenate([values[0], values[2]]))
-    assert seen.source.native == (4, 5, 3)
+    scan = arrays(**dict(zip(names, values, strict=True)))
+    assert [(each.label, each.split) for each in scan.found] == [(2, "train"), (0, "train"), (1, "train"), (7, "test")]
+    assert np.array_equal(list(scan.read().values()), np.concatenate([values[0], values[2]]))
+    assert scan.source.native == (4, 5, 3)
 
 
 @pytest.mark.parametrize("names", [("x", "y"), ("X", "y"), ("images", "labels"), ("data", "target")])
 def test_names_without_splits(arrays, make, names):
-    seen = arrays(**dict(zip(names, (make.pixels(2, 4, 5), np.array([1, -1])), strict=True)), other=np.zeros(3))
-    assert [(each.label, each.split) for each in seen.found] == [(1, None), (None, None)]
-    assert seen.source.native == (4, 5, 1)
-    assert seen.source.notes() == ["arrays left out: other"]
+    scan = arrays(**dict(zip(names, (make.pixels(2, 4, 5), np.array([1, -1])), strict=True)), other=np.zeros(3))
+    assert [(each.label, each.split) for each in scan.found] == [(1, None), (None, None)]
+    assert scan.source.native == (4, 5, 1)
+    assert scan.source.notes() == ["ignored arrays: other"]
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_names_without_splits(arrays, make, names):
 )
 def test_shapes(arrays, make, shape, native):
     values = make.pixels(*shape)
-    seen = arrays(x=values)
-    assert seen.source.native == native
+    scan = arrays(x=values)
+    assert scan.source.native == native
     expected = np.moveaxis(values, 1, -1) if shape[-1] not in (1, 3, 4) and len(shape) == 4 else values
-    assert np.array_equal(list(seen.read().values()), expected)
-    assert all(picture.flags.c_contiguous for picture in seen.read().values())
+    assert np.array_equal(list(scan.read().values()), expected)
+    assert all(image.flags.c_contiguous for image in scan.read().values())
 
 
 def test_fortran_order(arrays, make):
@@ -72,14 +72,14 @@ def test_fortran_order(arrays, make):
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_floats(arrays, make, kind):
     levels = np.arange(256).reshape(1, 16, 16)
-    seen = arrays(x_train=(levels / 255).astype(kind), x_test=np.zeros((1, 16, 16), kind))
+    scan = arrays(x_train=(levels / 255).astype(kind), x_test=np.zeros((1, 16, 16), kind))
     if kind != np.float16:  # whose steps are wider than half a level
-        assert np.array_equal(seen.read()["x_train/000000"], levels[0])
-    assert seen.source.notes() == ["x_train, x_test: values from 0 to 1 were multiplied by 255 and rounded to bytes"]
-    seen = arrays(x_train=levels.astype(kind), x_test=np.ones((1, 16, 16), kind))
-    assert np.array_equal(seen.read()["x_train/000000"], levels[0])
-    assert seen.read()["x_test/000000"].max() == 1
-    assert seen.source.notes() == ["x_train, x_test: values from 0 to 255 were rounded to bytes"]
+        assert np.array_equal(scan.read()["x_train/000000"], levels[0])
+    assert scan.source.notes() == ["x_train, x_test: values from 0 to 1 were multiplied by 255 and rounded to bytes"]
+    scan = arrays(x_train=levels.astype(kind), x_test=np.ones((1, 16, 16), kind))
+    assert np.array_equal(scan.read()["x_train/000000"], levels[0])
+    assert scan.read()["x_test/000000"].max() == 1
+    assert scan.source.notes() == ["x_train, x_test: values from 0 to 255 were rounded to bytes"]
 
 
 def test_other_numbers(arrays):
@@ -115,16 +115,16 @@ def test_labels(arrays, make, labels, expected):
     [
         (
             {"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros((2, 14))},
-            r"y is \(2, 14\); 2 images want one class each",
+            r"y has shape \(2, 14\); 2 images need one label",
         ),
-        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(3)}, r"y is \(3,\)"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(3)}, r"y has shape \(3,\)"),
         ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([0.5, 1])}, "not whole"),
-        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([1j, 1])}, "the type complex128"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([1j, 1])}, "dtype complex128; labels must be"),
         ({"x": np.zeros((2, 4, 4, 4, 4), np.uint8)}, r"\[M, H, W, C\]"),
         ({"x": np.zeros((2, 5, 5, 2), np.uint8)}, "with C of 1, 3 or 4"),
-        ({"x": np.array(["a"])}, "numbers are wanted"),
+        ({"x": np.array(["a"])}, "images must be numbers"),
         ({"x": np.zeros((1, 2, 2)), "images": np.zeros((1, 2, 2))}, "x and images could both be the images"),
-        ({"x": np.zeros((1, 2, 2)), "x_train": np.zeros((1, 2, 2))}, "with a split and without one"),
+        ({"x": np.zeros((1, 2, 2)), "x_train": np.zeros((1, 2, 2))}, "only some arrays of images are named"),
         ({"x_train": np.zeros((1, 2, 2)), "x_test": np.zeros((1, 2, 2), np.uint8)}, "in all splits alike"),
         ({"arr_0": np.zeros((1, 2, 2))}, "no array of images; looked for x_train/y_train.*found arr_0"),
         ({"x": np.zeros((0, 2, 2), np.uint8)}, "no image"),
@@ -145,7 +145,7 @@ def test_objects_are_never_unpickled(look, make, tmp_path):
     np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": (1, 2, 2)})
     stream.write(pickle.dumps(Trap()))
     (tmp_path / "set.npz").write_bytes(make.zip_bytes({"x.npy": stream.getvalue()}))
-    with pytest.raises(DataError, match="x holds Python objects, that is a pickle"):
+    with pytest.raises(DataError, match=r"x holds Python objects \(a pickle\)"):
         look(tmp_path / "set.npz")
 
 

@@ -7,11 +7,11 @@ from vitctl.errors import DataError
 
 
 def test_a_tar_of_class_tars(look, make, tmp_path):
-    seen = look(make.make_class_tars(tmp_path))
-    assert seen.source.kind == "class-tars"
-    assert seen.placed()["n00000001/1_b.JPEG"] == ("n00000001", None)
-    assert seen.declared == [Declared(f"n0000000{number}") for number in range(3)]
-    assert seen.read() == {
+    scan = look(make.make_class_tars(tmp_path))
+    assert scan.source.kind == "class-tars"
+    assert scan.placed()["n00000001/1_b.JPEG"] == ("n00000001", None)
+    assert scan.declared == [Declared(f"n0000000{number}") for number in range(3)]
+    assert scan.read() == {
         f"n0000000{number}/{number}_{letter}.JPEG": f"{number}_{letter}.JPEG".encode()
         for number in range(3)
         for letter in "ab"
@@ -22,15 +22,15 @@ def test_a_folder_of_class_tars(look, make, tmp_path):
     files = {
         name: make.tar_bytes(make.contents(["x/1.jpg", "2.jpg", "a.txt", "._1.jpg"])) for name in ("cat.tar", "dog.tar")
     }
-    seen = look(make.write_folder(tmp_path / "set", files))
-    assert list(seen.placed().items()) == [
+    scan = look(make.write_folder(tmp_path / "set", files))
+    assert list(scan.placed().items()) == [
         ("cat/x/1.jpg", ("cat", None)),
         ("cat/2.jpg", ("cat", None)),
         ("dog/x/1.jpg", ("dog", None)),
         ("dog/2.jpg", ("dog", None)),
     ]
-    assert seen.read()["dog/2.jpg"] == b"2.jpg"
-    assert seen.source.notes() == ["2 files that are not images (.txt) were left out"]
+    assert scan.read()["dog/2.jpg"] == b"2.jpg"
+    assert scan.source.notes() == ["skipped 2 files that are not images (.txt)"]
 
 
 def test_compressed_class_tars(look, make, tmp_path):
@@ -45,16 +45,16 @@ def test_a_class_tar_cut_short_inside(look, make, tmp_path):
     inner = make.tar_bytes(make.contents(["1.jpg", "2.jpg"]))
     for length in (700, 1024, 1300, 2048, 2300):
         (tmp_path / "set.tar").write_bytes(make.tar_bytes({"cat.tar": inner, "dog.tar": inner[:length]}))
-        with pytest.raises(DataError, match=r"set.tar, dog.tar: damaged or cut short"):
+        with pytest.raises(DataError, match=r"set.tar, dog.tar: damaged or truncated"):
             look(tmp_path / "set.tar")
 
 
 def test_what_is_not_to_be_trusted(look, make, tmp_path):
     inner = make.tar_bytes({"../1.jpg": "x", "2.jpg": "x"})
     (tmp_path / "set.tar").write_bytes(make.tar_bytes({"cat.tar": inner, "../dog.tar": inner, "n.txt": "x"}))
-    seen = look(tmp_path / "set.tar")
-    assert seen.reasons() == dict.fromkeys(("cat/../1.jpg", "../dog.tar"), "its path leads out of the archive")
-    assert list(seen.placed()) == ["cat/2.jpg"]
+    scan = look(tmp_path / "set.tar")
+    assert scan.reasons() == dict.fromkeys(("cat/../1.jpg", "../dog.tar"), "its path leads out of the archive")
+    assert list(scan.placed()) == ["cat/2.jpg"]
 
 
 def test_a_class_tar_may_be_larger_than_any_image(look, make, tmp_path):
@@ -62,15 +62,15 @@ def test_a_class_tar_may_be_larger_than_any_image(look, make, tmp_path):
     header.size = (1 << 30) + 10240
     inner = tarfile.TarInfo("film")
     inner.size = (1 << 30) + 1
-    picture = make.tar_bytes({"1.jpg": b"1"})[:1024]
+    image = make.tar_bytes({"1.jpg": b"1"})[:1024]
     with open(tmp_path / "set.tar", "wb") as file:  # its zeros take no room on the disk
-        file.write(header.tobuf() + picture + inner.tobuf())
+        file.write(header.tobuf() + image + inner.tobuf())
         file.truncate(512 + header.size + 1024)
-    seen = look(tmp_path / "set.tar")
-    assert list(seen.placed()) == ["big/1.jpg", "big/film"]
-    assert seen.source.read("", *vars_of(seen.found[0])) == b"1"
-    with pytest.raises(DataError, match="1024 MB are too many"):
-        seen.source.read("", *vars_of(seen.found[1]))
+    scan = look(tmp_path / "set.tar")
+    assert list(scan.placed()) == ["big/1.jpg", "big/film"]
+    assert scan.source.read("", *vars_of(scan.found[0])) == b"1"
+    with pytest.raises(DataError, match="too large for an image: 1024 MB"):
+        scan.source.read("", *vars_of(scan.found[1]))
 
 
 def vars_of(found):

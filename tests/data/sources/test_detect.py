@@ -18,7 +18,7 @@ EXPECTED = {
 }
 
 
-def test_every_kind_is_told_by_its_content(look, make, tmp_path):
+def test_every_kind_is_detected_by_its_content(look, make, tmp_path):
     for name, maker in make.MAKERS.items():
         if name != "parquet":
             assert look(maker(tmp_path / name)).source.kind == EXPECTED.get(name, name)
@@ -36,7 +36,7 @@ def test_unknown_kinds_and_paths(tmp_path):
     (tmp_path / "flowers").mkdir()
     with pytest.raises(DataError, match=r"flower does not exist; did you mean 'flowers'"):
         open_source(str(tmp_path / "flower"))
-    with pytest.raises(DataError, match="is an address; download it first"):
+    with pytest.raises(DataError, match="is a URL; download it first"):
         open_source("https://example.org/a.tar")
 
 
@@ -52,8 +52,8 @@ def test_unknown_kinds_and_paths(tmp_path):
         (b"\x89PNG\r\n", "one image"),
         (b"\x80\4\x95", "a pickle, which can run any program"),
         (b"", "not a manifest"),
-        (b"\x1f\x8b", "damaged or cut short"),
-        (b"some words\n", "not a manifest, .* known: class folders"),
+        (b"\x1f\x8b", "damaged or truncated"),
+        (b"some words\n", r"not a manifest, .*\. Supported sources: class folders"),
         (bytes(700), "no image"),
     ],
 )
@@ -90,9 +90,9 @@ def test_a_folder_that_can_be_read_twice(look, make, tmp_path):
 
 def test_the_tar_that_folders_came_from_lies_beside_them(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "all.tar.gz": make.tar_bytes(make.CLASSES, "w:gz")})
-    seen = look(root)
-    assert list(seen.placed()) == list(make.CLASSES)
-    assert seen.source.notes() == ["1 file that is not an image (.gz) was left out"]
+    scan = look(root)
+    assert list(scan.placed()) == list(make.CLASSES)
+    assert scan.source.notes() == ["skipped 1 file that is not an image (.gz)"]
 
 
 def test_a_tar_beside_what_was_asked_for(look, make, tmp_path):
@@ -115,9 +115,9 @@ def test_a_kind_that_does_not_fit(look, make, tmp_path):
         with pytest.raises(DataError, match=f"cannot be read as {kind}"):
             look(root, kind)
     (tmp_path / "set.zip").write_bytes(make.zip_bytes(make.CLASSES))
-    with pytest.raises(DataError, match="cannot be read as idx; it is zip, which can be folder or classes"):
+    with pytest.raises(DataError, match="cannot be read as idx; its format, zip, can be read as folder, classes"):
         look(tmp_path / "set.zip", "idx")
-    with pytest.raises(DataError, match="many files are one source only if"):
+    with pytest.raises(DataError, match="several files are one source only if"):
         look(f"{root}/cat/*")
 
 

@@ -12,25 +12,26 @@ from vitctl.reporting import SilentReporter
 
 def test_errors_are_ours():
     with (
-        pytest.raises(DataError, match=r"a\.tar: damaged or cut short \(odd\); copy or download it again"),
+        pytest.raises(DataError, match=r"a\.tar: damaged or truncated \(odd\); copy or download it again"),
         name_damaged_file("a.tar"),
     ):
         raise ValueError("odd")
     with pytest.raises(DataError, match=r"a\.tar: cannot be read \(Input/output error\)"), name_damaged_file("a.tar"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    with pytest.raises(NoSpace, match="no room"), name_damaged_file("a.tar"):
+    message = r"a\.tar: the disk is too full to unpack it; free some space, then add --resume"
+    with pytest.raises(NoSpace, match=message), name_damaged_file("a.tar"):
         raise OSError(errno.ENOSPC, "full")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_a_full_disk_is_told(make, tmp_path, spool, monkeypatch):
+def test_a_full_disk_is_reported(make, tmp_path, spool, monkeypatch):
     (tmp_path / "set.tgz").write_bytes(make.tar_bytes(make.CLASSES, "w:gz"))
     file = File.at(tmp_path / "set.tgz")
     file.unpack_into(spool, SilentReporter())
     target = next(spool.iterdir())
     target.unlink()
     (spool / f"{target.name}.part").symlink_to("/dev/full")
-    with pytest.raises(NoSpace, match=r"set.tgz: no room left"):
+    with pytest.raises(NoSpace, match=r"set.tgz: the disk is too full to unpack it"):
         file.unpack_into(spool, SilentReporter())
 
 

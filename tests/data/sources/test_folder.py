@@ -8,16 +8,16 @@ from vitctl.errors import DataError
 
 
 def test_class_folders_in_sorted_order(look, make, tmp_path):
-    seen = look(make.write_folder(tmp_path / "set", make.CLASSES))
-    assert list(seen.placed().items()) == [
+    scan = look(make.write_folder(tmp_path / "set", make.CLASSES))
+    assert list(scan.placed().items()) == [
         ("cat/1.jpg", ("cat", None)),
         ("cat/2.png", ("cat", None)),
         ("dog/1.jpg", ("dog", None)),
         ("dog/deep/er/3.JPEG", ("dog", None)),
     ]
-    assert seen.declared == [Declared("cat"), Declared("dog")]
-    assert seen.source.kind == "classes"
-    assert seen.read() == make.CLASSES
+    assert scan.declared == [Declared("cat"), Declared("dog")]
+    assert scan.source.kind == "classes"
+    assert scan.read() == make.CLASSES
 
 
 def test_class_order_is_that_of_torchvision(look, make, tmp_path):
@@ -30,15 +30,15 @@ def test_class_order_is_that_of_torchvision(look, make, tmp_path):
 
 
 def test_splits(look, make, tmp_path):
-    seen = look(make.write_folder(tmp_path / "set", {**make.SPLITS, "extra/x/9.jpg": "x", "8.jpg": "x", "9.jpg": "x"}))
-    assert seen.placed() == {
+    scan = look(make.write_folder(tmp_path / "set", {**make.SPLITS, "extra/x/9.jpg": "x", "8.jpg": "x", "9.jpg": "x"}))
+    assert scan.placed() == {
         "Test/dog/4.jpg": ("dog", "test"),
         "train/cat/1.jpg": ("cat", "train"),
         "train/dog/2.jpg": ("dog", "train"),
         "valid/cat/3.jpg": ("cat", "val"),
     }
-    assert seen.source.kind == "splits"
-    assert seen.source.notes() == ["folders left out: extra", "2 images beside the split folders were left out"]
+    assert scan.source.kind == "splits"
+    assert scan.source.notes() == ["skipped folders: extra", "skipped 2 images next to the split folders"]
 
 
 def test_flat_and_flat_below_splits(look, make, tmp_path):
@@ -69,19 +69,19 @@ def test_one_class_and_an_empty_one(look, make, tmp_path):
 def test_endings_of_all_sorts_are_not_all_kept(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, **make.contents([f"cat/x.{n:03}" for n in range(300)])})
     kinds = ".*, .000, .001, .002, .003 and 96 more"
-    assert look(root).source.notes() == [f"300 files that are not images ({kinds}) were left out"]
+    assert look(root).source.notes() == [f"skipped 300 files that are not images ({kinds})"]
 
 
 def test_one_folder_inside(look, make, tmp_path):
-    seen = look(make.write_folder(tmp_path / "a", make.contents(["top/train/cat/1.jpg", "top/val/cat/2.jpg"])))
-    assert seen.placed()["top/val/cat/2.jpg"] == ("cat", "val")
+    scan = look(make.write_folder(tmp_path / "a", make.contents(["top/train/cat/1.jpg", "top/val/cat/2.jpg"])))
+    assert scan.placed()["top/val/cat/2.jpg"] == ("cat", "val")
     flat = look(make.write_folder(tmp_path / "b", make.contents(["images/1.jpg", "images/2.jpg"])))
     assert flat.placed()["images/1.jpg"] == (None, None)
-    assert flat.source.notes() == ["every image lies in images: read as one folder without labels"]
+    assert flat.source.notes() == ["every image is in images: read as one folder without labels"]
     assert look(tmp_path / "b", "classes").placed()["images/1.jpg"] == ("images", None)
 
 
-def test_what_is_left_out_is_told(look, make, tmp_path):
+def test_what_is_skipped_is_noted(look, make, tmp_path):
     others = [
         "cat/a.txt",
         "cat/b.txt",
@@ -92,16 +92,16 @@ def test_what_is_left_out_is_told(look, make, tmp_path):
         "cat/._1.jpg",
         "__MACOSX/cat/1.jpg",
     ]
-    seen = look(make.write_folder(tmp_path / "set", make.CLASSES | make.contents(others)))
-    assert set(seen.placed()) == set(make.CLASSES)
-    assert seen.source.notes() == ["4 files that are not images (.txt, no ending, .db) were left out"]
+    scan = look(make.write_folder(tmp_path / "set", make.CLASSES | make.contents(others)))
+    assert set(scan.placed()) == set(make.CLASSES)
+    assert scan.source.notes() == ["skipped 4 files that are not images (.txt, no extension, .db)"]
 
 
 def test_strays(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "0.jpg": "x"})
     with pytest.raises(DataError, match=r"kind=classes.*kind=flat"):
         look(root)
-    assert look(root, "classes").reasons() == {"0.jpg": "lies beside the class folders, in none of them"}
+    assert look(root, "classes").reasons() == {"0.jpg": "not in any class folder"}
     assert set(look(root, "flat").placed().values()) == {(None, None)}
 
 
@@ -110,9 +110,9 @@ def test_links_are_followed(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", make.contents(["dog/1.jpg"]))
     (root / "cat").symlink_to(tmp_path / "away" / "cat")
     (root / "dog" / "2.jpg").symlink_to(tmp_path / "away" / "2.jpg")
-    seen = look(root)
-    assert seen.placed() == {"cat/1.jpg": ("cat", None), "dog/1.jpg": ("dog", None), "dog/2.jpg": ("dog", None)}
-    assert seen.read()["dog/2.jpg"] == b"2.jpg"
+    scan = look(root)
+    assert scan.placed() == {"cat/1.jpg": ("cat", None), "dog/1.jpg": ("dog", None), "dog/2.jpg": ("dog", None)}
+    assert scan.read()["dog/2.jpg"] == b"2.jpg"
 
 
 def test_loops_and_what_cannot_be_read(look, make, tmp_path, monkeypatch):
@@ -130,14 +130,14 @@ def test_loops_and_what_cannot_be_read(look, make, tmp_path, monkeypatch):
         monkeypatch.setattr(
             os, "scandir", lambda path: ordinary(path) if not str(path).endswith("closed") else refuse()
         )
-        seen = look(root)
-    assert set(seen.placed()) == set(make.CLASSES)
-    assert seen.reasons() == {
-        "cat/loop": "a symbolic link to a folder above it: a loop",
-        "cat/up": "a symbolic link to a folder above it: a loop",
+        scan = look(root)
+    assert set(scan.placed()) == set(make.CLASSES)
+    assert scan.reasons() == {
+        "cat/loop": "a symbolic link to a parent folder: a loop",
+        "cat/up": "a symbolic link to a parent folder: a loop",
         "self": "cannot be read (Too many levels of symbolic links)",
-        "dog/gone.jpg": "a symbolic link to nothing",
-        "dog/gone": "a symbolic link to nothing",
+        "dog/gone.jpg": "a broken symbolic link",
+        "dog/gone": "a broken symbolic link",
         "closed": "this folder cannot be read (Permission denied)",
         "dog/socket.jpg": "neither a file nor a folder",
     }
@@ -162,34 +162,34 @@ def test_names_that_are_not_text(look, make, tmp_path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(name)
-    seen = look(root)
-    read = seen.read()
+    scan = look(root)
+    read = scan.read()
     assert {name: read[name] for name in read if name.startswith("caf")} == dict(
         zip([r"caf\xe9/\xff.jpg", r"caf\xe9/back\x5cslash.jpg", "café/ü.jpg"], strange, strict=True)
     )
-    assert seen.placed()[r"caf\xe9/\xff.jpg"] == (r"caf\xe9", None)
+    assert scan.placed()[r"caf\xe9/\xff.jpg"] == (r"caf\xe9", None)
 
 
 def test_no_image(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", make.contents(["a/b.npz", "c.txt"]))
-    with pytest.raises(DataError, match=r"no image there; looked for .*found 1 \.(npz|txt), 1"):
+    with pytest.raises(DataError, match=r"no images; looked for .*found 1 \.(npz|txt), 1"):
         look(root)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no image there"):
+    with pytest.raises(DataError, match="no images; looked for"):
         look(tmp_path / "empty")
 
 
 def test_an_image_that_goes_away_is_an_error_of_the_system(look, make, tmp_path):
-    seen = look(make.write_folder(tmp_path / "set", make.CLASSES))
+    scan = look(make.write_folder(tmp_path / "set", make.CLASSES))
     (tmp_path / "set" / "cat" / "1.jpg").unlink()
     with pytest.raises(FileNotFoundError):
-        seen.read()
+        scan.read()
 
 
 def test_a_film_is_not_read_into_memory(look, make, tmp_path):
     root = make.write_folder(tmp_path / "set", make.CLASSES)
     with open(root / "cat" / "film", "wb") as file:
         file.truncate(2 << 30)
-    seen = look(root)
-    with pytest.raises(DataError, match="2048 MB are too many"):
-        seen.source.read("cat/film", 0, 0, 0)
+    scan = look(root)
+    with pytest.raises(DataError, match="too large for an image: 2048 MB"):
+        scan.source.read("cat/film", 0, 0, 0)

@@ -10,10 +10,10 @@ from vitctl.errors import DataError
 def write(make, tmp_path):
     """Writes one split's two files."""
 
-    def write(prefix="", word="train", form="{}-idx{}-ubyte", pictures=None, labels=None, packed=False):
-        pictures = make.pixels(4, 3, 5) if pictures is None else pictures
+    def write(prefix="", word="train", form="{}-idx{}-ubyte", images=None, labels=None, packed=False):
+        images = make.pixels(4, 3, 5) if images is None else images
         labels = np.arange(4) if labels is None else labels
-        for what, values, dimensions in (("images", pictures, 3), ("labels", labels, 1)):
+        for what, values, dimensions in (("images", images, 3), ("labels", labels, 1)):
             content = make.idx_bytes(values) if isinstance(values, np.ndarray) else values
             name = prefix + form.format(f"{word}-{what}", dimensions)
             make.write_folder(tmp_path / "set", {name + ".gz" * packed: gzip.compress(content) if packed else content})
@@ -26,10 +26,10 @@ def write(make, tmp_path):
 @pytest.mark.parametrize("form", ["{}-idx{}-ubyte", "{}.idx{}-ubyte"])
 def test_images_and_labels(look, make, write, packed, form):
     write(packed=packed, form=form)
-    seen = look(
-        write(word="t10k", packed=packed, form=form, pictures=make.pixels(2, 3, 5, seed=1), labels=np.array([9, 0]))
+    scan = look(
+        write(word="t10k", packed=packed, form=form, images=make.pixels(2, 3, 5, seed=1), labels=np.array([9, 0]))
     )
-    assert [(each.label, each.split) for each in seen.found] == [
+    assert [(each.label, each.split) for each in scan.found] == [
         (0, "train"),
         (1, "train"),
         (2, "train"),
@@ -37,23 +37,23 @@ def test_images_and_labels(look, make, write, packed, form):
         (9, "test"),
         (0, "test"),
     ]
-    assert np.array_equal(list(seen.read().values()), [*make.pixels(4, 3, 5), *make.pixels(2, 3, 5, seed=1)])
-    assert seen.source.native == (3, 5, 1)
-    assert not seen.source.notes()
+    assert np.array_equal(list(scan.read().values()), [*make.pixels(4, 3, 5), *make.pixels(2, 3, 5, seed=1)])
+    assert scan.source.native == (3, 5, 1)
+    assert not scan.source.notes()
 
 
 def test_emnist(look, write):
     write(prefix="emnist-letters-")
     root = write(prefix="emnist-letters-", word="test")
-    seen = look(root)
-    assert {each.split for each in seen.found} == {"train", "test"}
-    assert "transposed" in seen.source.notes()[0]
+    scan = look(root)
+    assert {each.split for each in scan.found} == {"train", "test"}
+    assert "transposed" in scan.source.notes()[0]
     write(prefix="emnist-digits-")
-    with pytest.raises(DataError, match=r"several IDX sets; name one file .*emnist-digits-train"):
+    with pytest.raises(DataError, match=r"several IDX data sets; name one file .*emnist-digits-train"):
         look(root)
-    seen = look(root / "emnist-letters-test-images-idx3-ubyte")
-    assert seen.found[0].name == "emnist-letters-train-images-idx3-ubyte/000000"
-    assert len(seen.found) == 8
+    scan = look(root / "emnist-letters-test-images-idx3-ubyte")
+    assert scan.found[0].name == "emnist-letters-train-images-idx3-ubyte/000000"
+    assert len(scan.found) == 8
 
 
 def test_a_folder_around_it_with_packed_files_left_beside(look, write, tmp_path):
@@ -78,11 +78,11 @@ def test_wrong_files(look, make, write, tmp_path):
     with pytest.raises(DataError, match="4 images, but 3 labels"):
         look(write(labels=np.arange(3)))
     with pytest.raises(DataError, match="not an IDX file of bytes in 3 dimensions"):
-        look(write(pictures=make.pixels(4, 3)))
+        look(write(images=make.pixels(4, 3)))
     with pytest.raises(DataError, match=r"is empty \(0 x 3 x 5\)"):
-        look(write(pictures=make.pixels(0, 3, 5)))
-    with pytest.raises(DataError, match="bytes where its header promises"):
-        look(write(pictures=make.idx_bytes(make.pixels(4, 3, 5)) + b"x"))
+        look(write(images=make.pixels(0, 3, 5)))
+    with pytest.raises(DataError, match="has 77 bytes, but its header promises 76"):
+        look(write(images=make.idx_bytes(make.pixels(4, 3, 5)) + b"x"))
     (write() / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match="belong together"):
         look(tmp_path / "set")
@@ -90,7 +90,7 @@ def test_wrong_files(look, make, write, tmp_path):
 
 def test_an_idx_file_of_another_name(look, make, tmp_path):
     make.write_folder(tmp_path, {"pictures": make.idx_bytes(make.pixels(4, 3, 5))})
-    with pytest.raises(DataError, match="not named as one of MNIST's four"):
+    with pytest.raises(DataError, match="not named like one of MNIST's, such as train-images-idx3-ubyte"):
         look(tmp_path / "pictures")
 
 

@@ -7,10 +7,10 @@ from vitctl.errors import DataError
 
 
 def evidence(*folders: str) -> Evidence:
-    seen = Evidence()
+    collected = Evidence()
     for folder in folders:
-        seen.add(tuple(folder.split("/")) if folder else ())
-    return seen
+        collected.add(tuple(folder.split("/")) if folder else ())
+    return collected
 
 
 def layout(*folders: str, kind: str = "folder") -> FolderLayout:
@@ -33,17 +33,17 @@ def test_evidence_does_not_depend_on_the_order(folders, random):
 
 @given(st.lists(paths, min_size=1, max_size=8))
 def test_evidence_against_the_whole_list(folders):
-    seen = Evidence()
+    collected = Evidence()
     for folder in folders:
-        seen.add(folder)
+        collected.add(folder)
     top = next(
         folders[0][:depth] for depth in range(4, -1, -1) if all(each[:depth] == folders[0][:depth] for each in folders)
     )
     rest = [each[len(top) :] for each in folders]
-    assert seen.top == top
-    assert seen.own == (() in rest)
-    assert set(seen.folders) == {each[0] for each in rest if each}
-    for name, holds in seen.folders.items():
+    assert collected.top == top
+    assert collected.own == (() in rest)
+    assert set(collected.folders) == {each[0] for each in rest if each}
+    for name, holds in collected.folders.items():
         assert holds.own == ((name,) in rest)
         assert holds.below == any(len(each) > 1 and each[0] == name for each in rest)
 

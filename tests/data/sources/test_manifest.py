@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vitctl.data.sources import Hints
 from vitctl.errors import DataError
 
-PICTURES = ["a/1.jpg", "a/2.jpg", "b c/3.jpg"]
+IMAGES = ["a/1.jpg", "a/2.jpg", "b c/3.jpg"]
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def listed(make, tmp_path, look):
     """Scans a manifest of this text that lies beside IMAGES."""
 
     def listed(text, name="list.csv"):
-        root = make.write_folder(tmp_path / "set", {**make.contents(PICTURES), name: text})
+        root = make.write_folder(tmp_path / "set", {**make.contents(IMAGES), name: text})
         return look(root / name)
 
     return listed
@@ -34,10 +34,10 @@ def listed(make, tmp_path, look):
     ],
 )
 def test_forms(listed, text):
-    seen = listed(text)
-    assert seen.placed() == {"a/1.jpg": ("cat", "train"), "b c/3.jpg": ("dog", "val")}
-    assert seen.read()["b c/3.jpg"] == b"b c/3.jpg"
-    assert seen.source.kind == "manifest"
+    scan = listed(text)
+    assert scan.placed() == {"a/1.jpg": ("cat", "train"), "b c/3.jpg": ("dog", "val")}
+    assert scan.read()["b c/3.jpg"] == b"b c/3.jpg"
+    assert scan.source.kind == "manifest"
 
 
 def test_the_table_decides_the_order_and_may_repeat(listed):
@@ -60,15 +60,15 @@ def test_the_table_decides_the_order_and_may_repeat(listed):
     ],
 )
 def test_labels_are_numbers_if_all_are(listed, labels, expected):
-    lines = "\n".join(f"{name},{label}" for name, label in zip(PICTURES, labels, strict=True))
+    lines = "\n".join(f"{name},{label}" for name, label in zip(IMAGES, labels, strict=True))
     assert tuple(each.label for each in listed(f"path,label\n{lines}\n").found) == expected
-    rows = "\n".join(json.dumps({"path": name, "label": label}) for name, label in zip(PICTURES, labels, strict=True))
+    rows = "\n".join(json.dumps({"path": name, "label": label}) for name, label in zip(IMAGES, labels, strict=True))
     assert tuple(each.label for each in listed(rows, "list.jsonl").found) == expected
 
 
 def test_json_numbers(listed):
-    seen = listed('{"path": "a/1.jpg", "label": 3}\n{"path": "a/2.jpg", "label": null}\n{"path": "b c/3.jpg"}\n')
-    assert [each.label for each in seen.found] == [3, None, None]
+    scan = listed('{"path": "a/1.jpg", "label": 3}\n{"path": "a/2.jpg", "label": null}\n{"path": "b c/3.jpg"}\n')
+    assert [each.label for each in scan.found] == [3, None, None]
 
 
 def test_lines_may_lead_anywhere_on_this_machine(listed, tmp_path, make):
@@ -81,17 +81,17 @@ def test_lines_may_lead_anywhere_on_this_machine(listed, tmp_path, make):
     os.mkfifo(root / "pipe.jpg")
     paths = ["../away/1.jpg", f"{tmp_path}/away/1.jpg", "out/1.jpg", "file.jpg", "same/a/1.jpg", f"{root}//a/./2.jpg",
              "a/../../x.jpg", "none.jpg", "a", "pipe.jpg", "/dev/zero", "a/1.jpg\0", "/", "."]  # fmt: skip
-    seen = listed("path\n" + "\n".join(paths))
-    assert seen.read() == {
+    scan = listed("path\n" + "\n".join(paths))
+    assert scan.read() == {
         "../away/1.jpg": b"1.jpg", f"{tmp_path}/away/1.jpg": b"1.jpg", "out/1.jpg": b"1.jpg", "file.jpg": b"1.jpg",
         "same/a/1.jpg": b"a/1.jpg", "a/2.jpg": b"a/2.jpg"}  # fmt: skip
-    assert list(seen.reasons().values()) == [
+    assert list(scan.reasons().values()) == [
         "a/../../x.jpg does not exist",
         "none.jpg does not exist",
-        "a is a folder, and there is no a.jpg or the like",
+        "a is a folder, and there is no a.jpg or similar",
         "pipe.jpg is neither a file nor a folder",
-        "/dev/zero is neither a file nor a folder, and there is no zero.jpg or the like",
-        r"a/1.jpg\x00 does not exist, and there is no 1.jpg\x00.jpg or the like",
+        "/dev/zero is neither a file nor a folder, and there is no zero.jpg or similar",
+        r"a/1.jpg\x00 does not exist, and there is no 1.jpg\x00.jpg or similar",
         "/ has no path",
         ". has no path",
     ]
@@ -132,13 +132,13 @@ def test_the_root_and_the_columns_can_be_said(make, tmp_path, look, monkeypatch)
         tmp_path / "set", {"im/1.jpg": "inside", "list.csv": "Image,Id,x\n1.jpg,cat,5\n2.jpg,dog,6\n"}
     )
     monkeypatch.chdir(tmp_path)
-    seen = hinted(look, root / "list.csv", root="away", label="id")
-    assert seen.placed() == {f"{away}/1.jpg": ("cat", None), f"{away}/2.jpg": ("dog", None)}
-    assert seen.read()[f"{away}/1.jpg"] == b"1.jpg"
-    seen = hinted(look, root / "list.csv", root="set/im")
-    assert seen.placed() == {"im/1.jpg": (None, None)}
-    assert seen.source.notes() == [
-        "list.csv: read without labels; --set label_column=NAME takes them from one of its columns: Id, x"]  # fmt: skip
+    scan = hinted(look, root / "list.csv", root="away", label="id")
+    assert scan.placed() == {f"{away}/1.jpg": ("cat", None), f"{away}/2.jpg": ("dog", None)}
+    assert scan.read()[f"{away}/1.jpg"] == b"1.jpg"
+    scan = hinted(look, root / "list.csv", root="set/im")
+    assert scan.placed() == {"im/1.jpg": (None, None)}
+    assert scan.source.notes() == [
+        "list.csv: read without labels; --set label_column=NAME chooses their column: Id, x"]  # fmt: skip
     (root / "list.csv").write_text("mine,label\n1.jpg,cat\n")
     assert hinted(look, root, root="set/im", path="mine").placed() == {"im/1.jpg": ("cat", None)}
     (root / "list.jsonl").write_text('{"mine": "im/1.jpg", "path": "x"}\n')
@@ -151,17 +151,17 @@ def test_the_root_and_the_columns_can_be_said(make, tmp_path, look, monkeypatch)
         (
             "foo,bar\n1,2\n",
             {},
-            "list.csv: not a manifest, as none of its columns is called like paths: foo, bar; --set path",
+            "list.csv: not a manifest, because no column has a usual name for paths; its columns: foo, bar; --set path",
         ),
         (
             "path,bar\n1,2\n",
             {"path": "im"},
-            "not a manifest, as it has no column 'im': path, bar; --set path_column=NAME",
+            "not a manifest, because it has no column 'im'; its columns: path, bar; --set path_column=NAME",
         ),
-        ("path,,bar\n1,2,3\n", {"label": "x"}, "list.csv: has no column 'x'; it has path, one without a name, bar"),
-        ("path\na/1.jpg\n", {"root": "nowhere"}, "--set root=nowhere: there is no such folder"),
+        ("path,,bar\n1,2,3\n", {"label": "x"}, r"list.csv: has no column 'x'; its columns: path, \(no name\), bar"),
+        ("path\na/1.jpg\n", {"root": "nowhere"}, "--set root=nowhere: no such folder"),
         ("path\nphotos/x.jpg\n", {}, "^list.csv line 2: photos/x.jpg does not exist; no other line names an image"),
-        ("path\n", {}, "list.csv lists nothing"),
+        ("path\n", {}, "list.csv lists no images"),
     ],
 )
 def test_errors_begin_with_the_cause(make, tmp_path, look, text, hints, message):
@@ -181,10 +181,10 @@ def test_a_table_about_something_else_is_no_manifest(make, tmp_path, look):
 
 
 def test_malformed_lines(listed):
-    seen = listed("path,label\na/1.jpg\na/2.jpg,x,y\n,x\nb c/3.jpg,ok\n" + "x" * 200_000 + ",x\n")
-    assert list(seen.placed()) == ["b c/3.jpg"]
-    assert seen.reasons()["list.csv line 2"] == "1 values where the header has 2"
-    assert set(seen.reasons()) == {f"list.csv line {line}" for line in (2, 3, 4, 6)}
+    scan = listed("path,label\na/1.jpg\na/2.jpg,x,y\n,x\nb c/3.jpg,ok\n" + "x" * 200_000 + ",x\n")
+    assert list(scan.placed()) == ["b c/3.jpg"]
+    assert scan.reasons()["list.csv line 2"] == "has 1 values, but the header has 2"
+    assert set(scan.reasons()) == {f"list.csv line {line}" for line in (2, 3, 4, 6)}
     rows = [
         '{"path": "a/1.jpg"}',
         "{",
@@ -196,15 +196,15 @@ def test_malformed_lines(listed):
         "[" * 100_000,
         '{"path": "a/2.jpg", "label": 1.5}',
     ]
-    seen = listed("\n".join(rows), "list.jsonl")
-    assert set(seen.reasons()) == {f"list.jsonl line {line}" for line in range(2, 10)}
+    scan = listed("\n".join(rows), "list.jsonl")
+    assert set(scan.reasons()) == {f"list.jsonl line {line}" for line in range(2, 10)}
 
 
 def test_splits(listed):
-    with pytest.raises(DataError, match=r"list.csv line 3: split 'tset' is unknown; did you mean 'test'"):
+    with pytest.raises(DataError, match=r"list.csv line 3: unknown split 'tset'; did you mean 'test'"):
         listed("path,split\na/1.jpg,train\na/2.jpg,tset\n")
-    seen = listed("path,split\na/1.jpg,train\na/2.jpg,\n")
-    assert seen.reasons() == {"list.csv line 3": "a/2.jpg has no split"}
+    scan = listed("path,split\na/1.jpg,train\na/2.jpg,\n")
+    assert scan.reasons() == {"list.csv line 3": "a/2.jpg has no split"}
     assert listed("path,split\na/1.jpg,\na/2.jpg,\n").placed() == {"a/1.jpg": (None, None), "a/2.jpg": (None, None)}
 
 
@@ -213,18 +213,18 @@ def test_names_that_are_not_text(make, tmp_path, look):
         tmp_path / "set", {"list.csv": "path,label\ncaf\udce9.jpg,\udcff\n".encode("utf-8", "surrogateescape")}
     )
     (root / "caf\udce9.jpg").write_bytes(b"1")
-    seen = look(root / "list.csv")
-    assert seen.read() == {r"caf\xe9.jpg": b"1"}
-    assert seen.found[0].label == r"\xff"
+    scan = look(root / "list.csv")
+    assert scan.read() == {r"caf\xe9.jpg": b"1"}
+    assert scan.found[0].label == r"\xff"
 
 
 def test_a_manifest_in_a_folder(make, tmp_path, look):
     flat = make.write_folder(
         tmp_path / "flat", {**make.contents(["im/1.jpg", "im/2.jpg"]), "labels.csv": "file,label\nim/2.jpg,x\n"}
     )
-    seen = look(flat)
-    assert seen.placed() == {"im/2.jpg": ("x", None)}
-    assert seen.source.notes() == ["labels are those of labels.csv"]
+    scan = look(flat)
+    assert scan.placed() == {"im/2.jpg": ("x", None)}
+    assert scan.source.notes() == ["labels come from labels.csv"]
     assert len(look(flat, "flat").found) == 2
     classes = make.write_folder(tmp_path / "classes", {**make.CLASSES, "labels.csv": "file,label\ncat/1.jpg,x\n"})
     with pytest.raises(DataError, match=r"labels.csv lists \(--set kind=manifest\) or .*kind=classes"):
@@ -256,17 +256,17 @@ def test_a_manifest_in_an_archive(make, tmp_path, look, form, top):
     table = "path,label,split\nim/2.jpg,x,train\n../im/1.jpg,x,train\nim/9.jpg,x,val\nim/1.jpg,y,val\n"
     files = {**make.contents([f"{top}im/1.jpg", f"{top}im/2.jpg"]), f"{top}list.csv": table}
     (tmp_path / "set").write_bytes(getattr(make, form)(files))
-    seen = look(tmp_path / "set")
-    assert seen.placed() == {f"{top}im/2.jpg": ("x", "train"), f"{top}im/1.jpg": ("y", "val")}
-    assert seen.read()[f"{top}im/1.jpg"] == f"{top}im/1.jpg".encode()
-    assert seen.reasons()["list.csv line 4"] == "im/9.jpg is not in the archive"
-    assert seen.reasons()["list.csv line 3"] == "../im/1.jpg leads out of the archive"
+    scan = look(tmp_path / "set")
+    assert scan.placed() == {f"{top}im/2.jpg": ("x", "train"), f"{top}im/1.jpg": ("y", "val")}
+    assert scan.read()[f"{top}im/1.jpg"] == f"{top}im/1.jpg".encode()
+    assert scan.reasons()["list.csv line 4"] == "im/9.jpg is not in the archive"
+    assert scan.reasons()["list.csv line 3"] == "../im/1.jpg leads out of the archive"
     ids = {**files, f"{top}list.csv": "id,label\n2,x\n3,y\n"}
     (tmp_path / "set").write_bytes(getattr(make, form)(ids))
-    seen = hinted(look, tmp_path / "set", root=f"{top}im")
-    assert seen.placed() == {f"{top}im/2.jpg": ("x", None)}
-    assert seen.reasons() == {"list.csv line 3": "3 is not in the archive, and there is no 3.jpg or the like"}
-    with pytest.raises(DataError, match=r"root=\.\./x: there is no such folder"):
+    scan = hinted(look, tmp_path / "set", root=f"{top}im")
+    assert scan.placed() == {f"{top}im/2.jpg": ("x", None)}
+    assert scan.reasons() == {"list.csv line 3": "3 is not in the archive, and there is no 3.jpg or similar"}
+    with pytest.raises(DataError, match=r"root=\.\./x: no such folder"):
         hinted(look, tmp_path / "set", root="../x")
 
 
@@ -279,9 +279,9 @@ def test_a_member_that_is_there_twice(make, tmp_path, look):
 
 def test_no_manifest(make, tmp_path, look):
     root = make.write_folder(tmp_path / "set", {**make.CLASSES, "a.csv": "x,y\n1,2\n", "b.csv": ""})
-    with pytest.raises(DataError, match=r"a.csv: not a manifest, .* like paths: x, y; .*; nor are b.csv"):
+    with pytest.raises(DataError, match=r"a.csv: not a manifest, .* columns: x, y; .*; not manifests either: b.csv"):
         look(root, "manifest")
-    with pytest.raises(DataError, match=r"a.csv: not a manifest, as none of its columns is called like paths: x, y"):
+    with pytest.raises(DataError, match=r"a.csv: not a manifest, because no column .* for paths; its columns: x, y"):
         look(root / "a.csv")
 
 
@@ -296,7 +296,7 @@ def test_any_bytes_are_a_manifest_or_an_error(listed, junk):
 
 
 def test_json_lines_may_have_other_keys_each(listed):
-    seen = listed(
+    scan = listed(
         '{"path": "a/1.jpg"}\n{"file": "a/2.jpg", "class": "x"}\n{"label": "y", "class": "z", "image": "b c/3.jpg"}\n'
     )
-    assert [each.label for each in seen.found] == [None, "x", "y"]
+    assert [each.label for each in scan.found] == [None, "x", "y"]

@@ -35,32 +35,32 @@ def structs(*contents):
 
 
 def test_the_hubs_layout(look, make, tmp_path):
-    seen = look(make.make_parquet(tmp_path))
-    assert [(each.name, each.label, each.split) for each in seen.found][3:] == [
+    scan = look(make.make_parquet(tmp_path))
+    assert [(each.name, each.label, each.split) for each in scan.found][3:] == [
         ("train-00000-of-00001.parquet/000000/a.png", 0, "train"),
         ("train-00000-of-00001.parquet/000001", 1, "train"),
         ("train-00000-of-00001.parquet/000002/c", None, "train"),
     ]
-    assert {each.split for each in seen.found[:3]} == {"test"}
-    assert seen.source.class_names == ("cat", "dog")
-    assert list(seen.read().values()) == [b"a", b"b", b"c"] * 2
-    assert not seen.source.notes()
+    assert {each.split for each in scan.found[:3]} == {"test"}
+    assert scan.source.class_names == ("cat", "dog")
+    assert list(scan.read().values()) == [b"a", b"b", b"c"] * 2
+    assert not scan.source.notes()
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 def test_plain_bytes_and_names(look, write, kind):
-    seen = look(write(img=pa.array([b"0", b"1", b"2"], kind), label=["b", "a", None], width=[1, 2, 3]))
-    assert [each.label for each in seen.found] == ["b", "a", None]
-    assert list(seen.read().values()) == [b"0", b"1", b"2"]
-    assert [each.split for each in seen.found] == [None] * 3
+    scan = look(write(img=pa.array([b"0", b"1", b"2"], kind), label=["b", "a", None], width=[1, 2, 3]))
+    assert [each.label for each in scan.found] == ["b", "a", None]
+    assert list(scan.read().values()) == [b"0", b"1", b"2"]
+    assert [each.split for each in scan.found] == [None] * 3
 
 
 def test_a_table_without_labels(look, write):
     assert [each.label for each in look(write(image=structs((b"0", None)), caption=["x"])).found] == [None]
 
 
-def test_columns_are_chosen_and_told(look, write):
-    seen = look(
+def test_columns_are_chosen_and_noted(look, write):
+    scan = look(
         write(
             mask=structs((b"m", None)),
             image=structs((b"i", None)),
@@ -69,11 +69,11 @@ def test_columns_are_chosen_and_told(look, write):
             classes={"coarse_label": ["a", "b"], "fine_label": ["x"]},
         )
     )
-    assert (seen.found[0].label, seen.source.class_names) == (0, ("x",))
-    assert list(seen.read().values()) == [b"i"]
-    assert seen.source.notes() == [
-        "image column: image; left out: mask",
-        "label column: fine_label; left out: coarse_label",
+    assert (scan.found[0].label, scan.source.class_names) == (0, ("x",))
+    assert list(scan.read().values()) == [b"i"]
+    assert scan.source.notes() == [
+        "image column: image; ignored: mask",
+        "label column: fine_label; ignored: coarse_label",
     ]
 
 
@@ -86,14 +86,14 @@ def test_folders_and_patterns(look, write):
         b"train/1.parquet",
     ]
     write("other/train-0.parquet", image=structs((b"x", None)))
-    with pytest.raises(DataError, match="holds several sets"):
+    with pytest.raises(DataError, match="holds several data sets"):
         look(path.parent.parent)
 
 
 def test_an_image_that_is_elsewhere(look, write):
-    seen = look(write(image=structs((None, "somewhere/else.png"), (b"x", None)), label=[0, 1]))
+    scan = look(write(image=structs((None, "somewhere/else.png"), (b"x", None)), label=[0, 1]))
     with pytest.raises(DataError, match="no bytes for it"):
-        seen.read()
+        scan.read()
 
 
 def test_files_that_differ(look, write):

@@ -15,18 +15,18 @@ def write(path, content):
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_tars_in_their_own_order(look, make, tmp_path, form):
     files = make.contents(["dog/2.jpg", "cat/1.jpg", "dog/1.jpg", "cat/" + "long" * 20 + ".png"])
-    seen = look(write(tmp_path / "set.tar", make.tar_bytes(files, form=form)))
-    assert list(seen.placed()) == list(files)
-    assert seen.placed()["cat/1.jpg"] == ("cat", None)
-    assert seen.read() == files
-    assert seen.declared == [Declared("dog"), Declared("cat")]
+    scan = look(write(tmp_path / "set.tar", make.tar_bytes(files, form=form)))
+    assert list(scan.placed()) == list(files)
+    assert scan.placed()["cat/1.jpg"] == ("cat", None)
+    assert scan.read() == files
+    assert scan.declared == [Declared("dog"), Declared("cat")]
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_compressed_tars_are_unpacked_once(look, make, tmp_path, spool, mode):
-    seen = look(write(tmp_path / "set.bin", make.tar_bytes(make.SPLITS, mode)))
-    assert seen.read() == make.SPLITS
-    assert seen.placed()["valid/cat/3.jpg"] == ("cat", "val")
+    scan = look(write(tmp_path / "set.bin", make.tar_bytes(make.SPLITS, mode)))
+    assert scan.read() == make.SPLITS
+    assert scan.placed()["valid/cat/3.jpg"] == ("cat", "val")
     assert [path.read_bytes() for path in spool.iterdir() if not path.suffix] == [make.tar_bytes(make.SPLITS)]
 
 
@@ -40,7 +40,7 @@ def test_a_kill_while_unpacking_leaves_nothing_that_is_believed(look, make, tmp_
     assert look(path).read() == make.SPLITS
 
 
-def test_another_tar_under_the_same_name_is_unpacked_anew(look, make, tmp_path):
+def test_another_tar_under_the_same_name_is_unpacked_again(look, make, tmp_path):
     path = write(tmp_path / "set.tar.gz", make.tar_bytes(make.SPLITS, "w:gz"))
     look(path)
     write(path, make.tar_bytes(make.CLASSES, "w:gz"))
@@ -51,29 +51,29 @@ def test_another_tar_under_the_same_name_is_unpacked_anew(look, make, tmp_path):
 def test_common_top_folders(look, make, tmp_path, top):
     files = {top + name: content for name, content in make.SPLITS.items()}
     folders = (top, f"{top}train", f"{top}train/cat", f"{top}train/cow", f"{top}other") if top else ("train/cow",)
-    seen = look(write(tmp_path / "set.tar", make.tar_bytes(files, folders=folders)))
+    scan = look(write(tmp_path / "set.tar", make.tar_bytes(files, folders=folders)))
     inner = top.removeprefix("./")
-    assert seen.placed() == {
+    assert scan.placed() == {
         f"{inner}train/cat/1.jpg": ("cat", "train"),
         f"{inner}train/dog/2.jpg": ("dog", "train"),
         f"{inner}valid/cat/3.jpg": ("cat", "val"),
         f"{inner}Test/dog/4.jpg": ("dog", "test"),
     }
-    assert Declared("cow", "train") in seen.declared
+    assert Declared("cow", "train") in scan.declared
 
 
 def test_flat_tars(look, make, tmp_path):
-    for top in ("", "pictures/"):
+    for top in ("", "images/"):
         files = make.contents([f"{top}2.jpg", f"{top}1.jpg"])
         assert look(write(tmp_path / "set.tar", make.tar_bytes(files))).placed() == dict.fromkeys(files, (None, None))
 
 
 def test_what_systems_leave_behind(look, make, tmp_path):
     junk = make.contents(["._cat/1.jpg", "__MACOSX/cat/._1.jpg", "cat/.DS_Store", "cat/Thumbs.db"])
-    seen = look(write(tmp_path / "set.tar", make.tar_bytes({**junk, **make.CLASSES, "cat/a.txt": "x"})))
-    assert seen.read() == make.CLASSES
-    assert seen.source.notes() == ["1 file that is not an image (.txt) was left out"]
-    assert not seen.refused
+    scan = look(write(tmp_path / "set.tar", make.tar_bytes({**junk, **make.CLASSES, "cat/a.txt": "x"})))
+    assert scan.read() == make.CLASSES
+    assert scan.source.notes() == ["skipped 1 file that is not an image (.txt)"]
+    assert not scan.refused
 
 
 def test_members_that_are_not_to_be_trusted(look, make, tmp_path):
@@ -88,9 +88,9 @@ def test_members_that_are_not_to_be_trusted(look, make, tmp_path):
             header = tarfile.TarInfo(name)
             header.type, header.linkname = kind, "cat/1.jpg"
             tar.addfile(header)
-    seen = look(write(tmp_path / "set.tar", stream.getvalue()))
-    assert seen.read() == make.CLASSES
-    assert seen.reasons() == {
+    scan = look(write(tmp_path / "set.tar", stream.getvalue()))
+    assert scan.read() == make.CLASSES
+    assert scan.reasons() == {
         "../up.jpg": "its path leads out of the archive",
         "/abs.jpg": "its path leads out of the archive",
         "cat/../../up.jpg": "its path leads out of the archive",
@@ -103,8 +103,8 @@ def test_members_that_are_not_to_be_trusted(look, make, tmp_path):
 
 def test_names_that_are_not_text(look, make, tmp_path):
     files = {"caf\udce9/1.jpg": b"1", "cat/back\\slash.jpg": b"2"}
-    seen = look(write(tmp_path / "set.tar", make.tar_bytes(files, form=tarfile.GNU_FORMAT)))
-    assert seen.read() == {r"caf\xe9/1.jpg": b"1", r"cat/back\x5cslash.jpg": b"2"}
+    scan = look(write(tmp_path / "set.tar", make.tar_bytes(files, form=tarfile.GNU_FORMAT)))
+    assert scan.read() == {r"caf\xe9/1.jpg": b"1", r"cat/back\x5cslash.jpg": b"2"}
 
 
 def test_a_tar_cut_anywhere_is_an_error(look, make, tmp_path):
@@ -141,10 +141,10 @@ def test_a_negative_size_does_not_lead_back_for_ever(look, make, tmp_path):
 
 
 def test_a_tar_changed_after_the_scan(look, make, tmp_path):
-    seen = look(write(tmp_path / "set.tar", make.tar_bytes(make.CLASSES)))
+    scan = look(write(tmp_path / "set.tar", make.tar_bytes(make.CLASSES)))
     write(tmp_path / "set.tar", b"short")
     with pytest.raises(DataError, match="ends before byte"):
-        seen.read()
+        scan.read()
 
 
 def test_an_empty_tar(look, make, tmp_path):

@@ -24,19 +24,19 @@ def test_a_shard(look, make, tmp_path):
         "5.json": "{",
         "5.jpg": b"5",
     }
-    seen = look(shards(make, tmp_path, {"x.tar": members}) / "x.tar")
-    assert seen.source.kind == "webdataset"
-    assert [(each.name, each.label) for each in seen.found] == [
+    scan = look(shards(make, tmp_path, {"x.tar": members}) / "x.tar")
+    assert scan.source.kind == "webdataset"
+    assert [(each.name, each.label) for each in scan.found] == [
         ("x.tar/a/0.jpg", 3),
         ("x.tar/1.PNG", 4),
         ("x.tar/2.jpg", "cat"),
         ("x.tar/4.webp", None),
         ("x.tar/5.jpg", None),
     ]
-    assert list(seen.read().values()) == [b"0", b"1", b"2", b"4", b"5"]
-    assert seen.source.notes() == [
-        "2 samples have no label (.cls, or .json with label, class, cls)",
-        "1 samples without an image were left out",
+    assert list(scan.read().values()) == [b"0", b"1", b"2", b"4", b"5"]
+    assert scan.source.notes() == [
+        "2 samples without a label (.cls, or .json with label, class, cls)",
+        "skipped 1 sample without an image",
     ]
 
 
@@ -64,23 +64,23 @@ def numbered(make, root):
     ],
 )
 def test_patterns(look, make, tmp_path, pattern, count):
-    seen = look(f"{numbered(make, tmp_path)}/{pattern}")
-    assert len(seen.found) == count
-    assert {each.split for each in seen.found} <= {"train", "val"}
+    scan = look(f"{numbered(make, tmp_path)}/{pattern}")
+    assert len(scan.found) == count
+    assert {each.split for each in scan.found} <= {"train", "val"}
     assert all(
         content in (b"v", name.rpartition("/")[2].removesuffix(".jpg").encode())
-        for name, content in seen.read().items()
+        for name, content in scan.read().items()
     )
 
 
 def test_a_folder_of_shards(look, make, tmp_path):
     root = numbered(make, tmp_path)
     (root / "classes.txt").write_text("cat\ndog\n\n")
-    seen = look(root)
-    assert len(seen.found) == 13
-    assert seen.source.class_names == ("cat", "dog")
-    assert seen.placed()["val-0.tar/0.jpg"] == (0, "val")
-    assert (seen.found[0].file, seen.found[-1].file) == (0, 12)
+    scan = look(root)
+    assert len(scan.found) == 13
+    assert scan.source.class_names == ("cat", "dog")
+    assert scan.placed()["val-0.tar/0.jpg"] == (0, "val")
+    assert (scan.found[0].file, scan.found[-1].file) == (0, 12)
 
 
 def test_split_folders_of_shards(look, make, tmp_path):
@@ -89,9 +89,9 @@ def test_split_folders_of_shards(look, make, tmp_path):
 
 
 def test_splits_only_if_all_shards_name_one(look, make, tmp_path):
-    seen = look(shards(make, tmp_path / "data", {"train-0.tar": make.SHARD, "more-0.tar": make.SHARD}))
-    assert {each.split for each in seen.found} == {None}
-    assert seen.source.notes() == ["more-0.tar names no split, so all shards are read as one set"]
+    scan = look(shards(make, tmp_path / "data", {"train-0.tar": make.SHARD, "more-0.tar": make.SHARD}))
+    assert {each.split for each in scan.found} == {None}
+    assert scan.source.notes() == ["more-0.tar: no split in its name, so all shards are read as one set"]
 
 
 def test_compressed_shards(look, make, tmp_path):
@@ -130,11 +130,11 @@ def test_a_damaged_shard_is_named(look, make, tmp_path):
     root = numbered(make, tmp_path)
     path = root / "train-000007.tar"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"train-000007.tar: damaged or cut short"):
+    with pytest.raises(DataError, match=r"train-000007.tar: damaged or truncated"):
         look(root)
 
 
 def test_no_sample(look, make, tmp_path):
     root = shards(make, tmp_path / "data", {"x.tar": {"0.cls": "1"}})
-    with pytest.raises(DataError, match="no sample with an image in 1 shards"):
+    with pytest.raises(DataError, match="no sample with an image in 1 shard;"):
         look(root)

@@ -16,9 +16,9 @@ def write(path, content):
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_zips(look, make, tmp_path, method):
     files = {**make.SPLITS, "train/cat/large.jpg": bytes(100_000)}
-    seen = look(write(tmp_path / "set.zip", make.zip_bytes(files, method)))
-    assert seen.read() == files
-    assert seen.placed()["valid/cat/3.jpg"] == ("cat", "val")
+    scan = look(write(tmp_path / "set.zip", make.zip_bytes(files, method)))
+    assert scan.read() == files
+    assert scan.placed()["valid/cat/3.jpg"] == ("cat", "val")
 
 
 class Unseekable(io.RawIOBase):
@@ -103,21 +103,21 @@ def test_members_that_are_not_to_be_trusted(look, make, tmp_path):
         archive.writestr("cat/odd.jpg", "x", zipfile.ZIP_LZMA)
     content = bytearray(stream.getvalue())
     content[content.rfind(b"cat/locked.jpg") - 46 + 8] |= 1
-    seen = look(write(tmp_path / "set.zip", bytes(content)))
-    assert seen.read() == make.CLASSES
-    assert seen.reasons() == {
+    scan = look(write(tmp_path / "set.zip", bytes(content)))
+    assert scan.read() == make.CLASSES
+    assert scan.reasons() == {
         "../up.jpg": "its path leads out of the archive",
         "/abs.jpg": "its path leads out of the archive",
         "cat/link.jpg": "a link inside an archive",
         "cat/locked.jpg": "encrypted",
-        "cat/odd.jpg": "compressed by zip's method 14, which is not read; pack it anew with deflate",
+        "cat/odd.jpg": "compressed with zip method 14, which is not supported; repack it with deflate",
     }
 
 
 def test_folders_and_junk(look, make, tmp_path):
-    seen = look(write(tmp_path / "set.zip", make.zip_bytes({"cow/": "", "__MACOSX/cat/._1.jpg": "x", **make.CLASSES})))
-    assert [each.label for each in seen.declared] == ["cow", "cat", "dog"]
-    assert seen.read() == make.CLASSES
+    scan = look(write(tmp_path / "set.zip", make.zip_bytes({"cow/": "", "__MACOSX/cat/._1.jpg": "x", **make.CLASSES})))
+    assert [each.label for each in scan.declared] == ["cow", "cat", "dog"]
+    assert scan.read() == make.CLASSES
 
 
 def test_a_zip_cut_anywhere_is_an_error(look, make, tmp_path):
@@ -134,12 +134,12 @@ def test_flipped_bytes_are_found_or_harmless(look, make, tmp_path):
         content = bytearray(whole)
         content[draw.integers(len(content))] ^= 1 << draw.integers(8)
         try:
-            seen = look(write(tmp_path / "set.zip", bytes(content)))
+            scan = look(write(tmp_path / "set.zip", bytes(content)))
         except DataError:
             continue
-        for each in seen.found:
+        for each in scan.found:
             try:
-                assert seen.source.read("", each.file, each.offset, each.size) in [
+                assert scan.source.read("", each.file, each.offset, each.size) in [
                     name * 50 for name in make.CLASSES.values()
                 ]
             except DataError:

@@ -134,7 +134,7 @@ def test_large_weights_stand_beside_their_file(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("options", [{}, {"head": "gap", "positions": "sincos"}, {"registers": 3}], ids=str)
 def test_any_size_interpolates_as_the_official_code_does(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     from vitctl.models.adapt import adapt_weights
-    from vitctl.workflows.load import load_model
+    from vitctl.workflows.inputs.weights import load_model
 
     _, weights = build_pair("vit-mu/16", **options)
     graph = graph_of(load_model(weights), weights.about, any_size=True, preprocessing=False, half=False)

@@ -1,1 +1,1 @@
-"""Random images on the device, as a function of (seed, epoch, sample)."""
+"""Random augmentation on the device, as a function of (seed, epoch, sample)."""

@@ -1,7 +1,7 @@
-"""Random images from whole batches, on the device where they are.
+"""Augments whole batches of images, on the device that holds them.
 
-What happens to an image is a function of (seed, epoch, sample). It is drawn on the CPU, whatever the device: a GPU
-need not be waited for, and makes the same choices. No operation lets one sample see another.
+What happens to an image is a function of (seed, epoch, sample). The choices are drawn on the CPU, so that every device
+gets the same ones and the CPU never waits for the device. No operation mixes samples.
 """
 
 import math
@@ -14,42 +14,41 @@ from vitctl.data.augmentation.operations import HIGHEST, SPACES, apply, box_mask
 from vitctl.data.augmentation.resampling import Axis, reflect, resample, to_device
 from vitctl.randomness import Draws
 
-ATTEMPTS = 10  # at a box that fits, as in torchvision and timm
+ATTEMPTS = 10  # random boxes to try, as in torchvision and timm
 ERASE_RATIO = (0.3, 1 / 0.3)  # height / width, as in arXiv 1708.04896
 BLUR_SIGMA = (0.1, 2.0)  # pixels, as in DeiT III
-HALF = 128  # solarize, as in DeiT III
+HALF = 128  # threshold of solarize, as in DeiT III
 
 
 class Augment:
     def __init__(self, config: AugmentConfig, seed: int, res: tuple[int, int] | None = None) -> None:
-        """`res`: height and width of the result, where they are not those of the images."""
+        """`res`: height and width of the result, if they differ from those of the images."""
         self.config, self.seed, self.res = config, seed, res
 
     def __call__(self, images: torch.Tensor, epoch: int | torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
         """uint8 [B, H, W, C] -> uint8 [B, h, w, C].
 
-        Keep `samples` [B], and `epoch` where it is [B], on the CPU: they are read there.
+        Keep `samples` [B], and `epoch` if it is [B], on the CPU, where they are read.
         """
         epochs = epoch.cpu().numpy() if isinstance(epoch, torch.Tensor) else epoch
         draws = Draws(self.seed, epochs, samples.cpu().numpy())
-        height, width = images.shape[1:3]
-        pixels = crop_and_resize(
-            self.config, draws, images.permute(0, 3, 1, 2), self.res or (height, width)
-        )  # [B, C, h, w]
-        for layer in range(self.config.randaug_layers):
-            pixels = apply(pixels, *randaug(self.config, draws, layer))
-        if self.config.three:
+        config, res = self.config, self.res or (images.shape[1], images.shape[2])
+        pixels = crop_and_resize(config, draws, images.permute(0, 3, 1, 2), res)  # [B, C, h, w]
+        for layer in range(config.randaug_layers):
+            pixels = apply(pixels, *randaug(config, draws, layer))
+        if config.three:
             pixels = apply(pixels, *three(draws))
-        for choice in jitter(self.config, draws):
+        for choice in jitter(config, draws):
             pixels = apply(pixels, *choice)
-        if self.config.grayscale:
-            pixels = apply(pixels, *some(draws, "grayscale", self.config.grayscale))
-        if self.config.erase:
-            pixels = erase(self.config, draws, pixels)
+        if config.grayscale:
+            gray = draws.uniform("grayscale")[:, 0] < config.grayscale
+            pixels = apply(pixels, np.where(gray, "grayscale", "identity"), np.zeros(len(gray)))
+        if config.erase:
+            pixels = erase(config, draws, pixels)
         return pixels.permute(0, 2, 3, 1).contiguous()
 
 
-# --- where the frame lies --------------------------------------------------------------------------------------------
+# --- crop and resize -------------------------------------------------------------------------------------------------
 
 
 def crop_and_resize(config: AugmentConfig, draws: Draws, images: torch.Tensor, res: tuple[int, int]) -> torch.Tensor:
@@ -66,7 +65,7 @@ def crop_and_resize(config: AugmentConfig, draws: Draws, images: torch.Tensor, r
 
 
 def draw_frame(config: AugmentConfig, draws: Draws, size: tuple[int, int], res: tuple[int, int]) -> tuple[Axis, Axis]:
-    """The rows and columns of an image of `size` that a crop sees at `res`."""
+    """Where the rows and columns of the crops, at resolution `res`, lie in images of `size`."""
     if config.crop == "inception":
         top, left, height, width = inception_boxes(config, draws, *size).T
         return Axis.box(top, height, res[0]), Axis.box(left, width, res[1])
@@ -84,32 +83,32 @@ def draw_frame(config: AugmentConfig, draws: Draws, size: tuple[int, int], res: 
 
 
 def grow_side(size: int, pace: float, res: int) -> int:
-    return max(res, math.floor(size / pace + 1e-6))  # whole pixels, and a quotient of floats may fall just short
+    return max(res, math.floor(size / pace + 1e-6))  # 1e-6: a quotient of floats may fall just short
 
 
 def draw_window(places: np.ndarray, size: int, out: int, pad: int) -> np.ndarray:
-    """`out` neighbors among `size` pixels between reflected borders: int64 [B, out]."""
+    """int64 [B, out]: `out` consecutive ones of `size` pixels, with `pad` reflected pixels at each border."""
     start = np.floor(places * (size + 2 * pad - out + 1)).astype(np.int64) - pad
     return reflect(start[:, None] + np.arange(out), size)
 
 
 def inception_boxes(config: AugmentConfig, draws: Draws, height: int, width: int) -> np.ndarray:
-    """float64 [B, 4]: top, left, height, width, of random area and ratio; where none fits, most of the center."""
+    """float64 [B, 4]: top, left, height, width, of random area and ratio. If no attempt fits, a large center crop."""
     areas = uniform_between(config.crop_area, draws.uniform("crop-area", ATTEMPTS)) * height * width  # [B, ATTEMPTS]
     ratios = log_uniform_between(config.crop_ratio, draws.uniform("crop-ratio", ATTEMPTS))
     sides = np.stack([np.sqrt(areas / ratios), np.sqrt(areas * ratios)], axis=-1)  # [B, ATTEMPTS, 2]
     size = np.array([height, width])
     fits = np.all(sides <= size, axis=-1)
     low, high = config.crop_ratio
-    whole = (min(height, width / low), min(width, height * high))  # the largest box whose ratio is allowed
-    found = fits.any(axis=1)[:, None]
-    chosen = np.where(found, pick_first_fit(sides, fits), whole)  # [B, 2]
-    places = np.where(found, draws.uniform("crop-place", 2), 0.5)
+    whole = (min(height, width / low), min(width, height * high))  # the largest box within the allowed ratios
+    any_fits = fits.any(axis=1)[:, None]
+    chosen = np.where(any_fits, pick_first_fit(sides, fits), whole)  # [B, 2]
+    places = np.where(any_fits, draws.uniform("crop-place", 2), 0.5)
     return np.concatenate([places * (size - chosen), chosen], axis=1)
 
 
 def pick_first_fit(options: np.ndarray, fits: np.ndarray) -> np.ndarray:
-    """The first of the options [B, ATTEMPTS, ..] that fits, or else the first of all: [B, ..]."""
+    """Of the options [B, ATTEMPTS, ..], the first that fits, or the first one if none does: [B, ..]."""
     chosen: np.ndarray = options[np.arange(len(options)), fits.argmax(axis=1)]
     return chosen
 
@@ -123,13 +122,13 @@ def log_uniform_between(limits: tuple[float, float], shares: np.ndarray) -> np.n
     return values
 
 
-# --- which operation each image gets -------------------------------------------------------------------------------
+# --- the operation of each image -------------------------------------------------------------------------------------
 
 Choice = tuple[np.ndarray, np.ndarray]  # names [B], strengths [B]
 
 
 def randaug(config: AugmentConfig, draws: Draws, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Names [B], strengths [B], and places [B, 2] for those that have a place."""
+    """Names [B], strengths [B], and places [B, 2] for the operations that use one."""
     scales = SPACES[config.randaug_space]
     purpose = f"randaug-{layer}"
     names = np.array(list(scales))[draws.integers(f"{purpose}-name", len(scales))[:, 0]]
@@ -139,56 +138,51 @@ def randaug(config: AugmentConfig, draws: Draws, layer: int) -> tuple[np.ndarray
     strengths = np.zeros(len(names))
     for name, scale in scales.items():
         strengths = np.where(names == name, scale(level, sign), strengths)
-    left_out = draws.uniform(f"{purpose}-use")[:, 0] >= config.randaug_probability
-    return np.where(left_out, "identity", names), strengths, draws.uniform(f"{purpose}-place", 2)
+    skipped = draws.uniform(f"{purpose}-use")[:, 0] >= config.randaug_probability
+    return np.where(skipped, "identity", names), strengths, draws.uniform(f"{purpose}-place", 2)
 
 
 def three(draws: Draws) -> Choice:
-    """DeiT III: gray, or light inverted, or out of focus."""
+    """DeiT III's three-augment: grayscale, solarize or blur."""
     names = np.array(["grayscale", "solarize", "blur"])[draws.integers("three-name", 3)[:, 0]]
     sigmas = uniform_between(BLUR_SIGMA, draws.uniform("three-sigma")[:, 0])
     return names, np.where(names == "solarize", HALF, sigmas)
 
 
 def jitter(config: AugmentConfig, draws: Draws) -> list[Choice]:
-    """Each of the wanted changes once for each image, in an order of its own."""
+    """Color jitter: every change once per image, in a random order for each image."""
     names = ("brightness", "contrast", "color", "hue")
     amounts = (config.brightness, config.contrast, config.saturation, config.hue)
-    wanted = {name: amount for name, amount in zip(names, amounts, strict=True) if amount}
-    if not wanted:
+    changes = {name: amount for name, amount in zip(names, amounts, strict=True) if amount}
+    if not changes:
         return []
-    spread = (2 * draws.uniform("jitter-factor", len(wanted)) - 1) * list(wanted.values())  # [B, wanted]
-    strengths = np.where(np.array(list(wanted)) == "hue", spread, np.maximum(0, 1 + spread))
-    order = draws.uniform("jitter-order", len(wanted)).argsort(1, kind="stable")
-    return [(np.array(list(wanted))[turn], strengths[np.arange(len(turn)), turn]) for turn in order.T]
-
-
-def some(draws: Draws, name: str, probability: float) -> Choice:
-    chosen = draws.uniform(name)[:, 0] < probability
-    return np.where(chosen, name, "identity"), np.zeros(len(chosen))
+    spread = (2 * draws.uniform("jitter-factor", len(changes)) - 1) * list(changes.values())  # [B, changes]
+    strengths = np.where(np.array(list(changes)) == "hue", spread, np.maximum(0, 1 + spread))
+    order = draws.uniform("jitter-order", len(changes)).argsort(1, kind="stable")
+    return [(np.array(list(changes))[turn], strengths[np.arange(len(turn)), turn]) for turn in order.T]
 
 
 # --- random erasing --------------------------------------------------------------------------------------------------
 
 
 def erase(config: AugmentConfig, draws: Draws, pixels: torch.Tensor) -> torch.Tensor:
-    """Noise in a box of some images [B, C, h, w]: all bytes equally likely, as in arXiv 1708.04896."""
+    """Fills a box of some images [B, C, h, w] with noise, all bytes equally likely, as in arXiv 1708.04896."""
     boxes = erase_boxes(config, draws, pixels.shape[2], pixels.shape[3])  # [B, 4]
     rows = np.flatnonzero((draws.uniform("erase")[:, 0] < config.erase) & (boxes[:, 2] > boxes[:, 0]))
     if not len(rows):
         return pixels
     index = to_device(rows, pixels.device)
     own = [to_device(keys[rows], pixels.device) for keys in (draws.epochs, draws.samples)]
-    seen = pixels[index]
-    words = Draws(draws.seed, *own).bits("erase-noise", -(-seen[0].numel() // 8))  # int64 [n, values / 8]
-    noise = words.view(torch.uint8)[:, : seen[0].numel()].view_as(seen)
+    erased = pixels[index]
+    words = Draws(draws.seed, *own).bits("erase-noise", -(-erased[0].numel() // 8))  # int64 [n, values / 8]
+    noise = words.view(torch.uint8)[:, : erased[0].numel()].view_as(erased)
     result = pixels.clone()
-    result[index] = torch.where(box_mask(boxes[rows], seen.shape[2], seen.shape[3], seen.device), noise, seen)
+    result[index] = torch.where(box_mask(boxes[rows], erased.shape[2], erased.shape[3], erased.device), noise, erased)
     return result
 
 
 def erase_boxes(config: AugmentConfig, draws: Draws, height: int, width: int) -> np.ndarray:
-    """int64 [B, 4]: top, left, bottom, right; empty where none fits."""
+    """int64 [B, 4]: top, left, bottom, right; empty if none fits."""
     areas = uniform_between(config.erase_area, draws.uniform("erase-area", ATTEMPTS)) * height * width
     ratios = log_uniform_between(ERASE_RATIO, draws.uniform("erase-ratio", ATTEMPTS))
     sides = np.rint(np.stack([np.sqrt(areas * ratios), np.sqrt(areas / ratios)], axis=-1))  # [B, ATTEMPTS, 2]

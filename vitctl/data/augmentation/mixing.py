@@ -1,7 +1,7 @@
-"""Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899) between the neighbors of a batch.
+"""Mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899) between neighboring images of a batch.
 
-Images 0 and 1 are mixed, 2 and 3, and so on; each pair has its own share, drawn from (seed, epoch, its first sample).
-So nothing changes when a batch is split over ranks or micro-batches, as long as these are even.
+Images 0 and 1 are mixed, 2 and 3, and so on. Each pair draws its share from (seed, epoch, its first sample). So the
+result does not depend on how a batch is divided among ranks and micro-batches, as long as these are even.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from vitctl.randomness import Draws
 @dataclass(frozen=True)
 class MixPlan:
     partner: np.ndarray  # int64 [B]
-    lam: np.ndarray  # float32 [B], an image's own share in its mixture: of light, or of area
-    cut: np.ndarray  # bool [B], cutmix
-    boxes: np.ndarray  # int64 [B, 4]: top, left, bottom, right of what the partner gives; empty where not cut
+    lam: np.ndarray  # float32 [B], an image's share of its own mixture: of brightness (mixup) or area (cutmix)
+    cut: np.ndarray  # bool [B]: cutmix, not mixup
+    boxes: np.ndarray  # int64 [B, 4]: top, left, bottom, right of the partner's part; empty if not cut
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, H, W, C] of bytes or any floats -> the same, mixed."""
+        """Mixes [B, H, W, C] of uint8 or any float type, to the same type."""
         result = torch.empty_like(images)
         for part in portions(images, len(images)):
             own = self.shares(part, images)
@@ -34,19 +34,19 @@ class MixPlan:
         return result
 
     def shares(self, part: slice, images: torch.Tensor) -> torch.Tensor:
-        """An image's own share in each pixel of its mixture: float32 [n, H, W, 1]."""
-        given = box_mask(self.boxes[part], images.shape[1], images.shape[2], images.device).movedim(1, -1)
+        """float32 [n, H, W, 1]: an image's share of each pixel of its own mixture."""
+        partners = box_mask(self.boxes[part], images.shape[1], images.shape[2], images.device).movedim(1, -1)
         lam = to_device(np.where(self.cut, 1, self.lam)[part].astype(np.float32), images.device)
-        return lam[:, None, None, None] * ~given
+        return lam[:, None, None, None] * ~partners
 
     def targets(self, labels: torch.Tensor, classes: int, smoothing: float = 0.0) -> torch.Tensor:
-        """Labels int64 [B] -> float32 [B, K]; a label of -1 asks for nothing."""
+        """Labels int64 [B] -> float32 [B, K]; zeros for a label of -1."""
         known = (labels >= 0)[:, None]
-        each = torch.full((len(labels), classes), smoothing / classes, device=labels.device)  # float32 [B, K]
-        each.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / classes)
-        each *= known
+        smooth = torch.full((len(labels), classes), smoothing / classes, device=labels.device)  # float32 [B, K]
+        smooth.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / classes)
+        smooth *= known
         own = to_device(self.lam, labels.device)[:, None]
-        return own * each + (1 - own) * each[to_device(self.partner, labels.device)]
+        return own * smooth + (1 - own) * smooth[to_device(self.partner, labels.device)]
 
 
 class Mixing:
@@ -54,14 +54,14 @@ class Mixing:
         self.config, self.seed = config, seed
 
     def plan(self, epoch: int | torch.Tensor, samples: torch.Tensor, height: int, width: int) -> MixPlan:
-        """Keep `samples` [B], and `epoch` where it is [B], on the CPU. A last odd image stays as it is."""
+        """Keep `samples` [B], and `epoch` if it is [B], on the CPU. The last image of an odd batch is not mixed."""
         batch = len(samples) - len(samples) % 2
         epochs = epoch[:batch:2].cpu().numpy() if isinstance(epoch, torch.Tensor) else epoch
-        draws = Draws(self.seed, epochs, samples[:batch:2].cpu().numpy())  # of each pair
+        draws = Draws(self.seed, epochs, samples[:batch:2].cpu().numpy())  # per pair
         cut, lam = self.lambdas(draws)
         boxes = cutmix_boxes(draws, np.where(cut, lam, 1), height, width)
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        lam = np.where(cut, 1 - areas / (height * width), lam)  # what the border took from a box is the owner's
+        lam = np.where(cut, 1 - areas / (height * width), lam)  # the box may be cut off at the border
         rest = len(samples) - batch
         partner = np.append(np.arange(batch) ^ 1, np.arange(batch, batch + rest))
         return MixPlan(
@@ -72,11 +72,11 @@ class Mixing:
         )
 
     def lambdas(self, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-        """For each pair: is it cutmix, and the first image's share, from Beta(alpha, alpha)."""
+        """Per pair: whether it is cutmix, bool [pairs], and the first image's share, from Beta(alpha, alpha)."""
         config = self.config
         switch, place, use = draws.uniform("mix", 3).astype(np.float64).T
-        chance = config.mix_switch if config.mixup and config.cutmix else float(config.cutmix > 0)
-        cut = switch < chance
+        cut_probability = config.mix_switch if config.mixup and config.cutmix else float(config.cutmix > 0)
+        cut = switch < cut_probability
         alpha = np.where(cut, config.cutmix, config.mixup)
         mixed = (use < config.mix_probability) & (alpha > 0)
         share = betaincinv(np.where(mixed, alpha, 1.0), np.where(mixed, alpha, 1.0), place)  # the inverse of its CDF
@@ -84,7 +84,7 @@ class Mixing:
 
 
 def cutmix_boxes(draws: Draws, lam: np.ndarray, height: int, width: int) -> np.ndarray:
-    """int64 [pairs, 4]: top, left, bottom, right, of area 1 - lam about a center anywhere, less what falls outside."""
+    """int64 [pairs, 4]: top, left, bottom, right, of area 1 - lam around a random center, cut off at the border."""
     size = np.array([height, width])
     sides = np.floor(size * np.sqrt(1 - lam)[:, None])
     center = np.floor(draws.uniform("mix-place", 2) * size)

@@ -1,7 +1,7 @@
-"""The operations of RandAugment and of DeiT III, each on many images at once with a strength for each image.
+"""The operations of RandAugment and DeiT III, each on many images at once, with a strength per image.
 
-Images are uint8 [n, C, H, W]; strengths are NumPy [n], because they are drawn on the CPU. Operations on colors do
-nothing to images that have none.
+Images are uint8 [n, C, H, W]. Strengths are NumPy [n], because they are drawn on the CPU. Operations on colors leave
+gray images unchanged.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from vitctl.data.augmentation.resampling import blur, portions, to_device
 
-GRAY = 128  # what is seen where an image was moved away or cut out
+GRAY = 128  # fills what a warp leaves empty, and cutouts
 LUMA = (19595, 38470, 7471)  # red, green and blue in gray (ITU-R 601-2), in units of 2^-16
 
 Operation = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
@@ -23,10 +23,10 @@ Scale = Callable[[np.ndarray, np.ndarray], np.ndarray]  # level [B] in units of 
 def apply(
     images: torch.Tensor, names: np.ndarray, strengths: np.ndarray, places: np.ndarray | float = 0.5
 ) -> torch.Tensor:
-    """To each image its own operation: names [B], strengths [B], and places [B, 2] in [0, 1) of the cutouts."""
+    """Applies to each image its own operation: names [B], strengths [B], and places of cutouts [B, 2] in [0, 1)."""
     images = images.clone()
     places = np.broadcast_to(places, (len(names), 2))
-    kinds = np.where(np.isin(names, list(WARPS)), "warp", names)  # warps go together: their matrices tell them apart
+    kinds = np.where(np.isin(names, list(WARPS)), "warp", names)  # warps differ only in their matrices
     for kind in sorted(set(kinds.tolist()) - {"identity"}):
         rows = np.flatnonzero(kinds == kind)
         for part in portions(images, len(rows)):
@@ -50,17 +50,17 @@ def one_kind(
     return OPERATIONS[kind](images, strengths)
 
 
-# --- colors ---------------------------------------------------------------------------------------------------------
+# --- colors ----------------------------------------------------------------------------------------------------------
 
 
-def per_picture(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """[n] -> float32 [n, 1, 1, 1] where the images are."""
+def per_image(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+    """[n] -> float32 [n, 1, 1, 1] on the device of the images."""
     return to_device(values.astype(np.float32), images.device).view(-1, 1, 1, 1)
 
 
 def blend(images: torch.Tensor, plain: torch.Tensor | float, factors: np.ndarray) -> torch.Tensor:
-    """From `plain` (factor 0) to the images (factor 1) and beyond; the rest after the point is dropped, as in PIL."""
-    mixed = images.float().sub_(plain).mul_(per_picture(factors, images)).add_(plain)
+    """Interpolates from `plain` (factor 0) to the images (factor 1) and beyond. Fractions are dropped, as in PIL."""
+    mixed = images.float().sub_(plain).mul_(per_image(factors, images)).add_(plain)
     return mixed.clamp_(0, 255).to(torch.uint8)
 
 
@@ -83,16 +83,12 @@ def color(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
 
 def contrast(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
     pixels = images.shape[-2] * images.shape[-1]
-    total = luma(images).to(torch.int64).sum((1, 2, 3), keepdim=True)  # in integers: the order of a sum is no matter
+    total = luma(images).to(torch.int64).sum((1, 2, 3), keepdim=True)  # integers: the order of the sum does not matter
     return blend(images, ((2 * total + pixels) // (2 * pixels)).float(), factors)
 
 
-def brightness(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
-    return blend(images, 0.0, factors)
-
-
 def sharpness(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
-    """Against a smoothing by [1 1 1; 1 5 1; 1 1 1] / 13, which leaves the border alone."""
+    """Blends with a smoothing by [1 1 1; 1 5 1; 1 1 1] / 13, which leaves the border unchanged."""
     smooth = images.float()
     if min(images.shape[-2:]) >= 3:
         threes = smooth[:, :, :-2] + smooth[:, :, 1:-1] + smooth[:, :, 2:]
@@ -103,7 +99,7 @@ def sharpness(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
 
 
 def hue(images: torch.Tensor, turns: np.ndarray) -> torch.Tensor:
-    """Every color turned about the gray axis of HSV, with its lightest and darkest channel kept."""
+    """Rotates the hue in HSV. The largest and the smallest channel of each pixel keep their values."""
     if images.shape[1] != 3:
         return images
     pixels = images.float()
@@ -111,13 +107,10 @@ def hue(images: torch.Tensor, turns: np.ndarray) -> torch.Tensor:
     value, darkest = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
     chroma = value - darkest
     safe = chroma.clamp(min=1.0)  # a gray pixel has any hue
-    sextant = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    ) + 6 * per_picture(turns, images)
+    sextant = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
+    sextant = torch.where(value == red, (green - blue) / safe, sextant) + 6 * per_image(turns, images)
     channels = torch.cat([(sextant + shift) % 6 for shift in (5, 3, 1)], dim=1)
-    lost = torch.minimum(channels, 4 - channels).clamp_(0, 1)  # how much of its chroma each channel lacks
+    lost = torch.minimum(channels, 4 - channels).clamp_(0, 1)  # the share of the chroma that each channel lacks
     return (value - chroma * lost + 0.5).clamp_(0, 255).to(torch.uint8)
 
 
@@ -131,50 +124,46 @@ def equalize(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
     return equalized
 
 
-def invert(images: torch.Tensor, _: np.ndarray) -> torch.Tensor:
-    return 255 - images
-
-
 def posterize(images: torch.Tensor, bits: np.ndarray) -> torch.Tensor:
-    return images & per_picture(0xFF << (8 - bits.astype(np.int64)) & 0xFF, images).to(torch.uint8)
+    return images & per_image(0xFF << (8 - bits.astype(np.int64)) & 0xFF, images).to(torch.uint8)
 
 
 def solarize(images: torch.Tensor, thresholds: np.ndarray) -> torch.Tensor:
-    light = images >= per_picture(thresholds, images)
+    light = images >= per_image(thresholds, images)
     return images ^ light.to(torch.uint8).neg_()  # 255 - x flips every bit of x
 
 
 def solarize_add(images: torch.Tensor, amounts: np.ndarray) -> torch.Tensor:
-    """Amounts are whole."""
-    amount = per_picture(amounts, images).to(torch.uint8)
+    """Adds to dark pixels; amounts must be integers."""
+    amount = per_image(amounts, images).to(torch.uint8)
     dark = (images < 128).to(torch.uint8)
-    return torch.minimum(images, 255 - amount * dark) + amount * dark  # which never passes 255
+    return torch.minimum(images, 255 - amount * dark) + amount * dark  # never above 255
 
 
 OPERATIONS: dict[str, Operation] = {
     "grayscale": grayscale,
     "color": color,
     "contrast": contrast,
-    "brightness": brightness,
+    "brightness": lambda images, factors: blend(images, 0.0, factors),
     "sharpness": sharpness,
     "hue": hue,
     "autocontrast": autocontrast,
     "equalize": equalize,
-    "invert": invert,
-    "posterize": posterize,  # bits kept
-    "solarize": solarize,  # from which value on
+    "invert": lambda images, _: 255 - images,
+    "posterize": posterize,  # strength: bits to keep
+    "solarize": solarize,  # threshold
     "solarize-add": solarize_add,
     "blur": blur,  # sigma in pixels
 }
 
 
-# --- places ----------------------------------------------------------------------------------------------------------
+# --- warps and cutouts -----------------------------------------------------------------------------------------------
 
 Matrix = tuple[float, float, float, float, float, float]  # a b c d e f, where x = a X + b Y + c and y = d X + e Y + f
 
 
 def rotate(degrees: float, height: int, width: int) -> Matrix:
-    """Anticlockwise about the center."""
+    """Counterclockwise about the center."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     x, y = width / 2, height / 2
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
@@ -190,7 +179,7 @@ WARPS: dict[str, Callable[[float, int, int], Matrix]] = {  # strength, height, w
 
 
 def warp(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
-    """Bilinear; matrices [n, 6] say where on the input the center X, Y of an output pixel lies. Outside is gray."""
+    """Bilinear. Matrices [n, 6] map the center X, Y of an output pixel to the input. Outside of it is gray."""
     height, width = images.shape[-2:]
     matrix = to_device(matrices.astype(np.float32), images.device)
     a, b, c, d, e, f = matrix[:, :, None, None].unbind(1)  # [n, 1, 1] each
@@ -204,7 +193,7 @@ def warp(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
 
 
 def cutout_boxes(shares: np.ndarray, places: np.ndarray, height: int, width: int) -> np.ndarray:
-    """int64 [n, 4]: top, left, bottom, right; half a side is a share of the image's small one; centered anywhere."""
+    """int64 [n, 4]: top, left, bottom, right; half a side is a share of the image's shorter side."""
     half = np.floor(shares * min(height, width))[:, None]
     center = np.floor(places * (height, width))
     return np.concatenate([center - half, center + half], axis=1).astype(np.int64)
@@ -226,25 +215,18 @@ def no_argument(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
     return level
 
 
-# RandAugment as in big_vision's pp/autoaugment.py (which has it from TensorFlow's models). Its pixel counts, 100 for
-# translations and 40 for cutouts, are taken as shares of the 224 pixels that they were used with. Levels above one are
-# wanted: AugReg goes to two. Differences: warps are bilinear there nearest, and the pivot of the contrast is the mean
-# gray, where their code divides the count of the pixels. Zero bits keep one there too.
+# RandAugment as in big_vision's pp/autoaugment.py, which comes from TensorFlow's models. Its pixel counts, 100 for
+# translations and 40 for cutouts, become shares of the 224 pixels that they were used with. Levels above one are valid:
+# AugReg goes to two. Differences: warps are bilinear here, nearest there; and contrast pivots on the mean gray, where
+# their code divides the count of the pixels. Posterize with zero bits keeps one there too.
 TF: dict[str, Scale] = {
-    "autocontrast": no_argument,
-    "equalize": no_argument,
-    "invert": no_argument,
+    **dict.fromkeys(("autocontrast", "equalize", "invert"), no_argument),
     "rotate": lambda level, sign: 30 * level * sign,
     "posterize": lambda level, sign: np.clip(np.floor(4 * level), 1, 8),
     "solarize": lambda level, sign: np.floor(256 * level),
-    "color": lambda level, sign: 1.8 * level + 0.1,
-    "contrast": lambda level, sign: 1.8 * level + 0.1,
-    "brightness": lambda level, sign: 1.8 * level + 0.1,
-    "sharpness": lambda level, sign: 1.8 * level + 0.1,
-    "shear-x": lambda level, sign: 0.3 * level * sign,
-    "shear-y": lambda level, sign: 0.3 * level * sign,
-    "translate-x": lambda level, sign: 100 / 224 * level * sign,
-    "translate-y": lambda level, sign: 100 / 224 * level * sign,
+    **dict.fromkeys(("color", "contrast", "brightness", "sharpness"), lambda level, sign: 1.8 * level + 0.1),
+    **dict.fromkeys(("shear-x", "shear-y"), lambda level, sign: 0.3 * level * sign),
+    **dict.fromkeys(("translate-x", "translate-y"), lambda level, sign: 100 / 224 * level * sign),
     "cutout": lambda level, sign: 40 / 224 * level,
     "solarize-add": lambda level, sign: np.clip(np.floor(110 * level), 0, 255),
 }
@@ -255,24 +237,17 @@ def away(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
     return np.where(factor > 0.1, factor, 0.1)
 
 
-# timm's "inc" operations (timm/data/auto_augment.py): a higher level is always a stronger change, and ten is the most.
-# Difference: the last bit stays, where timm can make the whole image black.
+# timm's "inc" operations (timm/data/auto_augment.py): a higher level is always a stronger change, up to ten.
+# Difference: posterize keeps at least one bit, where timm can make the whole image black.
 TIMM_INC: dict[str, Scale] = {
-    "autocontrast": no_argument,
-    "equalize": no_argument,
-    "invert": no_argument,
+    **dict.fromkeys(("autocontrast", "equalize", "invert"), no_argument),
     "rotate": lambda level, sign: 30 * level * sign,
     "posterize": lambda level, sign: np.maximum(4 - np.floor(4 * level), 1),
     "solarize": lambda level, sign: 256 - np.floor(256 * level),
     "solarize-add": lambda level, sign: np.clip(np.floor(110 * level), 0, 255),
-    "color": away,
-    "contrast": away,
-    "brightness": away,
-    "sharpness": away,
-    "shear-x": lambda level, sign: 0.3 * level * sign,
-    "shear-y": lambda level, sign: 0.3 * level * sign,
-    "translate-x": lambda level, sign: 0.45 * level * sign,
-    "translate-y": lambda level, sign: 0.45 * level * sign,
+    **dict.fromkeys(("color", "contrast", "brightness", "sharpness"), away),
+    **dict.fromkeys(("shear-x", "shear-y"), lambda level, sign: 0.3 * level * sign),
+    **dict.fromkeys(("translate-x", "translate-y"), lambda level, sign: 0.45 * level * sign),
 }
 
 SPACES: dict[str, dict[str, Scale]] = {"tf": TF, "timm-inc": TIMM_INC}

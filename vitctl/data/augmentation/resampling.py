@@ -1,7 +1,7 @@
-"""Crop, flip and resize of a whole batch as two matrix products, one along each side; and blurring, by other weights.
+"""Crops, flips and resizes a whole batch by two matrix products, one along each side. Blurs with other weights.
 
-The weights are multiples of 2^-15 that sum to one, and the pixels are bytes, after the first product as well: so every
-sum is exact in float32, in whatever order a device takes it. A sample comes out the same, bit for bit, in any batch.
+The weights are multiples of 2^-15 that sum to one, and the pixels are bytes, also after the first product. So every sum
+is exact in float32, in whatever order a device adds, and a sample is the same, bit for bit, in every batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,20 +16,20 @@ ONE = 2**15  # the unit of the weights: 9 bits of sum and 15 of fraction fill th
 
 @dataclass(frozen=True)
 class Axis:
-    """Where the centers of the output pixels lie on one side of the input, and how far apart."""
+    """Where the centers of the output pixels lie along one side of the input, and how far apart they are."""
 
     centers: np.ndarray  # float64 [B, out], in pixels: the center of the first pixel is 0.5
     pace: np.ndarray  # float64 [B]: above 1 the image shrinks
 
     @classmethod
     def box(cls, start: np.ndarray, length: np.ndarray, out: int) -> "Axis":
-        """`out` pixels over the stretch of `length` from `start`, both float64 [B]."""
+        """`out` pixels from `start` over `length`, both float64 [B]."""
         pace = length / out
         return cls(start[:, None] + (np.arange(out) + 0.5) * pace[:, None], pace)
 
     @classmethod
     def pick(cls, pixels: np.ndarray, pace: np.ndarray) -> "Axis":
-        """The pixels numbered int64 [B, out] of a whole image resized to that pace."""
+        """The pixels with the numbers `pixels`, int64 [B, out], of the whole image resized to `pace`."""
         return cls((pixels + 0.5) * pace[:, None], pace)
 
     def flip(self, flags: np.ndarray) -> "Axis":
@@ -44,7 +44,7 @@ class Taps:
     weights: np.ndarray  # float32 [B, out, T]
 
     def window(self, part: slice) -> tuple[int, int]:
-        """First and last + 1 of the input pixels that this part of the batch needs."""
+        """The range of input pixels that this part of the batch needs."""
         return int(self.pixels[part].min()), int(self.pixels[part].max()) + 1
 
     def matrix(self, part: slice, start: int, stop: int, device: torch.device) -> torch.Tensor:
@@ -66,14 +66,14 @@ def cubic(distance: np.ndarray) -> np.ndarray:
     return np.where(d < 1.0, near, np.where(d < 2.0, far, 0.0))
 
 
-FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {  # and how far each reaches
+FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {  # the kernel and its radius
     "bilinear": (triangle, 1.0),
     "bicubic": (cubic, 2.0),
 }
 
 
 def resample(images: torch.Tensor, rows: Axis, columns: Axis, name: str) -> torch.Tensor:
-    """uint8 [B, C, H, W] -> uint8 [B, C, h, w], antialiased; what lies outside of the image counts for nothing."""
+    """uint8 [B, C, H, W] -> uint8 [B, C, h, w], antialiased. Pixels outside of the image have no weight."""
     height, width = images.shape[-2:]
     return weigh(images, resize_taps(rows, height, name), resize_taps(columns, width, name))
 
@@ -86,7 +86,7 @@ def blur(images: torch.Tensor, sigmas: np.ndarray) -> torch.Tensor:
 
 def resize_taps(axis: Axis, size: int, name: str) -> Taps:
     kernel, reach = FILTERS[name]
-    scale = np.maximum(axis.pace, 1.0)[:, None, None]  # a shrinking filter is as much wider: no aliasing
+    scale = np.maximum(axis.pace, 1.0)[:, None, None]  # shrinking widens the filter, against aliasing
     first = np.floor(axis.centers[:, :, None] - reach * scale + 0.5)  # [B, out, 1]
     span = np.arange(int(np.ceil(2 * reach * scale.max(initial=1.0))) + 1)
     pixels = first + span  # [B, out, T]
@@ -105,21 +105,21 @@ def blur_taps(sigmas: np.ndarray, size: int) -> Taps:
 
 
 def reflect(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Pixels beyond a border as their mirror images; the border itself is not doubled."""
+    """Maps pixels outside of the image to their reflections; the border pixel itself is not repeated."""
     period = max(2 * size - 2, 1)
     folded = pixels % period
     return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(pixels)
 
 
 def round_weights(weights: np.ndarray) -> np.ndarray:
-    """Weights [.., T] as float32 multiples of 1 / ONE that sum to one: a flat image stays flat."""
-    fine = np.rint(weights * 2.0**40)  # whole numbers: their sum is the same in any order, and with any zeros between
+    """Rounds weights [.., T] to float32 multiples of 1 / ONE that sum to one, so that a flat image stays flat."""
+    fine = np.rint(weights * 2.0**40)  # integers: their sum does not depend on the order, or on zeros
     whole = np.rint(fine / fine.sum(-1, keepdims=True) * ONE)
     largest = whole.argmax(-1)[..., None]
     missing = ONE - whole.sum(-1, keepdims=True)
     np.put_along_axis(whole, largest, np.take_along_axis(whole, largest, -1) + missing, -1)
-    weights = whole / ONE
-    return weights.astype(np.float32)
+    rounded: np.ndarray = (whole / ONE).astype(np.float32)
+    return rounded
 
 
 def weigh(images: torch.Tensor, down: Taps, across: Taps) -> torch.Tensor:
@@ -133,7 +133,7 @@ def weigh(images: torch.Tensor, down: Taps, across: Taps) -> torch.Tensor:
 
 @contextmanager
 def full_precision(device: str) -> Iterator[None]:
-    """Float32 products as they stand, whatever the training around them asks for: neither bfloat16 nor TF32."""
+    """Turns off bfloat16 autocast and TF32, whatever the training around uses: the products must be exact."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -144,14 +144,14 @@ def full_precision(device: str) -> Iterator[None]:
 
 
 def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """On the device, without a wait for what it is doing."""
+    """Copies to the device without waiting for it."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def portions(images: torch.Tensor, count: int) -> list[slice]:
-    """`count` images of this size in parts whose float copies fit a core's cache, or 256 MiB of an accelerator."""
-    budget = 2**17 if images.device.type == "cpu" else 2**26  # values
+    """Slices of `count` images whose float copies fit into a core's cache, or into 256 MiB of an accelerator."""
+    budget = 2**17 if images.device.type == "cpu" else 2**26  # floats
     step = max(1, budget // max(1, images[:1].numel()))
     return [slice(start, start + step) for start in range(0, count, step)]
 

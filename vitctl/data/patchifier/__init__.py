@@ -1,1 +1,1 @@
-"""Images to a patch file: planned, decoded into their place by workers, finished; and killed at any moment."""
+"""Images to a patch file: plan the rows, decode them in worker processes, finish the file. It survives any kill."""

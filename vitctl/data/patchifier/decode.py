@@ -1,8 +1,8 @@
-"""One image's bytes to uint8 [H, W, C] at the size wanted: the right pixels first, then fast.
+"""Decodes one image to uint8 [H, W, C] at the target size.
 
-JPEGs of ordinary size go through torchvision's decoder, everything else through Pillow; all are resized by the same
-antialiased bicubic kernel on bytes. Photos of more than twice the target are decoded at a half, quarter or eighth of
-their size inside the JPEG decoder itself.
+Most JPEGs go through torchvision's decoder, which is faster, and everything else through Pillow. All are resized by the
+same antialiased bicubic kernel on bytes. The JPEG decoder itself reduces photos of more than twice the target size to a
+half, a quarter or an eighth.
 """
 
 import io
@@ -21,12 +21,12 @@ from vitctl.errors import DataError
 from vitctl.machine import C_STDERR
 
 ORIENTATION = 0x0112  # EXIF tag
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers of a frame: here is the size
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers of a frame, which holds the size
 
 
 @dataclass(frozen=True)
 class Target:
-    """The image that is wanted."""
+    """The image to produce."""
 
     height: int
     width: int
@@ -37,21 +37,19 @@ class Target:
 
 
 def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
-    """uint8 [H, W, C]; a DataError tells why it cannot be."""
+    """Encoded bytes, or pixels uint8 [h, w] or [h, w, c], to uint8 [H, W, C]. A DataError says why not."""
     if isinstance(content, np.ndarray):
         return fit(convert_channels(content, target.channels), target)
     if not content:
         raise DataError("empty file")
     if content.startswith(PROGRAMS):
-        raise DataError("PostScript, which is a program and not an image; save it as PNG")
+        raise DataError("PostScript is a program, not an image; save it as PNG")
     try:
         with C_STDERR:
             return decode_bytes(content, target)
-    except DataError:
+    except (DataError, MemoryError):
         raise
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise whatever they like on broken input: each is a rejected image
+    except Exception as error:  # decoders raise anything on broken input, and every such image is a reject
         raise DataError(explain_reject(error)) from error
 
 
@@ -65,26 +63,26 @@ def decode_bytes(content: bytes, target: Target) -> np.ndarray[Any, Any]:
 
 
 def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
-    """Whatever Pillow opens; a JPEG's pixels come by the quick decoder all the same, where it takes them."""
-    with open_image(io.BytesIO(content)) as picture:
-        check_pixels(picture.size, target.max_pixels)
-        jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("L", "RGB")
-        if jpeg and is_large(picture.size, target):
-            return decode_reduced(picture, target)
-        turned = orientation_of(picture) not in (0, 1)
-        if jpeg and DECODE_JPEG and not turned:
+    """Opens the image with Pillow; torchvision still decodes a JPEG where it can."""
+    with open_image(io.BytesIO(content)) as image:
+        check_pixels(image.size, target.max_pixels)
+        jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+        if jpeg and is_large(image.size, target):
+            return decode_reduced(image, target)
+        rotated = orientation_of(image) not in (0, 1)
+        if jpeg and DECODE_JPEG and not rotated:
             return fit(decode_plain_jpeg(content, target.channels), target)
-        upright = ImageOps.exif_transpose(picture) if turned else picture
+        upright = ImageOps.exif_transpose(image) if rotated else image
         return fit(convert_channels(flatten(upright), target.channels), target)
 
 
 def is_large(size: tuple[int, int], target: Target) -> bool:
-    """Whether its decoder may halve a JPEG, and still leave more than the target."""
+    """Whether the decoder may halve a JPEG and still leave more pixels than the target."""
     return target.draft and target.fit == "crop" and size[0] > 2 * target.width and size[1] > 2 * target.height
 
 
 def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a gray or color JPEG without EXIF, by its markers; None asks Pillow, which is slower."""
+    """Width and height of a gray or color JPEG without EXIF, from its markers. None: ask Pillow, which is slower."""
     at = 2
     if not content.startswith(b"\xff\xd8\xff"):
         return None
@@ -99,15 +97,15 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def orientation_of(picture: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
-    except Exception:  # EXIF that is broken says nothing about the pixels
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # the pixels may be fine although the EXIF is broken
         return 1
 
 
 def quick_jpeg_decoder() -> Callable[[torch.Tensor, int], torch.Tensor] | None:
-    """torchvision's operator, without the deprecated function around it; None where a later release has dropped it."""
+    """torchvision's operator, without its deprecated wrapper. None if this release does not have it."""
     try:
         import torchvision.io  # noqa: F401 - registers the operator
 
@@ -118,60 +116,50 @@ def quick_jpeg_decoder() -> Callable[[torch.Tensor, int], torch.Tensor] | None:
 
 def decode_plain_jpeg(content: bytes, channels: int) -> np.ndarray[Any, Any]:
     assert DECODE_JPEG is not None
-    pixels = DECODE_JPEG(torch.frombuffer(bytearray(content), dtype=torch.uint8), channels)  # [C, H, W] over [H, W, C]
+    pixels = DECODE_JPEG(torch.frombuffer(bytearray(content), dtype=torch.uint8), channels)  # [C, H, W]
     return np.asarray(pixels.permute(1, 2, 0).numpy())
 
 
-def decode_reduced(picture: Image.Image, target: Target) -> np.ndarray[Any, Any]:
-    """A large JPEG: the decoder itself halves it, as often as twice the target allows, then Pillow finishes.
+def decode_reduced(image: Image.Image, target: Target) -> np.ndarray[Any, Any]:
+    """A large JPEG: the decoder halves it for as long as it stays over twice the target, then Pillow resizes it.
 
-    The reduced size is rounded up; the box that `draft` returns says which part of it is image, and the crop is
-    laid out in that box, to fractions of a pixel.
+    The reduced size is rounded up. `draft` returns the box that the image fills in it, with fractions of a pixel, and
+    the crop is computed in that box; otherwise the result would be shifted.
     """
-    width, height = picture.size
+    width, height = image.size
     mode = "L" if target.channels == 1 else "RGB"
-    orientation = orientation_of(picture)
-    swap = orientation in (5, 6, 7, 8)
-    wanted = (target.width, target.height) if not swap else (target.height, target.width)
-    left, top, crop_width, crop_height = crop_box(width, height, *wanted)
-    reduced = picture.draft(mode, (2 * width * wanted[0] // crop_width, 2 * height * wanted[1] // crop_height))
+    orientation = orientation_of(image)
+    size = (target.height, target.width) if orientation in (5, 6, 7, 8) else (target.width, target.height)
+    left, top, crop_width, crop_height = crop_box(width, height, *size)
+    reduced = image.draft(mode, (2 * width * size[0] // crop_width, 2 * height * size[1] // crop_height))
     box = reduced[1] if reduced else (0, 0, width, height)
-    picture.load()
+    image.load()
     x, y = (box[2] - box[0]) / width, (box[3] - box[1]) / height
-    area = (
-        left * x,
-        top * y,
-        min((left + crop_width) * x, picture.width),
-        min((top + crop_height) * y, picture.height),
-    )
-    small = picture.convert(mode).resize(wanted, Image.Resampling.BICUBIC, box=area)
+    right, bottom = min((left + crop_width) * x, image.width), min((top + crop_height) * y, image.height)
+    small = image.convert(mode).resize(size, Image.Resampling.BICUBIC, box=(left * x, top * y, right, bottom))
     if orientation not in (0, 1):
         small.getexif()[ORIENTATION] = orientation
         small = ImageOps.exif_transpose(small)
     return np.asarray(small).reshape(target.height, target.width, target.channels)
 
 
-def flatten(picture: Image.Image) -> np.ndarray[Any, Any]:
-    """Any Pillow mode to uint8 [H, W] or [H, W, 3]: transparency on white, 16-bit gray by its high byte."""
-    if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
-        return (np.asarray(picture) >> 8).astype(np.uint8)
-    if picture.mode == "I":
-        return high_byte(np.asarray(picture))
-    if picture.mode == "F":
+def flatten(image: Image.Image) -> np.ndarray[Any, Any]:
+    """Any Pillow mode to uint8 [H, W] or [H, W, 3]. Transparency becomes white, and 16-bit gray its high byte."""
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+        return (np.asarray(image) >> 8).astype(np.uint8)
+    if image.mode == "I":
+        values = np.asarray(image)  # int32, as Pillow reads some 16-bit files
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError("32-bit pixels have no known range; save the image with 8 or 16 bits")
+        return (values >> 8).astype(np.uint8)
+    if image.mode == "F":
         raise DataError("floating-point pixels have no known range; save the image with 8 or 16 bits")
-    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
-    gray = picture.mode in ("1", "L")
-    return np.asarray(picture.convert("L" if gray else "RGB"))
-
-
-def high_byte(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """32-bit integers, as Pillow reads some 16-bit files."""
-    if values.min() < 0 or values.max() > 65535:
-        raise DataError("32-bit pixels have no known range; save the image with 8 or 16 bits")
-    return (values >> 8).astype(np.uint8)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    gray = image.mode in ("1", "L")
+    return np.asarray(image.convert("L" if gray else "RGB"))
 
 
 def convert_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:
@@ -188,7 +176,7 @@ def convert_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[
 
 
 def fit(pixels: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
-    """uint8 [h, w, C] to [H, W, C]: the largest centered crop of the target's shape, the whole squashed, or padded."""
+    """uint8 [h, w, C] to [H, W, C]: a centered crop with its aspect ratio, or the whole image, squashed or padded."""
     height, width = pixels.shape[:2]
     if target.fit == "squash" or (height, width) == (target.height, target.width):
         return resize(pixels, target.height, target.width)
@@ -215,17 +203,17 @@ def crop_box(width: int, height: int, target_width: int, target_height: int) -> 
 
 
 def resize(pixels: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
-    """Antialiased bicubic on bytes."""
+    """uint8 [h, w, C] to [height, width, C]: antialiased bicubic on bytes."""
     if pixels.shape[:2] == (height, width):
         return pixels
     if not pixels.flags.writeable:
-        pixels = pixels.copy()  # torch will not wrap read-only memory without a warning
+        pixels = pixels.copy()  # torch warns when it wraps read-only memory
     batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # [1, C, h, w], channels last: its fast path
     return F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def explain_reject(error: Exception) -> str:
-    """One line for the list of rejects, the same on every run: no addresses, no paths."""
+    """One line for the list of rejects, the same on every run: without addresses and paths."""
     text = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "it", " ".join(str(error).split()))
     text = re.sub(r"^decode_jpeg, \S+, ", "damaged JPEG: ", text)
     if "truncated" in text.lower():

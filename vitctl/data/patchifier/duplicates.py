@@ -1,4 +1,4 @@
-"""Images that are there twice: inside a split they weigh double, across splits they leak."""
+"""Finds exact copies of images: within a split they count double, across splits they leak."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 BUCKET = 4_000_000  # digests sorted at once
-TOLD = 1000  # leaks that are stored by name
+LISTED = 1000  # leaks that the file lists by name
 
 Digests = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -16,11 +16,11 @@ Digests = np.ndarray[Any, np.dtype[np.uint8]]
 class Copies:
     duplicates: int  # images that equal an earlier one of their own split
     leaked: int  # images that equal one of an earlier split
-    pairs: list[tuple[str, int, str, int]]  # (split, row, earlier split, row): the first leaks, in the order of rows
+    pairs: list[tuple[str, int, str, int]]  # (split, row, earlier split, row) of the first leaks, in the order of rows
 
 
 def find_copies(digests: Mapping[str, Digests]) -> Copies:
-    """Compares every image with every other by its digest [M, 16], with memory for one bucket of them."""
+    """Compares all images by their digests, {split: uint8 [M, 16]}, a bucket of digests in memory at a time."""
     names = list(digests)
     total = sum(len(each) for each in digests.values())
     if not total:
@@ -33,27 +33,18 @@ def find_copies(digests: Mapping[str, Digests]) -> Copies:
         same = np.flatnonzero((values[1:] == values[:-1]).all(axis=1)) + 1  # equal to the one before
         first = np.arange(len(values))
         first[same] = 0
-        first = np.maximum.accumulate(first)  # where each run of equals begins
-        inside = split[same] == split[same - 1]
-        duplicates += int(inside.sum())
+        first = np.maximum.accumulate(first)  # [M], where each run of equal digests begins
+        duplicates += int((split[same] == split[same - 1]).sum())
         across = same[split[same] != split[first[same]]]
         leaked += len(across)
-        leaks += list(
-            zip(
-                split[across].tolist(),
-                row[across].tolist(),
-                split[first[across]].tolist(),
-                row[first[across]].tolist(),
-                strict=True,
-            )
-        )
-        leaks = sorted(leaks)[:TOLD]
+        fields = (split[across], row[across], split[first[across]], row[first[across]])
+        leaks = sorted(leaks + list(zip(*(each.tolist() for each in fields), strict=True)))[:LISTED]
     pairs = [(names[one], row, names[other], copy) for one, row, other, copy in leaks]
     return Copies(duplicates, leaked, pairs)
 
 
 def buckets(digests: list[Digests], count: int) -> Iterator[tuple[Any, Any, Any]]:
-    """(split number, row, digest as two words) of the images whose digest falls into one of `count` equal ranges."""
+    """(split number [m], row [m], digest as two words [m, 2]) of the images in each of `count` equal digest ranges."""
     for bucket in range(count):
         split, row, values = [], [], []
         for number, each in enumerate(digests):

@@ -1,4 +1,4 @@
-"""From rows to a file: the gaps closed, what HDF5 needs laid around them, and the whole put into its place."""
+"""From rows to a file: fills the gaps of rejected images, writes the HDF5 metadata, and moves the file to its name."""
 
 import hashlib
 import json
@@ -12,10 +12,9 @@ import numpy as np
 
 from vitctl import __version__
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data.patchifier.duplicates import Copies, find_copies
-from vitctl.data.patchifier.plan import RowPlan
+from vitctl.data.patchifier.duplicates import find_copies
 from vitctl.data.patchifier.worker import RowLayout, read_chunks, write_rows_at
-from vitctl.data.patchifier.workspace import Journal, Workspace
+from vitctl.data.patchifier.workspace import Build, Journal, Workspace
 from vitctl.data.sources.names import printable
 from vitctl.errors import DataError
 from vitctl.io import patch_writer
@@ -26,30 +25,27 @@ from vitctl.io.patch_writer import SplitContent
 COPY = 1 << 20
 
 
-def finish(plan: RowPlan, layout: RowLayout, space: Workspace, journal: Journal, config: PatchifyConfig) -> None:
-    """Closes the gaps, writes what HDF5 needs around the rows, and puts the file into its place.
+def finish(build: Build, layout: RowLayout, journal: Journal) -> None:
+    """Makes the file from the decoded rows.
 
-    Every step can be repeated after a kill: it reads only what no later step has changed.
+    Every step can be repeated after a kill, because it reads only what no later step changes.
     """
+    space, config, plan = build.space, build.config, layout.plan
     rejects = journal.rejects()
     orders = final_orders(layout, [row for row, _ in rejects])
     if not any(len(order) for order in orders.values()):
-        raise DataError(
-            f"none of the {layout.total} images could be read; the first: "
-            f"{plan.column('name')[0].decode()}: {rejects[0][1]}"
-        )
+        name, reason = plan.column("name")[0].decode(), rejects[0][1]
+        raise DataError(f"none of the {plan.total} images could be read; the first is {name}: {reason}")
     if config.compress:
         target = space.folder / "whole.h5"
-        header, splits, notes = contents(plan, layout, journal, orders, config, space)
         chunks = {name: chunks_of(space, layout, order) for name, order in orders.items()}
-        patch_writer.write_compressed(
-            target, header, splits, notes, chunks, patch_writer.filter_options(config.codec, config.level)
-        )
+        options = patch_writer.filter_options(config.codec, config.level)
+        patch_writer.write_compressed(target, *contents(build, layout, journal, orders), chunks, options)
     else:
         target = space.rows
         fill_gaps(layout, orders, space)
         if not space.skeleton.exists():
-            start_output(plan, layout, journal, orders, config, space)
+            start_output(build, layout, journal, orders)
         lay_over(space.skeleton, target, layout, orders)
     flush_file(target)
     os.replace(target, space.out)
@@ -58,15 +54,15 @@ def finish(plan: RowPlan, layout: RowLayout, space: Workspace, journal: Journal,
 
 @dataclass(frozen=True)
 class Order:
-    """Planned rows of a split in their final order: a rejected row's place is taken by one from the end of its split.
+    """The planned rows of a split in their final order. A row from the end of the split replaces each rejected one.
 
-    Only the exceptions are kept; a slice of it is an array, and so is a slice of a column in that order.
+    Only the exceptions are stored. A slice of the order is an array of row numbers.
     """
 
     begin: int
-    rows: int  # that are left
-    holes: np.ndarray[Any, Any]  # places of rejected rows among them, ascending
-    fillers: np.ndarray[Any, Any]  # planned rows that go there
+    rows: int  # that were not rejected
+    holes: np.ndarray[Any, Any]  # positions of rejected rows among them, ascending
+    fillers: np.ndarray[Any, Any]  # the planned rows that go there
 
     def __len__(self) -> int:
         return self.rows
@@ -81,7 +77,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Column:
-    """A plan's column [total, ..] as the rows of one split will have it; read by slices, never whole."""
+    """A column [total, ..] of the plan, as the rows of one split in their final order. Read it by slices."""
 
     values: Any
     order: Order
@@ -104,23 +100,23 @@ class Column:
 def final_orders(layout: RowLayout, rejected: list[int]) -> dict[str, Order]:
     orders = {}
     for split, begin in layout.begins().items():
-        end = begin + layout.splits[split]
+        end = begin + layout.plan.splits[split]
         missing = np.array([row for row in rejected if begin <= row < end], np.int64)
-        kept = end - begin - len(missing)
-        holes = missing[missing < begin + kept] - begin
-        orders[split] = Order(begin, kept, holes, np.setdiff1d(np.arange(begin + kept, end), missing))
+        count = end - begin - len(missing)
+        holes = missing[missing < begin + count] - begin
+        orders[split] = Order(begin, count, holes, np.setdiff1d(np.arange(begin + count, end), missing))
     return orders
 
 
 def fill_gaps(layout: RowLayout, orders: dict[str, Order], space: Workspace) -> None:
-    """Moves rows from the end of a split into the places of rejected ones, once."""
+    """Copies rows from the end of a split to the places of rejected ones, once."""
     if space.filled.exists():
         return
     handle = os.open(space.rows, os.O_RDWR)
     try:
         for order in orders.values():
             for hole, filler in zip(order.holes.tolist(), order.fillers.tolist(), strict=True):
-                row = os.pread(handle, layout.geometry.row, layout.offset(filler))
+                row = os.pread(handle, layout.plan.geometry.row, layout.offset(filler))
                 write_rows_at(handle, np.frombuffer(row, np.uint8), layout.offset(order.begin + hole))
         os.fsync(handle)
     finally:
@@ -128,43 +124,32 @@ def fill_gaps(layout: RowLayout, orders: dict[str, Order], space: Workspace) -> 
     write_bytes(space.filled, b"")
 
 
-def start_output(
-    plan: RowPlan,
-    layout: RowLayout,
-    journal: Journal,
-    orders: dict[str, Order],
-    config: PatchifyConfig,
-    space: Workspace,
-) -> None:
-    header, splits, notes = contents(plan, layout, journal, orders, config, space)
-    aside = space.folder / "skeleton.tmp"
-    extents = patch_writer.write_skeleton(aside, header, splits, notes)
+def start_output(build: Build, layout: RowLayout, journal: Journal, orders: dict[str, Order]) -> None:
+    aside = build.space.folder / "skeleton.tmp"
+    extents = patch_writer.write_skeleton(aside, *contents(build, layout, journal, orders))
     for split, extent in extents.items():
         if extent.size and extent.offset != layout.extents[split].offset:
             raise AssertionError(f"HDF5 put {split} at {extent.offset}, its rows are at {layout.extents[split].offset}")
     flush_file(aside)
-    os.replace(aside, space.skeleton)
+    os.replace(aside, build.space.skeleton)
 
 
 def contents(
-    plan: RowPlan,
-    layout: RowLayout,
-    journal: Journal,
-    orders: dict[str, Order],
-    config: PatchifyConfig,
-    space: Workspace,
+    build: Build, layout: RowLayout, journal: Journal, orders: dict[str, Order]
 ) -> tuple[Header, dict[str, SplitContent], Notes]:
-    """All that the file says beside its rows."""
-    digests = np.memmap(space.digests, np.uint8, "r", shape=(layout.total, DIGEST))
-    labels, names = plan.column("label"), plan.column("name")
+    """Everything in the file but the rows."""
+    plan, config = layout.plan, build.config
+    columns = (
+        plan.column("label"),
+        plan.column("name"),
+        np.memmap(build.space.digests, np.uint8, "r", shape=(plan.total, DIGEST)),
+    )
     splits = {
-        name: SplitContent(
-            layout.splits[name], len(order), Column(labels, order), Column(names, order), Column(digests, order)
-        )
+        name: SplitContent(plan.splits[name], len(order), *(Column(column, order) for column in columns))
         for name, order in orders.items()
     }
     copies = find_copies({name: split.digests for name, split in splits.items()})
-    rejects = [(names[row].decode(), reason) for row, reason in journal.rejects()]
+    rejects = [(columns[1][row].decode(), reason) for row, reason in journal.rejects()]
     header = Header(
         geometry=plan.geometry,
         class_names=plan.class_names,
@@ -177,23 +162,21 @@ def contents(
         leaked=copies.leaked,
         sampled=sum_samples(journal, plan.geometry.channels),
     )
-    return header, splits, Notes([*plan.refused, *rejects], leak_names(copies, splits))
 
-
-def options_digest(config: PatchifyConfig) -> str:
-    """So that a finished file can be told from one that other options would make."""
-    return hashlib.sha256(json.dumps(config.content(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def leak_names(copies: Copies, splits: dict[str, SplitContent]) -> list[tuple[str, str, str, str]]:
     def name(split: str, row: int) -> str:
         return str(splits[split].names[row : row + 1][0].decode())
 
-    return [(one, name(one, row), other, name(other, copy)) for one, row, other, copy in copies.pairs]
+    leaks = [(one, name(one, row), other, name(other, copy)) for one, row, other, copy in copies.pairs]
+    return header, splits, Notes([*plan.refused, *rejects], leaks)
+
+
+def options_digest(config: PatchifyConfig) -> str:
+    """Stored in the file, so that --resume recognizes one that other options made."""
+    return hashlib.sha256(json.dumps(config.content(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def sum_samples(journal: Journal, channels: int) -> Sampled:
-    """Sums of integers over the sampled images: the same whoever added them."""
+    """Sums of integers over the sampled images: the order of the blocks does not change them."""
     results = [result for result in journal.done.values() if result.pixels]
     columns = [
         tuple(sum(getattr(result, name)[channel] for result in results) for channel in range(channels))
@@ -203,7 +186,7 @@ def sum_samples(journal: Journal, channels: int) -> Sampled:
 
 
 def chunks_of(space: Workspace, layout: RowLayout, order: Order) -> Iterator[bytes]:
-    """Compressed rows in their final order, a block's file at a time."""
+    """Compressed rows in their final order; one block's file is in memory at a time."""
     number, chunks = -1, list[bytes]()
     for start in range(0, len(order), CHUNK):
         for row in order[start : start + CHUNK].tolist():
@@ -214,22 +197,20 @@ def chunks_of(space: Workspace, layout: RowLayout, order: Order) -> Iterator[byt
 
 
 def lay_over(skeleton: Path, rows: Path, layout: RowLayout, orders: dict[str, Order]) -> None:
-    """Copies everything of the skeleton that is not a row into the file of rows, and cuts that to its length.
+    """Copies everything of the skeleton but its rows into the file of rows, and cuts that file to the same length.
 
-    The room behind each split's last row, where rejected images were planned, is cleared by the same copy.
+    This also clears the space after the last row of each split, where rows were moved away or rejected.
     """
-    length = skeleton.stat().st_size
-    extents = sorted(
-        (layout.extents[split].offset, len(order) * layout.geometry.row) for split, order in orders.items()
-    )
+    length, size = skeleton.stat().st_size, layout.plan.geometry.row
+    extents = sorted((layout.extents[split].offset, len(order) * size) for split, order in orders.items())
     source, target = os.open(skeleton, os.O_RDONLY), os.open(rows, os.O_RDWR)
     try:
         begin = 0
-        for offset, taken in [*extents, (length, 0)]:
+        for offset, used in [*extents, (length, 0)]:
             for start in range(begin, offset, COPY):
                 piece = os.pread(source, min(COPY, offset - start), start)
                 write_rows_at(target, np.frombuffer(piece, np.uint8), start)
-            begin = offset + taken
+            begin = offset + used
         os.ftruncate(target, length)
     finally:
         os.close(source)

@@ -1,4 +1,4 @@
-"""Which files are images: the one list of formats that are opened, the same on every machine."""
+"""Opens image files. One list of formats decides what is an image, the same on every machine."""
 
 import io
 import threading
@@ -12,32 +12,32 @@ from PIL import Image
 from vitctl.data.sources.files import LARGE, LARGEST, LargeFile
 from vitctl.errors import DataError
 
-# Of all that Pillow knows: none that runs a program (EPS does), or needs a plugin. TGA comes last: it has no magic.
+# Pillow knows more. Left out are formats that run a program (EPS) or need a plugin. TGA is last: it has no signature.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "PCX", "TGA",
 )  # fmt: skip
-PROGRAMS = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # how PostScript starts
-ENDLESS = (b"II", b"MM", b"RIFF", b"GIF8")  # whose size is told elsewhere than at the beginning, or that may be films
-PIXEL = 8  # bytes that one takes in a file, at most: four channels of 16 bits
-NO_IMAGE = "not an image, or of a kind that is not read"
+PROGRAMS = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # signatures of PostScript
+ENDLESS = (b"II", b"MM", b"RIFF", b"GIF8")  # formats that may store their size far from the start, or many frames
+PIXEL = 8  # bytes per pixel in a file, at most: four channels of 16 bits
+NO_IMAGE = "not an image, or in an unsupported format"
 
 
 def open_image(source: BinaryIO | Path) -> Image.Image:
-    """By Pillow, which reads its header; an error of Pillow's if it is in none of the formats."""
+    """Reads the header with Pillow. Raises Pillow's error if the format is not in FORMATS."""
     return Image.open(source, formats=readable_formats())
 
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """Those that this Pillow was built with."""
+    """The FORMATS that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 class QuietImageFile:
-    """While any thread decodes, Pillow makes no remarks on odd EXIF and palettes; what matters raises.
+    """Silences Pillow while any thread decodes: its warnings about EXIF and palettes, and its limit on pixels.
 
-    Nor does it check for bombs itself: our check counts alike for every format, and can be set.
+    `check_pixels` replaces that limit, because it is the same for every format and can be set.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def read_whole(content: Any, max_pixels: int) -> Any:
-    """Bytes or pixels as they are; of a large file the rest of the bytes, if its head is that of such an image."""
+    """Bytes or pixels as they are. A large file is read to its end only if its first bytes fit such a large image."""
     if not isinstance(content, LargeFile):
         return content
     head = content.read(LARGE)
@@ -80,13 +80,13 @@ def read_whole(content: Any, max_pixels: int) -> Any:
 
 
 def max_file_bytes(head: bytes, max_pixels: int) -> int:
-    """How many bytes a file can have that begins so."""
+    """How long an image file can be that begins with `head`."""
     if head.startswith(ENDLESS) or head[4:8] == b"ftyp":
         return min(LARGE + PIXEL * max_pixels, LARGEST)
     try:
-        with PILLOW, open_image(io.BytesIO(head)) as picture:
-            size = picture.size
-    except Exception as error:  # as in decode
-        raise DataError(f"{NO_IMAGE}, and of more than {LARGE >> 20} MB") from error
+        with PILLOW, open_image(io.BytesIO(head)) as image:
+            size = image.size
+    except Exception as error:  # decoders raise anything on broken input
+        raise DataError(f"{NO_IMAGE}, and larger than {LARGE >> 20} MB") from error
     check_pixels(size, max_pixels)
     return min(LARGE + PIXEL * size[0] * size[1], LARGEST)

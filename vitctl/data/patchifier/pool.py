@@ -1,4 +1,4 @@
-"""Blocks through one worker in this process, or through several in others."""
+"""Runs blocks through one worker in this process, or through several worker processes."""
 
 import multiprocessing
 import os
@@ -13,39 +13,39 @@ from multiprocessing.connection import wait as wait_for_handles
 from typing import Any
 
 from vitctl.config.patchify import PatchifyConfig
-from vitctl.data.patchifier.worker import Recipe, Worker
-from vitctl.data.patchifier.workspace import BlockResult
+from vitctl.data.patchifier.worker import RowLayout, Worker
+from vitctl.data.patchifier.workspace import BlockResult, Build
 from vitctl.errors import RunError
 from vitctl.machine import cores, exit_on_bus_error, keep_freed_memory
 
 
 def workers_for(config: PatchifyConfig, blocks: int) -> int:
-    """As many as asked for; else one a core, when there is enough to do to be worth starting them."""
+    """As many as the config says; by default one per core, or one alone if starting more would not pay off."""
     return min(config.workers or (cores() if blocks >= 8 else 1), max(blocks, 1))
 
 
 def run_blocks(
-    recipe: Recipe, todo: list[int], workers: int, late: Callable[[BlockResult], None]
+    build: Build, layout: RowLayout, todo: list[int], workers: int, late: Callable[[BlockResult], None]
 ) -> Generator[BlockResult, None, None]:
-    """Results as they come: from this process, or from others that write the rows themselves.
+    """Yields the results of the blocks in `todo` as they finish; the rows are written by the workers.
 
-    What is finished after the caller has stopped listening (Ctrl-C, say) is given to `late`.
+    When the caller stops early (Ctrl-C, say), blocks in progress still finish, and their results go to `late`.
     """
     if not todo:
         return
     if workers == 1:
         with one_thread():
-            yield from map(Worker(*recipe).block, todo)
+            yield from map(Worker(build, layout).block, todo)
         return
     with ignore_ctrl_c():
         context = start_context()
-    pool = ProcessPoolExecutor(workers, context, become_worker, (recipe,))
+    pool = ProcessPoolExecutor(workers, context, become_worker, (build, layout))
     waiting: set[Future[BlockResult]] = set()
     try:
         yield from in_flight(pool, todo, 2 * workers, waiting)
     except BrokenProcessPool as error:
         raise RunError(
-            "a worker process died, perhaps for want of memory; go on with --resume and fewer --workers"
+            "a worker process died, perhaps because the memory was full; add --resume with fewer --workers"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -56,7 +56,7 @@ def run_blocks(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One image is too little work to share out among torch's threads."""
+    """A single image is too little work to divide among torch's threads."""
     import torch
 
     threads = torch.get_num_threads()
@@ -70,7 +70,7 @@ def one_thread() -> Iterator[None]:
 def in_flight(
     pool: ProcessPoolExecutor, todo: list[int], most: int, waiting: set[Future[BlockResult]]
 ) -> Iterator[BlockResult]:
-    """Keeps `most` blocks with the workers; those whose results were not given out are in `waiting`."""
+    """Keeps `most` blocks submitted. `waiting` holds those whose results were not yielded yet."""
     queue = iter(todo)
     while True:
         for number in queue:
@@ -86,7 +86,7 @@ def in_flight(
 
 
 def start_context() -> Any:
-    """Where there is one, a server that has imported everything forks the workers: quick, and safe with threads."""
+    """A fork server that has imported everything, where the system has one: starts fast, and is safe with threads."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -97,7 +97,7 @@ def start_context() -> Any:
 
 @contextmanager
 def ignore_ctrl_c() -> Iterator[None]:
-    """What is started here ignores Ctrl-C, which a terminal sends to the whole group: the parent alone decides."""
+    """Processes started here ignore Ctrl-C. A terminal sends it to the whole group, but the parent alone decides."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -108,24 +108,24 @@ def ignore_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-_worker: Worker | None = None  # in a worker process: the one that its initializer made
+_worker: Worker | None = None  # of a worker process, made by `become_worker`
 
 
-def become_worker(recipe: Recipe) -> None:
+def become_worker(build: Build, layout: RowLayout) -> None:
     import torch
 
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # see ignore_ctrl_c
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=watch_parent, daemon=True).start()
     torch.set_num_threads(1)
     keep_freed_memory()
-    exit_on_bus_error("warning")  # the error is the parent's, whose worker is gone
-    _worker = Worker(*recipe)
+    exit_on_bus_error("warning")  # the error is the parent's: it reports that its worker died
+    _worker = Worker(build, layout)
 
 
 def watch_parent() -> None:
-    """A parent that is killed cannot tell its workers; they watch the pipe that closes with it."""
+    """Exits with the parent. A killed parent cannot stop its workers, but its end of this pipe closes."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for_handles([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Decodes rows into their place; the same in this process and in others."""
+"""Decodes blocks of rows and writes them to their place: the same code in this process and in worker processes."""
 
 import errno
 import os
@@ -8,80 +8,70 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.plan import RowPlan
-from vitctl.data.patchifier.workspace import BlockResult, Workspace
-from vitctl.data.sources.contract import Source
+from vitctl.data.patchifier.workspace import BlockResult, Build
 from vitctl.errors import DataError, RunError
 from vitctl.io.atomic import write_bytes
-from vitctl.io.patch_format import DIGEST, Extent, Geometry, image_digest
+from vitctl.io.patch_format import DIGEST, Extent, image_digest
 from vitctl.io.patch_writer import RowCodec
 
+# Errors of a single file. Any other error, such as EIO, may hit every file and must not reject them one by one.
 OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG)
-SAMPLES = 1024  # images of train that mean and std are taken from
+SAMPLES = 1024  # images of train from which mean and std are computed
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Where the rows of a plan lie in the file, and how they are dealt out in blocks."""
+    """Where the rows of a plan lie in the file, and how they are grouped into blocks."""
 
-    geometry: Geometry
-    splits: dict[str, int]
+    plan: RowPlan
     extents: dict[str, Extent]
     block: int  # rows
 
     @property
-    def total(self) -> int:
-        return sum(self.splits.values())
-
-    @property
     def blocks(self) -> int:
-        return -(-self.total // self.block)
+        return -(-self.plan.total // self.block)
 
     @property
     def end(self) -> int:
         return max(extent.offset + extent.size for extent in self.extents.values())
 
     def rows(self, number: int) -> range:
-        return range(number * self.block, min((number + 1) * self.block, self.total))
+        return range(number * self.block, min((number + 1) * self.block, self.plan.total))
 
     def offset(self, row: int) -> int:
-        """Where planned row `row`, counted over all splits, lies in the file."""
-        for split, count in self.splits.items():
+        """The byte in the file where planned row `row` begins; rows are counted over all splits."""
+        for split, count in self.plan.splits.items():
             if row < count:
-                return self.extents[split].offset + row * self.geometry.row
+                return self.extents[split].offset + row * self.plan.geometry.row
             row -= count
         raise IndexError(row)
 
     def begins(self) -> dict[str, int]:
         """The first planned row of each split."""
-        counts = list(self.splits.values())
-        return dict(zip(self.splits, np.cumsum([0, *counts[:-1]]).tolist(), strict=True))
+        counts = list(self.plan.splits.values())
+        return dict(zip(self.plan.splits, np.cumsum([0, *counts[:-1]]).tolist(), strict=True))
 
     def is_sampled(self, row: int) -> bool:
-        """Whether mean and std look at this row: up to SAMPLES of the first split, evenly."""
-        first = next(iter(self.splits.values()))
+        """Whether mean and std use this row: at most SAMPLES of the first split, evenly spaced."""
+        first = next(iter(self.plan.splits.values()))
         return row < first and row % -(-first // SAMPLES) == 0
 
 
 class Worker:
-    """Decodes blocks of rows into their place; the same in this process and in others."""
+    def __init__(self, build: Build, layout: RowLayout) -> None:
+        from vitctl.data.patchifier.decode import Target  # imports torch, which only processes that decode need
 
-    def __init__(
-        self, source: Source, plan: RowPlan, layout: RowLayout, space: Workspace, config: PatchifyConfig
-    ) -> None:
-        from vitctl.data.patchifier.decode import Target  # torch comes with it: only who decodes pays for it
-
-        shape = plan.geometry
-        self.source, self.layout, self.space, self.config = source, layout, space, config
+        plan, config, shape = layout.plan, build.config, layout.plan.geometry
+        self.source, self.layout, self.space, self.config = build.source, layout, build.space, config
         self.target = Target(shape.height, shape.width, shape.channels, config.fit, config.draft, config.max_pixels)
         self.rows = self.digests = -1
-        self.names = np.asarray(plan.column("name"))  # plain arrays over the maps: quicker to index by one row
+        self.names = np.asarray(plan.column("name"))  # indexing one row of a plain array is faster than of a memmap
         self.where = [np.asarray(plan.column(name)) for name in ("file", "offset", "size")]
         self.codec = RowCodec(shape, config.codec, config.level) if config.compress else None
         if not self.codec:
-            self.rows = os.open(space.rows, os.O_RDWR)
-        self.digests = os.open(space.digests, os.O_RDWR)
+            self.rows = os.open(self.space.rows, os.O_RDWR)
+        self.digests = os.open(self.space.digests, os.O_RDWR)
 
     def block(self, number: int) -> BlockResult:
         result = BlockResult(number)
@@ -103,7 +93,8 @@ class Worker:
             else:
                 write_rows_at(self.rows, patches, self.layout.offset(row))
         if self.codec:
-            write_chunks(self.space.blocks / f"{number:08d}", chunks)
+            sizes = np.array([len(chunks), *map(len, chunks)], np.int64)
+            write_bytes(self.space.blocks / f"{number:08d}", sizes.tobytes() + b"".join(chunks))
         write_rows_at(self.digests, digests, rows.start * DIGEST)
         return result
 
@@ -118,25 +109,25 @@ class Worker:
         try:
             content = read_whole(self.source.read(name, file, offset, length), self.target.max_pixels)
         except OSError as error:
-            if error.errno in OF_ONE_FILE and self.source_is_there():
+            if error.errno in OF_ONE_FILE and self.source_exists():
                 raise DataError(error.strerror) from error
-            raise RunError(f"{name}: cannot be read now ({error.strerror}); go on with --resume when it can") from error
+            raise RunError(f"{name}: cannot be read ({error.strerror}); once it can, add --resume") from error
         try:
-            return patchify_images(decode(content, self.target), self.layout.geometry.patch)
+            return patchify_images(decode(content, self.target), self.layout.plan.geometry.patch)
         except MemoryError as error:
             raise RunError(
-                f"{name}: too large for the memory; go on with fewer --workers, or start over with a "
+                f"{name}: too large for the memory; add --resume with fewer --workers, or start over with a "
                 "lower --set max_pixels"
             ) from error
 
-    def source_is_there(self) -> bool:
-        """Or else a disk was unmounted: then nothing can be said of a single image."""
-        place = Path(self.config.source)
-        return next(place.iterdir(), None) is not None if place.is_dir() else place.exists()
+    def source_exists(self) -> bool:
+        """False if the whole source is gone, as when a disk is unmounted: then no image is to blame."""
+        path = Path(self.config.source)
+        return next(path.iterdir(), None) is not None if path.is_dir() else path.exists()
 
     def measure(self, patches: np.ndarray[Any, Any], result: BlockResult) -> None:
-        """Adds one image [N, P*P*C] to the sums. Float32 is exact here: 256 squares of a byte stay under 2^24."""
-        channels = self.layout.geometry.channels
+        """Adds one image [N, P*P*C] to the sums. Float32 is exact here: 256 squared bytes stay under 2^24."""
+        channels = self.layout.plan.geometry.channels
         totals = np.zeros((2, channels), np.int64)
         for start in range(0, len(patches), 256):
             values = patches[start : start + 256].astype(np.float32)
@@ -152,9 +143,6 @@ class Worker:
                 os.close(handle)
 
 
-Recipe = tuple[Source, RowPlan, RowLayout, Workspace, PatchifyConfig]  # what a Worker is made of, in whatever process
-
-
 def write_rows_at(handle: int, values: np.ndarray[Any, Any], offset: int) -> None:
     view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     while view:
@@ -162,15 +150,9 @@ def write_rows_at(handle: int, values: np.ndarray[Any, Any], offset: int) -> Non
         view, offset = view[written:], offset + written
 
 
-def write_chunks(path: Path, chunks: list[bytes]) -> None:
-    sizes = np.array([len(chunks), *map(len, chunks)], np.int64)
-    write_bytes(path, sizes.tobytes() + b"".join(chunks))
-
-
 def read_chunks(path: Path) -> list[bytes]:
+    """The compressed rows of a block's file: their number, their sizes (int64 each), then the chunks."""
     content = path.read_bytes()
     count = int(np.frombuffer(content, np.int64, 1)[0])
-    ends = np.cumsum(np.frombuffer(content, np.int64, count, 8)) + 8 * (count + 1)
-    return [
-        content[begin:end] for begin, end in zip([8 * (count + 1), *ends[:-1].tolist()], ends.tolist(), strict=True)
-    ]
+    ends = (np.cumsum(np.frombuffer(content, np.int64, count, 8)) + 8 * (count + 1)).tolist()
+    return [content[begin:end] for begin, end in zip([8 * (count + 1), *ends[:-1]], ends, strict=True)]

@@ -1,4 +1,4 @@
-"""Where images come from: one contract, and a reader for each form in which people keep them."""
+"""Where images come from: one interface, and a reader for each format in which people keep them."""
 
 from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
 from vitctl.data.sources.detect import open_source

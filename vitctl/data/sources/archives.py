@@ -1,4 +1,4 @@
-"""What tars and zips share as trees: an index of their members, made in one pass, in their order and by path."""
+"""What tars and zips share: an index of their members, made in one pass, and read in archive order or by path."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.contract import Entry, Refused, Tree, everywhere
 from vitctl.data.sources.files import File, LargeFile, hash_values
 from vitctl.data.sources.names import (
     TABLES,
@@ -21,7 +21,6 @@ from vitctl.data.sources.names import (
     printable,
     relative_parts,
 )
-from vitctl.data.sources.tree import Entry, Tree, everywhere
 from vitctl.errors import DataError, NoSpace
 from vitctl.io.atomic import flush_file
 from vitctl.reporting import Reporter
@@ -30,22 +29,22 @@ COLUMNS = "path, reason, is_folder, file, offset, size"
 
 
 class Archive(Tree):
-    """Reading through an archive may take an hour, and its members may be millions: the index lies on the disk."""
+    """Reading through an archive may take an hour, and it may hold millions of members. So the index is on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, str(path)
-        self.original = self.file = File.at(path)  # what is read may be another file: the archive, unpacked
-        self.spool: Path | None = None  # known once prepared
+        self.original = self.file = File.at(path)  # `file` becomes the unpacked copy of a compressed archive
+        self.spool: Path | None = None  # set by `prepare`
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         self.spool = spool
 
     @abstractmethod
     def members(self) -> Iterator[Entry | Refused]:
-        """Everything in the archive's order, read from the archive itself; junk is still in it."""
+        """Everything in the archive, in its order, including junk; read from the archive itself."""
 
     def walk(self) -> Iterator[Entry | Refused]:
-        """The same without junk: for who needs one pass only."""
+        """The same without junk, for a caller that needs a single pass and no index."""
         for member in self.members():
             if isinstance(member, Refused) or not any(map(is_junk, member.parts)):
                 yield member
@@ -63,22 +62,20 @@ class Archive(Tree):
 
     @contextmanager
     def lookup(self) -> Iterator[Callable[[Parts], Entry | str]]:
+        condition = "path = ? AND reason IS NULL AND NOT is_folder"
         with self.index() as index:
             index.execute("CREATE INDEX IF NOT EXISTS by_path ON members (path)")
 
             def find(parts: Parts) -> Entry | str:
-                query = (
-                    f"SELECT {COLUMNS} FROM members WHERE path = ? AND reason IS NULL AND NOT is_folder "
-                    "ORDER BY rowid DESC"
-                )  # the last of them is what unpacking would leave
-                row = index.execute(query, [encode_parts(parts)]).fetchone()
+                query = f"SELECT {COLUMNS} FROM members WHERE {condition} ORDER BY rowid DESC"
+                row = index.execute(query, [encode_parts(parts)]).fetchone()  # the last one, as unpacking would leave
                 return Entry(parts, False, *row[3:]) if row else "is not in the archive"
 
             yield find
 
     @contextmanager
     def index(self) -> Iterator[sqlite3.Connection]:
-        """Made at first use, aside and renamed, so that a kill leaves a whole one or none."""
+        """Made at first use under another name, then renamed, so that a kill leaves a complete index or none."""
         assert self.spool is not None
         path = self.spool / f"{hash_values(self.file)}.members"
         try:
@@ -98,8 +95,8 @@ class Archive(Tree):
         except sqlite3.Error as error:
             kind = NoSpace if "full" in str(error) else DataError
             raise kind(
-                f"{path}: the index of {self.where} cannot be written or read ({error}); free some room, or "
-                "remove it and go on with --resume"
+                f"{path}: the index of {self.where} cannot be written or read ({error}); free some space or remove "
+                "this file, then add --resume"
             ) from error
 
     def text(self, entry: Entry) -> TextIO:
@@ -110,7 +107,7 @@ class Archive(Tree):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """No locks, which some network disks lack: one process writes a file that nobody else knows."""
+    """Without locks, which some network disks lack: only this process writes the file."""
     index = sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True, isolation_level=None)
     index.execute("PRAGMA synchronous=OFF")
     return index
@@ -135,7 +132,7 @@ def row_member(row: tuple[Any, ...]) -> Entry | Refused:
 
 
 def member(name: str, is_folder: bool, problem: str, file: int, offset: int, size: int) -> Entry | Refused:
-    """One member, if it may be trusted; `problem` is what else speaks against it."""
+    """One member, or why it is refused: its path is unsafe, or the caller found a `problem`."""
     parts = relative_parts(name)
     if parts is None:
         return Refused(printable(name), "its path leads out of the archive")

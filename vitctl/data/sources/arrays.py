@@ -20,29 +20,22 @@ from vitctl.machine import watch_mapped_file
 from vitctl.reporting import Reporter
 
 ROLES = {
-    "images": "images",
-    "image": "images",
-    "x": "images",
-    "data": "images",
-    "labels": "labels",
-    "label": "labels",
-    "y": "labels",
-    "target": "labels",
-    "targets": "labels",
+    **dict.fromkeys(("images", "image", "x", "data"), "images"),
+    **dict.fromkeys(("labels", "label", "y", "target", "targets"), "labels"),
 }
-CHUNK = 1 << 25  # bytes looked at together
-ODD = (RuntimeError, SyntaxError, TypeError, tokenize.TokenError)  # NumPy and zipfile raise them too on broken input
+CHUNK = 1 << 25  # bytes read at once
+ODD = (RuntimeError, SyntaxError, TypeError, tokenize.TokenError)  # more errors of NumPy and zipfile on broken input
 Values = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Array:
-    """One member of the archive."""
+    """A member of the archive."""
 
     member: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    file: File | None = None  # once it is in the spool
+    file: File | None = None  # in the spool, after `prepare`
 
     @property
     def name(self) -> str:
@@ -56,8 +49,6 @@ class Array:
 
 @dataclass
 class ArraySplit:
-    """One split."""
-
     split: str | None
     images: Array
     labels: Array | None
@@ -79,7 +70,7 @@ class Arrays(Source):
         self.native = sizes.pop() if len(sizes) == 1 else None
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
-        """Members are compressed as a whole: they become files that can be mapped."""
+        """Unpacks the arrays that are used, because compressed members cannot be mapped."""
         for part in self.parts:
             part.images = self.spool(part.images, spool, reporter)
             part.labels = part.labels and self.spool(part.labels, spool, reporter)
@@ -90,7 +81,7 @@ class Arrays(Source):
         with name_damaged_file(where, *ODD), open(self.file.path, "rb") as raw, zipfile.ZipFile(raw) as archive:
             with archive.open(array.member) as stream:
                 file = spool_stream(cast(Any, stream), raw, self.file, array.member, spool, reporter)
-            npy_map(file, os.getpid())  # a shape that its bytes do not fill is found here
+            npy_map(file, os.getpid())  # raises if the shape does not fit the bytes
         return Array(array.member, array.shape, array.dtype, file)
 
     def sightings(self) -> Iterator[Sighting]:
@@ -110,24 +101,23 @@ class Arrays(Source):
 
     def read(self, name: str, file: int, offset: int, size: int) -> Values:
         images = self.parts[file].images
-        picture: Values = images.values()[offset]
+        image: Values = images.values()[offset]
         if channels_first(images.shape):
-            picture = np.moveaxis(picture, 0, -1)
-        if picture.dtype == np.uint8:
-            return np.array(picture, order="C")
-        scaled: Values = np.round(picture.astype(np.float64) * self.scale)
+            image = np.moveaxis(image, 0, -1)
+        if image.dtype == np.uint8:
+            return np.array(image, order="C")
+        scaled: Values = np.round(image.astype(np.float64) * self.scale)
         return scaled.astype(np.uint8)
 
     def no_images_message(self) -> str:
-        return f"{self.file.path}: its arrays hold no image"
+        return f"{self.file.path}: its arrays hold no images"
 
     def notes(self) -> list[str]:
-        left = [f"arrays left out: {', '.join(self.unused)}"] if self.unused else []
-        return self.remarks + left
+        return self.remarks + ([f"ignored arrays: {', '.join(self.unused)}"] if self.unused else [])
 
 
 def read_array_header(archive: zipfile.ZipFile, member: str) -> Array:
-    """Shape and type of one array, without its values."""
+    """Reads the shape and type of an array, without its values."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -139,7 +129,7 @@ def read_array_header(archive: zipfile.ZipFile, member: str) -> Array:
 
 
 def role_of(name: str) -> tuple[str, str | None] | None:
-    """('images', 'train') of x_train, X_train, train_images; ('labels', None) of y."""
+    """('images', 'train') for x_train, X_train and train_images; ('labels', None) for y."""
     words = name.lower().split("_")
     splits = [SPLITS[word] for word in words if word in SPLITS]
     roles = [ROLES[word] for word in words if word in ROLES]
@@ -149,18 +139,22 @@ def role_of(name: str) -> tuple[str, str | None] | None:
 
 
 def pair_arrays(arrays: list[Array], where: str) -> list[ArraySplit]:
-    """Images with their labels, split by split."""
-    found: dict[tuple[str, str | None], Array] = {}
+    """The images of each split, with their labels."""
+    by_role: dict[tuple[str, str | None], Array] = {}
     for array in arrays:
         role = role_of(array.name)
-        if role and role in found:
-            raise DataError(f"{where}: {found[role].name} and {array.name} could both be the {role[0]}; keep one")
+        if role and role in by_role:
+            raise DataError(f"{where}: {by_role[role].name} and {array.name} could both be the {role[0]}; keep one")
         if role:
-            check_array(array, where)
-            found[role] = array
+            if array.dtype.hasobject:
+                raise DataError(
+                    f"{where}: {array.name} holds Python objects (a pickle), which can run any program and are never "
+                    "opened; save it as plain numbers"
+                )
+            by_role[role] = array
     parts = [
-        ArraySplit(split, images, found.get(("labels", split)))
-        for (what, split), images in found.items()
+        ArraySplit(split, images, by_role.get(("labels", split)))
+        for (what, split), images in by_role.items()
         if what == "images"
     ]
     if not parts:
@@ -170,18 +164,10 @@ def pair_arrays(arrays: list[Array], where: str) -> list[ArraySplit]:
             f"images/labels, x/y and data/target, found {names}"
         )
     if len(parts) > 1 and any(part.split is None for part in parts):
-        raise DataError(f"{where}: has images with a split and without one; name all of them by split")
+        raise DataError(f"{where}: only some arrays of images are named after a split; name all of them after one")
     for part in parts:
         check_pair(part, where)
     return parts
-
-
-def check_array(array: Array, where: str) -> None:
-    if array.dtype.hasobject:
-        raise DataError(
-            f"{where}: {array.name} holds Python objects, that is a pickle, which can run any program "
-            "and is never opened; save it as plain numbers"
-        )
 
 
 def check_pair(part: ArraySplit, where: str) -> None:
@@ -191,17 +177,18 @@ def check_pair(part: ArraySplit, where: str) -> None:
         return
     if labels.shape not in ((count,), (count, 1)):
         raise DataError(
-            f"{where}: {labels.name} is {labels.shape}; {count} images want one class each, [{count}] or [{count}, 1]"
+            f"{where}: {labels.name} has shape {labels.shape}; {count} images need one label each, [{count}] or "
+            f"[{count}, 1]"
         )
     if labels.dtype.kind not in "biufUS":
-        raise DataError(f"{where}: {labels.name} has the type {labels.dtype}; numbers or names of classes are wanted")
+        raise DataError(f"{where}: {labels.name} has dtype {labels.dtype}; labels must be numbers or class names")
 
 
 def image_shape(array: Array, where: str) -> tuple[int, int, int]:
     """height, width, channels"""
     shape = array.shape
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{where}: {array.name} has the type {array.dtype}; numbers are wanted")
+        raise DataError(f"{where}: {array.name} has dtype {array.dtype}; images must be numbers")
     if len(shape) == 3:
         return shape[1], shape[2], 1
     if channels_first(shape):
@@ -209,7 +196,8 @@ def image_shape(array: Array, where: str) -> tuple[int, int, int]:
     if len(shape) == 4 and shape[3] in (1, 3, 4):
         return shape[1], shape[2], shape[3]
     raise DataError(
-        f"{where}: {array.name} is {shape}; images are [M, H, W], [M, H, W, C] or [M, C, H, W] with C of 1, 3 or 4"
+        f"{where}: {array.name} has shape {shape}; images must be [M, H, W], [M, H, W, C] or [M, C, H, W] with C of 1, "
+        "3 or 4"
     )
 
 
@@ -224,7 +212,7 @@ def npy_map(file: File, process: int) -> Values:
 
 
 def scale_of(images: list[Array], where: str) -> tuple[float, list[str]]:
-    """What to multiply with so that values become 0..255: all splits are looked at, and are scaled alike."""
+    """The factor that maps values to 0..255, the same for all splits, and a note about it."""
     others = [array for array in images if array.dtype != np.uint8]
     if not others:
         return 1.0, []
@@ -233,17 +221,16 @@ def scale_of(images: list[Array], where: str) -> tuple[float, list[str]]:
     names = ", ".join(array.name for array in others)
     if any(array.dtype == np.uint8 for array in images) or low < 0 or high > 255:
         raise DataError(
-            f"{where}: {names} hold values from {low:g} to {high:g} and not bytes; images are 0..255, "
-            "or 0..1 as floats, in all splits alike"
+            f"{where}: {names} hold values from {low:g} to {high:g}; images must be bytes 0..255, or floats 0..1, "
+            "in all splits alike"
         )
     unit = high <= 1 and all(array.dtype.kind in "bf" for array in others)
-    return (255.0 if unit else 1.0), [
-        f"{names}: values from {low:g} to {high:g} were {'multiplied by 255 and ' if unit else ''}rounded to bytes"
-    ]
+    scaled = "multiplied by 255 and " if unit else ""
+    return (255.0 if unit else 1.0), [f"{names}: values from {low:g} to {high:g} were {scaled}rounded to bytes"]
 
 
 def value_range(array: Array, where: str) -> tuple[float, float]:
-    """The smallest and the largest value, a piece at a time."""
+    """The smallest and the largest value, with one piece of the array in memory at a time."""
     values = array.values()
     low, high = np.inf, -np.inf
     step = max(CHUNK // max(values[:1].nbytes, 1), 1)
@@ -256,12 +243,10 @@ def value_range(array: Array, where: str) -> tuple[float, float]:
 
 
 def integer_labels(values: Values, where: str) -> list[Any]:
-    """Labels as Python values; floats only if they are whole numbers."""
-    if values.dtype.kind == "f":
-        if not np.array_equal(values, np.trunc(values)):
-            raise DataError(f"{where} holds {values.dtype} that are not whole; numbers or names of classes are wanted")
-        values = values.astype(np.int64)
-    elif values.dtype.kind == "b":
+    """Labels as Python values. Floats must be whole numbers."""
+    if values.dtype.kind == "f" and not np.array_equal(values, np.trunc(values)):
+        raise DataError(f"{where} holds {values.dtype} that are not whole; labels must be whole numbers or class names")
+    if values.dtype.kind in "fb":
         values = values.astype(np.int64)
     elif values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as their authors' binary files: records of one or two labels and 3072 bytes of image."""
+"""CIFAR-10 and CIFAR-100 as their authors' binary files: records of one or two labels and 3072 bytes of pixels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from vitctl.data.sources.names import printable
 from vitctl.errors import DataError
 
 PIXELS = 3 * 32 * 32
-CHUNK = 1 << 14  # records looked at together
+CHUNK = 1 << 14  # records scanned at once
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Cifar(Source):
         self.where, self.version = str(folder), version
         missing = sorted(name for name in version.files | {version.names} if not (folder / name).is_file())
         if missing:
-            raise DataError(f"{folder}: {', '.join(missing)} is missing; copy or download the binary version again")
+            raise DataError(f"{folder}: {', '.join(missing)} missing; copy or download the binary version again")
         with name_damaged_file(self.where):
             text = (folder / version.names).read_text(encoding="utf-8")
         self.class_names = tuple(printable(line.strip()) for line in text.splitlines() if line.strip())
@@ -52,7 +52,7 @@ class Cifar(Source):
         for _, file in self.files:
             if file.size % self.record:
                 raise DataError(
-                    f"{file.path}: {file.size} bytes are not whole records of {self.record}; copy or download it again"
+                    f"{file.path}: its {file.size} bytes are not a multiple of {self.record}; copy or download it again"
                 )
 
     @property
@@ -77,11 +77,11 @@ class Cifar(Source):
         return np.ascontiguousarray(planes.transpose(1, 2, 0))  # [H, W, C]
 
     def no_images_message(self) -> str:
-        return f"{self.where}: its .bin files hold no image"
+        return f"{self.where}: its .bin files hold no images"
 
 
 def cifar_version(names: set[str]) -> Version | None:
-    """Which version lies in a folder of these file names."""
+    """The version whose files have these names."""
     if "data_batch_1.bin" in names:
         return CIFAR10
     return CIFAR100 if CIFAR100.names in names else None
@@ -91,7 +91,6 @@ def refuse_pickles(where: str, names: set[str]) -> None:
     if PICKLES[0] <= names or PICKLES[1] <= names:
         version = "10" if PICKLES[0] <= names else "100"
         raise DataError(
-            f"{where}: is CIFAR-{version}'s Python version, whose files are pickles: those can run any "
-            f"program and are never opened; get cifar-{version}-binary.tar.gz from the same page, "
-            "unpack it, and name its folder"
+            f"{where}: is CIFAR-{version}'s Python version, whose files are pickles, which can run any program and are "
+            f"never opened; get cifar-{version}-binary.tar.gz from the same page, unpack it, and name its folder"
         )

@@ -1,47 +1,40 @@
-"""One tar per class, in a folder or in a tar as ImageNet's own ILSVRC2012_img_train.tar: read in place."""
+"""One tar per class, in a folder or in another tar such as ImageNet's ILSVRC2012_img_train.tar. Read in place."""
 
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
-from vitctl.data.sources.files import LargeFile, Window
+from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting
+from vitctl.data.sources.files import Window
 from vitctl.data.sources.image_tree import SkippedFiles
 from vitctl.data.sources.names import extension, is_image_name, is_junk, join_parts, printable
-from vitctl.data.sources.tars import Tar, headers, tar_entry
-from vitctl.data.sources.tree import Entry
-from vitctl.reporting import Reporter
+from vitctl.data.sources.tars import TarSource, headers, tar_entry
 
 
 class ClassTar(NamedTuple):
     label: str
-    file: int  # which of the source's tars it is, or lies in
+    file: int  # index in `ClassTars.tars`
     offset: int
     size: int
 
 
-class ClassTars(Source):
+class ClassTars(TarSource):
     kind = "class-tars"
 
     def __init__(self, paths: list[Path], where: str, nested: bool) -> None:
-        """`nested`: the one path is a tar of tars."""
-        self.where, self.nested = where, nested
-        self.tars = [Tar(path) for path in paths]
-        self.left_out = SkippedFiles()
-
-    def prepare(self, spool: Path, reporter: Reporter) -> None:
-        for tar in self.tars:
-            tar.prepare(spool, reporter)
+        """`nested`: there is one path, a tar of tars."""
+        super().__init__(paths, where)
+        self.nested, self.skipped = nested, SkippedFiles()
 
     def sightings(self) -> Iterator[Sighting]:
-        self.left_out = SkippedFiles()
+        self.skipped = SkippedFiles()
         for tar in self.class_tars():
             if isinstance(tar, Refused):
                 yield tar
             else:
                 yield Declared(tar.label)
-                yield from self.pictures(tar)
+                yield from self.images(tar)
 
     def class_tars(self) -> Iterator[ClassTar | Refused]:
         if not self.nested:
@@ -54,35 +47,30 @@ class ClassTars(Source):
             elif not entry.is_folder and extension(entry.parts[-1]) == "tar":
                 yield ClassTar(class_of(entry.parts[-1]), 0, entry.offset, entry.size)
             elif not entry.is_folder:
-                self.left_out.file(entry.parts[-1])
+                self.skipped.file(entry.parts[-1])
 
-    def pictures(self, tar: ClassTar) -> Iterator[FoundImage | Refused]:
+    def images(self, tar: ClassTar) -> Iterator[FoundImage | Refused]:
         file = self.tars[tar.file].file
         stream = cast(BinaryIO, io.BufferedReader(Window(file, tar.offset, tar.size), 1 << 16))
         for header in headers(stream, f"{file.path}, {tar.label}.tar"):
             entry = tar_entry(header)
             if isinstance(entry, Refused):
                 yield Refused(f"{tar.label}/{entry.name}", entry.reason)
-            elif not entry.is_folder and not any(map(is_junk, entry.parts)):
-                yield from self.picture(entry, tar)
-
-    def picture(self, entry: Entry, tar: ClassTar) -> Iterator[FoundImage]:
-        if not is_image_name(entry.parts[-1]):
-            self.left_out.file(entry.parts[-1])
-            return
-        name = f"{tar.label}/{join_parts(entry.parts)}"
-        yield FoundImage(name, tar.label, None, tar.file, tar.offset + entry.offset, entry.size)
-
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
-        return self.tars[file].file.content(offset, size)
+            elif entry.is_folder or any(map(is_junk, entry.parts)):
+                continue
+            elif is_image_name(entry.parts[-1]):
+                name = f"{tar.label}/{join_parts(entry.parts)}"
+                yield FoundImage(name, tar.label, None, tar.file, tar.offset + entry.offset, entry.size)
+            else:
+                self.skipped.file(entry.parts[-1])
 
     def no_images_message(self) -> str:
         return f"{self.where}: no image in its tars; looked for one tar per class, such as n01440764.tar"
 
     def notes(self) -> list[str]:
-        return self.left_out.notes()
+        return self.skipped.notes()
 
 
 def class_of(name: str) -> str:
-    """'n01440764' of n01440764.tar and of n01440764.tar.gz."""
+    """'n01440764' for n01440764.tar and n01440764.tar.gz."""
     return printable(name.partition(".tar")[0].partition(".tgz")[0])

@@ -1,27 +1,30 @@
-"""What every kind of source promises to the patchifier.
+"""The interface between the sources and the patchifier; and `Tree`, which a folder on disk, a tar and a zip share.
 
-A source is scanned once, front to back, by one process; its images are then read in any order by many. So it is
-picklable, opens its files late, once per process, and never holds the whole listing.
+One process scans a source once, from front to back; then many processes read its images in any order. So a source can
+be pickled, opens its files late and once per process, and never holds the whole listing in memory.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from vitctl.data.sources.files import LargeFile
+from vitctl.data.sources.names import Parts, relative_parts
 from vitctl.errors import DataError
 from vitctl.reporting import Reporter
 
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image, and where its bytes are: `file`, `offset` and `size` mean what the source that made them wants."""
+    """An image and where its bytes are. Each source decides what `file`, `offset` and `size` mean to its `read`."""
 
-    name: str  # its path inside the source, always with "/", always encodable; the same path may come twice
-    label: str | int | None = None  # the name of its class, or the class's number where the source has numbers
+    name: str  # path inside the source, with "/", and encodable as UTF-8; the same path may come twice
+    label: str | int | None = None  # class name, or class number where the source has numbers
     split: str | None = None  # "train", "val", "test", or None where the source has no splits
     file: int = 0
     offset: int = 0
@@ -30,7 +33,7 @@ class FoundImage:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something that was meant to be an image and can never be read: it goes to the file's rejects."""
+    """Something that looks like an image but can never be read. It is listed in the file's rejects."""
 
     name: str
     reason: str
@@ -38,7 +41,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A class that exists, told before its images: so an empty class folder is known too."""
+    """A class, before its first image. So a class with an empty folder is known too."""
 
     label: str
     split: str | None = None
@@ -48,23 +51,24 @@ Sighting = FoundImage | Refused | Declared
 
 
 class Source(ABC):
-    """`prepare`, then `scan`, in one process; workers get a pickle made after `prepare` and only `read`."""
+    """One process calls `prepare`, then `scan`. Workers get a pickle made after `prepare`, and call only `read`."""
 
     kind: str
-    native: tuple[int, int, int] | None = None  # height, width, channels, where the images are arrays of one size
-    class_names: tuple[str, ...] | None = None  # for labels that are numbers, where the source names them
+    native: tuple[int, int, int] | None = None  # height, width, channels, if the images are arrays of one size
+    class_names: tuple[str, ...] | None = None  # if labels are numbers and the source names them
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
-        """Unpack into the folder `spool` what can only be read front to back.
+        """Unpacks into the folder `spool` what cannot be read in place.
 
-        Called again after a kill, with what was made by then still there; and for each shard, with a folder of its own.
+        It is called again after a kill, with the files of the first call still there, and for each shard, with a folder
+        of its own.
         """
         return None
 
     def scan(self) -> Iterator[Sighting]:
-        """Everything there is, always in the same order, with memory that does not grow with the source.
+        """Everything in the source, always in the same order. The memory must not grow with the source.
 
-        Raises DataError when there is no image, and when the source itself is damaged.
+        Raises DataError if there is no image, or if the source itself is damaged.
         """
         found = False
         refused: Refused | None = None
@@ -79,14 +83,14 @@ class Source(ABC):
 
     @abstractmethod
     def sightings(self) -> Iterator[Sighting]:
-        """What `scan` gives out."""
+        """What `scan` yields."""
 
     @abstractmethod
     def no_images_message(self) -> str:
-        """The error when no image was found: where, and what was looked for."""
+        """The error if there is no image: where, and what the scan looked for."""
 
     def only_rejects_message(self, refused: Refused) -> str:
-        """The same where something was refused, and this was the first."""
+        """The same if there are rejects, of which `refused` is the first."""
         return f"{self.no_images_message()}; {refused.name}: {refused.reason}"
 
     @abstractmethod
@@ -94,11 +98,64 @@ class Source(ABC):
         """The encoded bytes of one image, or its pixels uint8 [H, W] or [H, W, C]. Raises DataError or OSError."""
 
     def notes(self) -> list[str]:
-        """Said once after the scan: what was left out, and why."""
+        """Lines to show after the scan, such as what it skipped and why."""
         return []
 
 
 def several_readings(where: str, readings: Mapping[str, str]) -> DataError:
-    """The error for what can be read in more than one way: {kind: what it would be read as}."""
+    """The error for an ambiguous source; `readings` is {kind: description}."""
     ways = " or ".join(f"{reading} (--set kind={kind})" for kind, reading in readings.items())
-    return DataError(f"{where}: can be read as {ways}; say which")
+    return DataError(f"{where}: can be read as {ways}; choose one")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or a folder in a tree. `file`, `offset` and `size` are for the tree's own `read`."""
+
+    parts: Parts
+    is_folder: bool = False
+    file: int = 0
+    offset: int = 0
+    size: int = 0
+
+
+def everywhere(folder: Parts) -> bool:
+    return True
+
+
+class Tree(ABC):
+    """Can be pickled, and never yields junk files."""
+
+    where: str
+
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        return None
+
+    @abstractmethod
+    def survey(self) -> Iterator[Entry]:
+        """Every table, at least one image of every folder that holds some, and empty folders where it can see them."""
+
+    @abstractmethod
+    def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
+        """Everything, except in folders that `enters` declines. A tree that cannot skip folders may ignore `enters`."""
+
+    @abstractmethod
+    def lookup(self) -> AbstractContextManager[Callable[[Parts], Entry | str]]:
+        """A function from a file's path to its entry, or to the reason why there is none."""
+
+    def place(self, path: str, base: Parts) -> Parts | None:
+        """The entry that a manifest's path means, relative to the folder `base`. None if it is outside of the tree."""
+        parts = relative_parts(path)
+        return None if parts is None else (*base, *parts) if parts else ()
+
+    def folder(self, path: str) -> Parts | None:
+        """The folder that a manifest's paths are relative to, from --set root. None if there is no such folder."""
+        return relative_parts(path)
+
+    @abstractmethod
+    def text(self, entry: Entry) -> TextIO:
+        """Opens a table."""
+
+    @abstractmethod
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
+        """The bytes of an entry; `name` is its printable path."""

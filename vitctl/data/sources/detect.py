@@ -1,78 +1,70 @@
-"""Which kind of source lies somewhere, told by looking at what is there."""
+"""Detects which kind of source a path is, from its content."""
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from vitctl.config.checks import one_of
 from vitctl.config.patchify import KINDS
 from vitctl.data.sources.arrays import Arrays
 from vitctl.data.sources.cifar import Cifar, cifar_version, refuse_pickles
 from vitctl.data.sources.class_tars import ClassTars
-from vitctl.data.sources.contract import Source, several_readings
+from vitctl.data.sources.contract import Entry, Source, several_readings
 from vitctl.data.sources.digits import Digits
 from vitctl.data.sources.files import compression, first_unpacked, name_damaged_file
 from vitctl.data.sources.folder import Folder, list_folder
 from vitctl.data.sources.idx import Idx, idx_sets
 from vitctl.data.sources.image_tree import ImageTree
 from vitctl.data.sources.manifest import Hints
-from vitctl.data.sources.names import PICTURES, TABLES, extension, split_name
+from vitctl.data.sources.names import IMAGE_EXTENSIONS, TABLES, Parts, extension, is_junk, split_name
 from vitctl.data.sources.parquet import Parquet
 from vitctl.data.sources.patterns import describe_missing, is_pattern, match_files
-from vitctl.data.sources.preview import MEMBERS, is_nested, kind_of_tars, refuse_packed
-from vitctl.data.sources.tars import BLOCK, Tar, starts_as_tar
-from vitctl.data.sources.tree import Entry
-from vitctl.data.sources.webdataset import WebDataset
+from vitctl.data.sources.tars import BLOCK, Tar, headers, starts_as_tar, tar_entry
+from vitctl.data.sources.webdataset import LARGEST_LABEL, WebDataset, label_in
 from vitctl.data.sources.zips import Zip
 from vitctl.errors import DataError
 from vitctl.io.files import check_regular_file
 
-TREES = ("folder", "classes", "splits", "flat", "manifest")  # image files in a folder, a tar or a zip
+TREES = ("folder", "classes", "splits", "flat", "manifest")  # kinds of image files in a folder, a tar or a zip
 KNOWN = (
     "class folders, a flat folder, a manifest (.csv, .tsv, .jsonl), tars and zips of these, WebDataset shards, "
-    "class tars, MNIST's IDX files, CIFAR's .bin files, .npz arrays, Parquet files, or the word digits"
+    "class tars, MNIST's IDX files, CIFAR's .bin files, .npz arrays, Parquet files, and the word digits"
 )
 
-MAGIC = {  # how files start
-    b"PK\3\4": "zip",
-    b"PK\5\6": "zip",
+MAGIC = {  # the first bytes of files
+    **dict.fromkeys((b"PK\3\4", b"PK\5\6"), "zip"),
     b"PAR1": "parquet",
-    b"\0\0\x08\1": "idx",
-    b"\0\0\x08\3": "idx",
+    **dict.fromkeys((b"\0\0\x08\1", b"\0\0\x08\3"), "idx"),
     b"\x89HDF": "hdf5",
     b"\x93NUMPY": "npy",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc\xaf": "7z",
     b"Rar!": "rar",
-    b"\xff\xd8\xff": "image",
-    b"\x89PNG": "image",
-    b"GIF8": "image",
-    b"RIFF": "image",
-    b"\x80\2": "pickle",
-    b"\x80\3": "pickle",
-    b"\x80\4": "pickle",
-    b"\x80\5": "pickle",
+    **dict.fromkeys((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF"), "image"),
+    **dict.fromkeys((b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"), "pickle"),
 }
 UNREAD = {
-    "hdf5": "is an HDF5 file; a patch file needs no patchify, `vitctl info` tells what it is",
-    "npy": "is one array without labels; put images and labels in a .npz: np.savez('data.npz', x=..., y=...)",
-    "zstd": "is compressed with zstd, which is not read; unpack it first",
-    "7z": "is a 7z archive, which is not read; unpack it first",
-    "rar": "is a rar archive, which is not read; unpack it first",
-    "image": "is one image; name the folder that it lies in",
-    "pickle": "is a pickle, which can run any program and is never opened; get the data in another form",
-    "packed": "is compressed and holds neither a tar nor IDX; unpack it first",
+    "hdf5": "is an HDF5 file; a patch file needs no patchify, and `vitctl info` describes it",
+    "npy": "is one array without labels; save images and labels as a .npz: np.savez('data.npz', x=..., y=...)",
+    "zstd": "is compressed with zstd, which is not supported; unpack it first",
+    "7z": "is a 7z archive, which is not supported; unpack it first",
+    "rar": "is a rar archive, which is not supported; unpack it first",
+    "image": "is one image; name its folder",
+    "pickle": "is a pickle, which can run any program and is never opened; get the data in another format",
+    "packed": "is compressed, but holds neither a tar nor IDX; unpack it first",
 }
 SHARD = re.compile(r"\.(?:tar|tar\.(?:gz|bz2|xz)|tgz|(?P<parquet>parquet))$", re.IGNORECASE)
-DEPTH, FEW = 3, 16  # shards are looked for so many levels deep, among so few folders: more are classes
+DEPTH, FEW = 3, 16  # levels to search for shards; folders per level, because more than that are classes
+MEMBERS, BYTES = 1000, 1 << 26  # of a tar, to find out what it holds; in a compressed tar, even this takes time
 
 
 def open_source(text: str, kind: str = "auto", hints: Hints | None = None) -> Source:
-    """The source at a path, a pattern of paths, or 'digits'; `kind` decides where two readings are possible."""
+    """The source at a path or a pattern of paths, or 'digits'. `kind` decides if it can be read in several ways."""
     one_of("kind", kind, KINDS)
     hints = hints or Hints()
     source = source_at(text, "manifest" if kind == "auto" and hints != Hints() else kind)
@@ -84,22 +76,22 @@ def open_source(text: str, kind: str = "auto", hints: Hints | None = None) -> So
 
 
 def check_manifest(source: ImageTree, at: Entry) -> None:
-    """A file that is no manifest is no source."""
+    """A text file that is not a manifest is no source at all: the error lists what is."""
     try:
         source.plan()
     except DataError as error:
         if extension(at.parts[-1]) in TABLES or source.hints != Hints():
             raise
-        raise DataError(f"{error}; nor is it anything else that is known: {KNOWN}") from error
+        raise DataError(f"{error}. Supported sources: {KNOWN}") from error
 
 
 def source_at(text: str, kind: str) -> Source:
     if text == "digits" and kind == "auto" and os.path.exists(text):
-        raise several_readings(text, {"digits": "scikit-learn's digits", "folder": "what is at ./digits"})
+        raise several_readings(text, {"digits": "scikit-learn's digits", "folder": "the folder or file ./digits"})
     if kind == "digits" or (text == "digits" and kind == "auto"):
         return Digits()
     if "://" in text:
-        raise DataError(f"{text}: is an address; download it first, and name the file")
+        raise DataError(f"{text}: is a URL; download it first, and name the file")
     path = Path(text).expanduser()
     if is_pattern(str(path)):
         return open_files(match_files(str(path)), kind, text)
@@ -111,24 +103,21 @@ def source_at(text: str, kind: str) -> Source:
     return open_files([path], kind, text)
 
 
-# --------------------------------------------------------------------------------------------------------- files
-
-
 def open_files(paths: list[Path], kind: str, where: str) -> Source:
-    """One file, or many of one form."""
+    """One file, or several of the same format. `where` is how error messages name them."""
     form = form_of(paths[0])
     if form in UNREAD:
         raise DataError(f"{paths[0]}: {UNREAD[form]}")
     if len(paths) > 1 and form not in ("tar", "parquet"):
-        raise DataError(f"{where}: many files are one source only if they are tars or Parquet; name their folder")
+        raise DataError(f"{where}: several files are one source only if they are tars or Parquet; name their folder")
     kinds, opener = FORMS[form]
     if kind != "auto" and kind not in kinds:
-        raise DataError(f"{where}: cannot be read as {kind}; it is {form}, which can be {' or '.join(kinds)}")
+        raise DataError(f"{where}: cannot be read as {kind}; its format, {form}, can be read as {', '.join(kinds)}")
     return opener(paths, kind, where)
 
 
 def form_of(path: Path) -> str:
-    """What a file is, by its first bytes."""
+    """The format of a file, from its first bytes."""
     start = first_unpacked(path, BLOCK)
     form = next((form for magic, form in MAGIC.items() if start.startswith(magic)), None)
     if starts_as_tar(start):
@@ -158,47 +147,115 @@ def open_tars(paths: list[Path], kind: str, where: str) -> Source:
     return ImageTree(Tar(paths[0]), kind)
 
 
+@dataclass
+class TarPreview:
+    """What the first members of a tar are."""
+
+    tars: int = 0
+    images: int = 0
+    labeled: bool = False  # by .cls files, which only WebDataset uses
+    json_labeled: bool = False
+    folders: set[Parts] = field(default_factory=set)  # that hold images
+    names: set[str] = field(default_factory=set)
+
+    def add(self, entry: Entry, stream: BinaryIO) -> None:
+        kind = extension(entry.parts[-1])
+        self.names.add(entry.parts[-1])
+        self.tars += kind == "tar"
+        self.labeled |= kind == "cls"
+        if kind in IMAGE_EXTENSIONS:
+            self.images += 1
+            self.folders.add(entry.parts[:-1])
+        if kind == "json" and not self.json_labeled:
+            stream.seek(entry.offset)
+            self.json_labeled = label_in(stream.read(min(entry.size, LARGEST_LABEL))) is not None
+
+
+def preview_tar(path: Path) -> TarPreview:
+    preview = TarPreview()
+    with name_damaged_file(str(path)), (compression(path) or open)(path, "rb") as stream:
+        for header in islice(headers(stream, str(path)), MEMBERS):
+            entry = tar_entry(header)
+            if isinstance(entry, Entry) and not entry.is_folder and not any(map(is_junk, entry.parts)):
+                preview.add(entry, stream)
+            if header.offset_data + header.size > BYTES:
+                break
+    return preview
+
+
+def kind_of_tars(paths: Sequence[Path], where: str) -> str:
+    """webdataset, class-tars, or folder. The first tar decides for all."""
+    preview = preview_tar(paths[0])
+    refuse_packed(where, preview.names)
+    if preview.labeled or (preview.json_labeled and len(preview.folders) < 2):
+        return "webdataset"
+    if preview.json_labeled:
+        raise several_readings(where, {"webdataset": "WebDataset shards labeled by .json", "classes": "class folders"})
+    if preview.tars > preview.images:
+        if len(paths) > 1:
+            raise DataError(f"{where}: several tars, and the first one holds tars; name one of them")
+        return "class-tars"
+    if len(paths) == 1:
+        return "folder"
+    if are_numbered([path.name for path in paths]):
+        raise several_readings(where, {"webdataset": "shards without labels", "class-tars": "one tar per class"})
+    return "class-tars"
+
+
+def refuse_packed(where: str, names: set[str]) -> None:
+    """MNIST's and CIFAR's own files are read from a folder, not from an archive."""
+    refuse_pickles(where, names)
+    if cifar_version(names) or idx_sets(names):
+        owner = "CIFAR" if cifar_version(names) else "MNIST"
+        raise DataError(f"{where}: holds {owner}'s own files; unpack it, and name the folder with the files")
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """Whether the names differ only in a number, as those of shards do. WordNet's n01440764 is a class."""
+    if all(re.fullmatch(r"n\d{8}\..*", name) for name in names):
+        return False
+    return len({re.sub(r"\d+", "#", name) for name in names}) == 1
+
+
+def is_nested(path: Path) -> bool:
+    preview = preview_tar(path)
+    return preview.tars > preview.images
+
+
 def open_zip_source(paths: list[Path], kind: str, where: str) -> Source:
     first = islice(Zip(paths[0]).walk(), MEMBERS)
     refuse_packed(where, {entry.parts[-1] for entry in first if isinstance(entry, Entry) and not entry.is_folder})
     return ImageTree(Zip(paths[0]), "folder" if kind == "auto" else kind)
 
 
-def open_arrays(paths: list[Path], kind: str, where: str) -> Source:
-    return Arrays(paths[0])
-
-
 def open_parquet(paths: list[Path], kind: str, where: str) -> Source:
     homes = {path.parent.parent if split_name(path.parent.name) else path.parent for path in paths}
     if len(homes) > 1:
-        raise DataError(f"{where}: holds several sets ({', '.join(sorted(map(str, homes)))}); name one of them")
+        raise DataError(f"{where}: holds several data sets ({', '.join(sorted(map(str, homes)))}); name one of them")
     return Parquet(paths, where)
 
 
 def open_idx(paths: list[Path], kind: str, where: str) -> Source:
-    """One of the files is named: its data set is meant."""
+    """The data set that the named file belongs to."""
     folder, name = paths[0].parent, paths[0].name
-    mine = [names for names in idx_sets(os.listdir(folder)).values() if name in names]
-    if not mine:
-        raise DataError(f"{where}: an IDX file, but not named as one of MNIST's four, such as train-images-idx3-ubyte")
-    return Idx([folder / each for each in mine[0]], where)
+    own = [names for names in idx_sets(os.listdir(folder)).values() if name in names]
+    if not own:
+        raise DataError(f"{where}: an IDX file, but not named like one of MNIST's, such as train-images-idx3-ubyte")
+    return Idx([folder / each for each in own[0]], where)
 
 
-def open_manifest(paths: list[Path], kind: str, where: str) -> Source:
-    return ImageTree(Folder(paths[0].parent), "manifest", Entry((paths[0].name,)))
+def open_manifest(path: Path) -> Source:
+    return ImageTree(Folder(path.parent), "manifest", Entry((path.name,)))
 
 
 FORMS: dict[str, tuple[tuple[str, ...], Callable[[list[Path], str, str], Source]]] = {
     "tar": ((*TREES, "webdataset", "class-tars"), open_tars),
     "zip": (TREES, open_zip_source),
-    "npz": (("arrays",), open_arrays),
+    "npz": (("arrays",), lambda paths, kind, where: Arrays(paths[0])),
     "parquet": (("parquet",), open_parquet),
     "idx": (("idx",), open_idx),
-    "text": (("manifest",), open_manifest),
+    "text": (("manifest",), lambda paths, kind, where: open_manifest(paths[0])),
 }
-
-
-# ------------------------------------------------------------------------------------------------------- folders
 
 
 @dataclass(frozen=True)
@@ -208,12 +265,12 @@ class Reading:
 
 
 def open_folder_source(path: Path, kind: str) -> Source:
-    """The only reading that is possible, or the one that was asked for."""
+    """The only way to read the folder, or the one that `kind` names."""
     if kind in TREES:
         return ImageTree(Folder(path), kind)
     readings = readings_of(path, kind)
     if kind != "auto" and kind not in readings:
-        raise DataError(f"{path}: cannot be read as {kind}; known are {KNOWN}")
+        raise DataError(f"{path}: cannot be read as {kind}; supported sources: {KNOWN}")
     if kind != "auto":
         return readings[kind].open()
     if not readings or has_images(path):
@@ -224,7 +281,7 @@ def open_folder_source(path: Path, kind: str) -> Source:
 
 
 def readings_of(path: Path, kind: str) -> dict[str, Reading]:
-    """What a folder could be besides one of images; or what the only folder in it could be."""
+    """The ways to read a folder other than as image files. A folder with nothing but one folder is skipped over."""
     with name_damaged_file(str(path)):
         listing = list_folder(str(path))
     if not listing.files and len(listing.folders) == 1 and (inner := readings_of(path / listing.folders[0], kind)):
@@ -243,7 +300,8 @@ def readings_of(path: Path, kind: str) -> dict[str, Reading]:
         readings["parquet"] = Reading("Parquet files", lambda: open_parquet(shards["parquet"], kind, str(path)))
     if shards["tar"] and kind in ("auto", "webdataset", "class-tars"):
         chosen = kind if kind != "auto" else kind_of_tars(shards["tar"], str(path))
-        if chosen != "folder" or not has_images(path):  # a tar of folders beside folders is what they came from
+        # a tar of class folders next to folders of images is the archive that they were unpacked from
+        if chosen != "folder" or not has_images(path):
             readings[chosen] = Reading(f"tars ({chosen})", lambda: open_files(shards["tar"], chosen, str(path)))
     return readings
 
@@ -251,27 +309,28 @@ def readings_of(path: Path, kind: str) -> dict[str, Reading]:
 def open_idx_folder(path: Path, sets: dict[str, list[str]]) -> Source:
     if len(sets) > 1:
         examples = ", ".join(names[0] for names in sets.values())
-        raise DataError(f"{path}: holds several IDX sets; name one file of the one that is meant: {examples}")
+        raise DataError(f"{path}: holds several IDX data sets; name one file of the one to read: {examples}")
     return Idx([path / name for names in sets.values() for name in names], str(path))
 
 
 def has_images(path: Path) -> bool:
-    """Files that are called images: those without an ending would be a poor reason for a second reading."""
-    return any(not entry.is_folder and extension(entry.parts[-1]) in PICTURES for entry in Folder(path).survey())
+    """Counts only image extensions: a file without an extension is too weak a reason to call the folder ambiguous."""
+    entries = Folder(path).survey()
+    return any(not entry.is_folder and extension(entry.parts[-1]) in IMAGE_EXTENSIONS for entry in entries)
 
 
 def shards_below(root: Path) -> dict[str, list[Path]]:
-    """The tars and Parquet files in a folder and a few levels below, in order."""
-    found: dict[str, list[Path]] = {"tar": [], "parquet": []}
+    """The tars and Parquet files in a folder and a few levels below it, in sorted order."""
+    shards: dict[str, list[Path]] = {"tar": [], "parquet": []}
     level = [root]
     for _ in range(DEPTH):
         below: list[Path] = []
         for folder in level:
-            with suppress(OSError):  # the walk for images tells of folders that cannot be read
+            with suppress(OSError):  # the scan reports folders that cannot be read
                 listing = list_folder(str(folder))
                 for name in sorted(listing.files):
                     if match := SHARD.search(name):
-                        found["parquet" if match["parquet"] else "tar"].append(folder / name)
+                        shards["parquet" if match["parquet"] else "tar"].append(folder / name)
                 below += [folder / name for name in sorted(listing.folders)] if len(listing.folders) <= FEW else []
         level = below
-    return found
+    return shards

@@ -1,4 +1,4 @@
-"""The hand-written digits that scikit-learn carries: 1,797 images of 8x8, to try everything without a download."""
+"""scikit-learn's handwritten digits: 1,797 images of 8x8, to try everything without a download."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -8,7 +8,7 @@ import numpy as np
 
 from vitctl.data.sources.contract import FoundImage, Sighting, Source
 
-BRIGHTEST = 16  # the largest value there
+BRIGHTEST = 16  # scikit-learn's largest pixel value
 
 
 class Digits(Source):

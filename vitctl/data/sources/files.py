@@ -1,4 +1,4 @@
-"""Files as bytes: read at an offset, mapped, unpacked; opened once per process, however often they are read."""
+"""Files as bytes: read at an offset, mapped, or unpacked. Each is opened once per process."""
 
 import bz2
 import gzip
@@ -25,35 +25,27 @@ from vitctl.io.files import check_regular_file
 from vitctl.machine import CUT_SHORT, watch_mapped_file
 from vitctl.reporting import Reporter
 
-LARGEST = 1 << 30  # bytes of one encoded image: a film or a disk image without an ending would fill the memory
-LARGE = 1 << 26  # of a file of more bytes the beginning is looked at before the rest is read
+LARGEST = 1 << 30  # bytes of an encoded image: a film or a disk image would fill the memory
+LARGE = 1 << 26  # a longer file is a LargeFile: its beginning decides whether the rest is read
 PIECE = 1 << 20
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 DAMAGE: tuple[type[Exception], ...] = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    ValueError,
-    OverflowError,
-    NotImplementedError,
-    IndexError,
-)
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error, ValueError,
+    OverflowError, NotImplementedError, IndexError,
+)  # fmt: skip
 
 
 @contextmanager
 def name_damaged_file(where: str, *more: type[Exception]) -> Iterator[None]:
-    """What the standard library raises on broken input, as one error of ours that names the file."""
+    """Turns what the standard library raises on broken input into a DataError that names the file."""
     try:
         yield
     except (*DAMAGE, *more) as error:
-        raise DataError(f"{where}: damaged or cut short ({error_text(error)}); copy or download it again") from error
+        raise DataError(f"{where}: damaged or truncated ({error_text(error)}); copy or download it again") from error
     except OSError as error:
         if is_no_space(error):
-            raise NoSpace(f"{where}: no room left to unpack it; free some and go on with --resume") from error
+            raise NoSpace(f"{where}: the disk is too full to unpack it; free some space, then add --resume") from error
         raise DataError(f"{where}: cannot be read ({error.strerror or error_text(error)})") from error
 
 
@@ -63,7 +55,7 @@ def error_text(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class File:
-    """A file as it was when it was looked at first; another one under the same name is not mistaken for it."""
+    """A file as it was when it was first seen: a later one of the same name has another size or time."""
 
     path: str
     size: int
@@ -82,14 +74,14 @@ class File:
 
     def read(self, offset: int, size: int) -> bytes:
         check_size(size)
-        held = descriptor(self, os.getpid())  # by name, or it might close before it is read
-        content = os.pread(held.number, size, offset)
+        opened = descriptor(self, os.getpid())  # this reference keeps it open during the read
+        content = os.pread(opened.number, size, offset)
         if len(content) != size:
-            raise DataError(f"{self.path}: ends before byte {offset + size}; it was changed or cut short")
+            raise DataError(f"{self.path}: ends before byte {offset + size}; it was changed or truncated")
         return content
 
     def content(self, offset: int, size: int) -> "bytes | LargeFile":
-        """The same, but in pieces where it is long."""
+        """The same, but a LargeFile if it is long."""
         check_size(size)
         return self.read(offset, size) if size <= LARGE else LargeFile(self.pieces(offset, size), size)
 
@@ -102,12 +94,12 @@ class File:
         return byte_map(self, shape, offset, os.getpid())
 
     def check_length(self) -> None:
-        """Before a map of it is read: past the end of a file that was cut short, a process is killed."""
+        """Call it before reading a map: the kernel kills a process that reads past the end of a truncated file."""
         if os.stat(self.path).st_size < self.size:
             raise DataError(f"{self.path}: {CUT_SHORT}")
 
     def unpack_into(self, spool: Path, reporter: Reporter) -> "File":
-        """The file itself, or what it is the compressed form of, in `spool`: made once, also if killed in between."""
+        """The file itself, or its uncompressed content in `spool`, which is written once."""
         packed = compression(self.path)
         if packed is None:
             return self
@@ -117,20 +109,20 @@ class File:
 
 @dataclass
 class LargeFile:
-    """An image's bytes, perhaps, in pieces: nobody knows yet whether they are worth the memory."""
+    """A file that may be an image, in pieces: it may also be too large for one, so its beginning is read first."""
 
     pieces: Iterator[bytes]
-    size: int | None  # None: it will be seen
+    size: int | None  # None if it is not known before the end
 
     def read(self, most: int, content: bytearray | None = None) -> bytearray:
-        """What comes next, behind `content`, until there are so many bytes."""
+        """Appends the next pieces to `content`, until it has at least `most` bytes."""
         content = bytearray() if content is None else content
         while len(content) < most and (piece := next(self.pieces, b"")):
             content += piece
         return content
 
     def whole(self, most: int = LARGEST, head: bytearray | None = None) -> bytes:
-        """All of it, of which `head` was read before; an error where it is more than `most` bytes."""
+        """All bytes, after the `head` that was read before. Raises DataError if there are more than `most`."""
         if (self.size or 0) <= most:
             content = self.read(most + 1, head)
             if len(content) <= most:
@@ -139,7 +131,7 @@ class LargeFile:
 
 
 def content_of(path: str) -> bytes | LargeFile:
-    """Of a file on disk."""
+    """The content of a file on disk."""
     check_regular_file(path)
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
@@ -149,7 +141,7 @@ def content_of(path: str) -> bytes | LargeFile:
 
 
 def files_in(thing: object, depth: int = 6) -> Iterator[File]:
-    """Every File that a source holds, at whatever place in it."""
+    """Every File in the attributes of a source, at any depth."""
     if isinstance(thing, File):
         yield thing
     elif depth and isinstance(thing, dict | list | tuple):
@@ -165,25 +157,25 @@ def check_size(size: int) -> None:
 
 
 def too_long(size: int) -> str:
-    return f"{size >> 20} MB are too many for an image"
+    return f"too large for an image: {size >> 20} MB"
 
 
 def hash_values(*what: object) -> str:
-    """A name for what was made from that."""
+    """A short name for what is made from these values."""
     return hashlib.sha256(repr(what).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 class Descriptor:
-    """An open file that closes when nobody has it any more, so that one thread may drop it while another reads."""
+    """An open file that closes with its last reference, so one thread may drop it while another reads."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at exit the module may have gone before
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone at exit
         close(self.number)
 
 
-@lru_cache(maxsize=64)  # shards may be more than a process may have open
+@lru_cache(maxsize=64)  # there may be more shards than a process may open
 def descriptor(file: File, process: int) -> Descriptor:
     return Descriptor(os.open(file.path, os.O_RDONLY))
 
@@ -195,7 +187,7 @@ def byte_map(file: File, shape: tuple[int, ...], offset: int, process: int) -> n
 
 
 class Window(io.RawIOBase):
-    """A part of a file as a file of its own: a tar inside a tar."""
+    """A part of a file as a stream: a tar inside a tar."""
 
     def __init__(self, file: File, offset: int, size: int) -> None:
         self.file, self.offset, self.size = file, offset, size
@@ -222,32 +214,29 @@ class Window(io.RawIOBase):
 
 
 def compression(path: Path | str) -> Any:
-    """The function that opens what `path` compresses, told by its first bytes; None if it is not compressed."""
-    start = first_bytes(path, 6)
+    """The function that opens a compressed file, chosen by its first bytes. None if it is not compressed."""
+    check_regular_file(path)
+    with name_damaged_file(str(path)), open(path, "rb") as file:
+        start = file.read(6)
     return next((opener for magic, opener in PACKED.items() if start.startswith(magic)), None)
 
 
-def first_bytes(path: Path | str, count: int) -> bytes:
-    check_regular_file(path)
-    with name_damaged_file(str(path)), open(path, "rb") as file:
-        return file.read(count)
-
-
 def first_unpacked(path: Path | str, count: int) -> bytes:
-    """The first bytes of what `path` holds, under its compression if it has one."""
+    """The first bytes of the file's uncompressed content."""
     with name_damaged_file(str(path)), (compression(path) or open)(path, "rb") as file:
         return cast(bytes, file.read(count))
 
 
 def spool_stream(stream: BinaryIO, raw: Any, origin: File, name: str, spool: Path, reporter: Reporter) -> File:
-    """`stream`, which comes out of `origin`, as a file in `spool`; `raw` tells how far through `origin` it has come."""
+    """Copies `stream`, the content of `origin`, to a file in `spool`. The position in `raw` shows the progress.
+
+    It is written under another name and then renamed, so a kill leaves a complete file or none.
+    """
     target = spool / hash_values(origin, name)
     aside = target.with_suffix(".part")
     if not target.exists():
-        with (
-            name_damaged_file(origin.path),
-            reporter.progress(f"unpack {name}", origin.size >> 20 or None, "MB") as bar,
-        ):
+        total = origin.size >> 20 or None
+        with name_damaged_file(origin.path), reporter.progress(f"unpack {name}", total, "MB") as bar:
             with open(aside, "wb") as out:
                 done = 0
                 while piece := stream.read(PIECE):

@@ -1,4 +1,4 @@
-"""A folder on disk as a tree: walked in sorted order, symbolic links followed, loops refused."""
+"""A folder on disk as a tree: walks it in sorted order, follows symbolic links, and refuses loops."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.contract import Entry, Refused, Tree, everywhere
 from vitctl.data.sources.files import LargeFile, content_of, name_damaged_file
 from vitctl.data.sources.names import TABLES, Parts, extension, is_image_name, is_junk, join_parts, on_disk
-from vitctl.data.sources.tree import Entry, Tree, everywhere
 from vitctl.errors import DataError
 
 Identity = tuple[int, int]
@@ -18,7 +17,7 @@ Identity = tuple[int, int]
 
 @dataclass
 class Listing:
-    """One folder's content, in no order."""
+    """The content of one folder, unsorted."""
 
     files: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -36,9 +35,9 @@ class Folder(Tree):
                 continue
             if not (listing.files or listing.folders or listing.refused):
                 yield Entry(parts, is_folder=True)
-            picture = next((name for name in listing.files if is_image_name(name)), None)
-            if picture is not None:
-                yield Entry((*parts, picture))
+            image = next((name for name in listing.files if is_image_name(name)), None)
+            if image is not None:
+                yield Entry((*parts, image))
             yield from (Entry((*parts, name)) for name in listing.files if extension(name) in TABLES)
 
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
@@ -52,7 +51,7 @@ class Folder(Tree):
             yield from (Entry((*parts, name)) for name in sorted(listing.files))
 
     def walk(self, enters: Callable[[Parts], bool]) -> Iterator[tuple[Parts, Listing | str]]:
-        """Every folder, sorted, with its content or the reason why it has none that can be read."""
+        """Every folder in sorted order, with its content, or the reason why it cannot be read."""
         pending: list[tuple[Parts, tuple[Identity, ...]]] = [((), ())]
         while pending:
             parts, above = pending.pop()
@@ -60,7 +59,7 @@ class Folder(Tree):
                 status = os.stat(self.path(parts))
                 identity = (status.st_dev, status.st_ino)
                 if identity in above:
-                    yield parts, "a symbolic link to a folder above it: a loop"
+                    yield parts, "a symbolic link to a parent folder: a loop"
                     continue
                 listing = list_folder(self.path(parts))
             except OSError as error:
@@ -73,11 +72,11 @@ class Folder(Tree):
             pending += [(each, (*above, identity)) for each in below if enters(each)]
 
     def path(self, parts: Parts) -> str:
-        """An absolute path begins with an empty part."""
+        """The first part of an absolute path is empty."""
         return os.path.join(self.root, "/".join(parts))
 
     def place(self, path: str, base: Parts) -> Parts:
-        """Anywhere on this machine: a manifest of one's own may name what it likes."""
+        """Unlike an archive's, a local manifest may name any path on this machine."""
         if not path.strip("./"):
             return ()
         return self.parts_of(path if os.path.isabs(path) else "/".join((*base, path)))
@@ -87,7 +86,7 @@ class Folder(Tree):
         return self.parts_of(path) if os.path.isdir(path) else None
 
     def parts_of(self, path: str) -> Parts:
-        """Relative to the root where it is below it, else as it is."""
+        """Relative to the root if the path is below it."""
         parts, root = (tuple(part for part in each.split("/") if part not in ("", ".")) for each in (path, self.root))
         if not path.startswith("/"):
             return parts
@@ -125,11 +124,8 @@ def list_folder(path: str) -> Listing:
                 elif entry.is_file():
                     listing.files.append(entry.name)
                 else:
-                    listing.refused.append((entry.name, odd(entry)))
+                    odd = "a broken symbolic link" if entry.is_symlink() else "neither a file nor a folder"
+                    listing.refused.append((entry.name, odd))
             except OSError as error:
                 listing.refused.append((entry.name, f"cannot be read ({error.strerror})"))
     return listing
-
-
-def odd(entry: "os.DirEntry[str]") -> str:
-    return "a symbolic link to nothing" if entry.is_symlink() else "neither a file nor a folder"

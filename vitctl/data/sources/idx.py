@@ -1,4 +1,4 @@
-"""MNIST's own files, and those of its many relatives: train-images-idx3-ubyte and its three brothers, gzipped or not.
+"""MNIST's own files, and those of data sets like it: train-images-idx3-ubyte and the three others, gzipped or not.
 
 An IDX file is two zero bytes, a type (8: bytes), the number of dimensions, each dimension as a big-endian 32-bit
 number, then the values.
@@ -21,18 +21,16 @@ from vitctl.reporting import Reporter
 
 NAME = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[-.]idx([13])-ubyte(\.gz)?", re.IGNORECASE)
 BYTES = 8  # the type
-CHUNK = 1 << 16  # labels looked at together
+CHUNK = 1 << 16  # labels scanned at once
 
 
 @dataclass
 class IdxSplit:
-    """One split."""
-
     split: str
     name: str  # of its images' file
-    originals: tuple[File, File]  # of images and labels
+    originals: tuple[File, File]  # images and labels, gzipped or not
     shape: tuple[int, ...]  # M, H, W
-    images: File  # the same, unpacked once prepared
+    images: File  # both unpacked, after `prepare`
     labels: File
 
 
@@ -42,15 +40,15 @@ class Idx(Source):
     def __init__(self, paths: Iterable[Path], where: str) -> None:
         """The files of one data set."""
         self.where = where
-        found = {}
-        for path in sorted(paths, reverse=True):  # where both are there, what is unpacked already comes after its .gz
+        files = {}
+        for path in sorted(paths, reverse=True):  # an unpacked file comes after its .gz, and replaces it
             if match := NAME.fullmatch(path.name):
-                found[match[2].lower(), match[3].lower()] = path
+                files[match[2].lower(), match[3].lower()] = path
         self.parts = []
-        for word in sorted({word for word, _ in found}, key=["train", "t10k", "test"].index):
-            pair = found.get((word, "images")), found.get((word, "labels"))
+        for word in sorted({word for word, _ in files}, key=["train", "t10k", "test"].index):
+            pair = files.get((word, "images")), files.get((word, "labels"))
             if pair[0] is None or pair[1] is None:
-                raise DataError(f"{where}: {word}-images and {word}-labels belong together, and one is missing")
+                raise DataError(f"{where}: {word}-images and {word}-labels belong together, but one is missing")
             self.parts.append(read_idx_split(word, pair[0], pair[1]))
         sizes = {part.shape[1:] for part in self.parts}
         if len(sizes) == 1:
@@ -75,11 +73,11 @@ class Idx(Source):
         return np.array(part.images.map_bytes(part.shape, header_size(3))[offset])  # [H, W]
 
     def no_images_message(self) -> str:
-        return f"{self.where}: its IDX files hold no image"
+        return f"{self.where}: its IDX files hold no images"
 
     def notes(self) -> list[str]:
         if any("emnist" in part.name.lower() for part in self.parts):
-            return ["EMNIST's own files hold every image transposed; they are kept as they are"]
+            return ["EMNIST's own files hold every image transposed; the images stay as they are"]
         return []
 
 
@@ -98,12 +96,12 @@ def header_size(dimensions: int) -> int:
     return 4 + 4 * dimensions
 
 
-def dimensions(path: Path, wanted: int) -> tuple[int, ...]:
-    """The sizes that an IDX file's header tells."""
-    start = first_unpacked(path, header_size(wanted))
-    if start[:3] != bytes((0, 0, BYTES)) or start[3:4] != bytes((wanted,)) or len(start) < header_size(wanted):
-        raise DataError(f"{path}: not an IDX file of bytes in {wanted} dimensions; copy or download it again")
-    sizes = struct.unpack(f">{wanted}I", start[4:])
+def dimensions(path: Path, expected: int) -> tuple[int, ...]:
+    """The sizes in the header of an IDX file of `expected` dimensions."""
+    start = first_unpacked(path, header_size(expected))
+    if start[:3] != bytes((0, 0, BYTES)) or start[3:4] != bytes((expected,)) or len(start) < header_size(expected):
+        raise DataError(f"{path}: not an IDX file of bytes in {expected} dimensions; copy or download it again")
+    sizes = struct.unpack(f">{expected}I", start[4:])
     if 0 in sizes:
         raise DataError(f"{path}: is empty ({' x '.join(map(str, sizes))})")
     return sizes
@@ -112,11 +110,11 @@ def dimensions(path: Path, wanted: int) -> tuple[int, ...]:
 def check_length(file: File, shape: tuple[int, ...], name: str) -> None:
     expected = header_size(len(shape)) + int(np.prod(shape, dtype=object))
     if file.size != expected:
-        raise DataError(f"{name}: {file.size} bytes where its header promises {expected}; copy or download it again")
+        raise DataError(f"{name}: has {file.size} bytes, but its header promises {expected}; copy or download it again")
 
 
 def idx_sets(names: Iterable[str]) -> dict[str, list[str]]:
-    """{'emnist-letters-': its files}: what data sets the IDX files of a folder make."""
+    """The IDX files of each data set in a folder: {'emnist-letters-': its files}."""
     sets: dict[str, list[str]] = {}
     for name in sorted(names):
         if match := NAME.fullmatch(name):

@@ -1,4 +1,4 @@
-"""What an image's folders say about it: its class and its split. The same for folders on disk, tars and zips."""
+"""Finds an image's class and split from its folders: the same rules for folders on disk, tars and zips."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from vitctl.data.sources.names import Parts, printable, split_name
 from vitctl.errors import DataError
 
 MANY = 1000
+STRAYS = "class folders, rejecting the images next to them"
 
 
 class FolderRole(NamedTuple):
@@ -16,25 +17,25 @@ class FolderRole(NamedTuple):
     split: str | None
 
 
-Misplaced = Literal["stray", "outside"]  # beside class folders; not below what is read
+Misplaced = Literal["stray", "outside"]  # in no class folder; not below the folders that are read
 
 
 @dataclass
 class FolderReadings:
-    """Where a folder has images."""
+    """Whether a folder has images in it, and in folders below it."""
 
     own: bool = False
     below: bool = False
 
 
 class Evidence:
-    """Which folders hold images, seen one after another: what it takes to know the layout, and no more."""
+    """Collects which folders hold images, one by one. It keeps only what decides the layout, not every folder."""
 
     def __init__(self) -> None:
-        self.top: Parts | None = None  # the deepest folder that every image so far lies in or below
-        self.own = False  # whether some lie in it
-        self.folders: dict[str, FolderReadings] = {}  # the folders in it that hold images
-        self.over_empty: set[Parts] = set()  # folders with an empty folder in them
+        self.top: Parts | None = None  # the deepest folder that contains every image so far, at any depth
+        self.own = False  # some images are directly in it
+        self.folders: dict[str, FolderReadings] = {}  # its subfolders with images
+        self.over_empty: set[Parts] = set()  # folders that contain an empty folder
 
     def add(self, folder: Parts) -> None:
         if self.top is None:
@@ -55,12 +56,12 @@ class Evidence:
             self.over_empty.add(folder[:-1])
 
     def lone_class(self) -> Parts | None:
-        """Where class folders lie of which only one holds images, if the others are empty."""
+        """The folder of the class folders, if all but one of them are empty."""
         top = self.top or ()
         return next((top[:depth] for depth in range(len(top)) if top[:depth] in self.over_empty), None)
 
     def rise(self, top: Parts) -> None:
-        """What was known of the old top becomes what is known of one folder in the new one."""
+        """Moves up to a new top, in which everything so far is one subfolder."""
         assert self.top is not None
         deep = len(self.top) > len(top) + 1
         holds = FolderReadings(self.own and not deep, deep or bool(self.folders))
@@ -77,12 +78,12 @@ def common_start(one: Parts, other: Parts) -> Parts:
 @dataclass(frozen=True)
 class FolderLayout:
     kind: Literal["flat", "classes", "splits"]
-    base: Parts = ()  # class or split folders lie here
+    base: Parts = ()  # contains the class or split folders
     flat: frozenset[str] = frozenset()  # split folders without class folders
     labels: bool = False  # some folders are classes
 
     def place(self, folder: Parts) -> FolderRole | Misplaced:
-        """What it means to lie in `folder`."""
+        """The label and split of an image in `folder`."""
         if self.kind == "flat":
             return FolderRole(None, None)
         rest = folder[len(self.base) :]
@@ -98,12 +99,12 @@ class FolderLayout:
         return FolderRole(printable(rest[1]), split) if len(rest) > 1 else "stray"
 
     def enters(self, folder: Parts) -> bool:
-        """Whether images of ours can lie in or below `folder`."""
+        """Whether images that are read can be in `folder`, at any depth."""
         return folder == self.base[: len(folder)] or self.place(folder) != "outside"
 
 
 def layout_of(evidence: Evidence, kind: str, where: str) -> FolderLayout:
-    """The only layout that fits, or the one that was asked for."""
+    """The only layout that fits, or the one that `kind` names."""
     if kind == "flat" or evidence.top is None:
         return FolderLayout("flat")
     splits = split_layout(evidence)
@@ -118,23 +119,17 @@ def layout_of(evidence: Evidence, kind: str, where: str) -> FolderLayout:
         check_splits(layout, folders, where)
         return layout
     if evidence.own and evidence.folders:
-        raise several_readings(
-            where,
-            {
-                "classes": "class folders with images beside them, which are refused",
-                "flat": "images without labels, whatever folder they are in",
-            },
-        )
+        raise several_readings(where, {"classes": STRAYS, "flat": "images without labels, in any folder"})
     base = evidence.top if evidence.folders else evidence.lone_class()
     return FolderLayout("flat", evidence.top) if base is None else FolderLayout("classes", base, labels=True)
 
 
 def split_layout(evidence: Evidence) -> tuple[FolderLayout, Mapping[str, FolderReadings]] | None:
-    """The layout if there is a train folder, and what the folders beside it hold."""
+    """The layout, if there is a train folder, and what the folders next to it hold."""
     top = evidence.top or ()
     folders: Mapping[str, FolderReadings] = evidence.folders
     for depth, name in enumerate(top):
-        if split_name(name) == "train":  # every image is below train
+        if split_name(name) == "train":  # all images are below train
             last = depth + 1 == len(top)
             folders = {name: FolderReadings(evidence.own and last, not last or bool(evidence.folders))}
             top = top[:depth]
@@ -147,23 +142,13 @@ def split_layout(evidence: Evidence) -> tuple[FolderLayout, Mapping[str, FolderR
 
 
 def check_splits(layout: FolderLayout, folders: Mapping[str, FolderReadings], where: str) -> None:
-    """A class may be called 'train', and images may lie in a split folder beside its class folders."""
+    """Raises if a class may be named 'train', or a split folder has images next to its class folders."""
     train = next(name for name in folders if split_name(name) == "train")
     others = [name for name in folders if split_name(name) is None]
     if train in layout.flat and others:
-        raise several_readings(
-            where,
-            {
-                "splits": f"splits, leaving out {printable(min(others))!r}",
-                "classes": f"classes, one of which is {printable(train)!r}",
-            },
-        )
+        splits, classes = f"splits, without {printable(min(others))!r}", f"classes, one of them {printable(train)!r}"
+        raise several_readings(where, {"splits": splits, "classes": classes})
     mixed = [name for name, holds in folders.items() if split_name(name) and holds.own and holds.below]
     if mixed:
-        raise several_readings(
-            f"{where}, {printable(min(mixed))}",
-            {
-                "splits": "class folders with images beside them, which are refused",
-                "flat": "images without labels or splits, whatever folder they are in",
-            },
-        )
+        readings = {"splits": STRAYS, "flat": "images without labels or splits, in any folder"}
+        raise several_readings(f"{where}, {printable(min(mixed))}", readings)

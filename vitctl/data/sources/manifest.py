@@ -1,4 +1,4 @@
-"""Tables of images: CSV, TSV or JSON lines with a path, and where they have them a label and a split."""
+"""Tables of images: CSV, TSV or JSON lines with a path and, optionally, a label and a split."""
 
 import csv
 import json
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TextIO
 
-from vitctl.data.sources.contract import FoundImage, Refused, Sighting
+from vitctl.data.sources.contract import Entry, FoundImage, Refused, Sighting, Tree
 from vitctl.data.sources.names import (
-    PICTURES,
+    IMAGE_EXTENSIONS,
     Parts,
     extension,
     is_number,
@@ -19,23 +19,22 @@ from vitctl.data.sources.names import (
     printable,
     split_name,
 )
-from vitctl.data.sources.tree import Entry, Tree
 from vitctl.errors import DataError, did_you_mean
 from vitctl.reporting import printable_text
 
 Find = Callable[[Parts], Entry | str]
-EXPLICIT = (  # columns of paths, as pandas, Kaggle and fastai call them: letters and digits of the name alone count
+EXPLICIT = (  # names of columns of paths, as pandas, Kaggle and fastai use them, in letters and digits alone
     "path", "filepath", "imagepath", "imgpath", "file", "filename", "imagefile", "imgfile", "imagename", "imgname",
     "image", "img", "picture", "photo", "fname",
 )  # fmt: skip
-LOOSE = ("imageid", "imgid", "fileid", "id", "idcode", "name")  # may hold paths, or something else
+LOOSE = ("imageid", "imgid", "fileid", "id", "idcode", "name")  # may hold paths or something else
 LABELS = (
     "label", "class", "target", "category", "labelname", "classname", "categoryname", "labels", "labelid", "classid",
     "categoryid", "breed", "species", "diagnosis",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "set", "subset")
-FIRST = ("jpg", "jpeg", "png")
-ENDINGS = (*FIRST, *sorted(PICTURES.difference(FIRST)))
+COMMON = ("jpg", "jpeg", "png")
+EXTENSIONS = (*COMMON, *sorted(IMAGE_EXTENSIONS.difference(COMMON)))  # in the order in which they are tried
 DELIMITERS = ",\t;|"
 HEADER = 1 << 16  # characters of a first line, at most
 SHOWN = 12  # columns in an error
@@ -43,11 +42,11 @@ SHOWN = 12  # columns in an error
 
 @dataclass(frozen=True)
 class Hints:
-    """What a user says of a manifest."""
+    """What the user says about a manifest, with --set."""
 
     root: str | None = None  # the folder that its paths are relative to
     path: str | None = None  # the column of paths
-    label: str | None = None
+    label: str | None = None  # the column of labels
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class ManifestTable:
-    """A manifest: where it is, and which of its columns mean what."""
+    """A manifest: where it is, and what its columns mean."""
 
     at: Entry
-    base: Parts  # relative paths begin here
+    base: Parts  # the folder that relative paths start from
     hints: Hints
     columns: tuple[str, ...]
     path: str
@@ -79,43 +78,41 @@ class ManifestTable:
 
     @property
     def explicit(self) -> bool:
-        """Whether the name of its column can only mean paths."""
+        """Whether the name of its path column can only mean paths."""
         return self.hints.path is not None or normalize_name(self.path) in EXPLICIT
 
 
 def table_at(tree: Tree, at: Entry, hints: Hints) -> ManifestTable | None:
-    """The table there, or None if its first line names no column of paths."""
+    """The table in a file. None if its first line names no column of paths."""
     columns, delimiter = read_table_header(tree, at, hints)
     path, label, split = meanings(tuple(columns), hints)
     if path is None:
         return None
     if hints.label is not None and label is None and delimiter:
-        raise DataError(f"{printable(at.parts[-1])}: has no column {hints.label!r}; it has {list_columns(columns)}")
+        raise DataError(
+            f"{printable(at.parts[-1])}: has no column {hints.label!r}; its columns: {list_columns(columns)}"
+        )
     return ManifestTable(at, base_of(tree, at, hints), hints, tuple(columns), path, label, split, delimiter)
 
 
 def read_table_header(tree: Tree, at: Entry, hints: Hints) -> tuple[list[str], str | None]:
-    """The names of a table's columns, and what stands between them; None for JSON lines."""
+    """The names of a table's columns, and the delimiter between them. The delimiter is None for JSON lines."""
     with tree.text(at) as text:
         first = text.readline(HEADER).strip()
     if first.startswith("{"):
-        return json_keys(first), None
+        try:
+            return list(json.loads(first)), None
+        except (ValueError, RecursionError):
+            return [], None
     rows = {mark: [name.strip() for name in next(csv.reader([first], delimiter=mark), [])] for mark in DELIMITERS}
     widest = max(DELIMITERS, key=lambda mark: len(rows[mark]))
     delimiter = next((mark for mark, row in rows.items() if meanings(tuple(row), hints)[0] is not None), widest)
     return rows[delimiter], delimiter
 
 
-def json_keys(line: str) -> list[str]:
-    try:
-        return list(json.loads(line))
-    except (ValueError, RecursionError):
-        return []
-
-
-@lru_cache(maxsize=1024)  # in JSON lines, every line may have others
+@lru_cache(maxsize=1024)  # every JSON line may have other keys
 def meanings(columns: tuple[str, ...], hints: Hints) -> tuple[str | None, str | None, str | None]:
-    """The columns of paths, labels and splits, as they are written."""
+    """The names of the columns of paths, labels and splits, as the table writes them."""
     path = find_column(columns, hints.path) if hints.path is not None else column(columns, EXPLICIT + LOOSE)
     others = [name for name in columns if name != path]
     label = find_column(others, hints.label) if hints.label is not None else column(others, LABELS)
@@ -126,10 +123,10 @@ def find_column(columns: Sequence[str], name: str) -> str | None:
     return next((each for same in (str, normalize_name) for each in columns if same(each) == same(name)), None)
 
 
-def column(columns: Sequence[str], wanted: tuple[str, ...]) -> str | None:
-    """The first of the wanted names that is there, as it is written there."""
+def column(columns: Sequence[str], names: tuple[str, ...]) -> str | None:
+    """The column with the first of these names that a column has, as the table writes it."""
     written = {normalize_name(name): name for name in reversed(columns)}
-    return next((written[name] for name in wanted if name in written), None)
+    return next((written[name] for name in names if name in written), None)
 
 
 def normalize_name(name: str) -> str:
@@ -142,28 +139,28 @@ def base_of(tree: Tree, at: Entry, hints: Hints) -> Parts:
         return at.parts[:-1]
     base = tree.folder(hints.root)
     if base is None:
-        raise DataError(f"--set root={hints.root}: there is no such folder")
+        raise DataError(f"--set root={hints.root}: no such folder")
     return base
 
 
 def no_paths(tree: Tree, tables: Sequence[Entry], hints: Hints) -> str:
-    """Why none of these is a manifest."""
+    """The error if none of the tables is a manifest."""
     if not tables:
-        return f"{tree.where}: no manifest; there is no .csv, .tsv or .jsonl"
+        return f"{tree.where}: no manifest; it holds no .csv, .tsv or .jsonl file"
     where = os.path.join(tree.where, join_parts(tables[0].parts))
-    cause = "none of its columns is called like paths" if hints.path is None else f"it has no column {hints.path!r}"
+    cause = "no column has a usual name for paths" if hints.path is None else f"it has no column {hints.path!r}"
     columns = list_columns(read_table_header(tree, tables[0], hints)[0])
-    others = f"; nor are {', '.join(join_parts(each.parts) for each in tables[1:])}" if tables[1:] else ""
-    return f"{where}: not a manifest, as {cause}: {columns}; --set path_column=NAME says which it is{others}"
+    rest = f"; not manifests either: {', '.join(join_parts(each.parts) for each in tables[1:])}" if tables[1:] else ""
+    return f"{where}: not a manifest, because {cause}; its columns: {columns}; --set path_column=NAME chooses one{rest}"
 
 
 def list_columns(columns: Sequence[str]) -> str:
-    shown = [printable_text(printable(name))[:40] or "one without a name" for name in columns[:SHOWN]]
+    shown = [printable_text(printable(name))[:40] or "(no name)" for name in columns[:SHOWN]]
     return ", ".join(shown) + (", ..." if len(columns) > SHOWN else "") or "no columns"
 
 
 def check_table(tree: Tree, table: ManifestTable) -> ManifestTable:
-    """One pass before the first image: every split must be known, and labels are numbers only if all of them are."""
+    """Checks all splits before the first image, and finds out whether all labels are numbers."""
     numbered = labeled = has_splits = False
     for row in read_rows(tree, table):
         if not isinstance(row, ManifestRow):
@@ -171,7 +168,7 @@ def check_table(tree: Tree, table: ManifestTable) -> ManifestTable:
         has_splits |= row.split is not None
         if row.split is not None and split_name(row.split) is None:
             raise DataError(
-                f"{tree.where}, {table.name} line {row.line}: split {printable(row.split)!r} is unknown; "
+                f"{tree.where}, {table.name} line {row.line}: unknown split {printable(row.split)!r}; "
                 + did_you_mean(row.split.lower(), ("train", "val", "test"))
             )
         if row.label is not None:
@@ -181,13 +178,13 @@ def check_table(tree: Tree, table: ManifestTable) -> ManifestTable:
 
 
 def list_images(tree: Tree, table: ManifestTable) -> Iterator[Sighting]:
-    """The images that the table names, in its order."""
+    """The images that the table lists, in its order."""
     with tree.lookup() as find:
         for row in read_rows(tree, table):
-            yield row if isinstance(row, Refused) else picture(row, tree, table, find)
+            yield row if isinstance(row, Refused) else find_image(row, tree, table, find)
 
 
-def picture(row: ManifestRow, tree: Tree, table: ManifestTable, find: Find) -> FoundImage | Refused:
+def find_image(row: ManifestRow, tree: Tree, table: ManifestTable, find: Find) -> FoundImage | Refused:
     parts = tree.place(row.path, table.base)
     if parts is None:
         entry: Entry | str = "leads out of the archive"
@@ -203,13 +200,14 @@ def picture(row: ManifestRow, tree: Tree, table: ManifestTable, find: Find) -> F
 
 
 def find_file(parts: Parts, find: Find) -> Entry | str:
-    """The file of that name; or of the name and an ending, as identifiers go without."""
+    """The file of that name, or of that name with an image extension, because identifiers have none."""
     entry = find(parts)
-    if isinstance(entry, Entry) or extension(parts[-1]) in PICTURES:
+    if isinstance(entry, Entry) or extension(parts[-1]) in IMAGE_EXTENSIONS:
         return entry
-    tried = (find((*parts[:-1], f"{parts[-1]}.{each}")) for kind in ENDINGS for each in (kind, kind.upper()))
-    with_ending = next((each for each in tried if isinstance(each, Entry)), None)
-    return with_ending or f"{entry}, and there is no {printable(parts[-1])}.jpg or the like"
+    names = (f"{parts[-1]}.{each}" for kind in EXTENSIONS for each in (kind, kind.upper()))
+    found = (find((*parts[:-1], name)) for name in names)
+    with_extension = next((each for each in found if isinstance(each, Entry)), None)
+    return with_extension or f"{entry}, and there is no {printable(parts[-1])}.jpg or similar"
 
 
 def refusal(table: ManifestTable, line: int, reason: str) -> Refused:
@@ -230,16 +228,16 @@ def csv_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refus
         except StopIteration:
             return
         except csv.Error as error:
-            yield refusal(table, reader.line_num, f"not understood ({error})")
+            yield refusal(table, reader.line_num, f"cannot be parsed ({error})")
             continue
         if not values:
             continue
         if len(values) != len(columns):
-            yield refusal(table, reader.line_num, f"{len(values)} values where the header has {len(columns)}")
+            yield refusal(table, reader.line_num, f"has {len(values)} values, but the header has {len(columns)}")
             continue
         cells = dict(zip(columns, values, strict=True))
-        told = [None if name is None else cells[name] for name in (table.path, table.label, table.split)]
-        yield parse_row(told, table, reader.line_num)
+        row = [None if name is None else cells[name] for name in (table.path, table.label, table.split)]
+        yield parse_row(row, table, reader.line_num)
 
 
 def json_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refused]:
@@ -257,8 +255,8 @@ def json_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refu
         yield parse_row([None if key is None else values[key] for key in keys], table, line)
 
 
-def parse_row(told: Sequence[object], table: ManifestTable, line: int) -> ManifestRow | Refused:
-    path, label, split = told
+def parse_row(row: Sequence[object], table: ManifestTable, line: int) -> ManifestRow | Refused:
+    path, label, split = row
     if isinstance(path, int) and not isinstance(path, bool):  # an identifier
         path = str(path)
     if not isinstance(path, str) or not is_encodable(path):
@@ -273,7 +271,7 @@ def parse_row(told: Sequence[object], table: ManifestTable, line: int) -> Manife
 
 
 def is_encodable(value: str) -> bool:
-    """JSON can write halves of characters, which no file can store."""
+    """False for text with half a surrogate pair, which JSON can write but no file can store."""
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

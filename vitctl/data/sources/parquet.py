@@ -1,4 +1,4 @@
-"""Parquet tables with an image and a label in each row, as the Hugging Face hub stores data sets."""
+"""Parquet tables with an image and a label per row, as the Hugging Face hub stores data sets."""
 
 import json
 import os
@@ -9,12 +9,13 @@ from typing import Any
 
 from vitctl.data.sources.contract import FoundImage, Sighting, Source
 from vitctl.data.sources.files import File, name_damaged_file
-from vitctl.data.sources.names import as_label, printable, split_in
+from vitctl.data.sources.names import as_label, printable
+from vitctl.data.sources.webdataset import splits_of
 from vitctl.errors import DataError
 
-IMAGES = ("image", "img", "picture", "jpg", "png")  # the likeliest names first
+IMAGES = ("image", "img", "picture", "jpg", "png")  # names of columns, the most likely first
 LABELS = ("label", "labels", "class", "target", "category", "fine_label")
-GROUPS = 1  # row groups kept per process: a worker reads neighbors
+GROUPS = 1  # row groups cached per process: a worker reads neighboring rows
 
 
 class Parquet(Source):
@@ -23,33 +24,22 @@ class Parquet(Source):
     def __init__(self, paths: list[Path], where: str) -> None:
         self.where = where
         self.files = [File.at(path) for path in paths]
-        self.remarks: list[str] = []
-        self.splits = self.splits_of(paths)
+        self.splits, self.remarks = splits_of(paths, "files")
         schema = open_parquet_file(self.files[0], os.getpid()).schema_arrow
         image = self.choose("image", [field.name for field in schema if is_image(field.type)], IMAGES)
         if image is None:
-            raise DataError(
-                f"{where}: no column of images (bytes, or a struct with bytes); its columns: " + ", ".join(schema.names)
-            )
+            columns = ", ".join(schema.names)
+            raise DataError(f"{where}: no column of images (bytes, or a struct with bytes); its columns: {columns}")
         classes = class_labels(schema)
         named = [name for name in schema.names if name.lower() in LABELS and name != image]
         self.image, self.label = image, self.choose("label", list(classes) or named, LABELS)
         self.class_names = classes.get(self.label or "")
 
-    def splits_of(self, paths: list[Path]) -> list[str | None]:
-        splits = [split_in(path.name) or split_in(path.parent.name) for path in paths]
-        silent = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
-        if not silent:
-            return splits
-        if len(silent) < len(paths):
-            self.remarks.append(f"{silent[0]} names no split, so all files are read as one set")
-        return [None] * len(paths)
-
     def choose(self, what: str, columns: list[str], likely: tuple[str, ...]) -> str | None:
-        """The likeliest column; which it was is said if there were others."""
+        """The most likely column, with a note if there are others."""
         order = sorted(columns, key=lambda name: likely.index(name.lower()) if name.lower() in likely else len(likely))
         if len(order) > 1:
-            self.remarks.append(f"{what} column: {order[0]}; left out: {', '.join(order[1:])}")
+            self.remarks.append(f"{what} column: {order[0]}; ignored: {', '.join(order[1:])}")
         return order[0] if order else None
 
     def sightings(self) -> Iterator[Sighting]:
@@ -63,7 +53,7 @@ class Parquet(Source):
                 done += len(labels)
 
     def read_labels(self, file: File, group: int) -> tuple[list[Any], list[str | None]]:
-        """The labels and the paths of one row group: its images are not read."""
+        """The labels and the paths of one row group, without reading its images."""
         with name_damaged_file(file.path, *arrow_errors()):
             table = open_parquet_file(file, os.getpid())
             columns = [f"{self.image}.path", *([self.label] if self.label else [])]
@@ -79,7 +69,7 @@ class Parquet(Source):
             value = read_images(self.files[file], offset, self.image, os.getpid())[size].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
-            raise DataError("the table has no bytes for it, at most a path to somewhere else")
+            raise DataError("its row holds no bytes for it, at most a path to another file")
         return bytes(content)
 
     def no_images_message(self) -> str:
@@ -114,7 +104,7 @@ def read_images(file: File, group: int, column: str, process: int) -> Any:
 
 
 def is_image(kind: Any) -> bool:
-    """Bytes, or a struct that has some: {bytes, path}."""
+    """Whether an Arrow type is bytes, or a struct with bytes: {bytes, path}."""
     types = pyarrow().types
     if types.is_struct(kind):
         return any(kind.field(place).name == "bytes" for place in range(kind.num_fields))
@@ -122,7 +112,7 @@ def is_image(kind: Any) -> bool:
 
 
 def class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
-    """The columns that the hub's metadata calls class labels, and the names of their classes."""
+    """{column: class names} of the columns that the hub's metadata declares as class labels."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -131,4 +121,4 @@ def class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in schema.names
         }
     except (KeyError, ValueError, TypeError, AttributeError):
-        return {}  # no metadata of theirs, or of a form that says nothing about classes
+        return {}  # no such metadata

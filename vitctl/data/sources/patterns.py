@@ -17,7 +17,7 @@ def is_pattern(text: str) -> bool:
 
 
 def match_files(pattern: str) -> list[Path]:
-    """The files that a pattern stands for: all that braces name must be there, wildcards take what is."""
+    """The files that match. Every path that braces write out must exist; wildcards match what is there."""
     paths: list[Path] = []
     for each in expand_braces(pattern):
         if glob.has_magic(each):
@@ -32,7 +32,7 @@ def match_files(pattern: str) -> list[Path]:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Every path that braces stand for, as a shell writes them out."""
+    """Every path that the braces write out, as in a shell."""
     for group in re.finditer(r"\{([^{}]*)\}", pattern):
         choices = alternatives(group[1])
         if choices is not None:
@@ -43,7 +43,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def alternatives(text: str) -> Iterable[str] | None:
-    """What stands between braces: a..b counts, commas list, anything else is not for us."""
+    """The choices in a pair of braces: a range a..b, or a list with commas. None for anything else."""
     span = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", text)
     if span:
         width = len(max(span.groups(), key=len)) if any(end.startswith("0") for end in span.groups()) else 0
@@ -52,7 +52,7 @@ def alternatives(text: str) -> Iterable[str] | None:
 
 
 def describe_missing(path: Path) -> str:
-    """What is not there, and what is there instead."""
+    """Says which part of the path is missing, and suggests a similar name."""
     absent = Path(os.path.abspath(path))
     while not absent.parent.is_dir():
         absent = absent.parent

@@ -1,4 +1,4 @@
-"""Tars, read in place by offset and size; compressed ones are unpacked once, to a plain tar."""
+"""Tars, read in place by offset and size. A compressed one is unpacked once, to a plain tar."""
 
 import tarfile
 from collections.abc import Iterator
@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vitctl.data.sources.archives import Archive, member
-from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.contract import Entry, Refused, Source
 from vitctl.data.sources.files import LargeFile, name_damaged_file
-from vitctl.data.sources.tree import Entry
 from vitctl.reporting import Reporter
 
 BLOCK = tarfile.BLOCKSIZE
@@ -21,14 +20,28 @@ class Tar(Archive):
 
     def members(self) -> Iterator[Entry | Refused]:
         with name_damaged_file(self.where), open(self.file.path, "rb") as stream:
-            yield from (tar_entry(header) for header in headers(stream, self.where))
+            yield from map(tar_entry, headers(stream, self.where))
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
         return self.file.content(offset, size)
 
 
+class TarSource(Source):
+    """Images in several tars. `FoundImage.file` is the index of the tar."""
+
+    def __init__(self, paths: list[Path], where: str) -> None:
+        self.where, self.tars = where, [Tar(path) for path in paths]
+
+    def prepare(self, spool: Path, reporter: Reporter) -> None:
+        for tar in self.tars:
+            tar.prepare(spool, reporter)
+
+    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
+        return self.tars[file].file.content(offset, size)
+
+
 def headers(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:
-    """Front to back; none is kept, and a tar that stops too early is an error and not a short tar."""
+    """Front to back, without collecting them. A tar that ends too early is an error, not a short tar."""
     with (
         name_damaged_file(where),
         tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape") as tar,
@@ -41,22 +54,21 @@ def headers(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:
         stream.seek(tar.offset)
         end = stream.read(BLOCK)
         if end != bytes(BLOCK):
-            raise tarfile.ReadError(f"no header at byte {tar.offset}" if end else "the mark at its end is missing")
+            raise tarfile.ReadError(f"no header at byte {tar.offset}" if end else "its end marker is missing")
 
 
 def tar_entry(header: tarfile.TarInfo) -> Entry | Refused:
-    problem = "" if header.isdir() or (header.isreg() and header.sparse is None) else oddity(header)
+    if header.isdir() or (header.isreg() and header.sparse is None):
+        problem = ""
+    elif header.issym() or header.islnk():
+        problem = "a link inside an archive"
+    else:
+        problem = "a device" if header.isdev() else "not a regular file"
     return member(header.name, header.isdir(), problem, 0, header.offset_data, header.size)
 
 
-def oddity(header: tarfile.TarInfo) -> str:
-    if header.issym() or header.islnk():
-        return "a link inside an archive"
-    return "a device" if header.isdev() else "not an ordinary file"
-
-
 def starts_as_tar(start: bytes) -> bool:
-    """Whether the first 512 bytes of a file are a tar's first header, or its end."""
+    """Whether the first 512 bytes of a file are a tar's first header, or the end of an empty tar."""
     if start == bytes(BLOCK):
         return True
     try:

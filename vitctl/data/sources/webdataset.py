@@ -1,16 +1,15 @@
-"""WebDataset shards: tars in which neighbors with one key make a sample, 0001.jpg with 0001.cls or 0001.json."""
+"""WebDataset shards: tars in which neighbors with the same key form a sample, 0001.jpg with 0001.cls or 0001.json."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitctl.data.sources.contract import FoundImage, Refused, Sighting, Source
-from vitctl.data.sources.files import File, LargeFile, name_damaged_file
-from vitctl.data.sources.names import PICTURES, as_label, join_parts, parse_label, printable, split_in
-from vitctl.data.sources.tars import Tar
-from vitctl.data.sources.tree import Entry
-from vitctl.reporting import Reporter
+from vitctl.data.sources.contract import Entry, FoundImage, Refused, Sighting
+from vitctl.data.sources.files import File, name_damaged_file
+from vitctl.data.sources.names import IMAGE_EXTENSIONS, as_label, join_parts, parse_label, printable, split_in
+from vitctl.data.sources.tars import TarSource
+from vitctl.reporting import format_count
 
 LABEL_KEYS = ("label", "class", "cls")
 NAME_FILES = ("classes.txt", "classnames.txt")
@@ -19,108 +18,94 @@ LARGEST_LABEL = 1 << 24  # bytes of a .json
 
 @dataclass
 class Sample:
-    """What shares a key."""
+    """The members that share a key."""
 
     key: str = ""
-    picture: Entry | None = None
+    image: Entry | None = None
     labels: dict[str, Entry] = field(default_factory=dict)  # cls or json
 
+    def add(self, kind: str, entry: Entry) -> None:
+        if kind in ("cls", "json"):
+            self.labels[kind] = entry
+        elif kind in IMAGE_EXTENSIONS and self.image is None:
+            self.image = entry
 
-class WebDataset(Source):
+
+class WebDataset(TarSource):
     kind = "webdataset"
 
     def __init__(self, paths: list[Path], where: str) -> None:
-        self.where = where
-        self.shards = [Tar(path) for path in paths]
-        splits = [split_in(path.name) or split_in(path.parent.name) for path in paths]
-        self.silent = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
-        self.splits = [None] * len(paths) if self.silent else splits
+        super().__init__(paths, where)
+        self.splits, self.remarks = splits_of(paths, "shards")
         self.class_names = class_names_in(paths[0].parent)
         self.unlabeled = self.empty = 0
 
-    def prepare(self, spool: Path, reporter: Reporter) -> None:
-        for shard in self.shards:
-            shard.prepare(spool, reporter)
-
     def sightings(self) -> Iterator[Sighting]:
         self.unlabeled = self.empty = 0
-        for number in range(len(self.shards)):
+        for number in range(len(self.tars)):
             for sample in self.samples(number):
                 yield from [sample] if isinstance(sample, Refused) else self.sight_sample(sample, number)
 
     def samples(self, number: int) -> Iterator[Sample | Refused]:
-        """Runs of neighbors with one key."""
         sample = Sample()
-        for entry in self.shards[number].walk():
+        for entry in self.tars[number].walk():
             if isinstance(entry, Refused):
                 yield Refused(f"{self.name(number)}/{entry.name}", entry.reason)
             elif not entry.is_folder:
-                key, kind = key_and_kind(entry)
+                *folders, name = entry.parts
+                stem, _, kind = name.partition(".")  # train/0001.seg.png: the key is train/0001, the kind seg.png
+                key = "/".join((*folders, stem))
                 if key != sample.key:
                     yield sample
                     sample = Sample(key)
-                add(sample, kind, entry)
+                sample.add(kind.lower(), entry)
         yield sample
 
     def sight_sample(self, sample: Sample, number: int) -> Iterator[FoundImage]:
-        if sample.picture is None:
+        if sample.image is None:
             self.empty += sample.key != ""
             return
-        label = self.label(sample, self.shards[number].file)
+        label = self.label(sample, self.tars[number].file)
         self.unlabeled += label is None
-        name = f"{self.name(number)}/{join_parts(sample.picture.parts)}"
-        yield FoundImage(name, label, self.splits[number], number, sample.picture.offset, sample.picture.size)
+        name = f"{self.name(number)}/{join_parts(sample.image.parts)}"
+        yield FoundImage(name, label, self.splits[number], number, sample.image.offset, sample.image.size)
 
     def label(self, sample: Sample, file: File) -> str | int | None:
-        if "cls" in sample.labels:
-            return parse_label(content(sample.labels["cls"], file).decode("utf-8", "surrogateescape"))
-        if "json" in sample.labels:
-            return label_in(content(sample.labels["json"], file))
+        for kind in ("cls", "json"):
+            if entry := sample.labels.get(kind):
+                content = file.read(entry.offset, min(entry.size, LARGEST_LABEL))
+                return label_in(content) if kind == "json" else parse_label(content.decode("utf-8", "surrogateescape"))
         return None
 
     def name(self, number: int) -> str:
-        return printable(self.shards[number].path.name)
-
-    def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
-        return self.shards[file].file.content(offset, size)
+        return printable(self.tars[number].path.name)
 
     def no_images_message(self) -> str:
-        return (
-            f"{self.where}: no sample with an image in {len(self.shards)} shards; "
-            "looked for key.jpg with key.cls or key.json"
-        )
+        shards = format_count(len(self.tars), "shard")
+        return f"{self.where}: no sample with an image in {shards}; looked for key.jpg with key.cls or key.json"
 
     def notes(self) -> list[str]:
-        notes = []
-        if self.silent and len(self.silent) < len(self.shards):
-            notes.append(f"{self.silent[0]} names no split, so all shards are read as one set")
+        notes = list(self.remarks)
         if self.unlabeled:
-            notes.append(f"{self.unlabeled} samples have no label (.cls, or .json with {', '.join(LABEL_KEYS)})")
+            keys = ", ".join(LABEL_KEYS)
+            notes.append(f"{format_count(self.unlabeled, 'sample')} without a label (.cls, or .json with {keys})")
         if self.empty:
-            notes.append(f"{self.empty} samples without an image were left out")
+            notes.append(f"skipped {format_count(self.empty, 'sample')} without an image")
         return notes
 
 
-def key_and_kind(entry: Entry) -> tuple[str, str]:
-    """('train/0001', 'seg.png') of train/0001.seg.png: the first dot of the name divides."""
-    *folders, name = entry.parts
-    stem, _, kind = name.partition(".")
-    return "/".join((*folders, stem)), kind.lower()
-
-
-def add(sample: Sample, kind: str, entry: Entry) -> None:
-    if kind in ("cls", "json"):
-        sample.labels[kind] = entry
-    elif kind in PICTURES and sample.picture is None:
-        sample.picture = entry
-
-
-def content(entry: Entry, file: File) -> bytes:
-    return file.read(entry.offset, min(entry.size, LARGEST_LABEL))
+def splits_of(paths: list[Path], noun: str) -> tuple[list[str | None], list[str]]:
+    """The split in the name of each file or its folder, if all have one; and a note if only some do."""
+    splits = [split_in(path.name) or split_in(path.parent.name) for path in paths]
+    silent = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
+    if not silent:
+        return splits, []
+    note = f"{silent[0]}: no split in its name, so all {noun} are read as one set"
+    return [None] * len(paths), [note] if len(silent) < len(paths) else []
 
 
 def label_in(text: bytes) -> str | int | None:
-    """The label that a sample's JSON holds, if it holds one."""
+    """The label in a sample's JSON."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
@@ -131,7 +116,7 @@ def label_in(text: bytes) -> str | int | None:
 
 
 def class_names_in(folder: Path) -> tuple[str, ...] | None:
-    """The list of class names beside the shards, one a line."""
+    """The class names, one per line, from a file next to the shards."""
     for name in NAME_FILES:
         if (folder / name).is_file():
             with name_damaged_file(str(folder / name)):

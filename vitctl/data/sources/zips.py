@@ -1,7 +1,7 @@
-"""Zips: the central directory is read as a stream, so that millions of members need no memory; members by offset.
+"""Zips: streams the central directory, so that millions of members need no memory, and reads members by offset.
 
-The standard library's reader holds every member, in every process that opens the file. The layout of the records is
-PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.
+The standard library's reader keeps every member in memory, in every process that opens the file. The layout of the
+records is PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.
 """
 
 import struct
@@ -13,10 +13,9 @@ from typing import BinaryIO
 from zipfile import BadZipFile
 
 from vitctl.data.sources.archives import Archive, member
-from vitctl.data.sources.contract import Refused
+from vitctl.data.sources.contract import Entry, Refused
 from vitctl.data.sources.files import LARGE, LARGEST, PIECE, LargeFile, check_size, name_damaged_file, too_long
 from vitctl.data.sources.names import is_image_name
-from vitctl.data.sources.tree import Entry
 from vitctl.errors import DataError
 
 END = struct.Struct("<4s4H2LH")  # ..., entries here, entries, size and offset of the directory, length of the comment
@@ -25,8 +24,8 @@ END64 = struct.Struct("<4sQ2H2L4Q")
 CENTRAL = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
 STORED, DEFLATED = 0, 8
-ENCRYPTED, STREAMED = 1, 8  # flags; what is streamed has its sizes behind it
-FULL = 0xFFFFFFFF  # the value is in the 64-bit extra field
+ENCRYPTED, STREAMED = 1, 8  # flags; a streamed member has its sizes after its content
+FULL = 0xFFFFFFFF  # means that the value is in the 64-bit extra field
 
 
 class Zip(Archive):
@@ -35,7 +34,7 @@ class Zip(Archive):
             yield from central_directory(stream, self.file.size)
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
-        """`file` is the checksum of the image, `offset` its local header's, `size` its compressed size."""
+        """`file` is the image's checksum, `offset` the position of its local header, `size` its compressed size."""
         local = LOCAL.unpack(self.file.read(offset, LOCAL.size))
         signature, _, flags, method, _, _, _, _, length, name_length, extra_length = local
         if signature != b"PK\3\4":
@@ -51,14 +50,14 @@ class Zip(Archive):
 
 
 def unpack_member(pieces: Iterator[bytes], method: int, checksum: int, stated: int | None) -> Iterator[bytes]:
-    """A member as it was before it was packed, in pieces of which none is long; its checksum is seen at the end."""
-    found = length = 0
+    """The uncompressed member in short pieces. Its checksum is compared after the last one."""
+    crc = length = 0
     for piece in inflate(pieces) if method == DEFLATED else pieces:
-        found, length = zlib.crc32(piece, found), length + len(piece)
+        crc, length = zlib.crc32(piece, crc), length + len(piece)
         if stated is not None and length > stated:
             raise DataError(f"damaged: longer than the {stated:,} bytes that the zip says")
         yield piece
-    if found != checksum:
+    if crc != checksum:
         raise DataError("damaged: its checksum in the zip differs")
 
 
@@ -73,7 +72,7 @@ def inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
     except zlib.error as error:
         raise DataError(f"damaged in the zip ({error})") from error
     if not inflater.eof:
-        raise DataError("damaged: cut short in the zip")
+        raise DataError("damaged: truncated in the zip")
 
 
 def central_directory(stream: BinaryIO, size: int) -> Iterator[Entry | Refused]:
@@ -92,13 +91,13 @@ def central_directory(stream: BinaryIO, size: int) -> Iterator[Entry | Refused]:
 
 
 def find_directory(stream: BinaryIO, size: int) -> tuple[int, int, int]:
-    """Where the directory starts, its length, and how many bytes were put before the archive."""
+    """Where the directory starts, its length, and how many bytes come before the archive."""
     tail = min(size, END.size + 0xFFFF)
     stream.seek(size - tail)
     end = stream.read(tail)
     place = end.rfind(b"PK\5\6")
     if place < 0 or len(end) - place < END.size:
-        raise BadZipFile("the directory at the end of a zip is missing")
+        raise BadZipFile("the directory at its end is missing")
     *_, length, offset, _ = END.unpack_from(end, place)
     at = size - tail + place
     if at >= END64_AT.size + END64.size:
@@ -117,7 +116,7 @@ def zip_entry(record: tuple[int, ...], name: bytes, extra: bytes, shift: int, li
     _, _, _, flags, method, _, _, checksum, packed, size, _, _, _, _, _, attributes, offset = record
     size, packed, offset = wide_fields(size, packed, offset, extra)
     if offset + shift + LOCAL.size + packed > limit:
-        raise BadZipFile("its directory points outside")
+        raise BadZipFile("its directory points outside of the file")
     text = text_of(name)
     problem = ""
     if S_ISLNK(attributes >> 16):
@@ -125,7 +124,7 @@ def zip_entry(record: tuple[int, ...], name: bytes, extra: bytes, shift: int, li
     elif flags & ENCRYPTED:
         problem = "encrypted"
     elif method not in (STORED, DEFLATED):
-        problem = f"compressed by zip's method {method}, which is not read; pack it anew with deflate"
+        problem = f"compressed with zip method {method}, which is not supported; repack it with deflate"
     elif size > LARGEST and is_image_name(text.rpartition("/")[2]):
         problem = too_long(size)
     return member(text, text.endswith("/"), problem, checksum, offset + shift, packed)
@@ -145,7 +144,7 @@ def wide_fields(size: int, packed: int, offset: int, extra: bytes) -> tuple[int,
 
 
 def text_of(name: bytes) -> str:
-    """UTF-8 where it is valid, flagged or not, else the DOS code page; backslashes come from old Windows tools."""
+    """UTF-8 if it is valid, whatever the flag says, else the DOS code page. Old Windows tools write backslashes."""
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError:

@@ -13,11 +13,12 @@ import torch
 
 from vitctl.config.bench import BenchConfig
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.data.loader import Loader
 from vitctl.data.patchifier.build import build_inputs, load_or_make_plan, prepare_layout
 from vitctl.data.patchifier.image_file import open_image
 from vitctl.data.patchifier.pool import run_blocks
-from vitctl.data.patchifier.workspace import Workspace
+from vitctl.data.patchifier.workspace import Build
 from vitctl.data.sources import open_source
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import HALF
@@ -90,19 +91,16 @@ class Decoder:
     def __init__(self, folder: Path, paths: list[Path]) -> None:
         folder.mkdir()
         images = multiply_images(folder / "pictures", paths, LARGE_SET)
-        config = PatchifyConfig(str(images), str(folder / "out.h5"), res=str(RES))
-        source = open_source(config.source)
-        space = Workspace(Path(config.out))
-        space.begin(build_inputs(source, config), resume=False, overwrite=False)
-        plan = load_or_make_plan(source, config, space, 0, SilentReporter(), space.folder)
-        self.layout = prepare_layout(plan, config, space)
+        config = PatchifyConfig(source=str(images), out=str(folder / "out.h5"), res=Res(RES))
+        self.build = Build(open_source(config.source), config, Path(config.out))
+        self.build.space.begin(build_inputs(self.build), self.build.existing)
+        self.layout = prepare_layout(self.build, load_or_make_plan(self.build, SilentReporter()))
         self.blocks = list(range(-(-len(paths) // self.layout.block)))
-        self.recipe = (source, plan, self.layout, space, config)
 
     def rate(self, workers: int) -> float:
         """Images per second, timed after every worker has finished a block."""
         repeats = 2 * workers if workers > 1 else 1
-        results = run_blocks(self.recipe, self.blocks * repeats, workers, late=lambda _: None)
+        results = run_blocks(self.build, self.layout, self.blocks * repeats, workers, late=lambda _: None)
         for _ in range(workers if workers > 1 else 0):
             next(results)
         started = time.perf_counter()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vitctl.config.bench import BenchConfig, TrainCase
-from vitctl.config.export import ExportConfig, Format, Precision
+from vitctl.config.export import ExportConfig, Format, Numbers
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, About, Weights
@@ -18,16 +18,16 @@ from vitctl.models.create import collect_tensors, create_model
 from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.models.exports.torch_file import TorchProgram
 from vitctl.reporting import Reporter, SilentReporter
-from vitctl.training.precision import choose_precision
+from vitctl.training.device import choose_precision
 from vitctl.workflows.bench.measure import CaseTable, Measurement, time_seconds
 from vitctl.workflows.bench.peer import case_spec
 from vitctl.workflows.bench.train import make_training_images
 from vitctl.workflows.export import export
 from vitctl.workflows.export.formats import images_of
-from vitctl.workflows.load import load_model
+from vitctl.workflows.inputs.weights import load_model
 
 EAGER, HALF_EAGER = "torch, float32", "torch, bf16"
-FILES: dict[str, tuple[Format, Precision]] = {
+FILES: dict[str, tuple[Format, Numbers]] = {
     "torch.export, float32": ("torch", "float32"),
     "onnxruntime, float32": ("onnx", "float32"),
     "onnxruntime, int8": ("onnx", "int8"),
@@ -58,11 +58,13 @@ def bench_export(config: BenchConfig, folder: Path, reporter: Reporter) -> Itera
     yield CaseTable(cases, [(name, baseline) for name in others], left_out, lambda _: remarks)
 
 
-def export_and_load(folder: Path, data: Path, format: Format, precision: Precision) -> tuple[nn.Module, str]:
+def export_and_load(folder: Path, data: Path, format: Format, precision: Numbers) -> tuple[nn.Module, str]:
     """The exported file as a module, and how its outputs compare with the model's."""
     out = folder / (f"{precision}.onnx" if format == "onnx" else "model.pt2")
     source = str(folder / "fresh.safetensors")
-    config = ExportConfig(format, source, str(out), precision=precision, data=str(data), agreement=0.0, pictures=32)
+    config = ExportConfig(
+        format=format, source=source, out=str(out), precision=precision, data=str(data), agreement=0.0, pictures=32
+    )
     summary = export(config, SilentReporter()).comparison.summary()
     return (OnnxModel(out) if format == "onnx" else TorchProgram(out)), summary
 

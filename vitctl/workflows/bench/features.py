@@ -11,7 +11,7 @@ from vitctl.config.bench import BenchConfig, TrainCase
 from vitctl.config.features import FeaturesConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.reporting import Reporter, SilentReporter
-from vitctl.training.precision import Precision
+from vitctl.training.device import Precision
 from vitctl.workflows.bench.measure import CaseTable, Measurement, time_seconds
 from vitctl.workflows.bench.peer import bench_device, bench_precisions, timm_loader, timm_model
 from vitctl.workflows.bench.train import make_training_images
@@ -34,7 +34,7 @@ def bench_features(config: BenchConfig, folder: Path, reporter: Reporter) -> Ite
 
 def time_features(case: TrainCase, path: Path, way: Precision) -> Measurement:
     """As the command does it, from a patch file to a feature file, but with a model that is already loaded."""
-    config = FeaturesConfig(f"random:{case.model}", str(path), batch=case.batch, precision=way)
+    config = FeaturesConfig(source=f"random:{case.model}", data=str(path), batch=case.batch, precision=way)
     data = PatchFile(path)
     extractor = extractor_of(config, data, None, SilentReporter())
     extract = extractor.extract()

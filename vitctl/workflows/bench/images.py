@@ -13,6 +13,7 @@ from PIL import Image
 
 from vitctl.config.bench import BenchConfig
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.data.patchifier.image_file import open_image
 from vitctl.errors import DataError
 from vitctl.reporting import SilentReporter
@@ -78,7 +79,7 @@ def write_patch_file(folder: Path, paths: list[Path], copies: int, res: int, pat
     """A patch file of `copies` of the images in class folders, which stay beside it under the same name."""
     many = multiply_images(folder / "many", paths, copies)
     out = many.with_suffix(".h5")
-    patchify(PatchifyConfig(str(many), str(out), res=str(res), patch=patch), SilentReporter())
+    patchify(PatchifyConfig(source=str(many), out=str(out), res=Res(res), patch=patch), SilentReporter())
     return out
 
 

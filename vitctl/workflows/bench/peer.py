@@ -13,7 +13,7 @@ from vitctl.config.bench import TrainCase
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.io.weights import HALF
 from vitctl.machine import cores
-from vitctl.training.precision import Precision, choose_precision
+from vitctl.training.device import Precision, choose_precision
 from vitctl.workflows.bench.images import CLASSES
 
 LR, DECAY = 1e-3, 0.05

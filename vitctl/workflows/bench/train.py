@@ -11,18 +11,17 @@ import torch
 from vitctl.config.augment import PRESETS
 from vitctl.config.bench import BenchConfig, TrainCase
 from vitctl.config.masking import MaskingConfig
-from vitctl.config.train import OptimConfig, TrainConfig
+from vitctl.config.train import OptimConfig, PretrainConfig, SelfsupConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.machine import cores
 from vitctl.models.count import BACKWARD, count
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.reporting import Reporter, SilentReporter
-from vitctl.training.ceiling import measure_ceiling
+from vitctl.training.device import Precision, choose_precision, measure_ceiling
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
 from vitctl.training.masked import make_masked_task
-from vitctl.training.precision import Precision, choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.training.task import make_labeled_task
@@ -42,11 +41,11 @@ OURS, PEER, PRODUCT = "our loop", "timm's loop", "matrix product"
 WARM_UP = 2  # steps
 PREFETCHED = 2  # batches by each of torch's workers
 ALL, LIGHT, WHOLE = "all tokens (mean-color)", "mae, one block of 128", "mae, its paper's decoder"
-HIDDEN = MaskingConfig(0.75, 1.0, 0.0)
+HIDDEN = MaskingConfig(ratio=0.75, masked=1.0, swapped=0.0)
 OBJECTIVES = {
-    ALL: TrainConfig(objective="mean-color"),
-    LIGHT: TrainConfig(objective="mae", masking=replace(HIDDEN, decoder_dim=128, decoder_depth=1, decoder_heads=4)),
-    WHOLE: TrainConfig(objective="mae", masking=HIDDEN),
+    ALL: SelfsupConfig(objective="mean-color"),
+    LIGHT: SelfsupConfig(objective="mae", masking=replace(HIDDEN, decoder_dim=128, decoder_depth=1, decoder_heads=4)),
+    WHOLE: SelfsupConfig(objective="mae", masking=HIDDEN),
 }
 
 
@@ -61,7 +60,7 @@ def bench_train(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterat
 def compare_loops(
     config: BenchConfig, case: TrainCase, path: Path, device: torch.device, ways: list[Precision]
 ) -> CaseTable:
-    settings = TrainConfig(
+    settings = PretrainConfig(
         batch=case.batch, steps=10**9, optim=OptimConfig(lr=LR, weight_decay=DECAY), augment=PRESETS["inception"],
         compile="off",
     )  # fmt: skip
@@ -118,13 +117,17 @@ def make_training_images(config: BenchConfig, case: TrainCase, folder: Path) -> 
     return write_patch_file(folder, paths, max(1, -(-4 * case.batch // len(paths))), case.res, case_spec(case).patch)
 
 
-def make_fit(settings: TrainConfig, case: TrainCase, path: Path, device: torch.device, way: Precision) -> Fit:
-    file, labeled = PatchFile(path), settings.objective == "labels"
-    model = create_model(case_spec(case).replace(classes=max(2, len(file.class_names)) if labeled else 0))
+def make_fit(
+    settings: PretrainConfig | SelfsupConfig, case: TrainCase, path: Path, device: torch.device, way: Precision
+) -> Fit:
+    file = PatchFile(path)
+    classes = max(2, len(file.class_names)) if isinstance(settings, PretrainConfig) else 0
+    model = create_model(case_spec(case).replace(classes=classes))
     weights = Weights(model.spec, collect_tensors(model), About("vitctl", "", *HALF))  # type: ignore[arg-type]
     env = Environment(file.split("train"), None, Ranks(), device, way, SilentReporter(), Stop())
-    task = make_labeled_task(settings, weights, env) if labeled else make_masked_task(settings, weights, env, None)
-    return Fit(settings, task, env, None)
+    if isinstance(settings, PretrainConfig):
+        return Fit(settings, make_labeled_task(settings, weights, env), env, None)
+    return Fit(settings, make_masked_task(settings, weights, env, None), env, None)
 
 
 def time_fit(make: Callable[[], Fit], case: TrainCase, config: BenchConfig) -> Measurement:

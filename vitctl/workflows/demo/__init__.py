@@ -16,7 +16,7 @@ from vitctl.io.run_directory import RunDirectory, create_run, new_folder, open_r
 from vitctl.reporting import QuietReporter, Reporter, SilentReporter
 from vitctl.workflows.demo.page import PAGE, write_demo_page
 from vitctl.workflows.demo.stages import STAGES, Demo, Stage
-from vitctl.workflows.load import RUNS
+from vitctl.workflows.inputs.weights import RUNS
 from vitctl.workflows.subcommands import stoppable
 
 

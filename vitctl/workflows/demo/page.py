@@ -11,7 +11,7 @@ from vitctl.machine import cores
 from vitctl.reporting import format_count, format_duration
 from vitctl.workflows.demo.stages import Demo, Stage
 from vitctl.workflows.doctor import examine
-from vitctl.workflows.load import RUNS
+from vitctl.workflows.inputs.weights import RUNS
 from vitctl.workflows.subcommands import command_line
 
 PAGE = "index.html"
@@ -52,7 +52,7 @@ def page_facts(demo: Demo, file: PatchFile) -> dict[str, str]:
     machine = examine()
     return {
         "data": f"{demo.config.data}, {format_count(len(file.class_names), 'class')}, digest {file.digest[:16]}",
-        "model": f"{demo.model} at {' and '.join(demo.sizes)} pixels",
+        "model": f"{demo.model} at {' and '.join(map(str, demo.sizes))} pixels",
         "seed": str(demo.config.seed),
         "machine": f"{format_count(cores(), 'core')}, {', '.join(machine.devices)}",
         "again": command_of(demo),

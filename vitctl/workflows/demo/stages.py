@@ -15,21 +15,24 @@ from vitctl.config.features import FeaturesConfig
 from vitctl.config.fewshot import FewshotConfig
 from vitctl.config.inspect import InspectConfig
 from vitctl.config.interpolate import InterpolateConfig
+from vitctl.config.overrides import override
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.predict import PredictConfig
+from vitctl.config.res import Res
+from vitctl.config.train import FinetuneConfig, PretrainConfig, SelfsupConfig
 from vitctl.errors import DataError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.reporting import Reporter, format_count
-from vitctl.workflows.choose import choose_judge_split
 from vitctl.workflows.evaluate import evaluate
 from vitctl.workflows.export import export
 from vitctl.workflows.fewshot import fewshot
+from vitctl.workflows.inputs.data import choose_judge_split
+from vitctl.workflows.inputs.samples import HELD_OUT
 from vitctl.workflows.inspect import inspect
 from vitctl.workflows.interpolate import interpolate_positions
 from vitctl.workflows.patchify import patchify
 from vitctl.workflows.predict import predict
-from vitctl.workflows.samples import HELD_OUT
 from vitctl.workflows.sheets import contact_sheet
 from vitctl.workflows.subcommands import Training, command_line
 
@@ -53,9 +56,9 @@ class Demo:
         return f"{self.config.model}/{self.config.pixels}"
 
     @property
-    def sizes(self) -> tuple[str, str]:
+    def sizes(self) -> tuple[Res, Res]:
         """Of pretraining and of fine-tuning, in pixels."""
-        return str(FIRST * self.config.pixels), str(SECOND * self.config.pixels)
+        return Res(FIRST * self.config.pixels), Res(SECOND * self.config.pixels)
 
     @property
     def held_out(self) -> Split:
@@ -64,9 +67,15 @@ class Demo:
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """What training must be told where val is another split."""
+        """The setting that names the split to evaluate on, if it is not val."""
         name = self.held_out.name
         return () if name == "val" else (f"val={name}",)
+
+    def common(self, share: float) -> dict[str, Any]:
+        """Fields of every training: `share` is that of the steps of pretraining."""
+        config, device = self.config, {} if self.config.device == "auto" else {"device": self.config.device}
+        steps = {"steps": int(config.steps * share), "batch": config.batch, "seed": config.seed}
+        return {"data": str(self.data), **steps, **device}
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def patchify_stage(demo: Demo) -> Stage:
             f"{config.data}: is a patch file; the demo begins with the images themselves, name their folder"
         )
     limit = None if config.embedded else config.limit
-    wanted = PatchifyConfig(config.data, str(out), res=demo.sizes[1], patch=config.pixels, limit=limit)
+    wanted = PatchifyConfig(source=config.data, out=str(out), res=demo.sizes[1], patch=config.pixels, limit=limit)
     made = patchify(wanted, demo.reporter, overwrite=True)
     if not any(name in made.data.splits for name in HELD_OUT):
         wanted = replace(wanted, split=(f"val={HELD}",))
@@ -108,15 +117,12 @@ def patchify_stage(demo: Demo) -> Stage:
 
 
 def selfsup_stage(demo: Demo) -> Stage:
-    run = Training(
-        "selfsup",
-        demo.folder / "selfsup",
-        {"model": demo.model, "data": demo.data, "res": demo.sizes[0], "objective": "pixels"}
-        | {"steps": demo.config.steps // 3, **common_flags(demo)},
-        "masked-small",
-        (*demo.judged, *(("augment.flip=0",) if demo.config.embedded else ())),
+    config = SelfsupConfig(
+        model=demo.model, res=demo.sizes[0], objective="pixels", recipe="masked-small", **demo.common(1 / 3)
     )
-    found = run.train_unlabeled(demo.reporter)
+    upright = ("augment.flip=0",) if demo.config.embedded else ()
+    run = Training(override(config, (*demo.judged, *upright)), demo.folder / "selfsup")
+    found = run.train(demo.reporter)
     told = f"{found.probe_top1:.1%} by a probe on {found.probe_shots} shots" if found.probe_top1 is not None else ""
     text = (
         f"{found.hidden} of {found.patches} patches are hidden, and the model learns to fill them in; nobody tells it "
@@ -126,26 +132,11 @@ def selfsup_stage(demo: Demo) -> Stage:
     return Stage("selfsup", told or f"loss {found.loss:.3f}", run.line(), run.out, text, tuple(pictures))
 
 
-def common_flags(demo: Demo) -> dict[str, object]:
-    """Flags that every training has here."""
-    device = {} if demo.config.device == "auto" else {"device": demo.config.device}
-    return {"batch": demo.config.batch, "seed": demo.config.seed, **device}
-
-
 def pretrain_stage(demo: Demo) -> Stage:
-    run = Training(
-        "pretrain",
-        demo.folder / "pretrain",
-        {
-            "model": demo.model,
-            "data": demo.data,
-            "res": demo.sizes[0],
-            "steps": demo.config.steps,
-            **common_flags(demo),
-        },
-        "digits" if demo.config.embedded else "small",
-        (*demo.judged, "positions=1d"),  # a table, so that there is something to interpolate
-    )
+    recipe = "digits" if demo.config.embedded else "small"
+    config = PretrainConfig(model=demo.model, res=demo.sizes[0], recipe=recipe, **demo.common(1))
+    table = "positions=1d"  # so that there is something to interpolate
+    run = Training(override(config, (*demo.judged, table)), demo.folder / "pretrain")
     found = run.train(demo.reporter)
     text = (
         f"A fresh model of {found.parameters:,} parameters learns the classes at {demo.sizes[0]} pixels, "
@@ -167,8 +158,10 @@ def interpolate_stage(demo: Demo) -> Stage:
         demo.folder / "positions.png",
     )
     size = demo.sizes[1]
-    interpolate_positions(InterpolateConfig(size, str(source), str(out), plot=str(plot)), demo.reporter, overwrite=True)
-    scored = evaluate(EvaluateConfig(str(out), str(demo.data), device=demo.config.device), demo.reporter)
+    interpolate_positions(
+        InterpolateConfig(res=size, source=str(source), out=str(out), plot=str(plot)), demo.reporter, overwrite=True
+    )
+    scored = evaluate(EvaluateConfig(source=str(out), data=str(demo.data), device=demo.config.device), demo.reporter)
     text = (
         f"The same weights for images of {size} pixels: the table of positions grows from {FIRST}x{FIRST} to "
         f"{SECOND}x{SECOND}, as the paper's authors do it. Each tile shows how like one position is to all others, "
@@ -180,15 +173,12 @@ def interpolate_stage(demo: Demo) -> Stage:
 
 def finetune_stage(demo: Demo) -> Stage:
     own = demo.config.embedded
-    run = Training(
-        "finetune",
-        demo.folder / "finetune",
-        {"source": demo.folder / "pretrain", "data": demo.data, "res": demo.sizes[1]}
-        | {"steps": demo.config.steps // 2, **common_flags(demo)}
-        | ({} if own else {"lr": 3e-4}),
-        "digits-finetune" if own else "small-finetune",
-        (*demo.judged, *(() if own else ("optim.layer_decay=1",))),
+    recipe = "digits-finetune" if own else "small-finetune"
+    config = FinetuneConfig(
+        source=str(demo.folder / "pretrain"), res=demo.sizes[1], recipe=recipe, **demo.common(1 / 2)
     )
+    gentle = () if own else ("optim.lr=0.0003", "optim.layer_decay=1")
+    run = Training(override(config, (*demo.judged, *gentle)), demo.folder / "finetune")
     found = run.train(demo.reporter)
     text = (
         f"A new head, and {found.steps} steps at {demo.sizes[1]} pixels, {SECOND * SECOND} patches an image: what was "
@@ -206,7 +196,7 @@ def fewshot_stage(demo: Demo) -> Stage:
     labels = PatchFile(demo.data).split("train").labels()
     most_there = int(np.bincount(labels[labels >= 0]).max())
     shots = tuple(each for each in SHOTS if each <= most_there)
-    config = FewshotConfig(sources, str(demo.data), shots=shots, extract=extract)
+    config = FewshotConfig(sources=sources, data=str(demo.data), shots=shots, extract=extract)
     found = fewshot(config, demo.reporter, plot=str(plot))
     most = max(each.shots or 0 for each in found.results)
     best = max((each for each in found.results if each.shots == most), key=lambda each: each.mean)
@@ -221,7 +211,7 @@ def fewshot_stage(demo: Demo) -> Stage:
 
 def inspect_stage(demo: Demo) -> Stage:
     source, out = demo.folder / "finetune", demo.folder / "inspect"
-    config = InspectConfig(str(source), str(demo.data), device=demo.config.device)
+    config = InspectConfig(source=str(source), data=str(demo.data), device=demo.config.device)
     found = inspect(config, demo.reporter, out=str(out), overwrite=True)
     kept = [name for name in ("rollout.png", "distance.png", "layers.png") if str(out / name) in found.figures]
     best = max(range(len(found.layer_top1)), key=found.layer_top1.__getitem__) if found.layer_top1 else None
@@ -250,7 +240,7 @@ def export_stage(demo: Demo) -> Stage:
 def predict_stage(demo: Demo) -> Stage:
     pictures, sheet = demo.folder / "pictures", demo.folder / "predictions.png"
     write_images(demo.held_out, PatchFile(demo.data).class_names, pictures)
-    config = PredictConfig((str(pictures),), str(demo.folder / "model.onnx"), sheet=str(sheet))
+    config = PredictConfig(pictures=(str(pictures),), source=str(demo.folder / "model.onnx"), sheet=str(sheet))
     found = predict(config, demo.reporter)
     text = (
         f"The exported file, asked about {format_count(found.pictures, 'held out picture')} as PNG files; its answers."

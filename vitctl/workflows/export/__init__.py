@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitctl import __version__
-from vitctl.config.checks import parse_resolution
 from vitctl.config.export import ENDINGS, ExportConfig
 from vitctl.errors import OutputExists, RunError, is_no_space
 from vitctl.io.atomic import remove_leftovers, write_json
@@ -21,8 +20,8 @@ from vitctl.workflows.export.compare import Comparison, LoadedExport, compare_ex
 from vitctl.workflows.export.examples import ExampleImages, choose_examples
 from vitctl.workflows.export.files import Preprocessing, compare_preprocessing
 from vitctl.workflows.export.formats import Written, check_format, write_export
-from vitctl.workflows.interpolate import short, short_name
-from vitctl.workflows.load import choose_weights, load_model, weight_files
+from vitctl.workflows.inputs.weights import choose_weights, load_model, weight_files
+from vitctl.workflows.interpolate import short_name
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
 
 def fit_to_export(weights: Weights, config: ExportConfig) -> Weights:
     """For the resolution that is asked for, its positions interpolated; without what is not of the classifier."""
-    height, width = parse_resolution(config.res) if config.res else (None, None)
+    height, width = config.res or (None, None)
     if config.pad:
         weights = replace(weights, spec=weights.spec.replace(pad=True))
     return replace(adapt_weights(weights, height, width), extra={}, notes=())
@@ -96,7 +95,7 @@ def complete(weights: Weights, config: ExportConfig) -> Weights:
 def default_name(weights: Weights, config: ExportConfig) -> str:
     spec = weights.spec
     precision = "" if config.precision == "float32" else f"-{config.precision}"
-    return f"{short_name(spec.name)}-{short(spec.height, spec.width)}{precision}{ENDINGS[config.format]}"
+    return f"{short_name(spec.name)}-{spec.res}{precision}{ENDINGS[config.format]}"
 
 
 def make_room(out: Path, report: Path, overwrite: bool, source: str) -> None:

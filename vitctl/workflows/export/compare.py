@@ -17,7 +17,7 @@ from vitctl.models.adapt import adapt_weights
 from vitctl.reporting import Reporter
 from vitctl.workflows.export.examples import ExampleImages
 from vitctl.workflows.export.formats import images_of
-from vitctl.workflows.load import load_model
+from vitctl.workflows.inputs.weights import load_model
 
 BATCHES = (1, 8)
 MEASURABLE = 300  # images from which a share of them is shown as an accuracy

@@ -14,9 +14,9 @@ from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
-from vitctl.workflows.choose import choose_data
-from vitctl.workflows.load import data_of_run
-from vitctl.workflows.samples import HELD_OUT, resize_samples, space_evenly
+from vitctl.workflows.inputs.data import choose_data
+from vitctl.workflows.inputs.samples import held_out_split, resize_samples, space_evenly
+from vitctl.workflows.inputs.weights import data_of_run
 
 FEW, MANY = 32, 1000
 STORED = 2  # of which files are made
@@ -41,15 +41,14 @@ class ExampleImages:
 
 
 def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) -> ExampleImages:
-    size = (weights.spec.height, weights.spec.width)
-    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), size))
+    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), weights.spec.res))
     own = weights.about.class_names
     if config.precision == "int8" and not config.data and own and not set(file.class_names) <= set(own):
         raise UsageError(
             f"int8 is calibrated with images of the kind that the model is for, and {file.path} has other classes; "
             "name them with --data"
         )
-    name = next((each for each in HELD_OUT if each in file.splits and file.split(each).rows), next(iter(file.splits)))
+    name = held_out_split(file) or next(iter(file.splits))
     split, train = file.split(name), file.split("train" if "train" in file.splits else name)
     if not split.rows:
         raise DataError(f"{file.path}: has no images to compare on; name other --data")

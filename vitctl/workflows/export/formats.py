@@ -32,7 +32,7 @@ from vitctl.models.exports.torch_file import TorchProgram, write_program
 from vitctl.models.input import normalize
 from vitctl.reporting import Reporter, mute_loggers
 from vitctl.workflows.export.examples import ExampleImages
-from vitctl.workflows.load import load_model
+from vitctl.workflows.inputs.weights import load_model
 
 CAPABILITIES = {"safetensors": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES, "npz": official.CAPABILITIES}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from vitctl import __version__
-from vitctl.config.checks import parse_resolution
 from vitctl.config.inspect import InspectConfig
 from vitctl.inspection.representations import alignments, components
 from vitctl.io.run_directory import RunDirectory, create_run
@@ -20,10 +19,10 @@ from vitctl.models.resize import patch_positions, resize_weights
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.device import choose_device
 from vitctl.training.ranks import Ranks
+from vitctl.workflows.inputs.weights import choose_weights, load_model
 from vitctl.workflows.inspect.draw import NUMBERS, PAGE, Findings, draw_all
 from vitctl.workflows.inspect.images import InspectedImages, open_images
 from vitctl.workflows.inspect.measure import measure_model, measure_worth
-from vitctl.workflows.load import choose_weights, load_model
 from vitctl.workflows.train.start import new_path
 
 FEWEST = 16  # images by which layers can be compared
@@ -60,7 +59,7 @@ def inspect(
 ) -> InspectResult:
     reporter, began = reporter or SilentReporter(), time.perf_counter()
     before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
-    weights = resize_weights(before, *parse_resolution(config.res)) if config.res else before
+    weights = resize_weights(before, *config.res) if config.res else before
     pictures = open_images(config, weights, reporter)
     device = choose_device(config.device, Ranks())
     path = Path(out) if out else new_path("inspect", weights.spec.name)

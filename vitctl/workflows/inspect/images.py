@@ -14,9 +14,9 @@ from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, format_count
-from vitctl.workflows.choose import choose_data, warn_enlarged
-from vitctl.workflows.load import data_of_run
-from vitctl.workflows.samples import HELD_OUT, resize_samples, space_evenly
+from vitctl.workflows.inputs.data import choose_data, warn_enlarged
+from vitctl.workflows.inputs.samples import held_out_split, resize_samples, space_evenly
+from vitctl.workflows.inputs.weights import data_of_run
 
 Bytes = np.ndarray[Any, Any]
 
@@ -40,12 +40,11 @@ def open_images(config: InspectConfig, weights: Weights, reporter: Reporter) -> 
 
 
 def take_from_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -> InspectedImages:
-    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), (spec.height, spec.width)))
+    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), spec.res))
     warn_enlarged(file, spec, reporter)
-    held_out = [name for name in HELD_OUT if name in file.splits and file.split(name).rows]
-    split = file.split(config.split or (held_out or list(file.splits))[0])
+    split = file.split(config.split or held_out_split(file) or next(iter(file.splits)))
     if split.rows < 4:
-        raise DataError(f"{file.path}: {split.name} has {format_count(split.rows, 'image')}; at least 4 are looked at")
+        raise DataError(f"{file.path}: {split.name} has {format_count(split.rows, 'image')}; inspect needs at least 4")
     rows = space_evenly(split.rows, config.pictures)
     names = [caption_for(file, split, row) for row in rows]
     chosen = [int(place) for place in space_evenly(len(rows), config.shown)]

@@ -10,14 +10,15 @@ import torch
 
 from vitctl import __version__
 from vitctl.config.study import StudyConfig
+from vitctl.config.train import PretrainConfig
 from vitctl.errors import UsageError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
 from vitctl.reporting import QuietReporter, Reporter, SilentReporter, format_count
 from vitctl.training.device import choose_device
 from vitctl.training.ranks import Ranks
-from vitctl.workflows.choose import choose_data, choose_judge_split
-from vitctl.workflows.load import RUNS
+from vitctl.workflows.inputs.data import choose_data, choose_judge_split
+from vitctl.workflows.inputs.weights import RUNS
 from vitctl.workflows.study.cells import tidy
 from vitctl.workflows.study.gather import Group, StudyRow, draw_study_rows, group_cells, groups_of, write_study_csv
 from vitctl.workflows.study.grids import SHARED, STUDIES, Setting, Study
@@ -78,13 +79,12 @@ def open_study_data(config: StudyConfig, reporter: Reporter) -> Data:
     """What is trained on; of many tasks the first, by which the others are priced."""
     if config.name != "vtab":
         path = choose_data(config.data, reporter)
-        return open_data(
-            {"data": str(path), "val": choose_judge_split(PatchFile(path))}, Ranks(), SilentReporter(), with_labels=True
-        )
+        config_of_data = PretrainConfig(data=str(path), val=choose_judge_split(PatchFile(path)))
+        return open_data(config_of_data, Ranks(), SilentReporter())
     paths = sorted(Path(config.data).rglob("*.h5")) if config.data else []
     if not paths or not config.source:
-        raise UsageError("vtab wants --data, a folder of patch files, and --from, the weights to transfer")
-    return open_data({"data": str(paths[0]), "val": "test"}, Ranks(), reporter, with_labels=True)
+        raise UsageError("vtab needs --data, a folder of patch files, and --from, the weights to fine-tune")
+    return open_data(PretrainConfig(data=str(paths[0]), val="test"), Ranks(), reporter)
 
 
 # --- its place, and its cells ----------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitctl.config.interpolate import InterpolateConfig
+from vitctl.config.interpolate import InterpolateConfig, Method
 from vitctl.config.model import ModelSpec, model_spec
+from vitctl.config.res import Res
 from vitctl.errors import DataError, NoSpace, RunError
 from vitctl.io.atomic import write_json
 from vitctl.models.count import count
@@ -30,11 +31,11 @@ class Interpolation:
 
     source: Path
     out: Path
-    res: str
-    method: str
+    res: Res
+    method: Method
 
     def make(self, reporter: Reporter) -> None:
-        config = InterpolateConfig(self.res, str(self.source), str(self.out), method=self.method)  # type: ignore[arg-type]
+        config = InterpolateConfig(res=self.res, source=str(self.source), out=str(self.out), method=self.method)
         interpolate_positions(config, reporter, overwrite=True)
 
 
@@ -143,7 +144,7 @@ def attempt_step(step: Step, reporter: Reporter) -> dict[str, Any] | None:
         return None
     if isinstance(step, Timing):
         return step.measure()
-    return vars(step.train_unlabeled(reporter) if step.command == "selfsup" else step.train(reporter))
+    return dict(vars(step.train(reporter)))
 
 
 def cell_folder_name(factors: Factors, seed: int) -> str:

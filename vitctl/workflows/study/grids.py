@@ -1,20 +1,23 @@
 """The paper's studies as grids of cells. Each is a row: where it is from, what its factors are, how it is drawn."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitctl.config.interpolate import Method
+from vitctl.config.masking import Objective
+from vitctl.config.overrides import override
 from vitctl.config.recipes import TRANSFERS
-from vitctl.config.study import StudyConfig
-from vitctl.config.train import UNUSED
+from vitctl.config.res import Res
+from vitctl.config.study import StudyConfig, has_setting
+from vitctl.config.train import FinetuneConfig, PretrainConfig, SelfsupConfig, TrainConfig
 from vitctl.workflows.study.cells import Cell, Factors, Interpolation, Step, Timing, cell_folder_name
 from vitctl.workflows.subcommands import Training
 
 RATES, SGD_RATES = (3e-4, 1e-3, 3e-3), (0.01, 0.03, 0.1)
 LITTLE = ("shape.depth=6", "shape.dim=96", "shape.heads=3", "shape.mlp=384")
-METHODS = {"official": "interpolated", "fresh": "drawn anew"}
+METHODS: dict[Method, str] = {"official": "interpolated", "fresh": "re-initialized"}
 HYBRID = 32  # pixels that a token of the small hybrid reaches
 SHARED = "shared"  # folder of runs from which several cells go on
 LARGE = 96  # pixels of a side, from which patches are the usual ones
@@ -75,58 +78,61 @@ class Setting:
         return LITTLE if self.little else ()
 
     def pretrain(
-        self, folder: Path, seed: int, model: str, *settings: str, share: float = 1.0, **flags: Any
+        self, folder: Path, seed: int, model: str, *settings: str, share: float = 1.0, **fields: Any
     ) -> Training:
         """By its own recipe for as long as there is time; by the paper's for as long as that says."""
-        flags = {"model": model, "data": self.data, **self.size, **self.length(share), "seed": seed, **flags}
-        recipe = "paper/vit-i1k" if self.paper else self.recipe
-        return Training(
-            "pretrain",
-            folder / "pretrain",
-            self.on_device(flags),
-            recipe,
-            (*self.always, *self.settings_for("pretrain"), *settings),
+        config = PretrainConfig(
+            model=model,
+            recipe="paper/vit-i1k" if self.paper else self.recipe,
+            **{**self.common(seed), **self.size, **self.length(share), **fields},
         )
+        return self.make_training(config, folder, *settings)
 
-    def selfsup(self, folder: Path, seed: int, objective: str) -> Training:
+    def selfsup(self, folder: Path, seed: int, objective: Objective) -> Training:
         small, large = ("mae-small", "mae/pretrain-b") if objective == "mae" else ("masked-small", "paper/masked")
-        flags: dict[str, Any] = {"model": self.usual, "data": self.data, "objective": objective, **self.size}
-        flags |= {**self.length(1.0), "seed": seed}
+        config = SelfsupConfig(
+            model=self.usual,
+            objective=objective,
+            probe=0,
+            recipe=large if self.paper else small,
+            **{**self.common(seed), **self.size, **self.length(1.0)},
+        )
         upright = ("augment.flip=0",) if self.embedded else ()
-        settings = (*self.always, "probe=0", *upright, *self.settings_for("selfsup"), *self.shape)
-        return Training("selfsup", folder / "selfsup", self.on_device(flags), large if self.paper else small, settings)
+        return self.make_training(config, folder, *self.shape, before=upright)
 
     def finetune(
-        self, folder: Path, seed: int, source: Path, *settings: str, share: float = 1.0, **flags: Any
+        self, folder: Path, seed: int, source: Path, *settings: str, share: float = 1.0, **fields: Any
     ) -> Training:
         transfer = next(name for fewer, name in TRANSFERS if self.rows < fewer)
-        recipe = transfer if self.paper else "digits-finetune" if self.embedded else "small-finetune"
         gentle = () if self.paper or self.embedded else ("optim.layer_decay=1", "optim.lr=0.0003")
-        flags = {"source": source, "data": self.data, **self.length(share), "seed": seed, **flags}
-        settings = (*self.always, *gentle, *self.settings_for("finetune"), *settings)
-        return Training("finetune", folder / "finetune", self.on_device(flags), recipe, settings)
+        config = FinetuneConfig(
+            source=str(source),
+            recipe=transfer if self.paper else "digits-finetune" if self.embedded else "small-finetune",
+            **{**self.common(seed), **self.length(share), **fields},
+        )
+        return self.make_training(config, folder, *settings, before=gentle)
+
+    def make_training(
+        self, config: TrainConfig, folder: Path, *settings: str, before: tuple[str, ...] = ()
+    ) -> Training:
+        """With what was set for every run of the study: after what a recipe says, before what is varied."""
+        every = tuple(each for each in self.config.settings if has_setting(type(config), each))
+        config = override(config, (AT_THE_END, *self.judged, *before, *every, *settings))
+        return Training(config, folder / config.command)
+
+    def common(self, seed: int) -> dict[str, Any]:
+        device = {} if self.config.device == "auto" else {"device": self.config.device}
+        return {"data": self.data, "seed": seed, **device}
 
     @property
-    def always(self) -> tuple[str, ...]:
-        return AT_THE_END, *self.judged
-
-    def settings_for(self, command: str) -> tuple[str, ...]:
-        """What was set for every run, as far as it is for these; behind what a recipe says, before what is varied."""
-        unread = UNUSED[command]
-        return tuple(each for each in self.config.settings if re.split(r"[.=]", each)[0].strip() not in unread)
-
-    @property
-    def size(self) -> dict[str, str]:
-        return {} if self.paper else {"res": str(self.side)}
+    def size(self) -> dict[str, Res]:
+        return {} if self.paper else {"res": Res(self.side)}
 
     def length(self, share: float) -> dict[str, Any]:
         """Of a run: what the budget allows, or nothing where the paper's recipe says it."""
         if self.paper and self.config.steps is None:
             return {}
         return {"steps": max(2, round(share * self.steps)), "batch": self.config.batch}
-
-    def on_device(self, flags: dict[str, Any]) -> dict[str, Any]:
-        return flags if self.config.device == "auto" else flags | {"device": self.config.device}
 
     def places(self, factors: Factors) -> Iterator[tuple[Path, int]]:
         """A folder for each seed."""
@@ -197,7 +203,7 @@ def cells_head(s: Setting) -> Iterator[Cell]:
         for lr in RATES:
             factors: Factors = {"head": kind, "lr": lr}
             for folder, seed in s.places(factors):
-                run = s.pretrain(folder, seed, s.usual, *s.shape, f"head={kind}", "positions=1d", lr=lr)
+                run = s.pretrain(folder, seed, s.usual, *s.shape, f"head={kind}", "positions=1d", f"optim.lr={lr}")
                 yield s.cell(factors, seed, folder, run)
 
 
@@ -229,7 +235,7 @@ def cells_optimizer(s: Setting) -> Iterator[Cell]:
             for lr in rates:
                 factors: Factors = {"model": model, "optimizer": name, "lr": lr}
                 for folder, seed in s.places(factors):
-                    first = s.pretrain(folder, seed, model, *settings, lr=lr)
+                    first = s.pretrain(folder, seed, model, *settings, f"optim.lr={lr}")
                     tuned = s.finetune(folder, seed, first.out, share=0.25, **other)
                     yield s.cell(factors, seed, folder, first, tuned)
 
@@ -252,7 +258,7 @@ def cells_selfsup(s: Setting) -> Iterator[Cell]:
             if way == "labels":
                 first = s.pretrain(folder, seed, s.usual, *s.shape)
             else:
-                first = s.selfsup(folder, seed, way)
+                first = s.selfsup(folder, seed, way)  # type: ignore[arg-type]
             after = s.finetune(folder, seed, first.out, few, *settings, share=tuned)
             yield s.cell(factors, seed, folder, first, after)
 
@@ -277,9 +283,9 @@ def cells_resolution(s: Setting) -> Iterator[Cell]:
                 continue
             factors: Factors = {"pixels": size, "positions": told}
             for folder, seed in s.places(factors):
-                trained = s.pretrain(s.folder_for_seed(seed), seed, model, *s.shape, "positions=1d", res=str(first))
-                carried = Interpolation(trained.out, folder / "carried.safetensors", str(size), method)
-                tuned = s.finetune(folder, seed, carried.out, share=0.25, res=str(size))
+                trained = s.pretrain(s.folder_for_seed(seed), seed, model, *s.shape, "positions=1d", res=Res(first))
+                carried = Interpolation(trained.out, folder / "carried.safetensors", Res(size), method)
+                tuned = s.finetune(folder, seed, carried.out, share=0.25, res=Res(size))
                 yield s.cell(factors, seed, folder, trained, carried, tuned)
 
 
@@ -288,15 +294,10 @@ def cells_vtab(s: Setting) -> Iterator[Cell]:
     for path in sorted(Path(s.data).rglob("*.h5")):
         factors: Factors = {"group": path.parent.name if path.parent != Path(s.data) else "all", "task": path.stem}
         for folder, seed in s.places(factors):
-            flags = {"source": s.config.source, "data": str(path), **s.length(1.0), "seed": seed}
             size = () if s.paper else ("res=none",)  # that of the weights
-            run = Training(
-                "finetune",
-                folder / "finetune",
-                s.on_device(flags),
-                "vtab-1k",
-                (AT_THE_END, "val=test", *size, *s.settings_for("finetune")),
-            )
+            fields = {**s.common(seed), "data": str(path), "val": "test", **s.length(1.0)}
+            config = FinetuneConfig(source=s.config.source, recipe="vtab-1k", **fields)
+            run = s.make_training(config, folder, before=size)
             yield s.cell(factors, seed, folder, run)
 
 

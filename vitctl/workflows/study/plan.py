@@ -12,7 +12,7 @@ from vitctl.config.study import StudyConfig
 from vitctl.errors import UsageError
 from vitctl.io.run_directory import open_run
 from vitctl.reporting import Reporter, format_count, format_duration
-from vitctl.workflows.load import load_weights
+from vitctl.workflows.inputs.weights import load_weights
 from vitctl.workflows.study.cells import Cell
 from vitctl.workflows.study.grids import HYBRID, LARGE, STUDIES, Setting, Study
 from vitctl.workflows.study.price import Price, Prices, guess_from_ceiling, time_models
@@ -119,7 +119,7 @@ def affordable(setting: Setting, row: Study, prices: Prices) -> int:
 
 def longest_recipe(setting: Setting, row: Study) -> int:
     """Steps of the recipe by which these cells begin."""
-    config = recipe(str(next(iter(row.grid(setting))).trainings[0].recipe)).config
+    config = recipe(next(iter(row.grid(setting))).trainings[0].config.recipe).config
     return config.steps or max(FEWEST, round((config.epochs or 1) * setting.rows / setting.config.batch))
 
 

@@ -1,26 +1,22 @@
 """What cells cost, before they run: counted operations, and seconds on this device."""
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vitctl.config.checks import parse_resolution
 from vitctl.config.model import ModelSpec
-from vitctl.config.overrides import override
 from vitctl.config.recipes import recipe
 from vitctl.config.train import TrainConfig
 from vitctl.models.count import BACKWARD, count
-from vitctl.training.ceiling import measure_ceiling
-from vitctl.training.precision import choose_precision
+from vitctl.training.device import choose_precision, measure_ceiling
 from vitctl.workflows.study.cells import Cell, Timing
 from vitctl.workflows.study.speed import BATCHES, SECONDS, seconds_per_image
 from vitctl.workflows.subcommands import Training
-from vitctl.workflows.train.fresh import fresh_spec
-from vitctl.workflows.train.start import Data, with_flags
+from vitctl.workflows.train.fresh import FreshConfig, fresh_spec
+from vitctl.workflows.train.start import Data
 
 OVERHEAD = 1.5  # seconds of a run that are no steps
 USUAL = 0.4  # of the ceiling, where nothing is timed
@@ -74,19 +70,18 @@ class Prices:
         before = self.begun and self.begun.replace(channels=geometry.channels)
         for training in cell.trainings:
             config, rows = settle_training(training), self.data.train.rows
-            before = fresh_spec(config, self.data, len(self.data.file.class_names)) if before is None else before
-            if config.res and training.command == "finetune":
-                height, width = parse_resolution(config.res)
+            if before is None:
+                assert isinstance(config, FreshConfig)  # the first run of a cell starts from scratch
+                before = fresh_spec(config, self.data, len(self.data.file.class_names))
+            if config.res and training.config.command == "finetune":
+                height, width = config.res
                 before = before.replace(height=height, width=width)
-            steps = config.steps or math.ceil((config.epochs or 1) * min(rows, config.limit or rows) / config.batch)
-            yield before, steps * config.batch
+            yield before, config.total_steps(min(rows, config.limit or rows)) * config.batch
 
 
 def settle_training(training: Training) -> TrainConfig:
-    assert training.recipe  # all of a study have one
-    config = recipe(training.recipe).config
-    flags = {name: value for name, value in training.flags.items() if name != "source"}
-    return override(with_flags(config, flags), training.settings)
+    """The config with its recipe; every training of a study names one."""
+    return training.config.over(recipe(training.config.recipe).config)
 
 
 @functools.cache

@@ -7,17 +7,17 @@ import torch
 
 from vitctl.config.model import ModelSpec
 from vitctl.config.recipes import recipe
-from vitctl.config.train import TrainConfig
+from vitctl.config.train import PretrainConfig
 from vitctl.errors import RunError, is_out_of_memory
 from vitctl.models.create import create_model
 from vitctl.reporting import SilentReporter
+from vitctl.training.device import autocast, choose_precision
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
-from vitctl.training.precision import autocast, choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.training.task import make_labeled_task
-from vitctl.workflows.train.fresh import fresh_weights_for
+from vitctl.workflows.train.fresh import make_fresh_weights
 from vitctl.workflows.train.start import Data
 
 TIMED, MOST = 2048, 64  # tokens in a step that is timed, and images
@@ -29,10 +29,10 @@ SECONDS = 0.5  # for a batch size
 def seconds_per_image(spec: ModelSpec, data: Data, device: torch.device) -> float:
     """Of our own loop, in a few steps on this data."""
     batch = max(2, min(MOST, TIMED // spec.tokens))
-    config = TrainConfig(batch=batch, steps=10**9, compile="off", augment=recipe("small").config.augment)
-    place = Environment(data.train, None, Ranks(), device, choose_precision("auto", device), SilentReporter(), Stop())
-    begun = fresh_weights_for("study", spec.replace(classes=len(data.file.class_names)), config, data)
-    fit = Fit(config, make_labeled_task(config, begun, place), place, None)
+    config = PretrainConfig(batch=batch, steps=10**9, compile="off", augment=recipe("small").config.augment)
+    env = Environment(data.train, None, Ranks(), device, choose_precision("auto", device), SilentReporter(), Stop())
+    weights = make_fresh_weights(spec.replace(classes=len(data.file.class_names)), config, data)
+    fit = Fit(config, make_labeled_task(config, weights, env), env, None)
     fit.train_until(replace(fit.loop_config(), steps=WARM_UP))
     synchronize(device)
     started = time.perf_counter()

@@ -3,21 +3,24 @@
 from typing import Any
 
 from vitctl import __version__
-from vitctl.config.checks import parse_resolution, require
-from vitctl.config.model import ModelSpec, model_spec
-from vitctl.config.train import TrainConfig
+from vitctl.config.checks import require
+from vitctl.config.model import ModelSpec, Norm, model_spec
+from vitctl.config.train import PretrainConfig, SelfsupConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.train.start import Data
 
-OWN = "vit"  # of a shape that no table has
+OWN = "vit"  # a shape that has no name
+FreshConfig = PretrainConfig | SelfsupConfig  # those that start from scratch
 
 
-def fresh_weights_for(command: str, spec: ModelSpec, config: TrainConfig, data: Data) -> Weights:
-    model = create_model(spec, seed=config.seed, head_bias=config.head_bias, head_std=config.head_std)
+def make_fresh_weights(
+    spec: ModelSpec, config: FreshConfig, data: Data, head_bias: float = 0.0, head_std: float = 0.0
+) -> Weights:
+    model = create_model(spec, seed=config.seed, head_bias=head_bias, head_std=head_std)
     mean, std = (for_channels(values, spec.channels) for values in HALF)
     training = {
-        "command": command,
+        "command": config.command,
         "recipe": config.recipe,
         "seed": config.seed,
         "data_digest": data.file.digest,
@@ -35,9 +38,9 @@ def fresh_weights_for(command: str, spec: ModelSpec, config: TrainConfig, data: 
     return Weights(spec, collect_tensors(model), about)
 
 
-def fresh_spec(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
-    geometry = data.file.geometry
-    height, width = parse_resolution(config.res) if config.res else (geometry.height, geometry.width)
+def fresh_spec(config: FreshConfig, data: Data, classes: int, norm: Norm | None = None) -> ModelSpec:
+    geometry, shape = data.file.geometry, config.shape.changes()
+    height, width = config.res or (geometry.height, geometry.width)
     options: dict[str, Any] = {
         "height": height,
         "width": width,
@@ -47,12 +50,12 @@ def fresh_spec(config: TrainConfig, data: Data, classes: int) -> ModelSpec:
         "dropout": config.dropout,
         "drop_path": config.drop_path,
     }
-    chosen = ("head", "norm", "positions")
-    options |= {name: getattr(config, name) for name in chosen if getattr(config, name) is not None}
+    chosen = {"head": config.head, "norm": norm, "positions": config.positions}
+    options |= {name: value for name, value in chosen.items() if value is not None}
     if config.model.startswith(("bit-", "timm:")):
-        require(config.norm is None, f"norm {config.norm}: {config.model} has its own; leave it out by --set norm=none")
+        require(norm is None, f"norm {norm}: {config.model} has its own; leave it out by --set norm=none")
         options.pop("positions", None)  # they have none, or their own
-    spec = model_spec(config.model, **options | config.shape.given)
-    if config.shape.given.keys() - {"added"}:
-        spec = spec.replace(name=OWN)  # what a name means stays what it is
+    spec = model_spec(config.model, **options | shape)
+    if shape.keys() - {"added"}:
+        spec = spec.replace(name=OWN)  # the sizes that a name means never change
     return spec.replace(hidden=spec.dim) if config.hidden and spec.family in ("vit", "hybrid") else spec

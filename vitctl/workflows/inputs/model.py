@@ -17,9 +17,9 @@ from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.models.exports.torch_file import TorchProgram
 from vitctl.models.input import Normalizer
 from vitctl.reporting import Reporter
-from vitctl.training.precision import Precision, choose_precision, quick_attention
-from vitctl.workflows.load import choose_weights, load_model, make_missing_error, tell_changes
-from vitctl.workflows.load import choose_weights_flag as chosen_weights
+from vitctl.training.device import Precision, choose_precision, quick_attention
+from vitctl.workflows.inputs.weights import choose_weights, load_model, make_missing_error, tell_changes
+from vitctl.workflows.inputs.weights import choose_weights_flag as chosen_weights
 
 EXPORTS: dict[str, Callable[[Path], ExportedModel]] = {".onnx": OnnxModel, ".pt2": TorchProgram}
 

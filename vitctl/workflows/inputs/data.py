@@ -10,21 +10,20 @@ from pathlib import Path
 
 from vitctl.config.model import ModelSpec
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.data.patchifier.plan import PHOTO, is_small, largest_patch
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, UsageError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile
 from vitctl.reporting import Reporter
-from vitctl.workflows.interpolate import short
+from vitctl.workflows.inputs.samples import held_out_split
 from vitctl.workflows.patchify import patchify
 
 DEFAULT = "data.h5"
 
 
-def choose_data(
-    flag: str | None, reporter: Reporter, trained_on: str | None = None, size: tuple[int, int] | None = None
-) -> Path:
+def choose_data(flag: str | None, reporter: Reporter, trained_on: str | None = None, size: Res | None = None) -> Path:
     """The flag, else $VITCTL_DATA, else ./data.h5, else what the weights were trained on, else the embedded digits.
 
     What is no patch file is made into one, for images of `size` where that is known.
@@ -40,7 +39,7 @@ def choose_data(
     return as_patch_file("digits", "embedded, as no --data was given", reporter)
 
 
-def as_patch_file(text: str, why: str, reporter: Reporter, size: tuple[int, int] | None = None) -> Path:
+def as_patch_file(text: str, why: str, reporter: Reporter, size: Res | None = None) -> Path:
     path = Path(text)
     if text == "digits" and not path.exists():
         path, size = cache_folder() / "digits.h5", None
@@ -52,7 +51,7 @@ def as_patch_file(text: str, why: str, reporter: Reporter, size: tuple[int, int]
     else:
         path = default_patch_file(path)
     if path.exists() and not covers(patchify_source(path, text), size):
-        path = path.with_stem(f"{path.stem}-{short(*size)}")  # type: ignore[misc]
+        path = path.with_stem(f"{path.stem}-{size}")
     if path.exists():
         patchify_source(path, text)
         reporter.note(f"data: {text} ({why}), patchified before as {path}")
@@ -78,19 +77,19 @@ def patchify_source(path: Path, text: str) -> PatchFile:
     return file
 
 
-def covers(file: PatchFile, size: tuple[int, int] | None) -> bool:
+def covers(file: PatchFile, size: Res | None) -> bool:
     """Whether its images need not be enlarged; those of small arrays cannot be had any larger."""
     stored = file.geometry
-    if size is None or (stored.height >= size[0] and stored.width >= size[1]):
+    if size is None or (stored.height >= size.height and stored.width >= size.width):
         return True
     return is_small(open_source(file.header.source))
 
 
-def config_for(text: str, path: Path, size: tuple[int, int] | None) -> PatchifyConfig:
+def config_for(text: str, path: Path, size: Res | None) -> PatchifyConfig:
     """Photos at the size that is needed, small arrays as they are."""
     if size is None or max(size) <= PHOTO or is_small(open_source(text)):
         return PatchifyConfig(source=text, out=str(path))
-    return PatchifyConfig(source=text, out=str(path), res=short(*size), patch=largest_patch(*size))
+    return PatchifyConfig(source=text, out=str(path), res=size, patch=largest_patch(*size))
 
 
 def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:
@@ -98,13 +97,13 @@ def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:
     if spec.height > stored.height or spec.width > stored.width:
         reporter.warn(
             f"{file.path}: images stored at {stored.height}x{stored.width} are enlarged to {spec.height}x{spec.width}; "
-            f"vitctl patchify {file.header.source} OTHER.h5 --res {short(spec.height, spec.width)} keeps more of them"
+            f"vitctl patchify {file.header.source} OTHER.h5 --res {Res(spec.height, spec.width)} keeps more of them"
         )
 
 
 def choose_judge_split(file: PatchFile) -> str:
-    """The split by which training is judged: val, else test."""
-    name = next((name for name in ("val", "test") if name in file.splits and file.splits[name].rows), None)
+    """The split that training is evaluated on: val, or else test."""
+    name = held_out_split(file, ("val", "test"))
     if name is None:
         raise DataError(f"{file.path}: has neither val nor test to judge by; vitctl patchify --split val=0.2 makes one")
     return name

@@ -1,0 +1,1 @@
+"""What a command is given: data, weights, a model that is ready, samples."""

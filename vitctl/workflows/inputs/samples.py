@@ -1,0 +1,33 @@
+"""Which split, and which images of it, a model is shown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vitctl.config.model import ModelSpec
+from vitctl.data.patchifier.decode import Target, convert_channels, fit
+from vitctl.io.patch_file import PatchFile
+
+HELD_OUT = ("test", "val")  # the first that has images
+Bytes = np.ndarray[Any, Any]
+
+
+def find_held_out(rows: Mapping[str, int], prefer: Sequence[str] = HELD_OUT) -> str | None:
+    """The split that a model is judged on, given the number of images of each split."""
+    return next((name for name in prefer if rows.get(name)), None)
+
+
+def held_out_split(file: PatchFile, prefer: Sequence[str] = HELD_OUT) -> str | None:
+    return find_held_out({name: split.rows for name, split in file.splits.items()}, prefer)
+
+
+def space_evenly(rows: int, count: int) -> Bytes:
+    """Row numbers: `count` of them, from the first to the last."""
+    return np.linspace(0, rows - 1, min(rows, count)).round().astype(np.int64)
+
+
+def resize_samples(images: Bytes, spec: ModelSpec) -> Bytes:
+    """uint8 [B, h, w, c] to [B, H, W, C]."""
+    target = Target(spec.height, spec.width, spec.channels)
+    return np.stack([fit(convert_channels(image, spec.channels), target) for image in images])

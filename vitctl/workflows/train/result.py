@@ -1,0 +1,136 @@
+"""What a finished run reports."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from vitctl.inspection.charts import draw_curves
+from vitctl.io.run_directory import RunDirectory
+from vitctl.models.count import BACKWARD, count
+from vitctl.reporting import Reporter
+from vitctl.training.device import measure_ceiling
+from vitctl.training.environment import Environment
+from vitctl.training.fit import Fitted
+from vitctl.workflows.train.start import Started
+
+Result = TypeVar("Result", bound="RunResult")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What all three trainers report."""
+
+    run: str | None
+    model: str
+    res: list[int]
+    recipe: str
+    data: str
+    data_digest: str
+    parameters: int
+    steps: int
+    epochs: float
+    batch: int
+    micro_batch: int
+    ranks: int
+    device: str
+    precision: str
+    seed: int
+    loss: float
+    val_loss: float | None
+    weights: str | None
+    digest: str
+    images_per_s: float
+    ceiling_share: float  # of what this device reaches in products of large matrices
+    elapsed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(RunResult):
+    classes: int
+    lr: float
+    top1: float | None  # on val, of the last step
+    top5: float | None
+    best_top1: float | None
+    best_step: int | None
+    tried: dict[str, float]  # lr -> accuracy on the held-out part of train
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfsupResult(RunResult):
+    objective: str
+    hidden: int  # patches of an image
+    patches: int
+    val_top1: float | None  # share of the hidden patches that are predicted correctly
+    probe_shots: int
+    probe_top1: float | None  # of the frozen encoder, on val
+    pictures: str | None  # folder of reconstructions
+
+
+def make_result(
+    kind: type[Result],
+    started: Started[Any],
+    env: Environment,
+    fitted: Fitted,
+    flops: int,
+    began: float,
+    more: dict[str, Any],
+    title: str,
+    score: str = "",
+) -> Result:
+    """The result of a run, saved with its curves. `flops` are those of a forward pass of one image."""
+    config, data, run, spec = started.config, started.data, started.run, started.weights.spec
+    rate = BACKWARD * flops * fitted.images_per_s / env.ranks.world
+    result = kind(
+        run=str(run.path) if run else None,
+        model=spec.name,
+        res=[spec.height, spec.width],
+        recipe=config.recipe,
+        data=str(data.path),
+        data_digest=data.file.digest,
+        parameters=count(spec).parameters,
+        steps=fitted.steps,
+        epochs=fitted.steps * config.batch / env.train.rows,
+        batch=config.batch,
+        micro_batch=fitted.micro_batch,
+        ranks=env.ranks.world,
+        device=env.device.type,
+        precision=env.precision,
+        seed=config.seed,
+        loss=fitted.loss,
+        val_loss=fitted.val.get("val_loss"),
+        weights=str(run.weights) if run else None,
+        digest=fitted.digest,
+        images_per_s=fitted.images_per_s,
+        ceiling_share=rate / measure_ceiling(env.precision, env.device),
+        elapsed_s=time.perf_counter() - began,
+        **more,
+    )
+    if run and env.ranks.first:
+        draw_curves(run.metrics(), run.path / "curves.png", title, *([score] if score else []))
+        run.finish(dataclasses.asdict(result))
+    return result
+
+
+def make_train_result(
+    started: Started[Any], env: Environment, fitted: Fitted, began: float, tried: dict[str, float] | None = None
+) -> TrainResult:
+    spec, data = started.weights.spec, started.data
+    more = {
+        "classes": len(data.file.class_names),
+        "lr": started.config.optim.lr,
+        "top1": fitted.val.get("val_top1"),
+        "top5": fitted.val.get("val_top5"),
+        "best_top1": fitted.best,
+        "best_step": fitted.best_step,
+        "tried": tried or {},
+    }
+    title = f"{spec.name} on {data.path.name}"
+    return make_result(TrainResult, started, env, fitted, count(spec).flops, began, more, title)
+
+
+def read_result(kind: type[Result], run: RunDirectory, reporter: Reporter) -> Result:
+    """The result of a run that has finished before."""
+    reporter.note(f"{run.path}: is finished; there is nothing left to do")
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in (run.result or {}).items() if name in names})

@@ -1,0 +1,46 @@
+"""The opening and the end that the three trainers share."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from vitctl.config.model import ModelSpec
+from vitctl.config.train import RunOptions
+from vitctl.data.subsets import limit_split
+from vitctl.io.weights import Weights
+from vitctl.reporting import Reporter
+from vitctl.training.device import choose_device
+from vitctl.training.environment import Environment, make_environment
+from vitctl.training.ranks import join_ranks, ranks_here
+from vitctl.training.stop import Stop
+from vitctl.workflows.inputs.data import warn_enlarged
+from vitctl.workflows.train.result import RunResult, read_result
+from vitctl.workflows.train.start import Config, Data, Started, find_resumable, start
+
+Result = TypeVar("Result", bound=RunResult)
+
+
+def run_training(
+    request: Config,
+    options: RunOptions,
+    reporter: Reporter,
+    kind: type[Result],
+    choose: Callable[[Config, bool], tuple[Config, ModelSpec]],
+    begin: Callable[[Config, Data], Weights],
+    fit: Callable[[Started[Config], Environment, float], Result],
+) -> Result:
+    """`choose` settles the model (of a new run or a resumed one), `begin` makes the weights of step 0, `fit` trains."""
+    began = time.perf_counter()
+    device = choose_device(request.device, ranks_here())
+    with join_ranks(device) as ranks:
+        is_new = not find_resumable(options, request.command)
+        request, model = choose(request, is_new)
+        with start(request, options, model, ranks, device, reporter, begin) as started:
+            if started.run and started.run.result:
+                return read_result(kind, started.run, reporter)
+            config, data = started.config, started.data
+            warn_enlarged(data.file, started.weights.spec, reporter)
+            train = limit_split(data.train, config.limit, config.seed)
+            with Stop(reporter.warn) as stop:
+                env = make_environment(config, train, data.val, ranks, device, reporter, stop)
+                return fit(started, env, began)
