@@ -12,7 +12,7 @@ from PIL import Image
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.io.feature_file import FeatureFile
-from vitctl.probing.least_squares import LeastSquares
+from vitctl.probing.estimators import LeastSquares
 from vitctl.workflows.patchify import patchify
 
 Run = Callable[..., Any]

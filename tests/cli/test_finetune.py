@@ -83,7 +83,7 @@ def test_of_rates_that_are_as_good_the_one_with_the_lower_loss_is_best(
 def test_what_is_done_to_fit_is_told(ran: Run, blots: Path, newest: str) -> None:
     ran("patchify", str(blots), "gray.h5", "--res", "16", "--patch", "8", "--channels", "1", "--quiet")
     told = ran(*SHORT, "--data", "gray.h5", "--res", "32", "--json").stderr
-    assert "weights: positions [2, 2] to [4, 4], computed anew" in told
+    assert "weights: positions [2, 2] to [4, 4], recomputed" in told
     assert "weights: channels 3 to 1, sum" in told
     assert "warning: gray.h5: images stored at 16x16 are enlarged to 32x32; vitctl patchify" in told
 
@@ -157,7 +157,7 @@ def test_a_kept_head_takes_the_classes_in_the_order_of_the_data(
     ran("patchify", str(blots), "turned.h5", "--res", "16", "--patch", "8", "--classes", "names.txt", "--quiet")
     answer = ran(*STILL, "--data", "turned.h5", "--keep-head", "--json")
     before, after = open_weights(Path(newest)), open_weights(tmp_path / "run")
-    assert "head 3 to 3, kept, its rows in the data's order of classes" in answer.stderr
+    assert "head 3 to 3, kept, with rows reordered to the classes of the data" in answer.stderr
     assert (before.about.class_names, after.about.class_names) == (("ant", "bee", "cow"), ("cow", "ant", "bee"))
     for name in ("head.weight", "head.bias"):
         assert torch.equal(after.tensors[name], before.tensors[name][[2, 0, 1]])

@@ -168,8 +168,8 @@ def hybrid_features(weights: Weights, x: Array) -> Array:
 
 def residual_units(weights: Weights) -> list[tuple[str, int]]:
     """The name and the stride of each: the first unit of every stage but the first halves the map."""
-    found = {match[0]: (int(match[1]), int(match[2])) for match in map(UNIT.match, weights) if match}
-    return [(name, 2 if i > 1 and j == 1 else 1) for name, (i, j) in sorted(found.items(), key=lambda item: item[1])]
+    units = {match[0]: (int(match[1]), int(match[2])) for match in map(UNIT.match, weights) if match}
+    return [(name, 2 if i > 1 and j == 1 else 1) for name, (i, j) in sorted(units.items(), key=lambda item: item[1])]
 
 
 def post_activation_unit(unit: Weights, x: Array, stride: int) -> Array:

@@ -73,13 +73,13 @@ def gray(spec: ModelSpec) -> torch.Tensor:
 def first_of(weights: Weights, other: Weights) -> str:
     """The name of the only tensor in which they differ."""
     assert weights.tensors.keys() == other.tensors.keys()
-    found = [
+    result = [
         key
         for key, tensor in weights.tensors.items()
         if tensor.shape != other.tensors[key].shape or not torch.equal(tensor, other.tensors[key])
     ]
-    assert len(found) == 1
-    return found[0]
+    assert len(result) == 1
+    return result[0]
 
 
 # channels
@@ -123,8 +123,8 @@ def test_where_kernels_are_standardized_one_channel_is_only_like_three(name: str
     one, images = adapt_weights(weights, channels=1), gray(weights.spec)
     with torch.no_grad():
         expected = features_of(model_of(weights), images.expand(-1, 3, -1, -1)).flatten(1)
-        found = features_of(model_of(one), images).flatten(1)
-    assert (nn.functional.cosine_similarity(found, expected) > 0.98).all()
+        result = features_of(model_of(one), images).flatten(1)
+    assert (nn.functional.cosine_similarity(result, expected) > 0.98).all()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -160,13 +160,13 @@ def test_recoloring_keeps_the_answer_to_gray_where_it_can(old: int, new: int, se
     """To one channel always; to more, where every old channel is repeated as often as every other."""
     random = torch.Generator().manual_seed(seed)
     kernel = torch.randn(6, old, 2, 3, generator=random, dtype=torch.float64)
-    found = change_kernel_channels(kernel, new)
-    assert found.shape == (6, new, 2, 3)
+    result = change_kernel_channels(kernel, new)
+    assert result.shape == (6, new, 2, 3)
     if new == 1 or new % old == 0:
-        torch.testing.assert_close(found.sum(1), kernel.sum(1))
+        torch.testing.assert_close(result.sum(1), kernel.sum(1))
     if new >= old:
         torch.testing.assert_close(
-            change_kernel_channels(found, old) if old > 1 else found.sum(1, keepdim=True), kernel
+            change_kernel_channels(result, old) if old > 1 else result.sum(1, keepdim=True), kernel
         )
     constant = kernel[:, :1].expand(-1, old, -1, -1)  # all channels alike: every number of channels agrees on gray
     torch.testing.assert_close(change_kernel_channels(constant, new).sum(1), constant.sum(1))
@@ -244,7 +244,7 @@ def test_a_kept_head_gives_the_same_answers_in_another_order(name: str) -> None:
     torch.testing.assert_close(answer(kept, images), answer(weights, images)[:, [2, 0, 4, 1, 3]])
     assert kept.spec == weights.spec
     assert kept.about.history[1:] == (
-        {"step": "head", "from": 5, "to": 5, "method": "kept, its rows in the data's order of classes"},
+        {"step": "head", "from": 5, "to": 5, "method": "kept, with rows reordered to the classes of the data"},
     )
 
 
@@ -253,7 +253,7 @@ def test_a_kept_head_gives_the_same_answers_in_another_order(name: str) -> None:
     [
         ("abcde", "abcde", "kept"),
         ("aabcd", "aabcd", "kept"),  # as ImageNet's two cranes
-        ("", "vwxyz", "kept; the weights do not name their classes, which are taken to be in the order of the data's"),
+        ("", "vwxyz", "kept; the weights have no class names, so their order is assumed to be that of the data"),
     ],
 )
 def test_a_head_is_kept_as_it_is_where_nothing_says_otherwise(own: str, names: str, method: str) -> None:

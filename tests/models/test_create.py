@@ -61,15 +61,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def combinations() -> list[ModelSpec]:
     """Every family with every head and every kind and place of positions, where that is allowed."""
-    found = []
+    specs = []
     for family, head, positions, added in itertools.product(FAMILIES, HEADS, POSITIONS, ADDED):
         token = head == "cls"
         options = {"head": head, "positions": positions, "added": added, "class_token": token, "class_position": token}
         try:
-            found.append(ModelSpec(f"{family}, {head}, {positions}, {added}", **FAMILIES[family] | TINY | options))
+            specs.append(ModelSpec(f"{family}, {head}, {positions}, {added}", **FAMILIES[family] | TINY | options))
         except ConfigError:
             continue
-    return found
+    return specs
 
 
 COMBINATIONS = combinations()
@@ -108,7 +108,7 @@ def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def pictures(spec: ModelSpec, count: int = 2) -> torch.Tensor:
+def sample_images(spec: ModelSpec, count: int = 2) -> torch.Tensor:
     return torch.randn(count, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(3))
 
 
@@ -187,7 +187,7 @@ def test_every_listed_model_runs_on_real_numbers(name: str) -> None:
     assert sum(tensor.numel() for tensor in collect_tensors(model).values()) == count(spec).parameters
     is_small = counted(name).parameters < 7e8
     with torch.set_grad_enabled(is_small):
-        logits = model(pictures(spec, 1))
+        logits = model(sample_images(spec, 1))
     assert logits.shape == (1, 1000)
     assert logits.isfinite().all()
     assert logits.std() > 1e-3
@@ -207,10 +207,10 @@ def test_the_combinations_are_all_there() -> None:
 
 @pytest.mark.parametrize("spec", COMBINATIONS + EXTRAS, ids=titled)
 def test_every_parameter_is_reached_by_a_finite_gradient(spec: ModelSpec) -> None:
-    model, images = shaken(create_model(spec)), pictures(spec)
+    model, images = shaken(create_model(spec)), sample_images(spec)
     if spec.dropout or spec.drop_path:
         torch.manual_seed(1)
-        images = images.repeat(8, 1, 1, 1)  # whole branches are dropped: in one of so many each is kept
+        images = images.repeat(8, 1, 1, 1)  # whole branches are dropped: in one of so many each is removed
     logits = model(images)
     assert logits.shape == (len(images), 5)
     (logits * torch.arange(1.0, 6.0)).square().sum().backward()
@@ -233,10 +233,10 @@ def is_beyond_reach(name: str, spec: ModelSpec) -> bool:
 def test_tensors_by_name_are_the_whole_model(spec: ModelSpec) -> None:
     model, other = shaken(create_model(spec, seed=1)).eval(), create_model(spec, seed=2).eval()
     with torch.no_grad():
-        expected = model(pictures(spec))
-        assert (other(pictures(spec)) - expected).abs().max() > 1e-3
+        expected = model(sample_images(spec))
+        assert (other(sample_images(spec)) - expected).abs().max() > 1e-3
         assert load_tensors(other, collect_tensors(model), "test") == ()
-        assert torch.equal(other(pictures(spec)), expected)
+        assert torch.equal(other(sample_images(spec)), expected)
 
 
 @pytest.mark.parametrize("spec", EXTRAS + [spec for spec in COMBINATIONS if spec.positions != "1d"][::5], ids=titled)
@@ -249,8 +249,8 @@ def test_a_count_is_of_what_is_built(spec: ModelSpec) -> None:
 @pytest.mark.parametrize("spec", COMBINATIONS + EXTRAS, ids=titled)
 def test_fresh_models_answer_zero(spec: ModelSpec) -> None:
     model = create_model(spec)
-    assert torch.equal(model(pictures(spec)), torch.zeros(2, 5))
-    features = model.forward_head(model.forward_features(pictures(spec)), pre_logits=True)
+    assert torch.equal(model(sample_images(spec)), torch.zeros(2, 5))
+    features = model.forward_head(model.forward_features(sample_images(spec)), pre_logits=True)
     assert (features[0] - features[1]).abs().max() > 1e-4
 
 
@@ -258,8 +258,8 @@ def test_fresh_models_answer_zero(spec: ModelSpec) -> None:
 def test_without_classes_the_features_are_the_answer(spec: ModelSpec) -> None:
     model = shaken(create_model(spec.replace(classes=0))).eval()
     with torch.no_grad():
-        answer = model(pictures(spec))
-        features = model.forward_head(model.forward_features(pictures(spec)), pre_logits=True)
+        answer = model(sample_images(spec))
+        features = model.forward_head(model.forward_features(sample_images(spec)), pre_logits=True)
     width = 64 * 4 * 2 if spec.family == "bit" else spec.hidden or 32
     assert answer.shape == (2, width)
     assert torch.equal(answer, features.reshape(2, width))
@@ -303,12 +303,12 @@ def test_a_copy_shares_within_itself_and_nothing_with_the_original(spec: ModelSp
     ours, theirs = ({value.data_ptr() for value in collect_tensors(each).values()} for each in (model, twin))
     assert not ours & theirs
     with torch.no_grad():
-        before = model(pictures(spec))
-        assert torch.equal(twin(pictures(spec)), before)
+        before = model(sample_images(spec))
+        assert torch.equal(twin(sample_images(spec)), before)
         for parameter in table_of(twin.blocks[1], spec.positions).parameters():
             parameter.add_(torch.arange(parameter.numel()).reshape(parameter.shape) % 7)
-        assert torch.equal(model(pictures(spec)), before)
-        assert not torch.allclose(twin(pictures(spec)), before, atol=1e-3)
+        assert torch.equal(model(sample_images(spec)), before)
+        assert not torch.allclose(twin(sample_images(spec)), before, atol=1e-3)
 
 
 def table_of(block: nn.Module, positions: str) -> nn.Module:
@@ -359,12 +359,12 @@ def test_what_fits_is_taken_where_that_is_allowed() -> None:
     model, source = tiny(), shaken(tiny(), seed=1)
     before = collect_tensors(copy.deepcopy(model))
     tensors = collect_tensors(source)
-    kept = tensors.pop("norm.bias")
+    removed = tensors.pop("norm.bias")
     notes = load_tensors(model, tensors | {"extra": torch.zeros(1)}, "here", allow_missing=True)
     assert notes == ("the model misses 1 tensor (norm.bias) and has no use for 1 tensor (extra)",)
     after = collect_tensors(model)
     assert torch.equal(after["norm.bias"], before["norm.bias"])
-    assert not torch.equal(after["norm.bias"], kept)
+    assert not torch.equal(after["norm.bias"], removed)
     assert all(torch.equal(after[name], tensor) for name, tensor in tensors.items())
     with pytest.raises(WeightsError, match=r"of another shape: norm\.bias"):
         load_tensors(model, tensors | {"norm.bias": torch.zeros(31)}, "here", allow_missing=True)

@@ -33,7 +33,7 @@ def noisy(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def made(name: str, **options: Any) -> nn.Module:
+def timm_model(name: str, **options: Any) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return noisy(timm.create_model(name, pretrained=False, **options))
@@ -76,14 +76,14 @@ PLAIN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_architecture_that_a_folder_names_decides(name: str, tmp_path: Path) -> None:
     options = SMALL | PLAIN[name]
-    theirs = made(name, **options)
+    theirs = timm_model(name, **options)
     saved(theirs, tmp_path / "w", **options)
     check_same(theirs, load_model(tmp_path / "w"))
 
 
 def test_heads_are_those_of_the_architecture_though_the_width_is_a_known_one(tmp_path: Path) -> None:
     options = SMALL | {"embed_dim": 384, "num_heads": 12}
-    theirs = made("vit_base_patch16_224", **options)
+    theirs = timm_model("vit_base_patch16_224", **options)
     weights = load_weights(saved(theirs, tmp_path / "w", **options))
     assert (weights.spec.heads, weights.assumptions, weights.normalization_guess) == (12, (), "")
     check_same(theirs, load_model(weights))
@@ -106,19 +106,22 @@ STRANGE: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", STRANGE)
 def test_what_ours_would_compute_otherwise_is_refused_with_the_way_that_works(name: str, tmp_path: Path) -> None:
     options, said = STRANGE[name]
-    saved(made(name, **options), tmp_path / "w", **options)
-    with pytest.raises(WeightsError, match=rf"w/model\.safetensors: {name} .*{re.escape(said)}.*; --from timm:{name}"):
+    saved(timm_model(name, **options), tmp_path / "w", **options)
+    with pytest.raises(
+        WeightsError,
+        match=rf"w/model\.safetensors: {name} .*{re.escape(said)}.*; to use timm.s own: --from timm:{name}",
+    ):
         load_weights(tmp_path / "w")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"architecture": "vit_small"}, "names the architecture 'vit_small', which timm has not; did you mean"),
+        ({"architecture": "vit_small"}, "its architecture 'vit_small' does not exist in timm; did you mean"),
         ({"model_args": {"checkpoint_path": "other.pth"}}, "has 'checkpoint_path' among its model_args"),
         ({"model_args": {"pretrained": True}}, "has 'pretrained' among its model_args"),
         ({"model_args": {"depth": 10**9}}, "says depth 1000000000, and there are 2 blocks"),
-        ({"model_args": SMALL | {"num_heads": 7}}, "timm cannot build vit_base_patch16_224 as config.json says"),
+        ({"model_args": SMALL | {"num_heads": 7}}, "timm cannot build vit_base_patch16_224 from config.json"),
         ({"model_args": SMALL | {"mlp_ratio": 2.0}}, "of another shape.*; --from timm:NAME builds timm's own models"),
         ({"pretrained_cfg": {"mean": [0.5]}}, "mean is"),
         ({"pretrained_cfg": {"std": [0.5, 0.5, 0]}}, "std is"),
@@ -127,7 +130,7 @@ def test_what_ours_would_compute_otherwise_is_refused_with_the_way_that_works(na
     ids=str,
 )
 def test_a_config_that_does_not_fit_is_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    folder = saved(made("vit_base_patch16_224", **SMALL), tmp_path / "w", **SMALL)
+    folder = saved(timm_model("vit_base_patch16_224", **SMALL), tmp_path / "w", **SMALL)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(WeightsError, match=said) as caught:
@@ -136,7 +139,7 @@ def test_a_config_that_does_not_fit_is_one_line(change: dict[str, Any], said: st
 
 
 def test_a_config_may_name_the_architecture_and_no_more(tmp_path: Path) -> None:
-    theirs = made("deit3_small_patch16_224", depth=2)
+    theirs = timm_model("deit3_small_patch16_224", depth=2)
     torch.save({"model": theirs.state_dict()}, tmp_path / "pytorch_model.bin")
     config = {"architecture": "deit3_small_patch16_224", "model_args": {"depth": 2}}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -147,26 +150,26 @@ def test_a_config_may_name_the_architecture_and_no_more(tmp_path: Path) -> None:
 
 
 def test_the_oldest_configs_have_everything_at_the_top(tmp_path: Path) -> None:
-    theirs = made("vit_tiny_patch16_224", depth=2, num_classes=3)
+    theirs = timm_model("vit_tiny_patch16_224", depth=2, num_classes=3)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": ["a", "b", "c"]}))
     with pytest.raises(WeightsError, match="misses 120 tensors"):
         load_weights(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": {"0": "a", "1": "b", "2": "c"}}))
-    torch.save(made("vit_tiny_patch16_224", num_classes=3).state_dict(), tmp_path / "pytorch_model.bin")
+    torch.save(timm_model("vit_tiny_patch16_224", num_classes=3).state_dict(), tmp_path / "pytorch_model.bin")
     weights = load_weights(tmp_path)
     assert (weights.about.mean, weights.about.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert weights.about.class_names == ("a", "b", "c")
 
 
 def test_a_training_checkpoint_names_its_architecture(tmp_path: Path) -> None:
-    theirs = made("test_vit2", num_classes=3)
+    theirs = timm_model("test_vit2", num_classes=3)
     content = {"arch": "test_vit2", "state_dict": theirs.state_dict(), "epoch": 3}
     torch.save(content, tmp_path / "last.pth.tar")
     check_same(theirs, load_model(tmp_path / "last.pth.tar"))
     torch.save(content | {"arch": "vit_small"}, tmp_path / "moco.pth.tar")
-    with pytest.raises(WeightsError, match="names the architecture 'vit_small', which timm has not"):
+    with pytest.raises(WeightsError, match="its architecture 'vit_small' does not exist in timm"):
         load_weights(tmp_path / "moco.pth.tar")
 
 
@@ -185,7 +188,7 @@ def send(theirs: nn.Module, patch: pytest.MonkeyPatch) -> None:
 def test_pretrained_models_become_ours_where_they_compute_the_same(
     name: str, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = made(name)
+    theirs = timm_model(name)
     send(theirs, monkeypatch)
     weights = load_weights(f"timm:{name}")
     assert weights.spec.family == family
@@ -197,14 +200,14 @@ def test_pretrained_models_become_ours_where_they_compute_the_same(
 
 def small_names(part: int) -> list[str]:
     names = sorted({name for pattern in NAMES for name in timm.list_models(pattern)})
-    found = []
+    results = []
     for name in names[part::PARTS]:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
             model = timm.create_model(name)
         if sum(parameter.numel() for parameter in model.parameters()) < LARGEST:
-            found.append(name)
-    return found
+            results.append(name)
+    return results
 
 
 def verdict(theirs: nn.Module, reference: Path | str) -> str:
@@ -222,20 +225,20 @@ def verdict(theirs: nn.Module, reference: Path | str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_model_of_timm_is_read_as_something_else(part: int, tmp_path: Path, monkeypatch: Any) -> None:
-    found: dict[str, dict[str, str]] = {}
+    results: dict[str, dict[str, str]] = {}
     for name in small_names(part):
-        theirs, folder = made(name), tmp_path / name
+        theirs, folder = timm_model(name), tmp_path / name
         saved(theirs, folder)
         torch.save(theirs.state_dict(), tmp_path / "bare.pth")
         (tmp_path / "bare.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
         bare = {ending: tmp_path / f"bare.{ending}" for ending in ("safetensors", "pth")}
-        found[name] = {way: verdict(theirs, place) for way, place in {"folder": folder, **bare}.items()}
+        results[name] = {way: verdict(theirs, place) for way, place in {"folder": folder, **bare}.items()}
         with monkeypatch.context() as patch:
             send(theirs, patch)
-            found[name]["timm:NAME"] = verdict(theirs, f"timm:{name}")
+            results[name]["timm:NAME"] = verdict(theirs, f"timm:{name}")
         for path in (*folder.iterdir(), tmp_path / "bare.pth", tmp_path / "bare.safetensors"):
             path.unlink()
-        print(name, found[name], flush=True)
-    assert found
-    assert not {name: ways for name, ways in found.items() if any("WRONG" in way for way in ways.values())}
-    assert all(ways["timm:NAME"] == "equal" for ways in found.values())
+        print(name, results[name], flush=True)
+    assert results
+    assert not {name: ways for name, ways in results.items() if any("WRONG" in way for way in ways.values())}
+    assert all(ways["timm:NAME"] == "equal" for ways in results.values())

@@ -82,7 +82,7 @@ def test_a_server_that_cannot_be_reached_is_one_line(fetched: Callable[..., Any]
     with server() as port:
         answer = fetched(port, code=3)
     assert answer.err.splitlines() == [answer.error]
-    assert f"{NAME}: its weights could not be fetched: 127.0.0.1:{port} cannot be reached" in answer.error
+    assert f"{NAME}: its weights could not be downloaded: 127.0.0.1:{port} cannot be reached" in answer.error
     assert reason in answer.error
 
 

@@ -30,7 +30,7 @@ SPECS = {
 }
 
 
-def begun(name: str, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> dict[str, torch.Tensor]:
+def init_tensors(name: str, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> dict[str, torch.Tensor]:
     """Tensors by name, after every number that may be learned was made unusable."""
     model = build_module(SPECS[name])
     with torch.no_grad():
@@ -68,12 +68,14 @@ def check_lecun(kernel: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_nothing_is_left_as_it_was(name: str) -> None:
-    assert [key for key, value in begun(name).items() if not value.isfinite().all()] == []
+    assert [key for key, value in init_tensors(name).items() if not value.isfinite().all()] == []
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_no_two_tensors_are_drawn_alike(name: str) -> None:
-    drawn = {key: value for key, value in begun(name).items() if value.ndim > 1 and value.numel() > 99 and value.any()}
+    drawn = {
+        key: value for key, value in init_tensors(name).items() if value.ndim > 1 and value.numel() > 99 and value.any()
+    }
     drawn = {key: value for key, value in drawn.items() if SPECS[name].positions != "sincos" or key != "pos_embed"}
     assert len(drawn) > 8
     for (one, first), (other, second) in itertools.combinations(drawn.items(), 2):
@@ -83,10 +85,10 @@ def test_no_two_tensors_are_drawn_alike(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "relative", "axial", "hybrid"])
 def test_queries_keys_and_values_have_xaviers_bound_each(name: str) -> None:
-    found = [value for key, value in begun(name).items() if key.endswith("attn.qkv.weight")]
-    assert len(found) == (4 if name == "axial" else 2)
+    matrices = [value for key, value in init_tensors(name).items() if key.endswith("attn.qkv.weight")]
+    assert len(matrices) == (4 if name == "axial" else 2)
     own, fused = math.sqrt(6 / (2 * D)), math.sqrt(6 / (4 * D))
-    for weight in found:
+    for weight in matrices:
         assert weight.shape == (3 * D, D)
         for part in weight.chunk(3):
             check_uniform(part, own)
@@ -94,7 +96,7 @@ def test_queries_keys_and_values_have_xaviers_bound_each(name: str) -> None:
 
 
 def test_other_matrices_have_xaviers_bound() -> None:
-    tensors = begun("plain")
+    tensors = init_tensors("plain")
     for layer in range(2):
         check_uniform(tensors[f"blocks.{layer}.attn.proj.weight"], math.sqrt(6 / (2 * D)))
         for fc in ("fc1", "fc2"):
@@ -103,7 +105,7 @@ def test_other_matrices_have_xaviers_bound() -> None:
 
 
 def test_a_map_head_begins_as_big_visions() -> None:
-    tensors = begun("map")
+    tensors = init_tensors("map")
     for part in tensors["attn_pool.kv.weight"].chunk(2):
         check_uniform(part, math.sqrt(6 / (2 * D)))
         assert part.abs().max() > 1.1 * math.sqrt(6 / (3 * D))
@@ -116,7 +118,7 @@ def test_a_map_head_begins_as_big_visions() -> None:
 
 @pytest.mark.parametrize("name", ["plain", "stem", "hybrid"])
 def test_the_kernel_of_the_patches_is_lecuns(name: str) -> None:
-    kernel = begun(name)["patch_embed.proj.weight"]
+    kernel = init_tensors(name)["patch_embed.proj.weight"]
     fan_in = {"plain": PATCH * PATCH * 3, "stem": 2 * 2 * 64, "hybrid": 512}[name]
     assert kernel[0].numel() == fan_in
     check_lecun(kernel)
@@ -124,14 +126,16 @@ def test_the_kernel_of_the_patches_is_lecuns(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["stem", "hybrid", "bit"])
 def test_every_kernel_of_a_resnet_is_lecuns(name: str) -> None:
-    kernels = [value for key, value in begun(name).items() if value.ndim == 4 and not key.startswith("head")]
+    kernels = [value for key, value in init_tensors(name).items() if value.ndim == 4 and not key.startswith("head")]
     assert len(kernels) == {"stem": 2, "hybrid": 1 + 2 * 1 + 3 * 3 + 1, "bit": 1 + 2 * 1 + 3 * 3}[name]
     for kernel in kernels:
         check_lecun(kernel)
 
 
 def test_only_the_last_norm_of_a_hybrids_unit_begins_at_zero() -> None:
-    scales = {key: value for key, value in begun("hybrid").items() if re.search(r"backbone.*norm.*\.weight", key)}
+    scales = {
+        key: value for key, value in init_tensors("hybrid").items() if re.search(r"backbone.*norm.*\.weight", key)
+    }
     last = {key for key in scales if key.endswith("norm3.weight")}
     assert len(last) == 3
     for key, value in scales.items():
@@ -140,7 +144,7 @@ def test_only_the_last_norm_of_a_hybrids_unit_begins_at_zero() -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_scales_are_ones_and_biases_zeros(name: str) -> None:
-    tensors = begun(name)
+    tensors = init_tensors(name)
     biases = [key for key in tensors if key.endswith(".bias")]
     assert len(biases) > 5
     for key in biases:
@@ -156,7 +160,7 @@ def test_scales_are_ones_and_biases_zeros(name: str) -> None:
 
 
 def test_biases_of_an_mlp_are_tiny_but_not_zero() -> None:
-    tensors = begun("plain")
+    tensors = init_tensors("plain")
     biases = torch.cat([tensors[f"blocks.{layer}.mlp.{fc}.bias"] for layer in (0, 1) for fc in ("fc1", "fc2")])
     assert biases.numel() == 2 * (MLP + D)
     check_normal(biases, 1e-6)
@@ -174,18 +178,18 @@ def test_biases_of_an_mlp_are_tiny_but_not_zero() -> None:
     ],
 )
 def test_positions_are_normal_with_a_deviation_of_a_fiftieth(name: str, tables: list[str]) -> None:
-    tensors = begun(name)
+    tensors = init_tensors(name)
     for table in tables:
         check_normal(tensors[table], 0.02)
 
 
 def test_fixed_positions_are_left_alone() -> None:
-    assert torch.equal(begun("sincos")["pos_embed"], collect_tensors(build_module(SPECS["sincos"]))["pos_embed"])
+    assert torch.equal(init_tensors("sincos")["pos_embed"], collect_tensors(build_module(SPECS["sincos"]))["pos_embed"])
 
 
 def test_the_class_token_is_zero() -> None:
     for name in ("plain", "2d", "every", "stem"):
-        assert not begun(name)["cls_token"].any()
+        assert not init_tensors(name)["cls_token"].any()
 
 
 def test_registers_can_be_told_apart() -> None:
@@ -201,22 +205,22 @@ def test_registers_can_be_told_apart() -> None:
 def test_the_head_is_zero_but_for_a_bias_that_was_asked_for(name: str) -> None:
     place = "head.fc" if name == "bit" else "head"
     for bias in (0.0, -10.0):
-        tensors = begun(name, head_bias=bias)
+        tensors = init_tensors(name, head_bias=bias)
         assert not tensors[f"{place}.weight"].any()
         assert (tensors[f"{place}.bias"] == bias).all()
-    without = begun(name)
+    without = init_tensors(name)
     assert all(torch.equal(value, without[key]) for key, value in tensors.items() if not key.startswith("head"))
 
 
 @pytest.mark.parametrize("name", ["plain", "map", "axial", "hybrid", "bit"])
 def test_a_drawn_head_changes_nothing_else(name: str) -> None:
-    zeros, drawn, other = begun(name), begun(name, head_std=0.5), begun(name, seed=1, head_std=0.5)
+    zeros, drawn, other = init_tensors(name), init_tensors(name, head_std=0.5), init_tensors(name, seed=1, head_std=0.5)
     key = "head.fc.weight" if name == "bit" else "head.weight"
     assert all(torch.equal(value, zeros[each]) for each, value in drawn.items() if each != key)
     assert 0.35 < drawn[key].std() < 0.65
     assert abs(drawn[key].mean()) < 0.2
     assert not torch.equal(drawn[key], other[key])
-    assert torch.equal(drawn[key], begun(name, head_std=0.5)[key])
+    assert torch.equal(drawn[key], init_tensors(name, head_std=0.5)[key])
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -225,7 +229,7 @@ def test_only_the_seed_decides(name: str) -> None:
     for seed, disturbance in ((3, 1), (3, 2), (4, 1)):
         torch.manual_seed(disturbance)
         torch.rand(disturbance)
-        models.append(begun(name, seed))
+        models.append(init_tensors(name, seed))
     one, again, other = models
     assert all(torch.equal(value, again[key]) for key, value in one.items())
     assert sum(not torch.equal(value, other[key]) for key, value in one.items()) > 5

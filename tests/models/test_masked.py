@@ -29,17 +29,17 @@ def test_counts_are_exact(patches: int, ratio: float, masked: float, swapped: fl
     config = MaskingConfig(ratio=ratio, masked=masked, swapped=swapped * (1 - masked))
     left = int(patches * (1 - ratio) + 1e-9)
     if not 0 < left < patches:
-        with pytest.raises(ConfigError, match="one at least"):
+        with pytest.raises(ConfigError, match="both must be at least one"):
             config.counts(patches)
         return
     counts = config.counts(patches)
-    found = corruption(config, patches, 0, 0, np.arange(3))
-    assert found.hidden.shape == (3, patches - left)
-    assert found.left.shape == (3, left)
-    assert found.masked == counts.masked == round(masked * (patches - left))
-    assert found.others.shape[1] == counts.swapped <= patches - left - counts.masked
+    masking = corruption(config, patches, 0, 0, np.arange(3))
+    assert masking.hidden.shape == (3, patches - left)
+    assert masking.left.shape == (3, left)
+    assert masking.masked == counts.masked == round(masked * (patches - left))
+    assert masking.others.shape[1] == counts.swapped <= patches - left - counts.masked
     for row in range(3):
-        assert sorted([*found.hidden[row].tolist(), *found.left[row].tolist()]) == list(range(patches))
+        assert sorted([*masking.hidden[row].tolist(), *masking.left[row].tolist()]) == list(range(patches))
 
 
 def test_the_papers_shares() -> None:
@@ -60,9 +60,9 @@ def test_what_is_hidden_is_of_seed_epoch_and_sample_alone() -> None:
 
 
 def test_swapped_patches_get_another_one() -> None:
-    found = hiding(MaskingConfig(ratio=0.5, masked=0.0, swapped=1.0), range(500))
-    assert (found.others != found.hidden).all()
-    assert torch.bincount(found.others.flatten(), minlength=PATCHES).min() > 100
+    masking = hiding(MaskingConfig(ratio=0.5, masked=0.0, swapped=1.0), range(500))
+    assert (masking.others != masking.hidden).all()
+    assert torch.bincount(masking.others.flatten(), minlength=PATCHES).min() > 100
 
 
 def model_of(objective: str, config: MaskingConfig, outputs: int = 5, **options: Any) -> Any:
@@ -78,37 +78,39 @@ def pixels(count: int = 2) -> torch.Tensor:
 
 
 def test_tokens_are_replaced_where_they_are_hidden() -> None:
-    model, found = model_of("mean-color", MaskingConfig()), hiding(MaskingConfig(), range(2))
+    model, masking = model_of("mean-color", MaskingConfig()), hiding(MaskingConfig(), range(2))
     tokens = model.encoder.patch_embed(pixels())
-    changed = model.corrupt(tokens, found)
-    end = found.masked + found.others.shape[1]
-    assert torch.equal(take_tokens(changed, found.left), take_tokens(tokens, found.left))
-    assert (take_tokens(changed, found.hidden[:, : found.masked]) == model.mask_token).all()
-    assert torch.equal(take_tokens(changed, found.hidden[:, found.masked : end]), take_tokens(tokens, found.others))
-    assert torch.equal(take_tokens(changed, found.hidden[:, end:]), take_tokens(tokens, found.hidden[:, end:]))
+    changed = model.corrupt(tokens, masking)
+    end = masking.masked + masking.others.shape[1]
+    assert torch.equal(take_tokens(changed, masking.left), take_tokens(tokens, masking.left))
+    assert (take_tokens(changed, masking.hidden[:, : masking.masked]) == model.mask_token).all()
+    assert torch.equal(
+        take_tokens(changed, masking.hidden[:, masking.masked : end]), take_tokens(tokens, masking.others)
+    )
+    assert torch.equal(take_tokens(changed, masking.hidden[:, end:]), take_tokens(tokens, masking.hidden[:, end:]))
 
 
 @pytest.mark.parametrize(("objective", "config"), [("mean-color", MaskingConfig()), ("mae", MAE)])
 def test_answers_do_not_depend_on_what_is_masked(objective: str, config: MaskingConfig) -> None:
     """Neither the answer nor, therefore, its gradient sees what is asked for."""
-    model, found = model_of(objective, config), hiding(config, range(2))
+    model, masking = model_of(objective, config), hiding(config, range(2))
     other = pixels().clone()
-    masked = found.hidden[:, : found.masked, None].expand(-1, -1, 48)
-    seen = torch.zeros_like(other).scatter(1, masked, 9.0)
-    swapped = set(found.others.flatten().tolist())
-    if not swapped & set(found.hidden[:, : found.masked].flatten().tolist()):
-        assert torch.equal(model(other, found), model(other + seen, found))
-    unswapped = Corruption(found.hidden, found.left, found.others[:, :0], found.masked)
-    assert torch.equal(model(other, unswapped), model(other + seen, unswapped))
+    masked = masking.hidden[:, : masking.masked, None].expand(-1, -1, 48)
+    change = torch.zeros_like(other).scatter(1, masked, 9.0)
+    swapped = set(masking.others.flatten().tolist())
+    if not swapped & set(masking.hidden[:, : masking.masked].flatten().tolist()):
+        assert torch.equal(model(other, masking), model(other + change, masking))
+    unswapped = Corruption(masking.hidden, masking.left, masking.others[:, :0], masking.masked)
+    assert torch.equal(model(other, unswapped), model(other + change, unswapped))
 
 
 def test_mae_equals_the_whole_encoder_with_the_hidden_tokens_left_out() -> None:
     """Its patches, each at its place, through the same blocks: as if the others did not exist."""
-    model, found = model_of("mae", MAE), hiding(MAE, range(2))
+    model, masking = model_of("mae", MAE), hiding(MAE, range(2))
     encoder = model.encoder
     every = encoder.embed(encoder.patch_embed(pixels()))
-    begun = encoder.embed_visible(take_tokens(pixels(), found.left), found.left)
-    assert torch.allclose(begun, take_tokens(every, found.left), atol=1e-6)
+    begun = encoder.embed_visible(take_tokens(pixels(), masking.left), masking.left)
+    assert torch.allclose(begun, take_tokens(every, masking.left), atol=1e-6)
     everything = torch.arange(PATCHES).expand(2, -1)
     assert torch.allclose(encoder.embed_visible(pixels(), everything), every, atol=1e-6)
 
@@ -129,9 +131,9 @@ def test_hidden_patches_cost_the_encoder_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("r26+vit-s/32", {}, "hides no patches"),
-        ("bit-r50x1", {}, "hides no patches"),
-        ("vit-mu/16", {"positions": "relative", "added": "every"}, "only the patches that are left"),
+        ("r26+vit-s/32", {}, "masked self-supervision needs a plain ViT"),
+        ("bit-r50x1", {}, "masked self-supervision needs a plain ViT"),
+        ("vit-mu/16", {"positions": "relative", "added": "every"}, "only the visible patches"),
         ("vit-mu/16", {"dropout": 0.1}, "without dropout"),
     ],
 )

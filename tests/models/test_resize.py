@@ -27,8 +27,8 @@ from vitctl.models.resize import (
     resize_table,
     resize_weights,
     round_trip_error,
+    sincos,
 )
-from vitctl.models.sincos import sincos
 
 TINY: dict[str, Any] = tiny.TINY | {"height": 12, "width": 20, "depth": 2}
 KINDS = [
@@ -81,9 +81,9 @@ def zoomed(grid: np.ndarray[Any, Any], new: Grid, mode: str = "nearest") -> np.n
 def test_official_is_scipys_zoom(old: Grid, new: Grid, seed: int) -> None:
     table = table_of(old, seed=seed)
     expected = zoomed(table.reshape(*old, 3).numpy(), new)
-    found = resize_table(table, old, new, "official").reshape(*new, 3).numpy()
-    assert expected.shape == found.shape
-    assert np.abs(found - expected).max() < 1e-6
+    resized = resize_table(table, old, new, "official").reshape(*new, 3).numpy()
+    assert expected.shape == resized.shape
+    assert np.abs(resized - expected).max() < 1e-6
 
 
 @settings(max_examples=150, deadline=None)
@@ -94,8 +94,8 @@ def test_where_the_official_code_differs_scipy_has_lost_the_last_line_or_column(
     """From 28 to 14, say: rounded, the last corner lies beyond the old grid, and there zoom's "constant" is zero."""
     table = table_of(old)
     expected = zoomed(table.reshape(*old, 3).numpy(), new, "constant")
-    found = resize_table(table, old, new, "official").reshape(*new, 3).numpy()
-    differs = np.abs(found - expected).max(-1) > 1e-6
+    resized = resize_table(table, old, new, "official").reshape(*new, 3).numpy()
+    differs = np.abs(resized - expected).max(-1) > 1e-6
     assert not expected[differs].any()
     assert not differs[:-1, :-1].any()
 
@@ -104,11 +104,11 @@ def test_where_the_official_code_differs_scipy_has_lost_the_last_line_or_column(
 def test_official_is_scipys_zoom_from_one_usual_grid_to_another(old: int, new: int) -> None:
     table = 0.02 * table_of((old, old), prefix=1, dim=64)
     expected = zoomed(table[0, 1:].reshape(old, old, 64).numpy(), (new, new)).reshape(new * new, 64)
-    found = resize_table(table, (old, old), (new, new))
-    assert np.abs(found[0, 1:].numpy() - expected).max() < 2e-7
-    assert torch.equal(found[:, :1], table[:, :1])
+    resized = resize_table(table, (old, old), (new, new))
+    assert np.abs(resized[0, 1:].numpy() - expected).max() < 2e-7
+    assert torch.equal(resized[:, :1], table[:, :1])
     others = [resize_table(table, (old, old), (new, new), method) for method in METHODS if method != "official"]
-    assert all((other - found).abs().max() > 1e-3 for other in others)
+    assert all((other - resized).abs().max() > 1e-3 for other in others)
 
 
 # the other ways
@@ -128,18 +128,18 @@ def test_bicubic_aa_is_timms(old: Grid, new: Grid, prefix: int) -> None:
 @example(old=(5, 1), new=(7, 1))  # torch 2.14 answers this one wrong unless channels lie last
 def test_bicubic_aa_is_pillows(old: Grid, new: Grid) -> None:
     table = table_of(old)
-    found = resize_table(table, old, new, "bicubic-aa").reshape(*new, 3)
-    for channel, picture in enumerate(table.reshape(*old, 3).unbind(-1)):
-        expected = Image.fromarray(picture.numpy()).resize(new[::-1], Image.Resampling.BICUBIC)
-        assert np.abs(found[..., channel].numpy() - np.asarray(expected)).max() < 1e-5
+    resized = resize_table(table, old, new, "bicubic-aa").reshape(*new, 3)
+    for channel, maps in enumerate(table.reshape(*old, 3).unbind(-1)):
+        expected = Image.fromarray(maps.numpy()).resize(new[::-1], Image.Resampling.BICUBIC)
+        assert np.abs(resized[..., channel].numpy() - np.asarray(expected)).max() < 1e-5
 
 
 @pytest.mark.parametrize(("old", "new"), [(14, 24), (7, 12), (24, 14), (5, 5)])
 def test_bicubic_is_maes(old: int, new: int) -> None:
     table = table_of((old, old), 1)
-    picture = table[:, 1:].reshape(1, old, old, 3).permute(0, 3, 1, 2)
-    picture = F.interpolate(picture, size=(new, new), mode="bicubic", align_corners=False)
-    expected = torch.cat((table[:, :1], picture.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
+    maps = table[:, 1:].reshape(1, old, old, 3).permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, size=(new, new), mode="bicubic", align_corners=False)
+    expected = torch.cat((table[:, :1], maps.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
     torch.testing.assert_close(resize_table(table, (old, old), (new, new), "bicubic"), expected, atol=1e-5, rtol=1e-5)
     antialiased = resize_table(table, (old, old), (new, new), "bicubic-aa")
     assert ((antialiased - expected).abs().max() > 1e-2) == (old != new)
@@ -162,10 +162,10 @@ def test_a_constant_table_stays_constant_and_rows_in_front_stay(
 ) -> None:
     table = torch.full((2, prefix + old[0] * old[1], 3), value)
     table[:, :prefix] = torch.randn(2, prefix, 3)
-    found = resize_table(table, old, new, method)
-    assert found.shape == (2, prefix + new[0] * new[1], 3)
-    assert torch.equal(found[:, :prefix], table[:, :prefix])
-    assert (found[:, prefix:] - value).abs().max() <= 1e-6 * abs(value)
+    resized = resize_table(table, old, new, method)
+    assert resized.shape == (2, prefix + new[0] * new[1], 3)
+    assert torch.equal(resized[:, :prefix], table[:, :prefix])
+    assert (resized[:, prefix:] - value).abs().max() <= 1e-6 * abs(value)
 
 
 @settings(max_examples=60, deadline=None)
@@ -195,11 +195,11 @@ def test_the_same_grid_gives_the_same_bits(grid: Grid, prefix: int, method: Any)
 @example(old=(2, 1), new=(3, 1), method="bicubic-aa")
 def test_every_layer_and_every_number_is_resized_for_itself(old: Grid, new: Grid, method: Any) -> None:
     tables = torch.cat([table_of(old, dim=4, seed=seed) for seed in range(3)])
-    found = resize_table(tables, old, new, method)
+    resized = resize_table(tables, old, new, method)
     each = torch.cat([resize_table(table[None], old, new, method) for table in tables])
-    torch.testing.assert_close(found, each, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(resized, each, atol=1e-6, rtol=1e-6)
     halves = torch.cat([resize_table(half, old, new, method) for half in tables.chunk(2, dim=2)], dim=2)
-    torch.testing.assert_close(found, halves, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(resized, halves, atol=1e-6, rtol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -209,27 +209,27 @@ def test_lines_are_lines_and_columns_are_columns(old: Grid, new: Grid, method: A
     table = table_of(old)
     turned = table.reshape(1, *old, 3).transpose(1, 2).reshape(1, -1, 3)
     expected = resize_table(table, old, new, method).reshape(1, *new, 3).transpose(1, 2).reshape(1, -1, 3)
-    found = resize_table(turned, old[::-1], new[::-1], method)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    resized = resize_table(turned, old[::-1], new[::-1], method)
+    torch.testing.assert_close(resized, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_fresh_positions_keep_nothing_but_the_rows_in_front() -> None:
     table = table_of((4, 4), prefix=1, dim=64)
-    found = resize_table(table, (4, 4), (6, 6), "fresh")
-    assert torch.equal(found[:, :1], table[:, :1])
-    assert 0.015 < found[:, 1:].std() < 0.025
-    assert torch.equal(found, resize_table(table, (4, 4), (6, 6), "fresh"))
+    resized = resize_table(table, (4, 4), (6, 6), "fresh")
+    assert torch.equal(resized[:, :1], table[:, :1])
+    assert 0.015 < resized[:, 1:].std() < 0.025
+    assert torch.equal(resized, resize_table(table, (4, 4), (6, 6), "fresh"))
     others = resize_table(table * 2, (4, 4), (6, 6), "fresh")[:, 1:]  # of a run with another seed
-    correlation = torch.corrcoef(torch.stack([found[:, 1:].flatten(), others.flatten()]))[0, 1]
+    correlation = torch.corrcoef(torch.stack([resized[:, 1:].flatten(), others.flatten()]))[0, 1]
     assert abs(correlation) < 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_precision_is_kept(dtype: torch.dtype) -> None:
     table = table_of((3, 5), 1).to(dtype)
-    found = resize_table(table, (3, 5), (6, 4))
-    assert found.dtype == dtype
-    assert torch.equal(found, resize_table(table.double(), (3, 5), (6, 4)).to(dtype))
+    resized = resize_table(table, (3, 5), (6, 4))
+    assert resized.dtype == dtype
+    assert torch.equal(resized, resize_table(table.double(), (3, 5), (6, 4)).to(dtype))
 
 
 # distances
@@ -238,9 +238,9 @@ def test_the_precision_is_kept(dtype: torch.dtype) -> None:
 @settings(max_examples=60, deadline=None)
 @given(old=GRID, new=GRID)
 def test_constant_distances_stay_constant(old: Grid, new: Grid) -> None:
-    found = resize_offsets(torch.full((2, 2 * old[0] * old[1] - 1, 3), 0.7), old, new)
-    assert found.shape == (2, 2 * new[0] * new[1] - 1, 3)
-    torch.testing.assert_close(found, torch.full_like(found, 0.7))
+    resized = resize_offsets(torch.full((2, 2 * old[0] * old[1] - 1, 3), 0.7), old, new)
+    assert resized.shape == (2, 2 * new[0] * new[1] - 1, 3)
+    torch.testing.assert_close(resized, torch.full_like(resized, 0.7))
 
 
 @settings(max_examples=60, deadline=None)
@@ -261,18 +261,18 @@ def test_a_slope_of_distances_is_one_of_two_patches_that_are_so_far_apart(old: G
     for lines, columns in itertools.product(range(1 - new[0], new[0]), range(1 - new[1], new[1])):
         far = lines * scale[0] * old[1] + columns * scale[1]
         allowed.setdefault(lines * new[1] + columns, []).append(1 + slope * far)
-    found = resize_offsets(table, old, new)[0, :, 0].tolist()
-    assert len(found) == len(allowed) == 2 * new[0] * new[1] - 1
-    for distance, value in zip(sorted(allowed), found, strict=True):
+    resized = resize_offsets(table, old, new)[0, :, 0].tolist()
+    assert len(resized) == len(allowed) == 2 * new[0] * new[1] - 1
+    for distance, value in zip(sorted(allowed), resized, strict=True):
         assert min(abs(value - each) for each in allowed[distance]) < 1e-9, distance
 
 
 def test_distances_in_a_single_line_are_stretched() -> None:
     table = torch.arange(-3.0, 4.0).reshape(1, 7, 1)
-    found = resize_offsets(table, (1, 4), (1, 7))
-    torch.testing.assert_close(found.flatten(), torch.arange(-6.0, 7.0) / 2)
-    found = resize_offsets(table, (4, 1), (7, 1))
-    torch.testing.assert_close(found.flatten(), torch.arange(-6.0, 7.0) / 2)
+    resized = resize_offsets(table, (1, 4), (1, 7))
+    torch.testing.assert_close(resized.flatten(), torch.arange(-6.0, 7.0) / 2)
+    resized = resize_offsets(table, (4, 1), (7, 1))
+    torch.testing.assert_close(resized.flatten(), torch.arange(-6.0, 7.0) / 2)
 
 
 # whole weights
@@ -345,7 +345,7 @@ def test_waves_are_computed_anew(kind: str, family: str) -> None:
     new = resize_weights(weights, 24, 16)
     assert torch.equal(new.tensors["pos_embed"], collect_tensors(build_module(new.spec))["pos_embed"])
     assert torch.equal(new.tensors["pos_embed"][0, -24:], sincos((6, 4), 32, kind))
-    assert new.about.history[-1]["method"] == "computed anew"
+    assert new.about.history[-1]["method"] == "recomputed"
     assert round_trip_error(weights, 24, 16, "official") == 0.0
 
 
@@ -446,21 +446,23 @@ def test_the_official_way_to_a_grid_that_holds_the_old_one_loses_nothing() -> No
 @pytest.mark.parametrize(("positions", "added"), KINDS)
 def test_a_round_trip_error_is_a_relative_root_mean_square(positions: str, added: str) -> None:
     weights = weights_of(positions=positions, added=added)
-    found = round_trip_error(weights, 24, 16, "official")
+    resized = round_trip_error(weights, 24, 16, "official")
     there = resize_weights(weights, 24, 16)
     back = resize_weights(there, 12, 20)
     names = [name for name in weights.tensors if is_table(name)]
     if not names or positions.startswith("sincos"):
-        assert found == 0.0
+        assert resized == 0.0
         return
     old, new = (torch.cat([each.tensors[name].flatten() for name in names]) for each in (weights, back))
-    assert found == pytest.approx(((new - old).norm() / old.norm()).item(), rel=1e-4)
-    assert 0 < found < 2
+    assert resized == pytest.approx(((new - old).norm() / old.norm()).item(), rel=1e-4)
+    assert 0 < resized < 2
 
 
 def test_timms_models_are_left_to_timm() -> None:
     weights = Weights(model_spec("timm:resnet18"), {}, About("timm"))
-    with pytest.raises(UsageError, match="timm:resnet18: only timm itself knows its positions"):
+    with pytest.raises(
+        UsageError, match="timm:resnet18: cannot be resized, because its position embedding is known to timm only"
+    ):
         resize_weights(weights, 256, 256)
 
 
@@ -500,9 +502,9 @@ def test_a_padded_model_takes_a_size_that_patches_do_not_divide() -> None:
 @pytest.mark.parametrize("family", ["vit", "registers apart", "pooled"])
 def test_positions_of_patches_are_those_of_the_first_block(family: str, positions: str, added: str) -> None:
     weights = weights_of(positions=positions, added=added, **FAMILIES[family])
-    found = patch_positions(weights)
+    resized = patch_positions(weights)
     if positions in ("none", "relative"):
-        assert found is None
+        assert resized is None
         return
     model = model_of(weights)
     if added == "stem" and positions != "2d":
@@ -510,5 +512,5 @@ def test_positions_of_patches_are_those_of_the_first_block(family: str, position
     else:
         place = model if added == "stem" else model.blocks[0]
         expected = dict(place.named_children())["positions"]()
-    assert found is not None
-    assert torch.equal(found, expected[0, -15:].detach())
+    assert resized is not None
+    assert torch.equal(resized, expected[0, -15:].detach())

@@ -50,7 +50,7 @@ def filled(weights: Weights) -> nn.Module:
     return model.eval()
 
 
-def pictures(spec: ModelSpec, scale: float = 1.0, seed: int = 0) -> np.ndarray[Any, Any]:
+def sample_images(spec: ModelSpec, scale: float = 1.0, seed: int = 0) -> np.ndarray[Any, Any]:
     random = np.random.default_rng(seed)
     return scale * random.normal(size=(2, spec.height, spec.width, spec.channels)).astype(np.float32)
 
@@ -93,7 +93,7 @@ def test_a_vit_is_the_official_one(layout: str, head: str, hidden: int) -> None:
         arrays = official_files.make_vit(layout, head, hidden, seed=seed)
         weights = read(arrays)
         assert (weights.spec.head, weights.spec.hidden, weights.spec.family) == (head, hidden, "vit")
-        check(weights, pictures(weights.spec, seed=seed), reference.vit, arrays)
+        check(weights, sample_images(weights.spec, seed=seed), reference.vit, arrays)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_vit_is_the_official_one(layout: str, head: str, hidden: int) -> None:
 def test_a_vit_of_any_size_is_the_official_one(layout: str, options: dict[str, Any]) -> None:
     arrays = official_files.make_vit(layout, **options)
     weights = read(arrays)
-    check(weights, pictures(weights.spec), reference.vit, arrays)
+    check(weights, sample_images(weights.spec), reference.vit, arrays)
 
 
 @pytest.mark.parametrize("scale", [1.0, FAINT])
@@ -119,7 +119,7 @@ def test_a_hybrid_is_the_official_one(options: dict[str, Any], scale: float) -> 
     weights = read(arrays)
     assert (weights.spec.family, weights.spec.layers) == ("hybrid", options["layers"])
     tolerance = 1e-5 if len(options["layers"]) < 3 else 2e-5
-    check(weights, pictures(weights.spec, scale), reference.hybrid, arrays, tolerance)
+    check(weights, sample_images(weights.spec, scale), reference.hybrid, arrays, tolerance)
 
 
 @pytest.mark.parametrize("scale", [1.0, FAINT])
@@ -129,46 +129,46 @@ def test_a_bit_resnet_is_the_official_one(layout: str, layers: tuple[int, ...], 
     arrays = official_files.make_bit(layout, layers)
     weights = read(arrays, height=40, width=52)  # at any size, odd maps among them
     assert (weights.spec.family, weights.spec.layers) == ("bit", layers)
-    check(weights, pictures(weights.spec, scale), reference.bit, arrays, 2e-5)
+    check(weights, sample_images(weights.spec, scale), reference.bit, arrays, 2e-5)
 
 
 def test_the_width_of_bit_is_the_official_one() -> None:
     arrays = official_files.make_bit("big_vision", (1, 1), factor=2)
     weights = read(arrays, height=33, width=33)
     assert weights.spec.factor == 2
-    check(weights, pictures(weights.spec), reference.bit, arrays, 2e-5)
+    check(weights, sample_images(weights.spec), reference.bit, arrays, 2e-5)
 
 
 def test_other_numerics_would_have_been_noticed() -> None:
     """The comparisons above see a wrong epsilon, GELU and pooling: each alone is further off than they allow."""
     arrays = official_files.make_vit("original")
-    images = pictures(read(arrays).spec)
+    images = sample_images(read(arrays).spec)
     assert furthest(answers(filled(read(arrays, gelu="erf")), images), reference.vit(arrays, images)) > 5e-5
     assert furthest(answers(filled(read(arrays, norm_eps=1e-5)), images), reference.vit(arrays, images)) > 1e-5
     arrays = official_files.make_hybrid()
     for scale in (1.0, FAINT):
-        images = pictures(read(arrays).spec, scale)
-        found = furthest(answers(filled(read(arrays, numerics="timm")), images), reference.hybrid(arrays, images))
-        assert found > 1e-4
+        images = sample_images(read(arrays).spec, scale)
+        difference = furthest(answers(filled(read(arrays, numerics="timm")), images), reference.hybrid(arrays, images))
+        assert difference > 1e-4
     arrays = official_files.make_bit("big_vision", (1, 1))
     weights = read(arrays, height=40, width=40, numerics="timm")
-    images = pictures(weights.spec)
+    images = sample_images(weights.spec)
     assert furthest(answers(filled(weights), images), reference.bit(arrays, images)) > 1e-4
 
 
 def test_faint_images_show_the_epsilon_of_a_group_norm_and_others_hardly() -> None:
     arrays = official_files.make_hybrid()
     weights = read(arrays)
-    model, found = filled(weights).double(), {}
+    model, differences = filled(weights).double(), {}
     norms = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
     assert [norm.eps for norm in norms] == [1e-6] * 9
     for norm in norms:
         norm.eps = 1e-5
     for scale in (1.0, FAINT):
-        images = pictures(weights.spec, scale)
-        found[scale] = furthest(answers(model, images), reference.hybrid(arrays, images))
-    assert found[FAINT] > 1e-3
-    assert found[FAINT] > 100 * found[1.0]
+        images = sample_images(weights.spec, scale)
+        differences[scale] = furthest(answers(model, images), reference.hybrid(arrays, images))
+    assert differences[FAINT] > 1e-3
+    assert differences[FAINT] > 100 * differences[1.0]
 
 
 # timm's own reading of the same files
@@ -204,7 +204,7 @@ def test_a_vit_is_what_timm_makes_of_the_file(layout: str, head: str, tmp_path: 
     """But for the GELU: timm has the one by erf, the official code the one by tanh."""
     arrays = official_files.make_vit(layout, head, mlp=32)
     weights = read(arrays)
-    images = pictures(weights.spec)
+    images = sample_images(weights.spec)
     theirs = answers(loaded(timms_vit(weights.spec, fc_norm=False), arrays, tmp_path), images)
     assert furthest(answers(filled(read(arrays, gelu="erf")), images), theirs) < 2e-6
     assert furthest(answers(filled(weights), images), theirs) > 1e-5
@@ -216,7 +216,7 @@ def test_timm_pools_before_the_last_norm_unless_told(layout: str, tmp_path: Path
     arrays = official_files.make_vit(layout, "gap", mlp=32)
     weights = read(arrays, gelu="erf")
     assert weights.spec.norm == "tokens"
-    images = pictures(weights.spec)
+    images = sample_images(weights.spec)
     default = loaded(timms_vit(weights.spec), arrays, tmp_path)
     assert isinstance(default.fc_norm, nn.LayerNorm)
     assert furthest(answers(filled(weights), images), answers(default, images)) > 1e-2
@@ -232,7 +232,7 @@ def test_a_hybrid_is_what_timm_makes_of_the_file(
 ) -> None:
     arrays = official_files.make_hybrid(layers, patch=patch, grid=(2, 2), mlp=32)
     weights = read(arrays)
-    images = pictures(weights.spec, scale)
+    images = sample_images(weights.spec, scale)
     backbone = _resnetv2(layers)
     ratio = {"feature_size": weights.spec.height // weights.spec.stride, "feature_ratio": weights.spec.stride}
     if not layers:
@@ -248,7 +248,7 @@ def test_a_hybrid_is_what_timm_makes_of_the_file(
 def test_a_bit_resnet_is_what_timm_makes_of_the_file(tmp_path: Path) -> None:
     arrays = official_files.make_bit("big_transfer", (1, 2))
     weights = read(arrays, height=40, width=52)
-    images = pictures(weights.spec)
+    images = sample_images(weights.spec)
     conv = build_module(weights.spec.replace(numerics="timm")).stem.conv
     theirs = ResNetV2((1, 2), num_classes=5, stem_type="fixed", conv_layer=functools.partial(type(conv), eps=1e-8))
     expected = answers(loaded(theirs, arrays, tmp_path), images)
@@ -288,9 +288,9 @@ def test_an_axial_block_is_a_loop_over_rows_and_one_over_columns(height: int, wi
             for row in range(rows):
                 grid[row][column] = line[:, row]
         expected = torch.stack([cell for cells in grid for cell in cells], 1)
-        found = block(tokens)
-    assert (found - tokens).abs().max() > 0.1
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        output = block(tokens)
+    assert (output - tokens).abs().max() > 0.1
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_axial_block_sees_its_row_and_its_column_and_through_them_all() -> None:
@@ -307,7 +307,7 @@ def test_an_axial_block_sees_its_row_and_its_column_and_through_them_all() -> No
 def test_an_axial_model_is_its_blocks_one_after_the_other() -> None:
     spec = axial()
     model = shaken(create_model(spec))
-    pixels = torch.from_numpy(pictures(spec)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(sample_images(spec)).permute(0, 3, 1, 2)
     with torch.no_grad():
         x = model.patch_embed(pixels) + model.pos_embed
         for block in model.blocks:
@@ -341,19 +341,19 @@ def test_without_them_nothing_is_dropped() -> None:
 def test_a_dropped_stem_has_zeros_and_keeps_its_mean(positions: str) -> None:
     spec = plain(dropout=0.5, positions=positions)
     model = shaken(create_model(spec)).train()
-    pixels = torch.from_numpy(pictures(spec)).permute(0, 3, 1, 2).repeat(20, 1, 1, 1)
+    pixels = torch.from_numpy(sample_images(spec)).permute(0, 3, 1, 2).repeat(20, 1, 1, 1)
     torch.manual_seed(0)
     with torch.no_grad():
         dropped, whole = next(iter(model.layers(pixels))), next(iter(model.eval().layers(pixels)))
-    kept = dropped != 0
-    assert kept.float().mean().item() == pytest.approx(0.5, abs=0.02)
-    torch.testing.assert_close(dropped[kept], 2 * whole[kept])
+    survivors = dropped != 0
+    assert survivors.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    torch.testing.assert_close(dropped[survivors], 2 * whole[survivors])
 
 
 @pytest.mark.parametrize("spec", [plain(dropout=0.3), plain(drop_path=0.6), axial(dropout=0.3), axial(drop_path=0.6)])
 def test_what_is_dropped_is_dropped_in_training_only(spec: ModelSpec) -> None:
     model = shaken(create_model(spec))
-    pixels = torch.from_numpy(pictures(spec)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(sample_images(spec)).permute(0, 3, 1, 2)
     with torch.no_grad():
         assert torch.equal(model(pixels), model(pixels))
         model.train()
@@ -387,7 +387,7 @@ LAYERED = {
 def test_layers_are_the_tokens_before_and_behind_every_block(name: str) -> None:
     spec = LAYERED[name]
     model = shaken(create_model(spec))
-    pixels = torch.from_numpy(pictures(spec)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(sample_images(spec)).permute(0, 3, 1, 2)
     with torch.no_grad():
         layers = list(model.layers(pixels))
         assert [tuple(layer.shape) for layer in layers] == [(2, spec.tokens, 32)] * (spec.depth + 1)
@@ -400,9 +400,9 @@ def test_layers_are_the_tokens_before_and_behind_every_block(name: str) -> None:
 
 def test_layers_come_one_at_a_time() -> None:
     spec = plain()
-    found = create_model(spec).layers(torch.zeros(1, 3, 8, 12))
-    assert isinstance(found, Iterator)
-    assert next(found).shape == (1, spec.tokens, 32)
+    output = create_model(spec).layers(torch.zeros(1, 3, 8, 12))
+    assert isinstance(output, Iterator)
+    assert next(output).shape == (1, spec.tokens, 32)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_a_hybrid_refuses_images_of_another_size(options: dict[str, int], messag
     model = create_model(plain(family="hybrid", height=32, width=48, patch=2))
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(2, 3, options["height"], options["width"]))
-    with pytest.raises(ValueError, match=r"not \[2, 6, 192\]; ask the loader for View"):
+    with pytest.raises(ValueError, match=r"not \[2, 6, 192\]; use View"):
         model(torch.zeros(2, 6, 192))
 
 

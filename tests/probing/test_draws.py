@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from vitctl.probing.draws import draw_orders, split_by_class, take_shots
-from vitctl.probing.least_squares import LeastSquares
+from vitctl.probing.estimators import LeastSquares
 
 
 def big_visions(x: np.ndarray, y: np.ndarray, tests: np.ndarray, seed: int, shots: int) -> tuple[np.ndarray, list[int]]:
-    """The evaluator told again, from its description: the scores of the test images, and the rows drawn."""
+    """The evaluator, rewritten from its description: the scores of the test images, and the rows drawn."""
     random = np.random.default_rng(seed)
     rows: list[int] = []
     for number in range(int(y.max()) + 1):

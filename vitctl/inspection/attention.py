@@ -1,11 +1,12 @@
-"""What queries look at, in every layer: caught exactly, although the model runs with fused attention that never has it.
+"""The attention of every layer, and attention rollout.
 
-Each layer's matrix is computed a second time from what the layer was given, shown to whoever asked, and dropped: no two
-are in memory at once.
+Fused attention never stores its matrix, so each layer's matrix is computed a second time from the layer's input. It is
+passed to a callback and released before the next layer runs: only one is in memory at a time.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ Visit = Callable[[int, torch.Tensor], None]  # the layer's number, and its atten
 
 
 def attention_layers(model: nn.Module) -> list[Any]:
-    """Every layer that makes queries, keys and values of the same tokens, in order."""
+    """Every self-attention layer, in order."""
     return [each for each in model.modules() if hasattr(each, "qkv") and hasattr(each, "num_heads")]
 
 
 def attention_of(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Softmax of the logits [B, H, T, T], of tokens [B, T, D] as the layer gets them."""
+    """The attention [B, H, T, T] of a layer for its input [B, T, D]."""
     batch, count, _ = tokens.shape
     qkv = layer.qkv(tokens).reshape(batch, count, 3, layer.num_heads, layer.head_dim).permute(2, 0, 3, 1, 4)
     queries, keys = layer.q_norm(qkv[0]) * layer.scale, layer.k_norm(qkv[1])  # [B, H, T, D/H]
@@ -33,16 +34,13 @@ def attention_of(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def watch_attention(model: nn.Module, visit: Visit) -> Iterator[None]:
-    """While this lasts, every forward pass shows the attention of each of its layers."""
+    """Within this context every forward pass calls `visit` with the attention of each layer."""
+
+    def hook(number: int, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        visit(number, attention_of(layer, inputs[0]))
+
     layers = attention_layers(model)
-
-    def hook(number: int) -> Any:
-        def look(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-            visit(number, attention_of(layer, given[0]))
-
-        return look
-
-    handles = [layer.register_forward_pre_hook(hook(number)) for number, layer in enumerate(layers)]
+    handles = [layer.register_forward_pre_hook(partial(hook, number)) for number, layer in enumerate(layers)]
     try:
         yield
     finally:
@@ -51,5 +49,26 @@ def watch_attention(model: nn.Module, visit: Visit) -> Iterator[None]:
 
 
 def batch_for(heads: int, tokens: int, budget: int = 256 * 2**20) -> int:
-    """Images at once, so that a few matrices of a layer stay within the budget."""
+    """The batch size for which three float32 matrices of a layer stay within the budget in bytes."""
     return max(1, min(32, budget // (3 * heads * tokens * tokens * 4)))
+
+
+class Rollout:
+    """Attention rollout (Abnar and Zuidema): R = A'_L ... A'_1, where A' = (A + I) / 2 and A is the mean over heads.
+
+    Called with the attention [B, H, T, T] of one layer after another.
+    """
+
+    def __init__(self) -> None:
+        self.product: torch.Tensor | None = None  # [B, T, T]
+
+    def __call__(self, attention: torch.Tensor) -> None:
+        mean = attention.mean(1)
+        step = (mean + torch.eye(mean.shape[-1], device=mean.device)) / (mean.sum(-1, keepdim=True) + 1)
+        self.product = step if self.product is None else step @ self.product
+
+
+def on_patches(weights: torch.Tensor, prefix: int, by_token: bool) -> torch.Tensor:
+    """Attention [..., T, T] to that of the patches [..., N], from the class token or averaged over all patches."""
+    queries = weights[..., 0, :] if by_token else weights[..., prefix:, :].mean(-2)
+    return queries[..., prefix:]

@@ -1,4 +1,4 @@
-"""One HTML page that holds everything: it asks the network for nothing, and reads well in light, dark and print."""
+"""A self-contained HTML page: it loads nothing from the network, and supports light mode, dark mode and print."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .5r
 footer { overflow-wrap: anywhere; margin-top: 3rem; color: var(--quiet); font-size: .88rem; }
 @media print { body { max-width: none; padding: 0; } figure { border: 0; break-inside: avoid; } }
 """
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser lets it fetch nothing
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser blocks all requests
 
 
 @dataclass(frozen=True)

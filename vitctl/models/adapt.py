@@ -1,4 +1,4 @@
-"""Weights for other images or classes than they were trained with."""
+"""Adapts weights to images or classes that differ from those of their training."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from vitctl.models.initialize import init_head
 from vitctl.models.resize import Method, resize_weights
 from vitctl.reporting import format_count
 
-FIRST = (  # the layer that sees colors, in every family
+FIRST = (  # the layer that reads pixels, in every family
     "patch_embed.backbone.stem.conv.weight",
     "patch_embed.backbone.conv.weight",
     "stem.conv.weight",
@@ -27,7 +27,7 @@ def adapt_weights(
     classes: int | None = None,
     method: Method = "official",
 ) -> Weights:
-    """The same weights for another size, other channels, or with a new head for other classes."""
+    """The same weights for another size or other channels, or with a new head for other classes."""
     spec = weights.spec
     if (height or spec.height, width or spec.width) != (spec.height, spec.width):
         weights = resize_weights(weights, height or spec.height, width or spec.width, method)
@@ -41,7 +41,8 @@ def adapt_weights(
 def check_known_architecture(spec: ModelSpec) -> None:
     if spec.family == "timm":
         raise UsageError(
-            f"{spec.name}: only timm itself knows its layers; vitctl gives other channels or classes to its own models"
+            f"{spec.name}: cannot be adapted, because its layers are known to timm only; "
+            "vitctl changes channels and classes of its own models"
         )
 
 
@@ -60,44 +61,48 @@ def change_channels(weights: Weights, channels: int) -> Weights:
 
 
 def renormalize(weights: Weights, mean: tuple[float, ...], std: tuple[float, ...]) -> Weights:
-    """The same answers for pixels that are normalized otherwise: the first layer takes up the difference."""
+    """The same outputs for another normalization of the pixels: the first layer absorbs the difference.
+
+    With x = (pixel - mean) / std, the kernel is multiplied by std_new / std_old, and the bias takes up the shift.
+    """
     old, new = weights.about, (for_channels(mean, weights.spec.channels), for_channels(std, weights.spec.channels))
     if (tuple(old.mean), tuple(old.std)) == new:
         return weights
     name = "patch_embed.proj.weight"
     if name not in weights.tensors or weights.spec.family != "vit":
         raise UsageError(
-            f"{weights.spec.name}: wants pixels less {list(old.mean)}, by {list(old.std)}: this format cannot say so, "
-            "and a standardized convolution cannot take it up; write .safetensors, onnx or torch"
+            f"{weights.spec.name}: its pixels are normalized with mean {list(old.mean)} and std {list(old.std)}, which "
+            "this format cannot store and a standardized convolution cannot absorb; write .safetensors, onnx or torch"
         )
-    shift, scale = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in new)
-    before, by = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (old.mean, old.std))
+    (new_mean, new_std), (old_mean, old_std) = (
+        [torch.tensor(values, dtype=torch.float64)[:, None, None] for values in pair]
+        for pair in (new, (old.mean, old.std))
+    )
     kernel, bias = weights.tensors[name].double(), weights.tensors["patch_embed.proj.bias"].double()
     changed = {
-        name: (kernel * scale / by).to(weights.tensors[name].dtype),
-        "patch_embed.proj.bias": (bias + (kernel * (shift - before) / by).sum((1, 2, 3))).to(
-            weights.tensors[name].dtype
-        ),
+        name: kernel * new_std / old_std,
+        "patch_embed.proj.bias": bias + (kernel * (new_mean - old_mean) / old_std).sum((1, 2, 3)),
     }
+    changed = {key: value.to(weights.tensors[name].dtype) for key, value in changed.items()}
     step = {"step": "normalisation", "from": [list(old.mean), list(old.std)], "to": [list(each) for each in new]}
     about = replace(old, mean=new[0], std=new[1], history=(*old.history, step))
     return replace(weights, tensors=weights.tensors | changed, about=about)
 
 
 def change_kernel_channels(kernel: torch.Tensor, channels: int) -> torch.Tensor:
-    """[D, C, P, P] for other channels. To one: the sum, so that gray answers as it would in every channel.
+    """[D, C, P, P] for another number of channels.
 
-    To more or other ones: repeated in turn and scaled by old / new, so that an answer keeps its size.
+    One channel gets the sum, so that a gray image gives what it would give repeated in every channel. Otherwise the
+    channels are repeated in turn and scaled by old / new, so that outputs keep their scale.
     """
     old = kernel.shape[1]
     if channels == 1:
         return kernel.sum(1, keepdim=True)
-    turn = torch.arange(channels) % old
-    return kernel[:, turn] * (old / channels)
+    return kernel[:, torch.arange(channels) % old] * (old / channels)
 
 
 def replace_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 0, why: str = "") -> Weights:
-    """The whole head of pretraining goes, its hidden layer too; a linear layer takes its place, of zeros by default."""
+    """Replaces the whole pretraining head, with its hidden layer, by a linear layer, which is zero by default."""
     spec = weights.spec
     check_known_architecture(spec)
     tensors: Tensors = {
@@ -113,7 +118,7 @@ def replace_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 0
 
 
 def classes_differ(weights: Weights, names: tuple[str, ...]) -> str:
-    """Why the head cannot answer with these classes; empty where it can. Without names, their number decides."""
+    """Why the head does not fit these classes; empty if it does. Unnamed heads are compared by number of classes."""
     own, count = weights.about.class_names, weights.spec.classes
     if not count:
         return "the weights have no head"
@@ -129,23 +134,23 @@ def classes_differ(weights: Weights, names: tuple[str, ...]) -> str:
 
 
 def keep_head(weights: Weights, names: tuple[str, ...]) -> Weights:
-    """The head of pretraining, its rows in the order of these classes, which must be its own."""
+    """Keeps the head, with its rows in the order of `names`, which must be its own classes."""
     own, tensors, method = weights.about.class_names, weights.tensors, "kept"
     if not own:
-        method = "kept; the weights do not name their classes, which are taken to be in the order of the data's"
+        method = "kept; the weights have no class names, so their order is assumed to be that of the data"
     elif own != names:
         check_known_architecture(weights.spec)
         rows = {name: row for row, name in enumerate(own)}
         order = torch.tensor([rows[name] for name in names])
         tensors = {name: tensor[order] if name.startswith("head.") else tensor for name, tensor in tensors.items()}
-        method = "kept, its rows in the data's order of classes"
+        method = "kept, with rows reordered to the classes of the data"
     step = {"step": "head", "from": weights.spec.classes, "to": weights.spec.classes, "method": method}
     about = replace(weights.about, history=(*weights.about.history, step))
     return replace(weights, tensors=tensors, about=about)
 
 
 def pool_norm(weights: Weights) -> Weights:
-    """A fresh norm behind the pooling in place of the one on the tokens, as MAE's and BEiT's are fine-tuned."""
+    """Replaces the norm of the tokens by a new one behind the pooling, as MAE and BEiT do for fine-tuning."""
     tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("norm.")}
     scale = torch.ones_like(weights.tensors["norm.weight"])
     step = {"step": "norm", "from": "tokens", "to": "pooled", "method": "fresh"}

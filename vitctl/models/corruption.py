@@ -1,5 +1,6 @@
-"""Which patches are hidden: a function of (seed, epoch, sample), whatever the rank, the batch or the resumed step."""
+"""Which patches are hidden. It is a function of (seed, epoch, sample), so ranks, batches and resuming do not matter."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,19 +12,21 @@ from vitctl.randomness import Draws
 
 @dataclass(frozen=True)
 class Corruption:
-    """Places of patches, int64; the hidden ones are first masked, then swapped, then kept as they are."""
+    """Indices of patches, int64. The hidden ones are, in this order: masked, swapped with another, left unchanged."""
 
     hidden: torch.Tensor  # [B, M]
-    left: torch.Tensor  # [B, N - M]
-    others: torch.Tensor  # [B, S], what the swapped ones get
+    left: torch.Tensor  # [B, N - M], the visible patches
+    others: torch.Tensor  # [B, S], the patches that replace the swapped ones
     masked: int
 
     def part(self, begin: int, end: int) -> "Corruption":
-        own = slice(begin, end)
-        return replace(self, hidden=self.hidden[own], left=self.left[own], others=self.others[own])
+        return self.apply(lambda indices: indices[begin:end])
 
     def to(self, device: torch.device) -> "Corruption":
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("hidden", "left", "others")})
+        return self.apply(lambda indices: indices.to(device))
+
+    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Corruption":
+        return replace(self, hidden=change(self.hidden), left=change(self.left), others=change(self.others))
 
 
 def corruption(config: MaskingConfig, patches: int, seed: int, epochs: Any, samples: Any) -> Corruption:
@@ -32,5 +35,5 @@ def corruption(config: MaskingConfig, patches: int, seed: int, epochs: Any, samp
     order = torch.as_tensor(draws.bits("hidden", patches)).argsort(dim=1, stable=True)  # [B, N]
     hidden = order[:, : counts.hidden]
     swapped = hidden[:, counts.masked : counts.masked + counts.swapped]
-    further = torch.as_tensor(draws.integers("others", patches - 1, counts.swapped)) + 1
-    return Corruption(hidden, order[:, counts.hidden :], (swapped + further) % patches, counts.masked)
+    step = torch.as_tensor(draws.integers("others", patches - 1, counts.swapped)) + 1  # never 0: another patch
+    return Corruption(hidden, order[:, counts.hidden :], (swapped + step) % patches, counts.masked)

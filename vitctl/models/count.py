@@ -1,4 +1,4 @@
-"""How large a model is, and how much it computes, without making it: on torch's meta device."""
+"""Parameters and floating point operations of a model, counted on torch's meta device without allocating it."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitctl.config.model import ModelSpec
 from vitctl.models.create import build_module, collect_tensors
 
-BACKWARD = 3  # a training step computes what a forward pass does three times
+BACKWARD = 3  # a training step costs three forward passes
 
 
 @dataclass(frozen=True)
 class Count:
     parameters: int
-    flops: int  # of one image forward, two for each multiply-add
+    flops: int  # of a forward pass of one image; a multiply-add counts as two
 
 
 def count(spec: ModelSpec) -> Count:
     with torch.device("meta"):
-        model = build_module(spec).eval().requires_grad_(False)  # the counter stumbles over parameters under no_grad
-        picture = torch.empty(1, spec.channels, spec.height, spec.width)
+        model = build_module(spec).eval().requires_grad_(False)  # the counter fails on parameters under no_grad
         with FlopCounterMode(display=False) as counter:
-            model(picture)
+            model(torch.empty(1, spec.channels, spec.height, spec.width))
     return Count(sum(tensor.numel() for tensor in collect_tensors(model).values()), counter.get_total_flops())

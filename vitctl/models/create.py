@@ -1,7 +1,6 @@
-"""From a spec to a module, with weights or freshly begun."""
+"""Builds the module of a spec, freshly initialized or with given weights."""
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ from vitctl.reporting import format_count
 def create_model(
     name: str | ModelSpec, *, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0, **options: Any
 ) -> nn.Module:
-    """A fresh model, begun the official way: `create_model("vit-b/16", height=384, width=384, classes=10)`."""
+    """A model with the official initialization: `create_model("vit-b/16", height=384, width=384, classes=10)`."""
     spec = name.replace(**options) if isinstance(name, ModelSpec) else model_spec(name, **options)
-    with torch.random.fork_rng(devices=[]):  # timm draws from torch's own generator as it builds
+    with torch.random.fork_rng(devices=[]):  # timm draws from torch's global generator
         torch.default_generator.manual_seed(seed)
         model = build_module(spec)
     if spec.family != "timm":
@@ -30,7 +29,7 @@ def create_model(
 
 
 def build_module(spec: ModelSpec) -> nn.Module:
-    """The module of a spec, its numbers not yet set."""
+    """The module of a spec; its parameters are not initialized."""
     import_timm()
     if spec.family == "timm":
         return build_timm(spec)
@@ -41,13 +40,13 @@ def build_module(spec: ModelSpec) -> nn.Module:
 
 
 def import_timm() -> Any:
-    """timm, or one line that says why not: it dies where torch and torchvision do not match."""
+    """Imports timm, or raises a one-line error: its import fails if torch and torchvision do not match."""
     try:
         import timm
     except Exception as error:
         raise UsageError(
             f"timm cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:120]}); "
-            "vitctl doctor says what to install"
+            "run vitctl doctor to see what to install"
         ) from error
     return timm
 
@@ -69,14 +68,14 @@ def build_timm(spec: ModelSpec) -> nn.Module:
 
 
 def call_timm(name: str, options: dict[str, Any]) -> Any:
-    """timm's model, without those options that it does not know and need not: most that convolve take any size."""
+    """timm's model, without the optional arguments that it does not know: most CNNs have no img_size, for example."""
     import timm
 
     try:
         return timm.create_model(name, **options)
     except TypeError as error:
-        needless = ["img_size", *(option for option in ("drop_rate", "drop_path_rate") if not options.get(option))]
-        unknown = [option for option in needless if option in options and f"'{option}'" in str(error)]
+        optional = ["img_size", *(option for option in ("drop_rate", "drop_path_rate") if not options.get(option))]
+        unknown = [option for option in optional if option in options and f"'{option}'" in str(error)]
         if not unknown:
             raise
         return call_timm(name, {option: value for option, value in options.items() if option not in unknown})
@@ -91,16 +90,14 @@ def check_timm_name(name: str) -> None:
 
 
 def collect_tensors(model: nn.Module) -> Tensors:
-    """Every parameter and stored buffer under its first name: what several layers share stands once."""
+    """Every parameter and persistent buffer under its first name: a tensor shared by layers is listed once."""
     stored = set(model.state_dict())
-    named: Iterator[tuple[str, torch.Tensor]] = iter(
-        [*model.named_parameters(), *((name, buffer) for name, buffer in model.named_buffers() if name in stored)]
-    )
-    return {name: tensor.detach() for name, tensor in named}
+    buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in stored)
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *buffers)}
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """What is to be saved of a model: its spec, a copy of its tensors, and where they came from."""
+    """What is saved of a model: its spec, a copy of its tensors on the CPU, and their origin."""
     tensors = {name: tensor.cpu().clone() for name, tensor in collect_tensors(model).items()}
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     mean, std = (for_channels(values, spec.channels) for values in HALF)
@@ -108,22 +105,22 @@ def weights_of(model: nn.Module) -> Weights:
 
 
 def load_tensors(model: nn.Module, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
-    """Copies tensors into the model; every name that does not fit is told, and an error unless it is allowed."""
-    wanted = collect_tensors(model)
-    notes = check_same_tensors(wanted, tensors, what, allow_missing)
+    """Copies tensors into the model. A name without a match is an error, or a note with `allow_missing`."""
+    own = collect_tensors(model)
+    notes = check_same_tensors(own, tensors, what, allow_missing)
     with torch.no_grad():
-        for name in set(wanted) & set(tensors):
-            wanted[name].copy_(tensors[name])
+        for name in set(own) & set(tensors):
+            own[name].copy_(tensors[name])
     return notes
 
 
-def check_same_tensors(wanted: Tensors, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
-    """Whether tensors are those of a model, by name and shape."""
+def check_same_tensors(own: Tensors, tensors: Tensors, what: str, allow_missing: bool = False) -> tuple[str, ...]:
+    """Checks that `tensors` match the model's `own` in name and shape."""
     wrong = [
-        f"{name} is {list(tensors[name].shape)} in the file, {list(wanted[name].shape)} in the model"
-        for name in wanted
-        if name in tensors and tensors[name].shape != wanted[name].shape
+        f"{name} is {list(tensors[name].shape)} in the file, {list(own[name].shape)} in the model"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
     ]
     if wrong:
         raise WeightsError(f"{what}: {format_count(len(wrong), 'tensor')} of another shape: {'; '.join(wrong[:3])}")
-    return settle(what, set(wanted) - set(tensors), set(tensors) - set(wanted), allow_missing)
+    return settle(what, set(own) - set(tensors), set(tensors) - set(own), allow_missing)

@@ -1,6 +1,6 @@
-"""timm's models: pretrained, by `timm:NAME[.tag]`, or those that a file of weights names as its architecture.
+"""timm's models: pretrained ones as `timm:NAME[.tag]`, and the architecture that a timm config.json names.
 
-Plain ViTs, hybrids and BiTs become ours, once every module of theirs is known to compute what ours does.
+Plain ViTs, hybrids and BiTs become vitctl's own models if every module computes the same in both.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from vitctl.errors import ConfigError, WeightsError, did_you_mean
 from vitctl.io.state_dict import parse_pretrained_cfg
 from vitctl.io.weights import Weights
 from vitctl.models.create import build_module, check_timm_name, collect_tensors, import_timm
-from vitctl.models.hub import check_reachable
+from vitctl.models.hub import CHECK, NOT_DOWNLOADED, check_reachable
 from vitctl.reporting import mute_loggers
 
 HEADS: dict[str, Literal["cls", "gap", "map"]] = {"token": "cls", "avg": "gap", "map": "map"}
-IDLE = {"Identity", "Dropout", "DropPath", "PatchDropout"}  # once a model is not trained any more
-NOT_COMPUTED = {  # attributes of modules that change nothing for images of the model's own size
+IDLE = {"Identity", "Dropout", "DropPath", "PatchDropout"}  # the identity in eval mode
+NOT_COMPUTED = {  # attributes of modules that do not change the output for images of the model's own size
     "training", "p", "inplace", "drop_prob", "drop_rate", "scale_by_keep", "grad_checkpointing", "fused_attn",
     "weight_init_mode", "fix_init", "init_values", "no_embed_class", "dynamic_img_size", "dynamic_img_pad",
     "strict_img_size", "flatten", "output_fmt",
@@ -33,14 +33,14 @@ NOT_COMPUTED = {  # attributes of modules that change nothing for images of the 
 
 
 def timm_weights(reference: str) -> Weights:
-    """Weights of `timm:NAME`, which may have to come over the network."""
+    """Weights of `timm:NAME`, downloaded unless they are cached."""
     name = reference.removeprefix("timm:")
     check_timm_name(name)
     model = download_pretrained(name)
     config = dict(getattr(model, "pretrained_cfg", {}) or {})
     try:
         spec = infer_spec(model, config)
-    except WeightsError:  # has something that ours has not: it stays timm's
+    except WeightsError:  # the model has layers that ours lacks: it stays timm's
         _, height, width = config.get("input_size") or (3, 224, 224)
         channels = int(getattr(model, "in_chans", 3))
         spec = model_spec(reference, height=height, width=width, channels=channels, classes=model.num_classes)
@@ -54,50 +54,45 @@ def download_pretrained(name: str) -> Any:
         warnings.simplefilter("ignore")
         try:
             return timm.create_model(name, pretrained=True)
-        except Exception as error:  # of the hub's client, of its network library, or of timm
+        except Exception as error:  # from the hub's client, its network library, or timm
             text = " ".join(str(error).split())[:120]
-            raise WeightsError(
-                f"timm:{name}: its weights could not be fetched ({type(error).__name__}: {text}); is there a network? "
-                "A file that was downloaded elsewhere is taken by --from FILE"
-            ) from error
+            raise WeightsError(f"timm:{name}: {NOT_DOWNLOADED} ({type(error).__name__}: {text}); {CHECK}") from error
 
 
 def describe_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
-    """The architecture that a timm config.json names: its spec, and what timm says of its images and classes."""
+    """The spec of the architecture in a timm config.json, and timm's facts about its images and classes."""
     timm, name = import_timm(), str(config["architecture"])
     if not timm.is_model(name):
-        known = timm.list_models()
-        raise WeightsError(
-            f"{source}: names the architecture {name!r}, which timm has not; {did_you_mean(name, known)}"
-        )
+        hint = did_you_mean(name, timm.list_models())
+        raise WeightsError(f"{source}: its architecture {name!r} does not exist in timm; {hint}")
     stated = config.get("pretrained_cfg", config)  # old files have it at the top
     arguments = {"num_classes": config.get("num_classes")} | (config.get("model_args") or {})
     reserved = sorted(set(arguments) & set(inspect.signature(timm.create_model).parameters))
     if reserved:
-        raise WeightsError(f"{source}: config.json has {reserved[0]!r} among its model_args; take it out")
+        raise WeightsError(f"{source}: config.json has {reserved[0]!r} among its model_args; remove it")
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         try:
             model = timm.create_model(name, pretrained=False, pretrained_cfg=filter_pretrained_cfg(stated), **arguments)
-        except Exception as error:  # whatever timm makes of arguments that do not fit
+        except Exception as error:  # anything that timm raises for arguments that do not fit
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            raise WeightsError(f"{source}: timm cannot build {name} as config.json says ({text})") from error
-    found = model.pretrained_cfg | {"label_names": config.get("label_names") or stated.get("label_names")}
+            raise WeightsError(f"{source}: timm cannot build {name} from config.json ({text})") from error
+    facts = model.pretrained_cfg | {"label_names": config.get("label_names") or stated.get("label_names")}
     try:
-        return infer_spec(model, found), found
+        return infer_spec(model, facts), facts
     except WeightsError as error:
-        tag = f".{found['tag']}" if found.get("tag") else ""
-        raise WeightsError(f"{source}: {name} {error}; --from timm:{name}{tag} takes timm's own, pretrained") from error
+        tag = f".{facts['tag']}" if facts.get("tag") else ""
+        raise WeightsError(f"{source}: {name} {error}; to use timm's own: --from timm:{name}{tag}") from error
 
 
 def filter_pretrained_cfg(stated: dict[str, Any]) -> dict[str, Any] | None:
-    """What this timm knows of a pretrained_cfg. Where that is nothing, None leaves all of it to the architecture."""
+    """The fields of a pretrained_cfg that the installed timm knows; None, if there are none, means its defaults."""
     known = {field.name for field in dataclasses.fields(PretrainedCfg)} - {"architecture", "num_classes", "label_names"}
     return {name: value for name, value in stated.items() if name in known and value is not None} or None
 
 
 def infer_spec(model: nn.Module, config: dict[str, Any]) -> ModelSpec:
-    """A model of timm in our words; the error names what ours would compute otherwise."""
+    """The spec of a timm model; the error names the first module that ours would compute differently."""
     if type(model) not in (VisionTransformer, ResNetV2):
         raise WeightsError(f"is timm's {type(model).__name__}, not a plain Vision Transformer")
     try:
@@ -108,7 +103,7 @@ def infer_spec(model: nn.Module, config: dict[str, Any]) -> ModelSpec:
         ours = build_module(spec)
     difference = next(compare_modules(ours, model), None)
     if difference:
-        raise WeightsError(f"is not quite vitctl's {spec.name}: {difference}")
+        raise WeightsError(f"is not vitctl's {spec.name}: {difference}")
     return spec
 
 
@@ -122,14 +117,8 @@ def infer_transformer(model: Any) -> ModelSpec:
     return ModelSpec(
         model_name(family, size, embed.patch_size[0], layers),
         family,
-        height=embed.img_size[0],
-        width=embed.img_size[1],
-        channels=first.in_channels,
-        classes=model.num_classes,
-        patch=embed.patch_size[0],
-        **vars(size),
-        layers=layers,
-        head=HEADS[model.global_pool],
+        height=embed.img_size[0], width=embed.img_size[1], channels=first.in_channels, classes=model.num_classes,
+        patch=embed.patch_size[0], **vars(size), layers=layers, head=HEADS[model.global_pool],
         class_token=model.has_class_token,
         class_position=not model.no_embed_class and model.num_prefix_tokens > 0,
         registers=model.num_reg_tokens,
@@ -140,7 +129,7 @@ def infer_transformer(model: Any) -> ModelSpec:
         gelu="tanh" if gelu_formula(block.mlp.act) == "tanh" else "erf",
         norm_eps=block.norm1.eps,
         numerics="official" if backbone is None else "timm",
-    )
+    )  # fmt: skip
 
 
 def infer_bit(model: Any, config: dict[str, Any]) -> ModelSpec:
@@ -148,20 +137,13 @@ def infer_bit(model: Any, config: dict[str, Any]) -> ModelSpec:
     layers = tuple(len(stage.blocks) for stage in model.stages)
     factor = model.stem.conv.out_channels // 64
     return ModelSpec(
-        model_name("bit", Size(0, 0, 0, 0), 1, layers, factor),
-        **AS_BIT,
-        height=height,
-        width=width,
-        channels=model.stem.conv.in_channels,
-        classes=model.num_classes,
-        layers=layers,
-        factor=factor,
-        numerics="timm",
-    )
+        model_name("bit", Size(0, 0, 0, 0), 1, layers, factor), **AS_BIT, height=height, width=width, layers=layers,
+        channels=model.stem.conv.in_channels, classes=model.num_classes, factor=factor, numerics="timm",
+    )  # fmt: skip
 
 
 def compare_modules(ours: nn.Module, theirs: nn.Module) -> Iterator[str]:
-    """Modules of another kind, and plain attributes of another value, by their places in timm's model."""
+    """Modules of another type and plain attributes of another value, under their names in timm's model."""
     own = dict(ours.named_modules())
     for name, module in theirs.named_modules():
         mine, kind = own.get(name), type(module).__name__
@@ -177,7 +159,7 @@ def compare_modules(ours: nn.Module, theirs: nn.Module) -> Iterator[str]:
 
 
 def gelu_formula(activation: nn.Module | None) -> str | None:
-    """Of a GELU, whoever wrote it; None of anything else."""
+    """ "erf" or "tanh" for a GELU of torch, timm or vitctl; None for any other activation."""
     kind = type(activation).__name__
     if kind == "GELU":
         return {"none": "erf"}.get(getattr(activation, "approximate", "none"), "tanh")

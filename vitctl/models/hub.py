@@ -1,4 +1,4 @@
-"""Whether the server that has pretrained weights answers: its client alone would retry for minutes."""
+"""Checks that the server of pretrained weights answers. Without this, its client would retry for minutes."""
 
 import os
 import threading
@@ -12,40 +12,40 @@ import torch
 
 from vitctl.errors import WeightsError
 
-WAIT = 5  # seconds for a connection and the first answer; the download itself may take as long as it takes
+WAIT = 5  # seconds for a connection and the first answer; the download itself has no limit
 FILES = ("model.safetensors", "pytorch_model.bin")
+NOT_DOWNLOADED = "its weights could not be downloaded"
+CHECK = "check the network, or download the file elsewhere and use --from FILE"
 
 
 def check_reachable(name: str, config: Any) -> None:
-    """Asks for the headers of the file that `config`, timm's of this model, names, unless it is in the cache."""
+    """Requests the headers of the weights that timm's `config` of the model names, unless they are cached."""
     if config is None or not (config.hf_hub_id or config.url) or is_cached(config):
         return
     reasons = [f"no answer within {WAIT} s"]
-    thread = threading.Thread(target=ask, args=(config, reasons), daemon=True)  # looking up a name cannot be stopped
+    # a thread, because a DNS lookup has no timeout and cannot be interrupted
+    thread = threading.Thread(target=ask, args=(config, reasons), daemon=True)
     thread.start()
     thread.join(WAIT)
     if reasons:
         server = urlsplit(hub_url(config) if config.hf_hub_id else config.url).netloc
-        raise WeightsError(
-            f"timm:{name}: its weights could not be fetched: {server} cannot be reached ({reasons[-1]}); is there a "
-            "network? A file that was downloaded elsewhere is taken by --from FILE"
-        )
+        raise WeightsError(f"timm:{name}: {NOT_DOWNLOADED}: {server} cannot be reached ({reasons[-1]}); {CHECK}")
 
 
 def ask(config: Any, reasons: list[str]) -> None:
-    """Empties `reasons` once the server has answered, or adds why it has not."""
-    until = time.monotonic() + WAIT
-    while time.monotonic() < until:
+    """Clears `reasons` when the server answers, or appends why it does not."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
         try:
             status = status_of(config)
-        except Exception as error:  # of the network library, which another release of the client may replace
+        except Exception as error:  # from the network library, which differs between releases of the client
             reasons.append(" ".join(f"{type(error).__name__}: {error}".split())[:120])
             return
         if status < 500:
             reasons.clear()
             return
         reasons.append(f"HTTP status {status}")
-        time.sleep(1)  # overloaded, or a gateway in between is: that may pass
+        time.sleep(1)  # an overloaded server or gateway may recover
 
 
 def status_of(config: Any) -> int:

@@ -1,4 +1,4 @@
-"""The official way to begin: what every parameter is before the first step. Seeded, the same on every machine."""
+"""The official initialization of every parameter. It depends on the seed only, not on the machine."""
 
 import math
 import re
@@ -12,31 +12,32 @@ from vitctl.randomness import stream
 
 
 def initialize(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> None:
-    """Draws all parameters anew from `seed`, in the order of their names in the model."""
+    """Re-initializes all parameters from `seed`, in the order of `model.named_parameters()`."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad or parameter.is_meta:
                 continue
             if name.startswith("head."):
-                first = init_head(parameter.shape, seed, head_std) if parameter.ndim > 1 else torch.tensor(head_bias)
-                parameter.copy_(first)
+                value = init_head(parameter.shape, seed, head_std) if parameter.ndim > 1 else torch.tensor(head_bias)
+                parameter.copy_(value)
             else:
                 init_parameter(name, parameter, random)
 
 
 def init_head(shape: Sequence[int], seed: int, std: float) -> torch.Tensor:
-    """The first weights of a head. They have numbers of their own: they change nothing else that is drawn."""
+    """The initial weights of a head, from a random stream of their own: a head does not change the other draws."""
     if not std:
         return torch.zeros(*shape)
     return torch.empty(*shape).normal_(0.0, std, generator=torch.Generator().manual_seed(stream(seed, "head")))
 
 
 def init_parameter(name: str, value: torch.Tensor, random: torch.Generator) -> None:
-    """One parameter, by its name. Scales of norms keep what timm gave them: ones, and zeros at a ResNet's ends."""
+    """Initializes one parameter by its name. Scales of norms keep timm's values: one, or zero at the end of a
+    ResNet's residual branches."""
     leaf = name.rpartition(".")[2]
     if re.search(r"attn\.qkv\.weight|attn_pool\.kv\.weight", name):
-        for part in torch.split(value, value.shape[1]):  # each on its own: a fused matrix would have a smaller bound
+        for part in torch.split(value, value.shape[1]):  # one by one: the fused matrix would have a smaller bound
             xavier(part, random)
     elif leaf in ("pos_embed", "embed", "x", "y", "reg_token"):
         value.normal_(0.0, 0.02, generator=random)
@@ -60,7 +61,7 @@ def xavier(value: torch.Tensor, random: torch.Generator) -> None:
 
 
 def lecun(value: torch.Tensor, random: torch.Generator) -> None:
-    """A normal cut off at two deviations, with variance 1 / fan-in, drawn by inversion."""
+    """A normal truncated at two standard deviations, with variance 1 / fan-in, drawn by inversion of its CDF."""
     fan_in = value[0].numel()
     low, high = (0.5 * (1 + math.erf(edge / math.sqrt(2))) for edge in (-2.0, 2.0))
     uniform = torch.empty_like(value).uniform_(low, high, generator=random)

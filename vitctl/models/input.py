@@ -1,4 +1,4 @@
-"""What a model takes: bytes of images or patches to normalized numbers."""
+"""The input of a model: uint8 images or patches to normalized values."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from vitctl.patches import patchify_images
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Bytes, patches [B, N, P*P*C] or images [B, H, W, C], to what the model takes."""
+    """uint8 patches [B, N, P*P*C] or images [B, H, W, C] to the normalized patches or images that the model takes."""
 
     spec: ModelSpec
     about: About
@@ -37,4 +37,4 @@ def normalize(
     scale, shift = torch.tensor([[1 / (255 * d) for d in std], [-m / d for m, d in zip(mean, std, strict=True)]])
     scale, shift = (each.repeat(repeats).to(pixels.device, dtype, non_blocking=True) for each in (scale, shift))
     values = pixels.to(dtype)
-    return torch.addcmul(shift, values, scale, out=values)  # one pass where a product and a sum would make two
+    return torch.addcmul(shift, values, scale, out=values)  # one pass over memory instead of two

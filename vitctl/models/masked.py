@@ -1,4 +1,4 @@
-"""Encoders that are taught by hidden patches, and what is put around them for as long as that takes."""
+"""Models of masked self-supervision: an encoder, and the decoder that only training needs."""
 
 from functools import partial
 
@@ -14,14 +14,14 @@ from vitctl.errors import ConfigError
 from vitctl.io.checkpoint import ENCODER
 from vitctl.models.corruption import Corruption
 from vitctl.models.initialize import xavier
-from vitctl.models.sincos import sincos
+from vitctl.models.resize import sincos
 from vitctl.models.vit import GELUS, ViT
 from vitctl.patches import take_tokens
 from vitctl.randomness import stream
 
 
 class MaskedPatches(nn.Module):
-    """The paper's: all tokens are seen, some of them replaced, and asked for where they stand."""
+    """The paper's: the encoder gets all tokens, some of them replaced, and a linear layer predicts the hidden ones."""
 
     def __init__(self, spec: ModelSpec, outputs: int) -> None:
         super().__init__()
@@ -30,10 +30,10 @@ class MaskedPatches(nn.Module):
         self.predictor = nn.Linear(spec.dim, outputs)
 
     def forward(self, pixels: torch.Tensor, corruption: Corruption) -> torch.Tensor:
-        """Patches [B, N, P*P*C] to answers for the hidden ones, [B, M, outputs]."""
+        """Patches [B, N, P*P*C] to predictions of the hidden ones, [B, M, outputs]."""
         tokens = self.corrupt(self.encoder.patch_embed(pixels), corruption)
-        seen = self.encoder.run_blocks(self.encoder.embed(tokens))[:, self.encoder.num_prefix_tokens :]
-        return self.predictor(self.encoder.final_norm(take_tokens(seen, corruption.hidden)))  # type: ignore[no-any-return]
+        tokens = self.encoder.run_blocks(self.encoder.embed(tokens))[:, self.encoder.num_prefix_tokens :]
+        return self.predictor(self.encoder.final_norm(take_tokens(tokens, corruption.hidden)))  # type: ignore[no-any-return]
 
     def corrupt(self, tokens: torch.Tensor, corruption: Corruption) -> torch.Tensor:
         begin, end = corruption.masked, corruption.masked + corruption.others.shape[1]
@@ -51,10 +51,10 @@ class MaskedPatches(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """MAE: the encoder sees what is left, and a light decoder says what is hidden.
+    """MAE: the encoder gets the visible patches, and a light decoder predicts the hidden ones.
 
-    Attention does not care for order, so nothing is put back into its place: the decoder has what is left, then the
-    hidden ones, each with the position of its patch.
+    Attention does not depend on order, so tokens are not sorted back into the grid: the decoder gets the visible
+    tokens and then mask tokens, each with the position of its patch.
     """
 
     positions: torch.Tensor
@@ -77,13 +77,13 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pred = nn.Linear(dim, outputs)
 
     def forward(self, pixels: torch.Tensor, corruption: Corruption) -> torch.Tensor:
-        """Patches [B, N, P*P*C] to values of the hidden ones, [B, M, outputs]."""
-        encoder, front = self.encoder, self.encoder.num_prefix_tokens
-        begun = encoder.embed_visible(take_tokens(pixels, corruption.left), corruption.left)
-        seen = self.decoder_embed(encoder.final_norm(encoder.run_blocks(begun)))  # [B, prefix + L, d]
-        left = seen[:, front:] + self.positions[corruption.left].to(seen.dtype)
-        hidden = (self.mask_token + self.positions[corruption.hidden]).to(seen.dtype)
-        tokens = self.decoder_blocks(torch.cat([seen[:, :front], left, hidden], dim=1))
+        """Patches [B, N, P*P*C] to predictions of the hidden ones, [B, M, outputs]."""
+        encoder, prefix = self.encoder, self.encoder.num_prefix_tokens
+        tokens = encoder.embed_visible(take_tokens(pixels, corruption.left), corruption.left)
+        tokens = self.decoder_embed(encoder.final_norm(encoder.run_blocks(tokens)))  # [B, prefix + L, d]
+        left = tokens[:, prefix:] + self.positions[corruption.left].to(tokens.dtype)
+        hidden = (self.mask_token + self.positions[corruption.hidden]).to(tokens.dtype)
+        tokens = self.decoder_blocks(torch.cat([tokens[:, :prefix], left, hidden], dim=1))
         return self.decoder_pred(self.decoder_norm(tokens[:, -hidden.shape[1] :]))  # type: ignore[no-any-return]
 
     @property
@@ -99,13 +99,13 @@ def scatter_tokens(tokens: torch.Tensor, places: torch.Tensor, values: torch.Ten
 
 
 def build_masked(spec: ModelSpec, objective: str, outputs: int, config: MaskingConfig) -> nn.Module:
-    """Its numbers are not yet set."""
+    """A model whose parameters are not initialized."""
     check_masked(spec, objective, config)
     return MaskedAutoencoder(spec, outputs, config) if objective == "mae" else MaskedPatches(spec, outputs)
 
 
 def begin(model: nn.Module, seed: int) -> None:
-    """Draws what is put around the encoder; its own numbers are filled in by whoever has them."""
+    """Initializes everything except the encoder, whose weights the caller loads."""
     random = torch.Generator().manual_seed(stream(seed, "decoder"))
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -120,31 +120,34 @@ def begin(model: nn.Module, seed: int) -> None:
 
 
 def flops(spec: ModelSpec, objective: str, outputs: int, config: MaskingConfig) -> int:
-    """Of one image forward: a patch that an encoder does not see costs it nothing."""
-    counts, patches = config.counts(spec.grid[0] * spec.grid[1]), spec.grid[0] * spec.grid[1]
+    """Operations of a forward pass of one image. A patch that the encoder does not get costs it nothing."""
+    patches = spec.grid[0] * spec.grid[1]
+    counts = config.counts(patches)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model = build_masked(spec, objective, outputs, config).eval().requires_grad_(False)
-        places = [torch.empty(1, count, dtype=torch.long) for count in (counts.hidden, patches - counts.hidden)]
-        others = torch.empty(1, counts.swapped, dtype=torch.long)
+        sizes = (counts.hidden, patches - counts.hidden, counts.swapped)
+        hidden, left, others = (torch.empty(1, size, dtype=torch.long) for size in sizes)
         pixels = torch.empty(1, patches, spec.patch**2 * spec.channels)
-        model(pixels, Corruption(places[0], places[1], others, counts.masked))
+        model(pixels, Corruption(hidden, left, others, counts.masked))
     return int(counter.get_total_flops())
 
 
 def check_masked(spec: ModelSpec, objective: str, config: MaskingConfig) -> None:
     if spec.family not in ("vit", "axial") or spec.pad:
         raise ConfigError(
-            f"{spec.name}: hides no patches; masked self-supervision is for plain ViTs, whose tokens are patches"
+            f"{spec.name}: masked self-supervision needs a plain ViT without padding, whose tokens are patches"
         )
     config.counts(spec.grid[0] * spec.grid[1])
     if objective != "mae":
         return
     if spec.family == "axial" or spec.positions == "relative" or spec.added != "stem":
         raise ConfigError(
-            f"{spec.name}: mae encodes only the patches that are left, which needs positions that are added at the "
-            "stem; take mean-color, or other positions"
+            f"{spec.name}: mae encodes only the visible patches, so positions must be added at the stem; "
+            "use --objective mean-color, or other positions"
         )
     if config.decoder_dim % config.decoder_heads:
-        raise ConfigError(f"masking.decoder_dim is {config.decoder_dim}; {config.decoder_heads} heads do not divide it")
+        raise ConfigError(
+            f"masking.decoder_dim is {config.decoder_dim}; it must be a multiple of the {config.decoder_heads} heads"
+        )
     if spec.dropout:
-        raise ConfigError("mae is trained without dropout; set dropout=0")
+        raise ConfigError("mae is trained without dropout; use --set dropout=0")

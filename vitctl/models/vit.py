@@ -1,4 +1,4 @@
-"""The Vision Transformer: timm's, with what the paper has and timm lacks. Parameters have timm's names."""
+"""The Vision Transformer: timm's, plus what the paper has and timm lacks. Parameters have timm's names."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,22 +13,20 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from vitctl.config.model import ModelSpec
-from vitctl.models.gelu import TanhGelu
-from vitctl.models.patch_embedding import PatchEmbedding
-from vitctl.models.positions import Offsets, PositionTable, PositionTable2d, RelativeAttention
+from vitctl.models.layers import Offsets, PatchEmbedding, PositionTable, PositionTable2d, RelativeAttention, TanhGelu
+from vitctl.models.resize import WAVES, waves_with_prefix
 from vitctl.models.resnets import HybridEmbedding
-from vitctl.models.sincos import waves_with_prefix
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
 GELUS = {"tanh": TanhGelu, "erf": nn.GELU}
 
 
 class PlacedBlock(Block):
-    """A block that is told where its tokens are, each time anew."""
+    """A block that can add positions to its input."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.positions: nn.Module | None = None  # not in the class, where it would hide the module set later
+        self.positions: nn.Module | None = None  # a class attribute would hide the module that is set later
 
     def forward(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         if self.positions is not None:
@@ -49,24 +47,19 @@ class AxialBlock(nn.Module):
         batch, _, dim = x.shape
         if self.positions is not None:
             x = x + self.positions()
-        lines = x.reshape(batch, *self.grid, dim)  # [B, h, w, D]
-        lines = self.row(lines.flatten(0, 1)).reshape(batch, *self.grid, dim).transpose(1, 2)
-        lines = self.column(lines.flatten(0, 1)).reshape(batch, *self.grid[::-1], dim).transpose(1, 2)
-        return torch.flatten(lines, 1, 2)
+        x = x.reshape(batch, *self.grid, dim)  # [B, h, w, D]
+        x = self.row(x.flatten(0, 1)).reshape(batch, *self.grid, dim).transpose(1, 2)  # [B, w, h, D]
+        x = self.column(x.flatten(0, 1)).reshape(batch, *self.grid[::-1], dim).transpose(1, 2)
+        return torch.flatten(x, 1, 2)
 
 
 class ViT(VisionTransformer):
     def __init__(self, spec: ModelSpec) -> None:
-        at_stem = spec.added == "stem" and spec.positions in ("1d", "sincos", "sincos-mae")
+        at_stem = spec.added == "stem" and spec.positions in ("1d", *WAVES)
+        hybrid = spec.family == "hybrid"
         super().__init__(
-            img_size=(spec.height, spec.width),
-            patch_size=spec.patch,
-            in_chans=spec.channels,
-            num_classes=spec.classes,
-            global_pool=POOLS[spec.head],
-            embed_dim=spec.dim,
-            depth=spec.depth,
-            num_heads=spec.heads,
+            img_size=(spec.height, spec.width), patch_size=spec.patch, in_chans=spec.channels, num_classes=spec.classes,
+            global_pool=POOLS[spec.head], embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads,
             mlp_ratio=(spec.mlp + 0.5) / spec.dim,  # timm rounds the product down
             qkv_bias=spec.qkv_bias,
             init_values=1e-5 if spec.layer_scale else None,
@@ -75,30 +68,29 @@ class ViT(VisionTransformer):
             no_embed_class=not spec.class_position,
             reg_tokens=spec.registers,
             fc_norm=spec.norm == "pooled",
-            pos_drop_rate=spec.dropout,
-            proj_drop_rate=spec.dropout,
-            drop_path_rate=spec.drop_path,
-            weight_init="skip",
-            embed_layer=make_patch_embedding(spec),
+            pos_drop_rate=spec.dropout, proj_drop_rate=spec.dropout, drop_path_rate=spec.drop_path, weight_init="skip",
+            embed_layer=partial(HybridEmbedding, spec) if hybrid else partial(PatchEmbedding, pad=spec.pad),
             norm_layer=partial(LayerNorm, eps=spec.norm_eps),
             act_layer=GELUS[spec.gelu],
             block_fn=partial(AxialBlock, spec.grid) if spec.family == "axial" else PlacedBlock,
             attn_layer=RelativeAttention if spec.positions == "relative" else Attention,
-        )
+        )  # fmt: skip
         self.spec = spec
-        self.pre_logits = make_pre_logits(spec)
-        if spec.hidden and spec.classes:
-            self.head = nn.Linear(spec.hidden, spec.classes)
+        self.pre_logits: nn.Module = nn.Identity()
+        if spec.hidden:  # the pretraining head; the tanh is in the paper's current code
+            layers = OrderedDict(fc=nn.Linear(spec.dim, spec.hidden), act=nn.Tanh())
+            self.pre_logits = nn.Sequential(layers)
+            if spec.classes:
+                self.head = nn.Linear(spec.hidden, spec.classes)
         if at_stem and spec.positions != "1d":
             self.pos_embed = nn.Parameter(waves_with_prefix(spec), requires_grad=False)
         self.positions = PositionTable2d(spec) if spec.added == "stem" and spec.positions == "2d" else None
-        self.place_blocks()
+        if spec.added != "stem":
+            self.place_blocks()
 
     def place_blocks(self) -> None:
-        """Gives every block its positions: a table of its own, or the same one."""
+        """Gives every block its positions: a table of its own, or the shared one."""
         spec = self.spec
-        if spec.added == "stem":
-            return
         kind = {"2d": PositionTable2d, "relative": Offsets}.get(spec.positions, PositionTable)
         shared = kind(spec)
         for block in self.blocks:
@@ -113,15 +105,18 @@ class ViT(VisionTransformer):
         return tokens if self.positions is None else self.pos_drop(tokens + self.positions())  # type: ignore[no-any-return]
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        x = self.pre_logits(self.fc_norm(self.pool(x)))  # [B, D], or [B, R] behind a pre-logits layer
+        x = self.pre_logits(self.fc_norm(self.pool(x)))  # [B, D], or [B, R] with a pre-logits layer
         return x if pre_logits else self.head(self.head_drop(x))
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens of all patches [B, N, D], to what the first block takes, [B, T, D]."""
+        """Tokens of all patches [B, N, D] to the input of the first block, [B, T, D]."""
         return self.norm_pre(self.patch_drop(self._pos_embed(tokens)))  # type: ignore[no-any-return]
 
     def embed_visible(self, patches: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Some patches [B, L, P*P*C] and where they are, to what the first block takes, without work for others."""
+        """Visible patches [B, L, P*P*C] and their indices [B, L] to the input of the first block, [B, prefix + L, D].
+
+        Hidden patches are not computed at all.
+        """
         tokens = self.patch_embed.embed(patches)
         table = self._pos_embed(tokens.new_zeros(1, self.patch_embed.num_patches, tokens.shape[-1]))
         front, positions = table[:, : self.num_prefix_tokens], table[0, self.num_prefix_tokens :]
@@ -132,7 +127,7 @@ class ViT(VisionTransformer):
         return checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)  # type: ignore[no-any-return]
 
     def final_norm(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Through whichever norm stands behind the blocks."""
+        """The norm behind the blocks; one of the two is an identity."""
         return self.fc_norm(self.norm(tokens))  # type: ignore[no-any-return]
 
     def layers(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -142,17 +137,3 @@ class ViT(VisionTransformer):
         for block in self.blocks:
             x = block(x)
             yield x
-
-
-def make_patch_embedding(spec: ModelSpec) -> Any:
-    """What timm calls to make the first layer."""
-    if spec.family == "hybrid":
-        return partial(HybridEmbedding, spec)
-    return partial(PatchEmbedding, pad=spec.pad)
-
-
-def make_pre_logits(spec: ModelSpec) -> nn.Module:
-    """The hidden layer of a pretraining head. The paper's code of today has a tanh behind it."""
-    if not spec.hidden:
-        return nn.Identity()
-    return nn.Sequential(OrderedDict(fc=nn.Linear(spec.dim, spec.hidden), act=nn.Tanh()))

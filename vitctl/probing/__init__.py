@@ -1,1 +1,1 @@
-"""Frozen features, and probes that say what they are worth. Knows arrays, not models."""
+"""Frozen features, and the probes that measure them."""

@@ -1,4 +1,4 @@
-"""Which examples are the shots: big_vision's sampling, so that a seed means the same images there and here."""
+"""Chooses the shots as big_vision does, so that a seed means the same images in both."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def draw_orders(labels: Ints, classes: int, seed: int) -> list[Ints]:
-    """For each class a random order of its rows; the first k of each are the k shots, so that fewer lie within more."""
+    """A random order of each class's rows. The k shots are the first k, so fewer shots are a subset of more."""
     random = np.random.default_rng(seed)
     return [random.permutation(np.flatnonzero(labels == number)) for number in range(classes)]
 
 
 def take_shots(order: list[Ints], shots: int | None) -> Ints:
-    """The rows of so many shots, class after class; all of them for None. A class may have fewer."""
+    """The rows of the shots, class by class; all rows for None. A class may have fewer."""
     return np.concatenate([rows[:shots] for rows in order])
 
 
 def split_by_class(labels: Ints, share: float, seed: int) -> tuple[Ints, Ints]:
-    """(rest, part): a share of every class, one at least where it has two, is set apart."""
+    """(rest, part): a share of every class goes into `part`, at least one row if the class has two."""
     rest, part = [], []
     for rows in draw_orders(labels, int(labels.max(initial=-1)) + 1, seed):
         count = min(max(1, round(share * len(rows))), len(rows) - 1) if len(rows) else 0

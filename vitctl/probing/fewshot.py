@@ -1,4 +1,4 @@
-"""A probe on the shots that a seed draws, judged on all test images."""
+"""Fits a probe on the shots of a seed and measures it on all test images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +7,15 @@ from typing import Any
 import numpy as np
 
 from vitctl.probing.draws import Ints, draw_orders, take_shots
-from vitctl.probing.least_squares import L2, LeastSquares, LeastSquaresGrid, best_on
-from vitctl.probing.logistic import Logistic
-from vitctl.probing.neighbors import NearestMean, NearestNeighbors
+from vitctl.probing.estimators import (
+    L2,
+    LeastSquares,
+    LeastSquaresGrid,
+    Logistic,
+    NearestMean,
+    NearestNeighbors,
+    best_on,
+)  # fmt: skip
 from vitctl.probing.ridge import Floats
 
 
@@ -29,7 +35,7 @@ class ProbeSettings:
     l2: float = L2
     k: int = 20
     temperature: float = 0.07
-    by_test: bool = False  # lsr-grid's strength is chosen by the test images
+    by_test: bool = False  # lsr-grid chooses its strength by the test images
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,15 @@ def run_trial(task: ProbeTask, name: str, settings: ProbeSettings, shots: int | 
 
 
 def constant_accuracy(features: Floats) -> int:
-    """Features that are the same on all shots: a test image that differs there is blown up 100,000 times."""
+    """The number of features that are constant on all shots.
+
+    Their standard deviation is SMALLEST, so any difference of a test image is multiplied by 100,000.
+    """
     return int((np.ptp(features, axis=0) == 0).sum())
 
 
 def confidence_interval(values: list[float]) -> float | None:
-    """Half of the 95% interval of a mean over seeds, by Student's t."""
+    """Half the width of the 95% interval of a mean over seeds, by Student's t."""
     if len(values) < 2:
         return None
     from scipy.stats import t

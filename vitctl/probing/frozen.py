@@ -1,4 +1,4 @@
-"""What a model says of an image before its head."""
+"""Features of a model: the tokens or the vector before its head."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from vitctl.errors import ConfigError
 
 
 def compute_pre_logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """What the head would see, [B, D]."""
+    """The input of the head, [B, D]."""
     layers: Any = model
     return layers.forward_head(layers.forward_features(pixels), pre_logits=True)  # type: ignore[no-any-return]
 
 
 def average_layers(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
-    """The last blocks' tokens, each through the last norm, pooled and side by side: [B, D'] or [B, N, D']."""
+    """Tokens of the last blocks, each through the final norm, concatenated and pooled: [B, D'] or [B, N, D']."""
     parts: Any = model
     last = list(parts.layers(pixels))[-layers:]
     tokens = torch.cat([parts.final_norm(each) for each in last], dim=-1)  # [B, T, D']
@@ -26,12 +26,10 @@ def average_layers(model: nn.Module, pixels: torch.Tensor, layers: int, pool: st
 
 
 def check_layers(model: nn.Module, layers: int, pool: str, name: str) -> None:
-    if not hasattr(model, "ended"):
-        raise ConfigError(
-            f"{name}: has no blocks of tokens; its features are those before its head (layers=1, pool=auto)"
-        )
+    if not hasattr(model, "final_norm"):
+        raise ConfigError(f"{name}: has no blocks of tokens; use the features before its head (layers=1, pool=auto)")
     count = len(model.blocks)  # type: ignore[arg-type]
     if layers > count:
         raise ConfigError(f"layers is {layers}, but {name} has {count} blocks")
     if pool == "cls" and not model.spec.class_token:  # type: ignore[union-attr]
-        raise ConfigError(f"{name}: has no class token; write pool=gap")
+        raise ConfigError(f"{name}: has no class token; use pool=gap")

@@ -1,8 +1,8 @@
-"""Regularised least squares to -1 and 1, of every strength from one decomposition.
+"""Ridge regression to -1 and 1, for every strength from one eigendecomposition.
 
-W = (X'X + l2 I)^-1 X'Y, and as X'X = Q diag(e) Q' a new strength costs one product. With fewer examples than features
-the same is written with XX', which is smaller. Y is 1 for an example's class and -1 elsewhere, so that Y is never made:
-products with it are sums over classes.
+W = (X'X + l2 I)^-1 X'Y. With X'X = Q diag(e) Q', each new strength costs one matrix product. With fewer examples than
+features XX' is used instead, because it is smaller. Y is 1 for the class of an example and -1 elsewhere. It is never
+stored: products with it are sums over classes.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 @dataclass(frozen=True)
 class RidgeDecomposition:
     x: Floats  # [N, D]
-    numbers: Ints  # [N], the classes; each of 0..K-1 occurs
-    values: Floats  # [min(N, D)], what l2 is added to
-    vectors: Floats  # Q
+    numbers: Ints  # [N], classes; each of 0..K-1 occurs
+    values: Floats  # [min(N, D)], eigenvalues e
+    vectors: Floats  # eigenvectors Q
 
     @classmethod
     def of(cls, x: Floats, numbers: Ints) -> "RidgeDecomposition":
@@ -50,31 +50,35 @@ class RidgeDecomposition:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """What a fit to all other examples predicts for each of some, without fitting again."""
+    """Predictions for R examples by fits that leave out one of them each, without fitting again."""
 
-    own: Floats  # [R, min(N, D)], their rows of Q, or of XQ
+    own: Floats  # [R, min(N, D)], the examples' rows of Q, or of XQ
     turned: Floats
     values: Floats
     numbers: Ints  # [R]
     is_dual: bool
 
     def gaps(self, l2: float) -> Floats:
-        """Predicted less wanted, [R, K]."""
+        """Residuals of leave-one-out, prediction minus target, [R, K].
+
+        The residual of the fit to all examples is divided by 1 - h, where h is the leverage of the example. In the dual
+        form it is the example's row of (XX' + l2 I)^-1 Y, divided by the diagonal element of that inverse.
+        """
         scaled = self.own / (self.values + l2)
-        found = scaled.astype(self.turned.dtype) @ self.turned
-        shares = np.einsum("ij,ij->i", scaled, self.own)[:, None]
+        gaps = scaled.astype(self.turned.dtype) @ self.turned
+        diagonal = np.einsum("ij,ij->i", scaled, self.own)[:, None]
         if self.is_dual:  # (XX' + l2 I)^-1 = scaled @ Q'
-            return found / -shares.astype(found.dtype)  # type: ignore[no-any-return]
-        found += 1  # 1 is wanted for an example's class, -1 elsewhere
-        found[np.arange(len(found)), self.numbers] -= 2
-        found /= np.maximum(1 - shares, 1e-12).astype(found.dtype)
-        return found
+            return gaps / -diagonal.astype(gaps.dtype)  # type: ignore[no-any-return]
+        gaps += 1  # the target is 1 for an example's class, -1 elsewhere
+        gaps[np.arange(len(gaps)), self.numbers] -= 2
+        gaps /= np.maximum(1 - diagonal, 1e-12).astype(gaps.dtype)
+        return gaps
 
     def score(self, l2: float) -> tuple[float, float]:
-        """The share of those that are known, and the mean square of the gaps."""
+        """Leave-one-out accuracy, and the mean square of the residuals."""
         gaps = self.gaps(l2)
         square = float(np.vdot(gaps, gaps)) / gaps.size
-        gaps[np.arange(len(gaps)), self.numbers] += 2  # the predictions, but for 1 everywhere
+        gaps[np.arange(len(gaps)), self.numbers] += 2  # the predictions plus 1, which does not change the argmax
         return float((gaps.argmax(1) == self.numbers).mean()), square
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from vitctl.config.model import ModelSpec
 from vitctl.config.train import SelfsupConfig
 from vitctl.data.loader import Batch, Loader, View
-from vitctl.inspection.reconstructions import draw_reconstructions
+from vitctl.inspection.sheets import draw_reconstructions
 from vitctl.io.patch_file import Split
 from vitctl.io.subset import Subset
 from vitctl.models.input import Normalizer

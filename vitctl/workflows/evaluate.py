@@ -11,7 +11,7 @@ import torch
 from vitctl.config.evaluate import EvaluateConfig
 from vitctl.data.loader import View
 from vitctl.errors import DataError, UsageError
-from vitctl.inspection.confusion import draw_confusion
+from vitctl.inspection.charts import draw_confusion
 from vitctl.io.answers import read_answers
 from vitctl.io.outputs import check_output
 from vitctl.io.patch_file import PatchFile, Split

@@ -12,7 +12,7 @@ from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.fewshot import SHOTS, FewshotConfig
 from vitctl.config.res import Res
 from vitctl.errors import DataError, UsageError
-from vitctl.inspection.shots import draw_shots
+from vitctl.inspection.charts import draw_shots
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.outputs import check_output
 from vitctl.io.patch_file import PatchFile

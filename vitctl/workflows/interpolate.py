@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vitctl.config.interpolate import InterpolateConfig
 from vitctl.errors import OutputExists, UsageError
-from vitctl.inspection.similarity import SimilarityPanel, draw_similarities
+from vitctl.inspection.representations import SimilarityPanel, draw_similarities
 from vitctl.io.outputs import check_output
 from vitctl.io.save import save_as
 from vitctl.io.weights import Weights

@@ -15,7 +15,7 @@ from vitctl.config.predict import PredictConfig
 from vitctl.data.patchifier.decode import Target
 from vitctl.data.previews import Preview, images_at, read_previews
 from vitctl.errors import DataError
-from vitctl.inspection.predictions import Verdict, draw_predictions
+from vitctl.inspection.sheets import Verdict, draw_predictions
 from vitctl.io.atomic import atomic_write
 from vitctl.io.csv_cells import text_cell
 from vitctl.io.outputs import check_output

@@ -7,7 +7,7 @@ import numpy as np
 
 from vitctl.config.augment import augmentation
 from vitctl.errors import DataError
-from vitctl.inspection.contact_sheet import SheetRow, draw_sheet
+from vitctl.inspection.sheets import SheetRow, draw_sheet
 from vitctl.io.atomic import atomic_write
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.randomness import Draws

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.models.exports.test_files import DYNAMIC, close, made
+from tests.models.exports.test_files import DYNAMIC, build_pair, close
 from vitctl.errors import WeightsError
 from vitctl.models.exports import onnx_file
 from vitctl.models.exports.graph import graph_of
@@ -25,8 +25,8 @@ PIXELS = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
 
 def write(path: Path, version: str = "2") -> Path:
-    _, weights = made("vit-mu/16")
-    graph = graph_of(made("vit-mu/16")[0], weights.about, any_size=False, preprocessing=False, half=False)
+    _, weights = build_pair("vit-mu/16")
+    graph = graph_of(build_pair("vit-mu/16")[0], weights.about, any_size=False, preprocessing=False, half=False)
     labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32") | {"version": version}
     if path.suffix == ".pt2":
         write_program(graph, torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, path, labels)
@@ -42,9 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("m.onnx", "m.pt2"):
         write(folder / name)
     old = onnx.load(write(folder / "old.onnx", "1"))
-    kept = [each for each in old.metadata_props if "checksum" not in each.key]
+    others = [each for each in old.metadata_props if "checksum" not in each.key]
     del old.metadata_props[:]
-    old.metadata_props.extend(kept)
+    old.metadata_props.extend(others)
     onnx.save(old, folder / "old.onnx")
     with zipfile.ZipFile(write(folder / "old.pt2", "1"), "a") as archive:
         archive.comment = b""
@@ -91,7 +91,7 @@ def test_the_command_refuses_a_damaged_file(vitctl: Callable[..., Any], folder: 
     Image.new("RGB", (48, 32), (200, 30, 60)).save(tmp_path / "red.png")
     bad = flipped(folder / "m.onnx", 100_000, 3)
     answer = vitctl(*command, "--from", bad, code=3)
-    assert "bad.onnx: damaged: its bytes are not those that vitctl export wrote" in answer.error
+    assert "bad.onnx: is damaged: its checksum does not match its bytes; copy or export it again" in answer.error
     assert answer.out == ""
 
 
@@ -101,7 +101,7 @@ def test_a_file_of_version_1_is_read_with_a_warning(vitctl: Callable[..., Any], 
     Image.new("RGB", (48, 32), (200, 30, 60)).save(tmp_path / "red.png")
     answer = vitctl("predict", "red.png", "--from", folder / name, "--quiet", "--json")
     assert len(answer.json["predictions"]) == 1
-    assert f"{name}: is an export of version 1, which has no checksum" in answer.err
+    assert f"{name}: was exported without a checksum (version 1)" in answer.err
 
 
 def test_a_file_of_version_2_without_a_checksum_is_damaged(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_file_of_version_2_without_a_checksum_is_damaged(folder: Path) -> None
     onnx.save(model, folder / "none.onnx")
     (folder / "none.pt2").write_bytes((folder / "m.pt2").read_bytes().replace(b"checksum", b"chequsum"))
     for name, reader in (("none.onnx", OnnxModel), ("none.pt2", TorchProgram)):
-        with pytest.raises(WeightsError, match=rf"{name}: damaged"):
+        with pytest.raises(WeightsError, match=rf"{name}: is damaged"):
             reader(folder / name)
 
 
@@ -119,10 +119,10 @@ def test_weights_in_a_file_beside_have_their_own(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(onnx_file, "LARGEST", 1000)
     path = write(tmp_path / ("m" * 140 + ".onnx"))
     data = path.with_name(f"{path.name}.data")
-    close(OnnxModel(path.rename(tmp_path / "m.onnx")), made("vit-mu/16")[0], PIXELS)
+    close(OnnxModel(path.rename(tmp_path / "m.onnx")), build_pair("vit-mu/16")[0], PIXELS)
     good = data.read_bytes()
     data.write_bytes(good[:5000] + bytes([good[5000] ^ 1]) + good[5001:])
-    with pytest.raises(WeightsError, match=r"\.data: damaged"):
+    with pytest.raises(WeightsError, match=r"\.data: is damaged"):
         OnnxModel(tmp_path / "m.onnx")
     data.unlink()
     with pytest.raises(WeightsError, match=r"\.data: is missing"):
@@ -130,7 +130,7 @@ def test_weights_in_a_file_beside_have_their_own(tmp_path: Path, monkeypatch: py
 
 
 def test_a_file_in_8_bits_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "LARGEST", 1000)  # the file that it is made from has its weights beside it
+    monkeypatch.setattr(onnx_file, "LARGEST", 1000)  # the file that it is build_pair from has its weights beside it
     quantize(write(tmp_path / "f.onnx"), tmp_path / "q.onnx", [PIXELS.numpy()])
     (tmp_path / "f.onnx.data").unlink()
     OnnxModel(tmp_path / "q.onnx")

@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def made(name: str, **options: Any) -> tuple[nn.Module, Weights]:
+def build_pair(name: str, **options: Any) -> tuple[nn.Module, Weights]:
     """A model that has no zeros in it."""
     model = create_model(model_spec(name, **({"height": 32, "width": 48, "classes": 4} | options))).eval()
     random = torch.Generator().manual_seed(0)
@@ -67,9 +67,9 @@ def close(exported: nn.Module, model: nn.Module, pixels: torch.Tensor, atol: flo
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 @pytest.mark.parametrize("name", SMALL)
 def test_every_family_at_any_batch(kind: str, name: str, tmp_path: Path) -> None:
-    model, weights = made(name, **SMALL[name])
+    model, weights = build_pair(name, **SMALL[name])
     labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
-    graph = graph_of(made(name, **SMALL[name])[0], weights.about, any_size=False, preprocessing=False, half=False)
+    graph = graph_of(build_pair(name, **SMALL[name])[0], weights.about, any_size=False, preprocessing=False, half=False)
     width = weights.spec.width
     exported = written(kind, graph, torch.zeros(2, 3, 32, width), {0: DYNAMIC}, tmp_path / "m", labels)
     for batch in (1, 2, 5):
@@ -80,9 +80,11 @@ def test_every_family_at_any_batch(kind: str, name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_patches_as_they_lie_in_the_file(kind: str, tmp_path: Path) -> None:
-    model, weights = made("vit-mu/16")
+    model, weights = build_pair("vit-mu/16")
     labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
-    exported = written(kind, made("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m", labels)
+    exported = written(
+        kind, build_pair("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m", labels
+    )
     close(exported, model, torch.randn(3, 6, 16 * 16 * 3))
 
 
@@ -90,9 +92,9 @@ def test_patches_as_they_lie_in_the_file(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_preprocessing_inside_is_the_patchifiers(kind: str, fitted: str, tmp_path: Path) -> None:
     """Fitted, resized, rounded and normalized: a byte that lies between two may become the other."""
-    model, weights = made("vit-mu/16")
+    model, weights = build_pair("vit-mu/16")
     weights = replace(weights, about=replace(weights.about, fit=fitted))
-    graph = graph_of(made("vit-mu/16")[0], weights.about, any_size=False, preprocessing=True, half=False)
+    graph = graph_of(build_pair("vit-mu/16")[0], weights.about, any_size=False, preprocessing=True, half=False)
     labels = export_labels(weights, any_size=False, preprocessing=True, precision="float32")
     example = torch.zeros(2, 39, 53, 3, dtype=torch.uint8)
     exported = written(kind, graph, example, {0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC}, tmp_path / "m", labels)
@@ -102,20 +104,20 @@ def test_preprocessing_inside_is_the_patchifiers(kind: str, fitted: str, tmp_pat
         pixels = np.random.default_rng(height).integers(0, 256, (batch, height, width, 3), np.uint8)
         small = torch.from_numpy(np.stack([fit(each, Target(32, 48, 3, fitted)) for each in pixels]))
         with torch.no_grad():
-            wanted = model(((small.float() / 255 - mean) / std).permute(0, 3, 1, 2))
-            torch.testing.assert_close(exported(torch.from_numpy(pixels)), wanted, atol=0.02, rtol=0.02)
+            expected = model(((small.float() / 255 - mean) / std).permute(0, 3, 1, 2))
+            torch.testing.assert_close(exported(torch.from_numpy(pixels)), expected, atol=0.02, rtol=0.02)
 
 
 def test_padding_is_not_for_a_graph() -> None:
-    model, weights = made("vit-mu/16")
+    model, weights = build_pair("vit-mu/16")
     padded = replace(weights.about, fit="pad")
     with pytest.raises(UsageError, match="were padded"):
         graph_of(model, padded, any_size=False, preprocessing=True, half=False)
 
 
 def test_large_weights_stand_beside_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, weights = made("vit-mu/16")
-    graph = graph_of(made("vit-mu/16")[0], weights.about, any_size=False, preprocessing=False, half=False)
+    model, weights = build_pair("vit-mu/16")
+    graph = graph_of(build_pair("vit-mu/16")[0], weights.about, any_size=False, preprocessing=False, half=False)
     labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
     free, example = {0: torch.export.Dim.DYNAMIC}, torch.zeros(2, 3, 32, 48)
     monkeypatch.setattr(onnx_file, "LARGEST", 1000)
@@ -134,7 +136,7 @@ def test_any_size_interpolates_as_the_official_code_does(kind: str, options: dic
     from vitctl.models.adapt import adapt_weights
     from vitctl.workflows.inputs.weights import load_model
 
-    _, weights = made("vit-mu/16", **options)
+    _, weights = build_pair("vit-mu/16", **options)
     graph = graph_of(load_model(weights), weights.about, any_size=True, preprocessing=False, half=False)
     labels = export_labels(weights, any_size=True, preprocessing=False, precision="float32")
     dim = torch.export.Dim
@@ -151,18 +153,18 @@ def test_who_cannot_take_any_size_says_so(name: str) -> None:
 
 
 def test_eight_bits_are_near_and_smaller(tmp_path: Path) -> None:
-    model, weights = made("vit-mu/16", depth=3, dim=96, heads=2, mlp=384)
+    model, weights = build_pair("vit-mu/16", depth=3, dim=96, heads=2, mlp=384)
     labels = export_labels(weights, any_size=False, preprocessing=False, precision="int8")
-    write_onnx(made("vit-mu/16", depth=3, dim=96, heads=2, mlp=384)[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC},
+    write_onnx(build_pair("vit-mu/16", depth=3, dim=96, heads=2, mlp=384)[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC},
                tmp_path / "f.onnx", 20, labels)  # fmt: skip
-    pictures = [np.random.default_rng(seed).normal(size=(8, 3, 32, 48)).astype(np.float32) for seed in range(4)]
-    assert quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", pictures) == 3 * 4  # of the blocks
+    batches = [np.random.default_rng(seed).normal(size=(8, 3, 32, 48)).astype(np.float32) for seed in range(4)]
+    assert quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", batches) == 3 * 4  # of the blocks
     assert (tmp_path / "q.onnx").stat().st_size < 0.5 * (tmp_path / "f.onnx").stat().st_size
     small = OnnxModel(tmp_path / "q.onnx")
     assert small.precision == "int8"
     with torch.no_grad():
-        wanted, found = model(torch.from_numpy(pictures[0])), small(torch.from_numpy(pictures[0]))
-    assert 0 < float((wanted - found).abs().max()) < 0.15 * float(wanted.abs().max())
+        expected, quantized = model(torch.from_numpy(batches[0])), small(torch.from_numpy(batches[0]))
+    assert 0 < float((expected - quantized).abs().max()) < 0.15 * float(expected.abs().max())
 
 
 # --- files that are none ---------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def test_an_onnx_file_of_somebody_else_is_not_guessed_at(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(nn.Linear(2, 2), (torch.zeros(1, 2),), dynamo=True, verbose=False).save(tmp_path / "m.onnx")  # type: ignore[union-attr]
-    with pytest.raises(WeightsError, match="not an export of vitctl"):
+    with pytest.raises(WeightsError, match="was not exported by vitctl"):
         OnnxModel(tmp_path / "m.onnx")
 
 
@@ -196,9 +198,9 @@ class Bomb:
 @pytest.mark.parametrize("place", ["data/sample_inputs/model.pt", "data/constants/opaque_obj_0", "data/extra.so"])
 def test_no_pickle_is_run(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _, weights = made("vit-mu/16")
+    _, weights = build_pair("vit-mu/16")
     labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
-    write_program(made("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m.pt2", labels)
+    write_program(build_pair("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m.pt2", labels)
     bomb = io.BytesIO()
     torch.save(Bomb(), bomb)
     with zipfile.ZipFile(tmp_path / "m.pt2") as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
@@ -213,9 +215,9 @@ def test_no_pickle_is_run(place: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_constant_that_asks_for_a_pickle_is_refused(tmp_path: Path) -> None:
-    _, weights = made("vit-mu/16")
+    _, weights = build_pair("vit-mu/16")
     labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
-    write_program(made("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m.pt2", labels)
+    write_program(build_pair("vit-mu/16")[0], torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, tmp_path / "m.pt2", labels)
     with zipfile.ZipFile(tmp_path / "m.pt2") as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
         for name in good.namelist():
             content = good.read(name)
@@ -224,5 +226,5 @@ def test_a_constant_that_asks_for_a_pickle_is_refused(tmp_path: Path) -> None:
                 next(iter(config["config"].values()))["use_pickle"] = True
                 content = json.dumps(config).encode()
             bad.writestr(name, content)
-    with pytest.raises(WeightsError, match="asks for a pickle"):
+    with pytest.raises(WeightsError, match="requests a pickle"):
         TorchProgram(tmp_path / "bad.pt2")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.exports.test_files import DYNAMIC, made
+from tests.models.exports.test_files import DYNAMIC, build_pair
 from vitctl.errors import WeightsError
 from vitctl.models.exports.harmless import check_harmless, is_arithmetic
 from vitctl.models.exports.labels import export_labels
@@ -43,7 +43,7 @@ def test_anything_else_is_not(text: str) -> None:
 
 
 def program(folder: Path) -> Path:
-    graph, weights = made("vit-mu/16")
+    graph, weights = build_pair("vit-mu/16")
     labels = export_labels(weights, any_size=False, preprocessing=False, precision="float32")
     write_program(graph, torch.zeros(2, 3, 32, 48), {0: DYNAMIC}, folder / "good.pt2", labels)
     return folder / "good.pt2"
@@ -92,5 +92,5 @@ def test_two_things_of_one_name_are_refused(tmp_path: Path) -> None:
     good = program(tmp_path)
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(good, "a") as archive:
         archive.writestr(next(name for name in archive.namelist() if name.endswith("_weights_config.json")), b"{}")
-    with pytest.raises(WeightsError, match="two things of one name"):
+    with pytest.raises(WeightsError, match="two entries of the same name"):
         check_harmless(good)

@@ -1,1 +1,1 @@
-"""Models that left torch's hands: written as files of a runtime's own, and called through that runtime."""
+"""Exported models: files of onnxruntime and torch.export, and modules that run them."""

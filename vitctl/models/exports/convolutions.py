@@ -1,4 +1,4 @@
-"""Convolutions that standardize their weights at every call, as what they are when weights no longer change."""
+"""Replaces convolutions that standardize their weights at every call by plain ones with standardized weights."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from vitctl.models.resnets import OfficialConv
 
 
 class PlainConvolution(nn.Conv2d):
-    """A convolution alone, with TensorFlow's padding where the layer that it stands for has that."""
+    """A convolution with the standardized weights of `layer`, and TensorFlow's padding if the layer has it."""
 
     def __init__(self, layer: Any) -> None:
         size = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation)

@@ -1,4 +1,4 @@
-"""An exported file as a module, so that it can be measured exactly as the model that it was made from."""
+"""An exported file as a module, so that the same code can measure it and the model that it was made from."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -10,15 +10,17 @@ from vitctl.models.exports.checksum import make_damage_error
 from vitctl.models.exports.labels import UNSEALED, Labels
 from vitctl.patches import unpatchify_images
 
-UNVERIFIED = "is an export of version 1, which has no checksum: damage cannot be detected; export it again"
+UNVERIFIED = "was exported without a checksum (version 1), so damage cannot be detected; export it again"
 
 
 class ExportedModel(nn.Module):
-    """Normalized images [B, C, H, W] or patches [B, N, P*P*C]; or bytes [B, H, W, C] where it prepares them itself;
-    to float32 logits [B, K]."""
+    """Normalized images [B, C, H, W] or patches [B, N, P*P*C] to float32 logits [B, K].
+
+    A file with preprocessing takes uint8 images [B, H, W, C] or uint8 patches instead.
+    """
 
     def __init__(self, labels: Labels, path: Path, sealed: bool) -> None:
-        """`sealed`: the file has a checksum, and its bytes are those that were written."""
+        """`sealed`: the file has a checksum, and it matches."""
         super().__init__()
         if not sealed and labels.version != UNSEALED:
             raise make_damage_error(path)
@@ -35,4 +37,4 @@ class ExportedModel(nn.Module):
 
     @abstractmethod
     def compute(self, images: torch.Tensor) -> torch.Tensor:
-        """By the runtime, on the CPU."""
+        """Runs the file on the CPU."""

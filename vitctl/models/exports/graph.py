@@ -1,4 +1,4 @@
-"""What is written into an exported file: the model, and around it what was asked for."""
+"""The graph that is exported: the model, with preprocessing, any input size or half precision if requested."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import UsageError
 from vitctl.io.weights import About
 from vitctl.models.exports.convolutions import standardize_once
-from vitctl.models.sincos import sincos
+from vitctl.models.resize import WAVES, sincos
 
 
 def graph_of(model: nn.Module, about: About, *, any_size: bool, preprocessing: bool, half: bool) -> nn.Module:
-    """Normalized images [B, C, H, W], or bytes [B, H, W, C] of any size, to float32 logits [B, K]."""
+    """Normalized images [B, C, H, W], or uint8 images [B, H, W, C] of any size, to float32 logits [B, K]."""
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     standardize_once(model)
     if any_size:
@@ -26,20 +26,18 @@ def graph_of(model: nn.Module, about: About, *, any_size: bool, preprocessing: b
 
 
 def check_any_size(spec: ModelSpec) -> None:
-    """Whether the model takes images of every size: a ResNet does, a ViT if its positions can be interpolated."""
-    fits = spec.family == "bit" or (
-        spec.family == "vit" and spec.positions in ("none", "1d", "sincos", "sincos-mae") and spec.added == "stem"
-    )
-    if not fits or spec.pad:
-        what = "pads" if spec.pad else f"has {spec.positions} positions, {spec.added}" if fits else spec.family
+    """Checks that the model takes images of any size: a ResNet does, and a ViT whose positions can be interpolated."""
+    interpolates = spec.family == "vit" and spec.positions in ("none", "1d", *WAVES) and spec.added == "stem"
+    if spec.pad or not (interpolates or spec.family == "bit"):
+        has = f"is of family {spec.family} with {spec.positions} positions, added: {spec.added}"
         raise UsageError(
-            f"{spec.name}: --dynamic-size is for ViTs with 1d positions at the stem, and for ResNets; this one is "
-            f"{what}; export one file for each --res"
+            f"{spec.name}: --dynamic-size needs a ResNet, or a ViT with 1d or fixed positions at the stem, but this "
+            f"model {'pads its images' if spec.pad else has}; export one file for each --res"
         )
 
 
 class AnySize(nn.Module):
-    """A ViT whose positions are interpolated the official way as it runs, for any whole number of patches."""
+    """A ViT that interpolates its positions in the official way at every call, for any whole number of patches."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -53,19 +51,19 @@ class AnySize(nn.Module):
         return model.forward_head(model.norm(model.run_blocks(tokens)))  # type: ignore[no-any-return]
 
     def add_positions(self, tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """Positions added, and the tokens in front put before."""
+        """Tokens [B, N, D] plus their positions, behind the prefix tokens: [B, T, D]."""
         model, spec = self.model, self.spec
-        front = [part for part in (model.cls_token, model.reg_token) if part is not None]
+        prefix = [part for part in (model.cls_token, model.reg_token) if part is not None]
         if model.pos_embed is not None:
             count = spec.grid[0] * spec.grid[1]
-            table, before = model.pos_embed[:, -count:], model.pos_embed[:, :-count]
+            table, prefix_table = model.pos_embed[:, -count:], model.pos_embed[:, :-count]
             tokens = tokens + self.positions(table, rows, columns)
-            if front and before.shape[1]:
-                front = [torch.cat(front, dim=1) + before]
-        return torch.cat([*(part.expand(tokens.shape[0], -1, -1) for part in front), tokens], dim=1)
+            if prefix and prefix_table.shape[1]:
+                prefix = [torch.cat(prefix, dim=1) + prefix_table]
+        return torch.cat([*(part.expand(tokens.shape[0], -1, -1) for part in prefix), tokens], dim=1)
 
     def positions(self, table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """A learned table is interpolated; waves are computed for the grid."""
+        """Interpolates a learned table; computes fixed waves for the grid."""
         if self.spec.positions != "1d":
             return sincos((rows, columns), self.spec.dim, self.spec.positions).to(table.dtype)
         grid = table.reshape(1, *self.spec.grid, self.spec.dim).permute(0, 3, 1, 2)
@@ -74,14 +72,14 @@ class AnySize(nn.Module):
 
 
 def patchify_any(images: torch.Tensor, rows: int, columns: int, patch: int) -> torch.Tensor:
-    """`patchify` for a size that is not known when the graph is drawn, and so cannot be checked."""
+    """`patchify_images` without its checks, for sizes that are not known when the graph is traced."""
     batch, channels = images.shape[0], images.shape[3]
     grid = images.reshape(batch, rows, patch, columns, patch, channels).swapaxes(2, 3)
     return grid.reshape(batch, rows * columns, patch * patch * channels)
 
 
 class Halved(nn.Module):
-    """Half precision inside, float32 at both ends."""
+    """A model in half precision with float32 inputs and outputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -92,9 +90,9 @@ class Halved(nn.Module):
 
 
 class Preprocessed(nn.Module):
-    """Bytes [B, H, W, C] as they were decoded, of any size: the largest centered crop or all, resized, normalized.
+    """Takes decoded uint8 images [B, H, W, C] of any size: crops the center or squashes, resizes and normalizes.
 
-    The same pixels as in a patch file: antialiased bicubic on bytes, rounded to bytes.
+    The pixels are those of a patch file: resized with antialiased bicubic interpolation and rounded to bytes.
     """
 
     mean: torch.Tensor
@@ -104,7 +102,9 @@ class Preprocessed(nn.Module):
         super().__init__()
         self.model, self.size, self.crops = model, (spec.height, spec.width), about.fit == "crop"
         if about.fit == "pad":
-            raise UsageError("preprocessing inside a file crops or squashes; this model's images were padded")
+            raise UsageError(
+                "--with-preprocessing can crop or squash, but this model's images were padded; export without it"
+            )
         for name, values in (("mean", about.mean), ("std", about.std)):
             scaled = torch.tensor(values, dtype=torch.float64) * 255
             self.register_buffer(name, scaled.float().reshape(1, -1, 1, 1), persistent=False)
@@ -116,16 +116,16 @@ class Preprocessed(nn.Module):
 
 
 def round_half_even(value: Any, by: int) -> Any:
-    """value / by as Python rounds: a half goes to the even one."""
+    """round(value / by) as Python rounds, half to even, in integers that torch.export can trace."""
     down, rest = value // by, value % by
     return down + (2 * rest + down % 2) // (by + 1)
 
 
 def center_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """[B, h, w, C] to the largest centered part of the shape height:width."""
+    """The largest centered part of [B, h, w, C] with the aspect ratio height:width."""
     rows, columns = images.shape[1], images.shape[2]
     high = torch.sym_max(1, torch.sym_min(rows, round_half_even(columns * height, width)))
     wide = torch.sym_max(1, torch.sym_min(columns, round_half_even(rows * width, height)))
     top, left = (rows - high) // 2, (columns - wide) // 2
-    rows_taken, columns_taken = torch.arange(high) + top, torch.arange(wide) + left  # a slice would fix what is cut
-    return images.index_select(1, rows_taken).index_select(2, columns_taken)
+    # index_select keeps the size symbolic; a slice would make it a constant of the graph
+    return images.index_select(1, torch.arange(high) + top).index_select(2, torch.arange(wide) + left)

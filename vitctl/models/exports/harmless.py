@@ -1,6 +1,6 @@
-"""Whether a file of torch.export may be given to torch's reader, which unpickles and evaluates what it finds.
+"""Checks a file of torch.export before torch's reader, which unpickles and evaluates parts of it, may read it.
 
-What is let through is what files of ours consist of: numbers, a graph of torch's own operators, arithmetic on sizes.
+Only what vitctl's own files contain is accepted: numbers, a graph of torch's operators, and arithmetic on sizes.
 """
 
 import ast
@@ -21,7 +21,7 @@ PLACES = (
     r"|extra/labels\.json|archive_(format|version)|\.data/\w+|byteorder|version"
 )
 OPERATORS = r"torch\.ops\.aten\.\w+\.\w+|_operator\.\w+|torch\.sym_\w+"
-TEXTS = ("expr_str", "guards_code")  # what the reader evaluates
+TEXTS = ("expr_str", "guards_code")  # the strings that the reader evaluates
 NAMES = {
     "Symbol", "Integer", "Add", "Mul", "Pow", "Min", "Max", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv",
     "ModularIndexing", "L", "torch"}  # fmt: skip
@@ -35,22 +35,22 @@ def check_harmless(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if len({entry.filename for entry in entries}) < len(entries):
-            raise WeightsError(f"{path}: holds two things of one name; refused")
+            raise WeightsError(f"{path}: contains two entries of the same name; refused")
         for entry in entries:
             place = entry.filename.partition("/")[2]
             if not re.fullmatch(PLACES, place):
-                raise WeightsError(f"{path}: holds {place}, which is more than numbers and a graph; refused")
+                raise WeightsError(f"{path}: contains {place}, which is neither numbers nor a graph; refused")
             check_part(path, place, archive.read(entry))
 
 
 def check_part(path: Path, place: str, content: bytes) -> None:
     if place.endswith("_config.json") and any(map(is_pickled, json.loads(content)["config"].values())):
-        raise WeightsError(f"{path}: {place} asks for a pickle, which could run code; refused")
+        raise WeightsError(f"{path}: {place} requests a pickle, which could run code; refused")
     if place.startswith("data/sample_inputs/"):
         torch.load(io.BytesIO(content), weights_only=True)
     if place.startswith("models/"):
         for text in dangers(json.loads(content)):
-            raise WeightsError(f"{path}: {place} has {text[:60]!r}, which could run code; refused")
+            raise WeightsError(f"{path}: {place} contains {text[:60]!r}, which could run code; refused")
 
 
 def is_pickled(part: dict[str, Any]) -> bool:
@@ -58,7 +58,7 @@ def is_pickled(part: dict[str, Any]) -> bool:
 
 
 def dangers(value: Any, key: str = "") -> Iterator[str]:
-    """Operators that are none of torch's own, and texts that are more than arithmetic on sizes."""
+    """Yields operators that are not torch's own, and evaluated strings that are more than arithmetic on sizes."""
     if isinstance(value, dict):
         target = value.get("target")
         if isinstance(target, str) and "inputs" in value and not re.fullmatch(OPERATORS, target):

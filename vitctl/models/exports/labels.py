@@ -1,4 +1,4 @@
-"""What an exported file says of itself, so that nobody has to guess how it is used."""
+"""The metadata of an exported file: its model, its input and its classes."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.weights import About, Weights, about_from
 
 FORMAT, VERSION = "vitctl.export", "2"
-UNSEALED = "1"  # the version of 0.1, which has no checksum
+UNSEALED = "1"  # the version of vitctl 0.1, which has no checksum
 
 
 def export_labels(weights: Weights, *, any_size: bool, preprocessing: bool, precision: str) -> dict[str, str]:
@@ -35,7 +35,7 @@ def export_labels(weights: Weights, *, any_size: bool, preprocessing: bool, prec
 
 @dataclass(frozen=True)
 class Labels:
-    """What a reader needs of them."""
+    """The metadata that a reader needs."""
 
     spec: ModelSpec
     about: About
@@ -48,15 +48,16 @@ class Labels:
 def read_labels(labels: dict[str, str], path: str) -> Labels:
     if labels.get("format") != FORMAT:
         raise WeightsError(
-            f"{path}: is not an export of vitctl: it does not say what its images are like and what its classes are; "
-            "make one with vitctl export"
+            f"{path}: was not exported by vitctl: its metadata has no preprocessing and classes; use vitctl export"
         )
     version = labels.get("version", "")
     if version not in (UNSEALED, VERSION):
-        raise WeightsError(f"{path}: is version {version} of our exports; this vitctl reads {UNSEALED} and {VERSION}")
+        raise WeightsError(
+            f"{path}: has export version {version!r}; this vitctl reads versions {UNSEALED} and {VERSION}"
+        )
     try:
         spec = ModelSpec.from_dict(json.loads(labels["spec"]))
         about = about_from(json.loads(labels["about"]), spec)
         return Labels(spec, about, labels["takes_bytes"] == "true", labels["precision"], labels["digest"], version)
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise WeightsError(f"{path}: its metadata is damaged ({error})") from error
+        raise WeightsError(f"{path}: its metadata is damaged ({error}); export it again") from error

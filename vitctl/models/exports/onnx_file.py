@@ -1,4 +1,4 @@
-"""ONNX: drawn by torch's exporter, run by onnxruntime."""
+"""ONNX files: written by torch's exporter, run by onnxruntime."""
 
 import os
 import tempfile
@@ -17,13 +17,13 @@ from vitctl.models.exports.labels import read_labels
 from vitctl.reporting import mute_loggers
 
 IMAGES, LOGITS = "images", "logits"
-OPSETS = (18, 23)  # Resize is antialiased from 18 on
-LARGEST = 1_500_000_000  # bytes of weights in one file: torch puts more than 1.6 GB beside it, and protobuf ends at 2
+OPSETS = (18, 23)  # Resize has antialiasing since 18
+LARGEST = 1_500_000_000  # bytes of weights in the file itself: torch's limit is 1.6 GB, protobuf's 2 GB
 
 
 def write_onnx(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], path: Path, opset: int,
                labels: dict[str, str]) -> None:  # fmt: skip
-    """`free` says which axes of the input may have any size; weights beyond 2 GB stand beside the file."""
+    """`free` is the axes of the input that may have any size. Weights beyond LARGEST go into a .data file."""
     program = export_onnx_graph(graph, example, free, opset)
     program.model.metadata_props.update(labels | {WHOLE: UNSET, DATA: UNSET})
     size = sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers()))
@@ -38,12 +38,12 @@ def write_onnx(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], pa
     with atomic_write(path) as aside:
         program.save(str(aside), external_data=False)
         seal(aside)
-    data.unlink(missing_ok=True)  # of a larger one that was here
+    data.unlink(missing_ok=True)  # of a larger model that was here before
 
 
 def check_opset(opset: int) -> None:
     if not OPSETS[0] <= opset <= OPSETS[1]:
-        raise ConfigError(f"opset is {opset}; write one from {OPSETS[0]} to {OPSETS[1]}")
+        raise ConfigError(f"opset is {opset}; it must be between {OPSETS[0]} and {OPSETS[1]}")
 
 
 def export_onnx_graph(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int) -> Any:
@@ -57,7 +57,7 @@ def export_onnx_graph(graph: nn.Module, example: torch.Tensor, free: dict[int, A
 
 
 def bicubic_antialias(x: Any, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None) -> Any:
-    """Torch's operator in ONNX, which torch's own exporter does not know: Pillow's kernel, a = -0.5."""
+    """torch's operator in ONNX, which its exporter cannot translate. Like Pillow's, the kernel has a = -0.5."""
     from onnxscript.onnx_opset import opset18
 
     op: Any = opset18
@@ -82,9 +82,9 @@ class OnnxModel(ExportedModel):
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             metadata = dict(self.session.get_modelmeta().custom_metadata_map)
-        except Exception as error:  # of protobuf, or of the runtime
+        except Exception as error:  # from protobuf or onnxruntime
             text = " ".join(str(error).split())[:120]
-            raise WeightsError(f"{path}: no ONNX file that onnxruntime can load ({text})") from error
+            raise WeightsError(f"{path}: onnxruntime cannot load it ({text}); export it again") from error
         super().__init__(read_labels(metadata, str(path)), path, sealed)
 
     def compute(self, images: torch.Tensor) -> torch.Tensor:

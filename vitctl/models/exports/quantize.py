@@ -1,4 +1,4 @@
-"""An ONNX file in 8 bits: static, calibrated on images."""
+"""Static 8-bit quantization of an ONNX file, calibrated on images."""
 
 import errno
 import os
@@ -19,9 +19,9 @@ Bytes = np.ndarray[Any, Any]
 
 
 def quantize(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
-    """Writes `out`, not yet in its place; returns how many products are in 8 bits: those of blocks and convolutions.
+    """Writes `out` and returns the number of products with 8-bit weights: those of blocks and convolutions.
 
-    The last one, the head, stays float32, as products of two activations do in attention, and all between products.
+    The last product, the head, stays float32; so do products of two activations in attention and all other operators.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -29,26 +29,19 @@ def quantize(path: Path, out: Path, batches: Iterable[Bytes]) -> int:
     check_space_for_copies(path)
     model = onnx.load(path)
     chosen = with_weights(model.graph)[:-1]
-    with mute_loggers(""):  # the library warns through the root logger
+    with mute_loggers(""):  # onnxruntime warns through the root logger
         quantize_static(
-            path,
-            out,
-            Reader(batches),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(PRODUCTS),
-            nodes_to_quantize=chosen,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            path, out, Reader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
+            op_types_to_quantize=list(PRODUCTS), nodes_to_quantize=chosen, activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
             extra_options={"CalibTensorRangeSymmetric": False},
-        )
+        )  # fmt: skip
     seal(out)
     return len(chosen)
 
 
 def check_space_for_copies(path: Path) -> None:
-    """Whether there is room for the copies that onnxruntime writes, which does not notice a full disk."""
+    """Checks that there is room for onnxruntime's temporary copies, because onnxruntime ignores a full disk."""
     needed = 2 * sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*"))
     for folder in (path.parent, Path(tempfile.gettempdir())):
         if shutil.disk_usage(folder).free < needed:
@@ -56,13 +49,13 @@ def check_space_for_copies(path: Path) -> None:
 
 
 def with_weights(graph: Any) -> list[str]:
-    """Products in the order in which they are computed, whose second factor is stored."""
+    """Names of the products whose second factor is a stored weight, in the order of computation."""
     stored = {tensor.name for tensor in graph.initializer}
     return [node.name for node in graph.node if node.op_type in PRODUCTS and node.input[1] in stored]
 
 
 class Reader:
-    """Batches as the library asks for them, one after another."""
+    """Batches in the form that onnxruntime's calibration reads."""
 
     def __init__(self, batches: Iterable[Bytes]) -> None:
         self.batches: Iterator[Bytes] = iter(batches)

@@ -1,4 +1,4 @@
-"""torch.export: a program that torch runs without the code that made it."""
+"""torch.export files: a program that torch runs without vitctl's code."""
 
 import io
 import json
@@ -25,13 +25,13 @@ def write_program(graph: nn.Module, example: torch.Tensor, free: dict[int, Any],
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(graph, (example,), dynamic_shapes=(free,))
-        held = io.BytesIO()  # a disk that is full would end the process inside torch's own writer
-        torch.export.save(program, held, extra_files={LABELS: json.dumps(labels)})
+        buffer = io.BytesIO()  # writing to a full disk would abort the process inside torch's writer
+        torch.export.save(program, buffer, extra_files={LABELS: json.dumps(labels)})
         comment = pair_with_data(WHOLE) + UNSET.encode()
-        held.seek(-2, io.SEEK_END)  # the zip ends with the length of its comment
-        held.write(len(comment).to_bytes(2, "little") + comment)
+        buffer.seek(-2, io.SEEK_END)  # the zip ends with the length of its comment
+        buffer.write(len(comment).to_bytes(2, "little") + comment)
         with atomic_write(path) as aside:
-            aside.write_bytes(held.getbuffer())
+            aside.write_bytes(buffer.getbuffer())
             seal(aside)
 
 
@@ -39,20 +39,20 @@ class TorchProgram(ExportedModel):
     """A file of torch.export as a module."""
 
     def __init__(self, path: Path) -> None:
-        found, sealed = {LABELS: ""}, is_sealed(path)
+        extra, sealed = {LABELS: ""}, is_sealed(path)
         try:
             check_harmless(path)
             with warnings.catch_warnings(), mute_loggers("torch.export"):
                 warnings.simplefilter("ignore")
-                program = torch.export.load(path, extra_files=found)
-            labels = json.loads(found[LABELS] or "{}")
+                program = torch.export.load(path, extra_files=extra)
+            labels = json.loads(extra[LABELS] or "{}")
         except WeightsError:
             raise
-        except Exception as error:  # of zip, JSON, or torch
+        except Exception as error:  # from zipfile, json or torch
             text = " ".join(str(error).split())[:120]
-            raise WeightsError(f"{path}: no file of torch.export that can be read ({text})") from error
+            raise WeightsError(f"{path}: torch.export cannot load it ({text}); export it again") from error
         super().__init__(read_labels(labels, str(path)), path, sealed)
-        self.program = program.module().__call__  # the call alone: as a part of this one it cannot be put in eval mode
+        self.program = program.module().__call__  # not the module: as a submodule it would refuse eval()
 
     def compute(self, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

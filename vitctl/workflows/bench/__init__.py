@@ -1,13 +1,18 @@
-"""`vitctl bench`: how far this machine's runs are from its limits, and from the usual tools."""
+"""`vitctl bench`: this machine's speed, compared with its limits and with the usual tools.
+
+Each part is a generator of case tables, which are measured as they come. It may write into the folder that it is given.
+"""
 
 import dataclasses
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitctl import __version__
 from vitctl.config.bench import BenchConfig
-from vitctl.inspection.bars import Bar, draw_bars
+from vitctl.inspection.charts import Bar, draw_bars
 from vitctl.io.run_directory import create_run, library_versions
 from vitctl.machine import cores, keep_freed_memory
 from vitctl.reporting import Reporter, SilentReporter
@@ -15,13 +20,12 @@ from vitctl.workflows.bench.data import bench_data
 from vitctl.workflows.bench.export import bench_export
 from vitctl.workflows.bench.features import bench_features
 from vitctl.workflows.bench.fewshot import bench_fewshot
-from vitctl.workflows.bench.measure import BenchPart, Figure, Ratio
+from vitctl.workflows.bench.measure import BenchPart, CaseTable, Figure, Ratio
 from vitctl.workflows.bench.models import bench_models
-from vitctl.workflows.bench.selfsup import bench_selfsup
-from vitctl.workflows.bench.train import bench_train
+from vitctl.workflows.bench.train import bench_selfsup, bench_train
 from vitctl.workflows.doctor import examine
 
-PARTS = {
+PARTS: dict[str, Callable[[BenchConfig, Path, Reporter], Iterator[CaseTable]]] = {
     "data": bench_data,
     "models": bench_models,
     "train": bench_train,
@@ -30,7 +34,7 @@ PARTS = {
     "fewshot": bench_fewshot,
     "export": bench_export,
 }
-NEEDS = {"fewshot": "features"}  # what is measured with it
+NEEDS = {"fewshot": "features"}  # is measured as well
 
 
 @dataclass(frozen=True)
@@ -48,23 +52,19 @@ class BenchResult:
 def bench(
     config: BenchConfig, reporter: Reporter | None = None, *, out: str | None = None, overwrite: bool = False
 ) -> BenchResult:
-    started = time.perf_counter()
-    run = None
+    started, reporter, run = time.perf_counter(), reporter or SilentReporter(), None
     if out:
-        read = (config.data,)
-        run = create_run(Path(out), "bench", dataclasses.asdict(config), __version__, overwrite, inputs=read)
+        inputs = (config.data,)
+        run = create_run(Path(out), "bench", dataclasses.asdict(config), __version__, overwrite, inputs=inputs)
     keep_freed_memory()
-    found = BenchPart()
+    part = BenchPart()
     for name, measure in PARTS.items():
         if config.what in (name, "all") or NEEDS.get(config.what) == name:
-            found += measure(config, reporter or SilentReporter())
-    result = BenchResult(
-        machine=describe_machine(),
-        cores=cores(),
-        libraries=library_versions(),
-        **vars(found),
-        elapsed_s=time.perf_counter() - started,
-    )
+            with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
+                for table in measure(config, Path(folder), reporter):
+                    part.add(table, config.times, reporter)
+    elapsed = time.perf_counter() - started
+    result = BenchResult(describe_machine(), cores(), library_versions(), **vars(part), elapsed_s=elapsed)
     if run:
         bars = [Bar(f"{each.name}  /  {each.against}", each.median, each.min, each.max) for each in result.ratios]
         draw_bars(bars, run.path / "bench.png", f"vitctl bench {config.what}", result.machine)

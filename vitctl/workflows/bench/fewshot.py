@@ -1,7 +1,7 @@
-"""`vitctl bench fewshot`: every cell of a few-shot table, against one cell of scikit-learn's logistic regression."""
+"""`vitctl bench fewshot`: a whole few-shot table, compared with one cell of scikit-learn's logistic regression."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,17 @@ from sklearn.linear_model import LogisticRegression
 
 from vitctl.config.bench import BenchConfig
 from vitctl.probing.draws import Ints, draw_orders, take_shots
+from vitctl.probing.estimators import STRENGTHS
 from vitctl.probing.fewshot import ProbeSettings, ProbeTask, run_trial
-from vitctl.probing.least_squares import STRENGTHS
 from vitctl.reporting import Reporter
-from vitctl.workflows.bench.measure import BenchPart, Measurement, make_figure, make_ratio, run_in_turn
+from vitctl.workflows.bench.measure import CaseTable, time_seconds
 
 SEEDS, SHOTS = 3, (1, 2, 5, 10)
-NOISE = 4.0  # of an image, where its class is 1
+NOISE = 4.0  # standard deviation within a class; between classes it is 1
 SETTINGS = ProbeSettings()
 
 
-def bench_fewshot(config: BenchConfig, reporter: Reporter) -> BenchPart:
+def bench_fewshot(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:
     task = make_task(config.probe_classes, config.probe_width, config.seed)
     cells = len(SHOTS) * SEEDS
     ours = f"lsr-grid, {cells} cells, {len(STRENGTHS)} strengths each"
@@ -27,22 +27,23 @@ def bench_fewshot(config: BenchConfig, reporter: Reporter) -> BenchPart:
     reporter.note(
         f"probes: {config.probe_classes} classes, {config.probe_width} features, {SEEDS} seeds, shots {SHOTS}"
     )
-    right: dict[str, float] = {}
-    measurements: dict[str, tuple[str, Measurement]] = {
-        peer: ("s", lambda: time_seconds(lambda: right.update({peer: logistic_regression(task)}))),
-        ours: ("s", lambda: time_seconds(lambda: right.update({ours: whole_table(task)}))),
+    accuracies: dict[str, float] = {}
+    cases = {
+        peer: lambda: time_seconds(lambda: accuracies.update({peer: logistic_regression(task)})),
+        ours: lambda: time_seconds(lambda: accuracies.update({ours: whole_table(task)})),
     }
-    values = run_in_turn(measurements, config.times, reporter)
-    figures = [make_figure(name, "s", values[name]) for name in measurements]
-    remarks = [f"{name}: {share:.1%} right with {max(SHOTS)} shots" for name, share in right.items()]
-    return BenchPart(figures, [make_ratio(values, peer, ours)], [], remarks)
+
+    def remarks(_: dict[str, float]) -> list[str]:
+        return [f"{name}: top-1 accuracy {each:.1%} with {max(SHOTS)} shots" for name, each in accuracies.items()]
+
+    yield CaseTable(cases, [(peer, ours)], remarks=remarks, units=dict.fromkeys(cases, "s"))
 
 
 def make_task(classes: int, width: int, seed: int) -> ProbeTask:
-    """Clouds that overlap, longer in some directions than in others, as those of real features are."""
+    """Overlapping clusters that are longer in some directions than in others, like real features."""
     random = np.random.default_rng(seed)
-    turn, _ = np.linalg.qr(random.standard_normal((width, width)))
-    directions = turn / np.sqrt(1 + np.arange(width))[:, None]
+    rotation, _ = np.linalg.qr(random.standard_normal((width, width)))
+    directions = rotation / np.sqrt(1 + np.arange(width))[:, None]
     centers = random.standard_normal((classes, width))
 
     def draw_clouds(labels: Ints) -> Any:
@@ -53,20 +54,14 @@ def make_task(classes: int, width: int, seed: int) -> ProbeTask:
 
 
 def whole_table(task: ProbeTask) -> float:
-    """Its accuracy in the first cell with the most shots."""
+    """Fits all cells and returns the accuracy of the first one with the most shots."""
     cells = [run_trial(task, "lsr-grid", SETTINGS, shots, seed) for shots in SHOTS for seed in range(SEEDS)]
     return cells[-SEEDS].top1
 
 
 def logistic_regression(task: ProbeTask) -> float:
-    """As it comes, on standardized features; its accuracy."""
+    """The accuracy of scikit-learn's default on standardized features."""
     rows = take_shots(draw_orders(task.labels, task.classes, 0), max(SHOTS))
     mean, scale = task.train[rows].mean(0), task.train[rows].std(0)
-    fitted = LogisticRegression().fit((task.train[rows] - mean) / scale, task.labels[rows])
-    return float(fitted.score((task.test - mean) / scale, task.truth))
-
-
-def time_seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+    probe = LogisticRegression().fit((task.train[rows] - mean) / scale, task.labels[rows])
+    return float(probe.score((task.test - mean) / scale, task.truth))

@@ -1,10 +1,15 @@
-"""Figures that can be trusted on a noisy machine: taken in turn, several times, and compared within a round."""
+"""Figures that can be trusted on a noisy machine: measured in turn, several times, and compared within a round."""
 
 import statistics
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from vitctl.reporting import Reporter
+
+Measurement = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Ratio:
-    """`name` over `against`, from pairs taken in the same round."""
+    """`name` over `against`, from pairs of the same round."""
 
     name: str
     against: str
@@ -29,43 +34,45 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class BenchPart:
-    """What one part of the bench found."""
+class CaseTable:
+    """What is measured together: cases {name: how to measure it once}, and the pairs of them to compare."""
 
+    cases: dict[str, Measurement]
+    pairs: Sequence[tuple[str, str]]  # a pair with a case that is left out is skipped
+    left_out: Sequence[str] = ()
+    remarks: Callable[[dict[str, float]], list[str]] = lambda medians: []
+    units: dict[str, str] = field(default_factory=dict)  # img/s for every other case
+
+
+@dataclass(frozen=True)
+class BenchPart:
     figures: list[Figure] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # peers that are not installed
     remarks: list[str] = field(default_factory=list)
 
-    def __add__(self, other: "BenchPart") -> "BenchPart":
-        return BenchPart(
-            self.figures + other.figures,
-            self.ratios + other.ratios,
-            self.left_out + other.left_out,
-            self.remarks + other.remarks,
-        )
+    def add(self, table: CaseTable, rounds: int, reporter: Reporter) -> None:
+        """Measures every case once per round, so that a drift of the machine's speed affects all cases alike."""
+        values: dict[str, list[float]] = {name: [] for name in table.cases}
+        with reporter.progress("bench", rounds * len(values), "figures") as bar:
+            for _ in range(rounds):
+                for name, measure in table.cases.items():
+                    values[name].append(measure())
+                    bar.advance(1, now=name, value=values[name][-1])
+        for name, runs in values.items():
+            unit = table.units.get(name, "img/s")
+            self.figures.append(Figure(name, unit, statistics.median(runs), min(runs), max(runs), len(runs)))
+        for name, against in table.pairs:
+            if name in values and against in values:
+                runs = [one / other for one, other in zip(values[name], values[against], strict=True)]
+                self.ratios.append(Ratio(name, against, statistics.median(runs), min(runs), max(runs)))
+        self.left_out.extend(table.left_out)
+        self.remarks.extend(table.remarks({name: statistics.median(runs) for name, runs in values.items()}))
 
 
-Measurement = Callable[[], float]
-
-
-def run_in_turn(
-    measurements: Mapping[str, tuple[str, Measurement]], rounds: int, reporter: Reporter
-) -> dict[str, list[float]]:
-    """{name: one value a round}. In turn, so that a machine whose speed drifts drifts for all of them alike."""
-    values: dict[str, list[float]] = {name: [] for name in measurements}
-    with reporter.progress("bench", rounds * len(measurements), "figures") as bar:
-        for _ in range(rounds):
-            for name, (_, measure) in measurements.items():
-                values[name].append(measure())
-                bar.advance(1, now=name, value=values[name][-1])
-    return values
-
-
-def make_figure(name: str, unit: str, values: list[float]) -> Figure:
-    return Figure(name, unit, statistics.median(values), min(values), max(values), len(values))
-
-
-def make_ratio(values: Mapping[str, list[float]], name: str, against: str) -> Ratio:
-    pairs = [one / other for one, other in zip(values[name], values[against], strict=True)]
-    return Ratio(name, against, statistics.median(pairs), min(pairs), max(pairs))
+def time_seconds(run: Callable[[], object], device: torch.device | None = None) -> float:
+    started = time.perf_counter()
+    run()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

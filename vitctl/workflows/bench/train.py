@@ -1,23 +1,17 @@
-"""`vitctl bench train`: our loop from patch files, against a loop of timm's own parts from images."""
+"""`vitctl bench train` and `selfsup`: our training loop, compared with timm's and with the cost of masked patches."""
 
 import itertools
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from vitctl.config.augment import PRESETS
 from vitctl.config.bench import BenchConfig, TrainCase
-from vitctl.config.model import ModelSpec, model_spec
-from vitctl.config.patchify import PatchifyConfig
-from vitctl.config.res import Res
-from vitctl.config.train import OptimConfig, PretrainConfig
+from vitctl.config.masking import MaskingConfig
+from vitctl.config.train import OptimConfig, PretrainConfig, SelfsupConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import HALF, About, Weights
 from vitctl.machine import cores
@@ -27,201 +21,142 @@ from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.device import Precision, choose_precision, measure_ceiling
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
+from vitctl.training.masked import make_masked_task
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.training.task import make_labeled_task
-from vitctl.workflows.bench.data import find_jpegs
-from vitctl.workflows.bench.images import CLASSES, multiply_images, write_jpegs
-from vitctl.workflows.bench.measure import BenchPart, Figure, Measurement, make_figure, make_ratio, run_in_turn
-from vitctl.workflows.patchify import patchify
+from vitctl.workflows.bench.images import find_or_write_jpegs, write_patch_file
+from vitctl.workflows.bench.measure import CaseTable, Measurement, time_seconds
+from vitctl.workflows.bench.peer import (
+    DECAY,
+    LR,
+    bench_device,
+    bench_precisions,
+    case_spec,
+    timm_step,
+    timm_training,
+)  # fmt: skip
 
 OURS, PEER, PRODUCT = "our loop", "timm's loop", "matrix product"
-LR, DECAY = 1e-3, 0.05
 WARM_UP = 2  # steps
-PREFETCHED = 2  # batches, by each of torch's workers
+PREFETCHED = 2  # batches by each of torch's workers
+ALL, LIGHT, WHOLE = "all tokens (mean-color)", "mae, one block of 128", "mae, its paper's decoder"
+HIDDEN = MaskingConfig(ratio=0.75, masked=1.0, swapped=0.0)
+OBJECTIVES = {
+    ALL: SelfsupConfig(objective="mean-color"),
+    LIGHT: SelfsupConfig(objective="mae", masking=replace(HIDDEN, decoder_dim=128, decoder_depth=1, decoder_heads=4)),
+    WHOLE: SelfsupConfig(objective="mae", masking=HIDDEN),
+}
 
 
-@dataclass(frozen=True)
-class LoopComparison:
-    """A model trained on the same images by both loops."""
-
-    case: TrainCase
-    config: BenchConfig
-    pictures: Path  # class folders, as timm reads them; beside them the patch file of the same
-    device: torch.device
-
-    @property
-    def spec(self) -> ModelSpec:
-        return case_spec(self.case)
-
-    @property
-    def steps(self) -> int:
-        return max(2, self.config.train_images // self.case.batch)
-
-    def rate(self, seconds: float) -> float:
-        return self.case.batch * self.steps / seconds
+def bench_train(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:
+    device = bench_device()
+    for number, case in enumerate(map(TrainCase.parse, config.cases)):
+        reporter.note(f"{case}: creating images and a patch file to train on")
+        path = make_training_images(config, case, folder / str(number))
+        yield compare_loops(config, case, path, device, bench_precisions(device))
 
 
-def case_spec(case: TrainCase) -> ModelSpec:
-    return model_spec(case.model, height=case.res, width=case.res, classes=CLASSES)
-
-
-def bench_train(config: BenchConfig, reporter: Reporter) -> BenchPart:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = BenchPart()
-    for case in map(TrainCase.parse, config.cases):
-        with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
-            reporter.note(f"{case}: making images and a patch file to train on")
-            found += measure_loops(
-                LoopComparison(case, config, make_training_images(config, case, Path(folder)), device), reporter
-            )
-    return found
-
-
-def measure_loops(trial: LoopComparison, reporter: Reporter) -> BenchPart:
-    ways: list[Precision] = ["float32", "bf16"] if choose_precision("auto", trial.device) == "bf16" else ["float32"]
-    ours, peers, products = ([f"{trial.case} {what}, {way}" for way in ways] for what in (OURS, PEER, PRODUCT))
-    measurements: dict[str, tuple[str, Measurement]] = {}
-    for way, *names in zip(ways, ours, peers, products, strict=True):
-        measurements[names[0]] = ("img/s", our_loop(trial, way, compiled=False))
-        measurements[names[1]] = ("img/s", timm_loop(trial, way))
-        measurements[names[2]] = ("GFLOP/s", lambda way=way: measure_ceiling(way, trial.device) / 1e9)  # type: ignore[misc]
-    if trial.config.compiled:
-        ours.append(f"{trial.case} {OURS}, {ways[-1]}, compiled")
-        measurements[ours[-1]] = ("img/s", our_loop(trial, ways[-1], compiled=True))
-    values = run_in_turn(measurements, trial.config.times, reporter)
-    figures = [make_figure(name, unit, values[name]) for name, (unit, _) in measurements.items()]
+def compare_loops(
+    config: BenchConfig, case: TrainCase, path: Path, device: torch.device, ways: list[Precision]
+) -> CaseTable:
+    settings = PretrainConfig(
+        batch=case.batch, steps=10**9, optim=OptimConfig(lr=LR, weight_decay=DECAY), augment=PRESETS["inception"],
+        compile="off",
+    )  # fmt: skip
+    cases: dict[str, Measurement] = {}
+    for way in ways:
+        fit = partial(make_fit, settings, case, path, device, way)
+        cases[f"{case} {OURS}, {way}"] = time_fit(fit, case, config)
+        cases[f"{case} {PEER}, {way}"] = time_timm(case, config, path.with_suffix(""), way, device)
+        cases[f"{case} {PRODUCT}, {way}"] = partial(measure_gigaflops, way, device)
+    if config.compiled:
+        fit = partial(make_fit, replace(settings, compile="on"), case, path, device, ways[-1])
+        cases[f"{case} {OURS}, {ways[-1]}, compiled"] = time_fit(fit, case, config)
+    ours, peers = ([name for name in cases if name.startswith(f"{case} {loop}")] for loop in (OURS, PEER))
     pairs = [(name, peer) for peer in peers for name in ours if name != ours[0] or peer == peers[0]]
-    ratios = [make_ratio(values, *pair) for pair in pairs]
-    return BenchPart(figures, ratios, [], remark_loops(trial, figures, [*ours, *peers]))
+
+    def remarks(medians: dict[str, float]) -> list[str]:
+        gigaflops = BACKWARD * count(case_spec(case)).flops / 1e9
+        lines = []
+        for name in (*ours, *peers):
+            ceiling = medians[f"{case} {PRODUCT}, {'bf16' if 'bf16' in name else 'float32'}"]
+            lines.append(f"{name}: {medians[name] * gigaflops / ceiling:.0%} of the matrix ceiling")
+        return lines
+
+    units = {name: "GFLOP/s" for name in cases if PRODUCT in name}
+    return CaseTable(cases, pairs, remarks=remarks, units=units)
+
+
+def measure_gigaflops(way: Precision, device: torch.device) -> float:
+    return measure_ceiling(way, device) / 1e9
+
+
+def bench_selfsup(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:
+    """MAE's step, which skips hidden patches in the encoder, compared with a step on all tokens."""
+    case, device = TrainCase.parse(config.selfsup), bench_device()
+    path, way = make_training_images(config, case, folder), choose_precision("auto", device)
+    fits: dict[str, Callable[[], Fit]] = {}
+    for name, objective in OBJECTIVES.items():
+        # without augmentation, so that patches are used as they are in the file
+        settings = replace(objective, batch=case.batch, steps=10**9, probe=0, optim=OptimConfig(lr=LR), compile="off")
+        fits[f"{case} {name}"] = cache(partial(make_fit, settings, case, path, device, way))
+    baseline, *others = fits
+
+    def remarks(_: dict[str, float]) -> list[str]:
+        flops = {name: fit().task.flops for name, fit in fits.items()}
+        return [f"{name}: {flops[baseline] / flops[name]:.2f} times as fast by count of operations" for name in others]
+
+    cases = {name: time_fit(fit, case, config) for name, fit in fits.items()}
+    yield CaseTable(cases, [(name, baseline) for name in others], remarks=remarks)
 
 
 def make_training_images(config: BenchConfig, case: TrainCase, folder: Path) -> Path:
     width, height = (500, 375) if case.res >= 128 else (case.res, case.res)
-    paths = (
-        find_jpegs(config)
-        if config.data
-        else write_jpegs(folder / "small", config.pictures, width, height, 95, config.seed)
-    )
-    many = multiply_images(folder / "many", paths, max(1, -(-4 * case.batch // len(paths))))
-    patch = model_spec(case.model).patch
-    patchify(
-        PatchifyConfig(source=str(many), out=str(folder / "many.h5"), res=Res(case.res), patch=patch), SilentReporter()
-    )
-    return many
+    paths = find_or_write_jpegs(config, folder / "small", width, height)
+    return write_patch_file(folder, paths, max(1, -(-4 * case.batch // len(paths))), case.res, case_spec(case).patch)
 
 
-def our_loop(trial: LoopComparison, way: Precision, compiled: bool) -> Measurement:
-    file = PatchFile(trial.pictures.with_name("many.h5"))
-    settings = PretrainConfig(
-        batch=trial.case.batch,
-        steps=10**9,
-        optim=OptimConfig(lr=LR, weight_decay=DECAY),
-        augment=PRESETS["inception"],
-        compile="on" if compiled else "off",
-    )
-    fits: list[Fit] = []
+def make_fit(
+    settings: PretrainConfig | SelfsupConfig, case: TrainCase, path: Path, device: torch.device, way: Precision
+) -> Fit:
+    file = PatchFile(path)
+    classes = max(2, len(file.class_names)) if isinstance(settings, PretrainConfig) else 0
+    model = create_model(case_spec(case).replace(classes=classes))
+    weights = Weights(model.spec, collect_tensors(model), About("vitctl", "", *HALF))  # type: ignore[arg-type]
+    env = Environment(file.split("train"), None, Ranks(), device, way, SilentReporter(), Stop())
+    if isinstance(settings, PretrainConfig):
+        return Fit(settings, make_labeled_task(settings, weights, env), env, None)
+    return Fit(settings, make_masked_task(settings, weights, env, None), env, None)
+
+
+def time_fit(make: Callable[[], Fit], case: TrainCase, config: BenchConfig) -> Measurement:
+    """Images per second of our loop, which is built at the first call and goes on at the next ones."""
+    make, steps = cache(make), max(2, config.train_images // case.batch)
+
+    def run(fit: Fit, count: int) -> None:
+        fit.train_until(replace(fit.loop_config(), steps=fit.state.step + count))
 
     def measure() -> float:
-        if not fits:
-            model = create_model(trial.spec.replace(classes=max(2, len(file.class_names))))
-            about = About("vitctl", "", *HALF)
-            begun = Weights(model.spec, collect_tensors(model), about)  # type: ignore[arg-type]
-            place = Environment(file.split("train"), None, Ranks(), trial.device, way, SilentReporter(), Stop())
-            fits.append(Fit(settings, make_labeled_task(settings, begun, place), place, None))
-        fit = fits[0]
-        run_to(fit, fit.state.step + WARM_UP)
-        return trial.rate(time_steps(lambda: run_to(fit, fit.state.step + trial.steps), trial.device))
+        fit = make()
+        run(fit, WARM_UP)
+        return case.batch * steps / time_seconds(lambda: run(fit, steps), fit.env.device)
 
     return measure
 
 
-def run_to(fit: Fit, step: int) -> None:
-    fit.train_until(replace(fit.loop_config(), steps=step))
-
-
-def time_steps(run: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def timm_loop(trial: LoopComparison, way: Precision) -> Measurement:
-    """What somebody writes who knows timm: its model, loader, optimizer, and autocast where it is asked for."""
-    made: list[tuple[nn.Module, Any, Iterator[Any]]] = []
+def time_timm(case: TrainCase, config: BenchConfig, folder: Path, way: Precision, device: torch.device) -> Measurement:
+    """Images per second of a loop over timm's model, loader and optimizer, which goes on at the next call."""
+    make, steps = cache(partial(timm_training, case, folder, device)), max(2, config.train_images // case.batch)
 
     def measure() -> float:
-        if not made:
-            made.append(timm_parts(trial))
-        model, optimizer, batches = made[0]
-        step = timm_step(model, optimizer, way, trial.device)
+        model, optimizer, batches = make()
+        step = timm_step(model, optimizer, way, device)
         for _ in itertools.islice(batches, PREFETCHED * cores()):
-            pass  # fetched while something else was measured
+            pass  # these were prefetched while something else was measured
         for batch in itertools.islice(batches, WARM_UP):
             step(*batch)
-        taken = itertools.islice(batches, trial.steps)
-        return trial.rate(time_steps(lambda: [step(*batch) for batch in taken], trial.device))
+        batches = itertools.islice(batches, steps)
+        return case.batch * steps / time_seconds(lambda: [step(*batch) for batch in batches], device)
 
     return measure
-
-
-def timm_parts(trial: LoopComparison) -> tuple[nn.Module, Any, Iterator[Any]]:
-    from timm.optim import create_optimizer_v2
-
-    loader = timm_loader(trial.case, trial.pictures, trial.device, train=True)
-    model = timm_model(trial.case, trial.device, len(loader.dataset.classes))
-    endless = itertools.chain.from_iterable(itertools.repeat(loader))
-    return model.train(), create_optimizer_v2(model, "adamw", LR, DECAY), endless
-
-
-def timm_model(case: TrainCase, device: torch.device, classes: int = CLASSES) -> nn.Module:
-    from timm.models.vision_transformer import VisionTransformer
-
-    spec = case_spec(case)
-    model: nn.Module = VisionTransformer(
-        spec.height, spec.patch, num_classes=classes, embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads
-    )
-    return model.to(device)
-
-
-def timm_loader(case: TrainCase, pictures: Path, device: torch.device, train: bool) -> Any:
-    from timm.data.loader import create_loader
-    from torchvision.datasets import ImageFolder
-
-    return create_loader(
-        ImageFolder(str(pictures)),
-        (3, case.res, case.res),
-        case.batch,
-        is_training=train,
-        use_prefetcher=device.type == "cuda",
-        num_workers=cores(),
-        mean=HALF[0],
-        std=HALF[1],
-        persistent_workers=True,
-        scale=(0.05, 1.0),
-        device=device,
-    )
-
-
-def timm_step(model: nn.Module, optimizer: Any, way: Precision, device: torch.device) -> Callable[[Any, Any], None]:
-    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
-            loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-
-    return step
-
-
-def remark_loops(trial: LoopComparison, figures: list[Figure], loops: list[str]) -> list[str]:
-    """What share of this device's matrix products each loop reaches."""
-    medians = {each.name: each.median for each in figures}
-    flops = BACKWARD * count(trial.spec).flops
-    shares = {}
-    for name in loops:
-        way = "bf16" if "bf16" in name else "float32"
-        shares[name] = medians[name] * flops / 1e9 / medians[f"{trial.case} {PRODUCT}, {way}"]
-    return [f"{name}: {share:.0%} of the matrix ceiling" for name, share in shares.items()]

@@ -10,8 +10,7 @@ import torch
 
 from vitctl import __version__
 from vitctl.config.inspect import InspectConfig
-from vitctl.inspection.filters import components
-from vitctl.inspection.layers import alignments
+from vitctl.inspection.representations import alignments, components
 from vitctl.io.run_directory import RunDirectory, create_run
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import FIRST

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 
 from vitctl import __version__
-from vitctl.inspection.distance import draw_distances
-from vitctl.inspection.filters import draw_filters
-from vitctl.inspection.layers import draw_alignments, draw_worth
 from vitctl.inspection.page import Section, write_page
-from vitctl.inspection.rollout import draw_heads, draw_rollout
-from vitctl.inspection.similarity import SimilarityPanel, similarities
-from vitctl.inspection.similarity import draw_similarities as draw_similarity
+from vitctl.inspection.representations import (
+    SimilarityPanel,
+    draw_alignments,
+    draw_distances,
+    draw_filters,
+    draw_worth,
+    similarities,
+)
+from vitctl.inspection.representations import draw_similarities as draw_similarity
+from vitctl.inspection.sheets import draw_heads, draw_rollout
 from vitctl.io.atomic import atomic_write
 from vitctl.io.weights import Weights
 from vitctl.models.resize import patch_positions

@@ -11,9 +11,8 @@ from torch import nn
 from vitctl.config.inspect import InspectConfig
 from vitctl.config.model import ModelSpec
 from vitctl.data.loader import Loader, View
-from vitctl.inspection.attention import attention_layers, batch_for, watch_attention
-from vitctl.inspection.distance import mean_distances, pixel_distances, uniform_distance
-from vitctl.inspection.rollout import Rollout, on_patches
+from vitctl.inspection.attention import Rollout, attention_layers, batch_for, on_patches, watch_attention
+from vitctl.inspection.representations import mean_distances, pixel_distances, uniform_distance
 from vitctl.io.patch_file import Split
 from vitctl.io.subset import Subset
 from vitctl.models.input import Normalizer

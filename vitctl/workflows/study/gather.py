@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitctl.inspection.study import Point, StudyPanel, draw_study
+from vitctl.inspection.charts import Point, StudyPanel, draw_study
 from vitctl.io.atomic import atomic_write
 from vitctl.io.csv_cells import text_cell
 from vitctl.workflows.study.cells import Cell, Factors

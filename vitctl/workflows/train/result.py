@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from vitctl.inspection.curves import draw_curves
+from vitctl.inspection.charts import draw_curves
 from vitctl.io.run_directory import RunDirectory
 from vitctl.models.count import BACKWARD, count
 from vitctl.reporting import Reporter
