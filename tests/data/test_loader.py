@@ -235,6 +235,6 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(split: Any, tmp_path: P
     stream = Loader(PatchFile(tmp_path / "a.h5").split("train"), 8).stream()
     next(stream)
     os.truncate(tmp_path / "a.h5", (tmp_path / "a.h5").stat().st_size // 2)
-    with pytest.raises(DataError, match=r"a\.h5: was cut short while it was being read"):
+    with pytest.raises(DataError, match=r"a\.h5: was truncated while it was being read"):
         for _ in range(10):
             next(stream)
