@@ -177,10 +177,10 @@ def test_tensors_that_are_missing(
         tensors = {key: tensor for key, tensor in source.tensors.items() if key != "patch_embed.proj.bias"}
         save_as(replace(source, tensors=tensors | {"stranger": torch.ones(2)}), tmp_path / name)
     line = refused("interpolate-pos", "--from", name, "--res", "64", code=3)
-    assert f"{name}: the model misses 1 tensor (" in line
-    assert "--allow-missing takes what fits" in line
+    assert f"{name}: lacks 1 tensor (" in line
+    assert "--allow-missing loads what fits" in line
     answer = vitctl("interpolate-pos", "--from", name, "--res", "64", "--allow-missing")
-    assert "the model misses 1 tensor (" in answer.err
+    assert "the file lacks 1 tensor (" in answer.err
     found = open_weights(tmp_path / "vit-mu-16-64.safetensors")
     assert set(source.tensors) - set(found.tensors) == {"patch_embed.proj.bias"}
     assert set(found.tensors) <= set(source.tensors)
@@ -207,7 +207,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         (
             ["--out", "x.npz", "--res", "48x64"],
             2,
-            "the official npz layout has no place for width 64 (only 48)",
+            "the official npz layout cannot store width 64 (only 48)",
         ),
         (["--plot", "p.jpg"], 2, "p.jpg: must end in .png"),
         (["--plot", "nowhere/p.png"], 2, "there is no folder nowhere to write it in"),

@@ -140,7 +140,7 @@ def test_one_number_is_for_every_channel(ran: Run, twins: None) -> None:
         ("evaluate", ("--mean", "1e999"), "mean is inf; it must lie between -1,000 and 1,000"),
         ("evaluate", ("--std", "0.5,0,0.5"), "std is 0.0; it must be above 0"),
         ("evaluate", ("--std", "-1"), "std is -1.0; it must be above 0"),
-        ("evaluate", ("--mean", "0.1,0.2"), "mean has 2 numbers; write one, or 3, one a channel"),
+        ("evaluate", ("--mean", "0.1,0.2"), "mean has 2 numbers; use one for all channels, or one for each of the 3"),
         ("features", ("--from", "pixels", "--mean", "0.5"), "pixels are features as they are"),
         ("fewshot", ("--from", "pixels", "--std", "0.5"), "--mean and --std are for weights"),
         ("fewshot", ("--features", "f.h5", "--std", "0.5"), "--mean and --std are for weights"),

@@ -154,7 +154,7 @@ def test_the_oldest_configs_have_everything_at_the_top(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": ["a", "b", "c"]}))
-    with pytest.raises(WeightsError, match="misses 120 tensors"):
+    with pytest.raises(WeightsError, match="lacks 120 tensors"):
         load_weights(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": {"0": "a", "1": "b", "2": "c"}}))
     torch.save(timm_model("vit_tiny_patch16_224", num_classes=3).state_dict(), tmp_path / "pytorch_model.bin")
