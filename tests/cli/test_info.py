@@ -210,7 +210,7 @@ def test_code_in_a_file_is_never_run(vitctl: Run, tmp_path: Path, monkeypatch: p
     (tmp_path / "bare.pkl").write_bytes(pickle.dumps(Planted()))
     for name in ("zip.pth", "old.pth", "bare.pkl"):
         answer = vitctl("info", name, code=3)
-        assert f"{name}: is a pickle that wants to run" in answer.error
+        assert f"{name}: is a pickle that would run" in answer.error
         assert answer.out == ""
         assert not (tmp_path / "planted").exists()
     torch.load(tmp_path / "zip.pth", weights_only=False)["epoch"].close()
@@ -236,9 +236,9 @@ def test_bad_weights_are_one_line(refused: Refused, tiny: Weights, tmp_path: Pat
         ("head.safetensors", "head.safetensors: damaged or truncated .safetensors"),
         ("flipped.safetensors", "damaged: its numbers are not what was written"),
         ("empty.safetensors", "empty.safetensors: is empty"),
-        ("notes.txt", "notes.txt: is no file of weights that vitctl knows"),
-        ("folder", "folder: no weights are in this folder"),
-        ("objects.npz", "holds Python objects (a pickle), which could run code"),
+        ("notes.txt", "notes.txt: not a known weights file; vitctl reads"),
+        ("folder", "folder: has no weights; use a run directory"),
+        ("objects.npz", "holds Python objects (a pickle), which could run code when read; refused"),
         ("arrays.npz", "an .npz, but not of a Vision Transformer or BiT (x_train, ...)"),
         ("cat.png", "cat.png: is an image"),
         ("docs.zip", "is a zip without arrays"),

@@ -197,7 +197,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         (["--from", "vit-b/16"], 3, "vit-b/16: names a model, not weights"),
         (["--from", "w.npy"], 3, "did you mean 'w.npz'?"),
         (["--from", "nowhere/w.npz"], 3, "there is no folder nowhere"),
-        (["--from", "folder"], 3, "no weights are in this folder"),
+        (["--from", "folder"], 3, "folder: has no weights; use a run directory"),
         (["--from", "pipe"], 3, "pipe: is a pipe, a device or a socket, not a file"),
         (["--from", "/dev/zero"], 3, "/dev/zero: is a pipe, a device or a socket, not a file"),
         (["--res", "large"], 2, "resolution 'large' is not understood"),

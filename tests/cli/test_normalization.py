@@ -170,9 +170,7 @@ def test_what_is_assumed_is_a_warning_that_names_the_flags(ran: Run, data: str, 
     lines = ran(*words).stderr.splitlines()
     (line,) = [each for each in lines if each.startswith(ASSUMED)]
     assert line.endswith("if they are others, give --mean and --std")
-    assert any(
-        "warning: weights: 3 heads, from the width of 192, and GELU by erf are assumed" in each for each in lines
-    )
+    assert any("warning: weights: 3 heads (usual for width 192) and exact GELU are assumed" in each for each in lines)
     half = ran(*words, "--mean", "0.4").stderr
     assert "std 0.5, 0.5, 0.5 of the pixels assumed" in half
     assert "mean 0.5" not in half

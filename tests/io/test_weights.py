@@ -70,7 +70,7 @@ def test_another_version_is_rejected(tmp_path: Path) -> None:
     save_weights(make(), path)
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"version":"1"', b'"version":"9"'))
-    with pytest.raises(WeightsError, match="weights version 9, but this vitctl reads version 1; update vitctl$"):
+    with pytest.raises(WeightsError, match=r"weights version 9, but this vitctl reads version 1; update vitctl$"):
         open_weights(path)
 
 
