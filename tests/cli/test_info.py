@@ -67,7 +67,7 @@ def test_what_is_no_artifact_is_one_line(vitctl: Run, tmp_path: Path) -> None:
     for name, message in (
         ("text.h5", "not an HDF5 file"),
         ("none.h5", "no such file"),
-        (".", "no weights are in this"),
+        (".", "has no weights; use a run directory"),
     ):
         assert message in vitctl("info", name, code=3).error
 

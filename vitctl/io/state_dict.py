@@ -22,7 +22,7 @@ from vitctl.io.weights import (
     Tensors,
     Weights,
     for_channels,
-    masked_pretraining_note,
+    note_masked_pretraining,
     parse_normalization,
     zero_head_note,
 )
@@ -101,7 +101,7 @@ def read_state_dict(
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, ConfigError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error
         raise WeightsError(f"{source}: not the state dict of a plain ViT or BiT: {problem}") from error
-    return replace(weights, extra=extra).with_notes(masked_pretraining_note(extra), zero_head_note(tensors))
+    return replace(weights, extra=extra).with_notes(note_masked_pretraining(extra), zero_head_note(tensors))
 
 
 def read_architecture(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
