@@ -121,7 +121,7 @@ def test_what_ours_would_compute_otherwise_is_refused_with_the_way_that_works(na
         ({"model_args": {"checkpoint_path": "other.pth"}}, "has 'checkpoint_path' among its model_args"),
         ({"model_args": {"pretrained": True}}, "has 'pretrained' among its model_args"),
         ({"model_args": {"depth": 10**9}}, "says depth 1000000000, but there are 2 blocks"),
-        ({"model_args": SMALL | {"num_heads": 7}}, "timm cannot build vit_base_patch16_224 as config.json says"),
+        ({"model_args": SMALL | {"num_heads": 7}}, "timm cannot build vit_base_patch16_224 from config.json"),
         ({"model_args": SMALL | {"mlp_ratio": 2.0}}, "of another shape.*; --from timm:NAME builds timm's own models"),
         ({"pretrained_cfg": {"mean": [0.5]}}, "mean is"),
         ({"pretrained_cfg": {"std": [0.5, 0.5, 0]}}, "std is"),
