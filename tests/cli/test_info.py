@@ -119,7 +119,7 @@ def test_sheets_are_drawn(vitctl: Run, data: Path, tmp_path: Path, augment: list
 def test_a_sheet_that_cannot_be_drawn_is_one_line(vitctl: Run, data: Path) -> None:
     for arguments, code, message in (
         (["--sheet", "sheet.txt"], 2, "sheet.txt: must end in .png"),
-        (["--sheet", "nowhere/sheet.png"], 2, "there is no folder nowhere to write it in"),
+        (["--sheet", "nowhere/sheet.png"], 2, "the folder nowhere does not exist; create it first"),
         (["--augment", "deit3"], 2, "wants --sheet"),
         (["--sheet", "s.png", "--augment", "deit"], 2, "did you mean 'deit3'"),
         (["--sheet", "s.png", "--split", "vaal"], 3, "did you mean 'val'"),

@@ -203,14 +203,14 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         (["--res", "large"], 2, "resolution 'large' is not understood"),
         (["--res", "8"], 2, "a patch of 16x16 is larger than an image of 8x8"),
         (["--out", "w.pt"], 2, "w.pt: must end in .safetensors or .npz"),
-        (["--out", "nowhere/w.npz"], 2, "there is no folder nowhere to write it in"),
+        (["--out", "nowhere/w.npz"], 2, "the folder nowhere does not exist; create it first"),
         (
             ["--out", "x.npz", "--res", "48x64"],
             2,
             "the official npz layout cannot store width 64 (only 48)",
         ),
         (["--plot", "p.jpg"], 2, "p.jpg: must end in .png"),
-        (["--plot", "nowhere/p.png"], 2, "there is no folder nowhere to write it in"),
+        (["--plot", "nowhere/p.png"], 2, "the folder nowhere does not exist; create it first"),
         (["--set", "methode=bilinear"], 2, "did you mean 'method'?"),
     ):
         defaults = {"--from": "w.npz", "--res": "64"}

@@ -109,8 +109,8 @@ def test_another_image_is_shown_for_one_that_cannot_be_read(newest: str, blots: 
     (("no.jpg",), 3, "no.jpg: no such file or folder"),
     (("text.jpg",), 3, "none of 1 image can be read"),
     (("picture.png", "--from", "broken.onnx"), 3, "broken.onnx"),
-    (("picture.png", "--sheet", "nowhere/sheet.png"), 2, "there is no folder nowhere to write it in"),
-    (("picture.png", "--csv", "nowhere/table.csv"), 2, "there is no folder nowhere to write it in"),
+    (("picture.png", "--sheet", "nowhere/sheet.png"), 2, "the folder nowhere does not exist; create it first"),
+    (("picture.png", "--csv", "nowhere/table.csv"), 2, "the folder nowhere does not exist; create it first"),
     (("picture.png", "--sheet", "sheet.gif"), 2, "sheet.gif: must end in .png"),
     (("picture.png", "--from", "missing.onnx"), 3, "missing.onnx: no such file"),
 ])  # fmt: skip

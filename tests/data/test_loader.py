@@ -223,7 +223,7 @@ def test_labels_that_are_overwritten_while_they_are_read_are_an_error(
     with open(tmp_path / "a.h5", "r+b") as file:
         file.seek(split.segments[0].place("labels").offset)
         np.full(ROWS, label).tofile(file)
-    with pytest.raises(DataError, match=rf"a\.h5, train: has the label {label}, which is none of its classes"):
+    with pytest.raises(DataError, match=rf"a\.h5, train: has the label {label}, which is not one of its classes"):
         for _ in range(10):
             next(stream)
 
