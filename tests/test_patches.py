@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitctl.errors import ConfigError
-from vitctl.patches import patchify_images, unpatchify_images
+from vitctl.patches import patchify_images, square_grid, unpatchify_images
 
 
 @st.composite
@@ -55,3 +55,13 @@ def test_a_size_that_is_not_divisible_names_the_nearest(height: int, width: int,
 def test_unpatchify_checks_the_image_size() -> None:
     with pytest.raises(ConfigError, match="do not make an image"):
         unpatchify_images(np.zeros((4, 48), np.uint8), 8, 12, 4)
+
+
+@pytest.mark.parametrize(
+    ("count", "prefixes", "grid"),
+    [(17, (1, 0), (4, 1)), (16, (1, 0), (4, 0)), (18, (1, 0), None), (1, (1,), None), (0, (1, 0), None)],
+)
+def test_a_square_grid_has_one_of_the_numbers_of_prefix_tokens(
+    count: int, prefixes: tuple[int, ...], grid: tuple[int, int] | None
+) -> None:
+    assert square_grid(count, prefixes) == grid

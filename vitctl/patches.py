@@ -3,6 +3,8 @@
 Letters, as in the paper: B batch, N patches, P patch size, C channels, D width.
 """
 
+import math
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from vitctl.errors import ConfigError
@@ -41,6 +43,13 @@ def check_grid(height: int, width: int, patch: int) -> None:
 
 def round_to(size: int, patch: int, up: bool) -> int:
     return max(patch, -(-size // patch) * patch if up else size // patch * patch)
+
+
+def square_grid(count: int, prefixes: Iterable[int]) -> tuple[int, int] | None:
+    """The first (side, prefix) with side * side + prefix == count tokens, for the possible numbers of prefix tokens."""
+    return next(
+        ((math.isqrt(count - p), p) for p in prefixes if count > p and math.isqrt(count - p) ** 2 == count - p), None
+    )
 
 
 def take_tokens(values: Any, places: Any) -> Any:

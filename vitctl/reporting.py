@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from types import TracebackType
 from typing import Protocol, TextIO
 
 
@@ -15,9 +14,7 @@ class Progress(AbstractContextManager["Progress"]):
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
     def advance(self, count: int = 1, **figures: float | str) -> None:
@@ -89,9 +86,9 @@ class PlainReporter:
 
 class PlainProgress(Progress):
     def __init__(
-        self, say: Callable[[str], None], label: str, total: int | None, unit: str, done: int, interval: float
+        self, write: Callable[[str], None], label: str, total: int | None, unit: str, done: int, interval: float
     ) -> None:
-        self.say, self.label, self.total, self.unit, self.interval = say, label, total, unit, interval
+        self.write, self.label, self.total, self.unit, self.interval = write, label, total, unit, interval
         self.before = self.done = done
         self.started = self.printed = time.monotonic()
         self.figures: dict[str, float | str] = {}
@@ -113,11 +110,9 @@ class PlainProgress(Progress):
             parts.append(f"ETA {format_duration((self.total - self.done) / rate)}")
         for name, value in self.figures.items():
             parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
-        self.say("  ".join(parts))
+        self.write("  ".join(parts))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         if self.done > self.before and kind is None:
             self.line()
 
@@ -148,12 +143,12 @@ def printable_text(text: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    whole = int(seconds + 0.5)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    total = int(seconds + 0.5)
+    if total < 60:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60:02d}s"
+    return f"{total // 3600}h{total % 3600 // 60:02d}m"
 
 
 def format_count(count: int, noun: str) -> str:

@@ -236,7 +236,7 @@ def test_bad_weights_are_one_line(refused: Refused, tiny: Weights, tmp_path: Pat
         ("head.safetensors", "head.safetensors: damaged or truncated .safetensors"),
         ("flipped.safetensors", "damaged: its numbers are not what was written"),
         ("empty.safetensors", "empty.safetensors: is empty"),
-        ("notes.txt", "notes.txt: not a known weights file; vitctl reads"),
+        ("notes.txt", "notes.txt: not a known weights file; use"),
         ("folder", "folder: has no weights; use a run directory"),
         ("objects.npz", "holds Python objects (a pickle), which could run code when read; refused"),
         ("arrays.npz", "an .npz, but not of a Vision Transformer or BiT (x_train, ...)"),

@@ -214,7 +214,7 @@ def test_without_a_config_shapes_and_known_widths_decide() -> None:
 
 def test_without_a_config_some_sizes_are_unknown() -> None:
     with pytest.raises(
-        WeightsError, match="here: the grid is unknown: 13 positions are not a class token and a square"
+        WeightsError, match="here: the grid is unknown: 13 positions are no class token and square; add config"
     ):
         read(export(SPEC.replace(height=16, width=48))[0], None)
     for dim in (48, 128):
@@ -305,7 +305,7 @@ def test_height_comes_before_width(size: Any) -> None:
         ({"layer_norm_eps": -1}, "norm_eps is -1.0; it must be above 0 and under 1"),
         ({"image_size": 40}, "image_size 40x40, which needs 26 positions with the class token, but"),
         ({"image_size": 33}, "image_size 33x33; patches of 8 do not divide it"),
-        ({"image_size": [32]}, "it must be a number, or height and width"),
+        ({"image_size": [32]}, "it must be a number or height and width"),
         ({"image_size": [32, "32"]}, "image_size '32'; it must be a positive integer"),
         ({"image_size": {"height": 32}}, "image_size 'no width'"),
         ({"model_type": "dinov2"}, "model_type 'dinov2'; supported: vit, vit_mae"),

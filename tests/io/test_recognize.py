@@ -171,7 +171,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
     for name, message in {
         "photo.png": "is an image, not weights$", "data.h5": r"an HDF5 file \(patches or features\), not weights$",
         "empty": "is empty",
-        "text": "not a known weights file; vitctl reads", "a.zip": "a zip without arrays; vitctl reads",
+        "text": "not a known weights file; use", "a.zip": "a zip without arrays; vitctl reads",
         "other.npz": "not of a Vision Transformer", "list.pth": "holds a list",
         "other.safetensors": "not weights of a Vision Transformer",
         "folder": "has no weights; use a run directory, or a folder with", "none": "no such file or folder",

@@ -34,7 +34,7 @@ class Capabilities:
 
 
 def check_supported(weights: Weights, capabilities: Capabilities) -> None:
-    """Rejects weights of which this format would lose a field, and names every such field."""
+    """Rejects weights that this format cannot store, and names every field that it would lose."""
     lost = find_lost_fields(weights.spec, capabilities)
     lost += find_lost_normalization(weights.about, weights.spec.channels, capabilities)
     if lost:

@@ -24,11 +24,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
     """{name: array}. Uncompressed arrays are memory-mapped, not copied."""
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         check_proportion(path, sum(member.file_size for member in archive.infolist()))
-        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return {
-            member.filename.removesuffix(".npy"): read_array(archive, member, whole, path)
-            for member in archive.infolist()
-        }
+        mapped, members = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), archive.infolist()
+        return {each.filename.removesuffix(".npy"): read_array(archive, each, mapped, path) for each in members}
 
 
 def check_proportion(path: Path, unpacked: int) -> None:
@@ -41,7 +38,7 @@ def check_proportion(path: Path, unpacked: int) -> None:
         )
 
 
-def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mmap, path: Path) -> Array:
+def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, mapped: mmap.mmap, path: Path) -> Array:
     with archive.open(member) as file:
         shape, fortran, dtype = read_npy_header(file)
         if dtype.hasobject:
@@ -52,7 +49,7 @@ def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mm
         if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
             raise WeightsError(f"{path}: {member.filename} is not as long as its header says; download the file again")
         if member.compress_type == zipfile.ZIP_STORED:
-            content = read_stored_member(member, whole)[file.tell() :]
+            content = read_stored_member(member, mapped)[file.tell() :]
         else:
             content = memoryview(bytearray(file.read()))
     array: Array = np.frombuffer(content, dtype, count=math.prod(shape))
@@ -66,12 +63,12 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[An
     return shape, fortran, dtype
 
 
-def read_stored_member(member: zipfile.ZipInfo, whole: mmap.mmap) -> memoryview:
+def read_stored_member(member: zipfile.ZipInfo, mapped: mmap.mmap) -> memoryview:
     """The bytes of an uncompressed member, after checking its CRC."""
     start = member.header_offset
-    name, extra = (int.from_bytes(whole[start + at : start + at + 2], "little") for at in (26, 28))  # lengths
+    name, extra = (int.from_bytes(mapped[start + at : start + at + 2], "little") for at in (26, 28))  # lengths
     begin = start + LOCAL_HEADER + name + extra
-    content = memoryview(whole)[begin : begin + member.file_size]
+    content = memoryview(mapped)[begin : begin + member.file_size]
     if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
         raise zipfile.BadZipFile(f"Bad CRC-32 for file {member.filename!r}")
     return content

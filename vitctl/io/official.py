@@ -8,7 +8,6 @@ A table has one row per tensor: its name in timm, its name or names in the file,
 use the same table, so a round trip gives the same bits.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
 from vitctl.io.state_dict import bit_spec, count_blocks_per_stage
 from vitctl.io.weights import HALF, About, Weights, for_channels, settle, tensor_of, zero_head_note
+from vitctl.patches import square_grid
 from vitctl.reporting import format_count
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -192,21 +192,12 @@ def infer_official_transformer(arrays: Arrays, style: OfficialLayout, source: st
     has_class = "cls" in arrays
     grid, class_position, notes = grid_of(arrays, style, has_class, patch, source)
     spec = ModelSpec(
-        model_name(family, size, patch, layers),
-        family,
-        height=grid * reach,
-        width=grid * reach,
-        channels=channels,
-        classes=len(arrays["head/bias"]) if "head/bias" in arrays else 0,
-        patch=patch,
-        **vars(size),
-        layers=layers,
+        model_name(family, size, patch, layers), family, height=grid * reach, width=grid * reach, channels=channels,
+        classes=len(arrays.get("head/bias", ())), patch=patch, **vars(size), layers=layers,
         head="cls" if has_class else "map" if any(name.startswith("MAPHead_0/") for name in arrays) else "gap",
-        class_token=has_class,
-        class_position=class_position,
-        hidden=arrays["pre_logits/bias"].shape[0] if "pre_logits/bias" in arrays else 0,
+        class_token=has_class, class_position=class_position, hidden=len(arrays.get("pre_logits/bias", ())),
         positions="1d" if style.positions in arrays else "sincos",
-    )
+    )  # fmt: skip
     return spec, notes
 
 
@@ -218,19 +209,16 @@ def grid_of(
         note = f"the file has no position embeddings; big_vision's fixed sin-cos at {BARE_SIZE}x{BARE_SIZE} are used"
         return BARE_SIZE // patch, False, [note]
     count = arrays[style.positions].shape[-2]
-    for class_position in (True, False) if has_class else (False,):
-        side = math.isqrt(count - class_position)
-        if side and side * side == count - class_position:
-            return side, class_position, []
+    if grid := square_grid(count, (1, 0) if has_class else (0,)):
+        return grid[0], grid[1] > 0, []
     raise WeightsError(f"{source}: {count} positions are not a square grid, with or without a class token")
 
 
 def infer_official_bit(arrays: Arrays) -> tuple[ModelSpec, str]:
     is_paper = "root_block/conv_root/kernel" in arrays
     root = "root_block/conv_root/kernel" if is_paper else "root_block/standardized_conv2d/kernel"
-    head = "head/bias" if is_paper else "head/conv2d/bias"
+    classes = len(arrays.get("head/bias" if is_paper else "head/conv2d/bias", ()))
     *_, channels, width = arrays[root].shape
-    classes = len(arrays[head]) if head in arrays else 0
     spec = bit_spec(count_blocks_per_stage(arrays, UNIT), width, channels, classes)
     return spec, "bit_paper" if is_paper else "big_transfer"
 
@@ -294,22 +282,23 @@ def resnet_rows(spec: ModelSpec) -> list[TensorRow]:
 
 
 def bit_rows(spec: ModelSpec, layout: str) -> list[TensorRow]:
-    ours = layout == "bit_paper"
-    root = "root_block/conv_root/kernel" if ours else "root_block/standardized_conv2d/kernel"
+    is_paper = layout == "bit_paper"
+    root = "root_block/conv_root/kernel" if is_paper else "root_block/standardized_conv2d/kernel"
     rows = [TensorRow("stem.conv.weight", (root,), "conv")]
     for stage, unit in units(spec.layers):
         block, theirs = f"stages.{stage}.blocks.{unit}", f"block{stage + 1}/unit{unit + 1:02d}"
         for number, letter in ((1, "a"), (2, "b"), (3, "c")):
-            conv = f"conv{number}/kernel" if ours else f"{letter}/standardized_conv2d/kernel"
+            conv = f"conv{number}/kernel" if is_paper else f"{letter}/standardized_conv2d/kernel"
             rows.append(TensorRow(f"{block}.conv{number}.weight", (f"{theirs}/{conv}",), "conv"))
-            rows += bit_norm_rows(f"{block}.norm{number}", f"{theirs}/{f'gn{number}' if ours else letter}", ours)
+            norm = f"{theirs}/gn{number}" if is_paper else f"{theirs}/{letter}"
+            rows += bit_norm_rows(f"{block}.norm{number}", norm, is_paper)
         if unit == 0:
-            conv = "conv_proj/kernel" if ours else "a/proj/standardized_conv2d/kernel"
+            conv = "conv_proj/kernel" if is_paper else "a/proj/standardized_conv2d/kernel"
             rows.append(TensorRow(f"{block}.downsample.conv.weight", (f"{theirs}/{conv}",), "conv"))
-    rows += bit_norm_rows("norm", "norm-pre-head" if ours else "", ours)
+    rows += bit_norm_rows("norm", "norm-pre-head" if is_paper else "", is_paper)
     if spec.classes:
-        head = "head" if ours else "head/conv2d"
-        rows += pair_rows("head.fc", f"{head}/kernel", f"{head}/bias", "pointwise" if ours else "conv")
+        head, kind = ("head", "pointwise") if is_paper else ("head/conv2d", "conv")
+        rows += pair_rows("head.fc", f"{head}/kernel", f"{head}/bias", kind)
     return rows
 
 

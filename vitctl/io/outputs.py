@@ -52,9 +52,7 @@ def check_replaceable(path: Path, format: str) -> None:
 
     is_damaged = is_hdf5(path) and not can_open(path)
     if format_of(path) != format and not is_damaged:
-        raise UsageError(
-            f"{path}: exists and its format is not {format}, so it is not overwritten; choose another path"
-        )
+        raise UsageError(f"{path}: exists and is not a {format} file, so it is not overwritten; choose another path")
 
 
 def check_kept(folder: Path, inputs: Iterable[Input]) -> None:

@@ -214,10 +214,9 @@ class PatchFile:
 
     def compute_digest(self) -> str:
         """The digest of the content, which `digest` must equal."""
-        rows = {name: split.rows for name, split in self.splits.items()}
-        return content_digest(
-            self.geometry, self.class_names, rows, lambda name, column: self.splits[name].slices(column)
-        )
+        splits = self.splits
+        rows = {name: split.rows for name, split in splits.items()}
+        return content_digest(self.geometry, self.class_names, rows, lambda name, column: splits[name].slices(column))
 
     @property
     def compressed(self) -> bool:

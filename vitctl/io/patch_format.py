@@ -86,7 +86,7 @@ class Header:
     fit: str
     source: str
     created_by: str
-    options: str  # digest of the options that made it
+    options: str  # digest of the options of vitctl patchify
     plan: str  # digest of the planned rows: shards of one plan belong together
     sampled: Sampled
     duplicates: int = 0  # images that equal an earlier one of their split

@@ -88,9 +88,8 @@ def early_allocation() -> Any:
 def write_skeleton(path: Path, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> dict[str, Extent]:
     """Writes everything but the rows, which are left as holes, and returns where they belong."""
     with create(path) as file:
-        reserved = {
-            name: reserve(file, name, header.geometry, split.rows, split.capacity) for name, split in splits.items()
-        }
+        geometry = header.geometry
+        reserved = {name: reserve(file, name, geometry, each.rows, each.capacity) for name, each in splits.items()}
         write_contents(file, header, splits, notes)
         return {name: extent for name, (extent, _) in reserved.items()}
 

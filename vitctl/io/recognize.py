@@ -81,7 +81,7 @@ def open_file(path: Path, allow_missing: bool, describe: Describe | None = None)
     if head[8:9] == b"{":
         return from_tensors(path, *read_safetensors(path), describe)
     raise WeightsError(
-        f"{path}: not a known weights file; vitctl reads .safetensors, official .npz, .pth and Hugging Face folders"
+        f"{path}: not a known weights file; use .safetensors, official .npz, .pth or a Hugging Face folder"
     )
 
 

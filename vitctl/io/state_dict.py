@@ -21,11 +21,12 @@ from vitctl.io.weights import (
     About,
     Tensors,
     Weights,
+    decoder_note,
     for_channels,
-    note_masked_pretraining,
     parse_normalization,
     zero_head_note,
 )
+from vitctl.patches import square_grid
 
 Config = dict[str, Any]
 Describe = Callable[[Config, str], tuple[ModelSpec, Config]]  # config of an architecture to spec and pretrained_cfg
@@ -101,7 +102,7 @@ def read_state_dict(
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, ConfigError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error
         raise WeightsError(f"{source}: not the state dict of a plain ViT or BiT: {problem}") from error
-    return replace(weights, extra=extra).with_notes(note_masked_pretraining(extra), zero_head_note(tensors))
+    return replace(weights, extra=extra).with_notes(decoder_note(extra), zero_head_note(tensors))
 
 
 def read_architecture(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
@@ -203,26 +204,14 @@ def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str]
     is_pooled = "fc_norm.weight" in tensors
     head: Literal["cls", "gap", "map"] = "cls" if has_class and not is_pooled else "gap"
     return ModelSpec(
-        model_name(family, size, patch, layers),
-        family,
-        height=side,
-        width=side,
-        channels=channels,
-        classes=count_classes(tensors),
-        patch=patch,
-        **vars(size),
-        layers=layers,
-        head="map" if "attn_pool.latent" in tensors else head,
-        class_token=has_class,
-        class_position=class_position,
-        registers=registers,
-        hidden=tensors["pre_logits.fc.bias"].shape[0] if "pre_logits.fc.bias" in tensors else 0,
-        norm="pooled" if is_pooled else "tokens",
-        layer_scale="blocks.0.ls1.gamma" in tensors,
-        qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-        gelu="erf",
+        model_name(family, size, patch, layers), family, height=side, width=side, channels=channels,
+        classes=count_classes(tensors), patch=patch, **vars(size), layers=layers,
+        head="map" if "attn_pool.latent" in tensors else head, class_token=has_class, class_position=class_position,
+        registers=registers, hidden=len(tensors.get("pre_logits.fc.bias", ())),
+        norm="pooled" if is_pooled else "tokens", layer_scale="blocks.0.ls1.gamma" in tensors,
+        qkv_bias="blocks.0.attn.qkv.bias" in tensors, gelu="erf",
         numerics="official" if family == "vit" else "timm",
-    )
+    )  # fmt: skip
 
 
 def heads_of(dim: int, source: str) -> int:
@@ -230,17 +219,15 @@ def heads_of(dim: int, source: str) -> int:
     heads = next((size.heads for size in SIZES.values() if size.dim == dim), None)
     if heads is None:
         raise WeightsError(
-            f"{source}: a state dict does not say the number of heads, unknown for width {dim}; {NAME_IT}"
+            f"{source}: the number of heads is not in a state dict, and unknown for width {dim}; {NAME_IT}"
         )
     return heads
 
 
 def find_grid(count: int, prefix: int, reach: int, source: str) -> tuple[int, bool]:
     """The side of the square images in pixels, and whether the prefix tokens have positions."""
-    for own in dict.fromkeys((prefix, 0)):
-        side = math.isqrt(max(count - own, 0))
-        if side and side * side == count - own:
-            return side * reach, own > 0
+    if grid := square_grid(count, (prefix, 0)):
+        return grid[0] * reach, grid[1] > 0
     raise WeightsError(f"{source}: {count} positions are not a square grid, and a state dict has no grid; {NAME_IT}")
 
 

@@ -130,7 +130,7 @@ def zero_head_note(tensors: Tensors) -> str:
     return "its head is all zeros: features only" if head is not None and not head.any() else ""
 
 
-def note_masked_pretraining(extra: Tensors) -> str:
+def decoder_note(extra: Tensors) -> str:
     names = ", ".join(sorted(extra)[:3])
     return f"{format_count(len(extra), 'tensor')} of masked pretraining set aside ({names})" if extra else ""
 

@@ -8,11 +8,8 @@ import torch
 from vitctl.errors import WeightsError
 
 Config = dict[str, Any]
+quote_value = reprlib.repr
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
-def quote_value(value: Any) -> str:
-    return reprlib.repr(value)
 
 
 def read_int(name: str, value: Any, default: int) -> int:

@@ -1,6 +1,5 @@
 """Reads config.json and checks it against the tensors; writes the config.json of an export."""
 
-import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ from vitctl.config.model import SIZES, ModelSpec
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io.hugging_face.checks import Config, quote_value, read_float, read_int
 from vitctl.io.weights import Weights
+from vitctl.patches import square_grid
 from vitctl.reporting import format_count
 
 GELUS: dict[str, Literal["tanh", "erf"]] = {
@@ -24,12 +24,10 @@ def assume_config(spec: ModelSpec, positions: int, assumptions: list[str]) -> Mo
             f"the number of heads is unknown for width {spec.dim}: name the file model.safetensors or "
             "pytorch_model.bin, and put a config.json with num_attention_heads next to it"
         )
-    side = math.isqrt(positions - 1)
-    if not side or side * side != positions - 1:
-        raise WeightsError(
-            f"the grid is unknown: {positions} positions are not a class token and a square; put config.json next to it"
-        )
-    pixels = side * spec.patch
+    grid = square_grid(positions, (1,))
+    if grid is None:
+        raise WeightsError(f"the grid is unknown: {positions} positions are no class token and square; add config.json")
+    pixels = grid[0] * spec.patch
     assumptions.append(
         f"no config.json: {heads} heads, exact GELU, epsilon {EPS} and image size {pixels}x{pixels} are assumed"
     )
@@ -95,9 +93,7 @@ def image_size(value: Any) -> tuple[int, int]:
         value = [value.get("height", "no height"), value.get("width", "no width")]
     pair = value if isinstance(value, list | tuple) else [value, value]
     if len(pair) != 2:
-        raise WeightsError(
-            f"config.json says image_size {quote_value(value)}; it must be a number, or height and width"
-        )
+        raise WeightsError(f"config.json says image_size {quote_value(value)}; it must be a number or height and width")
     return read_int("image_size", pair[0], PIXELS), read_int("image_size", pair[1], PIXELS)
 
 

@@ -12,7 +12,7 @@ from vitctl.io.hugging_face.checks import Config, check_tensor, quote_value
 from vitctl.io.hugging_face.config import EPS, apply_config, assume_config, class_names
 from vitctl.io.hugging_face.names import HFTensorRow, Naming, detect_naming, hf_tensor_rows
 from vitctl.io.hugging_face.preprocessor import read_fit, read_normalization
-from vitctl.io.weights import About, Tensors, Weights, describe_differences, note_masked_pretraining, zero_head_note
+from vitctl.io.weights import About, Tensors, Weights, decoder_note, describe_differences, zero_head_note
 
 TYPES = ("vit", "vit_mae")  # supported model types: MAE's encoder is a plain ViT
 
@@ -61,7 +61,7 @@ def split_off_decoder(tensors: Tensors, naming: Naming) -> tuple[Tensors, Tensor
     if mask in tensors:
         extra["mask_token"] = tensors[mask]
     ignored = f"{ids} ignored: it only numbers the positions" if ids in tensors else ""
-    return own, extra, [note_masked_pretraining(extra), ignored]
+    return own, extra, [decoder_note(extra), ignored]
 
 
 def infer_hf_spec(tensors: Tensors, naming: Naming, config: Config | None, assumptions: list[str]) -> ModelSpec:
