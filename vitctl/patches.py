@@ -46,10 +46,9 @@ def round_to(size: int, patch: int, up: bool) -> int:
 
 
 def square_grid(count: int, prefixes: Iterable[int]) -> tuple[int, int] | None:
-    """The first (side, prefix) with side * side + prefix == count tokens, for the possible numbers of prefix tokens."""
-    return next(
-        ((math.isqrt(count - p), p) for p in prefixes if count > p and math.isqrt(count - p) ** 2 == count - p), None
-    )
+    """(side, prefix) with side * side + prefix == count, for the first possible number of prefix tokens, or None."""
+    pairs = ((math.isqrt(max(count - prefix, 0)), prefix) for prefix in prefixes)
+    return next(((side, prefix) for side, prefix in pairs if side and side * side + prefix == count), None)
 
 
 def take_tokens(values: Any, places: Any) -> Any:

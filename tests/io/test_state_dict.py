@@ -204,9 +204,7 @@ def test_other_models_are_rejected(options: dict[str, Any], message: str) -> Non
 def test_ambiguous_files_give_one_line() -> None:
     for dim in (40, 64, 1152):
         unknown = VisionTransformer(**SMALL | {"embed_dim": dim, "num_heads": 4, "depth": 1})
-        message = (
-            f"number of heads is not in a state dict, and unknown for width {dim}; put it in .*, such as num_heads;"
-        )
+        message = f"number of heads is not in a state dict, and unknown for width {dim}; put .* as num_heads;"
         with pytest.raises(WeightsError, match=message):
             state_dict.read_state_dict(dict(unknown.state_dict()), "f")
     wide = VisionTransformer(**SMALL | {"img_size": (16, 40)})
