@@ -26,8 +26,7 @@ import numpy as np
 from vitctl.errors import DataError, NoSpace, RunError, is_no_space
 from vitctl.io.atomic import atomic_write, remove_leftovers, write_bytes, write_json
 from vitctl.io.csv_cells import text_cell
-from vitctl.io.hdf5 import Field, FileFormat, check_label_range, open_checked, split_names, text
-from vitctl.io.hdf5_writer import create_hdf5
+from vitctl.io.hdf5 import Field, FileFormat, check_label_range, create_hdf5, open_checked, split_names, text
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]

@@ -8,16 +8,14 @@ import torch
 
 from vitctl.config.model import ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
-from vitctl.io.hugging_face.checks import Config, check_tensor, quote_value
-from vitctl.io.hugging_face.config import EPS, apply_config, assume_config, class_names
+from vitctl.io.hugging_face import config as hf
 from vitctl.io.hugging_face.names import HFTensorRow, Naming, detect_naming, hf_tensor_rows
-from vitctl.io.hugging_face.preprocessor import read_fit, read_normalization
 from vitctl.io.weights import About, Tensors, Weights, decoder_note, describe_differences, zero_head_note
 
 TYPES = ("vit", "vit_mae")  # supported model types: MAE's encoder is a plain ViT
 
 
-def read_hf(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
+def read_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config | None, source: str) -> Weights:
     """Weights from the tensors of a checkpoint, and the two JSON files of its folder, if they exist."""
     try:
         return parse_hf(tensors, config, preprocessor, source)
@@ -25,15 +23,15 @@ def read_hf(tensors: Tensors, config: Config | None, preprocessor: Config | None
         raise WeightsError(f"{source}: {' '.join(str(error).split())}") from error
 
 
-def parse_hf(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
+def parse_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config | None, source: str) -> Weights:
     check_types(tensors, config, preprocessor)
     naming = detect_naming(tensors)
     own, extra, notes = split_off_decoder(tensors, naming)
     assumptions, guesses = list[str](), list[str]()
     spec = infer_hf_spec(own, naming, config, assumptions)
     renamed = rename_hf_tensors(own, list(hf_tensor_rows(spec, naming)))
-    mean, std = read_normalization(preprocessor, spec.channels, guesses)
-    names, fit = class_names(config or {}, spec.classes), read_fit(preprocessor)
+    mean, std = hf.read_normalization(preprocessor, spec.channels, guesses)
+    names, fit = hf.class_names(config or {}, spec.classes), hf.read_fit(preprocessor)
     about = About("Hugging Face ViT", source, mean, std, names, fit=fit)
     weights = Weights(spec, renamed, about, extra, (), tuple(assumptions), ", ".join(guesses))
     return weights.with_notes(*notes, zero_head_note(renamed))
@@ -49,7 +47,7 @@ def check_types(tensors: Any, config: Any, preprocessor: Any) -> None:
             raise WeightsError(f"{name} is a {type(value).__name__}, not a tensor; save only the state dict")
     kind = (config or {}).get("model_type")
     if kind not in (None, *TYPES):
-        raise WeightsError(f"config.json says model_type {quote_value(kind)}; supported: {', '.join(TYPES)}")
+        raise WeightsError(f"config.json says model_type {hf.quote_value(kind)}; supported: {', '.join(TYPES)}")
 
 
 def split_off_decoder(tensors: Tensors, naming: Naming) -> tuple[Tensors, Tensors, list[str]]:
@@ -64,7 +62,7 @@ def split_off_decoder(tensors: Tensors, naming: Naming) -> tuple[Tensors, Tensor
     return own, extra, [decoder_note(extra), ignored]
 
 
-def infer_hf_spec(tensors: Tensors, naming: Naming, config: Config | None, assumptions: list[str]) -> ModelSpec:
+def infer_hf_spec(tensors: Tensors, naming: Naming, config: hf.Config | None, assumptions: list[str]) -> ModelSpec:
     root = naming.prefix
     dim, channels, patch, other = shape_of(tensors, f"{root}embeddings.patch_embeddings.projection.weight", 4)
     if patch != other:
@@ -77,9 +75,11 @@ def infer_hf_spec(tensors: Tensors, naming: Naming, config: Config | None, assum
     positions = shape_of(tensors, f"{root}embeddings.position_embeddings", 3)[1]
     spec = ModelSpec(
         "vit", height=patch, width=patch, channels=channels, classes=classes, patch=patch, dim=dim, depth=depth,
-        heads=1, mlp=mlp, hidden=hidden, qkv_bias=not biases.isdisjoint(tensors), gelu="erf", norm_eps=EPS,
+        heads=1, mlp=mlp, hidden=hidden, qkv_bias=not biases.isdisjoint(tensors), gelu="erf", norm_eps=hf.EPS,
     )  # fmt: skip
-    spec = assume_config(spec, positions, assumptions) if config is None else apply_config(spec, positions, config)
+    spec = (
+        hf.assume_config(spec, positions, assumptions) if config is None else hf.apply_config(spec, positions, config)
+    )
     return replace(spec, name=model_name("vit", Size(dim, depth, spec.heads, mlp), patch))
 
 
@@ -106,7 +106,7 @@ def length_of(tensors: Tensors, layer: str) -> int:
     return 0
 
 
-def classes_of(tensors: Tensors, config: Config) -> int:
+def classes_of(tensors: Tensors, config: hf.Config) -> int:
     """The number of classes. A classification model without a classifier is an error, unless it has no labels."""
     classes, kinds = length_of(tensors, "classifier"), config.get("architectures")
     is_classifier = isinstance(kinds, list) and "ViTForImageClassification" in kinds
@@ -124,6 +124,6 @@ def rename_hf_tensors(tensors: Tensors, table: list[HFTensorRow]) -> Tensors:
     if difference := describe_differences(set(shapes) - set(tensors), set(tensors) - set(shapes)):
         raise WeightsError(f"{difference}; use the complete checkpoint of a plain ViT, with its config.json")
     for name, shape in shapes.items():
-        check_tensor(name, tensors[name], shape)
+        hf.check_tensor(name, tensors[name], shape)
     parts = {row.ours: [tensors[name].detach() for name in row.theirs] for row in table}
     return {name: torch.cat(several) if len(several) > 1 else several[0] for name, several in parts.items()}

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from vitctl.errors import WeightsError
 from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
-from vitctl.io.hugging_face.checks import Config, check_tensor
-from vitctl.io.hugging_face.config import make_config
+from vitctl.io.hugging_face.config import Config, check_tensor, make_config, make_preprocessor
 from vitctl.io.hugging_face.names import CLASSIC, hf_tensor_rows
-from vitctl.io.hugging_face.preprocessor import make_preprocessor
 from vitctl.io.timm_folder import save_model_folder
 from vitctl.io.weights import Tensors, Weights, describe_differences
 
