@@ -14,9 +14,13 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: threads would only get in each other's way
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+
+hypothesis.settings.register_profile("no-clock", deadline=None)  # a busy machine fails no test
+hypothesis.settings.load_profile("no-clock")
 
 Folder = Callable[..., Path]
 

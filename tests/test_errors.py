@@ -11,7 +11,7 @@ from vitctl import errors
 from vitctl.cli import app
 
 
-def test_every_error_has_the_exit_code_of_its_family() -> None:
+def test_every_error_has_the_exit_code_of_its_class() -> None:
     codes = {"UsageError": 2, "ConfigError": 2, "OutputExists": 2, "InputError": 3, "DataError": 3, "WeightsError": 3,
              "RunError": 4, "NoSpace": 4}  # fmt: skip
     for name, code in codes.items():
@@ -36,26 +36,26 @@ def test_did_you_mean_does_not_list_hundreds() -> None:
     Exception("Error while serializing: I/O error: File too large (os error 27)"),
     RuntimeError("file write failed: time = now, errno = 122, error message = 'Disk quota exceeded'"),  # HDF5
     OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),  # pyarrow
-    errors.NoSpace("told already"),
+    errors.NoSpace("reported already"),
 ])  # fmt: skip
-def test_no_space_is_any_refusal_to_take_more(error: Exception) -> None:
+def test_no_space_is_recognized_in_any_library(error: Exception) -> None:
     assert errors.is_no_space(error)
     try:
         try:
             raise error
         except Exception as caught:
-            raise ValueError("of a library") from caught
+            raise ValueError("a library's own") from caught
     except ValueError as wrapped:
         assert errors.is_no_space(wrapped)
 
 
-def test_other_errors_are_not_of_space() -> None:
+def test_other_errors_are_not_no_space() -> None:
     for error in (OSError(errno.ENOENT, "gone"), ValueError("x"), ValueError("got 28 numbers (os error 2)")):
         assert not errors.is_no_space(error)
 
 
-def test_out_of_memory_is_told_by_any_device() -> None:
-    class OutOfMemoryError(RuntimeError):  # as torch calls it
+def test_out_of_memory_is_recognized_on_any_device() -> None:
+    class OutOfMemoryError(RuntimeError):  # torch's name
         pass
 
     for error in (
@@ -78,7 +78,7 @@ ROOT = Path(__file__).parents[1]
         ("tensorboard", "pretrain --model vit-mu/16 --data data.h5 --steps 1 --set tensorboard=true", 2),
     ],
 )
-def test_a_library_that_is_missing_is_named_as_pip_knows_it(
+def test_a_missing_library_is_named_as_pip_knows_it(
     library: str, line: str, code: int, vitctl: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vitctl("patchify", "digits", "data.h5", "--res", "16", "--quiet")
@@ -91,7 +91,7 @@ def test_a_library_that_is_missing_is_named_as_pip_knows_it(
     assert re.search(rf"pip install {library}\b", error)
 
 
-def test_nothing_advises_to_install_vitctl_by_its_name() -> None:
-    """It is on no index: what has that name there is somebody else's."""
+def test_no_text_advises_pip_install_vitctl() -> None:
+    """vitctl is on no index, so pip would install somebody else's package of that name."""
     for path in (ROOT / "README.md", *(ROOT / "vitctl").rglob("*.py"), *(ROOT / "vitctl").rglob("*.md")):
         assert not re.search(r"pip install (-\S+ )*['\"]?vitctl", path.read_text(encoding="utf-8")), path

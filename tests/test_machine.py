@@ -1,4 +1,4 @@
-"""What C does behind Python: a mapped file that is cut short under a process, and what libraries print."""
+"""What C does behind Python: a mapped file that is truncated while it is read, and what libraries print."""
 
 import ctypes
 import os
@@ -33,7 +33,7 @@ read = READERS[sys.argv[1]]
 if sys.argv[2] == "thread":
     thread = threading.Thread(target=read)
     thread.start()
-    while thread.is_alive():  # Python is busy elsewhere
+    while thread.is_alive():  # the main thread is busy
         sum(range(1000))
 else:
     read()
@@ -43,7 +43,7 @@ print("never")
 
 @pytest.mark.parametrize("where", ["here", "thread"])
 @pytest.mark.parametrize("reader", ["one byte", "a copy", "rows taken", "a tensor"])
-def test_a_cut_file_is_named_and_the_process_ends(tmp_path: Path, reader: str, where: str) -> None:
+def test_a_truncated_file_is_named_and_the_process_ends(tmp_path: Path, reader: str, where: str) -> None:
     (tmp_path / "rows").write_bytes(bytes(5_000_000))
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, reader, where]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)

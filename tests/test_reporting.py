@@ -5,7 +5,7 @@ import pytest
 from vitctl.reporting import PlainReporter, SilentReporter, format_count, format_duration, format_rate, format_size
 
 
-def test_plain_progress_tells_done_rate_and_figures() -> None:
+def test_plain_progress_shows_done_rate_and_figures() -> None:
     stream = io.StringIO()
     with PlainReporter(stream, interval=0.0).progress("patchify", 10, done=4) as bar:
         bar.advance(3, rejects=1)
@@ -15,7 +15,7 @@ def test_plain_progress_tells_done_rate_and_figures() -> None:
     assert "ETA" in first
 
 
-def test_plain_progress_is_quiet_between_intervals_and_closes_with_a_line() -> None:
+def test_plain_progress_prints_nothing_between_intervals_and_ends_with_a_line() -> None:
     stream = io.StringIO()
     with PlainReporter(stream, interval=3600).progress("scan", None, "files") as bar:
         for _ in range(100):
@@ -24,7 +24,7 @@ def test_plain_progress_is_quiet_between_intervals_and_closes_with_a_line() -> N
     assert stream.getvalue().startswith("scan: 100  ")
 
 
-def test_a_failed_bar_says_nothing_more() -> None:
+def test_a_bar_that_fails_prints_nothing() -> None:
     stream = io.StringIO()
     bar = PlainReporter(stream, interval=3600).progress("scan", None)
     with pytest.raises(ValueError, match="x"), bar:
@@ -33,12 +33,12 @@ def test_a_failed_bar_says_nothing_more() -> None:
     assert stream.getvalue() == ""
 
 
-def test_silent_keeps_warnings_when_given_a_stream() -> None:
+def test_silent_prints_warnings_to_its_stream() -> None:
     stream = io.StringIO()
-    teller = SilentReporter(stream)
-    teller.note("nothing")
-    teller.warn("something")
-    with teller.progress("x", 1) as bar:
+    reporter = SilentReporter(stream)
+    reporter.note("nothing")
+    reporter.warn("something")
+    with reporter.progress("x", 1) as bar:
         bar.advance(1)
     assert stream.getvalue() == "warning: something\n"
 
@@ -50,7 +50,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(("count", "noun", "text"), [(1, "image", "1 image"), (1200, "image", "1,200 images"),
                                                      (0, "class", "0 classes")])  # fmt: skip
-def test_counted(count: int, noun: str, text: str) -> None:
+def test_count(count: int, noun: str, text: str) -> None:
     assert format_count(count, noun) == text
 
 
@@ -60,7 +60,7 @@ def test_size(count: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "text"), [(0.0, "0 cells/s"), (1234.4, "1,234 cells/s"), (1.0, "1 cells/s"), (0.02, "50s a cell")]
+    ("rate", "text"), [(0.0, "0 cells/s"), (1234.4, "1,234 cells/s"), (1.0, "1 cells/s"), (0.02, "50s per cell")]
 )
-def test_a_slow_pace_is_told_by_its_length(rate: float, text: str) -> None:
+def test_a_slow_rate_is_shown_as_seconds_per_unit(rate: float, text: str) -> None:
     assert format_rate(rate, "cells") == text

@@ -1,15 +1,15 @@
-"""Every way in which vitctl can fail on purpose, and the exit code that scripts see for it.
+"""Every error that vitctl raises on purpose, and its exit code.
 
     VitctlError
-    ├── UsageError          2   what was asked for makes no sense
+    ├── UsageError          2   the command line or a function's arguments are invalid
     │   ├── ConfigError         a field of the config, a `--set`, a name that does not exist
-    │   └── OutputExists        something is there already
-    ├── InputError          3   what was read is missing, corrupt, of another version, or does not fit
+    │   └── OutputExists        the output exists already
+    ├── InputError          3   an input is missing, corrupt, of another version, or does not fit
     │   ├── DataError           images, patch files
     │   └── WeightsError        models
-    ├── RunError            4   it began well and failed
+    ├── RunError            4   the work began and failed
     │   ├── NoSpace             the disk is full
-    │   └── LostContact         another process of the run is gone
+    │   └── LostContact         another process of the run has ended
     └── Interrupted       130   Ctrl-C, or 143 for SIGTERM
 
 A message is one line: what, where, and what to do next.
@@ -67,7 +67,7 @@ class Interrupted(VitctlError):
     def __init__(self, message: str, exit_code: int = 130, run: str | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-        self.run = run  # the run directory that says all that is needed to go on
+        self.run = run  # the run directory to resume from
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -75,31 +75,31 @@ FULL_TEXT = re.compile(rf"(errno = |os error |\[errno )({'|'.join(map(str, FULL)
 
 
 def is_no_space(error: BaseException) -> bool:
-    """Whether the file system refused to take more: full, over quota, or over the largest file it allows.
+    """Whether the disk is full, over its quota, or the file over the largest size allowed.
 
-    Libraries wrap that in errors of their own, of which some keep the number in their text alone.
+    Libraries wrap such errors in their own; some keep the errno in the text only.
     """
     return any(
-        isinstance(each, NoSpace) or getattr(each, "errno", None) in FULL or FULL_TEXT.search(str(each))
-        for each in causes(error)
+        isinstance(cause, NoSpace) or getattr(cause, "errno", None) in FULL or FULL_TEXT.search(str(cause))
+        for cause in causes(error)
     )
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it was raised for."""
+    """The error, and the chain of errors that caused it."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the machine, or of an accelerator, told without importing what computes on it."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return not kinds.isdisjoint({"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+    """Host or device memory. Classes are compared by name, so that torch need not be imported."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """A tail for an error message: the nearest option, or all of them when they are few."""
+    """The end of an error message: the nearest option, or all options if they are few."""
     known = list(options)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
@@ -110,4 +110,4 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, taken like Ctrl-C: finish what must be finished, then go."""
+    """SIGTERM, handled like Ctrl-C."""

@@ -1,4 +1,4 @@
-"""What this machine is and how it is best used."""
+"""What the operating system offers: cores, memory, devices, signals."""
 
 import ctypes
 import os
@@ -6,21 +6,26 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
+
+
+def read_cgroup(name: str) -> list[str]:
+    """The words of a limit of this container; ["max"] if there is none."""
+    try:
+        return Path("/sys/fs/cgroup", name).read_text().split() or ["max"]
+    except OSError:
+        return ["max"]
 
 
 def cores() -> int:
-    """Cores that this process may use: a container or a scheduler may give fewer than the machine has."""
+    """Cores that this process may use: a container or a scheduler may allow fewer than the machine has."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return allowed
-    return min(allowed, max(1, -(-int(quota) // int(period)))) if quota.isdigit() else allowed
+    quota, *period = read_cgroup("cpu.max")
+    return min(allowed, max(1, -(-int(quota) // int(period[0])))) if quota.isdigit() and period else allowed
 
 
 def cuda_devices() -> int:
-    """NVIDIA's, as far as CUDA_VISIBLE_DEVICES allows; the driver is asked, because importing torch takes seconds."""
+    """NVIDIA devices that CUDA_VISIBLE_DEVICES allows. This asks the driver: importing torch takes seconds."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -33,9 +38,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Asks glibc to keep large freed buffers instead of returning them to the kernel, which must then clear them anew.
+    """Asks glibc to keep large freed buffers instead of returning them to the kernel, which would clear them again.
 
-    Batches and activations of the same sizes come again at every step, so nothing grows for it. True where it was done.
+    Every step allocates the same sizes again, so memory does not grow. True if glibc accepted.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -47,9 +52,9 @@ def keep_freed_memory() -> bool:
 
 
 class CStderr:
-    """While any thread is inside, what C libraries print to stderr is dropped: libjpeg and libtiff, of damaged images.
+    """Drops what C libraries print to stderr while a thread is inside: libjpeg and libtiff print about damaged images.
 
-    A variable of glibc points elsewhere, not file descriptor 2: what Python and others write still arrives.
+    It redirects glibc's variable `stderr`, not file descriptor 2, so Python's own output still arrives.
     """
 
     def __init__(self) -> None:
@@ -72,7 +77,7 @@ class CStderr:
                 self.stream.value = self.before
 
     def open(self) -> None:
-        """Finds the variable, where the C library is glibc, and makes a stream to nowhere."""
+        """Finds glibc's variable and opens /dev/null; does nothing with another C library."""
         library, self.nowhere = ctypes.CDLL(None), 0
         if hasattr(library, "gnu_get_libc_version"):
             library.fopen.restype = ctypes.c_void_p
@@ -90,32 +95,26 @@ def memory_bytes() -> int | None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-    try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            limit = file.read().strip()
-    except OSError:
-        return total
+    limit = read_cgroup("memory.max")[0]
     return min(total, int(limit)) if limit.isdigit() else total
 
 
 def native_bf16() -> str | None:
-    """The instructions with which this processor multiplies bfloat16, best first, or None."""
+    """The best instruction set of this processor that multiplies bfloat16, or None."""
     try:
         with open("/proc/cpuinfo") as file:
             flags = set(next((line for line in file if line.startswith(("flags", "Features"))), "").split())
     except OSError:
         return "NEON" if apple_has_bf16() else None
-    return next(
-        (name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512"), ("bf16", "NEON")) if flag in flags),
-        None,
-    )
+    known = {"amx_bf16": "AMX", "avx512_bf16": "AVX512", "bf16": "NEON"}
+    return next((known[flag] for flag in known if flag in flags), None)
 
 
 def apple_has_bf16() -> bool:
     """Apple's processors have it since the M2."""
     try:
-        asked = ["sysctl", "-n", "hw.optional.arm.FEAT_BF16"]
-        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() == "1"
+        command = ["sysctl", "-n", "hw.optional.arm.FEAT_BF16"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "1"
     except OSError:
         return False
 
@@ -124,30 +123,30 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """In a child, on Linux: when the process that started it is gone, it is asked to stop."""
+    """Called in a child process: Linux sends it SIGTERM when its parent ends."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-CUT_SHORT = "was cut short while it was being read; put it back, then run the command again (a run with --resume)"
-mapped_files: dict[str, int] = {}  # path, and how long it was when it was mapped
-bus_error_handler: object = None  # ctypes' own must live as long as the process
+CUT_SHORT = "was truncated while it was being read; restore it, then run the command again (training with --resume)"
+mapped_files: dict[str, int] = {}  # the size of each path when it was mapped
+bus_error_handler: object = None  # a ctypes callback must live as long as the process
 
 
 def watch_mapped_file(path: object, size: int) -> None:
-    """To name it, should it be cut short."""
+    """Remembers the file, so that the error can name it if it is truncated."""
     mapped_files[os.path.abspath(str(path))] = size
 
 
 def exit_on_bus_error(word: str = "error") -> None:
-    """Where a mapped file is cut short, reading on is SIGBUS, which ends a process without a word: here with a line.
+    """Reading past the end of a truncated mapped file raises SIGBUS, which kills silently: this prints an error first.
 
-    Python's own handlers run between two steps of Python, which never come; this one runs where the signal arrives.
+    Python runs its own handlers between two bytecodes, and never reaches the next one; a C handler runs at once.
     """
     global bus_error_handler
-    once = threading.Lock()  # of the threads that meet it at the same time, one speaks
+    once = threading.Lock()  # several threads may fail at once; one prints
 
-    def leave(_number: int) -> None:  # never returns: the same byte would be read again
+    def leave(_number: int) -> None:  # must not return: the same byte would be read again
         once.acquire()
         try:
             short = [path for path, size in [*mapped_files.items()] if is_shorter(path, size)]
@@ -161,7 +160,7 @@ def exit_on_bus_error(word: str = "error") -> None:
         set_handler = ctypes.CDLL(None).signal
         set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
         set_handler(signal.SIGBUS, ctypes.cast(bus_error_handler, ctypes.c_void_p))
-    except (OSError, AttributeError, MemoryError):  # a system without it, or that forbids code made at run time
+    except (OSError, AttributeError, MemoryError):  # no such signal, or a system that forbids generated code
         return
 
 

@@ -20,7 +20,7 @@ def patchify_images(images: Array, patch: int) -> Array:
 
 
 def unpatchify_images(patches: Array, height: int, width: int, patch: int) -> Array:
-    """[..., N, P*P*C] -> [..., H, W, C], the exact inverse of `patchify`."""
+    """[..., N, P*P*C] -> [..., H, W, C], the exact inverse of `patchify_images`."""
     *lead, count, values = patches.shape  # type: ignore[attr-defined]
     check_grid(height, width, patch)
     channels = values // (patch * patch)
@@ -31,10 +31,10 @@ def unpatchify_images(patches: Array, height: int, width: int, patch: int) -> Ar
 
 
 def check_grid(height: int, width: int, patch: int) -> None:
-    if patch < 1 or height % patch or width % patch or height < patch or width < patch:
-        near = (
-            [f"{round_to(height, patch, up)}x{round_to(width, patch, up)}" for up in (False, True)] if patch > 0 else []
-        )
+    if patch < 1:
+        raise ConfigError(f"patches of {patch} do not divide an image of {height}x{width}; use a patch size above 0")
+    if height % patch or width % patch or height < patch or width < patch:
+        near = [f"{round_to(height, patch, up)}x{round_to(width, patch, up)}" for up in (False, True)]
         sizes = " and ".join(dict.fromkeys(near))
         raise ConfigError(f"patches of {patch} do not divide an image of {height}x{width}; the nearest are {sizes}")
 
@@ -44,5 +44,5 @@ def round_to(size: int, patch: int, up: bool) -> int:
 
 
 def take_tokens(values: Any, places: Any) -> Any:
-    """torch's [B, N, X] at places [B, M]: [B, M, X]."""
+    """values [B, N, X] (torch) at the token indices places [B, M]: [B, M, X]."""
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,7 +1,7 @@
-"""Random numbers as a function of (seed, epoch, sample, purpose): no generator state is kept anywhere.
+"""Random numbers as a function of (seed, epoch, sample, purpose), without the state of a generator.
 
-So a run that is killed and resumed, a run on other ranks, and a run with other workers draw the same numbers. The same
-code serves NumPy arrays and torch tensors on any device, and gives the same bits on all of them: integers alone decide.
+A run draws the same numbers when it is killed and resumed, and on any number of ranks or workers. The code computes on
+integers, so NumPy arrays and torch tensors on any device get the same bits.
 """
 
 import math
@@ -12,18 +12,18 @@ MASK64 = (1 << 64) - 1
 
 
 def to_int64(value: int) -> int:
-    """A 64-bit pattern as the int64 that holds it: torch has no unsigned arithmetic."""
+    """A 64-bit pattern as int64: torch has no unsigned 64-bit arithmetic."""
     value &= MASK64
     return value - (1 << 64) if value >> 63 else value
 
 
 STEP = to_int64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: consecutive counters land far apart
-MIX_A = to_int64(0xBF58476D1CE4E5B9)  # the finaliser of SplitMix64 (Steele, Lea & Flood 2014)
+MIX_A = to_int64(0xBF58476D1CE4E5B9)  # the finalizer of SplitMix64 (Steele, Lea & Flood 2014)
 MIX_B = to_int64(0x94D049BB133111EB)
 
 
 def scramble(keys: Any) -> Any:
-    """A bijection of int64 [..] under which neighboring keys have nothing in common."""
+    """A bijection of int64 [...] that maps neighboring keys to unrelated ones."""
     keys = (keys ^ ((keys >> 30) & 0x3FFFFFFFF)) * MIX_A
     keys = (keys ^ ((keys >> 27) & 0x1FFFFFFFFF)) * MIX_B
     return keys ^ ((keys >> 31) & 0x1FFFFFFFF)
@@ -38,14 +38,14 @@ def scramble_int(value: int) -> int:
 
 
 def stream(seed: int, purpose: str) -> int:
-    """The key of everything that one seed draws for one purpose."""
+    """The key of all numbers that one seed draws for one purpose."""
     return scramble_int(scramble_int(seed * STEP + 1) ^ zlib.crc32(purpose.encode()) * STEP)
 
 
 class Draws:
-    """What each sample of a batch draws: `Draws(0, 3, samples).uniform("crop", 2)` is float32 [B, 2] in [0, 1).
+    """Random numbers for each sample of a batch: `Draws(0, 3, samples).uniform("crop", 2)` is float32 [B, 2] in [0, 1).
 
-    `epoch` is one number, or one for each sample: a batch may begin in one epoch and end in the next.
+    `epoch` is one number or int64 [B]: a batch may begin in one epoch and end in the next.
     """
 
     def __init__(self, seed: int, epoch: Any, samples: Any) -> None:
@@ -53,7 +53,7 @@ class Draws:
         self.epochs = samples * 0 + epoch  # [B]
 
     def bits(self, purpose: str, count: int = 1) -> Any:
-        """int64 [B, count], every bit fair."""
+        """int64 [B, count] of uniform bits."""
         keys = scramble(self.samples * STEP + scramble(self.epochs * STEP + stream(self.seed, purpose)))  # [B]
         return scramble(keys[:, None] + (range_like(self.samples, count) * STEP)[None, :])
 
@@ -63,7 +63,7 @@ class Draws:
         return as_float32(top) * (2.0**-24)
 
     def integers(self, purpose: str, high: int, count: int = 1) -> Any:
-        """int64 [B, count] in [0, high); the bias is under high / 2^31."""
+        """int64 [B, count] in [0, high), with a bias below high / 2^31."""
         return (((self.bits(purpose, count) >> 33) & 0x7FFFFFFF) * high) >> 31
 
     def normal(self, purpose: str, count: int = 1) -> Any:

@@ -1,4 +1,4 @@
-"""How work tells its story. Workflows and rooms speak to a Reporter and never print; the command line draws it."""
+"""Notes, warnings and progress. Workflows report to a Reporter and never print; the command line shows it."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from typing import Protocol, TextIO
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """One bar: `with reporter.progress("patchify", total=100) as bar: bar.advance(5, rejects=1)`."""
+    """A progress bar: `with reporter.progress("patchify", total=100) as bar: bar.advance(5, rejects=1)`."""
 
     def __enter__(self) -> "Progress":
         return self
@@ -21,29 +21,29 @@ class Progress(AbstractContextManager["Progress"]):
         return None
 
     def advance(self, count: int = 1, **figures: float | str) -> None:
-        """`count` more are done; figures are shown beside the bar."""
+        """`count` more are done; figures are shown next to the bar."""
 
 
 class Reporter(Protocol):
     def note(self, text: str) -> None:
-        """A choice that was made, a thing worth knowing."""
+        """A choice that vitctl made, or another fact for the user."""
 
     def warn(self, text: str) -> None:
-        """Something is wrong, and the work goes on."""
+        """A problem that does not stop the work."""
 
     def progress(self, label: str, total: int | None, unit: str = "img", done: int = 0) -> Progress:
-        """`done` were done before this process began: they count for the bar, not for the rate."""
+        """`done` were done before this process started: the bar counts them, the rate does not."""
 
 
 def format_rate(rate: float, unit: str) -> str:
-    """Of many a second, or of one in many seconds."""
+    """1,234 cells/s, or 50s per cell."""
     if rate >= 1 or not rate:
         return f"{rate:,.0f} {unit}/s"
-    return f"{format_duration(1 / rate)} a {unit.removesuffix('s')}"
+    return f"{format_duration(1 / rate)} per {unit.removesuffix('s')}"
 
 
 class SilentReporter:
-    """For library use and `--quiet`: warnings alone go to stderr when it is given."""
+    """For library use and `--quiet`: prints warnings to the stream, if there is one, and nothing else."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream
@@ -60,7 +60,7 @@ class SilentReporter:
 
 
 class QuietReporter:
-    """Of a command inside a larger one: passes on its warnings, and its progress bars if wanted; drops its notes."""
+    """For a command inside another one: passes on warnings and, if `bars`, progress; drops notes."""
 
     def __init__(self, reporter: Reporter, bars: bool) -> None:
         self.warn = reporter.warn
@@ -71,7 +71,7 @@ class QuietReporter:
 
 
 class PlainReporter:
-    """One line per note, and one per `interval` seconds of progress: for logs and pipes."""
+    """For logs and pipes: one line per note, and one line per `interval` seconds of progress."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
         self.stream = stream or sys.stderr
@@ -93,28 +93,27 @@ class PlainProgress(Progress):
     ) -> None:
         self.say, self.label, self.total, self.unit, self.interval = say, label, total, unit, interval
         self.before = self.done = done
-        self.started = self.said = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.figures: dict[str, float | str] = {}
 
     def advance(self, count: int = 1, **figures: float | str) -> None:
         self.done += count
         self.figures |= figures
-        if time.monotonic() - self.said >= self.interval:
+        if time.monotonic() - self.printed >= self.interval:
             self.line()
 
     def line(self) -> None:
-        self.said = time.monotonic()
-        rate = (self.done - self.before) / max(self.said - self.started, 1e-9)
+        self.printed = time.monotonic()
+        seconds = self.printed - self.started
+        rate = (self.done - self.before) / max(seconds, 1e-9)
         parts = [f"{self.label}: {self.done}" + (f"/{self.total}" if self.total else ""), format_rate(rate, self.unit)]
         if self.done == self.total:
-            parts.append(f"in {format_duration(self.said - self.started)}")
+            parts.append(f"in {format_duration(seconds)}")
         elif self.total and rate > 0:
             parts.append(f"ETA {format_duration((self.total - self.done) / rate)}")
-        print_figures = [
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in self.figures.items()
-        ]
-        self.say("  ".join(parts + print_figures))
+        for name, value in self.figures.items():
+            parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+        self.say("  ".join(parts))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -124,14 +123,14 @@ class PlainProgress(Progress):
 
 
 def print_safely(stream: TextIO, text: str) -> None:
-    """The work does not depend on somebody listening: a reader that is gone, or a full disk, stops no build."""
+    """Prints a line. A closed pipe or a full disk behind the stream must not stop the work."""
     with suppress(OSError):
         print(printable_text(text), file=stream, flush=True)
 
 
 @contextmanager
 def mute_loggers(*names: str) -> Iterator[None]:
-    """Silences these loggers of other libraries, and those below them (root: "")."""
+    """Silences these loggers of other libraries and their children (the root logger is "")."""
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -144,7 +143,7 @@ def mute_loggers(*names: str) -> Iterator[None]:
 
 
 def printable_text(text: str) -> str:
-    """Text that may hold names from anywhere, on one line, with nothing in it that would steer a terminal."""
+    """Text on one line, with control characters escaped: file names may contain terminal commands."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
@@ -164,7 +163,7 @@ def format_count(count: int, noun: str) -> str:
 
 
 def format_size(count: float) -> str:
-    """Bytes for people: 1.4 GB."""
+    """1.4 GB."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -25,7 +25,7 @@ def overwrite_labels(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"), [(cut, "was cut short while"), (overwrite_labels, "has the label 1000000")]
+    ("spoil", "words"), [(cut, "was truncated while"), (overwrite_labels, "has the label 1000000")]
 )
 def test_they_end_it_with_one_line(data: str, tmp_path: Path, spoil: Callable[[Path], None], words: str) -> None:
     command = [sys.executable, "-m", "vitctl", "pretrain", "--model", "vit-mu/8", "--steps", "10000000", "--out", "run"]

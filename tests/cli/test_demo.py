@@ -111,7 +111,7 @@ def test_images_with_a_test_split_and_few_of_a_class(folder: Run, ran: Run, tmp_
     assert "nothing held out" not in stages[2]["result"]
     assert "--shots 10" not in stages[5]["command"]
     page = (tmp_path / "runs/demo/index.html").read_text()
-    assert "vitctl demo --data images --set model=vit-mu --set patch=8 --set steps=12 --set batch=8" in page
+    assert "vitctl demo --data pictures --set model=vit-mu --set patch=8 --set steps=12 --set batch=8" in page
 
 
 def test_what_is_no_image_leaves_nothing_behind(folder: Run, ran: Run, refused: Run, tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def test_the_table_the_figure_and_the_word_for_what_the_test_images_chose(
 ) -> None:
     line = ("fewshot", "--shots", "2", "--probe", "lsr-grid", "--set", "select=test", "--plot", "shots.png")
     answer = ran(*line)
-    assert "chosen by test" in answer.stdout
-    assert "known least" in answer.stdout
+    assert "chosen on test" in answer.stdout
+    assert "lowest top-1" in answer.stdout
     with Image.open(tmp_path / "shots.png") as picture:
         assert picture.size[0] > 600
 
@@ -134,11 +134,11 @@ def test_features_that_cannot_be_used(ran: Run, refused: Any, data: str, newest:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--shots", "few"), "'few' is no number of shots"),
+        (("--shots", "few"), "--shots few: expected a whole number, or all"),
         (("--shots", "0"), "shots is 0"),
         (("--probe", "lrs"), "did you mean 'lsr'"),
         (("--seeds", "0"), "seeds is 0"),
-        (("--set", "extract.pool=none"), "a probe wants one for an image"),
+        (("--set", "extract.pool=none"), "a probe needs one per image"),
         (("--split", "tset"), "has no split 'tset'"),
     ],
 )

@@ -107,8 +107,8 @@ def test_the_shell_completes(words: str, some: str) -> None:
     [
         ("study posit", "'posit' is not one of 'data-size', 'scaling', .* Did you mean 'positions'\\?"),
         ("export --format onxx", "'onxx' is not one of .* Did you mean 'onnx'\\?"),
-        ("pretrain --epochs ten", "'--epochs': a number is wanted"),
-        ("pretrain --steps 1.5", "'--steps': expected a whole number"),
+        ("pretrain --epochs ten", "--epochs ten: expected a number"),
+        ("pretrain --steps 1.5", "--steps 1.5: expected a whole number"),
         ("pretrain --learning-rate 1", "--learning-rate.*(Did you mean|Possible options:) --lr"),
         ("evaluate --batch-size 8", "(Did you mean|Possible options:) --batch"),
     ],

@@ -67,7 +67,7 @@ def test_what_is_no_artifact_is_one_line(vitctl: Run, tmp_path: Path) -> None:
     for name, message in (
         ("text.h5", "not an HDF5 file"),
         ("none.h5", "no such file"),
-        (".", "no weights are in this"),
+        (".", "has no weights; use a run directory"),
     ):
         assert message in vitctl("info", name, code=3).error
 
@@ -119,7 +119,7 @@ def test_sheets_are_drawn(vitctl: Run, data: Path, tmp_path: Path, augment: list
 def test_a_sheet_that_cannot_be_drawn_is_one_line(vitctl: Run, data: Path) -> None:
     for arguments, code, message in (
         (["--sheet", "sheet.txt"], 2, "sheet.txt: must end in .png"),
-        (["--sheet", "nowhere/sheet.png"], 2, "there is no folder nowhere to write it in"),
+        (["--sheet", "nowhere/sheet.png"], 2, "the folder nowhere does not exist; create it first"),
         (["--augment", "deit3"], 2, "wants --sheet"),
         (["--sheet", "s.png", "--augment", "deit"], 2, "did you mean 'deit3'"),
         (["--sheet", "s.png", "--split", "vaal"], 3, "did you mean 'val'"),
@@ -143,7 +143,7 @@ def test_weights_of_each_format_that_is_written(
     lines = [line.split(maxsplit=1) for line in vitctl("info", place).out.splitlines()]
     assert ["format", words] in lines
     assert ["model", "vit-mu/16, 37,827 parameters"] in lines
-    assert ["pictures", "48x48x3, 3x3 patches, 10 tokens"] in lines
+    assert ["images", "48x48x3, 3x3 patches, 10 tokens"] in lines
     assert ["digest", digest] in lines
     assert (["classes", "3: cat, dog, owl"] in lines) == (kind != "npz")  # which has no place for names
     assert (["came", "from  a test, vitctl"] in lines) == (kind == "vitctl")
@@ -210,7 +210,7 @@ def test_code_in_a_file_is_never_run(vitctl: Run, tmp_path: Path, monkeypatch: p
     (tmp_path / "bare.pkl").write_bytes(pickle.dumps(Planted()))
     for name in ("zip.pth", "old.pth", "bare.pkl"):
         answer = vitctl("info", name, code=3)
-        assert f"{name}: is a pickle that wants to run" in answer.error
+        assert f"{name}: is a pickle that would run" in answer.error
         assert answer.out == ""
         assert not (tmp_path / "planted").exists()
     torch.load(tmp_path / "zip.pth", weights_only=False)["epoch"].close()
@@ -236,9 +236,9 @@ def test_bad_weights_are_one_line(refused: Refused, tiny: Weights, tmp_path: Pat
         ("head.safetensors", "head.safetensors: damaged or truncated .safetensors"),
         ("flipped.safetensors", "damaged: its numbers are not what was written"),
         ("empty.safetensors", "empty.safetensors: is empty"),
-        ("notes.txt", "notes.txt: is no file of weights that vitctl knows"),
-        ("folder", "folder: no weights are in this folder"),
-        ("objects.npz", "holds Python objects (a pickle), which could run code"),
+        ("notes.txt", "notes.txt: not a known weights file; vitctl reads"),
+        ("folder", "folder: has no weights; use a run directory"),
+        ("objects.npz", "holds Python objects (a pickle), which could run code when read; refused"),
         ("arrays.npz", "an .npz, but not of a Vision Transformer or BiT (x_train, ...)"),
         ("cat.png", "cat.png: is an image"),
         ("docs.zip", "is a zip without arrays"),

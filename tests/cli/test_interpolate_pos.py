@@ -177,10 +177,10 @@ def test_tensors_that_are_missing(
         tensors = {key: tensor for key, tensor in source.tensors.items() if key != "patch_embed.proj.bias"}
         save_as(replace(source, tensors=tensors | {"stranger": torch.ones(2)}), tmp_path / name)
     line = refused("interpolate-pos", "--from", name, "--res", "64", code=3)
-    assert f"{name}: the model misses 1 tensor (" in line
-    assert "--allow-missing takes what fits" in line
+    assert f"{name}: lacks 1 tensor (" in line
+    assert "--allow-missing loads what fits" in line
     answer = vitctl("interpolate-pos", "--from", name, "--res", "64", "--allow-missing")
-    assert "the model misses 1 tensor (" in answer.err
+    assert "the file lacks 1 tensor (" in answer.err
     found = open_weights(tmp_path / "vit-mu-16-64.safetensors")
     assert set(source.tensors) - set(found.tensors) == {"patch_embed.proj.bias"}
     assert set(found.tensors) <= set(source.tensors)
@@ -197,20 +197,20 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(
         (["--from", "vit-b/16"], 3, "vit-b/16: names a model, not weights"),
         (["--from", "w.npy"], 3, "did you mean 'w.npz'?"),
         (["--from", "nowhere/w.npz"], 3, "there is no folder nowhere"),
-        (["--from", "folder"], 3, "no weights are in this folder"),
+        (["--from", "folder"], 3, "folder: has no weights; use a run directory"),
         (["--from", "pipe"], 3, "pipe: is a pipe, a device or a socket, not a file"),
         (["--from", "/dev/zero"], 3, "/dev/zero: is a pipe, a device or a socket, not a file"),
         (["--res", "large"], 2, "resolution 'large' is not understood"),
         (["--res", "8"], 2, "a patch of 16x16 is larger than an image of 8x8"),
         (["--out", "w.pt"], 2, "w.pt: must end in .safetensors or .npz"),
-        (["--out", "nowhere/w.npz"], 2, "there is no folder nowhere to write it in"),
+        (["--out", "nowhere/w.npz"], 2, "the folder nowhere does not exist; create it first"),
         (
             ["--out", "x.npz", "--res", "48x64"],
             2,
-            "the official npz layout has no place for width 64 (only 48)",
+            "the official npz layout cannot store width 64 (only 48)",
         ),
         (["--plot", "p.jpg"], 2, "p.jpg: must end in .png"),
-        (["--plot", "nowhere/p.png"], 2, "there is no folder nowhere to write it in"),
+        (["--plot", "nowhere/p.png"], 2, "the folder nowhere does not exist; create it first"),
         (["--set", "methode=bilinear"], 2, "did you mean 'method'?"),
     ):
         defaults = {"--from": "w.npz", "--res": "64"}

@@ -140,7 +140,7 @@ def test_one_number_is_for_every_channel(ran: Run, twins: None) -> None:
         ("evaluate", ("--mean", "1e999"), "mean is inf; it must lie between -1,000 and 1,000"),
         ("evaluate", ("--std", "0.5,0,0.5"), "std is 0.0; it must be above 0"),
         ("evaluate", ("--std", "-1"), "std is -1.0; it must be above 0"),
-        ("evaluate", ("--mean", "0.1,0.2"), "mean has 2 numbers; write one, or 3, one a channel"),
+        ("evaluate", ("--mean", "0.1,0.2"), "mean has 2 numbers; use one for all channels, or one for each of the 3"),
         ("features", ("--from", "pixels", "--mean", "0.5"), "pixels are features as they are"),
         ("fewshot", ("--from", "pixels", "--std", "0.5"), "--mean and --std are for weights"),
         ("fewshot", ("--features", "f.h5", "--std", "0.5"), "--mean and --std are for weights"),
@@ -170,9 +170,7 @@ def test_what_is_assumed_is_a_warning_that_names_the_flags(ran: Run, data: str, 
     lines = ran(*words).stderr.splitlines()
     (line,) = [each for each in lines if each.startswith(ASSUMED)]
     assert line.endswith("if they are others, give --mean and --std")
-    assert any(
-        "warning: weights: 3 heads, from the width of 192, and GELU by erf are assumed" in each for each in lines
-    )
+    assert any("warning: weights: 3 heads (usual for width 192) and exact GELU are assumed" in each for each in lines)
     half = ran(*words, "--mean", "0.4").stderr
     assert "std 0.5, 0.5, 0.5 of the pixels assumed" in half
     assert "mean 0.5" not in half

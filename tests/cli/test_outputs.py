@@ -12,15 +12,15 @@ from vitctl.workflows.train.result import TrainResult
 
 LINES = {
     "a figure over a patch file": "fewshot --from pixels --data data.h5 --plot data.h5",
-    "a figure over an image": "fewshot --from pixels --data images --plot pictures/train/one/000.png",
+    "a figure over an image": "fewshot --from pixels --data pictures --plot pictures/train/one/000.png",
     "a sheet over a patch file": "info data.h5 --sheet data.h5",
     "features over their patch file": "features --from pixels --data data.h5 --out data.h5 --overwrite",
     "features over another patch file": "features --from pixels --data data.h5 --out other.h5 --overwrite",
-    "a patch file over an image of its source": "patchify images pictures/train/one/000.png --overwrite",
-    "a patch file over anything else": "patchify images notes.txt --overwrite",
-    "an answer over an image": "predict --from w.safetensors images --sheet pictures/train/one/000.png",
+    "a patch file over an image of its source": "patchify pictures pictures/train/one/000.png --overwrite",
+    "a patch file over anything else": "patchify pictures notes.txt --overwrite",
+    "an answer over an image": "predict --from w.safetensors pictures --sheet pictures/train/one/000.png",
     "a table over an image": "predict --from w.safetensors pictures/train/one/000.png --csv pictures/train/one/000.png",
-    "a confusion matrix over an image": "evaluate --from w.safetensors --data images --confusion "
+    "a confusion matrix over an image": "evaluate --from w.safetensors --data pictures --confusion "
     "pictures/train/one/000.png",
     "weights over weights": "interpolate-pos --from w.safetensors --res 32 --out w.safetensors --overwrite",
     "an export over weights": "export --from w.safetensors --format safetensors --out w.safetensors --overwrite",

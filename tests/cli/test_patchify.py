@@ -136,7 +136,7 @@ def test_shards_by_several_hosts_and_their_index_hold_what_one_file_holds(vitctl
         (["pictures", "--res", "225"], 2, "nearest are 224x224 and 240x240"),
         (["pictures", "--set", "codc=zstd"], 2, "did you mean 'codec'"),
         (["pictures", "--split", "val=0.001"], 3, "no class has enough images"),
-        (["pictures", "--shard", "1"], 2, "--shard wants --shards"),
+        (["pictures", "--shard", "1"], 2, "--shard needs --shards"),
         (["pictures", "pictures"], 2, "is a folder; name a file"),
         (["pictures", "notes.txt/out.h5"], 2, "cannot be created"),
         (["empty"], 3, "empty"),

@@ -53,7 +53,7 @@ def test_an_exported_file_says_the_same(ran: Run, data: str, newest: str, blots:
 
 def test_table_csv_and_sheet(ran: Run, newest: str, blots: Path) -> None:
     answer = ran("predict", str(blots / "val" / "ant"), "--top", "2", "--csv", "out.csv", "--sheet", "out.png")
-    assert "right" in answer.stdout
+    assert "top-1" in answer.stdout
     with open("out.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10
@@ -96,7 +96,9 @@ def test_another_image_is_shown_for_one_that_cannot_be_read(newest: str, blots: 
     (tmp_path / "cut.png").write_bytes(Path(first).read_bytes()[:200])
     tiles = []
     for pictures in ((str(tmp_path / "cut.png"), first, *others), (first, others[-1])):
-        vitctl.predict(vitctl.PredictConfig(pictures, weights, sheet=str(tmp_path / "sheet.png"), sheet_pictures=2))
+        vitctl.predict(
+            vitctl.PredictConfig(pictures=pictures, source=weights, sheet=str(tmp_path / "sheet.png"), sheet_pictures=2)
+        )
         with Image.open(tmp_path / "sheet.png") as sheet:
             tiles.append(np.asarray(sheet.convert("RGB"))[-160:])
     assert tiles[0].shape == tiles[1].shape
@@ -107,8 +109,8 @@ def test_another_image_is_shown_for_one_that_cannot_be_read(newest: str, blots: 
     (("no.jpg",), 3, "no.jpg: no such file or folder"),
     (("text.jpg",), 3, "none of 1 image can be read"),
     (("picture.png", "--from", "broken.onnx"), 3, "broken.onnx"),
-    (("picture.png", "--sheet", "nowhere/sheet.png"), 2, "there is no folder nowhere to write it in"),
-    (("picture.png", "--csv", "nowhere/table.csv"), 2, "there is no folder nowhere to write it in"),
+    (("picture.png", "--sheet", "nowhere/sheet.png"), 2, "the folder nowhere does not exist; create it first"),
+    (("picture.png", "--csv", "nowhere/table.csv"), 2, "the folder nowhere does not exist; create it first"),
     (("picture.png", "--sheet", "sheet.gif"), 2, "sheet.gif: must end in .png"),
     (("picture.png", "--from", "missing.onnx"), 3, "missing.onnx: no such file"),
 ])  # fmt: skip

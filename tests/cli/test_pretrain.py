@@ -228,7 +228,7 @@ def test_an_output_that_is_there_stays_unless_overwritten(
 ) -> None:
     ran(*SHORT)
     before = kept(tmp_path / "run")
-    assert "run: is not empty; --overwrite starts over" in refused(*SHORT, code=2)
+    assert "run: is not empty; use --overwrite to replace a run" in refused(*SHORT, code=2)
     assert "patches of 8 do not divide an image of 20x20" in refused(*SHORT, "--overwrite", "--res", "20", code=2)
     assert kept(tmp_path / "run") == before
     ran(*SHORT, "--overwrite", "--seed", "1")

@@ -45,7 +45,7 @@ def test_nothing_is_written_into_a_file_that_took_the_place_of_a_closed_one(
 
 
 def test_no_names_on_a_closed_stdin(vitctl: Run) -> None:
-    assert "no image is named" in vitctl("predict", "-", code=2, before=under("<&-")).error
+    assert "no image is given" in vitctl("predict", "-", code=2, before=under("<&-")).error
 
 
 def test_names_on_stdin_are_any_bytes(vitctl: Run, newest: str, folder: Any, tmp_path: Path) -> None:

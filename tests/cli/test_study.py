@@ -208,7 +208,7 @@ def test_vtab_is_many_tasks_and_the_means_of_their_groups(studied: Run, ran: Run
         ("natural", 2), ("structured", 1), ("all tasks", 3)]  # fmt: skip
     mean = sum(row["mean"] for row in found["rows"]) / 3
     assert found["groups"][-1]["mean"] == pytest.approx(mean)
-    assert "wants --data" in ran("study", "vtab", "--data", "tasks", code=2).stderr
+    assert "needs --data" in ran("study", "vtab", "--data", "tasks", code=2).stderr
 
 
 def test_a_model_is_quickest_at_some_batch() -> None:

@@ -223,7 +223,7 @@ def test_labels_that_are_overwritten_while_they_are_read_are_an_error(
     with open(tmp_path / "a.h5", "r+b") as file:
         file.seek(split.segments[0].place("labels").offset)
         np.full(ROWS, label).tofile(file)
-    with pytest.raises(DataError, match=rf"a\.h5, train: has the label {label}, which is none of its classes"):
+    with pytest.raises(DataError, match=rf"a\.h5, train: has the label {label}, which is not one of its classes"):
         for _ in range(10):
             next(stream)
 
@@ -235,6 +235,6 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(split: Any, tmp_path: P
     stream = Loader(PatchFile(tmp_path / "a.h5").split("train"), 8).stream()
     next(stream)
     os.truncate(tmp_path / "a.h5", (tmp_path / "a.h5").stat().st_size // 2)
-    with pytest.raises(DataError, match=r"a\.h5: was cut short while it was being read"):
+    with pytest.raises(DataError, match=r"a\.h5: was truncated while it was being read"):
         for _ in range(10):
             next(stream)

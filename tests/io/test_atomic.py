@@ -8,7 +8,7 @@ import pytest
 from vitctl.io.atomic import atomic_write, remove_leftovers, write_bytes, write_json
 
 
-def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
+def test_the_new_file_replaces_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_bytes(path, b"old")
     write_bytes(path, b"new")
@@ -26,13 +26,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_json_that_no_reader_would_take_is_refused(tmp_path: Path) -> None:
+def test_json_with_nan_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "file", {"loss": float("nan")})
     assert os.listdir(tmp_path) == []
 
 
-def test_killed_while_writing_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_kill_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_bytes(path, b"old")
     program = (

@@ -13,35 +13,35 @@ from vitctl.io.feature_file import FeatureFile, Origin, Parts, explain_full_disk
 
 ORIGIN = Origin("w", "d", "vit-mu/8", 1, "auto", 16, 16, "float32", "float32", ("cat", "dög"))
 VALUES = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-TOLD: dict[str, Any] = {"train": (np.array([0, 1, 0, -1, 1]), ["a.png", "ö/b.png", "c.png", "d.png", "e.png"])}
+COLUMNS: dict[str, Any] = {"train": (np.array([0, 1, 0, -1, 1]), ["a.png", "ö/b.png", "c.png", "d.png", "e.png"])}
 
 
-def made(out: Path, origin: Origin = ORIGIN) -> FeatureFile:
+def make(out: Path, origin: Origin = ORIGIN) -> FeatureFile:
     parts = Parts(out, origin)
     parts.write("train", 3, VALUES[3:])
     parts.write("train", 0, VALUES[:3])
-    return parts.finish(TOLD, "a test")
+    return parts.finish(COLUMNS, "a test")
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    file = made(tmp_path / "f.h5")
+def test_a_file_round_trips(tmp_path: Path) -> None:
+    file = make(tmp_path / "f.h5")
     assert file.origin == ORIGIN
     assert file.splits == {"train": (5, 3)}
     assert np.array_equal(file.features("train"), VALUES)
     assert file.labels("train").tolist() == [0, 1, 0, -1, 1]
-    assert file.names("train") == TOLD["train"][1]
+    assert file.names("train") == COLUMNS["train"][1]
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
 
 
 def test_half_precision_and_more_axes(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "f.h5", replace(ORIGIN, dtype="float16"))
     parts.write("train", 0, np.stack([VALUES] * 4, 1))
-    file = parts.finish(TOLD, "a test")
+    file = parts.finish(COLUMNS, "a test")
     assert file.features("train").dtype == np.float16
     assert file.splits == {"train": (5, 4, 3)}
 
 
-def test_parts_of_the_same_origin_are_gone_on_with_and_others_are_not(tmp_path: Path) -> None:
+def test_parts_are_reused_if_they_have_the_same_origin(tmp_path: Path) -> None:
     Parts(tmp_path / "f.h5", ORIGIN).write("train", 0, VALUES[:3])
     assert Parts(tmp_path / "f.h5", ORIGIN).has("train", 0, 3)
     assert not Parts(tmp_path / "f.h5", ORIGIN).has("train", 0, 2)
@@ -50,12 +50,12 @@ def test_parts_of_the_same_origin_are_gone_on_with_and_others_are_not(tmp_path: 
 
 def test_more_class_names_than_an_attribute_holds(tmp_path: Path) -> None:
     names = tuple(f"a class with a long name, number {number}" for number in range(21_843))
-    assert made(tmp_path / "f.h5", replace(ORIGIN, class_names=names)).origin.class_names == names
+    assert make(tmp_path / "f.h5", replace(ORIGIN, class_names=names)).origin.class_names == names
 
 
 @pytest.mark.parametrize("kind", ["csv", "npy", "parquet"])
 def test_other_tools_read_the_same_numbers(tmp_path: Path, kind: str) -> None:
-    file = made(tmp_path / "f.h5")
+    file = make(tmp_path / "f.h5")
     if kind == "parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
         (path,) = export_features(file, kind, tmp_path / "f")
@@ -71,23 +71,26 @@ def test_other_tools_read_the_same_numbers(tmp_path: Path, kind: str) -> None:
         lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
         assert lines[0] == ["name", "label", "f0", "f1", "f2"]
         assert np.array_equal(np.array([line[2:] for line in lines[1:]], np.float32), VALUES)
-        assert [line[0] for line in lines[1:]] == TOLD["train"][1]
+        assert [line[0] for line in lines[1:]] == COLUMNS["train"][1]
 
 
-def test_what_float16_does_not_hold_is_not_written(tmp_path: Path) -> None:
+def test_features_that_overflow_float16_are_not_written(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "f.h5", replace(ORIGIN, dtype="float16"))
     with pytest.raises(RunError, match="not finite in float16"):
         parts.write("train", 0, VALUES * 1e6)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("file write failed: No space left on d")])
-def test_a_full_disk_is_one_line_that_says_what_stays(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(NoSpace, match="what was computed stays in"), explain_full_disk(tmp_path / "f.h5", tmp_path):
+def test_a_full_disk_is_one_line_that_names_the_parts(tmp_path: Path, error: Exception) -> None:
+    with (
+        pytest.raises(NoSpace, match="no room left on the disk; finished parts are kept in"),
+        explain_full_disk(tmp_path / "f.h5", tmp_path),
+    ):
         raise error
 
 
-def test_an_array_that_the_disk_does_not_take_says_so(tmp_path: Path) -> None:
-    """NumPy writes to a file without errno; a limit of this process stands for a disk."""
+def test_a_full_disk_is_noticed_while_an_array_is_saved(tmp_path: Path) -> None:
+    """NumPy's own error has no errno. A file size limit stands for a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -99,20 +102,20 @@ def test_an_array_that_the_disk_does_not_take_says_so(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_what_is_no_feature_file_is_told(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         FeatureFile(tmp_path / "f.h5")
     (tmp_path / "text.h5").write_text("features")
-    with pytest.raises(DataError, match="not a feature file"):
+    with pytest.raises(DataError, match="not an HDF5 file, so not a feature file; create one with vitctl features"):
         FeatureFile(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.attrs["format"] = "vitctl.patches"
-    with pytest.raises(DataError, match="not a feature file"):
+    with pytest.raises(DataError, match=r"not a feature file \(its format is 'vitctl\.patches'\); create one with"):
         FeatureFile(tmp_path / "other.h5")
-    made(tmp_path / "f.h5")
+    make(tmp_path / "f.h5")
     with h5py.File(tmp_path / "f.h5", "a") as file:
         file.attrs["version"] = 2
-    with pytest.raises(DataError, match="version 2, this vitctl reads 1"):
+    with pytest.raises(DataError, match="version 2, but this vitctl reads version 1; update vitctl, or recreate the"):
         FeatureFile(tmp_path / "f.h5")
     with pytest.raises(DataError, match="has no split 'val'; it has train"):
-        made(tmp_path / "g.h5").features("val")
+        make(tmp_path / "g.h5").features("val")

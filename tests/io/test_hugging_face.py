@@ -1,4 +1,4 @@
-"""Hugging Face's names and numbers to ours and back; transformers itself is asked in the slow tests."""
+"""Hugging Face's format to timm's names and back; the slow tests compare with transformers itself."""
 
 import json
 import re
@@ -24,11 +24,11 @@ from vitctl.io.weights import About, Tensors, Weights
 SPEC = ModelSpec(
     "vit", height=32, width=32, classes=5, patch=8, dim=32, depth=2, heads=4, mlp=48, gelu="erf", norm_eps=1e-12
 )
-SILENT = "ignore"  # transformers warns of its own dependencies
+SILENT = "ignore"  # transformers warns about its own dependencies
 
 
 def module(spec: ModelSpec) -> nn.Module:
-    """timm's model of a spec; the pre-logits layer is ours."""
+    """timm's model of a spec, with vitctl's pre-logits layer."""
     model: nn.Module = VisionTransformer(
         img_size=(spec.height, spec.width),
         patch_size=spec.patch,
@@ -49,7 +49,7 @@ def module(spec: ModelSpec) -> nn.Module:
     return model.eval()
 
 
-def made(spec: ModelSpec = SPEC, seed: int = 0, **about: Any) -> Weights:
+def make(spec: ModelSpec = SPEC, seed: int = 0, **about: Any) -> Weights:
     """Random weights under timm's own names."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {
@@ -59,8 +59,8 @@ def made(spec: ModelSpec = SPEC, seed: int = 0, **about: Any) -> Weights:
     return Weights(spec, tensors, About("test", **values))
 
 
-def written(spec: ModelSpec = SPEC, **about: Any) -> tuple[Tensors, dict[str, Any], dict[str, Any]]:
-    tensors, config, preprocessor = hugging_face.to_hf(made(spec, **about))
+def export(spec: ModelSpec = SPEC, **about: Any) -> tuple[Tensors, dict[str, Any], dict[str, Any]]:
+    tensors, config, preprocessor = hugging_face.to_hf(make(spec, **about))
     return tensors, json.loads(json.dumps(config)), json.loads(json.dumps(preprocessor))
 
 
@@ -75,7 +75,7 @@ def same_bits(one: Tensors, other: Tensors) -> bool:
 
 
 def renamed(tensors: Tensors) -> Tensors:
-    """As transformers 5.10 and newer name their modules (its own list of patterns)."""
+    """The names of modules since transformers 5.10 (its own list of patterns)."""
     patterns = (
         (r"encoder\.layer\.", "layers."),
         ("attention.query", "q_proj"),
@@ -85,12 +85,12 @@ def renamed(tensors: Tensors) -> Tensors:
         ("intermediate.dense", "mlp.fc1"),
         ("output.dense", "mlp.fc2"),
     )
-    found = {}
+    new = {}
     for name, tensor in tensors.items():
         for pattern, replacement in patterns:
             name = re.sub(pattern, replacement, name)
-        found[name] = tensor
-    return found
+        new[name] = tensor
+    return new
 
 
 VARIANTS = {
@@ -108,7 +108,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("spec", VARIANTS.values(), ids=VARIANTS)
 def test_a_round_trip_gives_the_same_bits(spec: ModelSpec) -> None:
-    weights, (tensors, config, preprocessor) = made(spec), written(spec)
+    weights, (tensors, config, preprocessor) = make(spec), export(spec)
     back = read(tensors, config, preprocessor)
     assert back.spec == spec
     assert same_bits(back.tensors, weights.tensors)
@@ -131,11 +131,11 @@ def specs(draw: st.DrawFn) -> ModelSpec:
 
 @settings(deadline=None, max_examples=40)
 @given(specs(), st.booleans())
-def test_any_plain_vit_comes_back(spec: ModelSpec, new_names: bool) -> None:
-    tensors, config, preprocessor = written(spec)
+def test_any_plain_vit_round_trips(spec: ModelSpec, new_names: bool) -> None:
+    tensors, config, preprocessor = export(spec)
     back = read(renamed(tensors) if new_names else tensors, config, preprocessor)
     assert (back.spec, back.notes) == (spec, ())
-    assert same_bits(back.tensors, made(spec).tensors)
+    assert same_bits(back.tensors, make(spec).tensors)
 
 
 def test_the_names_are_the_classic_ones() -> None:
@@ -146,20 +146,20 @@ def test_the_names_are_the_classic_ones() -> None:
     stems += ["vit.embeddings.patch_embeddings.projection"]
     expected = {f"{stem}.{ending}" for stem in stems for ending in ("weight", "bias")}
     expected |= {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"}
-    tensors, config, _ = written(SPEC.replace(depth=1))
+    tensors, config, _ = export(SPEC.replace(depth=1))
     assert set(tensors) == expected
     assert (config["architectures"], config["model_type"]) == (["ViTForImageClassification"], "vit")
 
 
 def test_a_bare_model_has_no_prefix_and_may_have_a_pooler() -> None:
-    tensors, config, _ = written(SPEC.replace(classes=0, hidden=32))
+    tensors, config, _ = export(SPEC.replace(classes=0, hidden=32))
     assert config["architectures"] == ["ViTModel"]
     assert {"pooler.dense.weight", "pooler.dense.bias", "layernorm.weight"} <= set(tensors)
     assert not any(name.startswith(("vit.", "classifier")) for name in tensors)
 
 
 def test_query_key_and_value_are_timms_in_this_order() -> None:
-    weights = made()
+    weights = make()
     tensors = hugging_face.to_hf(weights)[0]
     for place, part in enumerate(("query", "key", "value")):
         found = tensors[f"vit.encoder.layer.1.attention.attention.{part}.weight"]
@@ -167,18 +167,18 @@ def test_query_key_and_value_are_timms_in_this_order() -> None:
 
 
 def test_the_names_of_the_newest_modules_are_read() -> None:
-    tensors, config, preprocessor = written()
+    tensors, config, preprocessor = export()
     new = renamed(tensors)
     assert "vit.layers.1.attention.q_proj.weight" in new
     assert hugging_face.looks_like(new)
-    assert same_bits(read(new, config, preprocessor).tensors, made().tensors)
+    assert same_bits(read(new, config, preprocessor).tensors, make().tensors)
     del new["vit.layers.1.mlp.fc2.bias"]
-    with pytest.raises(WeightsError, match=r"misses 1 tensor \(vit\.layers\.1\.mlp\.fc2\.bias\)"):
+    with pytest.raises(WeightsError, match=r"lacks 1 tensor \(vit\.layers\.1\.mlp\.fc2\.bias\)"):
         read(new, config)
 
 
-def test_half_precision_stays() -> None:
-    weights = made()
+def test_half_precision_is_kept() -> None:
+    weights = make()
     half = replace(weights, tensors={name: tensor.bfloat16() for name, tensor in weights.tensors.items()})
     tensors, config, preprocessor = hugging_face.to_hf(half)
     assert config["torch_dtype"] == "bfloat16"
@@ -202,74 +202,81 @@ def test_other_files_do_not_look_like_it(names: list[str]) -> None:
 
 def test_without_a_config_shapes_and_known_widths_decide() -> None:
     spec = SPEC.replace(name="vit-mu/8", depth=1, heads=2, mlp=128)
-    back = read(written(spec)[0], None)
+    back = read(export(spec)[0], None)
     assert back.spec == spec
-    assert [each for each in back.assumptions if "no config.json: 2 heads, GELU by erf" in each and "32x32" in each]
+    assert [
+        each
+        for each in back.assumptions
+        if "no config.json: 2 heads, exact GELU" in each and "image size 32x32" in each
+    ]
     assert "no preprocessor_config.json" in back.normalization_guess
 
 
-def test_without_a_config_some_things_cannot_be_told() -> None:
-    with pytest.raises(WeightsError, match="here: the grid cannot be told: 13 positions"):
-        read(written(SPEC.replace(height=16, width=48))[0], None)
+def test_without_a_config_some_sizes_are_unknown() -> None:
+    with pytest.raises(
+        WeightsError, match="here: the grid is unknown: 13 positions are not a class token and a square"
+    ):
+        read(export(SPEC.replace(height=16, width=48))[0], None)
     for dim in (48, 128):
         with pytest.raises(
-            WeightsError, match=f"how many heads share a width of {dim} .* that says num_attention_heads"
+            WeightsError,
+            match=f"the number of heads is unknown for width {dim}: .* config.json with num_attention_heads",
         ):
-            read(written(SPEC.replace(dim=dim))[0], None)
+            read(export(SPEC.replace(dim=dim))[0], None)
 
 
-def test_masked_pretraining_is_kept_apart() -> None:
-    tensors, config, preprocessor = written(SPEC.replace(classes=0))
+def test_masked_pretraining_is_set_aside() -> None:
+    tensors, config, preprocessor = export(SPEC.replace(classes=0))
     tensors = {f"vit.{name}": tensor for name, tensor in tensors.items()}
     apart = {"decoder.0.weight": torch.ones(192, 32, 1, 1), "decoder.0.bias": torch.ones(192)}
     tensors |= apart | {"vit.embeddings.mask_token": torch.ones(1, 1, 32)}
     tensors |= {"vit.embeddings.position_ids": torch.arange(17)[None]}
     back = read(tensors, config | {"architectures": ["ViTForMaskedImageModeling"]}, preprocessor)
-    assert same_bits(back.tensors, made(SPEC.replace(classes=0)).tensors)
+    assert same_bits(back.tensors, make(SPEC.replace(classes=0)).tensors)
     assert same_bits(back.extra, apart | {"mask_token": torch.ones(1, 1, 32)})
-    assert [note for note in back.notes if "3 tensors of masked pretraining kept apart" in note]
-    assert [note for note in back.notes if "position_ids left out" in note]
+    assert [note for note in back.notes if "3 tensors of masked pretraining set aside" in note]
+    assert [note for note in back.notes if "position_ids ignored: it only numbers the positions" in note]
 
 
-def test_class_names_stand_in_the_order_of_their_numbers() -> None:
+def test_class_names_are_in_the_order_of_their_numbers() -> None:
     spec = SPEC.replace(classes=11)
     names = tuple(f"class {letter}" for letter in "abcdefghijk")
-    tensors, config, _ = written(spec, class_names=names)
+    tensors, config, _ = export(spec, class_names=names)
     assert config["label2id"]["class k"] == 10
     config["id2label"] = dict(sorted(config["id2label"].items()))  # "10" before "2"
     assert read(tensors, config).about.class_names == names
 
 
-def test_made_up_class_names_are_none() -> None:
-    tensors, config, _ = written()
+def test_made_up_class_names_are_dropped() -> None:
+    tensors, config, _ = export()
     assert config["id2label"]["4"] == "LABEL_4"
     assert read(tensors, config).about.class_names == ()
     del config["id2label"]  # transformers leaves them out where there are two
     assert read(tensors, config).about.class_names == ()
 
 
-def test_a_head_of_zeros_is_told() -> None:
-    tensors, config, _ = written()
+def test_a_head_of_zeros_is_noted() -> None:
+    tensors, config, _ = export()
     tensors["classifier.weight"] = torch.zeros(5, 32)
     assert "its head is all zeros: features only" in read(tensors, config).notes
 
 
-def test_what_config_leaves_out_is_what_transformers_takes() -> None:
+def test_a_config_without_fields_has_the_defaults_of_transformers() -> None:
     spec = ModelSpec("vit", height=224, width=224, patch=112, dim=24, depth=1, heads=12, mlp=8, classes=0, gelu="erf",
                      norm_eps=1e-12)  # fmt: skip
-    assert read(written(spec)[0], {"model_type": "vit"}).spec == spec
+    assert read(export(spec)[0], {"model_type": "vit"}).spec == spec
 
 
 @pytest.mark.parametrize("act", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"])
 def test_every_name_of_the_tanh_gelu(act: str) -> None:
-    tensors, config, _ = written()
+    tensors, config, _ = export()
     assert read(tensors, config | {"hidden_act": act}).spec.gelu == "tanh"
 
 
 @pytest.mark.parametrize("size", [[16, 48], {"height": 16, "width": 48}])
 def test_height_comes_before_width(size: Any) -> None:
     spec = SPEC.replace(height=16, width=48)
-    tensors, config, _ = written(spec)
+    tensors, config, _ = export(spec)
     assert config["image_size"] == [16, 48]
     assert read(tensors, config | {"image_size": size, "patch_size": [8, 8]}).spec == spec
 
@@ -277,11 +284,11 @@ def test_height_comes_before_width(size: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_act": "relu"}, "says hidden_act 'relu'; vitctl has gelu, gelu_new, gelu_pytorch_tanh, gelu_fast"),
+        ({"hidden_act": "relu"}, "says hidden_act 'relu'; supported: gelu, gelu_new, gelu_pytorch_tanh, gelu_fast"),
         ({"hidden_act": "quick_gelu"}, "says hidden_act 'quick_gelu'"),
         ({"hidden_act": ["gelu"]}, "says hidden_act"),
         ({"hidden_act": 0}, "says hidden_act 0"),
-        ({"hidden_size": 64}, "disagree: it says hidden_size 64, not 32; take the config.json"),
+        ({"hidden_size": 64}, "disagree: it says hidden_size 64, not 32; use the config.json"),
         ({"num_hidden_layers": 3, "intermediate_size": 1}, "num_hidden_layers 3, not 2, intermediate_size 1, not 48"),
         ({"num_channels": 1}, "num_channels 1, not 3"),
         ({"qkv_bias": False}, "qkv_bias False, not True"),
@@ -290,33 +297,33 @@ def test_height_comes_before_width(size: Any) -> None:
         ({"head_dim": 16}, "head_dim 16, not 8"),
         ({"num_labels": 6}, "num_labels 6, not 5"),
         ({"num_attention_heads": 5}, "5 heads do not divide a width of 32"),
-        ({"num_attention_heads": 0}, "num_attention_heads 0; it must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0; it must be a positive integer"),
         ({"num_attention_heads": True}, "num_attention_heads True"),
         ({"num_attention_heads": "4"}, "num_attention_heads '4'"),
         ({"layer_norm_eps": "1e-6"}, "layer_norm_eps is '1e-6'; it must be a number"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
         ({"layer_norm_eps": -1}, "norm_eps is -1.0; it must be above 0 and under 1"),
-        ({"image_size": 40}, "image_size 40x40, which has 26 positions"),
+        ({"image_size": 40}, "image_size 40x40, which needs 26 positions with the class token, but"),
         ({"image_size": 33}, "image_size 33x33; patches of 8 do not divide it"),
         ({"image_size": [32]}, "it must be a number, or height and width"),
-        ({"image_size": [32, "32"]}, "image_size '32'; it must be a whole number"),
+        ({"image_size": [32, "32"]}, "image_size '32'; it must be a positive integer"),
         ({"image_size": {"height": 32}}, "image_size 'no width'"),
-        ({"model_type": "dinov2"}, "model_type 'dinov2'; only vit and vit_mae are read"),
-        ({"id2label": {"0": "cat"}}, "id2label has 1 name, classifier.weight numbers 0 to 4"),
+        ({"model_type": "dinov2"}, "model_type 'dinov2'; supported: vit, vit_mae"),
+        ({"id2label": {"0": "cat"}}, "id2label has 1 name, but classifier.weight has classes 0 to 4"),
         ({"id2label": ["a", "b", "c", "d", "e"]}, "id2label is not an object"),
-        ({"id2label": {str(index): [index] for index in range(5)}}, "names that are no text"),
-        ({"id2label": {str(index + 1): "a" for index in range(5)}}, "numbers 0 to 4"),
+        ({"id2label": {str(index): [index] for index in range(5)}}, "names that are not text"),
+        ({"id2label": {str(index + 1): "a" for index in range(5)}}, "has classes 0 to 4"),
     ],
 )
-def test_a_config_that_does_not_fit(change: dict[str, Any], message: str) -> None:
-    tensors, config, _ = written()
+def test_a_config_that_does_not_match(change: dict[str, Any], message: str) -> None:
+    tensors, config, _ = export()
     with pytest.raises(WeightsError, match=f"^here: .*{re.escape(message)}") as caught:
         read(tensors, config | change)
     assert "\n" not in str(caught.value)
 
 
 def test_a_pooler_has_a_tanh() -> None:
-    tensors, config, _ = written(SPEC.replace(classes=0, hidden=32))
+    tensors, config, _ = export(SPEC.replace(classes=0, hidden=32))
     with pytest.raises(WeightsError, match="pooler_act 'gelu'"):
         read(tensors, config | {"pooler_act": "gelu"})
     with pytest.raises(WeightsError, match="pooler_output_size 31, not 32"):
@@ -324,36 +331,38 @@ def test_a_pooler_has_a_tanh() -> None:
 
 
 def test_a_classifier_has_no_pooler() -> None:
-    tensors, config, _ = written()
+    tensors, config, _ = export()
     pooler = {"vit.pooler.dense.weight": torch.ones(32, 32), "vit.pooler.dense.bias": torch.ones(32)}
-    with pytest.raises(WeightsError, match=r"no use for 2 tensors \(vit\.pooler\.dense\.bias, vit\.pooler\.dense\.w"):
+    with pytest.raises(
+        WeightsError, match=r"has 2 unexpected tensors \(vit\.pooler\.dense\.bias, vit\.pooler\.dense\.w"
+    ):
         read(tensors | pooler, config)
 
 
-def test_a_classifier_that_is_missing_is_no_bare_model() -> None:
-    tensors, config, _ = written()
+def test_a_classification_model_without_classifier_is_rejected() -> None:
+    tensors, config, _ = export()
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier.")}
     with pytest.raises(WeightsError, match=r"classifier\.weight and classifier\.bias are missing"):
         read(tensors, config)
     assert read(tensors, config | {"id2label": {}}).spec.classes == 0
 
 
-def test_up_to_five_names_are_told_and_more_are_counted() -> None:
-    tensors, config, _ = written()
+def test_up_to_five_names_are_listed() -> None:
+    tensors, config, _ = export()
     gone = [name for name in sorted(tensors) if ".layer.1." in name]
     with pytest.raises(WeightsError) as few:
         read({name: tensor for name, tensor in tensors.items() if name not in gone[:5]}, config)
-    assert f"misses 5 tensors ({', '.join(gone[:5])})" in str(few.value)
+    assert f"lacks 5 tensors ({', '.join(gone[:5])})" in str(few.value)
     with pytest.raises(WeightsError) as many:
         read({name: tensor for name, tensor in tensors.items() if name not in gone[:6]}, config)
-    assert f"misses 6 tensors ({', '.join(gone[:5])}, ...)" in str(many.value)
-    with pytest.raises(WeightsError, match=r"has no use for 1 tensor \(vit\.odd name\)"):
+    assert f"lacks 6 tensors ({', '.join(gone[:5])}, ...)" in str(many.value)
+    with pytest.raises(WeightsError, match=r"has 1 unexpected tensor \(vit\.odd name\)"):
         read(tensors | {"vit.odd\nname": torch.ones(1)}, config)
 
 
-@pytest.mark.parametrize("name", sorted(written()[0]))
+@pytest.mark.parametrize("name", sorted(export()[0]))
 def test_a_tensor_that_is_missing_or_malformed_is_named(name: str) -> None:
-    tensors, config, _ = written()
+    tensors, config, _ = export()
     shape = tuple(tensors[name].shape)
     with pytest.raises(WeightsError):
         read({other: tensor for other, tensor in tensors.items() if other != name}, config)
@@ -362,16 +371,16 @@ def test_a_tensor_that_is_missing_or_malformed_is_named(name: str) -> None:
             read(tensors | {name: odd}, config)
         with pytest.raises(WeightsError):
             read(tensors | {name: odd}, None)
-    with pytest.raises(WeightsError, match=r"holds torch\.int8"):
+    with pytest.raises(WeightsError, match=r"is torch\.int8, torch\.strided; save it as float32"):
         read(tensors | {name: torch.ones(shape, dtype=torch.int8)}, config)
     with pytest.raises(WeightsError, match="is a list, not a tensor"):
         read(tensors | {name: [1.0]}, config)  # type: ignore[arg-type]
 
 
-def test_layers_without_numbers_between_are_missed() -> None:
-    tensors, config, _ = written()
+def test_a_gap_in_the_numbers_of_layers_is_noticed() -> None:
+    tensors, config, _ = export()
     moved = {name.replace("layer.1.", "layer.1000000000."): tensor for name, tensor in tensors.items()}
-    with pytest.raises(WeightsError, match=r"misses 16 tensors \(vit\.encoder\.layer\.1\..*no use for 16 tensors"):
+    with pytest.raises(WeightsError, match=r"lacks 16 tensors \(vit\.encoder\.layer\.1\..*has 16 unexpected tensors"):
         read(moved, config)
 
 
@@ -394,19 +403,19 @@ PREPROCESSING = ("image_mean", "image_std", "do_normalize", "do_rescale", "resca
     st.dictionaries(st.sampled_from(PREPROCESSING), JSON, max_size=3),
     st.booleans(),
 )
-def test_untrusted_json_is_read_or_refused(change: Any, preprocessing: Any, pooled: bool) -> None:
-    tensors, config, preprocessor = written(SPEC.replace(classes=0, hidden=32) if pooled else SPEC)
+def test_untrusted_json_is_read_or_rejected(change: Any, preprocessing: Any, pooled: bool) -> None:
+    tensors, config, preprocessor = export(SPEC.replace(classes=0, hidden=32) if pooled else SPEC)
     try:
         weights = read(tensors, config | change, preprocessor | preprocessing)
     except WeightsError as error:
         assert "\n" not in str(error)
     else:
-        assert weights.tensors.keys() == made(weights.spec).tensors.keys()
+        assert weights.tensors.keys() == make(weights.spec).tensors.keys()
 
 
 @pytest.mark.parametrize("content", [[], "vit", 1])
-def test_json_that_is_no_object(content: Any) -> None:
-    tensors = written()[0]
+def test_json_that_is_not_an_object(content: Any) -> None:
+    tensors = export()[0]
     with pytest.raises(WeightsError, match=r"here: config\.json holds a \w+, not an object"):
         read(tensors, content)
     with pytest.raises(WeightsError, match=r"here: preprocessor_config\.json holds a \w+, not an object"):
@@ -414,7 +423,7 @@ def test_json_that_is_no_object(content: Any) -> None:
 
 
 def normalized(preprocessor: dict[str, Any], spec: ModelSpec = SPEC) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    tensors, config, _ = written(spec)
+    tensors, config, _ = export(spec)
     about = read(tensors, config, preprocessor).about
     return about.mean, about.std
 
@@ -423,9 +432,9 @@ def normalized(preprocessor: dict[str, Any], spec: ModelSpec = SPEC) -> tuple[tu
     ("crop", (32, 32), "PerceiverImageProcessor", "crop"), ("squash", (32, 32), "ViTImageProcessor", "squash"),
     ("crop", (32, 48), "ViTImageProcessor", "squash"), ("pad", (32, 32), "ViTImageProcessor", "squash"),
 ])  # fmt: skip
-def test_the_fit_goes_there_and_back(fit: str, size: tuple[int, int], kind: str, back: str) -> None:
-    """What no processor does, a crop that is no square or white around, is squashed, and the export says so."""
-    tensors, config, preprocessor = written(SPEC.replace(height=size[0], width=size[1]), fit=fit)
+def test_the_fit_round_trips(fit: str, size: tuple[int, int], kind: str, back: str) -> None:
+    """No processor crops to another shape or pads with white: the export squashes instead, and warns."""
+    tensors, config, preprocessor = export(SPEC.replace(height=size[0], width=size[1]), fit=fit)
     assert preprocessor["image_processor_type"] == kind
     assert preprocessor.get("crop_size") == (preprocessor["size"] if back == "crop" else None)
     assert read(tensors, config, preprocessor).about.fit == back
@@ -440,7 +449,7 @@ def test_the_fit_goes_there_and_back(fit: str, size: tuple[int, int], kind: str,
     ({"image_processor_type": ["ViT"], "size": [3]}, "squash"),
 ])  # fmt: skip
 def test_the_fit_of_other_processors(preprocessor: dict[str, Any] | None, fit: str) -> None:
-    tensors, config, _ = written()
+    tensors, config, _ = export()
     assert read(tensors, config, preprocessor).about.fit == fit
 
 
@@ -467,13 +476,13 @@ def test_mean_and_std_are_of_pixels_from_0_to_1() -> None:
         ({"rescale_factor": [1]}, "rescale_factor is [1]"),
     ],
 )
-def test_a_normalization_that_cannot_be(preprocessor: dict[str, Any], message: str) -> None:
+def test_an_impossible_normalization(preprocessor: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=f"^here: .*{re.escape(message)}"):
         normalized(preprocessor)
 
 
-def test_a_missing_normalization_is_told() -> None:
-    tensors, config, _ = written()
+def test_a_missing_normalization_is_noted() -> None:
+    tensors, config, _ = export()
     guess = read(tensors, config, {}).normalization_guess
     assert "no image_mean in preprocessor_config.json" in guess
     assert "no image_std" in guess
@@ -501,38 +510,38 @@ def test_a_missing_normalization_is_told() -> None:
         ({"pad": True, "height": 33}, "pad True (only False)"),
     ],
 )
-def test_what_hugging_face_has_no_place_for(change: dict[str, Any], message: str) -> None:
-    expected = f"Hugging Face's ViT has no place for {message}; write .safetensors instead"
+def test_fields_that_hugging_face_cannot_store(change: dict[str, Any], message: str) -> None:
+    expected = f"Hugging Face's ViT cannot store {message}; write .safetensors instead"
     with pytest.raises(UsageError, match=re.escape(expected)):
-        hugging_face.to_hf(replace(made(), spec=SPEC.replace(**change)))
+        hugging_face.to_hf(replace(make(), spec=SPEC.replace(**change)))
 
 
-def test_fixed_positions_are_written_as_they_are() -> None:
-    tensors, config, preprocessor = hugging_face.to_hf(replace(made(), spec=SPEC.replace(positions="sincos")))
-    assert same_bits(read(tensors, config, preprocessor).tensors, made().tensors)
+def test_fixed_positions_are_written_as_a_table() -> None:
+    tensors, config, preprocessor = hugging_face.to_hf(replace(make(), spec=SPEC.replace(positions="sincos")))
+    assert same_bits(read(tensors, config, preprocessor).tensors, make().tensors)
 
 
-def test_weights_that_are_not_of_their_spec_are_not_written() -> None:
-    weights = made()
-    with pytest.raises(WeightsError, match=r"misses 1 tensor \(norm\.bias\) and has no use for 1 tensor \(odd\)"):
+def test_weights_that_do_not_match_their_spec_are_not_written() -> None:
+    weights = make()
+    with pytest.raises(WeightsError, match=r"lacks 1 tensor \(norm\.bias\) and has 1 unexpected tensor \(odd\)"):
         tensors = {name: tensor for name, tensor in weights.tensors.items() if name != "norm.bias"}
         hugging_face.to_hf(replace(weights, tensors=tensors | {"odd": torch.ones(1)}))
-    with pytest.raises(WeightsError, match=r"blocks\.0\.attn\.qkv\.bias is \[95\], but the rest makes it \[96\]"):
+    with pytest.raises(WeightsError, match=r"blocks\.0\.attn\.qkv\.bias is \[95\], but other tensors imply \[96\]"):
         hugging_face.to_hf(replace(weights, tensors=weights.tensors | {"blocks.0.attn.qkv.bias": torch.ones(95)}))
 
 
-def test_names_and_normalization_must_fit_the_model() -> None:
-    with pytest.raises(UsageError, match="2 class names for 5 classes"):
-        written(class_names=("cat", "dog"))
+def test_names_and_normalization_must_match_the_model() -> None:
+    with pytest.raises(UsageError, match="2 class names for 5 classes; Hugging Face needs one for each class"):
+        export(class_names=("cat", "dog"))
     with pytest.raises(UsageError, match="do not fit images of 3 channels"):
-        written(mean=(0.1, 0.2))
-    gray = made(SPEC.replace(channels=1), mean=(0.5,) * 3, std=(0.5,) * 3)
+        export(mean=(0.1, 0.2))
+    gray = make(SPEC.replace(channels=1), mean=(0.5,) * 3, std=(0.5,) * 3)
     assert hugging_face.to_hf(gray)[2]["image_mean"] == [0.5]
 
 
 def test_a_folder_is_written_whole(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "model"
-    hugging_face.save_hf_folder(made(), folder)
+    hugging_face.save_hf_folder(make(), folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json", "model.safetensors", "preprocessor_config.json"]  # fmt: skip
     with safe_open(folder / "model.safetensors", "pt") as file:
@@ -541,34 +550,36 @@ def test_a_folder_is_written_whole(tmp_path: Path) -> None:
         json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json")
     )
     back = read(load_file(folder / "model.safetensors"), config, preprocessor)
-    assert (back.spec, same_bits(back.tensors, made().tensors)) == (SPEC, True)
+    assert (back.spec, same_bits(back.tensors, make().tensors)) == (SPEC, True)
 
 
-def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
-    hugging_face.save_hf_folder(made(), tmp_path)  # empty
+def test_a_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
+    hugging_face.save_hf_folder(make(), tmp_path)  # empty
     for place in (tmp_path, tmp_path / "config.json"):
-        with pytest.raises(OutputExists, match="is there and not an empty folder"):
-            hugging_face.save_hf_folder(made(), place)
+        with pytest.raises(
+            OutputExists, match="exists and is not an empty folder; choose another path, or remove it first"
+        ):
+            hugging_face.save_hf_folder(make(), place)
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        hugging_face.save_hf_folder(replace(made(), spec=SPEC.replace(registers=1)), tmp_path / "model")
+        hugging_face.save_hf_folder(replace(make(), spec=SPEC.replace(registers=1)), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def opened(folder: Path) -> Weights:
-    """What lies in a folder of transformers."""
+def open_folder(folder: Path) -> Weights:
+    """Weights from a folder of transformers."""
     config = json.loads((folder / "config.json").read_text())
     beside = folder / "preprocessor_config.json"
     preprocessor = json.loads(beside.read_text()) if beside.exists() else None
     return hugging_face.read_hf(load_file(folder / "model.safetensors"), config, preprocessor, str(folder))
 
 
-def timm_answer(weights: Weights, pictures: torch.Tensor) -> torch.Tensor:
+def timm_answer(weights: Weights, images: torch.Tensor) -> torch.Tensor:
     model = module(weights.spec)
     model.load_state_dict(weights.tensors)
-    return model(pictures)  # type: ignore[no-any-return]
+    return model(images)  # type: ignore[no-any-return]
 
 
 def hf_config(library: Any, **options: Any) -> Any:
@@ -586,10 +597,10 @@ def transformers() -> Any:
     return library
 
 
-def whole(loaded: tuple[Any, dict[str, Any]]) -> Any:
-    """A model for which from_pretrained missed nothing and had nothing over."""
-    model, told = loaded
-    assert not any(told.values()), told
+def loaded_model(loaded: tuple[Any, dict[str, Any]]) -> Any:
+    """The model, after checking that from_pretrained reports no missing or unexpected tensors."""
+    model, report = loaded
+    assert not any(report.values()), report
     return model.eval()
 
 
@@ -612,30 +623,32 @@ def test_classifiers_of_transformers(transformers: Any, tmp_path: Path, options:
     config = hf_config(transformers, **({"num_labels": 5} | options if "id2label" not in options else options))
     model = transformers.ViTForImageClassification(config).eval()
     model.save_pretrained(tmp_path / "theirs")
-    weights = opened(tmp_path / "theirs")
+    weights = open_folder(tmp_path / "theirs")
     assert weights.spec.norm_eps == config.layer_norm_eps
     assert weights.about.class_names == (("cat", "dog", "ox") if "id2label" in options else ())
-    pictures = torch.randn(3, weights.spec.channels, weights.spec.height, weights.spec.width)
-    logits = model(pictures).logits
+    images = torch.randn(3, weights.spec.channels, weights.spec.height, weights.spec.width)
+    logits = model(images).logits
     assert logits.std() > 0.1
-    torch.testing.assert_close(timm_answer(weights, pictures), logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(timm_answer(weights, images), logits, rtol=0, atol=1e-5)
     hugging_face.save_hf_folder(weights, tmp_path / "ours")
-    back = whole(transformers.ViTForImageClassification.from_pretrained(tmp_path / "ours", output_loading_info=True))
+    back = loaded_model(
+        transformers.ViTForImageClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    )
     assert back.config.id2label == model.config.id2label
     if options.get("hidden_act", "gelu") not in ("gelu_new", "gelu_fast"):  # those are written as gelu_pytorch_tanh
-        assert torch.equal(back(pictures).logits, logits)
-    torch.testing.assert_close(back(pictures).logits, logits, rtol=0, atol=1e-5)
+        assert torch.equal(back(images).logits, logits)
+    torch.testing.assert_close(back(images).logits, logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(SILENT)
 @torch.no_grad()
 def test_a_state_dict_of_transformers(transformers: Any, tmp_path: Path) -> None:
-    """The names of the modules themselves, which are new since 5.10."""
+    """The names of the modules, which changed in 5.10."""
     model = transformers.ViTForImageClassification(hf_config(transformers, num_labels=5))
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert same_bits(read(model.state_dict(), config).tensors, opened(tmp_path).tensors)
+    assert same_bits(read(model.state_dict(), config).tensors, open_folder(tmp_path).tensors)
 
 
 @pytest.mark.slow
@@ -644,32 +657,32 @@ def test_a_state_dict_of_transformers(transformers: Any, tmp_path: Path) -> None
 def test_bare_models_of_transformers(transformers: Any, tmp_path: Path) -> None:
     model = transformers.ViTModel(hf_config(transformers)).eval()
     model.save_pretrained(tmp_path / "theirs")
-    weights = opened(tmp_path / "theirs")
+    weights = open_folder(tmp_path / "theirs")
     assert (weights.spec.hidden, weights.spec.classes) == (32, 0)
-    pictures = torch.randn(3, 3, 32, 32)
+    images = torch.randn(3, 3, 32, 32)
     features = module(weights.spec.replace(hidden=0))
     features.load_state_dict({name: value for name, value in weights.tensors.items() if "pre_logits" not in name})
     pooler = nn.functional.linear(
-        features(pictures), weights.tensors["pre_logits.fc.weight"], weights.tensors["pre_logits.fc.bias"]
+        features(images), weights.tensors["pre_logits.fc.weight"], weights.tensors["pre_logits.fc.bias"]
     )
-    torch.testing.assert_close(pooler.tanh(), model(pictures).pooler_output, rtol=0, atol=1e-5)
+    torch.testing.assert_close(pooler.tanh(), model(images).pooler_output, rtol=0, atol=1e-5)
     hugging_face.save_hf_folder(weights, tmp_path / "ours")
-    back = whole(transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True))
+    back = loaded_model(transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True))
     assert type(back) is type(model)
-    assert torch.equal(back(pictures).pooler_output, model(pictures).pooler_output)
+    assert torch.equal(back(images).pooler_output, model(images).pooler_output)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(SILENT)
 @torch.no_grad()
 def test_masked_models_of_transformers(transformers: Any, tmp_path: Path) -> None:
-    pictures = torch.randn(3, 3, 32, 32)
+    images = torch.randn(3, 3, 32, 32)
     simmim = transformers.ViTForMaskedImageModeling(hf_config(transformers)).eval()
     simmim.save_pretrained(tmp_path / "simmim")
-    weights = opened(tmp_path / "simmim")
+    weights = open_folder(tmp_path / "simmim")
     assert set(weights.extra) == {"mask_token", "decoder.0.weight", "decoder.0.bias"}
     torch.testing.assert_close(
-        timm_answer(weights, pictures), simmim.vit(pictures).last_hidden_state[:, 0], rtol=0, atol=1e-4
+        timm_answer(weights, images), simmim.vit(images).last_hidden_state[:, 0], rtol=0, atol=1e-4
     )
     config = transformers.ViTMAEConfig(
         **hf_config(transformers).to_dict() | {"model_type": "vit_mae", "mask_ratio": 0.0, "decoder_hidden_size": 16,
@@ -677,30 +690,28 @@ def test_masked_models_of_transformers(transformers: Any, tmp_path: Path) -> Non
     )  # fmt: skip
     mae = transformers.ViTMAEForPreTraining(config).eval()
     mae.save_pretrained(tmp_path / "mae")
-    weights = opened(tmp_path / "mae")
+    weights = open_folder(tmp_path / "mae")
     assert all(name.startswith("decoder.") for name in weights.extra)
-    torch.testing.assert_close(
-        timm_answer(weights, pictures), mae.vit(pictures).last_hidden_state[:, 0], rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(timm_answer(weights, images), mae.vit(images).last_hidden_state[:, 0], rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(SILENT)
 @torch.no_grad()
-def test_models_that_began_here(transformers: Any, tmp_path: Path) -> None:
-    """Every variant that can be written is loaded without a word; features alone have a pooler that is new."""
+def test_exported_models_of_every_kind(transformers: Any, tmp_path: Path) -> None:
+    """transformers loads every variant without a warning; a model without a head gets a new pooler."""
     for index, (name, spec) in enumerate(VARIANTS.items()):
-        weights = made(spec)
+        weights = make(spec)
         hugging_face.save_hf_folder(weights, tmp_path / str(index))
         kind = transformers.ViTForImageClassification if spec.classes else transformers.ViTModel
         options = {} if spec.classes or spec.hidden else {"add_pooling_layer": False}
         if spec.hidden not in (0, spec.dim) and "pooler_output_size" not in transformers.ViTConfig().to_dict():
             continue
-        back = whole(kind.from_pretrained(tmp_path / str(index), output_loading_info=True, **options))
-        pictures = torch.randn(2, spec.channels, spec.height, spec.width)
+        back = loaded_model(kind.from_pretrained(tmp_path / str(index), output_loading_info=True, **options))
+        images = torch.randn(2, spec.channels, spec.height, spec.width)
         if not spec.hidden:
-            answer = back(pictures).logits if spec.classes else back(pictures).last_hidden_state[:, 0]
-            mine = timm_answer(weights, pictures)
+            answer = back(images).logits if spec.classes else back(images).last_hidden_state[:, 0]
+            mine = timm_answer(weights, images)
             torch.testing.assert_close(answer, mine, rtol=0, atol=1e-5 * float(mine.abs().max()), msg=name)
         processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / str(index))
         assert tuple(processor.image_mean) == weights.about.mean

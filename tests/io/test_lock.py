@@ -27,7 +27,7 @@ with take(path, wait=False, warn=print):
 
 @pytest.fixture(params=["tidy", "dead"])
 def holder(tmp_path: Path, request: pytest.FixtureRequest) -> "subprocess.Popen[str]":
-    """Another process that has the lock; its end leaves the file, or takes it away."""
+    """Another process that holds the lock; when it ends, it removes the file ("tidy") or leaves it ("dead")."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "lock"), request.param],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -38,31 +38,31 @@ def holder(tmp_path: Path, request: pytest.FixtureRequest) -> "subprocess.Popen[
 
 
 def test_one_at_a_time(holder: "subprocess.Popen[str]", tmp_path: Path) -> None:
-    said: list[str] = []
+    warnings: list[str] = []
     with pytest.raises(Held):
-        take(tmp_path / "lock", wait=False, warn=said.append)
+        take(tmp_path / "lock", wait=False, warn=warnings.append)
     assert holder.stdin is not None
     if holder.args[-1] == "dead":  # type: ignore[index]
         holder.kill()
     else:
         holder.stdin.write("\n")
         holder.stdin.flush()
-    with take(tmp_path / "lock", wait=True, warn=said.append), pytest.raises(Held):
-        take(tmp_path / "lock", wait=False, warn=said.append)
+    with take(tmp_path / "lock", wait=True, warn=warnings.append), pytest.raises(Held):
+        take(tmp_path / "lock", wait=False, warn=warnings.append)
     holder.communicate()
-    assert said == []
+    assert warnings == []
 
 
 OWNERS = {
     "alive": lambda holder: (socket.gethostname(), holder, start_time(holder)),
     "dead": lambda holder: (socket.gethostname(), 2**22 + 1, "1"),
-    "of an earlier process with this number": lambda holder: (socket.gethostname(), holder, "1"),
+    "of an earlier process with this id": lambda holder: (socket.gethostname(), holder, "1"),
     "of another host": lambda holder: ("elsewhere", 1, "1"),
 }
 
 
 @pytest.mark.parametrize("name", OWNERS)
-def test_where_there_are_no_locks_the_owner_in_the_file_decides(
+def test_without_locks_the_owner_in_the_file_decides(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(*_: Any) -> None:
@@ -71,12 +71,12 @@ def test_where_there_are_no_locks_the_owner_in_the_file_decides(
     monkeypatch.setattr(fcntl, "flock", no_locks)
     host, pid, started = OWNERS[name](os.getppid())
     (tmp_path / "lock").write_text(json.dumps({"host": host, "pid": pid, "started": started}))
-    said: list[str] = []
+    warnings: list[str] = []
     if name in ("alive", "of another host"):
-        with pytest.raises(Held, match=rf"process {pid} on {host}; if it is gone, remove "):
-            take(tmp_path / "lock", wait=False, warn=said.append)
+        with pytest.raises(Held, match=rf"^process {pid} on {host} \(if it no longer runs, remove .*lock\)$"):
+            take(tmp_path / "lock", wait=False, warn=warnings.append)
     else:
-        with hold_lock(tmp_path / "lock", said.append):
+        with hold_lock(tmp_path / "lock", warnings.append):
             assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-        assert "this file system has no locks" in said[0]
+        assert "this file system does not support locks" in warnings[0]
         assert not (tmp_path / "lock").exists()

@@ -1,4 +1,4 @@
-"""Arrays in a zip: what is out of proportion, or not as long as it says, is refused before anything is allocated."""
+"""Arrays in a zip: zip bombs and wrong lengths are rejected before memory is allocated."""
 
 import io
 import resource
@@ -17,8 +17,8 @@ from vitctl.io.npz import read_arrays
 from vitctl.io.recognize import open_weights
 
 
-def bomb(path: Path, name: str, gigabytes: int) -> None:
-    """So many gigabytes of zeros in a few megabytes, written as they are packed."""
+def write_bomb(path: Path, name: str, gigabytes: int) -> None:
+    """Gigabytes of zeros, compressed to a few megabytes."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(name, "w", force_zip64=True) as file:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(
@@ -34,15 +34,15 @@ def peak() -> int:
 
 
 @pytest.mark.parametrize("name", ["embedding/kernel.npy", "archive/data.pkl"])
-def test_a_bomb_is_refused_before_it_is_unpacked(name: str, tmp_path: Path) -> None:
-    bomb(tmp_path / "w.npz", name, 1)
+def test_a_bomb_is_rejected_before_it_is_unpacked(name: str, tmp_path: Path) -> None:
+    write_bomb(tmp_path / "w.npz", name, 1)
     before = peak()
-    with pytest.raises(WeightsError, match=r"has 1\.0 MB and would unpack to 1\.1 GB, as no weights do; refused"):
+    with pytest.raises(WeightsError, match=r"is 1\.0 MB but would unpack to 1\.1 GB; refused, because weights do not"):
         open_weights(tmp_path / "w.npz")
     assert peak() - before < 2**27
 
 
-def test_arrays_that_hardly_compress_and_small_ones_that_do_are_read(tmp_path: Path) -> None:
+def test_compressed_arrays_are_read(tmp_path: Path) -> None:
     arrays = official_files.make_vit("original") | {"head/kernel": np.zeros((8, 5), np.float32)}
     np.savez_compressed(tmp_path / "w.npz", **arrays)
     assert open_weights(tmp_path / "w.npz").spec.classes == 5
@@ -50,7 +50,8 @@ def test_arrays_that_hardly_compress_and_small_ones_that_do_are_read(tmp_path: P
     assert read_arrays(tmp_path / "zeros.npz")["a"].shape == (2**24,)
 
 
-def claiming(shape: tuple[int, ...], content: bytes) -> bytes:
+def array_bytes(shape: tuple[int, ...], content: bytes) -> bytes:
+    """An .npy whose header has this shape, whatever the content."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"shape": shape, "fortran_order": False, "descr": "<f4"})
     return header.getvalue() + content
@@ -58,17 +59,19 @@ def claiming(shape: tuple[int, ...], content: bytes) -> bytes:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("shape", [(10**12,), (2**62, 4), (3,), (-1, -4), (0,)])
-def test_a_header_that_does_not_fit_its_member_is_refused(method: int, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_header_that_does_not_match_its_member_is_rejected(
+    method: int, shape: tuple[int, ...], tmp_path: Path
+) -> None:
     with zipfile.ZipFile(tmp_path / "w.npz", "w", method) as archive:
-        archive.writestr("embedding/kernel.npy", claiming(shape, bytes(8)))
-    with pytest.raises(WeightsError, match="is not as long as its header says"):
+        archive.writestr("embedding/kernel.npy", array_bytes(shape, bytes(8)))
+    with pytest.raises(WeightsError, match="is not as long as its header says; download the file again"):
         open_weights(tmp_path / "w.npz")
 
 
-def test_members_that_lie_over_each_other_count_each_time(tmp_path: Path) -> None:
-    """A directory may name the same megabytes a thousand times."""
+def test_overlapping_members_are_all_counted(tmp_path: Path) -> None:
+    """A zip's directory may name the same megabytes a thousand times."""
     with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
-        archive.writestr("embedding/kernel.npy", claiming((2**22,), bytes(2**24)))
+        archive.writestr("embedding/kernel.npy", array_bytes((2**22,), bytes(2**24)))
         (member,) = archive.infolist()
         archive.filelist += [member] * 1000
     with pytest.raises(WeightsError, match="would unpack to"):
@@ -76,7 +79,7 @@ def test_members_that_lie_over_each_other_count_each_time(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_arrays_come_back_whatever_their_order(save: Callable[..., Any], tmp_path: Path) -> None:
+def test_arrays_of_either_memory_order_are_read(save: Callable[..., Any], tmp_path: Path) -> None:
     array = np.asfortranarray(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
     save(tmp_path / "w.npz", a=array, b=np.float32(3), c=np.zeros((0, 3)))
     back = read_arrays(tmp_path / "w.npz")

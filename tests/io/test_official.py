@@ -1,4 +1,4 @@
-"""Official npz files: what they say of themselves, and that nothing is lost on the way to our names and back."""
+"""Official npz files: the inferred spec, and lossless round trips to timm's names."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from vitctl.io import official
 from vitctl.io.weights import IMAGENET, About, Weights
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+MLP = "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"
 VITS = [(layout, head) for layout, heads in official_files.VIT_LAYOUTS.items() for head in heads]
 
 
@@ -28,20 +29,20 @@ def equal(one: Arrays, other: Arrays) -> bool:
 
 @pytest.mark.parametrize(("layout", "head"), VITS)
 @pytest.mark.parametrize("hidden", [0, 12])
-def test_vits_come_back_bit_for_bit(layout: str, head: str, hidden: int) -> None:
+def test_vits_round_trip_bit_for_bit(layout: str, head: str, hidden: int) -> None:
     arrays = official_files.make_vit(layout, head, hidden)
     assert equal(dict(official.write_official(official.read_official(arrays, "file.npz"))), arrays)
 
 
 @pytest.mark.parametrize("layers", [(), (1,), (2, 1)])
-def test_hybrids_come_back_bit_for_bit(layers: tuple[int, ...]) -> None:
+def test_hybrids_round_trip_bit_for_bit(layers: tuple[int, ...]) -> None:
     arrays = official_files.make_hybrid(layers)
     assert equal(dict(official.write_official(official.read_official(arrays, "file.npz"))), arrays)
 
 
 @pytest.mark.parametrize("layout", official_files.BIT_LAYOUTS)
 @pytest.mark.parametrize("layers", [(1, 1, 1, 1), (2, 1)])
-def test_bit_comes_back_bit_for_bit(layout: str, layers: tuple[int, ...]) -> None:
+def test_bit_round_trips_bit_for_bit(layout: str, layers: tuple[int, ...]) -> None:
     arrays = official_files.make_bit(layout, layers)
     assert equal(dict(official.write_official(official.read_official(arrays, "file.npz"))), arrays)
 
@@ -51,7 +52,7 @@ def test_bit_comes_back_bit_for_bit(layout: str, layers: tuple[int, ...]) -> Non
     st.integers(1, 4), st.integers(0, 3), st.integers(1, 4),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_any_sizes_come_back(
+def test_any_sizes_round_trip(
     kind: tuple[str, str], heads: int, depth: int, patch: int, side: int, channels: int, hidden: int, classes: int
 ) -> None:
     layout, head = kind
@@ -67,7 +68,7 @@ def test_any_sizes_come_back(
     assert equal(dict(official.write_official(weights)), arrays)
 
 
-def test_numbers_of_known_models_get_their_names() -> None:
+def test_known_sizes_get_their_names() -> None:
     arrays = official_files.make_vit("original", dim=32, depth=1, heads=2, mlp=128, patch=16, grid=(14, 14), classes=9)
     spec = official.read_official(arrays, "file.npz").spec
     assert spec == model_spec("vit-mu/16", classes=9)
@@ -76,11 +77,11 @@ def test_numbers_of_known_models_get_their_names() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["opt/target/", "params/img/", "params/"])
-def test_prefixes_are_found_and_the_rest_is_told(prefix: str) -> None:
+def test_prefixes_are_found_and_other_arrays_noted(prefix: str) -> None:
     plain = official_files.make_vit("original")
     arrays = {prefix + name: array for name, array in plain.items()} | {"opt/state/step": np.ones(1, np.float32)}
     weights = official.read_official(arrays, "file.npz")
-    assert any("opt/state/step" in note for note in weights.notes)
+    assert f"1 array outside {prefix!r} ignored (opt/state/step)" in weights.notes
     assert equal(dict(official.write_official(weights)), plain)
 
 
@@ -108,44 +109,53 @@ def test_missing_and_unused_arrays_are_named() -> None:
     arrays = official_files.make_vit("original")
     del arrays["Transformer/encoder_norm/scale"]
     arrays["Transformer/surprise"] = np.ones(3, np.float32)
-    with pytest.raises(WeightsError, match=r"misses 1 tensor \(Transformer/encoder_norm/scale\) and has no use for 1"):
+    with pytest.raises(
+        WeightsError, match=r"lacks 1 tensor \(Transformer/encoder_norm/scale\) and has 1 unexpected tensor"
+    ):
         official.read_official(arrays, "file.npz")
     weights = official.read_official(arrays, "file.npz", allow_missing=True)
     assert "norm.weight" not in weights.tensors
     assert any("Transformer/surprise" in note for note in weights.notes)
 
 
-@pytest.mark.parametrize("gone", ["embedding/kernel", "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"])
-def test_without_what_tells_its_sizes_it_is_one_line(gone: str) -> None:
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("embedding/kernel", "file.npz: has no first layer of a Vision Transformer or a BiT ResNet"),
+        (MLP, f"file.npz: the array '{MLP}' is missing"),
+    ],
+)
+def test_a_missing_array_is_one_line(gone: str, message: str) -> None:
     arrays = official_files.make_vit("original")
     del arrays[gone]
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=f"^{message}$"):
         official.read_official(arrays, "file.npz")
 
 
-def test_a_head_of_zeros_is_told() -> None:
+def test_a_head_of_zeros_is_noted() -> None:
     arrays = official_files.make_vit("original")
     assert official.read_official(arrays, "f").notes == ()
     arrays["head/kernel"][:] = 0
     assert official.read_official(arrays, "f").notes == ("its head is all zeros: features only",)
 
 
-def test_a_file_without_positions_has_fixed_waves() -> None:
+def test_a_file_without_positions_has_fixed_ones() -> None:
     arrays = official_files.make_vit("big_vision", "gap", dim=16, patch=16, grid=(14, 14))
     del arrays["params/pos_embedding"]
     weights = official.read_official(arrays, "f")
     assert weights.spec.positions == "sincos"
     assert weights.spec.grid == (14, 14)
-    assert any("fixed waves" in note for note in weights.notes)
+    (note,) = weights.notes
+    assert note == "the file has no position embeddings; big_vision's fixed sin-cos at 224x224 are used"
 
 
-def test_positions_that_are_no_square_are_one_line() -> None:
-    with pytest.raises(WeightsError, match="10 positions are no square grid"):
+def test_positions_that_are_not_a_square_grid() -> None:
+    with pytest.raises(WeightsError, match="f: 10 positions are not a square grid, with or without a class token"):
         official.read_official(official_files.make_vit("original", "gap", grid=(2, 5)), "f")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"positions": "2d", "class_position": False}, r"positions 2d \(only 1d"),
         ({"positions": "sincos"}, r"positions sincos \(only 1d\)"),
@@ -163,19 +173,19 @@ def test_positions_that_are_no_square_are_one_line() -> None:
         ({"norm": "pooled"}, "norm pooled"),
     ],
 )
-def test_what_the_layout_has_no_place_for_is_refused(options: dict[str, Any], said: str) -> None:
+def test_fields_that_the_layout_cannot_store_are_rejected(options: dict[str, Any], message: str) -> None:
     spec: ModelSpec = model_spec("vit-mu/16", **options)
-    with pytest.raises(UsageError, match=f"the official npz layout has no place for .*{said}"):
+    with pytest.raises(UsageError, match=f"the official npz layout cannot store .*{message}"):
         official.write_official(Weights(spec, {}, About("test")))
 
 
-def test_another_normalization_is_refused() -> None:
+def test_another_normalization_is_rejected() -> None:
     about = About("test", mean=IMAGENET[0], std=IMAGENET[1])
     with pytest.raises(UsageError, match=r"mean \[0.485, .*\] \(only 0.5\), std \[0.229, .*vitctl export --format npz"):
         official.write_official(Weights(model_spec("vit-mu/16"), {}, about))
 
 
-def test_a_resnet_is_read_at_224_and_written_at_no_other_size() -> None:
+def test_a_resnet_is_read_and_written_at_224_only() -> None:
     weights = official.read_official(official_files.make_bit(official_files.BIT_LAYOUTS[0], (1,)), "f")
     with pytest.raises(UsageError, match=r"height 48 \(only 224\)"):
         official.write_official(replace(weights, spec=weights.spec.replace(height=48, width=48)))

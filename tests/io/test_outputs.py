@@ -1,4 +1,4 @@
-"""Where a command may write, and where it must not."""
+"""Which paths a command may write."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,13 @@ from vitctl.errors import UsageError
 from vitctl.io.outputs import check_kept, check_output, check_replaceable
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="where nothing can be written, whoever asks")
-def test_a_place_that_takes_no_file_is_told_by_its_own_name() -> None:
-    with pytest.raises(UsageError, match=r"^/proc/a\.csv: cannot be written \(.*\); choose another place$"):
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
+def test_a_path_that_cannot_be_written_is_named() -> None:
+    with pytest.raises(UsageError, match=r"^/proc/a\.csv: cannot be written \(.*\); choose another path$"):
         check_output("/proc/a.csv")
 
 
-def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+def test_the_check_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("old")
     check_output(tmp_path / "a.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
@@ -24,28 +24,28 @@ def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", "..", "/", "a/.."])
-def test_a_path_without_a_name_is_no_output(name: str) -> None:
-    with pytest.raises(UsageError, match="names no file"):
+def test_a_path_without_a_name_is_not_an_output(name: str) -> None:
+    with pytest.raises(UsageError, match=r": has no file name; add one$"):
         check_output(name)
 
 
 def test_an_output_is_never_an_input(tmp_path: Path) -> None:
-    """By whatever name it is called, and also where it lies in a folder that is read."""
+    """Through links too, and in a folder that is an input."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"an image")
     os.symlink(tmp_path / "images", tmp_path / "link")
     os.link(tmp_path / "images" / "a.png", tmp_path / "hard.png")
-    for path, given in (
+    for path, source in (
         ("images/a.png", "images/a.png"), ("images/a.png", "images"), ("link/a.png", "images"),
         ("images/a.png", "link"), ("hard.png", "images/a.png"), ("images/../images/a.png", "images"),
     ):  # fmt: skip
-        with pytest.raises(UsageError, match="is an input of this command"):
-            check_output(tmp_path / path, None, tmp_path / given, ending=".png")
+        with pytest.raises(UsageError, match="is an input of this command and would be overwritten; choose another"):
+            check_output(tmp_path / path, None, tmp_path / source, ending=".png")
     check_output(tmp_path / "images" / "new.png", tmp_path / "images", ending=".png")
     check_output(tmp_path / "hard.png", tmp_path / "link", "timm:vit_tiny_patch16_224", ending=(".jpg", ".png"))
 
 
-def test_a_figure_has_the_ending_of_a_figure() -> None:
+def test_a_figure_must_have_an_image_ending() -> None:
     with pytest.raises(UsageError, match=r"data\.h5: must end in \.png"):
         check_output("data.h5", ending=".png")
 
@@ -64,10 +64,10 @@ def test_only_a_file_of_the_same_format_is_replaced(tmp_path: Path) -> None:
             check_replaceable(tmp_path / name, "vitctl.patches")
 
 
-def test_a_run_that_holds_an_input_is_not_emptied(tmp_path: Path) -> None:
+def test_a_run_with_an_input_in_it_is_not_emptied(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "data.h5").touch()
     check_kept(tmp_path / "run", (None, tmp_path / "data.h5", "digits"))
-    for given in ("run", "run/data.h5"):
-        with pytest.raises(UsageError, match="--overwrite would delete"):
-            check_kept(tmp_path / "run", (tmp_path / given,))
+    for name in ("run", "run/data.h5"):
+        with pytest.raises(UsageError, match=r"--overwrite would delete .*, an input of this command; use another"):
+            check_kept(tmp_path / "run", (tmp_path / name,))

@@ -44,7 +44,7 @@ def content(values: np.ndarray[Any, Any], capacity: int | None = None) -> SplitC
 
 
 def write(path: Path, splits: dict[str, np.ndarray[Any, Any]], notes: Notes | None = None) -> PatchFile:
-    """The plain way to a patch file: a skeleton, and the rows put where it says."""
+    """A plain patch file: a skeleton, and the rows written to the extents that it returns."""
     contents = {name: content(values) for name, values in splits.items()}
     extents = write_skeleton(path, header(), contents, notes or Notes())
     with open(path, "r+b") as file:
@@ -54,7 +54,7 @@ def write(path: Path, splits: dict[str, np.ndarray[Any, Any]], notes: Notes | No
     return PatchFile(path)
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_a_file_round_trips(tmp_path: Path) -> None:
     values = {"train": rows(7), "val": rows(3, seed=1)}
     file = write(tmp_path / "a.h5", values, Notes([("bad.png", "truncated file")], [("val", "x", "train", "y")]))
     assert list(file.splits) == ["train", "val"]
@@ -88,7 +88,7 @@ def test_other_tools_read_it_as_plain_hdf5(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_rows_lie_where_planned_however_many_were_rejected(tmp_path: Path, data: st.DataObject) -> None:
+def test_rows_are_where_planned_however_many_were_rejected(tmp_path: Path, data: st.DataObject) -> None:
     patch = data.draw(st.integers(1, 16))
     shape = Geometry(
         patch,
@@ -104,14 +104,18 @@ def test_rows_lie_where_planned_however_many_were_rejected(tmp_path: Path, data:
     assert all(end <= extent.offset for end, extent in zip(ends, list(expected.values())[1:], strict=False))
     contents = {}
     for name, count in planned.items():
-        kept = data.draw(st.integers(1, count))
+        rows_left = data.draw(st.integers(1, count))
         contents[name] = SplitContent(
-            count, kept, np.zeros(kept, np.int64), np.array([b"n"] * kept), np.zeros((kept, DIGEST), np.uint8)
+            count,
+            rows_left,
+            np.zeros(rows_left, np.int64),
+            np.array([b"n"] * rows_left),
+            np.zeros((rows_left, DIGEST), np.uint8),
         )
-    found = write_skeleton(
+    extents = write_skeleton(
         tmp_path / "s.h5", header(shape), contents, Notes([("name", "reason")] * data.draw(st.integers(0, 40)))
     )
-    assert {name: extent.offset for name, extent in found.items()} == {
+    assert {name: extent.offset for name, extent in extents.items()} == {
         name: extent.offset for name, extent in expected.items()
     }
     assert {name: PatchFile(tmp_path / "s.h5").split(name).rows for name in planned} == {
@@ -119,13 +123,13 @@ def test_rows_lie_where_planned_however_many_were_rejected(tmp_path: Path, data:
     }
 
 
-def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_content_makes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(tmp_path / f"{name}.h5", {"train": rows(5), "val": rows(2)}, Notes([("x", "y")]))
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-def test_the_digest_knows_every_part_of_the_content(tmp_path: Path) -> None:
+def test_the_digest_depends_on_every_part_of_the_content(tmp_path: Path) -> None:
     digest = write(tmp_path / "a.h5", {"train": rows(5)}).digest
     others = [write(tmp_path / "b.h5", {"train": rows(5, seed=3)}), write(tmp_path / "c.h5", {"val": rows(5)})]
     assert len({digest, *(other.digest for other in others)}) == 3
@@ -136,7 +140,7 @@ def test_the_digest_knows_every_part_of_the_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lzf", "zstd", "lz4"])
-def test_compressed_rows_come_back_and_the_digest_is_that_of_the_plain_file(tmp_path: Path, codec: str) -> None:
+def test_compressed_rows_round_trip_with_the_digest_of_the_plain_file(tmp_path: Path, codec: str) -> None:
     values = np.concatenate([rows(3) // 64, rows(3)])  # rows that shrink, and noise that does not
     packer = RowCodec(GEOMETRY, codec, 4)
     chunks = {"train": iter([packer.encode(row) for row in values])}
@@ -168,7 +172,7 @@ def test_an_index_reads_like_one_file(tmp_path: Path) -> None:
         assert np.array_equal(plain["train/patches"][:], values)
 
 
-def test_an_index_made_again_is_the_same_bytes(tmp_path: Path) -> None:
+def test_an_index_that_is_written_again_has_the_same_bytes(tmp_path: Path) -> None:
     file, _ = shards(tmp_path, [3, 5, 1])
     before = file.path.read_bytes()
     time.sleep(1.1)  # times are stored in seconds, where they are stored
@@ -176,14 +180,14 @@ def test_an_index_made_again_is_the_same_bytes(tmp_path: Path) -> None:
     assert file.path.read_bytes() == before
 
 
-def test_a_shard_that_was_made_anew_is_noticed(tmp_path: Path) -> None:
+def test_a_shard_that_was_recreated_is_noticed(tmp_path: Path) -> None:
     file, _ = shards(tmp_path, [3, 5])
     write(tmp_path / "s-1.h5", {"train": rows(4)})
-    with pytest.raises(DataError, match="write the index anew"):
+    with pytest.raises(DataError, match=r"s-1\.h5: split train does not match its index; recreate the index"):
         file.split("train").patches(np.array([4]))
 
 
-def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     file, _ = shards(tmp_path, [3, 5])
     (tmp_path / "s-1.h5").unlink()
     assert len(file.split("train").patches(np.array([1]))) == 1
@@ -199,15 +203,15 @@ def test_pickles_carry_no_pixels_and_forks_open_their_own(tmp_path: Path) -> Non
     assert np.array_equal(pickle.loads(sent).split("train").patches(np.array([7])), before)
 
 
-def test_rows_outside_are_refused(tmp_path: Path) -> None:
+def test_rows_out_of_range_are_rejected(tmp_path: Path) -> None:
     split = write(tmp_path / "a.h5", {"train": rows(3)}).split("train")
     for row in (-1, 3):
-        with pytest.raises(IndexError, match="has 3 rows"):
+        with pytest.raises(IndexError, match="row out of range: split train has 3 rows"):
             split.patches(np.array([row]))
 
 
 def sparse(path: Path, count: int) -> None:
-    """A file of `count` rows that takes no room: as large as one likes, all zeros."""
+    """A sparse file of `count` rows of zeros, which takes no space."""
     with h5py.File(path, "w") as file:
         file.attrs.update(
             {"format": "vitctl.patches", "version": 1, "patch": 4, "height": 8, "width": 12, "channels": 3}
@@ -254,17 +258,17 @@ print(describe("sparse.h5").splits["train"].labelled, peak() - before)
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="where the system tells what a process took")
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc/self/status")
 def test_a_hundred_million_labels_are_counted_in_little_memory(tmp_path: Path) -> None:
     sparse(tmp_path / "sparse.h5", 10**8)
-    told = subprocess.run([sys.executable, "-c", DESCRIBED], cwd=tmp_path, capture_output=True, text=True)
-    labeled, megabytes = map(int, told.stdout.split())
+    done = subprocess.run([sys.executable, "-c", DESCRIBED], cwd=tmp_path, capture_output=True, text=True)
+    labeled, megabytes = map(int, done.stdout.split())
     assert labeled == 10**8
-    assert megabytes < 200  # 800 are what they take together
+    assert megabytes < 200  # all labels together take 800
 
 
 def test_opening_an_index_does_not_open_its_shards(tmp_path: Path) -> None:
-    """4,096 shards, of which one exists: the others are opened when their rows are asked for, and not before."""
+    """4,096 shards, of which one exists: the others are opened when their rows are read, and not before."""
     write(tmp_path / "s-0.h5", {"train": rows(2)})
     with h5py.File(tmp_path / "s-0.h5") as first, h5py.File(tmp_path / "many.h5", "w") as file:
         file.attrs.update(first.attrs)
@@ -287,12 +291,12 @@ def test_opening_an_index_does_not_open_its_shards(tmp_path: Path) -> None:
     [
         (lambda path: path.write_bytes(b"not HDF5 at all"), "not an HDF5 file"),
         (lambda path: path.write_bytes(b""), "not an HDF5 file"),
-        (lambda path: os.truncate(path, path.stat().st_size // 2), "cut short"),
+        (lambda path: os.truncate(path, path.stat().st_size // 2), "truncated; recreate it with vitctl patchify"),
         (lambda path: path.unlink(), "no such file"),
-        (lambda path: (path.unlink(), path.mkdir()), "a folder, not a patch file"),
+        (lambda path: (path.unlink(), path.mkdir()), "a folder, not a patch file; create one with vitctl patchify"),
     ],
 )
-def test_what_is_no_patch_file_is_told_in_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
+def test_other_files_give_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
     path = tmp_path / "a.h5"
     write(path, {"train": rows(50)})
     spoil(path)
@@ -301,22 +305,22 @@ def test_what_is_no_patch_file_is_told_in_one_line(tmp_path: Path, spoil: Any, m
     assert "\n" not in str(caught.value)
 
 
-def test_another_version_and_another_format_are_told_apart(tmp_path: Path) -> None:
+def test_another_version_and_another_format_are_rejected(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", {"train": rows(2)})
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["version"] = 2
-    with pytest.raises(DataError, match="version 2, this vitctl reads 1"):
+    with pytest.raises(DataError, match="patch file version 2, but this vitctl reads version 1; update vitctl, or"):
         PatchFile(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["format"] = "vitctl.features"
-    with pytest.raises(DataError, match=r"not a patch file \(holds 'vitctl.features'\)"):
+    with pytest.raises(DataError, match=r"not a patch file \(its format is 'vitctl\.features'\); create one with"):
         PatchFile(tmp_path / "a.h5")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_damage_anywhere_is_an_error_of_ours_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
-    """Bits flipped in what HDF5 wrote: the file opens, or says in one line that it is damaged."""
+def test_damage_anywhere_is_one_line_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
+    """With flipped bits in HDF5's own structures, the file opens, or the error is one line."""
     path = tmp_path / "a.h5"
     write(path, {"train": rows(3)})
     whole = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Files told apart by content; what is damaged or hostile is one line, and nothing of it ever runs."""
+"""Formats are detected by content; a damaged or hostile file gives one line, and no code in it runs."""
 
 import json
 import os
@@ -30,18 +30,18 @@ from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.inputs.weights import load_weights
 
 
-def ours() -> Weights:
+def make_weights() -> Weights:
     model = create_model("vit-mu/16", height=32, width=32, classes=3)
     return Weights(model.spec, collect_tensors(model), About("test"))
 
 
-def plain() -> dict[str, torch.Tensor]:
+def timm_tensors() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     return dict(VisionTransformer(32, 16, embed_dim=192, depth=1, num_heads=3, num_classes=3).state_dict())
 
 
 def as_ours(path: Path) -> None:
-    save_as(ours(), path)
+    save_as(make_weights(), path)
 
 
 def as_npz(path: Path) -> None:
@@ -55,20 +55,20 @@ def as_bit(path: Path) -> None:
 
 
 def as_safetensors(path: Path) -> None:
-    save_file(plain(), path)
+    save_file(timm_tensors(), path)
 
 
 def as_torch(path: Path) -> None:
-    torch.save({"model": plain(), "epoch": 1}, path)
+    torch.save({"model": timm_tensors(), "epoch": 1}, path)
 
 
 def as_old_torch(path: Path) -> None:
-    torch.save(plain(), path, _use_new_zipfile_serialization=False)
+    torch.save(timm_tensors(), path, _use_new_zipfile_serialization=False)
 
 
 def as_hugging_face(path: Path) -> None:
     folder = path.with_suffix(".folder")
-    save_as(replace(ours(), spec=ours().spec.replace(gelu="erf")), folder, "hf")
+    save_as(replace(make_weights(), spec=make_weights().spec.replace(gelu="erf")), folder, "hf")
     path.write_bytes((folder / "model.safetensors").read_bytes())
 
 
@@ -79,7 +79,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_is_told_by_content_whatever_its_name(kind: str, tmp_path: Path) -> None:
+def test_every_format_is_detected_by_content_whatever_its_name(kind: str, tmp_path: Path) -> None:
     FORMATS[kind](tmp_path / "weights")
     weights = open_weights(tmp_path / "weights")
     assert weights.tensors
@@ -92,7 +92,7 @@ def test_every_format_is_told_by_content_whatever_its_name(kind: str, tmp_path: 
 
 
 def damaged(content: bytes, number: int) -> bytes:
-    """Truncated, or with some bits flipped; half of them in the first kilobyte, where the headers are."""
+    """Truncated, or with flipped bits; half of the files in the first kilobyte, where the headers are."""
     dice = random.Random(number)
     if number % 3 == 0:
         return content[: dice.randrange(len(content))]
@@ -104,9 +104,9 @@ def damaged(content: bytes, number: int) -> bytes:
 
 
 def fuzz(kind: str, folder: Path, cases: range) -> int:
-    """How many of the damaged files were refused; anything but weights or one of our errors fails."""
+    """The number of damaged files that were rejected. Any result but weights or an InputError fails."""
     FORMATS[kind](folder / "whole")
-    content, refused = (folder / "whole").read_bytes(), 0
+    content, rejected = (folder / "whole").read_bytes(), 0
     for number in cases:
         path = folder / "damaged"
         path.write_bytes(damaged(content, number))
@@ -115,8 +115,8 @@ def fuzz(kind: str, folder: Path, cases: range) -> int:
         except InputError as error:
             assert "\n" not in str(error)
             assert str(path) in str(error)
-            refused += 1
-    return refused
+            rejected += 1
+    return rejected
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -131,7 +131,7 @@ def test_damage_is_one_line_five_hundred_times(kind: str, tmp_path: Path) -> Non
 
 
 class Planted:
-    """A pickle that makes a file when somebody loads it."""
+    """A pickle that creates a folder when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -146,8 +146,8 @@ def test_planted_code_does_not_run(tmp_path: Path) -> None:
     assert sprung.exists()  # the trap works
     sprung.rmdir()
     (tmp_path / "bare.pth").write_bytes(pickle.dumps({"model": trap}))
-    torch.save({"model": plain() | {"x": trap}}, tmp_path / "new.pth")
-    torch.save({"model": plain() | {"x": trap}}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.save({"model": timm_tensors() | {"x": trap}}, tmp_path / "new.pth")
+    torch.save({"model": timm_tensors() | {"x": trap}}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     objects = np.array([trap], dtype=object)
     np.savez(tmp_path / "object.npz", **official_files.make_vit("original") | {"embedding/bias": objects})
     for name in ("bare.pth", "new.pth", "old.pth", "object.npz"):
@@ -157,8 +157,8 @@ def test_planted_code_does_not_run(tmp_path: Path) -> None:
         assert not sprung.exists()
 
 
-def test_what_is_no_weights_says_what_it_is(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file["x"] = 1
     (tmp_path / "empty").write_bytes(b"")
@@ -168,14 +168,15 @@ def test_what_is_no_weights_says_what_it_is(tmp_path: Path) -> None:
     save_file({"a": torch.ones(3)}, tmp_path / "other.safetensors")
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "folder").mkdir()
-    for name, said in {
-        "picture.png": "is an image", "data.h5": "an HDF5 file", "empty": "is empty",
-        "text": "no file of weights that", "a.zip": "a zip without arrays",
+    for name, message in {
+        "photo.png": "is an image, not weights$", "data.h5": r"an HDF5 file \(patches or features\), not weights$",
+        "empty": "is empty",
+        "text": "not a known weights file; vitctl reads", "a.zip": "a zip without arrays; vitctl reads",
         "other.npz": "not of a Vision Transformer", "list.pth": "holds a list",
-        "other.safetensors": "no weights of a Vision Transformer",
-        "folder": "no weights are in this folder", "none": "no such",
+        "other.safetensors": "not weights of a Vision Transformer",
+        "folder": "has no weights; use a run directory, or a folder with", "none": "no such file or folder",
     }.items():  # fmt: skip
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             open_weights(tmp_path / name)
 
 
@@ -184,28 +185,30 @@ STRANGE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sparse": lambda each: each.to_sparse(),
     "complex": lambda each: each.to(torch.complex64),
     "meta": lambda each: each.to("meta"),
-    "blown up": lambda each: each[:1, :1].expand(4096, 4096),
+    "expanded": lambda each: each[:1, :1].expand(4096, 4096),
 }
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of kinds that it is about to drop
 @pytest.mark.parametrize("kind", STRANGE)
 @pytest.mark.parametrize("names", ["timm", "hf"])
-def test_tensors_that_are_no_plain_numbers_are_one_line(kind: str, names: str, tmp_path: Path) -> None:
-    tensors, name = plain(), "blocks.0.mlp.fc1.weight"
+def test_tensors_that_are_not_plain_numbers_give_one_line(kind: str, names: str, tmp_path: Path) -> None:
+    tensors, name = timm_tensors(), "blocks.0.mlp.fc1.weight"
     if names == "hf":
-        save_as(replace(ours(), spec=ours().spec.replace(gelu="erf")), tmp_path / "hf", "hf")
+        save_as(replace(make_weights(), spec=make_weights().spec.replace(gelu="erf")), tmp_path / "hf", "hf")
         tensors, name = (
             load_file(tmp_path / "hf" / "model.safetensors"),
             "vit.encoder.layer.0.intermediate.dense.weight",
         )
     torch.save(tensors | {name: STRANGE[kind](tensors[name])}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=rf"w\.pth: {name} (holds|is a shape).*; save it"):
+    with pytest.raises(
+        WeightsError, match=rf"w\.pth: {name} (is (torch\.|a )?\S+|has fewer values than its shape); save it"
+    ):
         open_weights(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("name", ["pipe", "socket", "device", "inside", "LATEST"])
-def test_pipes_and_devices_are_refused_before_they_are_opened(name: str, tmp_path: Path) -> None:
+def test_pipes_and_devices_are_rejected_before_they_are_opened(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
@@ -213,29 +216,29 @@ def test_pipes_and_devices_are_refused_before_they_are_opened(name: str, tmp_pat
             (tmp_path / folder).mkdir()
             os.mkfifo(tmp_path / folder / file)
         path = Path("/dev/zero") if name == "device" else tmp_path / name
-        words = r"is a pipe, a device or a socket|no weights are in this folder"
-        with pytest.raises(InputError, match=words) as caught:
+        message = r"is a pipe, a device or a socket|has no weights; use"
+        with pytest.raises(InputError, match=message) as caught:
             open_weights(path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
-    save_file(plain(), tmp_path / "model.safetensors")
+def test_a_config_that_is_a_pipe_is_rejected(tmp_path: Path) -> None:
+    save_file(timm_tensors(), tmp_path / "model.safetensors")
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(InputError, match=r"config\.json: is a pipe"):
         open_weights(tmp_path)
 
 
-def test_a_run_directory_is_taken(tmp_path: Path) -> None:
+def test_a_run_directory_is_read(tmp_path: Path) -> None:
     run = create_run(tmp_path / "runs" / "one", "pretrain", {}, "0.1.0")
     with pytest.raises(WeightsError, match=r"has a config\.json, but none of"):
         open_weights(run.path)
-    save_as(ours(), run.path / "weights.safetensors")
-    assert open_weights(run.path).digest() == ours().digest()
+    save_as(make_weights(), run.path / "weights.safetensors")
+    assert open_weights(run.path).digest() == make_weights().digest()
 
 
-def test_a_checkpoint_in_parts_is_put_together(tmp_path: Path) -> None:
-    tensors = plain()
+def test_a_checkpoint_in_parts_is_merged(tmp_path: Path) -> None:
+    tensors = timm_tensors()
     names = sorted(tensors)
     parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for file, members in parts.items():
@@ -250,7 +253,7 @@ def test_a_checkpoint_in_parts_is_put_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["vitctl", "npz", "timm", "hf"])
 def test_every_format_is_written_and_read_back_bit_for_bit(format: Any, tmp_path: Path) -> None:
-    weights = replace(ours(), spec=ours().spec.replace(gelu="erf" if format != "npz" else "tanh"))
+    weights = replace(make_weights(), spec=make_weights().spec.replace(gelu="erf" if format != "npz" else "tanh"))
     save_as(weights, tmp_path / "out", format)
     back = load_weights(tmp_path / "out")
     assert back.spec == weights.spec
@@ -259,9 +262,9 @@ def test_every_format_is_written_and_read_back_bit_for_bit(format: Any, tmp_path
 
 
 def test_the_ending_chooses_the_format(tmp_path: Path) -> None:
-    save_as(ours(), tmp_path / "w.npz")
+    save_as(make_weights(), tmp_path / "w.npz")
     assert zipfile.is_zipfile(tmp_path / "w.npz")
-    save_as(ours(), tmp_path / "w.anything")
+    save_as(make_weights(), tmp_path / "w.anything")
     assert open_weights(tmp_path / "w.anything").about.format == "test"
     wide = Weights(model_spec("vit-mu/16", width=448), {}, About("test"))
     with pytest.raises(UsageError, match=r"width 448 \(only 224\)"):

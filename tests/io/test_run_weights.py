@@ -1,4 +1,4 @@
-"""Which weights of a run are meant by its name."""
+"""Which weights RUN, RUN:best, RUN:last and RUN:step-N are."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copied(runs: Path, tmp_path: Path) -> Path:
+def copies(runs: Path, tmp_path: Path) -> Path:
     for name in ("labeled", "masked"):
         shutil.copytree(runs / name, tmp_path / name)
     return tmp_path
@@ -45,71 +45,71 @@ def unfinish(run: Path, *names: str) -> None:
         (run / name).unlink()
 
 
-def test_a_run_means_the_best_where_val_chose_them_and_else_the_last(copied: Path) -> None:
-    assert [run_weights(str(copied / name)).file.name for name in ("labeled", "masked")] == [  # type: ignore[union-attr]
+def test_a_run_means_the_best_on_val_after_training_with_labels_or_else_the_last(copies: Path) -> None:
+    assert [run_weights(str(copies / name)).file.name for name in ("labeled", "masked")] == [  # type: ignore[union-attr]
         "best.safetensors", "weights.safetensors"]  # fmt: skip
-    (note,) = load_weights(copied / "labeled").notes
-    assert note == f"the best on val; {copied / 'labeled'}:last are those of the last step"
+    (note,) = load_weights(copies / "labeled").notes
+    assert note == f"the best on val; {copies / 'labeled'}:last for the last step"
 
 
-def test_each_is_called_by_its_name(copied: Path) -> None:
+def test_best_last_and_step_n(copies: Path) -> None:
     for name in ("labeled", "masked"):
-        last = load_weights(f"{copied / name}:last")
+        last = load_weights(f"{copies / name}:last")
         assert last.about.training["step"] == STEPS
-        at_step = {step: load_weights(f"{copied / name}:step-{step}") for step in (4, 6)}
+        at_step = {step: load_weights(f"{copies / name}:step-{step}") for step in (4, 6)}
         assert at_step[4].about.training["step"] == 4
         assert at_step[6].spec == last.spec
         assert at_step[6].digest() == last.digest()  # the average, as in the run's own file
         assert at_step[4].digest() != last.digest()
-    with pytest.raises(WeightsError, match="no weights called step-3; it has best, last, step-4, step-6"):
-        load_weights(f"{copied / 'labeled'}:step-3")
-    with pytest.raises(UsageError, match="is not a run directory"):
-        load_weights(f"{copied}:best")
+    with pytest.raises(WeightsError, match=r"has no weights named step-3; available: best, last, step-4, step-6$"):
+        load_weights(f"{copies / 'labeled'}:step-3")
+    with pytest.raises(UsageError, match=r"is not a run directory, so it has no weights named best$"):
+        load_weights(f"{copies}:best")
 
 
-def test_a_run_that_was_stopped_has_weights_too(copied: Path) -> None:
-    unfinish(copied / "labeled")
-    assert "; this run is not finished" in load_weights(copied / "labeled").notes[0]
-    (copied / "labeled" / "best.safetensors").unlink()
-    unfinish(copied / "masked")
+def test_an_unfinished_run_has_weights(copies: Path) -> None:
+    unfinish(copies / "labeled")
+    assert "; the run is not finished" in load_weights(copies / "labeled").notes[0]
+    (copies / "labeled" / "best.safetensors").unlink()
+    unfinish(copies / "masked")
     for name in ("labeled", "masked"):
-        weights = load_weights(copied / name)
-        assert weights.notes[0] == "of its checkpoint step-6; this run is not finished"
+        weights = load_weights(copies / name)
+        assert weights.notes[0] == "from its checkpoint step-6; the run is not finished"
         assert torch.isfinite(weights.tensors["norm.weight"]).all()
-        shutil.rmtree(copied / name / "checkpoints")
+        shutil.rmtree(copies / name / "checkpoints")
         if name == "masked":
-            assert load_weights(copied / name).notes[0] == "the best so far; this run is not finished"
-            (copied / name / "best.safetensors").unlink()
+            assert load_weights(copies / name).notes[0] == "the best so far; the run is not finished"
+            (copies / name / "best.safetensors").unlink()
         with pytest.raises(WeightsError, match="has no weights; none were saved yet"):
-            load_weights(copied / name)
+            load_weights(copies / name)
 
 
-def test_the_newest_run_with_weights_is_taken(copied: Path) -> None:
-    (copied / "young").mkdir()
-    (copied / "young" / "config.json").write_text(json.dumps({"command": "pretrain", "version": "1", "config": {}}))
-    os.utime(copied / "labeled" / "config.json", (1, 1))
-    (copied / "LATEST").write_text("young\n")
-    assert newest_with_weights(copied)[0] == copied / "masked"
-    assert "young: has no weights" in newest_with_weights(copied)[1]
-    (copied / "LATEST").write_text("labeled\n")
-    assert newest_with_weights(copied) == (copied / "labeled", "the newest run")
+def test_the_newest_run_with_weights_is_used(copies: Path) -> None:
+    (copies / "young").mkdir()
+    (copies / "young" / "config.json").write_text(json.dumps({"command": "pretrain", "version": "1", "config": {}}))
+    os.utime(copies / "labeled" / "config.json", (1, 1))
+    (copies / "LATEST").write_text("young\n")
+    assert newest_with_weights(copies)[0] == copies / "masked"
+    assert "young: has no weights" in newest_with_weights(copies)[1]
+    (copies / "LATEST").write_text("labeled\n")
+    assert newest_with_weights(copies) == (copies / "labeled", "the newest run")
 
 
 @pytest.mark.parametrize("content", [b"\xff\x00\x80", b"", b"..", b"/etc", b"../elsewhere", b"no such run", b"a\nb"])
-def test_a_damaged_latest_is_passed_over(copied: Path, content: bytes) -> None:
-    (copied / "LATEST").write_bytes(content)
-    path, why = newest_with_weights(copied)
-    assert path in (copied / "labeled", copied / "masked")
-    assert "names no run of this folder" in why
+def test_a_damaged_latest_is_skipped(copies: Path, content: bytes) -> None:
+    (copies / "LATEST").write_bytes(content)
+    path, reason = newest_with_weights(copies)
+    assert path in (copies / "labeled", copies / "masked")
+    assert "LATEST: does not name a run in this folder; pass a run, or remove this file" in reason
 
 
 @pytest.mark.parametrize("name", ["LATEST", "config.json"])
-def test_a_pipe_in_a_folder_of_runs_is_not_waited_for(tmp_path: Path, name: str) -> None:
+def test_a_pipe_in_a_folder_of_runs_does_not_block(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     assert run_weights(str(tmp_path)) is None
 
 
-def test_a_file_with_such_a_name_is_itself(tmp_path: Path) -> None:
+def test_a_file_whose_name_looks_like_a_reference(tmp_path: Path) -> None:
     (tmp_path / "a:best").touch()
     assert split_reference(str(tmp_path / "a:best")) == (tmp_path / "a:best", "")
     assert split_reference("timm:best") == (Path("timm:best"), "")

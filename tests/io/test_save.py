@@ -1,4 +1,4 @@
-"""Writers lose nothing in silence: what comes back computes the same, or the writer names what it cannot hold."""
+"""Writers lose nothing silently: weights round-trip, or the error names every field that the format cannot store."""
 
 import copy
 import dataclasses
@@ -50,32 +50,32 @@ def weights(draw: st.DrawFn) -> Weights:
             spec = spec.replace(**{name: draw(st.sampled_from(OTHERS[name]))})
             collect_tensors(create_model(spec))
         except (ConfigError, ValueError, AssertionError, RuntimeError, TypeError):
-            reject()  # there is no such model
+            reject()  # an impossible model
     values = draw(st.sampled_from([HALF, HALF, IMAGENET, ((0.1,) * 3, (0.9, 0.8, 0.7)), (HALF[0], IMAGENET[1])]))
     mean, std = (for_channels(each, spec.channels) for each in values)
     model = create_model(spec, seed=draw(st.integers(0, 3)), head_std=0.5)
     return Weights(spec, collect_tensors(model), About("test", mean=mean, std=std))
 
 
-def computed(spec: ModelSpec) -> dict[str, Any]:
-    """The fields that say what is computed; a table that waves filled is a table."""
-    found = {name: value for name, value in spec.as_dict().items() if name not in NOT_COMPUTED}
+def computed_fields(spec: ModelSpec) -> dict[str, Any]:
+    """The fields that affect the result. A table filled with sin-cos values is a table."""
+    fields = {name: value for name, value in spec.as_dict().items() if name not in NOT_COMPUTED}
     if spec.added == "stem" and spec.positions.startswith("sincos"):
-        found["positions"] = "1d"
-    if spec.family == "bit":  # which have no part of a Transformer
-        return {name: found[name] for name in ("family", "height", "width", "channels", "classes", "layers", "factor")}
+        fields["positions"] = "1d"
+    if spec.family == "bit":  # without a Transformer
+        return {name: fields[name] for name in ("family", "height", "width", "channels", "classes", "layers", "factor")}
     if spec.family == "vit":
-        found["numerics"] = "official"
-    return found | ({"class_position": False} if not spec.prefix else {})
+        fields["numerics"] = "official"
+    return fields | ({"class_position": False} if not spec.prefix else {})
 
 
 @settings(max_examples=150, deadline=None)
 @given(weights(), st.sampled_from(FORMATS))
-def test_what_is_written_comes_back_or_is_refused_by_name(given: Weights, format: Any) -> None:
+def test_weights_round_trip_or_the_lost_fields_are_named(original: Weights, format: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "w"
         try:
-            save_as(given, path, format)
+            save_as(original, path, format)
         except UsageError as error:
             assert format != "vitctl"
             named = re.findall(r"(\w+) (?:\[[^]]*\]|\([^)]*\)|[\w.-]+) \(only", str(error))
@@ -84,16 +84,16 @@ def test_what_is_written_comes_back_or_is_refused_by_name(given: Weights, format
             assert not path.exists()
             return
         back = load_weights(path)
-        assert computed(back.spec) == computed(given.spec)
-        assert (back.about.mean, back.about.std) == (given.about.mean, given.about.std)
-        images = torch.randn(1, given.spec.channels, given.spec.height, given.spec.width)
+        assert computed_fields(back.spec) == computed_fields(original.spec)
+        assert (back.about.mean, back.about.std) == (original.about.mean, original.about.std)
+        images = torch.randn(1, original.spec.channels, original.spec.height, original.spec.width)
         with torch.no_grad():
-            torch.testing.assert_close(load_model(back)(images), load_model(given)(images), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(load_model(back)(images), load_model(original)(images), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("format", CAPABILITIES)
-def test_a_field_that_no_table_knows_is_refused_by_its_name(format: str) -> None:
-    """As a new option of models would be: every field, one after the other, is something that nobody has heard of."""
+def test_a_field_that_no_table_lists_is_rejected_by_name(format: str) -> None:
+    """Like a new option of models: every field in turn gets a value that no table lists."""
     capabilities: Capabilities = CAPABILITIES[format]
     for field in dataclasses.fields(ModelSpec):
         spec = copy.copy(model_spec("vit-mu/16"))
@@ -103,7 +103,7 @@ def test_a_field_that_no_table_knows_is_refused_by_its_name(format: str) -> None
 
 
 @pytest.mark.parametrize(("name", "format"), [("r+vit-ti/16", "timm"), ("r+vit-ti/16", "npz"), ("bit-r50x1", "timm")])
-def test_hybrids_and_resnets_come_back(name: str, format: Any, tmp_path: Path) -> None:
+def test_hybrids_and_resnets_round_trip(name: str, format: Any, tmp_path: Path) -> None:
     numerics: Any = "timm" if format == "timm" else "official"
     options = {"layer_scale": True, "registers": 2} if (name, format) == ("r+vit-ti/16", "timm") else {}
     model = create_model(name, classes=2, numerics=numerics, height=64, width=64, head_std=0.5, **options)
@@ -118,7 +118,7 @@ def test_hybrids_and_resnets_come_back(name: str, format: Any, tmp_path: Path) -
         save_as(replace(weights, spec=other), tmp_path / "other", format)
 
 
-def test_a_hybrid_of_other_sizes_is_not_written_under_the_name_of_a_known_one(tmp_path: Path) -> None:
+def test_a_hybrid_of_other_sizes_does_not_get_the_name_of_a_known_one(tmp_path: Path) -> None:
     model = create_model("r+vit-ti/16", depth=2, numerics="timm")
     with pytest.raises(UsageError, match=r"family hybrid \(only vit\)"):
         save_as(Weights(model.spec, collect_tensors(model), About("test")), tmp_path / "w", "timm")  # type: ignore[arg-type]

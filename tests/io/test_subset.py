@@ -12,7 +12,7 @@ from vitctl.reporting import SilentReporter
 from vitctl.workflows.patchify import patchify
 
 
-def test_a_part_of_a_part_has_the_right_rows(tmp_path: Path) -> None:
+def test_a_subset_of_a_subset_has_the_right_rows(tmp_path: Path) -> None:
     patchify(
         PatchifyConfig(source="digits", out=str(tmp_path / "d.h5"), res=Res(16), patch=8, limit=60), SilentReporter()
     )

@@ -1,4 +1,4 @@
-"""Our file of weights: everything comes back, and damage is seen."""
+"""vitctl's file of weights: everything round-trips, and damage is noticed."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from vitctl.io.weights import FORMAT, About, Weights, describe_differences, save
 from vitctl.models.create import create_model, weights_of
 
 
-def made(dtype: torch.dtype = torch.float32) -> Weights:
+def make(dtype: torch.dtype = torch.float32) -> Weights:
     torch.manual_seed(0)
     tensors = {"pos_embed": torch.randn(1, 13, 32, dtype=dtype), "head.weight": torch.randn(4, 32, dtype=dtype)}
     spec = model_spec("vit-mu/16", height=48, width=64, classes=4, gelu="erf")
@@ -27,8 +27,8 @@ def made(dtype: torch.dtype = torch.float32) -> Weights:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_everything_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
-    weights = made(dtype)
+def test_everything_round_trips(tmp_path: Path, dtype: torch.dtype) -> None:
+    weights = make(dtype)
     digest = save_weights(weights, tmp_path / "w.safetensors")
     back = open_weights(tmp_path / "w.safetensors")
     assert (back.spec, back.about, back.stated) == (weights.spec, weights.about, digest)
@@ -38,19 +38,19 @@ def test_everything_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
     assert back.digest() == digest
 
 
-def test_any_reader_of_safetensors_takes_the_tensors(tmp_path: Path) -> None:
-    save_weights(made(), tmp_path / "w.safetensors")
-    assert torch.equal(load_file(tmp_path / "w.safetensors")["pos_embed"], made().tensors["pos_embed"])
+def test_any_reader_of_safetensors_loads_the_tensors(tmp_path: Path) -> None:
+    save_weights(make(), tmp_path / "w.safetensors")
+    assert torch.equal(load_file(tmp_path / "w.safetensors")["pos_embed"], make().tensors["pos_embed"])
 
 
-def test_saved_twice_it_is_the_same_bytes(tmp_path: Path) -> None:
+def test_saving_twice_makes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        save_weights(made(), tmp_path / name)
+        save_weights(make(), tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_the_digest_knows_numbers_names_and_spec() -> None:
-    weights = made()
+def test_the_digest_depends_on_values_names_and_spec() -> None:
+    weights = make()
     other = {name: tensor.clone() for name, tensor in weights.tensors.items()}
     other["head.weight"][0, 0] += 1e-6
     renamed = {"pos_embed": weights.tensors["pos_embed"], "head.wight": weights.tensors["head.weight"]}
@@ -65,12 +65,12 @@ def test_the_digest_knows_numbers_names_and_spec() -> None:
     assert replace(weights, about=About("other")).digest() == weights.digest()
 
 
-def test_another_version_is_told(tmp_path: Path) -> None:
+def test_another_version_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    save_weights(made(), path)
+    save_weights(make(), path)
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"version":"1"', b'"version":"9"'))
-    with pytest.raises(WeightsError, match="is version 9 of our weights; this vitctl reads version 1"):
+    with pytest.raises(WeightsError, match=r"weights version 9, but this vitctl reads version 1; update vitctl$"):
         open_weights(path)
 
 
@@ -84,10 +84,10 @@ def test_another_version_is_told(tmp_path: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_metadata_of_the_wrong_kind_is_one_line_that_names_it(tmp_path: Path, fields: dict[str, Any]) -> None:
-    about, (name,) = asdict(made().about) | fields, fields
-    metadata = {"format": FORMAT, "version": "1", "spec": json.dumps(made().spec.as_dict()), "about": json.dumps(about)}
-    write_safetensors(made().tensors, metadata, tmp_path / "w.safetensors")
+def test_metadata_of_the_wrong_type_is_named_in_one_line(tmp_path: Path, fields: dict[str, Any]) -> None:
+    about, (name,) = asdict(make().about) | fields, fields
+    metadata = {"format": FORMAT, "version": "1", "spec": json.dumps(make().spec.as_dict()), "about": json.dumps(about)}
+    write_safetensors(make().tensors, metadata, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=rf"w\.safetensors: its metadata is damaged \({name} is .*\)$"):
         open_weights(tmp_path / "w.safetensors")
 
@@ -99,9 +99,9 @@ def test_a_gray_model_is_saved_with_one_mean(tmp_path: Path) -> None:
 
 def test_differences_are_named_and_counted() -> None:
     assert describe_differences([], []) == ""
-    assert describe_differences(["b", "a"], []) == "misses 2 tensors (a, b)"
-    assert describe_differences([], "abcdefg") == "has no use for 7 tensors (a, b, c, d, e, ...)"
+    assert describe_differences(["b", "a"], []) == "lacks 2 tensors (a, b)"
+    assert describe_differences([], "abcdefg") == "has 7 unexpected tensors (a, b, c, d, e, ...)"
     assert settle("x", [], [], False) == ()
-    assert settle("x", ["a"], [], True) == ("the model misses 1 tensor (a)",)
-    with pytest.raises(WeightsError, match="x: the model misses 1 tensor"):
+    assert settle("x", ["a"], ["b"], True) == ("the file lacks 1 tensor (a) and has 1 unexpected tensor (b)",)
+    with pytest.raises(WeightsError, match=r"^x: lacks 1 tensor \(a\); --allow-missing loads what fits$"):
         settle("x", ["a"], [], False)

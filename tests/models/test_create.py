@@ -336,9 +336,9 @@ def tiny() -> nn.Module:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm.weight": None}, r"here: the model misses 1 tensor \(norm.weight\); --allow-missing takes what fits"),
-        ({"extra": torch.zeros(1)}, r"here: the model has no use for 1 tensor \(extra\); --allow-missing"),
-        ({"norm.bias": None, "b": torch.zeros(1)}, r"misses 1 tensor \(norm.bias\) and has no use for 1 tensor \(b\)"),
+        ({"norm.weight": None}, r"here: lacks 1 tensor \(norm.weight\); --allow-missing loads what fits"),
+        ({"extra": torch.zeros(1)}, r"here: has 1 unexpected tensor \(extra\); --allow-missing"),
+        ({"norm.bias": None, "b": torch.zeros(1)}, r"lacks 1 tensor \(norm.bias\) and has 1 unexpected tensor \(b\)"),
         (
             {"norm.bias": torch.zeros(31)},
             r"here: 1 tensor of another shape: norm.bias is \[31\] in the file, \[32\] in",
@@ -361,7 +361,7 @@ def test_what_fits_is_taken_where_that_is_allowed() -> None:
     tensors = collect_tensors(source)
     removed = tensors.pop("norm.bias")
     notes = load_tensors(model, tensors | {"extra": torch.zeros(1)}, "here", allow_missing=True)
-    assert notes == ("the model misses 1 tensor (norm.bias) and has no use for 1 tensor (extra)",)
+    assert notes == ("the file lacks 1 tensor (norm.bias) and has 1 unexpected tensor (extra)",)
     after = collect_tensors(model)
     assert torch.equal(after["norm.bias"], before["norm.bias"])
     assert not torch.equal(after["norm.bias"], removed)

@@ -120,7 +120,7 @@ def test_what_ours_would_compute_otherwise_is_refused_with_the_way_that_works(na
         ({"architecture": "vit_small"}, "its architecture 'vit_small' does not exist in timm; did you mean"),
         ({"model_args": {"checkpoint_path": "other.pth"}}, "has 'checkpoint_path' among its model_args"),
         ({"model_args": {"pretrained": True}}, "has 'pretrained' among its model_args"),
-        ({"model_args": {"depth": 10**9}}, "says depth 1000000000, and there are 2 blocks"),
+        ({"model_args": {"depth": 10**9}}, "says depth 1000000000, but there are 2 blocks"),
         ({"model_args": SMALL | {"num_heads": 7}}, "timm cannot build vit_base_patch16_224 from config.json"),
         ({"model_args": SMALL | {"mlp_ratio": 2.0}}, "of another shape.*; --from timm:NAME builds timm's own models"),
         ({"pretrained_cfg": {"mean": [0.5]}}, "mean is"),
@@ -154,7 +154,7 @@ def test_the_oldest_configs_have_everything_at_the_top(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     config = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": ["a", "b", "c"]}))
-    with pytest.raises(WeightsError, match="misses 120 tensors"):
+    with pytest.raises(WeightsError, match="lacks 120 tensors"):
         load_weights(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"label_names": {"0": "a", "1": "b", "2": "c"}}))
     torch.save(timm_model("vit_tiny_patch16_224", num_classes=3).state_dict(), tmp_path / "pytorch_model.bin")

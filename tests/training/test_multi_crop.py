@@ -27,10 +27,10 @@ def test_the_center_and_the_corners() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 10])
-def test_chances_are_averaged(count: int) -> None:
+def test_probabilities_are_averaged(count: int) -> None:
     pixels = torch.randint(0, 5, (3, 16, 16, 4), dtype=torch.uint8)
     model = MultiCrop(Mean(), lambda each: each, (14, 14), count)
-    looks = model.looks(pixels)
+    looks = model.make_crops(pixels)
     assert len(looks) == count
     chances = torch.stack([Mean()(each).softmax(1) for each in looks]).mean(0)
     torch.testing.assert_close(model(pixels).exp(), chances)
@@ -39,6 +39,6 @@ def test_chances_are_averaged(count: int) -> None:
 
 def test_mirror_images() -> None:
     pixels = torch.randint(0, 255, (1, 8, 8, 3), dtype=torch.uint8)
-    looks = MultiCrop(Mean(), lambda each: each, (7, 7), 10).looks(pixels)
+    looks = MultiCrop(Mean(), lambda each: each, (7, 7), 10).make_crops(pixels)
     for plain, mirrored in zip(looks[:5], looks[5:], strict=True):
         assert torch.equal(plain.flip(2), mirrored)

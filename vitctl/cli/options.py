@@ -37,7 +37,7 @@ class Overwrite:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build(Overwrite):
+class BuildOptions(Overwrite):
     resume: bool = option(False, "Resume a build that was stopped.", late=True)
 
 

@@ -1,7 +1,7 @@
 from typing import TYPE_CHECKING
 
 from vitctl.cli.command import command
-from vitctl.cli.options import Build
+from vitctl.cli.options import BuildOptions
 from vitctl.config.patchify import PatchifyConfig
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vitctl.workflows.patchify import PatchifyResult
 
 
-@command(PatchifyConfig, "vitctl.workflows.patchify:patchify", Build)
+@command(PatchifyConfig, "vitctl.workflows.patchify:patchify", BuildOptions)
 def patchify(result: "PatchifyResult") -> "list[Table]":
     """Convert images to a patch file, which training reads at the speed of memory.
 

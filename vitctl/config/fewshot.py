@@ -16,7 +16,9 @@ Probe = Literal["lsr", "lsr-grid", "logreg", "knn", "ncm"]
 class ProbeConfig:
     """Strengths of the probes, and which images choose that of lsr-grid."""
 
-    l2: Annotated[float, Range(0, 1e30, above=True)] = setting(1024.0, "L2 strength of lsr")
+    l2: Annotated[float, Range(0, 1e30, above=True)] = setting(
+        2.0**10, "L2 strength of lsr"
+    )  # big_vision configs/common_fewshot.py
     k: Count = setting(20, "neighbors of knn")
     temperature: Annotated[float, Range(0, 1000, above=True)] = setting(0.07, "of the votes of knn")
     select: Literal["shots", "test"] = setting(

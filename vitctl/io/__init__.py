@@ -1,1 +1,1 @@
-"""Every byte format, one file each. Knows arrays and names, not modules."""
+"""Every file format, one file each. These modules know arrays and names, not models."""

@@ -1,4 +1,4 @@
-"""A JSON file with the right answers for images, any number of them: ImageNet-ReaL's list, or {name: answers}."""
+"""A JSON file with any number of right answers for each image: ImageNet-ReaL's list, or {name: answers}."""
 
 import json
 import re
@@ -14,39 +14,41 @@ IMAGENET = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 Answers = list[list[int | str]]
 
 
-def read_answers(path: Path, pictures: Sequence[str]) -> Answers:
-    """For each image, by its path or its file's name; a list goes by ImageNet's numbers, or in the order of names."""
+def read_answers(path: Path, images: Sequence[str]) -> Answers:
+    """The answers of each image. An object is indexed by an image's path or file name, a list as in `find_rows`."""
     check_regular_file(path)
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON that can be read ({getattr(error, 'strerror', None) or error})") from error
+        raise DataError(f"{path}: cannot be read as JSON ({getattr(error, 'strerror', None) or error})") from error
     if isinstance(content, dict):
-        found = [content.get(name, content.get(Path(name).name)) for name in pictures]
-        if all(each is None for each in found):
-            raise DataError(f"{path}: names none of the images; they are called like {pictures[0]}")
+        entries = [content.get(name, content.get(Path(name).name)) for name in images]
+        if all(entry is None for entry in entries):
+            raise DataError(f"{path}: contains none of the images; its keys must be names such as {images[0]}")
     elif isinstance(content, list):
-        found = [content[place] for place in find_rows(path, content, pictures)]
+        entries = [content[row] for row in find_rows(path, content, images)]
     else:
-        raise DataError(f"{path}: is neither a list of answers nor an object with names of images")
-    return [check_answers(path, each) for each in found]
+        raise DataError(f"{path}: must be a list of answers, or an object that maps image names to answers")
+    return [check_answers(path, entry) for entry in entries]
 
 
-def find_rows(path: Path, content: list[Any], pictures: Sequence[str]) -> list[int]:
-    numbers = [IMAGENET.search(name) for name in pictures]
-    if all(numbers):
-        order = [int(match[1]) - 1 for match in numbers if match]
-        if max(order) >= len(content):
-            raise DataError(f"{path}: has {len(content):,} answers, but an image has number {max(order) + 1:,}")
-        return order
-    if len(content) != len(pictures):
-        raise DataError(f"{path}: has {len(content):,} answers for {len(pictures):,} images; write {{name: answers}}")
-    rank = {place: number for number, place in enumerate(sorted(range(len(pictures)), key=lambda at: pictures[at]))}
-    return [rank[place] for place in range(len(pictures))]
+def find_rows(path: Path, content: list[Any], images: Sequence[str]) -> list[int]:
+    """The row of each image in a list: by ImageNet's numbers, or else in the order of sorted names."""
+    numbers = [int(match[1]) for name in images if (match := IMAGENET.search(name))]
+    if len(numbers) == len(images):
+        if max(numbers) > len(content):
+            raise DataError(f"{path}: has {len(content):,} answers, but the data has image number {max(numbers):,}")
+        return [number - 1 for number in numbers]
+    if len(content) != len(images):
+        raise DataError(f"{path}: has {len(content):,} answers for {len(images):,} images; use {{name: answers}}")
+    rows = [0] * len(images)
+    for row, image in enumerate(sorted(range(len(images)), key=images.__getitem__)):
+        rows[image] = row
+    return rows
 
 
-def check_answers(path: Path, answers: Any) -> list[int | str]:
-    told = [] if answers is None else answers if isinstance(answers, list) else [answers]
-    if not all(isinstance(each, (int, str)) and not isinstance(each, bool) for each in told):
-        raise DataError(f"{path}: answers are numbers or names of classes, not {str(answers)[:60]}")
-    return told
+def check_answers(path: Path, entry: Any) -> list[int | str]:
+    answers = [] if entry is None else entry if isinstance(entry, list) else [entry]
+    if not all(isinstance(answer, (int, str)) and not isinstance(answer, bool) for answer in answers):
+        raise DataError(f"{path}: answers must be class numbers or class names, not {str(entry)[:60]}")
+    return answers

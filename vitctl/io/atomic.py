@@ -1,10 +1,10 @@
-"""Writing so that a reader, or a kill at any instant, sees the old file or the new one, never a half."""
+"""Atomic writes: after a kill at any instant, and for every reader, a file is the old one or the new one."""
 
 import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from vitctl.errors import OutputExists, VitctlError, is_no_space
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; on success that file is flushed to the disk and takes its place.
+    """Yields a temporary path in the same folder; on success, flushes that file to disk and renames it to `path`.
 
-    Where the disk is full, that is an OSError with `path`, whatever the library that wrote makes of it.
+    A full disk raises an OSError that names `path`, whatever error the writing library raised.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -33,9 +33,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder for as long as it takes to write into it; if that fails, nothing is left of it."""
+    """Creates a folder to write into; if that fails, removes it with all files in it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExists(f"{folder}: is there and not an empty folder; name another, or remove it first")
+        raise OutputExists(f"{folder}: exists and is not an empty folder; choose another path, or remove it first")
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -49,7 +49,7 @@ def atomic_folder(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Deletes the temporary files that killed processes left of a file; `name` may be a pattern."""
+    """Deletes the temporary files of `name` that killed processes left; `name` may be a glob pattern."""
     for path in folder.glob(f".{name}.[0-9]*.tmp"):
         if not is_alive(int(path.name.split(".")[-2])):
             path.unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # a process of another user
         return True
     return process != os.getpid()
 
@@ -83,8 +83,6 @@ def flush_file(path: Path) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """A rename is on the disk when its folder is; not every system can do that, and none needs it to be correct."""
-    try:
+    """Makes a rename durable, where the system can flush folders. Correctness does not depend on it."""
+    with suppress(OSError):
         flush_file(path)
-    except OSError:
-        return

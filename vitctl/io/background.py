@@ -1,4 +1,4 @@
-"""Writing while the next steps are computed: one thing at a time, and its failure is not lost."""
+"""Writes files while the next steps are computed: one task at a time, and none fails unnoticed."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +15,7 @@ class Background:
         return self.last is not None and not self.last.done()
 
     def put(self, write: Callable[..., Any], *arguments: Any) -> None:
-        """Waits for what is being written, and fails as that failed."""
+        """Waits for the last task, raises its error if it failed, and starts the next one."""
         self.wait()
         self.last = self.pool.submit(write, *arguments)
 

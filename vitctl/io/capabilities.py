@@ -1,6 +1,6 @@
-"""What a format can hold. A writer never loses anything in silence: what its table does not list must be the default.
+"""What a file format can store. Every field that a format's table does not list must have its default value.
 
-A new field of ModelSpec is therefore refused by every format of others until somebody enters it in a table.
+A new field of ModelSpec is therefore rejected by every foreign format until somebody adds it to a table.
 """
 
 import dataclasses
@@ -12,50 +12,33 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import UsageError
 from vitctl.io.weights import HALF, About, Weights, for_channels
 
-NOT_COMPUTED = ("name", "dropout", "drop_path")  # a label, and what acts in training alone
-
-
-class Anything(Collection[Any]):
-    """Every value of a field."""
-
-    def __contains__(self, value: object) -> bool:
-        return True
-
-    def __iter__(self) -> Any:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-ANY = Anything()
-Values = Callable[[ModelSpec], Collection[Any]]  # of a field; they may depend on the others
+NOT_COMPUTED = ("name", "dropout", "drop_path")  # a label, and options that act in training only
+ANY = None  # every value
+Values = Callable[[ModelSpec], Collection[Any] | None]  # allowed for a field; may depend on the other fields
 
 
 def allow(*values: Any) -> Values:
     return lambda spec: values
 
 
-def allow_any(spec: ModelSpec) -> Collection[Any]:
+def allow_any(spec: ModelSpec) -> None:
     return ANY
 
 
 @dataclass(frozen=True)
 class Capabilities:
     format: str  # in words
-    instead: str  # what to do with a model that it does not hold
+    instead: str  # the advice for a model that the format cannot store
     fields: Mapping[str, Values]
-    about: Collection[str] = ()  # which of mean and std; a format without them is read as 0.5
+    about: Collection[str] = ()  # which of mean and std are stored; otherwise readers take 0.5
 
 
 def check_supported(weights: Weights, capabilities: Capabilities) -> None:
-    """Refuses, field by field, what this format would lose."""
-    wrong = [
-        *find_lost_fields(weights.spec, capabilities),
-        *find_lost_normalization(weights.about, weights.spec.channels, capabilities),
-    ]
-    if wrong:
-        raise UsageError(f"{capabilities.format} has no place for {', '.join(wrong)}; {capabilities.instead}")
+    """Rejects weights of which this format would lose a field, and names every such field."""
+    lost = find_lost_fields(weights.spec, capabilities)
+    lost += find_lost_normalization(weights.about, weights.spec.channels, capabilities)
+    if lost:
+        raise UsageError(f"{capabilities.format} cannot store {', '.join(lost)}; {capabilities.instead}")
 
 
 def find_lost_fields(spec: ModelSpec, capabilities: Capabilities) -> list[str]:
@@ -63,7 +46,7 @@ def find_lost_fields(spec: ModelSpec, capabilities: Capabilities) -> list[str]:
     for field in dataclasses.fields(spec):
         allowed = capabilities.fields.get(field.name, allow(field.default))(spec)
         value = getattr(spec, field.name)
-        if field.name not in NOT_COMPUTED and value not in allowed:
+        if field.name not in NOT_COMPUTED and allowed is not None and value not in allowed:
             lost.append(f"{field.name} {value} (only {', '.join(map(str, allowed))})")
     return lost
 

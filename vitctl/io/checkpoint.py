@@ -1,7 +1,7 @@
-"""Where a run stands: every tensor that the next step depends on, in one file, and a few facts in its metadata.
+"""Checkpoints: every tensor that the next step depends on, in one safetensors file with a few facts in its metadata.
 
-A checkpoint is whole or not there. It is the same file whether one device made it or many, so that it can be gone on
-from on any number of them.
+A checkpoint is complete or does not exist. One device and many devices write the same file, so a run can be resumed on
+any number of them.
 """
 
 import json
@@ -15,8 +15,8 @@ from vitctl.errors import DataError, WeightsError
 from vitctl.io.weights import Tensors, Weights, about_from, write_safetensors
 
 FORMAT = "vitctl.checkpoint"
-KEPT = 2
-ENCODER = "encoder."  # in front of the names of a model that is trained by masked patches
+KEPT = 2  # checkpoints of a run
+ENCODER = "encoder."  # the prefix of the encoder's tensors in masked pretraining
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -24,7 +24,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def write_checkpoint(folder: Path, step: int, tensors: Tensors, facts: dict[str, Any]) -> Path:
-    """Written aside and renamed; then all but the last ones go."""
+    """Writes a checkpoint, then deletes all but the last ones."""
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, step)
     write_safetensors(tensors, {"format": FORMAT, "version": "1", "facts": json.dumps(facts)}, path)
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise DataError(f"{path}: is no checkpoint of a run")
+                raise DataError(f"{path}: not a checkpoint of a vitctl run")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, json.loads(metadata["facts"])
     except (SafetensorError, KeyError, ValueError) as error:
@@ -61,18 +61,18 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def weights_facts(weights: Weights) -> dict[str, Any]:
-    """What makes weights of the tensors in a checkpoint."""
+    """The facts that turn the tensors of a checkpoint into weights."""
     return {"spec": weights.spec.as_dict(), "about": asdict(weights.about)}
 
 
 def checkpoint_weights(path: Path) -> Weights:
-    """The model as it was at that step: its average, where one is kept."""
+    """The model at that step: its moving average if there is one."""
     tensors, facts = read_checkpoint(path)
     if "weights" not in facts:
-        raise WeightsError(f"{path}: is a checkpoint of an older vitctl; resume its run, which ends in weights")
+        raise WeightsError(f"{path}: a checkpoint of an older vitctl, without weights; resume its run to get them")
     named = {
         name.removeprefix(f"{part}."): tensor
-        for part in ("model", "average")
+        for part in ("model", "average")  # the average replaces the model
         for name, tensor in tensors.items()
         if name.startswith(f"{part}.")
     }

@@ -1,11 +1,11 @@
-"""Text in the tables that we write, which spreadsheets and terminals will open."""
+"""Text cells of the CSV files that vitctl writes."""
 
 from vitctl.reporting import printable_text
 
-FORMULAS = tuple("=+-@＝＋－＠")  # what spreadsheets compute
+FORMULAS = tuple("=+-@＝＋－＠")  # what spreadsheets evaluate
 
 
 def text_cell(text: str) -> str:
-    """Names from anywhere: control characters are written out, and what looks like a formula begins with a '."""
+    """Escapes control characters, and puts a ' before what a spreadsheet would take for a formula."""
     plain = printable_text(text)
     return f"'{plain}" if plain.startswith(FORMULAS) else plain

@@ -1,12 +1,12 @@
 """Frozen features, HDF5 (`vitctl.features`, version 1).
 
-    /<split>/features   [M, D], or [M, N, D] where every patch has its own; float32 or float16
+    /<split>/features   [M, D], or [M, N, D] with one vector per patch; float32 or float16
     /<split>/labels     int64 [M], -1 = none
     /<split>/names      [M]
-    /origin             JSON: everything of Origin
+    /origin             JSON: the fields of Origin
     attributes          format, version, created_by
 
-A file is written part by part into a folder beside it, and put together when all are there: a kill loses one part.
+Features are written in parts to the folder OUT.partial and merged at the end, so a kill loses at most one part.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Origin:
-    """Of which images by which model: the same origin means the same features."""
+    """The model, the images and the options of features: the same origin means the same features."""
 
     weights_digest: str
     data_digest: str
@@ -47,7 +47,7 @@ class Origin:
     dtype: str
     precision: str
     class_names: tuple[str, ...]
-    mean: tuple[float, ...] = ()  # by which the images were normalized
+    mean: tuple[float, ...] = ()  # the normalization of the images
     std: tuple[float, ...] = ()
 
 
@@ -56,11 +56,11 @@ FEATURES = FileFormat(
     1,
     "feature file",
     "vitctl features",
-    attributes={"format": Field("text"), "version": Field("whole numbers"), "created_by": Field("text")},
+    attributes={"format": Field("text"), "version": Field("integers"), "created_by": Field("text")},
     root={"origin": Field("text")},
     split={
         "features": Field("floats", ("M", "*")),
-        "labels": Field("whole numbers", ("M",)),
+        "labels": Field("integers", ("M",)),
         "names": Field("text", ("M",)),
     },
 )
@@ -93,43 +93,40 @@ class FeatureFile:
 
 
 def read_origin(content: str) -> Origin:
-    """Each field as its annotation says."""
+    """Checks every field against its annotation."""
     values: dict[str, Any] = {"mean": [], "std": []} | json.loads(content)
     for name, kind in get_type_hints(Origin).items():
-        found, of = values.get(name), get_args(kind)
-        if not (is_array_list(found, of[0]) if of else is_of(found, kind)):
-            raise ValueError(f"its origin has {str(found)[:40]!r} as {name}")
+        if not is_of(values.get(name), kind):
+            raise ValueError(f"origin field {name} is {str(values.get(name))[:40]!r}")
     lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return Origin(**values | lists)
 
 
-def is_array_list(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(is_of(each, kind) for each in value)
-
-
-def is_of(value: object, kind: type) -> bool:
+def is_of(value: object, kind: Any) -> bool:
+    if get_args(kind):  # a tuple in Origin, a list in JSON
+        return isinstance(value, list) and all(is_of(item, get_args(kind)[0]) for item in value)
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     return type(value) is kind and (kind is not str or bool(text(value) == value))
 
 
 class Parts:
-    """The folder in which a feature file grows; what an earlier process left of the same origin is gone on with."""
+    """The parts of a feature file that is being written. Parts with the same origin are reused, unless `anew`."""
 
     def __init__(self, out: Path, origin: Origin, anew: bool = False) -> None:
         self.out, self.origin = out, origin
         self.folder = out.with_name(f"{out.name}.partial")
-        told = json.loads(json.dumps(dataclasses.asdict(origin)))
-        if self.folder.exists() and (anew or not self.is_of(told)):
+        fields = json.loads(json.dumps(dataclasses.asdict(origin)))
+        if self.folder.exists() and (anew or not self.has_origin(fields)):
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder, "*")
         remove_leftovers(out.parent, out.name)
-        write_json(self.folder / "origin.json", told)
+        write_json(self.folder / "origin.json", fields)
 
-    def is_of(self, told: dict[str, Any]) -> bool:
+    def has_origin(self, fields: dict[str, Any]) -> bool:
         try:
-            return bool(json.loads((self.folder / "origin.json").read_text()) == told)
+            return bool(json.loads((self.folder / "origin.json").read_text()) == fields)
         except (OSError, ValueError):
             return False
 
@@ -145,13 +142,13 @@ class Parts:
         if not np.isfinite(values).all():
             raise RunError(
                 f"{self.origin.model}: features of {split} are not finite in {self.origin.dtype}; "
-                "take dtype=float32 and precision float32"
+                "use dtype=float32 and precision float32"
             )
         with explain_full_disk(self.out, self.folder):
             save_array(self.path(split, start, len(features)), values)
 
     def finish(self, splits: dict[str, tuple[Ints, list[str]]], created_by: str) -> FeatureFile:
-        """Labels and names of each split, to all the parts that are there; then the folder goes."""
+        """Merges the parts with the labels and names of each split, then deletes them."""
         with explain_full_disk(self.out, self.folder), atomic_write(self.out) as aside, create_hdf5(aside) as file:
             file.attrs.update({"format": FEATURES.name, "version": FEATURES.version, "created_by": created_by})
             file["origin"] = (self.folder / "origin.json").read_text()
@@ -174,7 +171,7 @@ class Parts:
 
 
 def save_array(path: Path, values: Any) -> None:
-    """An .npy. NumPy itself does not say that it was the disk which took no more."""
+    """Writes an .npy through memory, because np.save hides the errno of a full disk."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
@@ -188,11 +185,9 @@ def explain_full_disk(out: Path, parts: Path) -> Iterator[None]:
         if not is_no_space(error):
             raise
         raise NoSpace(
-            f"{out}: no room left on the disk; what was computed stays in {parts}. Free some, then run this line again"
+            f"{out}: no room left on the disk; finished parts are kept in {parts}. Free some and run the command again"
         ) from error
 
-
-# --- for other tools -------------------------------------------------------------------------------------------------
 
 EXPORTS = {"npy": ("-features.npy", "-labels.npy"), "csv": (".csv",), "parquet": (".parquet",)}
 
@@ -203,13 +198,13 @@ def export_paths(kind: str, splits: Iterable[str], stem: Path) -> list[Path]:
 
 
 def export_features(file: FeatureFile, kind: str, stem: Path) -> list[Path]:
-    """All files of all splits, or no new one."""
+    """Writes the files of all splits for other tools; after an error, no new file is left."""
     paths = export_paths(kind, file.splits, stem)
     new = [path for path in paths if not path.exists()]
+    write = {"npy": to_npy, "csv": to_csv, "parquet": to_parquet}[kind]
     try:
         for split in file.splits:
-            writer = {"npy": to_npy, "csv": to_csv, "parquet": to_parquet}[kind]
-            writer(file, split, export_paths(kind, [split], stem))
+            write(file, split, export_paths(kind, [split], stem))
     except BaseException:
         for path in new:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Paths that users name, looked at before they are opened."""
+"""Checks of a path before it is opened."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ from vitctl.errors import DataError
 
 
 def check_regular_file(path: Path | str) -> None:
-    """Refuses a pipe, a device or a socket: opening one may wait for ever, and reading one may never end.
+    """Rejects pipes, devices and sockets: opening one may block, and reading one may never end.
 
-    Folders and what is missing pass: whoever opens them has a better message.
+    Folders and missing files pass, because the code that opens them has a better message.
     """
     try:
         mode = os.stat(path).st_mode

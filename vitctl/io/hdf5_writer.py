@@ -1,7 +1,6 @@
-"""New HDF5 files by way of a Python file, so that an error of the disk is one of Python's.
+"""Writes HDF5 through a Python file object, so that disk errors become Python errors.
 
-HDF5 cannot close a file that it cannot write to: it prints about it from C, tries again as the process ends, and
-crashes there.
+HDF5 cannot close a file that it cannot write: it prints errors from C, tries again when the process ends, and crashes.
 """
 
 from collections.abc import Iterator
@@ -12,17 +11,16 @@ from typing import Any
 
 import h5py
 
-RAW = 1 << 16  # bytes from which a piece is of a data set, which is not read again
+RAW = 1 << 16  # bytes; larger writes are data of datasets, which HDF5 does not read again
 
 
 class Disk:
-    """A file for HDF5 that takes whatever is written. After the first error of the disk, what HDF5 may read again stays
-    in memory."""
+    """A file object that never fails. After the first disk error, it keeps in memory what HDF5 may read again."""
 
     def __init__(self, file: FileIO) -> None:
         self.file = file
         self.error: OSError | None = None
-        self.pieces: list[tuple[int, bytes]] = []  # (place, content), the newest last
+        self.pieces: list[tuple[int, bytes]] = []  # (position, content), the newest last
         self.seek, self.tell = file.seek, file.tell
 
     def write(self, content: Any) -> int:
@@ -60,12 +58,12 @@ class Disk:
             return size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Writes are not buffered."""
 
 
 @contextmanager
 def create_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A new file; if the disk does not take it, that is an OSError when all is written."""
+    """A new file. A disk error is raised as an OSError on exit."""
     with FileIO(path, "w+") as raw:
         disk = Disk(raw)
         try:

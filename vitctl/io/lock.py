@@ -1,7 +1,7 @@
-"""One process at a time: a file that is locked for as long as its owner lives.
+"""Lock files: one process at a time holds the lock, as long as it lives.
 
-The kernel frees the lock of a process that died. Some network file systems have no locks: there the owner that is
-written in the file decides, by its host, process number and start time.
+The kernel frees the lock of a process that died. Some network file systems have no locks; there, the owner written in
+the file decides: its host, process id and start time.
 """
 
 import errno
@@ -19,21 +19,21 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Held(Exception):
-    """Another process has it."""
+    """Another process holds the lock."""
 
 
 @dataclass(frozen=True)
 class Owner:
     host: str
     pid: int
-    started: str  # in ticks since the machine started; a later process of the same number has another one
+    started: str  # ticks from the machine's start to the process's: tells a later process with the same id apart
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
     @property
     def may_be_alive(self) -> bool:
-        """A process of another host cannot be looked at."""
+        """True for every process of another host, which cannot be checked."""
         return self.host != socket.gethostname() or start_time(self.pid) == self.started
 
 
@@ -42,7 +42,7 @@ def this_process() -> Owner:
 
 
 def start_time(pid: int) -> str:
-    """Empty for a process that does not exist; where /proc is missing, "alive" has to do."""
+    """Empty for a process that does not exist; "alive" for one that does, on systems without /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -58,7 +58,7 @@ def start_time(pid: int) -> str:
 
 
 def take(path: Path, *, wait: bool, warn: Callable[[str], None]) -> IO[str]:
-    """The lock; close what is returned, and remove the file before: it goes with the last of them."""
+    """Takes the lock and returns its open file. To release it, remove the file, then close it."""
     while True:
         handle = open(path, "a+")  # noqa: SIM115 - the caller's to close
         try:
@@ -73,13 +73,13 @@ def take(path: Path, *, wait: bool, warn: Callable[[str], None]) -> IO[str]:
             owner = read_owner(handle)
             if owner and owner != this_process() and owner.may_be_alive:
                 handle.close()
-                raise Held(f"{owner}; if it is gone, remove {path}") from None
-            warn(f"{path}: this file system has no locks; make sure that no other process starts at the same moment")
+                raise Held(f"{owner} (if it no longer runs, remove {path})") from None
+            warn(f"{path}: this file system does not support locks; do not start two commands on it at the same time")
         with suppress(FileNotFoundError):
             if os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
                 write_owner(handle)
                 return handle
-        handle.close()  # whoever had it finished, and removed the file
+        handle.close()  # the last owner finished and removed this file: try again with a new one
 
 
 def read_owner(handle: IO[str]) -> Owner | None:
@@ -91,7 +91,7 @@ def read_owner(handle: IO[str]) -> Owner | None:
 
 
 def write_owner(handle: IO[str]) -> None:
-    """For whoever finds it locked. A full disk is no reason not to lock."""
+    """Tells other processes who holds the lock. A full disk does not prevent locking."""
     with suppress(OSError):
         os.ftruncate(handle.fileno(), 0)
         os.write(handle.fileno(), json.dumps(asdict(this_process())).encode())
@@ -99,7 +99,7 @@ def write_owner(handle: IO[str]) -> None:
 
 @contextmanager
 def hold_lock(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """While this lasts, nobody else has it; raises Held where somebody has."""
+    """Holds the lock inside the block; raises Held if another process holds it."""
     with take(path, wait=False, warn=warn):
         try:
             yield

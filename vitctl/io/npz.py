@@ -1,4 +1,4 @@
-"""Arrays in a zip, as NumPy's savez lays them out: mapped where they lie, checked; always written as the same bytes."""
+"""NumPy's .npz: stored arrays are checked and memory-mapped; equal arrays are written as equal bytes."""
 
 import math
 import mmap
@@ -17,11 +17,11 @@ from vitctl.reporting import format_size
 
 Array = np.ndarray[Any, Any]
 LOCAL_HEADER = 30  # bytes before the name of a member
-RATIO, FREE = 20, 2**28  # unpacked, a file may be so many times as large, and so many bytes besides
+RATIO, FREE = 20, 2**28  # a file of n bytes may unpack to RATIO * n + FREE bytes
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """{name: array}. What is stored uncompressed is not copied: the pages of the file are its memory."""
+    """{name: array}. Uncompressed arrays are memory-mapped, not copied."""
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         check_proportion(path, sum(member.file_size for member in archive.infolist()))
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -32,12 +32,12 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 def check_proportion(path: Path, unpacked: int) -> None:
-    """Nothing is unpacked that is out of all proportion to the file: trained numbers hardly compress."""
+    """Rejects zip bombs. Trained weights hardly compress, so a high ratio is no file of weights."""
     packed = path.stat().st_size
     if unpacked > RATIO * packed + FREE:
         raise WeightsError(
-            f"{path}: has {format_size(packed)} and would unpack to {format_size(unpacked)}, as no weights do; "
-            "refused. If it is what it should be, save it uncompressed"
+            f"{path}: is {format_size(packed)} but would unpack to {format_size(unpacked)}; refused, because weights "
+            "do not compress that well. If you trust the file, save it uncompressed"
         )
 
 
@@ -46,11 +46,11 @@ def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mm
         shape, fortran, dtype = read_npy_header(file)
         if dtype.hasobject:
             raise WeightsError(
-                f"{path}: {member.filename} holds Python objects (a pickle), which could run code when they are read; "
-                "refused. Ask its author for a file of plain numbers"
+                f"{path}: {member.filename} holds Python objects (a pickle), which could run code when read; refused. "
+                "Ask the author for a file of plain arrays"
             )
         if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-            raise WeightsError(f"{path}: {member.filename} is not as long as its header says; take the whole file anew")
+            raise WeightsError(f"{path}: {member.filename} is not as long as its header says; download the file again")
         if member.compress_type == zipfile.ZIP_STORED:
             content = read_stored_member(member, whole)[file.tell() :]
         else:
@@ -60,19 +60,17 @@ def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: mmap.mm
 
 
 def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type of an array."""
-    version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    """Shape, Fortran order and dtype of an array."""
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
     return shape, fortran, dtype
 
 
 def read_stored_member(member: zipfile.ZipInfo, whole: mmap.mmap) -> memoryview:
-    """The bytes of an uncompressed member, once they are what they were when they were written."""
-    name, extra = (
-        int.from_bytes(whole[member.header_offset + at : member.header_offset + at + 2], "little") for at in (26, 28)
-    )
-    begin = member.header_offset + LOCAL_HEADER + name + extra
+    """The bytes of an uncompressed member, after checking its CRC."""
+    start = member.header_offset
+    name, extra = (int.from_bytes(whole[start + at : start + at + 2], "little") for at in (26, 28))  # lengths
+    begin = start + LOCAL_HEADER + name + extra
     content = memoryview(whole)[begin : begin + member.file_size]
     if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
         raise zipfile.BadZipFile(f"Bad CRC-32 for file {member.filename!r}")
@@ -80,7 +78,7 @@ def read_stored_member(member: zipfile.ZipInfo, whole: mmap.mmap) -> memoryview:
 
 
 def write_arrays(arrays: Iterable[tuple[str, Array]], path: Path) -> None:
-    """One after the other, so that no two need be in memory at once. Nothing of the day is in the file."""
+    """Takes one array at a time, so that only one need be in memory. No times are stored, so the bytes are the same."""
     with atomic_write(path) as aside, zipfile.ZipFile(aside, "w") as archive:
         for name, array in arrays:
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:

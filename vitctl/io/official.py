@@ -1,37 +1,38 @@
 """The official `.npz` layouts of Vision Transformers, hybrids and BiT ResNets, to timm's names and back.
 
     original      google-research/vision_transformer: the paper's files, AugReg's, and the hybrids
-    big_vision    positions beside the Transformer, no position for the class token, MAP heads, layers perhaps stacked
-    big_transfer  BiT as it was published;  bit_paper  BiT as big_vision has it
+    big_vision    positions outside the Transformer, none for the class token, MAP heads, layers perhaps stacked
+    big_transfer  BiT as published;  bit_paper  BiT in big_vision
 
-Each tensor is a row of a table: its name here, its name or names there, and how one becomes the other. Reading and
-writing go through the same table, so a round trip gives the same bits.
+A table has one row per tensor: its name in timm, its name or names in the file, and the conversion. Reading and writing
+use the same table, so a round trip gives the same bits.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from vitctl.config.model import AS_BIT, ModelSpec, Size, model_name
+from vitctl.config.model import ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
+from vitctl.io.state_dict import bit_spec, count_blocks_per_stage
 from vitctl.io.weights import HALF, About, Weights, for_channels, settle, tensor_of, zero_head_note
 from vitctl.reporting import format_count
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Named = tuple[str, np.ndarray[Any, Any]]
 ROOTS = ("root_block/conv_root/kernel", "root_block/standardized_conv2d/kernel", "conv_root/kernel", "embedding/kernel")
-STACK = "Transformer/encoderblock/"  # big_vision may keep the same array of all layers in one
+UNIT = r"block(\d+)/unit(\d+)/"
+STACK = "Transformer/encoderblock/"  # big_vision may stack the arrays of all layers into one
 
 
 @dataclass(frozen=True)
 class OfficialLayout:
-    """What differs between the layouts of a Transformer."""
+    """The names that differ between the layouts of a Transformer."""
 
     name: str
     prefix: str
@@ -41,23 +42,16 @@ class OfficialLayout:
     mlp: str
 
 
-ORIGINAL = OfficialLayout(
-    "original",
-    "",
-    "Transformer/posembed_input/pos_embedding",
-    "MultiHeadDotProductAttention_1",
-    "LayerNorm_2",
-    "MlpBlock_3",
-)
-BIG_VISION = OfficialLayout(
-    "big_vision", "params/", "pos_embedding", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"
-)
+ATTENTION = "MultiHeadDotProductAttention"
+TABLE = "Transformer/posembed_input/pos_embedding"
+ORIGINAL = OfficialLayout("original", "", TABLE, f"{ATTENTION}_1", "LayerNorm_2", "MlpBlock_3")
+BIG_VISION = OfficialLayout("big_vision", "params/", "pos_embedding", f"{ATTENTION}_0", "LayerNorm_1", "MlpBlock_0")
 
-BARE_SIZE = 224  # of the images, where a file has no table of positions to tell it by
+BARE_SIZE = 224  # the image size of files without position embeddings, which would tell it
 
 
 def allow_positions(spec: ModelSpec) -> tuple[str, ...]:
-    """A file without a table of positions is read as big_vision's fixed waves, at one resolution."""
+    """A file without position embeddings is read as big_vision's fixed sin-cos embeddings at one resolution."""
     if spec.family == "bit":
         return ("none",)
     at_bare_size = spec.family == "vit" and spec.height == BARE_SIZE // spec.patch * spec.patch
@@ -66,7 +60,8 @@ def allow_positions(spec: ModelSpec) -> tuple[str, ...]:
 
 CAPABILITIES = Capabilities(
     "the official npz layout",
-    "write .safetensors instead, or vitctl export --format npz, which turns mean, std and fixed positions into weights",
+    "write .safetensors instead, or use vitctl export --format npz, which folds mean, std and fixed positions into "
+    "the weights",
     {
         "family": allow("vit", "hybrid", "bit"),
         "height": lambda spec: (BARE_SIZE,) if spec.family == "bit" else ANY,
@@ -81,24 +76,24 @@ CAPABILITIES = Capabilities(
         "positions": allow_positions,
     },
 )
-POSITIONS = (BIG_VISION.positions, ORIGINAL.positions, "Transformer/pos_embedding")  # files mix them
+POSITIONS = (BIG_VISION.positions, TABLE, "Transformer/pos_embedding")  # each occurs in files of both layouts
 
 
 @dataclass(frozen=True)
 class TensorRow:
     ours: str
-    theirs: tuple[str, ...]  # several are put together along the first axis of ours
+    theirs: tuple[str, ...]  # several are concatenated along the first axis of ours
     kind: str
 
 
 Change = Callable[[torch.Tensor, ModelSpec], torch.Tensor]
 READ: dict[str, Change] = {
     "same": lambda value, _: value,
-    "vector": lambda value, _: value.reshape(-1),  # old files keep those of norms as [1, 1, 1, C]
+    "vector": lambda value, _: value.reshape(-1),  # old files have norms of shape [1, 1, 1, C]
     "broad": lambda value, _: value.reshape(-1),
     "dense": lambda value, _: value.T,
     "conv": lambda value, _: value.permute(3, 2, 0, 1),  # HWIO -> OIHW
-    "pointwise": lambda value, _: value.T[:, :, None, None],  # a dense layer there, a 1x1 convolution here
+    "pointwise": lambda value, _: value.T[:, :, None, None],  # a dense layer in the file, a 1x1 convolution in timm
     "to_heads": lambda value, _: value.flatten(1).T,  # [D, H, Dh] -> [H*Dh, D]
     "heads_bias": lambda value, _: value.reshape(-1),
     "from_heads": lambda value, _: value.flatten(0, 1).T,  # [H, Dh, D] -> [D, H*Dh]
@@ -122,7 +117,7 @@ def is_official(names: Iterable[str]) -> bool:
 
 def read_official(arrays: Arrays, source: str, allow_missing: bool = False) -> Weights:
     """Weights from the arrays of an official file."""
-    prefix = prefix_of(arrays)
+    prefix = prefix_of(arrays, source)
     inside = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     outside = [name for name in arrays if not name.startswith(prefix)]
     is_stacked = any(name.startswith(STACK) for name in inside)
@@ -130,9 +125,10 @@ def read_official(arrays: Arrays, source: str, allow_missing: bool = False) -> W
     try:
         spec, rows, layout, notes = parse_official(inside, source)
     except (KeyError, IndexError, ValueError, ConfigError) as error:
-        raise WeightsError(f"{source}: {find_problem(error)}") from error
+        problem = f"the array {error} is missing" if isinstance(error, KeyError) else error
+        raise WeightsError(f"{source}: {problem}") from error
     if outside:
-        notes.append(f"{format_count(len(outside), 'array')} outside {prefix!r} left out ({', '.join(outside[:3])})")
+        notes.append(f"{format_count(len(outside), 'array')} outside {prefix!r} ignored ({', '.join(outside[:3])})")
     known = {name for row in rows for name in row.theirs}
     notes += settle(source, known - set(inside), set(inside) - known, allow_missing)
     tensors = {row.ours: official_to_tensor(row, inside, spec) for row in rows if set(row.theirs) <= set(inside)}
@@ -142,21 +138,16 @@ def read_official(arrays: Arrays, source: str, allow_missing: bool = False) -> W
     return Weights(spec, tensors, about, notes=tuple(notes)).with_notes(zero_head_note(tensors))
 
 
-def find_problem(error: Exception) -> str:
-    return f"misses the array {error}" if isinstance(error, KeyError) else str(error)
-
-
-def prefix_of(arrays: Iterable[str]) -> str:
-    """What stands before the names of the image's tower: "", "params/", "opt/target/", "params/img/", "resnet/"."""
+def prefix_of(arrays: Iterable[str], source: str) -> str:
+    """The prefix of the image model's names: "", "params/", "opt/target/", "params/img/", "resnet/"."""
     for root in ROOTS:
-        found = sorted((name for name in arrays if name == root or name.endswith(f"/{root}")), key=len)
-        if found:
-            return found[0].removesuffix(root)
-    raise WeightsError("no layer is in it that a Vision Transformer or a BiT ResNet begins with")
+        if matches := [name for name in arrays if name == root or name.endswith(f"/{root}")]:
+            return min(matches, key=len).removesuffix(root)
+    raise WeightsError(f"{source}: has no first layer of a Vision Transformer or a BiT ResNet")
 
 
 def unstack_layers(arrays: Arrays) -> Arrays:
-    """Each layer with arrays of its own."""
+    """Splits stacked arrays into one per layer."""
     plain = {name: array for name, array in arrays.items() if not name.startswith(STACK)}
     for name, array in arrays.items():
         if name.startswith(STACK):
@@ -166,7 +157,7 @@ def unstack_layers(arrays: Arrays) -> Arrays:
 
 
 def stack_layers(arrays: Arrays, prefix: str, depth: int) -> Iterator[Named]:
-    """The inverse of `unstacked`."""
+    """The inverse of `unstack_layers`."""
     first = f"{prefix}{STACK[:-1]}_0/"
     leaves = [name.removeprefix(first) for name in arrays if name.startswith(first)]
     yield from ((name, array) for name, array in arrays.items() if not name.startswith(f"{prefix}{STACK[:-1]}_"))
@@ -176,13 +167,12 @@ def stack_layers(arrays: Arrays, prefix: str, depth: int) -> Iterator[Named]:
 
 
 def parse_official(arrays: Arrays, source: str) -> tuple[ModelSpec, list[TensorRow], str, list[str]]:
-    """Spec, table, layout and what had to be assumed, from names and shapes."""
+    """Spec, table, layout and assumptions, from names and shapes."""
     if "embedding/kernel" not in arrays:
         spec, layout = infer_official_bit(arrays)
         return spec, bit_rows(spec, layout), layout, []
-    style = ORIGINAL if any("MultiHeadDotProductAttention_1" in name for name in arrays) else BIG_VISION
-    placed = next((name for name in POSITIONS if name in arrays), style.positions)
-    style = replace(style, positions=placed)
+    style = ORIGINAL if any(ORIGINAL.attention in name for name in arrays) else BIG_VISION
+    style = replace(style, positions=next((name for name in POSITIONS if name in arrays), style.positions))
     spec, notes = infer_official_transformer(arrays, style, source)
     return spec, transformer_rows(spec, style), style.name, notes
 
@@ -193,23 +183,24 @@ def infer_official_transformer(arrays: Arrays, style: OfficialLayout, source: st
     block = "Transformer/encoderblock_0"
     heads = arrays[f"{block}/{style.attention}/query/kernel"].shape[1]
     size = Size(dim, depth, heads, arrays[f"{block}/{style.mlp}/Dense_0/kernel"].shape[1])
-    layers = resnet_layers(arrays, "conv_root/kernel")
-    family = "vit" if layers is None else "hybrid"
-    if layers is not None:
-        channels = arrays["conv_root/kernel"].shape[2]
+    family: Literal["vit", "hybrid"] = "hybrid" if "conv_root/kernel" in arrays else "vit"
+    layers: tuple[int, ...] = ()
+    reach = patch  # pixels from one token to the next
+    if family == "hybrid":
+        layers, channels = count_blocks_per_stage(arrays, UNIT), arrays["conv_root/kernel"].shape[2]
+        reach = patch * 4 * 2 ** max(0, len(layers) - 1)
     has_class = "cls" in arrays
     grid, class_position, notes = grid_of(arrays, style, has_class, patch, source)
-    reach = patch * (1 if layers is None else 4 * 2 ** max(0, len(layers) - 1))
     spec = ModelSpec(
-        model_name(family, size, patch, layers or ()),
-        "vit" if layers is None else "hybrid",
+        model_name(family, size, patch, layers),
+        family,
         height=grid * reach,
         width=grid * reach,
         channels=channels,
         classes=len(arrays["head/bias"]) if "head/bias" in arrays else 0,
         patch=patch,
         **vars(size),
-        layers=layers or (),
+        layers=layers,
         head="cls" if has_class else "map" if any(name.startswith("MAPHead_0/") for name in arrays) else "gap",
         class_token=has_class,
         class_position=class_position,
@@ -222,48 +213,32 @@ def infer_official_transformer(arrays: Arrays, style: OfficialLayout, source: st
 def grid_of(
     arrays: Arrays, style: OfficialLayout, has_class: bool, patch: int, source: str
 ) -> tuple[int, bool, list[str]]:
-    """Patches in a row, and whether the class token has a position; official grids are square."""
+    """The side of the square grid, and whether the class token has a position."""
     if style.positions not in arrays:
-        return BARE_SIZE // patch, False, ["no positions are in it: big_vision's fixed waves are taken, at 224x224"]
+        note = f"the file has no position embeddings; big_vision's fixed sin-cos at {BARE_SIZE}x{BARE_SIZE} are used"
+        return BARE_SIZE // patch, False, [note]
     count = arrays[style.positions].shape[-2]
-    for own in (True, False) if has_class else (False,):
-        side = math.isqrt(count - own)
-        if side and side * side == count - own:
-            return side, own, []
-    raise WeightsError(f"{source}: its {count} positions are no square grid, with or without a class token")
-
-
-def resnet_layers(arrays: Arrays, root: str) -> tuple[int, ...] | None:
-    """Blocks of each stage; None where there is no ResNet at all."""
-    if root not in arrays:
-        return None
-    units = {match.groups() for name in arrays if (match := re.match(r"block(\d+)/unit(\d+)/", name))}
-    stages = sorted({int(stage) for stage, _ in units})
-    return tuple(sum(int(one) == stage for one, _ in units) for stage in stages)
+    for class_position in (True, False) if has_class else (False,):
+        side = math.isqrt(count - class_position)
+        if side and side * side == count - class_position:
+            return side, class_position, []
+    raise WeightsError(f"{source}: {count} positions are not a square grid, with or without a class token")
 
 
 def infer_official_bit(arrays: Arrays) -> tuple[ModelSpec, str]:
-    layout = "bit_paper" if "root_block/conv_root/kernel" in arrays else "big_transfer"
-    root = "root_block/conv_root/kernel" if layout == "bit_paper" else "root_block/standardized_conv2d/kernel"
-    head = "head/bias" if layout == "bit_paper" else "head/conv2d/bias"
-    layers = resnet_layers(arrays, root) or ()
+    is_paper = "root_block/conv_root/kernel" in arrays
+    root = "root_block/conv_root/kernel" if is_paper else "root_block/standardized_conv2d/kernel"
+    head = "head/bias" if is_paper else "head/conv2d/bias"
     *_, channels, width = arrays[root].shape
-    spec = ModelSpec(
-        model_name("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
-        **AS_BIT,
-        channels=channels,
-        classes=len(arrays[head]) if head in arrays else 0,
-        layers=layers,
-        factor=width // 64,
-    )
-    return spec, layout
+    classes = len(arrays[head]) if head in arrays else 0
+    spec = bit_spec(count_blocks_per_stage(arrays, UNIT), width, channels, classes)
+    return spec, "bit_paper" if is_paper else "big_transfer"
 
 
 def transformer_rows(spec: ModelSpec, style: OfficialLayout) -> list[TensorRow]:
     rows = [
         *(resnet_rows(spec) if spec.family == "hybrid" else []),
-        TensorRow("patch_embed.proj.weight", ("embedding/kernel",), "conv"),
-        TensorRow("patch_embed.proj.bias", ("embedding/bias",), "vector"),
+        *pair_rows("patch_embed.proj", "embedding/kernel", "embedding/bias", "conv"),
         *([TensorRow("cls_token", ("cls",), "same")] if spec.class_token else []),
         *([TensorRow("pos_embed", (style.positions,), "same")] if spec.positions == "1d" else []),
     ]
@@ -281,10 +256,8 @@ def official_block_rows(ours: str, theirs: str, style: OfficialLayout) -> list[T
     attention = f"{theirs}/{style.attention}"
     return [
         *norm_rows(f"{ours}.norm1", f"{theirs}/LayerNorm_0"),
-        TensorRow(f"{ours}.attn.qkv.weight", names(attention, "kernel", "query", "key", "value"), "to_heads"),
-        TensorRow(f"{ours}.attn.qkv.bias", names(attention, "bias", "query", "key", "value"), "heads_bias"),
-        TensorRow(f"{ours}.attn.proj.weight", (f"{attention}/out/kernel",), "from_heads"),
-        TensorRow(f"{ours}.attn.proj.bias", (f"{attention}/out/bias",), "vector"),
+        *head_rows(f"{ours}.attn.qkv", attention, "query", "key", "value"),
+        *pair_rows(f"{ours}.attn.proj", f"{attention}/out/kernel", f"{attention}/out/bias", "from_heads"),
         *norm_rows(f"{ours}.norm2", f"{theirs}/{style.norm2}"),
         *dense_rows(f"{ours}.mlp.fc1", f"{theirs}/{style.mlp}/Dense_0"),
         *dense_rows(f"{ours}.mlp.fc2", f"{theirs}/{style.mlp}/Dense_1"),
@@ -292,15 +265,12 @@ def official_block_rows(ours: str, theirs: str, style: OfficialLayout) -> list[T
 
 
 def map_rows() -> list[TensorRow]:
-    attention = "MAPHead_0/MultiHeadDotProductAttention_0"
+    attention = f"MAPHead_0/{ATTENTION}_0"
     return [
         TensorRow("attn_pool.latent", ("MAPHead_0/probe",), "same"),
-        TensorRow("attn_pool.q.weight", names(attention, "kernel", "query"), "to_heads"),
-        TensorRow("attn_pool.q.bias", names(attention, "bias", "query"), "heads_bias"),
-        TensorRow("attn_pool.kv.weight", names(attention, "kernel", "key", "value"), "to_heads"),
-        TensorRow("attn_pool.kv.bias", names(attention, "bias", "key", "value"), "heads_bias"),
-        TensorRow("attn_pool.proj.weight", (f"{attention}/out/kernel",), "from_heads"),
-        TensorRow("attn_pool.proj.bias", (f"{attention}/out/bias",), "vector"),
+        *head_rows("attn_pool.q", attention, "query"),
+        *head_rows("attn_pool.kv", attention, "key", "value"),
+        *pair_rows("attn_pool.proj", f"{attention}/out/kernel", f"{attention}/out/bias", "from_heads"),
         *norm_rows("attn_pool.norm", "MAPHead_0/LayerNorm_0"),
         *dense_rows("attn_pool.mlp.fc1", "MAPHead_0/MlpBlock_0/Dense_0"),
         *dense_rows("attn_pool.mlp.fc2", "MAPHead_0/MlpBlock_0/Dense_1"),
@@ -308,7 +278,7 @@ def map_rows() -> list[TensorRow]:
 
 
 def resnet_rows(spec: ModelSpec) -> list[TensorRow]:
-    """The ResNet of a hybrid. A stem alone is not called one in timm."""
+    """The ResNet of a hybrid. In timm, a stem without stages has no prefix "stem"."""
     ours = "patch_embed.backbone"
     stem = f"{ours}.stem" if spec.layers else ours
     rows = [TensorRow(f"{stem}.conv.weight", ("conv_root/kernel",), "conv"), *norm_rows(f"{stem}.norm", "gn_root")]
@@ -332,63 +302,54 @@ def bit_rows(spec: ModelSpec, layout: str) -> list[TensorRow]:
         for number, letter in ((1, "a"), (2, "b"), (3, "c")):
             conv = f"conv{number}/kernel" if ours else f"{letter}/standardized_conv2d/kernel"
             rows.append(TensorRow(f"{block}.conv{number}.weight", (f"{theirs}/{conv}",), "conv"))
-            rows += bit_norm_rows(
-                f"{block}.norm{number}", f"{theirs}/gn{number}" if ours else f"{theirs}/{letter}", ours
-            )
+            rows += bit_norm_rows(f"{block}.norm{number}", f"{theirs}/{f'gn{number}' if ours else letter}", ours)
         if unit == 0:
             conv = "conv_proj/kernel" if ours else "a/proj/standardized_conv2d/kernel"
             rows.append(TensorRow(f"{block}.downsample.conv.weight", (f"{theirs}/{conv}",), "conv"))
     rows += bit_norm_rows("norm", "norm-pre-head" if ours else "", ours)
     if spec.classes:
-        kernel, bias = ("head/kernel", "head/bias") if ours else ("head/conv2d/kernel", "head/conv2d/bias")
-        rows.append(TensorRow("head.fc.weight", (kernel,), "pointwise" if ours else "conv"))
-        rows.append(TensorRow("head.fc.bias", (bias,), "vector"))
+        head = "head" if ours else "head/conv2d"
+        rows += pair_rows("head.fc", f"{head}/kernel", f"{head}/bias", "pointwise" if ours else "conv")
     return rows
-
-
-def bit_norm_rows(ours: str, theirs: str, is_paper: bool) -> list[TensorRow]:
-    if is_paper:
-        return [
-            TensorRow(f"{ours}.weight", (f"{theirs}/scale",), "broad"),
-            TensorRow(f"{ours}.bias", (f"{theirs}/bias",), "broad"),
-        ]
-    place = f"{theirs}/group_norm" if theirs else "group_norm"
-    return [
-        TensorRow(f"{ours}.weight", (f"{place}/gamma",), "vector"),
-        TensorRow(f"{ours}.bias", (f"{place}/beta",), "vector"),
-    ]
 
 
 def units(layers: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(stage, unit) for stage, count in enumerate(layers) for unit in range(count)]
 
 
-def names(place: str, leaf: str, *parts: str) -> tuple[str, ...]:
-    return tuple(f"{place}/{part}/{leaf}" for part in parts)
+def pair_rows(ours: str, weight: str, bias: str, kind: str, bias_kind: str = "vector") -> list[TensorRow]:
+    return [TensorRow(f"{ours}.weight", (weight,), kind), TensorRow(f"{ours}.bias", (bias,), bias_kind)]
+
+
+def head_rows(ours: str, attention: str, *parts: str) -> list[TensorRow]:
+    """Projections to heads; those of query, key and value are one tensor in timm."""
+    weights, biases = (tuple(f"{attention}/{part}/{leaf}" for part in parts) for leaf in ("kernel", "bias"))
+    return [TensorRow(f"{ours}.weight", weights, "to_heads"), TensorRow(f"{ours}.bias", biases, "heads_bias")]
 
 
 def norm_rows(ours: str, theirs: str) -> list[TensorRow]:
-    return [
-        TensorRow(f"{ours}.weight", (f"{theirs}/scale",), "vector"),
-        TensorRow(f"{ours}.bias", (f"{theirs}/bias",), "vector"),
-    ]
+    return pair_rows(ours, f"{theirs}/scale", f"{theirs}/bias", "vector")
+
+
+def bit_norm_rows(ours: str, theirs: str, is_paper: bool) -> list[TensorRow]:
+    if is_paper:
+        return pair_rows(ours, f"{theirs}/scale", f"{theirs}/bias", "broad", "broad")
+    place = f"{theirs}/group_norm" if theirs else "group_norm"
+    return pair_rows(ours, f"{place}/gamma", f"{place}/beta", "vector")
 
 
 def dense_rows(ours: str, theirs: str) -> list[TensorRow]:
-    return [
-        TensorRow(f"{ours}.weight", (f"{theirs}/kernel",), "dense"),
-        TensorRow(f"{ours}.bias", (f"{theirs}/bias",), "vector"),
-    ]
+    return pair_rows(ours, f"{theirs}/kernel", f"{theirs}/bias", "dense")
 
 
 def official_to_tensor(row: TensorRow, arrays: Arrays, spec: ModelSpec) -> torch.Tensor:
     parts = [READ[row.kind](tensor_of(arrays[name]), spec) for name in row.theirs]
-    copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]  # what is mapped may change
+    copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]  # the file under a map may change
     return torch.cat(copies) if len(copies) > 1 else copies[0]
 
 
 def write_official(weights: Weights) -> Iterator[Named]:
-    """The arrays of an official file, in the layout that they came in, or else in the one that can say them."""
+    """The arrays of an official file, in the layout they were read from, or else in one that can store them."""
     spec = weights.spec
     check_supported(weights, CAPABILITIES)
     if spec.family == "bit":
@@ -403,7 +364,7 @@ def write_official(weights: Weights) -> Iterator[Named]:
 def tensors_to_official(rows: list[TensorRow], weights: Weights, prefix: str) -> Iterator[Named]:
     missing = [row.ours for row in rows if row.ours not in weights.tensors]
     if missing:
-        raise WeightsError(f"the weights miss {missing[0]}; they cannot be written as npz")
+        raise WeightsError(f"the weights have no tensor {missing[0]}, so they cannot be written as npz")
     return (
         (prefix + name, array_of(WRITE[row.kind](part, weights.spec)))
         for row in rows

@@ -1,4 +1,4 @@
-"""The patch file: uint8 patches [M, N, P*P*C] of each split in one HDF5 file that is read by mapping it.
+"""The patch file: uint8 patches [M, N, P*P*C] of each split in one memory-mapped HDF5 file.
 
     /                 format, version, patch, height, width, channels, fit, mean, std, source, created_by, digest, ...
     /class_names      [K] text
@@ -7,9 +7,9 @@
     /<split>/patches  uint8 [M, N, P*P*C]      contiguous, or chunked by image when compressed
     /<split>/labels   int64 [M]                -1 = none
     /<split>/names    text  [M]                where each image came from
-    /<split>/digests  uint8 [M, 16]            of each image's patches: SHA-256, first half
+    /<split>/digests  uint8 [M, 16]            the first half of the SHA-256 of each image's patches
 
-An index over shards has the same groups as virtual data sets, and beside them `/shards` and `/<split>/shard_rows`.
+An index over shards has the same groups as virtual datasets, and also `/shards` and `/<split>/shard_rows`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,11 +40,11 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Split:
-    """The rows of one split, across shards where there are several."""
+    """The rows of one split, across its shards if there are several."""
 
     def __init__(self, name: str, segments: Sequence[Segment], geometry: Geometry, classes: int | None = None) -> None:
         self.name, self.geometry, self.classes = name, geometry, classes
-        self.lowest_label = -1  # 0 once each image is known to have one: from then on it must stay so
+        self.lowest_label = -1  # 0 once every image is known to have a label
         self.segments = [segment for segment in segments if segment.rows]
         self.starts = np.cumsum([0] + [segment.rows for segment in self.segments])
 
@@ -56,7 +56,7 @@ class Split:
         return self.rows
 
     def patches(self, rows: Ints, out: Bytes | None = None) -> Bytes:
-        """uint8 [B, N, P*P*C] of the rows asked for, in their order, copied once."""
+        """uint8 [B, N, P*P*C]: a copy of these rows, in this order."""
         rows = self.check_rows(rows)
         if out is None:
             out = np.empty((len(rows), self.geometry.count, self.geometry.values), np.uint8)
@@ -71,11 +71,11 @@ class Split:
         return unpatchify_images(self.patches(rows), shape.height, shape.width, shape.patch)
 
     def labels(self, rows: Ints | None = None) -> Ints:
-        """int64 [B], or of the whole split; each is a class of the file, or -1."""
+        """int64 [B] of these rows, or of the whole split: class numbers, or -1."""
         return self.check_labels(self.take("labels", rows))
 
     def label_slices(self) -> Iterator[Ints]:
-        """The same in pieces, for who needs them once."""
+        """The labels of the whole split in pieces, which take less memory."""
         return map(self.check_labels, self.slices("labels"))
 
     def check_labels(self, values: Any) -> Ints:
@@ -92,22 +92,23 @@ class Split:
         return np.asarray(self.take("digests", rows))
 
     def take(self, name: str, rows: Ints | None) -> Any:
+        """The values [B, ...] of a column in these rows, or in the whole split."""
         if rows is None:
             columns = []
             for segment in self.segments:
                 with damage_named(segment.path):
                     columns.append(segment.read(name, 0, segment.rows))
             if not columns:
-                return np.empty((0, DIGEST) if name == "digests" else 0, np.uint8 if name == "digests" else np.int64)
+                return np.empty((0, DIGEST), np.uint8) if name == "digests" else np.empty(0, np.int64)
             return columns[0] if len(columns) == 1 else np.concatenate(columns)
         rows = self.check_rows(rows)
         out: Any = None
         for segment, where, local in self.parts(rows):
             with damage_named(segment.path):
-                found = np.asarray(segment.column(name))[local]
+                values = np.asarray(segment.column(name))[local]
             if out is None:
-                out = np.empty((len(rows), *found.shape[1:]), found.dtype)
-            out[where] = found
+                out = np.empty((len(rows), *values.shape[1:]), values.dtype)
+            out[where] = values
         return np.empty(0, np.int64) if out is None else out
 
     def slices(self, name: str) -> Iterator[Any]:
@@ -119,16 +120,16 @@ class Split:
                 yield piece
 
     def check_rows(self, rows: Ints) -> Ints:
-        rows = np.asarray(rows)
+        rows, count = np.asarray(rows), int(self.starts[-1])  # a subset passes rows of the whole split, too
         if rows.size and rows.dtype.kind not in "iu":
-            raise TypeError(f"rows are numbers, not {rows.dtype}; for a mask write np.flatnonzero(mask)")
+            raise TypeError(f"rows must be integers, not {rows.dtype}; for a mask, pass np.flatnonzero(mask)")
         rows = rows.astype(np.int64, copy=False)
-        if rows.size and (rows.min() < 0 or rows.max() >= self.rows):
-            raise IndexError(f"split {self.name} has {self.rows} rows")
+        if rows.size and (rows.min() < 0 or rows.max() >= count):
+            raise IndexError(f"row out of range: split {self.name} has {count} rows")
         return rows
 
     def parts(self, rows: Ints) -> Iterator[tuple[Segment, Any, Ints]]:
-        """For each shard that is touched: where its rows go in the batch, and which of its rows they are."""
+        """For each shard with some of the rows: the shard, their indices in the batch, and their rows in the shard."""
         if len(self.segments) == 1:
             yield self.segments[0], slice(None), rows
             return
@@ -143,7 +144,7 @@ def gather(source: Any, rows: Ints, out: Bytes, where: Any) -> None:
         np.take(source, rows, axis=0, out=out, mode="clip")  # rows are checked; "raise" would copy through a buffer
     elif isinstance(source, np.ndarray):
         out[where] = source[rows]
-    else:  # compressed: a fancy index on a chunked data set is two orders slower than one row at a time
+    else:  # compressed: a fancy index on a chunked dataset is 100 times slower than one row at a time
         for target, row in zip(range(len(rows)) if isinstance(where, slice) else where, rows, strict=True):
             out[target] = source[row]
 
@@ -161,17 +162,17 @@ class PatchFile:
             self.splits = {name: self.read_split(file[name], name, shards) for name in names}
 
     def read_shards(self, file: h5py.File) -> list[Path]:
-        """They lie beside the index; what they are called must not lead anywhere else."""
+        """The shards must be in the folder of the index."""
         names = [text(name) for name in file[SHARDS][:]]
         for name in names:
             if name in ("", ".", "..") or "/" in name or "\0" in name:
-                raise ValueError(f"the shard {name!r} is not the name of a file beside it")
+                raise ValueError(f"shard {name!r} is not the name of a file in this folder")
         return [self.path.parent / name for name in names]
 
     def read_split(self, group: h5py.Group, name: str, shards: list[Path] | None) -> Split:
         counts = [group["labels"].shape[0]] if shards is None else group["shard_rows"][:].tolist()
         if not all(0 <= count < MOST_ROWS for count in counts):
-            raise ValueError(f"{name}/shard_rows are no numbers of rows")
+            raise ValueError(f"{name}/shard_rows has an impossible number of rows")
         geometry, files = self.header.geometry, [self.path] if shards is None else shards
         segments = [Segment(path, name, rows, geometry) for path, rows in zip(files, counts, strict=True)]
         return Split(name, segments, geometry, len(self.header.class_names))
@@ -191,14 +192,15 @@ class PatchFile:
 
     def split(self, name: str) -> Split:
         if name not in self.splits:
-            raise DataError(f"{self.path}: there is no split {name!r}; {did_you_mean(name, self.splits)}")
+            raise DataError(f"{self.path}: has no split {name!r}; {did_you_mean(name, self.splits)}")
         return self.splits[name]
 
     def rejects(self, most: int | None = None) -> list[tuple[str, str]]:
-        """All, or the first."""
+        """(name, reason) of the first `most` rejected images, or of all."""
         return [(name, reason) for name, reason in self.table("rejects", most)]
 
     def leaks(self) -> list[tuple[str, str, str, str]]:
+        """(split, name, other split, name there) of every image that is in two splits."""
         return [(one, name, other, copy) for one, name, other, copy in self.table("leaks")]
 
     def table(self, name: str, most: int | None = None) -> list[tuple[str, ...]]:
@@ -211,7 +213,7 @@ class PatchFile:
             return int(file["rejects"].shape[0])
 
     def compute_digest(self) -> str:
-        """What `digest` must be."""
+        """The digest of the content, which `digest` must equal."""
         rows = {name: split.rows for name, split in self.splits.items()}
         return content_digest(
             self.geometry, self.class_names, rows, lambda name, column: self.splits[name].slices(column)

@@ -1,4 +1,4 @@
-"""What a patch file says of itself, and which fields it must have."""
+"""The header and the fields of a patch file."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ from vitctl.io.hdf5 import SHARDS, Field, FileFormat, text
 from vitctl.patches import check_grid
 
 DIGEST = 16  # bytes of an image's digest
-CHUNK = 65536  # rows of labels, names or digests handled at once
-TEXTS = ("fit", "source", "created_by", "options", "plan")  # of the header, as they stand
+CHUNK = 65536  # rows of labels, names or digests that are processed at once
+TEXTS = ("fit", "source", "created_by", "options", "plan")  # text attributes of the header
 NUMBERS = ("patch", "height", "width", "channels", "pixels", "duplicates", "leaked")
 FIELDS = ("patches", "labels", "names", "digests")
-MOST_ROWS = 1 << 48  # of a shard: sums of them must not overflow
+MOST_ROWS = 1 << 48  # of a shard: the sum over shards must not overflow int64
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -36,17 +36,17 @@ class Geometry:
 
     @property
     def count(self) -> int:
-        """N, patches in an image."""
+        """N, patches per image."""
         return (self.height // self.patch) * (self.width // self.patch)
 
     @property
     def values(self) -> int:
-        """P*P*C, bytes in a patch."""
+        """P*P*C, bytes per patch."""
         return self.patch * self.patch * self.channels
 
     @property
     def row(self) -> int:
-        """Bytes in an image."""
+        """Bytes per image."""
         return self.height * self.width * self.channels
 
     def __str__(self) -> str:
@@ -55,15 +55,15 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Exact sums over sampled images of train, so that shards can be added up."""
+    """Exact sums over sampled images of train, so that those of shards can be added."""
 
     pixels: int
-    sums: tuple[int, ...]  # of each channel
+    sums: tuple[int, ...]  # one per channel
     squares: tuple[int, ...]
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Of each channel, in units of 255."""
+        """One per channel, of pixels from 0 to 1."""
         return tuple(total / self.pixels / 255 if self.pixels else 0.5 for total in self.sums)
 
     @property
@@ -87,14 +87,14 @@ class Header:
     source: str
     created_by: str
     options: str  # digest of the options that made it
-    plan: str  # digest of what was to be in it: shards of one plan belong together
+    plan: str  # digest of the planned rows: shards of one plan belong together
     sampled: Sampled
     duplicates: int = 0  # images that equal an earlier one of their split
-    leaked: int = 0  # images of val and test that stand in an earlier split too
+    leaked: int = 0  # images of val and test that are in an earlier split too
 
     @property
     def is_digits(self) -> bool:
-        """The embedded ones."""
+        """Whether these are the digits that vitctl ships."""
         return self.source == "digits"
 
     @property
@@ -131,35 +131,35 @@ def read_header(file: h5py.File) -> Header:
 
 
 def read_sampled(attrs: Any) -> Sampled:
-    """The sums, where there can be pixels that have them."""
-    found = Sampled(int(attrs["pixels"]), *(tuple(map(int, attrs[name])) for name in ("sums", "squares")))
-    possible = found.pixels >= 0
-    for total, square in zip(found.sums, found.squares, strict=True):
-        possible &= 0 <= total <= square <= 255 * total and total * total <= square * found.pixels
+    """The sums, after checking that some pixels have these sums."""
+    sampled = Sampled(int(attrs["pixels"]), *(tuple(map(int, attrs[name])) for name in ("sums", "squares")))
+    possible = sampled.pixels >= 0
+    for total, square in zip(sampled.sums, sampled.squares, strict=True):
+        possible &= 0 <= total <= square <= 255 * total and total * total <= square * sampled.pixels
     if not possible:
         raise ValueError("pixels, sums and squares contradict one another")
-    return found
+    return sampled
 
 
 def content_digest(
     geometry: Geometry, class_names: Sequence[str], rows: Mapping[str, int], slices: Callable[[str, str], Iterator[Any]]
 ) -> str:
-    """SHA-256 over what the file says and the digests of its images: the same however they are stored.
+    """SHA-256 over geometry, class names, labels, names and image digests: the same for plain and compressed files.
 
-    `slices(split, column)` gives a column in pieces.
+    `slices(split, column)` yields a column in pieces.
     """
-    what = asdict(geometry) | {"classes": list(class_names)}
-    whole = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    header = asdict(geometry) | {"classes": list(class_names)}
+    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for split in sorted(rows, key=split_place):
-        whole.update(f"{split} {rows[split]}".encode())
+        total.update(f"{split} {rows[split]}".encode())
         for name in FIELDS[1:]:
             for piece in slices(split, name):
-                whole.update(np.ascontiguousarray(piece).tobytes())
-    return whole.hexdigest()
+                total.update(np.ascontiguousarray(piece).tobytes())
+    return total.hexdigest()
 
 
 def split_place(name: str) -> tuple[int, str]:
-    """train, val, test first, whatever the order in the file."""
+    """A sort key: train, val and test first."""
     return {"train": 0, "val": 1, "test": 2}.get(name, 3), name
 
 
@@ -167,7 +167,7 @@ def image_digest(row: Bytes) -> bytes:
     return hashlib.sha256(row.data).digest()[:DIGEST]
 
 
-TEXT, NUMBER = Field("text"), Field("whole numbers")
+TEXT, NUMBER = Field("text"), Field("integers")
 PATCHES = FileFormat(
     "vitctl.patches",
     1,
@@ -176,7 +176,7 @@ PATCHES = FileFormat(
     attributes={
         **dict.fromkeys(("format", *TEXTS, "digest"), TEXT),
         **dict.fromkeys(("version", *NUMBERS), NUMBER),
-        **dict.fromkeys(("sums", "squares"), Field("whole numbers", ("C",))),
+        **dict.fromkeys(("sums", "squares"), Field("integers", ("C",))),
     },
     root={
         "class_names": Field("text", ("K",)),
@@ -186,11 +186,11 @@ PATCHES = FileFormat(
     },
     split={
         "patches": Field("bytes", ("M", "N", "P*P*C"), by_row=True),
-        "labels": Field("whole numbers", ("M",)),
+        "labels": Field("integers", ("M",)),
         "names": Field("text", ("M",), optional=True),
         "digests": Field("bytes", ("M", DIGEST), optional=True),
     },
-    index={"shard_rows": Field("whole numbers", ("shards",))},
+    index={"shard_rows": Field("integers", ("shards",))},
     sizes=lambda file: read_sizes(read_geometry(file)),
 )
 

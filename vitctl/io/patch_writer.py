@@ -1,4 +1,4 @@
-"""Writing patch files: plain ones around rows that are there already, compressed ones, and indexes over shards."""
+"""Writes patch files: plain ones around their rows, compressed ones, and indexes over shards."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,17 +24,19 @@ from vitctl.io.patch_format import (
     split_place,
 )
 
-PAGE = 4096  # rows begin on a page: a mapping of them is aligned, and so is a write
-FRONT = 65536  # bytes at the front for what HDF5 writes of its own
+PAGE = 4096  # rows begin on a page, so that maps and writes are aligned
+FRONT = 65536  # bytes at the front for HDF5's own structures
+
+Slices = Callable[[str, str], Iterator[Any]]  # (split, column) to the pieces of the column
 
 
 @dataclass(frozen=True)
 class SplitContent:
-    """What is written of one split; rows are planned row numbers in their final order."""
+    """The columns of one split, in the final order of its rows."""
 
-    capacity: int  # rows planned: the room that is kept
-    rows: int  # rows that came out
-    labels: Any  # int64 [rows], and the same for the others: arrays or maps, read by slices
+    capacity: int  # planned rows, for which space is reserved
+    rows: int  # rows that were not rejected
+    labels: Any  # int64 [rows]; this and the others are arrays or maps, read by slices
     names: Any
     digests: Any
 
@@ -44,33 +46,35 @@ def align(size: int) -> int:
 
 
 def create(path: Path) -> h5py.File:
-    """An empty file of which equal calls make equal bytes: no times are stored, places are a function of sizes alone.
+    """A new file; equal calls make equal bytes: no times are stored, and offsets depend on sizes only.
 
-    What HDF5 writes of its own comes out of one block at the front, never out of the gaps between the rows.
+    HDF5 allocates its own structures from one block at the front, never from the gaps between the rows.
     """
     return h5py.File(path, "w", alignment_threshold=1, alignment_interval=PAGE, meta_block_size=FRONT)
 
 
 def row_extents(folder: Path, geometry: Geometry, capacities: Mapping[str, int]) -> dict[str, Extent]:
-    """Where each split's rows will lie: asked of HDF5 itself, with a sparse file that is thrown away."""
+    """Where the rows of each split will be: HDF5 decides this in a sparse file that is then deleted."""
     probe = folder / "probe.h5"
     try:
         with create(probe) as file:
-            kept = [reserve(file, name, geometry, count, count) for name, count in capacities.items()]
-            return {name: extent for (name, _), (extent, _) in zip(capacities.items(), kept, strict=True)}
+            reserved = {name: reserve(file, name, geometry, count, count) for name, count in capacities.items()}
+            return {name: extent for name, (extent, _) in reserved.items()}
     finally:
         probe.unlink(missing_ok=True)
 
 
 def reserve(file: h5py.File, split: str, geometry: Geometry, rows: int, capacity: int) -> tuple[Extent, Any]:
-    """Creates /split/patches with `rows` rows and keeps the room of `capacity`, so that the next split lies where
-    it would if no image had been rejected. The room is a nameless data set: it is gone when the file is closed."""
-    made = file.create_group(split).create_dataset(
-        "patches", (rows, geometry.count, geometry.values), np.uint8, dcpl=early_allocation()
-    )
+    """Creates /split/patches with `rows` rows, and reserves the space of `capacity` rows.
+
+    The next split is then where it would be if no image had been rejected. The space is an anonymous dataset, which
+    must stay open until the next split exists; closing the file deletes it.
+    """
+    shape = (rows, geometry.count, geometry.values)
+    data = file.create_group(split).create_dataset("patches", shape, np.uint8, dcpl=early_allocation())
     spare = align(capacity * geometry.row) + PAGE - align(rows * geometry.row)
-    room = h5py.h5d.create(file.id, None, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((spare,)), early_allocation())
-    return Extent(made.id.get_offset() or 0, rows * geometry.row), room
+    space = h5py.h5d.create(file.id, None, h5py.h5t.STD_U8LE, h5py.h5s.create_simple((spare,)), early_allocation())
+    return Extent(data.id.get_offset() or 0, rows * geometry.row), space
 
 
 def early_allocation() -> Any:
@@ -82,37 +86,34 @@ def early_allocation() -> Any:
 
 
 def write_skeleton(path: Path, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> dict[str, Extent]:
-    """Everything but the rows themselves, which are left as holes; says where they belong."""
+    """Writes everything but the rows, which are left as holes, and returns where they belong."""
     with create(path) as file:
-        kept = [reserve(file, name, header.geometry, split.rows, split.capacity) for name, split in splits.items()]
+        reserved = {
+            name: reserve(file, name, header.geometry, split.rows, split.capacity) for name, split in splits.items()
+        }
         write_contents(file, header, splits, notes)
-        return {name: extent for name, (extent, _) in zip(splits, kept, strict=True)}
+        return {name: extent for name, (extent, _) in reserved.items()}
 
 
 def write_contents(file: h5py.File, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> None:
     for name, split in splits.items():
         for field_name in FIELDS[1:]:
             write_column(file[name], field_name, getattr(split, field_name), split.rows)
-    rows = {name: split.rows for name, split in splits.items()}
-    write_root(file, header, notes, content_digest(header.geometry, header.class_names, rows, slices_of(file)))
 
-
-def slices_of(file: h5py.File) -> Callable[[str, str], Iterator[Any]]:
     def slices(split: str, name: str) -> Iterator[Any]:
         column = file[split][name]
-        for start in range(0, column.shape[0], CHUNK):
-            yield column[start : start + CHUNK]
+        return (column[start : start + CHUNK] for start in range(0, column.shape[0], CHUNK))
 
-    return slices
+    write_root(file, header, notes, {name: split.rows for name, split in splits.items()}, slices)
 
 
-def write_root(file: h5py.File, header: Header, notes: Notes, digest: str) -> None:
+def write_root(file: h5py.File, header: Header, notes: Notes, rows: Mapping[str, int], slices: Slices) -> None:
     text, sampled = h5py.string_dtype(), header.sampled
     file.attrs.update({"format": PATCHES.name, "version": PATCHES.version, **asdict(header.geometry)})
     file.attrs.update({"mean": np.array(header.mean), "std": np.array(header.std), "pixels": sampled.pixels})
     file.attrs.update({"sums": np.array(sampled.sums, np.int64), "squares": np.array(sampled.squares, np.int64)})
     file.attrs.update({name: getattr(header, name) for name in (*TEXTS, "duplicates", "leaked")})
-    file.attrs["digest"] = digest
+    file.attrs["digest"] = content_digest(header.geometry, header.class_names, rows, slices)
     file.create_dataset("class_names", data=np.array(header.class_names, dtype=object), dtype=text)
     write_text_table(file, "rejects", ("name", "reason"), notes.rejects)
     write_text_table(file, "leaks", ("split", "name", "other_split", "other_name"), notes.leaks)
@@ -126,14 +127,12 @@ def write_text_table(file: h5py.File, name: str, columns: Sequence[str], rows: S
 def write_column(group: h5py.Group, name: str, values: Any, rows: int) -> None:
     kind = h5py.string_dtype("utf-8", values.dtype.itemsize) if name == "names" else values.dtype
     column = group.create_dataset(name, (rows, *values.shape[1:]), kind)
-    for start in range(0, rows, CHUNK):
-        column[start : start + CHUNK] = np.asarray(values[start : start + CHUNK]).view(
-            kind
-        )  # a view: UTF-8 is said in the dtype alone
+    for start in range(0, rows, CHUNK):  # the view changes the dtype only: h5py's says that the bytes are UTF-8
+        column[start : start + CHUNK] = np.asarray(values[start : start + CHUNK]).view(kind)
 
 
 def write_index(path: Path, shards: Sequence[Path], header: Header, notes: Notes) -> None:
-    """An HDF5 file of virtual data sets over the shards, which must lie beside it."""
+    """Writes an HDF5 file of virtual datasets over the shards, which must be in its folder."""
     parts = [PatchFile(shard) for shard in shards]
     names = [shard.name for shard in shards]
     splits = sorted({name for part in parts for name in part.splits}, key=split_place)
@@ -152,8 +151,7 @@ def write_index(path: Path, shards: Sequence[Path], header: Header, notes: Notes
                 if split in part.splits:
                     yield from part.splits[split].slices(name)
 
-        totals = {split: sum(rows) for split, rows in counts.items()}
-        write_root(file, header, notes, content_digest(header.geometry, header.class_names, totals, slices))
+        write_root(file, header, notes, {split: sum(rows) for split, rows in counts.items()}, slices)
 
 
 def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Sequence[int], like: Split) -> None:
@@ -162,7 +160,7 @@ def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Seque
         kind, inner = model.dtype, model.shape[1:]
     shape, start = (sum(rows), *inner), 0
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_obj_track_times(False)  # h5py's own way stores the time, and equal calls must make equal bytes
+    plist.set_obj_track_times(False)  # h5py's create_virtual_dataset stores the time, so equal calls make other bytes
     for shard, count in zip(shards, rows, strict=True):
         if count:
             part = h5py.h5s.create_simple(shape)
@@ -175,7 +173,7 @@ def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Seque
 
 
 class RowCodec:
-    """Compressed chunks made outside the file that will hold them, in any process: HDF5's own filters in memory."""
+    """Compresses chunks in any process, outside the file that will hold them, with HDF5's filters in memory."""
 
     def __init__(self, geometry: Geometry, codec: str, level: int) -> None:
         self.options = filter_options(codec, level)
@@ -184,7 +182,7 @@ class RowCodec:
         self.scratch = self.file.create_dataset("row", shape, np.uint8, chunks=shape, **self.options)
 
     def encode(self, row: Bytes) -> bytes:
-        """The chunk, behind the four bytes of HDF5's filter mask: a row that does not shrink is kept as it is."""
+        """Four bytes of HDF5's filter mask, then the chunk. Rows that do not shrink stay uncompressed."""
         self.scratch[0] = row
         self.scratch.flush()
         mask, chunk = self.scratch.id.read_direct_chunk((0, 0, 0))
@@ -211,7 +209,7 @@ def write_compressed(
     chunks: Mapping[str, Iterator[bytes]],
     options: dict[str, Any],
 ) -> None:
-    """The whole file, from rows that are compressed already."""
+    """Writes a whole file from compressed rows."""
     geometry = header.geometry
     with h5py.File(path, "w") as file:
         for name, split in splits.items():

@@ -1,4 +1,4 @@
-"""Any file or folder of weights, told apart by its content. Nothing that is read is ever executed."""
+"""Reads weights in any known format, which is detected by content. Nothing is unpickled, so no code in a file runs."""
 
 import argparse
 import json
@@ -19,17 +19,17 @@ from vitctl.io.weights import FORMAT, Tensors, Weights, check_tensors, read_ours
 WEIGHTS = "weights.safetensors"  # in a run directory
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 OTHER_FILES = (
-    (b"\x89HDF", "an HDF5 file (patches or features), not weights"),
+    (b"\x89HDF", "an HDF5 file (patches or features)"),
     (b"\xff\xd8\xff", "an image"),
     (b"\x89PNG", "an image"),
-    (b"GGUF", "a GGUF file, which holds no Vision Transformer"),
+    (b"GGUF", "a GGUF file"),
 )
 
 
 def open_weights(path: Path, allow_missing: bool = False, describe: Describe | None = None) -> Weights:
-    """Weights from a run directory, a folder of timm's or Hugging Face's, or a file of any known kind.
+    """Weights from a run directory, a folder of timm or Hugging Face, or a file in any known format.
 
-    `describe` knows timm's architectures, for the files that name one.
+    `describe` returns the spec of an architecture in timm, for files that name one.
     """
     if path.is_dir():
         return open_weights_folder(path, allow_missing, describe)
@@ -39,27 +39,25 @@ def open_weights(path: Path, allow_missing: bool = False, describe: Describe | N
 
 
 def catch_parse_errors(path: Path, read: Callable[[], Weights]) -> Weights:
-    """Damaged bytes make parsers raise whatever they like: each becomes one line."""
+    """Turns every error of a parser into one line: damaged bytes raise many types."""
     try:
         return read()
     except VitctlError:
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:160] or type(error).__name__
-        raise WeightsError(f"{path}: damaged, or no file of weights ({text})") from error
+        raise WeightsError(f"{path}: damaged, or not a weights file ({text})") from error
 
 
 def open_weights_folder(path: Path, allow_missing: bool, describe: Describe | None) -> Weights:
-    if (path / WEIGHTS).exists():
-        return catch_parse_errors(path / WEIGHTS, lambda: open_file(path / WEIGHTS, allow_missing, describe))
-    for name in FOLDER_FILES:
+    names = (WEIGHTS, *FOLDER_FILES)
+    for name in names:
         if (path / name).exists():
-            return catch_parse_errors(path, lambda name=name: open_file(path / name, allow_missing, describe))  # type: ignore[misc]
+            where = path / name if name == WEIGHTS else path
+            return catch_parse_errors(where, lambda name=name: open_file(path / name, allow_missing, describe))  # type: ignore[misc]
     if (path / "config.json").exists():
-        raise WeightsError(f"{path}: has a config.json, but none of {WEIGHTS}, {', '.join(FOLDER_FILES)}")
-    raise WeightsError(
-        f"{path}: no weights are in this folder; name a run directory, or a folder with model.safetensors"
-    )
+        raise WeightsError(f"{path}: has a config.json, but none of {', '.join(names)}")
+    raise WeightsError(f"{path}: has no weights; use a run directory, or a folder with model.safetensors")
 
 
 def open_file(path: Path, allow_missing: bool, describe: Describe | None = None) -> Weights:
@@ -71,12 +69,11 @@ def open_file(path: Path, allow_missing: bool, describe: Describe | None = None)
     if path.name.endswith(".index.json"):
         return from_tensors(path, read_sharded_safetensors(path), {}, describe)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return from_tensors(
-            path, *read_safetensors(path), describe
-        )  # first of all: its length may begin as a pickle or a zip does
+        # checked first, because the length of a safetensors header may look like the start of a pickle or a zip
+        return from_tensors(path, *read_safetensors(path), describe)
     for magic, what in OTHER_FILES:
         if head.startswith(magic):
-            raise WeightsError(f"{path}: is {what}")
+            raise WeightsError(f"{path}: is {what}, not weights")
     if head.startswith(b"PK"):
         return open_weights_zip(path, allow_missing, describe)
     if head.startswith(b"\x80"):
@@ -84,27 +81,27 @@ def open_file(path: Path, allow_missing: bool, describe: Describe | None = None)
     if head[8:9] == b"{":
         return from_tensors(path, *read_safetensors(path), describe)
     raise WeightsError(
-        f"{path}: is no file of weights that vitctl knows: .safetensors, official .npz, .pth, or a Hugging Face folder"
+        f"{path}: not a known weights file; vitctl reads .safetensors, official .npz, .pth and Hugging Face folders"
     )
 
 
 def open_weights_zip(path: Path, allow_missing: bool, describe: Describe | None) -> Weights:
-    """A zip of arrays, or torch's own."""
+    """A zip of NumPy arrays, or torch's format."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         check_proportion(path, sum(member.file_size for member in archive.infolist()))
     if any(name.endswith("data.pkl") for name in names):
         return from_tensors(path, read_torch_file(path), {}, describe)
     if not any(name.endswith(".npy") for name in names):
-        raise WeightsError(f"{path}: is a zip without arrays; weights are .npz, .safetensors or .pth")
-    found = [name.removesuffix(".npy") for name in names]
-    if not official.is_official(found):
-        raise WeightsError(f"{path}: an .npz, but not of a Vision Transformer or BiT ({', '.join(found[:3])}, ...)")
+        raise WeightsError(f"{path}: is a zip without arrays; vitctl reads .npz, .safetensors and .pth")
+    arrays = [name.removesuffix(".npy") for name in names]
+    if not official.is_official(arrays):
+        raise WeightsError(f"{path}: an .npz, but not of a Vision Transformer or BiT ({', '.join(arrays[:3])}, ...)")
     return official.read_official(read_arrays(path), str(path), allow_missing)
 
 
 def read_torch_file(path: Path) -> Any:
-    """torch's file, by its reader that knows tensors and containers alone. (MAE keeps its arguments beside them.)"""
+    """Reads torch's format with weights_only, which accepts tensors and containers. MAE's files have a Namespace."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -112,10 +109,10 @@ def read_torch_file(path: Path) -> Any:
         text = " ".join(str(error).split())
         if "weights_only" not in text and "Unsupported" not in text and "GLOBAL" not in text:
             raise
-        wanted = text.partition("GLOBAL ")[2].split(" ")[0] if "GLOBAL " in text else "an object"
+        code = text.partition("GLOBAL ")[2].split(" ")[0] if "GLOBAL " in text else "an object"
         raise WeightsError(
-            f"{path}: is a pickle that wants to run {wanted} when it is read; refused, nothing was run. "
-            "Ask its author for .safetensors, or load it where you trust it and torch.save(model.state_dict()) anew"
+            f"{path}: is a pickle that would run {code} when it is loaded; refused, nothing was run. Ask the author "
+            "for .safetensors, or, if you trust it, load it with torch and save its state_dict() with torch.save"
         ) from error
 
 
@@ -130,7 +127,7 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def read_sharded_safetensors(index: Path) -> Tensors:
-    """All files of a checkpoint in several parts, which must lie beside their index."""
+    """The tensors of all parts of a checkpoint, which must be in the folder of their index."""
     files = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
     if any(Path(name).name != name for name in files):
         raise WeightsError(f"{index}: names files outside its folder")
@@ -140,27 +137,25 @@ def read_sharded_safetensors(index: Path) -> Tensors:
 
 
 def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: Describe | None) -> Weights:
-    """Named tensors of whatever origin."""
+    """Weights from named tensors of any origin."""
     if metadata.get("format") == FORMAT:
         check_tensors(content, str(path))
         return read_ours(path, metadata, content)
     config, preprocessor = (read_json_in_folder(path, name) for name in ("config.json", "preprocessor_config.json"))
     if isinstance(content, dict) and hugging_face.looks_like(map(str, content)):
-        check_tensors({name: each for name, each in content.items() if isinstance(each, torch.Tensor)}, str(path))
+        check_tensors({name: value for name, value in content.items() if isinstance(value, torch.Tensor)}, str(path))
         return hugging_face.read_hf(content, config, preprocessor, str(path))
     tensors, wrapper = state_dict.unwrap(content, str(path))
     if not state_dict.is_plain(tensors):
         shown = ", ".join(list(tensors)[:3])
-        raise WeightsError(
-            f"{path}: these are no weights of a Vision Transformer or BiT ({shown or 'no tensors'}, ...)"
-        )
+        raise WeightsError(f"{path}: not weights of a Vision Transformer or BiT ({shown or 'no tensors'}, ...)")
     check_tensors(tensors, str(path))
     named = config if config and "architecture" in config else state_dict.read_arch(content)
     return state_dict.read_state_dict(tensors, str(path), named, describe, wrapper)
 
 
 def read_json_in_folder(path: Path, name: str) -> dict[str, Any] | None:
-    """A JSON file in the folder of a checkpoint that goes by one of the usual names."""
+    """A JSON file next to a checkpoint, if the checkpoint has one of the usual names."""
     if path.name not in FOLDER_FILES or not (path.parent / name).exists():
         return None
     check_regular_file(path.parent / name)

@@ -1,12 +1,12 @@
-"""The run directory: everything that makes a printed number traceable.
+"""The run directory, which makes every printed number traceable.
 
-    config.json            the whole resolved config, command, version, argv, library versions
-    metrics.jsonl          one object a logged step; cut back to the checkpoint that a run goes on from
-    checkpoints/           where it stands: the last two
+    config.json            the resolved config, command, version, argv, library versions
+    metrics.jsonl          one object per logged step; resuming deletes what is later than the checkpoint
+    checkpoints/           the last two
     best.safetensors       the weights that were best on val so far
-    weights.safetensors    the last ones
+    weights.safetensors    the weights of the last step
     curves.png             loss and accuracy
-    result.json            what --json printed; its presence means finished
+    result.json            the output of --json; if it exists, the run has finished
 
 `runs/LATEST` names the newest run, so that the next command finds it.
 """
@@ -38,7 +38,7 @@ LOCK = ".lock"
 class RunDirectory:
     path: Path
     config: dict[str, Any]
-    whole: Path | None = None  # of a part: the run that it is of
+    whole: Path | None = None  # of a part of a run: the whole run
 
     @property
     def root(self) -> Path:
@@ -69,12 +69,11 @@ class RunDirectory:
         return self.path / "best.safetensors"
 
     def cut(self, step: int) -> None:
-        """Leaves what was logged up to a step, and nothing half written."""
+        """Deletes the metrics after a step, and temporary files."""
         for folder in (self.path, self.checkpoints):
             remove_leftovers(folder, "*")
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
-        write_bytes(self.path / "metrics.jsonl", text.encode())
+        lines = (json.dumps(line, allow_nan=False) + "\n" for line in self.metrics() if line["step"] <= step)
+        write_bytes(self.path / "metrics.jsonl", "".join(lines).encode())
 
     def flush(self) -> None:
         if (self.path / "metrics.jsonl").exists():
@@ -87,31 +86,31 @@ class RunDirectory:
         return RunDirectory(path, self.config, self.root)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line; one that a kill cut short does not count."""
+        """Every complete line; a kill may have truncated the last one."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
 
 
-def new_folder(wanted: Path) -> Path:
-    """`wanted`, or the same with a number behind it; made here, so that it is nobody else's."""
+def new_folder(path: Path) -> Path:
+    """Creates `path`, or path-2, path-3, ... if it exists: no two processes get the same folder."""
     for number in itertools.count(1):
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
         with suppress(FileExistsError):
-            path.mkdir(parents=True)
-            return path
-    raise AssertionError("numbers do not end")
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable")
 
 
 @contextmanager
 def lock_run(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """The run for this process alone; the folder is made where it is missing, and goes if nothing comes into it."""
+    """Holds the lock of a run. Creates its folder, and removes it at the end if it is still empty."""
     make_folder(path)
     try:
         with hold_lock(path / LOCK, warn):
             yield
     except Held as owner:
-        raise OutputExists(f"{path}: {owner} is training this run; wait for it, or stop it first") from None
+        raise OutputExists(f"{path}: {owner} is training this run; wait until it ends, or stop it") from None
     finally:
         with suppress(OSError):
             path.rmdir()
@@ -121,7 +120,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be made ({error.strerror}); choose another place") from error
+        raise UsageError(f"{path}: cannot be created ({error.strerror}); choose another path") from error
 
 
 def create_run(
@@ -134,37 +133,26 @@ def create_run(
     newest: bool = True,
     inputs: Iterable[Input] = (),
 ) -> RunDirectory:
-    """A new run; a folder that holds something is refused unless it may be overwritten, and is none of the inputs.
-
-    LATEST then names it, where it is of the newest: the next command finds it there.
-    """
+    """A new run, which LATEST then names if `newest`. With `overwrite`, the run in this folder is deleted first."""
     remove_leftovers(path, "config.json")
     make_folder(path)
-    old = [each for each in path.iterdir() if each.name != LOCK]
+    old = [file for file in path.iterdir() if file.name != LOCK]
     if old and not (overwrite and path / "config.json" in old):
-        raise OutputExists(
-            f"{path}: is not empty; --overwrite starts over in a run directory, or name another with --out"
-        )
+        raise OutputExists(f"{path}: is not empty; use --overwrite to replace a run, or another --out")
     if old:
         check_kept(path, inputs)
-    for each in sorted(old, key=lambda each: each.name == "config.json"):  # last: until then it is known as a run
-        shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
-    whole = {
-        "command": command,
-        "version": program,
-        "argv": sys.argv[1:],
-        "python": platform.python_version(),
-        "libraries": library_versions(),
-        "config": config,
-    }
-    write_json(path / "config.json", whole)
+    for file in sorted(old, key=lambda file: file.name == "config.json"):  # last: it marks the folder as a run
+        shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+    facts: dict[str, Any] = {"command": command, "version": program, "argv": sys.argv[1:]}
+    facts |= {"python": platform.python_version(), "libraries": library_versions(), "config": config}
+    write_json(path / "config.json", facts)
     if newest:
         point_to(path.parent, path.name)
-    return RunDirectory(path, whole)
+    return RunDirectory(path, facts)
 
 
 def point_to(folder: Path, run: str) -> None:
-    """The newest run of a folder: where weights are looked for that nobody names."""
+    """Makes a run the newest of its folder."""
     write_bytes(folder / LATEST, f"{run}\n".encode())
 
 
@@ -174,12 +162,19 @@ def newest_run(folder: Path) -> Path:
     name = (folder / LATEST).read_bytes().decode("utf-8", "replace").strip()
     path = folder / name
     if not name.isprintable() or not name or not path.is_dir() or folder.resolve() not in path.resolve().parents:
-        raise DataError(f"{folder / LATEST}: names no run of this folder; name one yourself, or remove this file")
+        raise DataError(f"{folder / LATEST}: does not name a run in this folder; pass a run, or remove this file")
     return path
 
 
+def resolve_run(path: Path) -> Path:
+    """The newest run, if this is a folder of runs or its LATEST; otherwise the path itself."""
+    if path.name == LATEST and path.is_file():
+        path = path.parent
+    return newest_run(path) if (path / LATEST).exists() and not (path / "config.json").exists() else path
+
+
 def is_run(path: Path) -> bool:
-    """Whether this folder is a run, or the folder of runs."""
+    """Whether this folder is a run, or a folder of runs."""
     if (path / LATEST).is_file():
         return True
     try:
@@ -195,11 +190,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def open_run(path: Path) -> RunDirectory:
-    """A run that is there; `runs/` itself means its newest."""
-    if path.name == LATEST and path.is_file():
-        path = path.parent
-    if (path / LATEST).exists() and not (path / "config.json").exists():
-        path = newest_run(path)
+    """An existing run; a folder of runs means its newest."""
+    path = resolve_run(path)
     try:
         config = read_config(path)
         return RunDirectory(path, {"command": config["command"], "version": config["version"]} | config)
@@ -208,10 +200,8 @@ def open_run(path: Path) -> RunDirectory:
 
 
 def library_versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

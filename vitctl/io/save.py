@@ -1,4 +1,4 @@
-"""Weights to a file or folder, in the format asked for."""
+"""Writes weights to a file or folder, in any format."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,15 +13,15 @@ Format = Literal["vitctl", "npz", "timm", "hf"]
 
 
 def save_as(weights: Weights, path: Path, format: Format | None = None) -> str:
-    """Our safetensors, the official npz, or a folder that timm or transformers reads; by the name if not told.
+    """Writes vitctl's safetensors, the official npz, or a folder for timm or transformers; returns the digest.
 
-    Returns the digest of what was written.
+    Without a format, the ending of the path decides.
     """
     format = format or ("npz" if path.suffix == ".npz" else "vitctl")
     one_of("format", format, get_args(Format))
     if format == "vitctl":
         return save_weights(weights, path)
-    with ThreadPoolExecutor(1, "vitctl-digest") as pool:  # found while the numbers are being written
+    with ThreadPoolExecutor(1, "vitctl-digest") as pool:  # computes the digest during the writing
         digest = pool.submit(weights.digest)
         if format == "npz":
             write_arrays(official.write_official(weights), path)

@@ -1,4 +1,4 @@
-"""The rows of one split in one real file: mapped where they lie plainly, read by HDF5 where they are in chunks."""
+"""The rows of one split in one real file: memory-mapped if they are contiguous, read by HDF5 if they are in chunks."""
 
 import mmap
 import os
@@ -20,7 +20,7 @@ from vitctl.machine import CUT_SHORT, watch_mapped_file
 
 @dataclass(frozen=True)
 class SegmentPlace:
-    """Where a contiguous data set lies in its file."""
+    """Where a contiguous dataset is in its file."""
 
     dtype: Any
     shape: tuple[int, ...]
@@ -29,19 +29,17 @@ class SegmentPlace:
 
 @dataclass
 class Segment:
-    """One split in one real file. Looked at on first use; maps and handles belong to a process, and are never sent."""
+    """One split in one real file, opened on first use. Maps and handles belong to a process and are never pickled."""
 
     path: Path
     split: str
     rows: int
     geometry: Geometry
-    _places: dict[str, SegmentPlace | None] = field(
-        default_factory=dict, repr=False
-    )  # None: an HDF5 data set in chunks
+    _places: dict[str, SegmentPlace | None] = field(default_factory=dict, repr=False)  # None: in chunks
     _stamp: tuple[int, ...] = field(default=(), repr=False)
 
     def column(self, name: str) -> Any:
-        """patches, labels, names or digests: a read-only map of the file, or an HDF5 data set when in chunks."""
+        """patches, labels, names or digests: a read-only map of the file, or an HDF5 dataset if in chunks."""
         place = self.place(name)
         if place is None:
             data = open_chunked(self.path, self._stamp, f"{self.split}/{name}", os.getpid())
@@ -54,7 +52,7 @@ class Segment:
         return np.frombuffer(whole, place.dtype, int(np.prod(place.shape)), place.offset).reshape(place.shape)
 
     def read(self, name: str, start: int, stop: int) -> Any:
-        """Rows in their order, copied; not through the map, whose pages would stay in memory."""
+        """A copy of these rows, not through the map, whose pages would stay in memory."""
         place = self.place(name)
         if place is None:
             return np.asarray(self.column(name)[start:stop])
@@ -73,24 +71,24 @@ class Segment:
         if not self._places:
             self._places, self._stamp = self.look()
         if name not in self._places:
-            raise DataError(f"{self.path}: damaged ({self.split}/{name} is missing); make it anew with vitctl patchify")
+            raise DataError(f"{self.path}: damaged ({self.split}/{name} is missing); recreate it with vitctl patchify")
         return self._places[name]
 
     def check_length(self, size: int) -> None:
-        """Before the bytes of a map are touched: a process that reads past the end of its file is killed."""
+        """Called before a map is read: reading past the end of a truncated file kills the process."""
         if size < self._stamp[1]:
             raise DataError(f"{self.path}: {CUT_SHORT}")
 
     def look(self) -> tuple[dict[str, SegmentPlace | None], tuple[int, ...]]:
-        """Where its columns lie, and which file this was: another one under the same name has another stamp."""
-        stamp = stamp_of(self.path)  # before it is looked at: a file that is cut in between is shorter than this says
+        """The places of the columns, and the stamp of the file: a new file under the same name has another stamp."""
+        stamp = stamp_of(self.path)  # first: a file that is truncated later is then shorter than its stamp
         with open_checked(self.path, PATCHES) as file:
             if SHARDS in file:
-                raise DataError(f"{self.path}: is an index itself; name its shards")
+                raise DataError(f"{self.path}: is an index, not a shard; list its shards instead")
             if self.split not in file or file[self.split]["labels"].shape[0] != self.rows:
-                raise DataError(f"{self.path}: split {self.split} is not as its index says; write the index anew")
-            if read_geometry(file) != self.geometry:
-                raise DataError(f"{self.path}: holds {read_geometry(file)}, its index says {self.geometry}")
+                raise DataError(f"{self.path}: split {self.split} does not match its index; recreate the index")
+            if (geometry := read_geometry(file)) != self.geometry:
+                raise DataError(f"{self.path}: has {geometry}, but its index has {self.geometry}; recreate the index")
             group = file[self.split]
             return {name: find_segment(group[name]) for name in FIELDS if name in group}, stamp
 
@@ -99,7 +97,7 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     try:
         status = os.stat(path)
     except OSError:
-        return 0, 0, 0  # whoever opens it says why it cannot be
+        return 0, 0, 0  # opening it will raise a better error
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -108,9 +106,9 @@ def find_segment(data: h5py.Dataset) -> SegmentPlace | None:
     return SegmentPlace(data.dtype, data.shape, data.id.get_offset() or 0) if is_plain else None
 
 
-@lru_cache(maxsize=256)  # each holds a descriptor, and an index may have thousands of shards
+@lru_cache(maxsize=256)  # each map holds a file descriptor, and an index may have thousands of shards
 def map_whole_file(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
-    """The whole file, once for all of its columns; a fork shares it."""
+    """One map for all columns of a file; forks share it."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_ino != stamp[0]:
             raise DataError(f"{path}: was replaced while it was being read; run the same command again")
@@ -120,15 +118,15 @@ def map_whole_file(path: Path, stamp: tuple[int, ...]) -> mmap.mmap:
 
 @lru_cache(maxsize=256)
 def open_chunked(path: Path, stamp: tuple[int, ...], name: str, process: int) -> h5py.Dataset:
-    """A data set that holds its file open, for this process alone: HDF5 must not be carried through a fork."""
+    """A dataset with its open file, for one process: HDF5 handles must not be used after a fork."""
     data = open_hdf5(path, PATCHES)[name]
     if not data.id.get_create_plist().all_filters_avail() and not load_filters():
-        raise DataError(f"{path}: compressed by a filter that is not here: pip install hdf5plugin")
+        raise DataError(f"{path}: compressed with a filter that is not installed: pip install hdf5plugin")
     return data
 
 
 def load_filters() -> bool:
-    """Whether HDF5 has got more filters now."""
+    """Whether more filters could be loaded."""
     try:
         import hdf5plugin  # noqa: F401 - importing it is what loads them
     except ImportError:
@@ -140,5 +138,5 @@ def load_filters() -> bool:
 def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:  # HDF5's, over a chunk that cannot be unpacked
-        raise DataError(f"{path}: damaged images; vitctl info --verify names them") from error
+    except (OSError, RuntimeError, KeyError) as error:  # HDF5's, for a chunk that cannot be unpacked
+        raise DataError(f"{path}: has damaged images; vitctl info --verify lists them") from error

@@ -1,12 +1,13 @@
 """State dicts in timm's names: timm's own files and folders, DeiT's, MAE's, DINO's and DINOv2's.
 
-A config.json beside them, or `arch` in a training checkpoint, names the architecture, and that decides. A bare file
-says nothing of itself: its spec is read off its shapes where they leave one choice, and what is assumed is warned of.
+A config.json in the same folder, or `arch` in a training checkpoint, names the architecture. Without one, the spec is
+inferred from the shapes where they leave one choice, and every assumption is a warning.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,18 +15,28 @@ import torch
 
 from vitctl.config.model import AS_BIT, SIZES, ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
-from vitctl.io.weights import HALF, IMAGENET, About, Tensors, Weights, for_channels, parse_normalization, zero_head_note
-from vitctl.reporting import format_count
+from vitctl.io.weights import (
+    HALF,
+    IMAGENET,
+    About,
+    Tensors,
+    Weights,
+    for_channels,
+    note_masked_pretraining,
+    parse_normalization,
+    zero_head_note,
+)
 
 Config = dict[str, Any]
-Describe = Callable[[Config, str], tuple[ModelSpec, Config]]  # of a named architecture: spec and pretrained_cfg
+Describe = Callable[[Config, str], tuple[ModelSpec, Config]]  # config of an architecture to spec and pretrained_cfg
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "encoder")
 META = ("model", "model_ema", "teacher", "student")  # where DeiT, MAE, BEiT and DINO put the tensors; timm does not
 ROOTS = ("patch_embed.proj.weight", "stem.conv.weight")
 BACKBONE = "patch_embed.backbone."
-APART = re.compile(r"mask_token|decoder_")  # of masked pretraining: kept, but not part of the classifier
+STAGE = r"stages\.(\d+)\.blocks\.(\d+)\."
+APART = re.compile(r"mask_token|decoder_")  # tensors of masked pretraining, not part of the classifier
 FITS: dict[Any, str] = {"center": "crop", "squash": "squash", "border": "pad"}
-STRANGERS = (  # parts of other models, by a piece of their names
+STRANGERS = (  # parts of other models, by patterns of names
     (r"attn\.(q|k)_norm\.", "norms of queries and keys"),
     (r"rel_pos|relative_position", "relative position biases"),
     (r"^dist_token|^head_dist", "DeiT's distillation token"),
@@ -34,13 +45,13 @@ STRANGERS = (  # parts of other models, by a piece of their names
     (r"\.bn\d\.|running_mean", "batch normalization"),
 )
 NAME_IT = (
-    "put it into a folder as model.safetensors or pytorch_model.bin, beside a config.json that says "
-    '{"architecture": NAME, "model_args": {...}} in timm\'s words, such as num_heads; or take --from timm:NAME'
+    "put it in a folder as model.safetensors or pytorch_model.bin, with a config.json of timm's "
+    '{"architecture": NAME, "model_args": {...}}, such as num_heads; or use --from timm:NAME'
 )
 
 
 def unwrap(content: Any, source: str) -> tuple[Tensors, str]:
-    """The tensors of a training checkpoint, some levels deep, under a common prefix; and the innermost wrapper."""
+    """Finds the tensors of a training checkpoint, and removes their prefix. Also returns the key they were under."""
     wrapper = ""
     for _ in range(3):
         inner = next((key for key in WRAPPERS if isinstance(content, Mapping) and key in content), None)
@@ -57,14 +68,14 @@ def unwrap(content: Any, source: str) -> tuple[Tensors, str]:
 
 
 def read_arch(content: Any) -> Config | None:
-    """The architecture that a training checkpoint of timm's names, as its config.json would."""
+    """The architecture in a training checkpoint of timm, in the form of its config.json."""
     name = content.get("arch") if isinstance(content, Mapping) else None
-    if not isinstance(name, str) or name == "visiontransformer":  # a class, where timm was not told a name
+    if not isinstance(name, str) or name == "visiontransformer":  # a class name, if timm had no name
         return None
     arguments = vars(content.get("args")) if hasattr(content.get("args"), "__dict__") else {}
     options = {"in_chans": arguments.get("in_chans"), "global_pool": arguments.get("gp")}
     options |= {"num_classes": arguments.get("num_classes")} | dict(arguments.get("model_kwargs") or {})
-    return {"architecture": name, "model_args": {key: each for key, each in options.items() if each is not None}}
+    return {"architecture": name, "model_args": {key: value for key, value in options.items() if value is not None}}
 
 
 def is_plain(tensors: Mapping[str, Any]) -> bool:
@@ -74,31 +85,29 @@ def is_plain(tensors: Mapping[str, Any]) -> bool:
 def read_state_dict(
     tensors: Tensors, source: str, config: Config | None = None, describe: Describe | None = None, wrapper: str = ""
 ) -> Weights:
-    """Weights from a state dict: of the architecture that its config names, or as its shapes say."""
+    """Weights from a state dict, of the architecture in its config, or else inferred from its shapes."""
     raw = tensors
     tensors = {plain_tensor_name(name): tensor for name, tensor in raw.items()}
     extra = {name: tensor for name, tensor in tensors.items() if APART.match(name)}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
-    kept = [f"{format_count(len(extra), 'tensor')} of masked pretraining kept apart ({', '.join(sorted(extra)[:3])})"]
-    notes = tuple(kept if extra else ())
     try:
         if config is not None:
             weights = read_architecture(tensors, source, config, describe)
         else:
             check_plain_vit(raw, source, wrapper)
-            look_alike = "DeiT III is assumed: models with rotary positions may look alike"
+            look_alike = "DeiT III is assumed: models with rotary position embeddings may look the same"
             assumptions = [look_alike] if has_gammas(raw) else []
             weights = read_bare(tensors, source, wrapper, bool(extra), assumptions)
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, ConfigError) as error:
-        missing = f"misses {error}" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(f"{source}: not the state dict of a plain ViT or BiT: {missing}") from error
-    return replace(weights, extra=extra, notes=notes).with_notes(zero_head_note(tensors))
+        problem = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise WeightsError(f"{source}: not the state dict of a plain ViT or BiT: {problem}") from error
+    return replace(weights, extra=extra).with_notes(note_masked_pretraining(extra), zero_head_note(tensors))
 
 
 def read_architecture(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
-    """Of the architecture that timm's config.json names."""
+    """Weights of the architecture in timm's config.json."""
     if describe is None:
-        raise WeightsError(f"{source}: is of {config['architecture']!r}, which vitctl.load_weights knows")
+        raise WeightsError(f"{source}: has architecture {config['architecture']!r}; use vitctl.load_weights to read it")
     check_depth(tensors, config)
     spec, pretrained = describe({"num_classes": count_classes(tensors)} | config, source)
     about = parse_pretrained_cfg(pretrained, spec, "timm folder", source)
@@ -113,33 +122,28 @@ def count_classes(tensors: Tensors) -> int:
 
 
 def check_depth(tensors: Tensors, config: Config) -> None:
-    """Before anything is built so deep."""
+    """Checked before the model is built: the stated depth may be huge."""
     stated = (config.get("model_args") or {}).get("depth")
     if stated is not None and stated != count_blocks(tensors):
-        raise ValueError(f"config.json says depth {stated!r}, and there are {count_blocks(tensors)} blocks")
+        raise ValueError(f"config.json says depth {stated!r}, but there are {count_blocks(tensors)} blocks")
 
 
 def check_plain_vit(tensors: Tensors, source: str, wrapper: str) -> None:
-    """What other models share their names or shapes with is not taken for a plain one."""
+    """Rejects other models, and files that could be of several models."""
     for pattern, what in STRANGERS:
         if any(re.search(pattern, name) for name in tensors):
-            raise WeightsError(
-                f"{source}: has {what}, which plain ViTs have not; --from timm:NAME builds timm's models"
-            )
+            raise WeightsError(f"{source}: has {what}, unlike a plain ViT; use --from timm:NAME for timm's models")
     if "stem.conv.weight" in tensors:
         return
-    problems = {
-        "has no pos_embed, as models with rotary positions": "pos_embed" not in tensors,
-        "has gamma_1, as DeiT III and models with rotary positions, and does not say which": (
-            has_gammas(tensors) and wrapper not in ("model", "model_ema")
-        ),
-        "has no class token, as SigLIP and others that differ in heads and GELU, and does not say which": (
-            "cls_token" not in tensors and not {"fc_norm.weight", "blocks.0.attn.qkv.bias"} <= set(tensors)
-        ),
-    }
-    for problem, is_there in problems.items():
-        if is_there:
-            raise WeightsError(f"{source}: {problem}; {NAME_IT}")
+    problem = None
+    if "pos_embed" not in tensors:
+        problem = "no pos_embed, like models with rotary position embeddings"
+    elif has_gammas(tensors) and wrapper not in ("model", "model_ema"):
+        problem = "gamma_1, like both DeiT III and models with rotary position embeddings"
+    elif "cls_token" not in tensors and not {"fc_norm.weight", "blocks.0.attn.qkv.bias"} <= set(tensors):
+        problem = "no class token, like SigLIP and other models that differ in heads and GELU"
+    if problem:
+        raise WeightsError(f"{source}: has {problem}; {NAME_IT}")
 
 
 def has_gammas(tensors: Tensors) -> bool:
@@ -147,17 +151,18 @@ def has_gammas(tensors: Tensors) -> bool:
 
 
 def read_bare(tensors: Tensors, source: str, wrapper: str, is_masked: bool, assumptions: list[str]) -> Weights:
-    """As the shapes say, and what is usual where they do not."""
+    """Weights of a file without a config: inferred from shapes, and from what is usual where shapes do not decide."""
     if "stem.conv.weight" in tensors:
-        spec = infer_bit_spec(tensors)
-        assumptions.append(f"images of {spec.height}x{spec.width} are assumed: no config.json says their size")
+        width, channels = tensors["stem.conv.weight"].shape[:2]
+        spec = bit_spec(count_blocks_per_stage(tensors, STAGE), width, channels, count_classes(tensors), "timm")
+        assumptions.append(f"image size {spec.height}x{spec.width} is assumed: there is no config.json")
     else:
         tensors = split_class_position(tensors)
         spec = infer_transformer_spec(tensors, source, assumptions)
-    values, why = guess_normalization(tensors, wrapper, is_masked)
+    values, guess = guess_normalization(tensors, wrapper, is_masked)
     mean, std = (for_channels(each, spec.channels) for each in values)
     about = About("timm state dict", source, mean, std)
-    return Weights(spec, tensors, about, assumptions=tuple(assumptions), normalization_guess=why)
+    return Weights(spec, tensors, about, assumptions=tuple(assumptions), normalization_guess=guess)
 
 
 def plain_tensor_name(name: str) -> str:
@@ -166,29 +171,31 @@ def plain_tensor_name(name: str) -> str:
 
 
 def split_class_position(tensors: Tensors) -> Tensors:
-    """DINOv2 adds the class token's position before it puts registers in: the position goes into the token."""
+    """DINOv2 adds the class token's position before it inserts registers: here, the token includes its position."""
     if not {"cls_token", "reg_token", "pos_embed"} <= set(tensors):
         return tensors
-    places = tensors["pos_embed"]
-    if math.isqrt(places.shape[1] - 1) ** 2 != places.shape[1] - 1:
+    table = tensors["pos_embed"]  # [1, 1 + N, D]
+    if math.isqrt(table.shape[1] - 1) ** 2 != table.shape[1] - 1:
         return tensors
-    return tensors | {"cls_token": tensors["cls_token"] + places[:, :1], "pos_embed": places[:, 1:].contiguous()}
+    return tensors | {"cls_token": tensors["cls_token"] + table[:, :1], "pos_embed": table[:, 1:].contiguous()}
 
 
 def count_blocks(tensors: Tensors) -> int:
-    """How many blocks there are. A number that is left out shows later, as tensors that are missing."""
+    """The number of blocks. A gap in their numbers shows later, as missing tensors."""
     return len({match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))})
 
 
 def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> ModelSpec:
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     heads = heads_of(dim, source)
-    assumptions.append(f"{heads} heads, from the width of {dim}, and GELU by erf are assumed: no config.json says them")
+    assumptions.append(f"{heads} heads (usual for width {dim}) and exact GELU are assumed: there is no config.json")
     size = Size(dim, count_blocks(tensors), heads, tensors["blocks.0.mlp.fc1.weight"].shape[0])
-    layers = stages_of(tensors, BACKBONE) if any(name.startswith(BACKBONE) for name in tensors) else None
-    reach = patch
-    if layers is not None:
-        root = "patch_embed.backbone.stem.conv.weight" if layers else "patch_embed.backbone.conv.weight"
+    family: Literal["vit", "hybrid"] = "hybrid" if any(name.startswith(BACKBONE) for name in tensors) else "vit"
+    layers: tuple[int, ...] = ()
+    reach = patch  # pixels from one token to the next
+    if family == "hybrid":
+        layers = count_blocks_per_stage(tensors, re.escape(BACKBONE) + STAGE)
+        root = f"{BACKBONE}stem.conv.weight" if layers else f"{BACKBONE}conv.weight"
         channels, reach = tensors[root].shape[1], patch * 4 * 2 ** max(0, len(layers) - 1)
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     has_class = "cls_token" in tensors
@@ -196,15 +203,15 @@ def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str]
     is_pooled = "fc_norm.weight" in tensors
     head: Literal["cls", "gap", "map"] = "cls" if has_class and not is_pooled else "gap"
     return ModelSpec(
-        model_name("vit" if layers is None else "hybrid", size, patch, layers or ()),
-        "vit" if layers is None else "hybrid",
+        model_name(family, size, patch, layers),
+        family,
         height=side,
         width=side,
         channels=channels,
         classes=count_classes(tensors),
         patch=patch,
         **vars(size),
-        layers=layers or (),
+        layers=layers,
         head="map" if "attn_pool.latent" in tensors else head,
         class_token=has_class,
         class_position=class_position,
@@ -214,76 +221,70 @@ def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str]
         layer_scale="blocks.0.ls1.gamma" in tensors,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
         gelu="erf",
-        numerics="official" if layers is None else "timm",
+        numerics="official" if family == "vit" else "timm",
     )
 
 
 def heads_of(dim: int, source: str) -> int:
-    """Those of the known size with this width."""
+    """The heads of the known size with this width."""
     heads = next((size.heads for size in SIZES.values() if size.dim == dim), None)
     if heads is None:
-        raise WeightsError(f"{source}: how many heads share a width of {dim} a state dict does not say; {NAME_IT}")
+        raise WeightsError(
+            f"{source}: a state dict does not say the number of heads, unknown for width {dim}; {NAME_IT}"
+        )
     return heads
 
 
-def find_grid(places: int, prefix: int, reach: int, source: str) -> tuple[int, bool]:
-    """Pixels a side of square images, and whether tokens in front have positions."""
+def find_grid(count: int, prefix: int, reach: int, source: str) -> tuple[int, bool]:
+    """The side of the square images in pixels, and whether the prefix tokens have positions."""
     for own in dict.fromkeys((prefix, 0)):
-        side = math.isqrt(max(places - own, 0))
-        if side and side * side == places - own:
+        side = math.isqrt(max(count - own, 0))
+        if side and side * side == count - own:
             return side * reach, own > 0
-    raise WeightsError(
-        f"{source}: its {places} positions are no square grid, and a state dict does not say which; {NAME_IT}"
-    )
+    raise WeightsError(f"{source}: {count} positions are not a square grid, and a state dict has no grid; {NAME_IT}")
 
 
-def stages_of(tensors: Tensors, prefix: str) -> tuple[int, ...]:
-    """Blocks of each stage of a ResNet."""
-    pattern = re.compile(re.escape(prefix) + r"stages\.(\d+)\.blocks\.(\d+)\.")
-    units = {match.groups() for name in tensors if (match := pattern.match(name))}
-    stages = sorted({int(stage) for stage, _ in units})
-    return tuple(sum(int(one) == stage for one, _ in units) for stage in stages)
+def count_blocks_per_stage(names: Iterable[str], pattern: str) -> tuple[int, ...]:
+    """The blocks in each stage of a ResNet; the pattern's two groups are the numbers of stage and block."""
+    blocks = {match.groups() for name in names if (match := re.match(pattern, name))}
+    counts = Counter(int(stage) for stage, _ in blocks)
+    return tuple(counts[stage] for stage in sorted(counts))
 
 
-def infer_bit_spec(tensors: Tensors) -> ModelSpec:
-    width, channels = tensors["stem.conv.weight"].shape[:2]
-    layers = stages_of(tensors, "")
-    return ModelSpec(
-        model_name("bit", Size(0, 0, 0, 0), 1, layers, width // 64),
-        **AS_BIT,
-        channels=channels,
-        classes=count_classes(tensors),
-        layers=layers,
-        factor=width // 64,
-        numerics="timm",
-    )
+def bit_spec(
+    layers: tuple[int, ...], width: int, channels: int, classes: int, numerics: Literal["official", "timm"] = "official"
+) -> ModelSpec:
+    """The spec of a BiT ResNet whose first convolution has `width` outputs."""
+    name, factor = model_name("bit", Size(0, 0, 0, 0), 1, layers, width // 64), width // 64
+    sizes: dict[str, Any] = {"channels": channels, "classes": classes, "layers": layers, "factor": factor}
+    return ModelSpec(name, **AS_BIT, **sizes, numerics=numerics)
 
 
 def guess_normalization(tensors: Tensors, wrapper: str, is_masked: bool) -> tuple[tuple[tuple[float, ...], ...], str]:
-    """Mean and std of a file that does not say them, by whose it looks like; and why."""
+    """Mean and std of a file that does not say them: those of the models that it looks like, and the reason."""
     signs = {
-        "a mask token or decoder, as MAE and DINOv2": is_masked,
-        "layer scale, as DeiT III and DINOv2": "blocks.0.ls1.gamma" in tensors,
-        "a norm behind the mean beside a class token, as MAE and BEiT": {"fc_norm.weight", "cls_token"} <= set(tensors),
-        f"its tensors under {wrapper!r}, as DeiT, MAE and DINO": wrapper in META,
-        "no head, as MAE and DINO": not {"head.weight", "head.fc.weight"} & set(tensors),
+        "a mask token or decoder, like MAE and DINOv2": is_masked,
+        "layer scale, like DeiT III and DINOv2": "blocks.0.ls1.gamma" in tensors,
+        "a norm after pooling and a class token, like MAE and BEiT": {"fc_norm.weight", "cls_token"} <= set(tensors),
+        f"its tensors under {wrapper!r}, like DeiT, MAE and DINO": wrapper in META,
+        "no head, like MAE and DINO": not {"head.weight", "head.fc.weight"} & set(tensors),
     }
-    why = next((sign for sign, is_there in signs.items() if is_there), None)
-    return (IMAGENET, f"ImageNet's: it has {why}") if why else (HALF, "as AugReg's files, which look alike")
+    reason = next((sign for sign, is_there in signs.items() if is_there), None)
+    return (IMAGENET, f"ImageNet's: it has {reason}") if reason else (HALF, "0.5: it looks like AugReg's files")
 
 
 def parse_pretrained_cfg(config: Config, spec: ModelSpec, format: str, source: str) -> About:
-    """What timm's pretrained_cfg says of images and classes."""
+    """Normalization, fit and class names from timm's pretrained_cfg."""
     mean, std = (config.get(key, HALF[0]) for key in ("mean", "std"))
     if all(isinstance(values, list | tuple) and len(values) == 3 for values in (mean, std)):
-        mean, std = (for_channels(tuple(values), spec.channels) for values in (mean, std))  # timm leaves those of RGB
+        mean, std = (for_channels(tuple(values), spec.channels) for values in (mean, std))  # timm keeps those of RGB
     mean, std = parse_normalization(mean, std, spec.channels)
     names = parse_class_names(config.get("label_names") or (), spec.classes)
     return About(format, source, mean, std, names, fit=FITS.get(config.get("crop_mode"), "crop"))
 
 
 def parse_class_names(names: Any, classes: int) -> tuple[str, ...]:
-    """A list, or an object of numbers and names; none where they are not those of the head."""
+    """From a list, or an object that maps numbers to names; empty if they do not match the head."""
     if isinstance(names, dict):
         names = [names.get(str(index)) for index in range(classes)]
     return tuple(map(str, names)) if len(names) == classes and None not in names else ()

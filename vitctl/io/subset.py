@@ -1,4 +1,4 @@
-"""Some rows of a split, which answer like a split of their own."""
+"""Some rows of a split, with the same methods as a split."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ class Subset(Split):
         super().__init__(name, whole.segments, whole.geometry, whole.classes)
         self.lowest_label = whole.lowest_label
         index = np.asarray(index, np.int64)
-        self.index: Ints = whole.index[index] if isinstance(whole, Subset) else index  # rows of the file's split
+        self.index: Ints = whole.index[index] if isinstance(whole, Subset) else index  # rows of the split in the file
 
     @property
     def rows(self) -> int:
@@ -29,10 +29,3 @@ class Subset(Split):
     def slices(self, name: str) -> Iterator[Any]:
         for start in range(0, self.rows, CHUNK):
             yield super().take(name, self.index[start : start + CHUNK])
-
-    def check_rows(self, rows: Ints) -> Ints:
-        """What reaches the shards are rows of the whole."""
-        rows = np.asarray(rows, np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= int(self.starts[-1])):
-            raise IndexError(f"split {self.name} has {int(self.starts[-1])} rows")
-        return rows

@@ -1,4 +1,4 @@
-"""A folder that timm reads as `local-dir:FOLDER`, and the hub as a timm model: config.json and model.safetensors."""
+"""Writes a folder that timm loads as `local-dir:FOLDER`, or from the hub: config.json and model.safetensors."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from vitctl.config.model import ModelSpec, Size, model_name
 from vitctl.io.atomic import atomic_folder, atomic_write, write_json
 from vitctl.io.capabilities import ANY, Capabilities, Values, allow_any, check_supported
-from vitctl.io.weights import Weights
+from vitctl.io.weights import Tensors, Weights
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
 CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
-ARCHITECTURES = {  # timm's own names; a ViT of other numbers is a vit_base with every number given
+ARCHITECTURES = {  # timm's names; a ViT of other sizes is a vit_base with every size as an argument
     "vit-ti/16": "vit_tiny_patch16_224", "vit-s/32": "vit_small_patch32_224", "vit-s/16": "vit_small_patch16_224",
     "vit-s/8": "vit_small_patch8_224", "vit-b/32": "vit_base_patch32_224", "vit-b/16": "vit_base_patch16_224",
     "vit-b/8": "vit_base_patch8_224", "vit-l/32": "vit_large_patch32_224", "vit-l/16": "vit_large_patch16_224",
@@ -23,19 +23,19 @@ ARCHITECTURES = {  # timm's own names; a ViT of other numbers is a vit_base with
 
 
 def find_architecture(spec: ModelSpec) -> str | None:
-    """timm's architecture of these very sizes, whatever a model is called here."""
+    """timm's architecture with exactly these sizes."""
     size = Size(spec.dim, spec.depth, spec.heads, spec.mlp) if spec.family != "bit" else Size(0, 0, 0, 0)
     return ARCHITECTURES.get(model_name(spec.family, size, spec.patch, spec.layers, spec.factor))
 
 
 def allow_unless_bit(*values: Any) -> Values:
-    """These values of a field that ResNets do not have."""
+    """The allowed values of a field that BiT ResNets do not use."""
     return lambda spec: ANY if spec.family == "bit" else values
 
 
 CAPABILITIES = Capabilities(
     "timm's layout",
-    "keep vitctl's own file, or write onnx",
+    "write .safetensors or onnx instead",
     {
         "family": lambda spec: ("vit", "hybrid", "bit") if find_architecture(spec) else ("vit",),
         **dict.fromkeys(("height", "width", "channels", "classes", "patch", "dim", "depth", "heads", "mlp"), allow_any),
@@ -53,14 +53,18 @@ CAPABILITIES = Capabilities(
 
 
 def save_timm_folder(weights: Weights, folder: Path) -> None:
+    config = timm_config(weights)
+    save_model_folder(folder, weights.tensors, {"config.json": config})
+
+
+def save_model_folder(folder: Path, tensors: Tensors, configs: dict[str, dict[str, Any]]) -> None:
+    """Writes model.safetensors and JSON files. The tensors get their name last: after a kill, the folder has none."""
     from safetensors.torch import save_file
 
-    config = timm_config(weights)
-    # The weights take their name last: a folder that a kill cut short has none, and nobody can read it wrongly.
     with atomic_folder(folder), atomic_write(folder / "model.safetensors") as aside:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
-        save_file(tensors, aside, {"format": "pt"})
-        write_json(folder / "config.json", config)
+        save_file({name: each.detach().cpu().contiguous() for name, each in tensors.items()}, aside, {"format": "pt"})
+        for name, config in configs.items():
+            write_json(folder / name, config)
 
 
 def timm_config(weights: Weights) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def timm_config(weights: Weights) -> dict[str, Any]:
             "fixed_input_size": spec.family != "bit",
             "mean": list(about.mean),
             "std": list(about.std),
-            "crop_pct": 1.0,  # we resize the short side to the whole size, and crop the middle
+            "crop_pct": 1.0,  # vitctl resizes the short side to the full size, then crops the center
             "crop_mode": CROP_MODES[about.fit],
             "interpolation": "bicubic",
             "num_classes": spec.classes,
@@ -94,7 +98,7 @@ def first_layer(spec: ModelSpec) -> str:
 
 
 def arguments(spec: ModelSpec) -> dict[str, Any]:
-    """What timm must be told to build this very model."""
+    """The arguments with which timm builds this model."""
     if spec.family == "bit":
         return {"in_chans": spec.channels}
     common = {

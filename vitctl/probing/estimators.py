@@ -11,9 +11,9 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from vitctl.config.fewshot import ProbeConfig
 from vitctl.probing.ridge import Floats, Ints, RidgeDecomposition
 
-L2 = 2.0**10  # big_vision configs/common_fewshot.py
 BIAS = 100.0  # the value of the bias column: so large that the penalty hardly affects it
 SMALLEST = 1e-5  # added to every standard deviation
 LEFT_OUT = 500  # examples for leave-one-out, evenly from the classes
@@ -46,7 +46,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 class LeastSquares(Probe):
     """The paper's few-shot probe as in big_vision (evaluators/fewshot_lsr.py): ridge regression to -1 and 1."""
 
-    def __init__(self, l2: float = L2, bias: float = BIAS) -> None:
+    def __init__(self, l2: float = ProbeConfig.l2, bias: float = BIAS) -> None:
         self.l2, self.bias = l2, bias
 
     def fit(self, X: Any, y: Any) -> "LeastSquares":
@@ -102,7 +102,9 @@ def interleave_classes(numbers: Ints, count: int) -> Ints:
 class LeastSquaresGrid(LeastSquares):
     """Chooses the strength by leave-one-out on the shots. With one shot per class it uses the default."""
 
-    def __init__(self, strengths: tuple[float, ...] = STRENGTHS, l2: float = L2, bias: float = BIAS) -> None:
+    def __init__(
+        self, strengths: tuple[float, ...] = STRENGTHS, l2: float = ProbeConfig.l2, bias: float = BIAS
+    ) -> None:
         super().__init__(l2, bias)
         self.strengths = strengths
 
@@ -188,7 +190,7 @@ class PrototypeClassifier(Probe):
 class NearestNeighbors(PrototypeClassifier):
     """DINO's (arXiv 2104.14294, appendix F): the k most similar shots vote, each with exp(cosine / temperature)."""
 
-    def __init__(self, k: int = 20, temperature: float = 0.07) -> None:
+    def __init__(self, k: int = ProbeConfig.k, temperature: float = ProbeConfig.temperature) -> None:
         self.k, self.temperature = k, temperature
 
     def votes(self, images: Floats) -> Floats:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from vitctl.config.fewshot import ProbeConfig
 from vitctl.probing.draws import Ints, draw_orders, take_shots
 from vitctl.probing.estimators import (
-    L2,
     LeastSquares,
     LeastSquaresGrid,
     Logistic,
@@ -31,14 +31,6 @@ class ProbeTask:
 
 
 @dataclass(frozen=True)
-class ProbeSettings:
-    l2: float = L2
-    k: int = 20
-    temperature: float = 0.07
-    by_test: bool = False  # lsr-grid chooses its strength by the test images
-
-
-@dataclass(frozen=True)
 class ProbeTrial:
     seed: int
     top1: float
@@ -47,19 +39,19 @@ class ProbeTrial:
     guesses: Ints  # [T]
 
 
-PROBES: dict[str, Callable[[ProbeSettings], Any]] = {
-    "lsr": lambda settings: LeastSquares(settings.l2),
-    "lsr-grid": lambda settings: LeastSquaresGrid(l2=settings.l2),
-    "logreg": lambda settings: Logistic(),
-    "knn": lambda settings: NearestNeighbors(settings.k, settings.temperature),
-    "ncm": lambda settings: NearestMean(),
+PROBES: dict[str, Callable[[ProbeConfig], Any]] = {
+    "lsr": lambda config: LeastSquares(config.l2),
+    "lsr-grid": lambda config: LeastSquaresGrid(l2=config.l2),
+    "logreg": lambda config: Logistic(),
+    "knn": lambda config: NearestNeighbors(config.k, config.temperature),
+    "ncm": lambda config: NearestMean(),
 }
 
 
-def run_trial(task: ProbeTask, name: str, settings: ProbeSettings, shots: int | None, seed: int) -> ProbeTrial:
+def run_trial(task: ProbeTask, name: str, config: ProbeConfig, shots: int | None, seed: int) -> ProbeTrial:
     rows = take_shots(draw_orders(task.labels, task.classes, seed), shots)
-    probe = PROBES[name](settings).fit(task.train[rows], task.labels[rows])
-    if name == "lsr-grid" and settings.by_test:
+    probe = PROBES[name](config).fit(task.train[rows], task.labels[rows])
+    if name == "lsr-grid" and config.select == "test":
         probe = best_on(task.train[rows], task.labels[rows], task.test, task.truth)
     guesses = np.asarray(probe.predict(task.test))
     strength = getattr(probe, "l2_", getattr(probe, "c_", None))

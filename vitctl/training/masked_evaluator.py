@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vitctl.config.fewshot import ProbeConfig
 from vitctl.config.model import ModelSpec
 from vitctl.config.train import SelfsupConfig
 from vitctl.data.loader import Batch, Loader, View
@@ -17,7 +18,7 @@ from vitctl.io.subset import Subset
 from vitctl.models.input import Normalizer
 from vitctl.patches import take_tokens
 from vitctl.probing.draws import draw_orders, take_shots
-from vitctl.probing.fewshot import ProbeSettings, ProbeTask, ProbeTrial, run_trial
+from vitctl.probing.fewshot import ProbeTask, ProbeTrial, run_trial
 from vitctl.probing.frozen import compute_pre_logits
 from vitctl.training.device import autocast
 from vitctl.training.environment import Environment
@@ -31,7 +32,7 @@ from vitctl.training.task import evaluation_batch
 PROBE_IMAGES = 1000  # of val that the probe is tested on, the same number of each class
 DRAWN_IMAGES = 8
 SHOTS_SEED = 0
-PROBE = ProbeSettings()
+PROBE = ProbeConfig()
 
 
 class MaskedEvaluator:

@@ -25,7 +25,7 @@ from vitctl.training.ranks import Ranks, join_ranks, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
 from vitctl.workflows.inputs.data import choose_data, warn_enlarged
 from vitctl.workflows.inputs.model import Ready, choose_source, ready_from
-from vitctl.workflows.inputs.samples import held_out_split
+from vitctl.workflows.inputs.samples import choose_held_out
 from vitctl.workflows.inputs.weights import data_of_run
 
 BATCH, LARGEST_BATCH = 64, 1024
@@ -123,7 +123,7 @@ def renumber_labels(rounds: Iterable[EvalBatch], numbers: torch.Tensor, bar: Pro
 
 
 def choose_split(file: PatchFile, name: str | None) -> Split:
-    name = name or held_out_split(file)
+    name = name or choose_held_out(file)
     if not name:
         raise DataError(f"{file.path}: has neither test nor val; name one of {', '.join(file.splits)} with --split")
     return file.split(name)

@@ -18,7 +18,6 @@ from vitctl.io.outputs import check_output
 from vitctl.io.patch_file import PatchFile
 from vitctl.probing.draws import Ints, draw_orders, split_by_class, take_shots
 from vitctl.probing.fewshot import (
-    ProbeSettings,
     ProbeTask,
     ProbeTrial,
     confidence_interval,
@@ -163,7 +162,6 @@ Key = tuple[str, str, int | None]  # weights, probe, shots
 def run_probes(
     config: FewshotConfig, sources: list[FeatureSource], pictures: ProbeRows, reporter: Reporter
 ) -> Iterator[tuple[Key, list[ProbeTrial]]]:
-    settings = ProbeSettings(config.l2, config.k, config.temperature, config.select == "test")
     total = len(sources) * len(config.probes) * sum(seeds_of(config, shots) for shots in config.shots)
     with reporter.progress("probes", total, "fits") as bar:
         for source in sources:
@@ -172,7 +170,7 @@ def run_probes(
                 for shots in config.shots:
                     trials = []
                     for seed in range(seeds_of(config, shots)):
-                        trials.append(run_trial(task, probe, settings, shots, seed))
+                        trials.append(run_trial(task, probe, config, shots, seed))
                         bar.advance(1, probe=probe, shots=shots or "all", top1=f"{trials[-1].top1:.1%}")
                     yield (source.name, probe, shots), trials
             warn_constant(config, source, task, reporter)
@@ -207,7 +205,7 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
     data = PatchFile(path)
     if data.header.leaked:
         reporter.warn(
-            f"{path}: {format_count(data.header.leaked, 'test or val picture')} stand in train as well; "
+            f"{path}: {format_count(data.header.leaked, 'test or val image')} stand in train as well; "
             "vitctl info names them"
         )
     found = []

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.data.patchifier import build as building
 from vitctl.data.patchifier import worker as working
 from vitctl.data.patchifier.build import build_patch_file
@@ -37,7 +38,7 @@ from vitctl.io.patch_format import Extent, Geometry, image_digest
 from vitctl.reporting import SilentReporter
 
 Folder = Callable[..., Path]
-RES = "16"
+RES = Res(16)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def order(source: Path, out: Path, **options: Any) -> Build:
-    config = PatchifyConfig(str(source), str(out), res=RES, patch=4, **{"workers": 1, **options})
+    config = PatchifyConfig(source=str(source), out=str(out), res=RES, patch=4, **{"workers": 1, **options})
     return Build(open_source(config.source), config, out)
 
 

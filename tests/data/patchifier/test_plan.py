@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
 from vitctl.data.patchifier.plan import RowPlan, largest_patch, make_plan
 from vitctl.data.patchifier.workspace import Build
 from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
@@ -37,7 +38,7 @@ def plan(
     tmp_path: Path, sightings: list[Sighting], shard: int = 0, source: dict[str, Any] | None = None, **options: Any
 ) -> RowPlan:
     out = tmp_path / f"{len(list(tmp_path.iterdir()))}.h5"  # a new one each time
-    build = Build(Listed(sightings, **(source or {})), PatchifyConfig("listed", **options), out, shard)
+    build = Build(Listed(sightings, **(source or {})), PatchifyConfig(source="listed", **options), out, shard)
     return make_plan(build, SilentReporter())
 
 
@@ -150,10 +151,10 @@ def test_a_class_list_that_names_none_of_them_is_a_mistake(tmp_path: Path) -> No
     ("native", "options", "expected"),
     [
         (None, {}, (16, 224, 224, 3)),
-        (None, {"res": "192x256", "patch": 32}, (32, 192, 256, 3)),
+        (None, {"res": Res(192, 256), "patch": 32}, (32, 192, 256, 3)),
         ((28, 28, 1), {}, (7, 28, 28, 1)),
         ((32, 32, 3), {}, (8, 32, 32, 3)),
-        ((28, 28, 1), {"channels": 3, "res": "224"}, (16, 224, 224, 3)),
+        ((28, 28, 1), {"channels": 3, "res": Res(224)}, (16, 224, 224, 3)),
         ((512, 512, 3), {}, (16, 224, 224, 3)),
     ],
 )
@@ -164,7 +165,7 @@ def test_geometry(tmp_path: Path, native: Any, options: dict[str, Any], expected
 
 def test_a_resolution_that_sixteen_does_not_divide_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nearest are 208x208 and 224x224"):
-        plan(tmp_path, images({"a": 1}), res="220")
+        plan(tmp_path, images({"a": 1}), res=Res(220))
 
 
 @pytest.mark.parametrize(("side", "patch"), [(8, 2), (28, 7), (32, 8), (64, 16), (96, 16), (7, 1), (13, 1)])
@@ -187,7 +188,7 @@ def test_memory_is_not_a_matter_of_names(tmp_path: Path, folder: Callable[..., P
                 yield FoundImage(f"class{number % 10}/{'x' * 100}{number}", f"class{number % 10}", None, 0, number)
 
     tracemalloc.start()
-    build = Build(Many([]), PatchifyConfig("listed", split=("val=0.1",)), tmp_path / "out.h5")
+    build = Build(Many([]), PatchifyConfig(source="listed", split=("val=0.1",)), tmp_path / "out.h5")
     planned = make_plan(build, SilentReporter())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

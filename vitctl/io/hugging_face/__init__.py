@@ -1,11 +1,11 @@
 """Hugging Face's Vision Transformers to timm's names and back: ViTForImageClassification, ViTModel, and the encoders
 of ViTForMaskedImageModeling and ViTMAEForPreTraining.
 
-    CLASSIC   how every release of transformers names the tensors in its files, and all of them read them
-    RENAMED   how its modules are named since 5.10: files of a bare state_dict(), or of save_original_format=False
+    CLASSIC   the names in the files of every release of transformers, which every release reads
+    RENAMED   the names of its modules since 5.10: files of a bare state_dict(), or of save_original_format=False
 
-Shapes say most of what a model is, and config.json must agree with them. Heads, GELU, epsilon and the grid stand in
-config.json alone; where there is none, they are assumed and told.
+Shapes decide most of the spec, and config.json must agree with them. Only config.json has heads, GELU, epsilon and the
+grid; without it, they are assumed, and the user is warned.
 """
 
 from vitctl.io.hugging_face.names import looks_like

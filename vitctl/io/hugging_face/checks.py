@@ -1,4 +1,4 @@
-"""Values out of JSON and tensors, checked one by one."""
+"""Checks of single values from JSON, and of single tensors."""
 
 import reprlib
 from typing import Any
@@ -19,7 +19,7 @@ def read_int(name: str, value: Any, default: int) -> int:
     if value is None:
         return default
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-        raise WeightsError(f"config.json says {name} {quote_value(value)}; it must be a whole number from 1")
+        raise WeightsError(f"config.json says {name} {quote_value(value)}; it must be a positive integer")
     return value
 
 
@@ -36,6 +36,6 @@ def read_real(name: str, value: Any) -> float:
 
 def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
-        raise WeightsError(f"{name} is {list(tensor.shape)}, but the rest makes it {list(shape)}; save it anew")
+        raise WeightsError(f"{name} is {list(tensor.shape)}, but other tensors imply {list(shape)}; save it again")
     if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
-        raise WeightsError(f"{name} holds {tensor.dtype}, {tensor.layout}; save it as float32, float16 or bfloat16")
+        raise WeightsError(f"{name} is {tensor.dtype}, {tensor.layout}; save it as float32, float16 or bfloat16")

@@ -1,4 +1,4 @@
-"""config.json: what it says of a model, which the tensors must bear out; and what ours says."""
+"""Reads config.json and checks it against the tensors; writes the config.json of an export."""
 
 import math
 from dataclasses import replace
@@ -12,29 +12,26 @@ from vitctl.reporting import format_count
 
 GELUS: dict[str, Literal["tanh", "erf"]] = {
     "gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}  # fmt: skip
-EPS = 1e-12  # here and below: what transformers takes where config.json is silent
-HEADS = 12
-PIXELS = 224
-SAME = "take the config.json that was saved with these tensors"
+EPS, HEADS, PIXELS = 1e-12, 12, 224  # the defaults of transformers for what config.json leaves out
+SAME = "use the config.json that was saved with these tensors"
 
 
 def assume_config(spec: ModelSpec, positions: int, assumptions: list[str]) -> ModelSpec:
-    """Without a config.json: what shapes do not say."""
-    dim = spec.dim
-    heads = next((size.heads for size in SIZES.values() if size.dim == dim), 0)
+    """What shapes do not say, without a config.json."""
+    heads = next((size.heads for size in SIZES.values() if size.dim == spec.dim), 0)
     if not heads:
         raise WeightsError(
-            f"how many heads share a width of {dim} cannot be known without config.json: put one beside it, as "
-            "model.safetensors or pytorch_model.bin, that says num_attention_heads"
+            f"the number of heads is unknown for width {spec.dim}: name the file model.safetensors or "
+            "pytorch_model.bin, and put a config.json with num_attention_heads next to it"
         )
     side = math.isqrt(positions - 1)
     if not side or side * side != positions - 1:
         raise WeightsError(
-            f"the grid cannot be told: {positions} positions are no square and a class token; put config.json beside"
+            f"the grid is unknown: {positions} positions are not a class token and a square; put config.json next to it"
         )
     pixels = side * spec.patch
     assumptions.append(
-        f"no config.json: {heads} heads, GELU by erf, epsilon {EPS} and images of {pixels}x{pixels} assumed"
+        f"no config.json: {heads} heads, exact GELU, epsilon {EPS} and image size {pixels}x{pixels} are assumed"
     )
     return replace(spec, heads=heads, height=pixels, width=pixels)
 
@@ -44,9 +41,7 @@ def apply_config(spec: ModelSpec, positions: int, config: Config) -> ModelSpec:
     height, width = image_size(config.get("image_size"))
     pooling = config.get("pooler_act", "tanh")
     if spec.hidden and pooling not in ("tanh", None):
-        raise WeightsError(
-            f"config.json says pooler_act {quote_value(pooling)}; vitctl's layer before the head has a tanh"
-        )
+        raise WeightsError(f"config.json says pooler_act {quote_value(pooling)}; vitctl supports tanh only")
     eps = read_float(config, "layer_norm_eps", EPS)
     spec = replace(spec, heads=heads, gelu=gelu_of(config.get("hidden_act")), norm_eps=eps)
     check_agreement(spec, config)
@@ -58,14 +53,14 @@ def gelu_of(name: Any) -> Literal["tanh", "erf"]:
     if name is None:
         return "erf"
     if not isinstance(name, str) or name not in GELUS:
-        raise WeightsError(f"config.json says hidden_act {quote_value(name)}; vitctl has {', '.join(GELUS)}")
+        raise WeightsError(f"config.json says hidden_act {quote_value(name)}; supported: {', '.join(GELUS)}")
     return GELUS[name]
 
 
 def check_agreement(spec: ModelSpec, config: Config) -> None:
-    """What config.json says of the shapes must be what they are."""
+    """The sizes in config.json must be those of the tensors."""
     patch = spec.patch
-    found = {
+    sizes = {
         "hidden_size": spec.dim,
         "num_hidden_layers": spec.depth,
         "intermediate_size": spec.mlp,
@@ -73,24 +68,24 @@ def check_agreement(spec: ModelSpec, config: Config) -> None:
         "qkv_bias": spec.qkv_bias,
         "head_dim": spec.dim // spec.heads,
     }
-    found |= {"pooler_output_size": spec.hidden} if spec.hidden else {}
-    found |= {"num_labels": spec.classes} if spec.classes else {}
-    wrong = [name for name, size in found.items() if config.get(name) is not None and config[name] != size]
+    sizes |= {"pooler_output_size": spec.hidden} if spec.hidden else {}
+    sizes |= {"num_labels": spec.classes} if spec.classes else {}
+    wrong = [name for name, size in sizes.items() if config.get(name) is not None and config[name] != size]
     if config.get("patch_size") not in (None, patch, [patch] * 2, (patch,) * 2, {"height": patch, "width": patch}):
         wrong.append("patch_size")
     if wrong:
-        both = ", ".join(f"{name} {quote_value(config[name])}, not {found.get(name, patch)}" for name in wrong)
+        both = ", ".join(f"{name} {quote_value(config[name])}, not {sizes.get(name, patch)}" for name in wrong)
         raise WeightsError(f"config.json and the tensors disagree: it says {both}; {SAME}")
 
 
 def check_positions(patch: int, height: int, width: int, positions: int) -> None:
     if height % patch or width % patch:
         raise WeightsError(f"config.json says image_size {height}x{width}; patches of {patch} do not divide it; {SAME}")
-    wanted = (height // patch) * (width // patch) + 1
-    if positions != wanted:
+    expected = (height // patch) * (width // patch) + 1
+    if positions != expected:
         raise WeightsError(
-            f"config.json says image_size {height}x{width}, which has {wanted} positions with that of the class "
-            f"token, but embeddings.position_embeddings has {positions}; {SAME}"
+            f"config.json says image_size {height}x{width}, which needs {expected} positions with the class token, "
+            f"but embeddings.position_embeddings has {positions}; {SAME}"
         )
 
 
@@ -107,22 +102,22 @@ def image_size(value: Any) -> tuple[int, int]:
 
 
 def class_names(config: Config, classes: int) -> tuple[str, ...]:
-    """In the order of their numbers; those that transformers makes up are none."""
+    """Class names in the order of their numbers; () for LABEL_0, LABEL_1, ... that transformers makes up."""
     labels = config.get("id2label")
     if labels is None or not classes:
         return ()
     if not isinstance(labels, dict):
-        raise WeightsError("config.json's id2label is not an object of numbers and names; save it anew")
+        raise WeightsError("config.json's id2label is not an object of numbers and names; save it again")
     numbered = {str(number): name for number, name in labels.items()}
-    wanted = [str(index) for index in range(classes)]
-    if len(numbered) != classes or not all(index in numbered for index in wanted):
+    numbers = [str(index) for index in range(classes)]
+    if set(numbered) != set(numbers):
         raise WeightsError(
-            f"config.json's id2label has {format_count(len(labels), 'name')}, classifier.weight numbers 0 to "
+            f"config.json's id2label has {format_count(len(labels), 'name')}, but classifier.weight has classes 0 to "
             f"{classes - 1}; {SAME}"
         )
-    names = tuple(numbered[index] for index in wanted)
+    names = tuple(numbered[index] for index in numbers)
     if not all(isinstance(name, str | int | float) for name in names):
-        raise WeightsError("config.json's id2label has names that are no text; save it anew")
+        raise WeightsError("config.json's id2label has names that are not text; save it again")
     made_up = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     return () if made_up else tuple(map(str, names))
 
@@ -155,7 +150,7 @@ def label_config(weights: Weights) -> Config:
     if names and len(names) != classes:
         raise UsageError(
             f"{weights.spec.name}: {format_count(len(names), 'class name')} for {format_count(classes, 'class')}; "
-            "Hugging Face wants one each"
+            "Hugging Face needs one for each class"
         )
     labels = names or tuple(f"LABEL_{index}" for index in range(classes))
     return {

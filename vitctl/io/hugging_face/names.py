@@ -1,4 +1,4 @@
-"""Our names and theirs: one table, which reading and writing go through."""
+"""The table of names in timm and in Hugging Face, for reading and writing."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,23 +9,20 @@ from vitctl.config.model import ModelSpec
 
 @dataclass(frozen=True)
 class Naming:
-    """What a file calls the parts of a layer."""
+    """The names in a file of the parts of a layer."""
 
     layers: str
     attention: tuple[str, str, str]  # query, key, value: one tensor in timm
     output: str
     fc1: str
     fc2: str
-    prefix: str = ""  # "vit." where the model lies under a head
+    prefix: str = ""  # "vit." in a model with a head
 
 
 CLASSIC = Naming(
-    "encoder.layer",
-    ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
+    "encoder.layer", ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "attention.output.dense", "intermediate.dense", "output.dense",
+)  # fmt: skip
 RENAMED = Naming(
     "layers", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.o_proj", "mlp.fc1", "mlp.fc2"
 )
@@ -34,12 +31,12 @@ RENAMED = Naming(
 @dataclass(frozen=True)
 class HFTensorRow:
     ours: str
-    theirs: tuple[str, ...]  # several are put together along the first axis of ours
-    shape: tuple[int, ...]  # of each of theirs
+    theirs: tuple[str, ...]  # several are concatenated along the first axis of ours
+    shape: tuple[int, ...]  # of each tensor of theirs
 
 
 def hf_tensor_rows(spec: ModelSpec, naming: Naming) -> Iterator[HFTensorRow]:
-    """Every tensor of the model; reading and writing go through this one table."""
+    """One row for every tensor of the model."""
     dim, root = spec.dim, naming.prefix
     yield HFTensorRow("cls_token", (f"{root}embeddings.cls_token",), (1, 1, dim))
     yield HFTensorRow("pos_embed", (f"{root}embeddings.position_embeddings",), (1, spec.tokens, dim))
@@ -74,7 +71,7 @@ def affine(ours: str, theirs: tuple[str, ...], shape: tuple[int, ...], bias: boo
 
 
 def looks_like(names: Iterable[str]) -> bool:
-    """Whether embeddings and layers are named as in Hugging Face's ViT."""
+    """Whether embeddings and layers have the names of Hugging Face's ViT."""
     known = list(names)
     embeddings = r"(vit\.)?embeddings\.(cls_token|position_embeddings|patch_embeddings\.projection\.\w+)"
     layer = r"(vit\.)?(encoder\.layer|layers)\.\d+\.layernorm_(before|after)\.\w+"

@@ -1,4 +1,4 @@
-"""preprocessor_config.json: the normalization and the fit, there and back."""
+"""Reads and writes normalization and fit in preprocessor_config.json."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from vitctl.reporting import format_count
 def read_normalization(
     preprocessor: Config | None, channels: int, guesses: list[str]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of pixels that lie between 0 and 1, whatever range the file states them for."""
+    """Mean and std for pixels from 0 to 1. A file may state them for pixels in another range."""
     if preprocessor is None:
-        guesses.append("transformers' own: no preprocessor_config.json")
+        guesses.append("transformers' default: no preprocessor_config.json")
         return (0.5,) * channels, (0.5,) * channels
     factor = read_float(preprocessor, "rescale_factor", 1 / 255)
-    reach = 255.0 if preprocessor.get("do_rescale") is False else 255 * factor  # of a white pixel before mean and std
-    if not reach > 0:
+    white = 255.0 if preprocessor.get("do_rescale") is False else 255 * factor  # a white pixel before mean and std
+    if not white > 0:
         raise WeightsError(f"preprocessor_config.json says rescale_factor {factor}; it must be above 0")
     if preprocessor.get("do_normalize") is False:
         mean, std = (0.0,) * channels, (1.0,) * channels
@@ -26,18 +26,18 @@ def read_normalization(
         mean, std = (read_statistics(preprocessor, name, channels, guesses) for name in ("image_mean", "image_std"))
     if not min(std) > 0:
         raise WeightsError(f"preprocessor_config.json says image_std {list(std)}; each must be above 0")
-    if math.isclose(reach, 1.0):
+    if math.isclose(white, 1.0):
         return mean, std
-    return tuple(value / reach for value in mean), tuple(value / reach for value in std)
+    return tuple(value / white for value in mean), tuple(value / white for value in std)
 
 
-CROPPING = ("Bit", "CLIP", "Perceiver")  # processors that crop unless the file says otherwise
+CROPPING = ("Bit", "CLIP", "Perceiver")  # processors that crop by default
 
 
 def read_fit(preprocessor: Config | None) -> str:
-    """How images of another shape are made to fit: the middle is cropped, or all of it squashed."""
+    """How images of another shape are resized: "crop" or "squash"."""
     if preprocessor is None:
-        return "crop"  # as our own images
+        return "crop"  # the default of vitctl patchify
     kind, size = str(preprocessor.get("image_processor_type")), preprocessor.get("size")
     crops = preprocessor.get("do_center_crop", kind.startswith(CROPPING))
     return "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "squash"
@@ -46,20 +46,20 @@ def read_fit(preprocessor: Config | None) -> str:
 def read_statistics(preprocessor: Config, name: str, channels: int, guesses: list[str]) -> tuple[float, ...]:
     value = preprocessor.get(name)
     if value is None:
-        guesses.append(f"transformers' own: no {name} in preprocessor_config.json")
+        guesses.append(f"transformers' default: no {name} in preprocessor_config.json")
         return (0.5,) * channels
     numbers = tuple(read_real(name, each) for each in (value if isinstance(value, list | tuple) else [value]))
     fitting = per_channel(numbers, channels)
     if fitting is None:
         raise WeightsError(
             f"preprocessor_config.json says {name} {quote_value(value)}, but the images have "
-            f"{format_count(channels, 'channel')}; take the file that was saved with these tensors"
+            f"{format_count(channels, 'channel')}; use the file that was saved with these tensors"
         )
     return fitting
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...] | None:
-    """One value a channel; several that are all the same do for any number of channels."""
+    """One value per channel, or None. Values that are all equal fit any number of channels."""
     if len(values) == channels:
         return tuple(values)
     return (values[0],) * channels if len(set(values)) == 1 else None
@@ -71,17 +71,17 @@ def make_preprocessor(weights: Weights) -> Config:
     if mean is None or std is None:
         raise UsageError(
             f"{spec.name}: mean {list(about.mean)} and std {list(about.std)} do not fit images of "
-            f"{format_count(spec.channels, 'channel')}; Hugging Face wants one each"
+            f"{format_count(spec.channels, 'channel')}; Hugging Face needs one for each channel"
         )
     size = {"height": spec.height, "width": spec.width}
     crops = about.fit == "crop" and spec.height == spec.width
-    # Perceiver's crops the largest square and then resizes, as we do; others resize first, which moves the pixels by
-    # fractions. None crops another shape, or pads with white.
+    # Like vitctl, Perceiver's processor crops the largest square and then resizes. Others resize first, which shifts
+    # pixels by fractions. No processor crops to another shape, or pads with white.
     processor: Config = {
         "image_processor_type": "PerceiverImageProcessor" if crops else "ViTImageProcessor",
         "do_resize": True,
         "size": size,
-        "resample": 3,  # bicubic, as our images are made
+        "resample": 3,  # bicubic, like vitctl patchify
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

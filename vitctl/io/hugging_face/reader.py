@@ -1,4 +1,4 @@
-"""A checkpoint of Hugging Face's to our names, once all of it is understood."""
+"""Reads a checkpoint of Hugging Face, after checking all of it."""
 
 import re
 from dataclasses import replace
@@ -12,14 +12,13 @@ from vitctl.io.hugging_face.checks import Config, check_tensor, quote_value
 from vitctl.io.hugging_face.config import EPS, apply_config, assume_config, class_names
 from vitctl.io.hugging_face.names import HFTensorRow, Naming, detect_naming, hf_tensor_rows
 from vitctl.io.hugging_face.preprocessor import read_fit, read_normalization
-from vitctl.io.weights import About, Tensors, Weights, describe_differences, zero_head_note
-from vitctl.reporting import format_count
+from vitctl.io.weights import About, Tensors, Weights, describe_differences, note_masked_pretraining, zero_head_note
 
-TYPES = ("vit", "vit_mae")  # of model: MAE's encoder is a plain one
+TYPES = ("vit", "vit_mae")  # supported model types: MAE's encoder is a plain ViT
 
 
 def read_hf(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
-    """Weights from the tensors of a checkpoint and the two JSON files that may lie beside it."""
+    """Weights from the tensors of a checkpoint, and the two JSON files of its folder, if they exist."""
     try:
         return parse_hf(tensors, config, preprocessor, source)
     except (ConfigError, WeightsError) as error:
@@ -28,53 +27,48 @@ def read_hf(tensors: Tensors, config: Config | None, preprocessor: Config | None
 
 def parse_hf(tensors: Tensors, config: Config | None, preprocessor: Config | None, source: str) -> Weights:
     check_types(tensors, config, preprocessor)
-    naming, notes = detect_naming(tensors), list[str]()
-    own, extra = split_off_decoder(tensors, naming, notes)
+    naming = detect_naming(tensors)
+    own, extra, notes = split_off_decoder(tensors, naming)
     assumptions, guesses = list[str](), list[str]()
     spec = infer_hf_spec(own, naming, config, assumptions)
-    found = rename_hf_tensors(own, list(hf_tensor_rows(spec, naming)))
+    renamed = rename_hf_tensors(own, list(hf_tensor_rows(spec, naming)))
     mean, std = read_normalization(preprocessor, spec.channels, guesses)
     names, fit = class_names(config or {}, spec.classes), read_fit(preprocessor)
     about = About("Hugging Face ViT", source, mean, std, names, fit=fit)
-    weights = Weights(spec, found, about, extra, tuple(notes), tuple(assumptions), ", ".join(guesses))
-    return weights.with_notes(zero_head_note(found))
+    weights = Weights(spec, renamed, about, extra, (), tuple(assumptions), ", ".join(guesses))
+    return weights.with_notes(*notes, zero_head_note(renamed))
 
 
 def check_types(tensors: Any, config: Any, preprocessor: Any) -> None:
-    """What comes out of JSON or of a pickle may be anything."""
+    """Values from JSON or a pickle may have any type."""
     for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
         if content is not None and not isinstance(content, dict):
-            raise WeightsError(f"{name} holds a {type(content).__name__}, not an object; save it anew")
+            raise WeightsError(f"{name} holds a {type(content).__name__}, not an object; save it again")
     for name, value in tensors.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise WeightsError(f"{name} is a {type(value).__name__}, not a tensor; save the state dict alone")
+            raise WeightsError(f"{name} is a {type(value).__name__}, not a tensor; save only the state dict")
     kind = (config or {}).get("model_type")
     if kind not in (None, *TYPES):
-        raise WeightsError(f"config.json says model_type {quote_value(kind)}; only {' and '.join(TYPES)} are read")
+        raise WeightsError(f"config.json says model_type {quote_value(kind)}; supported: {', '.join(TYPES)}")
 
 
-def split_off_decoder(tensors: Tensors, naming: Naming, notes: list[str]) -> tuple[Tensors, Tensors]:
-    """The encoder with its head, and what belongs to masked pretraining."""
+def split_off_decoder(tensors: Tensors, naming: Naming) -> tuple[Tensors, Tensors, list[str]]:
+    """The encoder with its head, the tensors of masked pretraining, and notes."""
     root = naming.prefix
-    own, extra = dict(tensors), {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
-    for name in extra:
-        del own[name]
-    mask, places = f"{root}embeddings.mask_token", f"{root}embeddings.position_ids"
-    if mask in own:
-        extra["mask_token"] = own.pop(mask)
-    if extra:
-        names = ", ".join(sorted(extra)[:3])
-        notes.append(f"{format_count(len(extra), 'tensor')} of masked pretraining kept apart ({names})")
-    if own.pop(places, None) is not None:
-        notes.append(f"{places} left out: it only counts the positions")
-    return own, extra
+    mask, ids = f"{root}embeddings.mask_token", f"{root}embeddings.position_ids"
+    extra = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
+    own = {name: tensor for name, tensor in tensors.items() if name not in extra and name not in (mask, ids)}
+    if mask in tensors:
+        extra["mask_token"] = tensors[mask]
+    ignored = f"{ids} ignored: it only numbers the positions" if ids in tensors else ""
+    return own, extra, [note_masked_pretraining(extra), ignored]
 
 
 def infer_hf_spec(tensors: Tensors, naming: Naming, config: Config | None, assumptions: list[str]) -> ModelSpec:
     root = naming.prefix
     dim, channels, patch, other = shape_of(tensors, f"{root}embeddings.patch_embeddings.projection.weight", 4)
     if patch != other:
-        raise WeightsError(f"its patches are {patch}x{other}; vitctl knows square ones")
+        raise WeightsError(f"its patches are {patch}x{other}; vitctl supports square patches only")
     depth = depth_of(tensors, naming)
     mlp, _ = shape_of(tensors, f"{root}{naming.layers}.0.{naming.fc1}.weight", 2)
     biases = {f"{root}{naming.layers}.{index}.{part}.bias" for index in range(depth) for part in naming.attention}
@@ -91,21 +85,21 @@ def infer_hf_spec(tensors: Tensors, naming: Naming, config: Config | None, assum
 
 def shape_of(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     if name not in tensors:
-        raise WeightsError(f"the tensor {name} is missing; take the whole checkpoint")
+        raise WeightsError(f"the tensor {name} is missing; use the complete checkpoint")
     shape = tuple(tensors[name].shape)
     if len(shape) != axes or 0 in shape:
-        raise WeightsError(f"{name} is {list(shape)}; a ViT has {axes} axes there, none of them empty")
+        raise WeightsError(f"{name} is {list(shape)}; in a ViT it has {axes} axes, none of them empty")
     return shape
 
 
 def depth_of(tensors: Tensors, naming: Naming) -> int:
-    """How many layers there are. A number that is left out shows later, as a missing layer."""
+    """The number of layers. A gap in their numbers shows later, as a missing layer."""
     pattern = re.compile(rf"{re.escape(naming.prefix + naming.layers)}\.(\d+)\.")
     return len({match[1] for name in tensors if (match := pattern.match(name))})
 
 
 def length_of(tensors: Tensors, layer: str) -> int:
-    """The outputs of a layer, by its weight or its bias; 0 where there is no such layer."""
+    """The number of outputs of a layer, from its weight or its bias; 0 if there is no such layer."""
     for name in (f"{layer}.weight", f"{layer}.bias"):
         if name in tensors and tensors[name].dim():
             return int(tensors[name].shape[0])
@@ -113,24 +107,23 @@ def length_of(tensors: Tensors, layer: str) -> int:
 
 
 def classes_of(tensors: Tensors, config: Config) -> int:
-    """No classifier is right for a bare model, or where config.json says no labels; else the file is cut short."""
+    """The number of classes. A classification model without a classifier is an error, unless it has no labels."""
     classes, kinds = length_of(tensors, "classifier"), config.get("architectures")
-    wanted = isinstance(kinds, list) and "ViTForImageClassification" in kinds
-    if wanted and not classes and config.get("id2label") != {} and config.get("num_labels") != 0:
+    is_classifier = isinstance(kinds, list) and "ViTForImageClassification" in kinds
+    if is_classifier and not classes and config.get("id2label") != {} and config.get("num_labels") != 0:
         raise WeightsError(
             "config.json says ViTForImageClassification, but classifier.weight and classifier.bias are missing; "
-            "take the whole checkpoint"
+            "use the complete checkpoint"
         )
     return classes
 
 
 def rename_hf_tensors(tensors: Tensors, table: list[HFTensorRow]) -> Tensors:
-    """The tensors under our names, once all are there, none is left over and every shape is right."""
-    wanted = {name: row.shape for row in table for name in row.theirs}
-    found = describe_differences(set(wanted) - set(tensors), set(tensors) - set(wanted))
-    if found:
-        raise WeightsError(f"the model {found}; take the whole checkpoint of a plain ViT, with its config.json")
-    for name, shape in wanted.items():
+    """The tensors under timm's names, after checking that none is missing or unexpected, and every shape."""
+    shapes = {name: row.shape for row in table for name in row.theirs}
+    if difference := describe_differences(set(shapes) - set(tensors), set(tensors) - set(shapes)):
+        raise WeightsError(f"{difference}; use the complete checkpoint of a plain ViT, with its config.json")
+    for name, shape in shapes.items():
         check_tensor(name, tensors[name], shape)
     parts = {row.ours: [tensors[name].detach() for name in row.theirs] for row in table}
     return {name: torch.cat(several) if len(several) > 1 else several[0] for name, several in parts.items()}

@@ -1,15 +1,15 @@
-"""Our weights to a folder that `from_pretrained` takes."""
+"""Writes a folder that transformers loads with `from_pretrained`."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from vitctl.errors import WeightsError
-from vitctl.io.atomic import atomic_folder, atomic_write, write_json
 from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
 from vitctl.io.hugging_face.checks import Config, check_tensor
 from vitctl.io.hugging_face.config import make_config
 from vitctl.io.hugging_face.names import CLASSIC, hf_tensor_rows
 from vitctl.io.hugging_face.preprocessor import make_preprocessor
+from vitctl.io.timm_folder import save_model_folder
 from vitctl.io.weights import Tensors, Weights, describe_differences
 
 CAPABILITIES = Capabilities(
@@ -26,14 +26,13 @@ CAPABILITIES = Capabilities(
 
 
 def to_hf(weights: Weights) -> tuple[Tensors, Config, Config]:
-    """Tensors, config.json and preprocessor_config.json; what is not of the encoder and its head stays behind."""
+    """Tensors of the encoder and its head, config.json and preprocessor_config.json."""
     spec = weights.spec
     check_supported(weights, CAPABILITIES)
     table = list(hf_tensor_rows(spec, replace(CLASSIC, prefix="vit." if spec.classes else "")))
-    wanted, given = {row.ours for row in table}, set(weights.tensors)
-    found = describe_differences(wanted - given, given - wanted)
-    if found:
-        raise WeightsError(f"{spec.name}: the model {found}; such weights cannot be written for Hugging Face")
+    names, own = {row.ours for row in table}, set(weights.tensors)
+    if difference := describe_differences(names - own, own - names):
+        raise WeightsError(f"{spec.name}: {difference}; such weights cannot be written for Hugging Face")
     tensors: Tensors = {}
     for row in table:
         tensor, (first, *others) = weights.tensors[row.ours], row.shape
@@ -44,12 +43,5 @@ def to_hf(weights: Weights) -> tuple[Tensors, Config, Config]:
 
 
 def save_hf_folder(weights: Weights, folder: Path) -> None:
-    """A folder that `from_pretrained` takes."""
-    from safetensors.torch import save_file
-
     tensors, config, preprocessor = to_hf(weights)
-    # The weights take their name last: a folder that a kill cut short has none, and nobody can read it wrongly.
-    with atomic_folder(folder), atomic_write(folder / "model.safetensors") as aside:
-        save_file(tensors, aside, {"format": "pt"})
-        write_json(folder / "config.json", config)
-        write_json(folder / "preprocessor_config.json", preprocessor)
+    save_model_folder(folder, tensors, {"config.json": config, "preprocessor_config.json": preprocessor})

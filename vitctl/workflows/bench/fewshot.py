@@ -8,15 +8,16 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from vitctl.config.bench import BenchConfig
+from vitctl.config.fewshot import ProbeConfig
 from vitctl.probing.draws import Ints, draw_orders, take_shots
 from vitctl.probing.estimators import STRENGTHS
-from vitctl.probing.fewshot import ProbeSettings, ProbeTask, run_trial
+from vitctl.probing.fewshot import ProbeTask, run_trial
 from vitctl.reporting import Reporter
 from vitctl.workflows.bench.measure import CaseTable, time_seconds
 
 SEEDS, SHOTS = 3, (1, 2, 5, 10)
 NOISE = 4.0  # standard deviation within a class; between classes it is 1
-SETTINGS = ProbeSettings()
+SETTINGS = ProbeConfig()
 
 
 def bench_fewshot(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:

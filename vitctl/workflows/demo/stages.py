@@ -242,9 +242,7 @@ def predict_stage(demo: Demo) -> Stage:
     write_images(demo.held_out, PatchFile(demo.data).class_names, pictures)
     config = PredictConfig(pictures=(str(pictures),), source=str(demo.folder / "model.onnx"), sheet=str(sheet))
     found = predict(config, demo.reporter)
-    text = (
-        f"The exported file, asked about {format_count(found.pictures, 'held out picture')} as PNG files; its answers."
-    )
+    text = f"The exported file, asked about {format_count(found.pictures, 'held-out image')} as PNG files; its answers."
     told = f"{found.top1:.0%} of {found.labelled} right" if found.top1 is not None else f"{found.pictures} answers"
     line = command_line("predict", pictures, source=demo.folder / "model.onnx", sheet=sheet)
     return Stage("predict", told, line, sheet, text, (sheet,))

@@ -15,7 +15,7 @@ from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 from vitctl.workflows.inputs.data import choose_data
-from vitctl.workflows.inputs.samples import held_out_split, resize_samples, space_evenly
+from vitctl.workflows.inputs.samples import choose_held_out, resize_samples, space_evenly
 from vitctl.workflows.inputs.weights import data_of_run
 
 FEW, MANY = 32, 1000
@@ -48,7 +48,7 @@ def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) 
             f"int8 is calibrated with images of the kind that the model is for, and {file.path} has other classes; "
             "name them with --data"
         )
-    name = held_out_split(file) or next(iter(file.splits))
+    name = choose_held_out(file) or next(iter(file.splits))
     split, train = file.split(name), file.split("train" if "train" in file.splits else name)
     if not split.rows:
         raise DataError(f"{file.path}: has no images to compare on; name other --data")

@@ -17,7 +17,7 @@ from vitctl.errors import DataError, UsageError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile
 from vitctl.reporting import Reporter
-from vitctl.workflows.inputs.samples import held_out_split
+from vitctl.workflows.inputs.samples import choose_held_out
 from vitctl.workflows.patchify import patchify
 
 DEFAULT = "data.h5"
@@ -103,7 +103,7 @@ def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:
 
 def choose_judge_split(file: PatchFile) -> str:
     """The split that training is evaluated on: val, or else test."""
-    name = held_out_split(file, ("val", "test"))
+    name = choose_held_out(file, ("val", "test"))
     if name is None:
         raise DataError(f"{file.path}: has neither val nor test to judge by; vitctl patchify --split val=0.2 makes one")
     return name

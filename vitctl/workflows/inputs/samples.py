@@ -18,7 +18,7 @@ def find_held_out(rows: Mapping[str, int], prefer: Sequence[str] = HELD_OUT) -> 
     return next((name for name in prefer if rows.get(name)), None)
 
 
-def held_out_split(file: PatchFile, prefer: Sequence[str] = HELD_OUT) -> str | None:
+def choose_held_out(file: PatchFile, prefer: Sequence[str] = HELD_OUT) -> str | None:
     return find_held_out({name: split.rows for name, split in file.splits.items()}, prefer)
 
 

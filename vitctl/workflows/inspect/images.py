@@ -15,7 +15,7 @@ from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, format_count
 from vitctl.workflows.inputs.data import choose_data, warn_enlarged
-from vitctl.workflows.inputs.samples import held_out_split, resize_samples, space_evenly
+from vitctl.workflows.inputs.samples import choose_held_out, resize_samples, space_evenly
 from vitctl.workflows.inputs.weights import data_of_run
 
 Bytes = np.ndarray[Any, Any]
@@ -42,7 +42,7 @@ def open_images(config: InspectConfig, weights: Weights, reporter: Reporter) -> 
 def take_from_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -> InspectedImages:
     file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), spec.res))
     warn_enlarged(file, spec, reporter)
-    split = file.split(config.split or held_out_split(file) or next(iter(file.splits)))
+    split = file.split(config.split or choose_held_out(file) or next(iter(file.splits)))
     if split.rows < 4:
         raise DataError(f"{file.path}: {split.name} has {format_count(split.rows, 'image')}; inspect needs at least 4")
     rows = space_evenly(split.rows, config.pictures)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vitctl.config.fewshot import ProbeConfig
 from vitctl.config.inspect import InspectConfig
 from vitctl.config.model import ModelSpec
 from vitctl.data.loader import Loader, View
@@ -17,12 +18,12 @@ from vitctl.io.patch_file import Split
 from vitctl.io.subset import Subset
 from vitctl.models.input import Normalizer
 from vitctl.probing.draws import draw_orders, take_shots
-from vitctl.probing.fewshot import ProbeSettings, ProbeTask, run_trial
+from vitctl.probing.fewshot import ProbeTask, run_trial
 from vitctl.reporting import Reporter
 from vitctl.workflows.inspect.images import InspectedImages
 
 Array = np.ndarray[Any, Any]
-PROBE, SEED = ProbeSettings(), 0
+PROBE, SEED = ProbeConfig(), 0
 
 
 @dataclass(frozen=True)
