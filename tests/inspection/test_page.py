@@ -14,8 +14,8 @@ class Reader(HTMLParser):
         self.text = ""
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = dict(attributes)
-        self.sources += [str(found[name]) for name in ("src", "href") if name in found]
+        values = dict(attributes)
+        self.sources += [str(values[name]) for name in ("src", "href") if name in values]
         if tag not in ("meta", "link", "img", "br"):
             self.open.append(tag)
 

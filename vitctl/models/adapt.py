@@ -1,6 +1,7 @@
 """Adapts weights to images or classes that differ from those of their training."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -55,9 +56,9 @@ def change_channels(weights: Weights, channels: int) -> Weights:
     mean, std = (for_channels(values, channels) for values in (about.mean, about.std))
     if channels == 1:
         mean, std = (sum(about.mean) / len(about.mean),), (sum(about.std) / len(about.std),)
-    step = {"step": "channels", "from": old, "to": channels, "method": "sum" if channels == 1 else "repeat and scale"}
-    about = replace(about, mean=mean, std=std, history=(*about.history, step))
-    return replace(weights, spec=new, tensors=tensors, about=about)
+    method = "sum" if channels == 1 else "repeat and scale"
+    weights = record(weights, "channels", old, channels, method, mean=mean, std=std)
+    return replace(weights, spec=new, tensors=tensors)
 
 
 def renormalize(weights: Weights, mean: tuple[float, ...], std: tuple[float, ...]) -> Weights:
@@ -112,9 +113,7 @@ def replace_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 0
     if classes:
         tensors |= new_head(weights, classes, std, seed)
     method = (f"normal {std:g}" if std else "zeros") + (f", as {why}" if why else "")
-    step = {"step": "head", "from": spec.classes, "to": classes, "method": method}
-    about = replace(weights.about, class_names=(), history=(*weights.about.history, step))
-    return replace(weights, spec=new, tensors=tensors, about=about)
+    return replace(record(weights, "head", spec.classes, classes, method, class_names=()), spec=new, tensors=tensors)
 
 
 def classes_differ(weights: Weights, names: tuple[str, ...]) -> str:
@@ -144,22 +143,22 @@ def keep_head(weights: Weights, names: tuple[str, ...]) -> Weights:
         order = torch.tensor([rows[name] for name in names])
         tensors = {name: tensor[order] if name.startswith("head.") else tensor for name, tensor in tensors.items()}
         method = "kept, with rows reordered to the classes of the data"
-    step = {"step": "head", "from": weights.spec.classes, "to": weights.spec.classes, "method": method}
-    about = replace(weights.about, history=(*weights.about.history, step))
-    return replace(weights, tensors=tensors, about=about)
+    return replace(record(weights, "head", weights.spec.classes, weights.spec.classes, method), tensors=tensors)
 
 
 def pool_norm(weights: Weights) -> Weights:
     """Replaces the norm of the tokens by a new one behind the pooling, as MAE and BEiT do for fine-tuning."""
     tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("norm.")}
     scale = torch.ones_like(weights.tensors["norm.weight"])
-    step = {"step": "norm", "from": "tokens", "to": "pooled", "method": "fresh"}
-    return replace(
-        weights,
-        spec=replace(weights.spec, norm="pooled"),
-        tensors=tensors | {"fc_norm.weight": scale, "fc_norm.bias": torch.zeros_like(scale)},
-        about=replace(weights.about, history=(*weights.about.history, step)),
-    )
+    tensors |= {"fc_norm.weight": scale, "fc_norm.bias": torch.zeros_like(scale)}
+    weights = record(weights, "norm", "tokens", "pooled", "fresh")
+    return replace(weights, spec=replace(weights.spec, norm="pooled"), tensors=tensors)
+
+
+def record(weights: Weights, step: str, old: Any, new: Any, method: str, **about: Any) -> Weights:
+    """Appends a step to the history of the weights, and replaces other fields of `about`."""
+    entry = {"step": step, "from": old, "to": new, "method": method}
+    return replace(weights, about=replace(weights.about, history=(*weights.about.history, entry), **about))
 
 
 def new_head(weights: Weights, classes: int, std: float, seed: int) -> Tensors:

@@ -18,11 +18,10 @@ from vitctl.machine import cores, keep_freed_memory
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.workflows.bench.data import bench_data
 from vitctl.workflows.bench.export import bench_export
-from vitctl.workflows.bench.features import bench_features
 from vitctl.workflows.bench.fewshot import bench_fewshot
+from vitctl.workflows.bench.loops import bench_features, bench_selfsup, bench_train
 from vitctl.workflows.bench.measure import BenchPart, CaseTable, Figure, Ratio
 from vitctl.workflows.bench.models import bench_models
-from vitctl.workflows.bench.train import bench_selfsup, bench_train
 from vitctl.workflows.doctor import examine
 
 PARTS: dict[str, Callable[[BenchConfig, Path, Reporter], Iterator[CaseTable]]] = {

@@ -26,8 +26,8 @@ from vitctl.machine import cores
 from vitctl.models.input import normalize
 from vitctl.reporting import Reporter, SilentReporter, format_duration
 from vitctl.workflows.bench.images import find_or_write_jpegs, multiply_images, write_jpegs, write_patch_file
+from vitctl.workflows.bench.loops import timm_loader
 from vitctl.workflows.bench.measure import CaseTable, time_seconds
-from vitctl.workflows.bench.peer import timm_loader
 
 RES = 224
 IMAGENET = 1_281_167

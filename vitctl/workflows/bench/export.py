@@ -19,9 +19,8 @@ from vitctl.models.exports.onnx_file import OnnxModel
 from vitctl.models.exports.torch_file import TorchProgram
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.device import choose_precision
+from vitctl.workflows.bench.loops import case_spec, make_training_images
 from vitctl.workflows.bench.measure import CaseTable, Measurement, time_seconds
-from vitctl.workflows.bench.peer import case_spec
-from vitctl.workflows.bench.train import make_training_images
 from vitctl.workflows.export import export
 from vitctl.workflows.export.formats import images_of
 from vitctl.workflows.inputs.weights import load_model

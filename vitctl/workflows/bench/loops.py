@@ -1,16 +1,21 @@
-"""`vitctl bench train` and `selfsup`: our training loop, compared with timm's and with the cost of masked patches."""
+"""`vitctl bench train`, `selfsup` and `features`: our loops, compared with those of somebody who knows timm."""
 
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from vitctl.config.augment import PRESETS
 from vitctl.config.bench import BenchConfig, TrainCase
+from vitctl.config.features import FeaturesConfig
 from vitctl.config.masking import MaskingConfig
+from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.train import OptimConfig, PretrainConfig, SelfsupConfig
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.weights import HALF, About, Weights
@@ -25,19 +30,13 @@ from vitctl.training.masked import make_masked_task
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.training.task import make_labeled_task
-from vitctl.workflows.bench.images import find_or_write_jpegs, write_patch_file
+from vitctl.workflows.bench.images import CLASSES, find_or_write_jpegs, write_patch_file
 from vitctl.workflows.bench.measure import CaseTable, Measurement, time_seconds
-from vitctl.workflows.bench.peer import (
-    DECAY,
-    LR,
-    bench_device,
-    bench_precisions,
-    case_spec,
-    timm_step,
-    timm_training,
-)  # fmt: skip
+from vitctl.workflows.features import extract_features, extractor_of
 
 OURS, PEER, PRODUCT = "our loop", "timm's loop", "matrix product"
+EXTRACTOR, PEER_EXTRACTOR = "vitctl features", "timm's loader and model"
+LR, DECAY = 1e-3, 0.05
 WARM_UP = 2  # steps
 PREFETCHED = 2  # batches by each of torch's workers
 ALL, LIGHT, WHOLE = "all tokens (mean-color)", "mae, one block of 128", "mae, its paper's decoder"
@@ -69,7 +68,7 @@ def compare_loops(
         fit = partial(make_fit, settings, case, path, device, way)
         cases[f"{case} {OURS}, {way}"] = time_fit(fit, case, config)
         cases[f"{case} {PEER}, {way}"] = time_timm(case, config, path.with_suffix(""), way, device)
-        cases[f"{case} {PRODUCT}, {way}"] = partial(measure_gigaflops, way, device)
+        cases[f"{case} {PRODUCT}, {way}"] = lambda way=way: measure_ceiling(way, device) / 1e9  # type: ignore[misc]
     if config.compiled:
         fit = partial(make_fit, replace(settings, compile="on"), case, path, device, ways[-1])
         cases[f"{case} {OURS}, {ways[-1]}, compiled"] = time_fit(fit, case, config)
@@ -86,10 +85,6 @@ def compare_loops(
 
     units = {name: "GFLOP/s" for name in cases if PRODUCT in name}
     return CaseTable(cases, pairs, remarks=remarks, units=units)
-
-
-def measure_gigaflops(way: Precision, device: torch.device) -> float:
-    return measure_ceiling(way, device) / 1e9
 
 
 def bench_selfsup(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:
@@ -147,16 +142,111 @@ def time_fit(make: Callable[[], Fit], case: TrainCase, config: BenchConfig) -> M
 
 def time_timm(case: TrainCase, config: BenchConfig, folder: Path, way: Precision, device: torch.device) -> Measurement:
     """Images per second of a loop over timm's model, loader and optimizer, which goes on at the next call."""
-    make, steps = cache(partial(timm_training, case, folder, device)), max(2, config.train_images // case.batch)
+    steps = max(2, config.train_images // case.batch)
+
+    @cache
+    def make() -> tuple[nn.Module, Any, Iterator[Any]]:
+        from timm.optim import create_optimizer_v2
+
+        loader = timm_loader(folder, case.res, case.batch, device, is_training=True, scale=(0.05, 1.0))
+        model = timm_model(case, device, len(loader.dataset.classes)).train()
+        endless = itertools.chain.from_iterable(itertools.repeat(loader))
+        return model, create_optimizer_v2(model, "adamw", LR, DECAY), endless
+
+    def run(count: int) -> None:
+        model, optimizer, batches = make()
+        for images, labels in itertools.islice(batches, count):
+            with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
+                loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
 
     def measure() -> float:
-        model, optimizer, batches = make()
-        step = timm_step(model, optimizer, way, device)
-        for _ in itertools.islice(batches, PREFETCHED * cores()):
+        for _ in itertools.islice(make()[2], PREFETCHED * cores()):
             pass  # these were prefetched while something else was measured
-        for batch in itertools.islice(batches, WARM_UP):
-            step(*batch)
-        batches = itertools.islice(batches, steps)
-        return case.batch * steps / time_seconds(lambda: [step(*batch) for batch in batches], device)
+        run(WARM_UP)
+        return case.batch * steps / time_seconds(lambda: run(steps), device)
 
     return measure
+
+
+def case_spec(case: TrainCase) -> ModelSpec:
+    return model_spec(case.model, height=case.res, width=case.res, classes=CLASSES)
+
+
+def bench_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bench_precisions(device: torch.device) -> list[Precision]:
+    """float32, and bf16 if it is what --precision auto chooses."""
+    return ["float32", "bf16"] if choose_precision("auto", device) == "bf16" else ["float32"]
+
+
+def timm_model(case: TrainCase, device: torch.device, classes: int = CLASSES) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    spec = case_spec(case)
+    model: nn.Module = VisionTransformer(
+        spec.height, spec.patch, num_classes=classes, embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads
+    )
+    return model.to(device)
+
+
+def timm_loader(
+    folder: Path, res: int, batch: int, device: torch.device | None = None, is_training: bool = False, **options: Any
+) -> Any:
+    """timm's loader over torchvision's ImageFolder, one worker per core. Without a device it does not prefetch."""
+    from timm.data.loader import create_loader
+    from torchvision.datasets import ImageFolder
+
+    device = device or torch.device("cpu")
+    return create_loader(
+        ImageFolder(str(folder)), (3, res, res), batch, is_training=is_training, use_prefetcher=device.type == "cuda",
+        num_workers=cores(), mean=HALF[0], std=HALF[1], persistent_workers=True, device=device, **options,
+    )  # fmt: skip
+
+
+def bench_features(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:
+    """Frozen features by our extractor, compared with a plain loop over timm's loader and model."""
+    case, device = TrainCase.parse(config.features), bench_device()
+    ways = bench_precisions(device)
+    path = make_training_images(replace(config, pictures=min(config.pictures, config.extracted)), case, folder)
+    cases: dict[str, Measurement] = {}
+    for way in ways:
+        cases[f"{case} {EXTRACTOR}, {way}"] = time_features(case, path, way)
+        cases[f"{case} {PEER_EXTRACTOR}, {way}"] = time_timm_features(case, path.with_suffix(""), way, device)
+    pairs = [(f"{case} {EXTRACTOR}, {way}", f"{case} {PEER_EXTRACTOR}, {way}") for way in ways]
+    yield CaseTable(cases, list(dict.fromkeys([(pairs[-1][0], pairs[0][1]), *pairs])))
+
+
+def time_features(case: TrainCase, path: Path, way: Precision) -> Measurement:
+    """As the command does it, from a patch file to a feature file, but with a model that is already loaded."""
+    config = FeaturesConfig(source=f"random:{case.model}", data=str(path), batch=case.batch, precision=way)
+    data = PatchFile(path)
+    extractor = extractor_of(config, data, None, SilentReporter())
+    extract = extractor.extract()
+    rows = sum(split.rows for split in data.splits.values())
+
+    def measure() -> float:
+        out = path.with_name("features.h5")
+        _, seconds = extract_features(replace(extractor, extract=lambda: extract), data, config, SilentReporter(), out)
+        out.unlink()
+        return rows / seconds
+
+    return measure
+
+
+def time_timm_features(case: TrainCase, folder: Path, way: Precision, device: torch.device) -> Measurement:
+    model: Any = timm_model(case, device).eval()
+    loader = timm_loader(folder, case.res, case.batch, device, scale=(0.05, 1.0))
+
+    @torch.inference_mode()
+    def extract() -> None:
+        for images, _ in loader:
+            with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
+                features = model.forward_head(model.forward_features(images.to(device)), pre_logits=True)
+            features.float().cpu().numpy()
+
+    return lambda: len(loader.dataset) / time_seconds(extract)
