@@ -1,13 +1,12 @@
 """`vitctl pretrain`: a model from scratch, with labels."""
 
-from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.train import PretrainConfig, RunOptions
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
 from vitctl.training.task import make_labeled_task
-from vitctl.workflows.train.fresh import fresh_spec, make_fresh_weights
+from vitctl.workflows.train.fresh import choose_fresh_model, fresh_spec, make_fresh_weights
 from vitctl.workflows.train.result import TrainResult, make_train_result
 from vitctl.workflows.train.run import run_training
 from vitctl.workflows.train.start import Data, Started
@@ -25,14 +24,10 @@ def pretrain(
         options or RunOptions(),
         reporter or SilentReporter(),
         TrainResult,
-        choose_spec,
+        choose_fresh_model,
         begin_pretraining,
         fit_labeled,
     )
-
-
-def choose_spec(config: PretrainConfig, _is_new: bool) -> tuple[PretrainConfig, ModelSpec]:
-    return config, model_spec(config.model, pad=True)  # the size is not known before the data
 
 
 def begin_pretraining(config: PretrainConfig, data: Data) -> Weights:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 
-from vitctl.config.model import ModelSpec, model_spec
+from vitctl.config.model import ModelSpec
 from vitctl.config.train import RunOptions, SelfsupConfig
 from vitctl.io.weights import Weights
 from vitctl.models.masked import check_masked
@@ -10,7 +10,7 @@ from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
 from vitctl.training.masked import check_unlabeled, make_masked_task
-from vitctl.workflows.train.fresh import fresh_spec, make_fresh_weights
+from vitctl.workflows.train.fresh import choose_fresh_model, fresh_spec, make_fresh_weights
 from vitctl.workflows.train.result import SelfsupResult, make_result
 from vitctl.workflows.train.run import run_training
 from vitctl.workflows.train.start import Data, Started
@@ -30,14 +30,10 @@ def selfsup(
         options or RunOptions(),
         reporter or SilentReporter(),
         SelfsupResult,
-        choose_encoder,
+        choose_fresh_model,
         begin_selfsup,
         fit_masked,
     )
-
-
-def choose_encoder(config: SelfsupConfig, _is_new: bool) -> tuple[SelfsupConfig, ModelSpec]:
-    return config, model_spec(config.model, pad=True)  # the size is not known before the data
 
 
 def begin_selfsup(config: SelfsupConfig, data: Data) -> Weights:

@@ -1,6 +1,6 @@
 """A model before its first step."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from vitctl import __version__
 from vitctl.config.checks import require
@@ -12,6 +12,11 @@ from vitctl.workflows.train.start import Data
 
 OWN = "vit"  # a shape that has no name
 FreshConfig = PretrainConfig | SelfsupConfig  # those that start from scratch
+Config = TypeVar("Config", PretrainConfig, SelfsupConfig)
+
+
+def choose_fresh_model(config: Config, _is_new: bool) -> tuple[Config, ModelSpec]:
+    return config, model_spec(config.model, pad=True)  # its size is not known before the data
 
 
 def make_fresh_weights(
