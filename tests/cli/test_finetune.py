@@ -59,8 +59,8 @@ def test_a_grid_of_rates_is_tried_on_a_part_of_the_training_data(
     losses = {lr: json.loads((run / "trials" / f"lr-{lr}" / "result.json").read_text())["loss"] for lr in told["tried"]}
     best = max(told["tried"], key=lambda lr: (told["tried"][lr], -losses[lr]))
     assert told["lr"] == float(best)
-    assert "3 learning rates are tried with 108 images on the other 12" in answer.stderr
-    assert f"lr {best} was best on the held out part; now on all 120" in answer.stderr
+    assert "3 learning rates are tried: 108 images to train on, 12 held out" in answer.stderr
+    assert f"lr {best} was best on the held-out part; training on all 120" in answer.stderr
     assert {path.name for path in (run / "trials").iterdir()} == {"lr-1e-06", "lr-0.1", "lr-0.03"}
     for lr, score in told["tried"].items():
         assert json.loads((run / "trials" / f"lr-{lr}" / "result.json").read_text())["top1"] == score
@@ -114,7 +114,7 @@ def test_resume_goes_on_without_the_weights_that_it_began_with_being_named(
         path.unlink()
     (run / "trials" / "lr-0.1" / "result.json").unlink()
     assert "augment.flip" in refused("finetune", "--resume", "run", "--set", "augment.flip=0.1", code=2)
-    assert "run: goes on at step 4 of 6" in ran(*line).stderr
+    assert "run: resuming at step 4 of 6" in ran(*line).stderr
     assert {name: (run / name).read_bytes() for name in whole} == whole
     assert "run: is finished" in ran("finetune", "--resume", "run").stderr
 
@@ -211,7 +211,7 @@ def test_a_fresh_norm_behind_the_mean_as_mae_fine_tunes(
         (("--freeze", "head"), 2, "write backbone, or a number of blocks"),
         (("--set", "keep_head=yes"), 2, "keep_head=yes: known: never, if-same, always"),
         (("--res", "20"), 2, "patches of 8 do not divide an image of 20x20"),
-        (("--recipe", "small"), 2, "recipe small is one to pretrain with; vitctl recipes lists those to finetune"),
+        (("--recipe", "small"), 2, "recipe small is for pretrain; vitctl recipes lists those for finetune"),
         (("--from", "nowhere"), 3, "nowhere: no such file or folder"),
         (("--set", "limit=6", "--lr", "0.1,0.2"), 3, "10% of each class cannot be set apart; it is too small"),
     ],

@@ -83,7 +83,7 @@ def test_a_finished_run_says_so(ran: Run, data: str, tmp_path: Path) -> None:
     first = json.loads(ran(*SHORT, "--json").stdout)
     before = kept(tmp_path / "run")
     again = ran("pretrain", "--resume", "run", "--json")
-    assert "run: is finished; nothing is left to do" in again.stderr
+    assert "run: is finished; there is nothing left to do" in again.stderr
     assert json.loads(again.stdout) == first
     assert kept(tmp_path / "run") == before
 
@@ -109,7 +109,7 @@ def test_resume_auto_starts_and_then_goes_on(ran: Run, data: str, tmp_path: Path
     assert "a warm-up of 1,000 steps is longer than the run of 6" in ran(*line).stderr
     whole = kept(tmp_path / "run")
     cut_off(tmp_path / "run")
-    assert "run: goes on at step 4 of 6" in ran(*line, "--set", "save_every=1", "--micro-batch", "8").stderr
+    assert "run: resuming at step 4 of 6" in ran(*line, "--set", "save_every=1", "--micro-batch", "8").stderr
     assert set(kept(tmp_path / "run")) == (set(whole) | {"step-000000005.safetensors"}) - {"step-000000004.safetensors"}
     assert "is finished" in ran(*line).stderr
 
@@ -180,8 +180,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(ran: Run, data
     last.write_bytes(last.read_bytes()[:-100])
     answer = ran("pretrain", "--resume", "run")
     assert f"warning: {last.relative_to(tmp_path)}: damaged" in answer.stderr
-    assert "the one before it is taken" in answer.stderr
-    assert "goes on at step 4 of 6" in answer.stderr
+    assert "using the checkpoint before it" in answer.stderr
+    assert "resuming at step 4 of 6" in answer.stderr
     assert kept(tmp_path / "run") == whole
 
 
@@ -209,7 +209,7 @@ def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(
 
 def test_without_a_val_it_warns_and_trains(ran: Run, data: str, tmp_path: Path) -> None:
     answer = ran(*SHORT, "--set", "val=nothing", "--json")
-    assert "warning: data.h5: has no images in split nothing: nothing is evaluated on the way" in answer.stderr
+    assert "warning: data.h5: has no images in split nothing, so nothing is evaluated during training" in answer.stderr
     assert [json.loads(answer.stdout)[key] for key in ("top1", "val_loss", "best_top1")] == [None, None, None]
     assert "val" not in ran("pretrain", "--resume", "run").stdout
 
@@ -242,7 +242,7 @@ def test_an_output_that_is_there_stays_unless_overwritten(
     ("flags", "code", "words"),
     [
         (("--recipe", "smal"), 2, "recipe 'smal' is unknown; did you mean 'small'?"),
-        (("--recipe", "vtab-1k"), 2, "recipe vtab-1k is one to finetune with; vitctl recipes lists those to pretrain"),
+        (("--recipe", "vtab-1k"), 2, "recipe vtab-1k is for finetune; vitctl recipes lists those for pretrain"),
         (("--model", "vit-mu/7"), 2, "patches of 7 do not divide an image of 16x16"),
         (("--model", "vit-q/8"), 2, "vit-q/8"),
         (("--epochs", "3"), 2, "both --steps and --epochs are given"),
@@ -268,7 +268,7 @@ def test_images_without_labels(refused: Callable[..., str], blots: Path, tmp_pat
             source=str(blots / "train" / "ant"), out=str(tmp_path / "data.h5"), res=Res(16), patch=8, workers=1
         )
     )
-    assert "data.h5: has 0 classes; two are needed" in refused(*SHORT, code=3)
+    assert "data.h5: has 0 classes; training needs at least two" in refused(*SHORT, code=3)
     assert not (tmp_path / "run").exists()
 
 
@@ -375,7 +375,7 @@ def test_a_run_that_was_ended_ends_in_the_bytes_of_an_undisturbed_one(
         assert f"of {STEPS}; go on with: vitctl pretrain --resume stopped" in told
         assert "Traceback" not in told
     assert 0 < steps_of(whole.with_name(name))[-1] < STEPS
-    assert f"{name}: goes on at step " in ran("pretrain", "--resume", name).stderr
+    assert f"{name}: resuming at step " in ran("pretrain", "--resume", name).stderr
     assert kept(whole.with_name(name)) == kept(whole)
 
 

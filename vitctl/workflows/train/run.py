@@ -7,6 +7,7 @@ from typing import TypeVar
 from vitctl.config.model import ModelSpec
 from vitctl.config.train import RunOptions
 from vitctl.data.subsets import limit_split
+from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 from vitctl.training.device import choose_device
@@ -36,8 +37,8 @@ def run_training(
         is_new = not find_resumable(options, request.command)
         request, model = choose(request, is_new)
         with start(request, options, model, ranks, device, reporter, begin) as started:
-            if started.run and started.run.result:
-                return read_result(kind, started.run, reporter)
+            if isinstance(started, RunDirectory):
+                return read_result(kind, started, reporter)
             config, data = started.config, started.data
             warn_enlarged(data.file, started.weights.spec, reporter)
             train = limit_split(data.train, config.limit, config.seed)

@@ -56,8 +56,8 @@ def start(
     device: torch.device,
     reporter: Reporter,
     begin: Callable[[Config, Data], Weights],
-) -> Iterator[Started[Config]]:
-    """The run, locked for this process while this lasts.
+) -> Iterator[Started[Config] | RunDirectory]:
+    """The run, locked for this process while this lasts; only its directory if it has finished before.
 
     `begin` makes the weights of step 0. It fails where model and data do not fit, before a run is created or replaced.
     """
@@ -74,11 +74,14 @@ def start(
             if not options.out:
                 lock(old.path)
             config, data = resume_config(request, old, ranks, device, reporter)
-            yield Started(*dry_run(config, data, old, options), begin(config, data))
+            if old.result and not options.dry_run:
+                yield old
+            else:
+                yield Started(*dry_run(config, data, old, options), begin(config, data))
             return
         named = recipe(request.recipe) if request.recipe else None
         draft = request.over(named.config if named else type(request)())
-        size = draft.res or (Res(model.height, model.width) if request.command == "finetune" else None)
+        size = draft.res or (model.res if request.command == "finetune" else None)
         data = open_data(draft, ranks, reporter, size)
         config = settle_device(build_config(request, model, data, reporter), device)
         weights = begin(config, data)
