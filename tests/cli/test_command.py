@@ -87,6 +87,8 @@ def test_only_what_was_given_changes_the_recipe(run: Run) -> None:
     made = config.over(base)
     assert (made.optim.lr, made.optim.weight_decay, made.steps, made.epochs) == (0.5, base.optim.weight_decay, 3, None)
     assert run(PretrainConfig)[0].named == set()
+    sharp = run(SharpConfig, "--rho", "0.2", "--steps", "3")[0].over(base)  # a recipe does not know the new field
+    assert (sharp.rho, sharp.ascent, sharp.steps, sharp.batch) == (0.2, "once", 3, base.batch)
 
 
 def test_switches_choices_and_lists(run: Run) -> None:

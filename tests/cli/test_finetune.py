@@ -206,14 +206,14 @@ def test_a_fresh_norm_behind_the_mean_as_mae_fine_tunes(
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("--lr", "0.1,x"), 2, "--lr 0.1,x: 'x' is no number; write one, or several as 0.003,0.01"),
+        (("--lr", "0.1,x"), 2, "--lr 0.1,x: expected a number"),
         (("--lr", "0.1,-1"), 2, "lrs is -1.0; it must be above 0 and at most 1,000"),
         (("--freeze", "head"), 2, "write backbone, or a number of blocks"),
         (("--set", "keep_head=yes"), 2, "keep_head=yes: known: never, if-same, always"),
         (("--res", "20"), 2, "patches of 8 do not divide an image of 20x20"),
         (("--recipe", "small"), 2, "recipe small is for pretrain; vitctl recipes lists those for finetune"),
         (("--from", "nowhere"), 3, "nowhere: no such file or folder"),
-        (("--set", "limit=6", "--lr", "0.1,0.2"), 3, "10% of each class cannot be set apart; it is too small"),
+        (("--set", "limit=6", "--lr", "0.1,0.2"), 3, "is too small to hold out 10% of each class"),
     ],
 )
 def test_wrong_usage(

@@ -149,11 +149,11 @@ def test_photos_are_patchified_for_the_resolution_of_recipe_or_flag(ran: Run, fo
     small = ran(*line, "--model", "vit-mu/16")
     assert "patchified now as pictures.h5" in small.stderr
     large = ran(*line, "--model", "vit-mu/14", "--res", "252")
-    assert "patchified now as images-252.h5" in large.stderr
+    assert "patchified now as pictures-252.h5" in large.stderr
     assert "enlarged" not in small.stderr + large.stderr
-    with h5py.File(tmp_path / "images-252.h5") as file:
+    with h5py.File(tmp_path / "pictures-252.h5") as file:
         assert (file.attrs["height"], file.attrs["patch"]) == (252, 14)
-    assert "patchified before as images-252.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=252").stderr
+    assert "patchified before as pictures-252.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=252").stderr
     assert "patchified before as pictures.h5" in ran(*line, "--model", "vit-mu/16", "--res", "64").stderr
     named = ran(
         "pretrain", "--data", "pictures.h5", "--dry-run", "--model", "vit-mu/16", "--res", "256", "--batch", "2"
@@ -200,7 +200,7 @@ def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(
     line = refused(*SHORT, *planted, code=4)
     assert line.startswith("error: step 1: the loss is ")
     assert "at lr " in line
-    assert "the gradient's norm " in line
+    assert "the gradient norm " in line
     assert steps_of(tmp_path / "run") == [1]
     assert not (tmp_path / "run" / "result.json").exists()
     assert not (tmp_path / "run" / "weights.safetensors").exists()
@@ -245,7 +245,7 @@ def test_an_output_that_is_there_stays_unless_overwritten(
         (("--recipe", "vtab-1k"), 2, "recipe vtab-1k is for finetune; vitctl recipes lists those for pretrain"),
         (("--model", "vit-mu/7"), 2, "patches of 7 do not divide an image of 16x16"),
         (("--model", "vit-q/8"), 2, "vit-q/8"),
-        (("--epochs", "3"), 2, "both --steps and --epochs are given"),
+        (("--epochs", "3"), 2, "both steps and epochs are given"),
         (("--set", "optim.lrr=1"), 2, "there is no field 'lrr'; did you mean 'lr'?"),
         (("--set", "split=dev"), 3, "dev"),
         (("--micro-batch", "some"), 2, "write auto, or a number of images"),
@@ -293,7 +293,7 @@ def test_a_train_split_of_rejects_alone(refused: Callable[..., str], blots: Path
 
 @pytest.mark.parametrize("name", ["source=x.npz", "lrs=0.1,0.2", "masking.ratio=0.5", "keep_head=always"])
 def test_what_it_does_not_use_is_refused(refused: Callable[..., str], data: str, name: str) -> None:
-    assert f"--set {name.split('.')[0].split('=')[0]}: vitctl pretrain does not use it" in refused(
+    assert f"there is no field '{name.split('.')[0].split('=')[0]}'" in refused(
         *SHORT, "--set", name, code=2)  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import typing
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from vitctl.config.augment import AugmentConfig
 from vitctl.config.checks import (
@@ -38,7 +38,6 @@ from vitctl.errors import ConfigError
 FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_every", "tensorboard")
 Lr = Annotated[float, Range(0, 1000, above=True)]
 Length = Annotated[float, Range(0, 1_000_000_000)]
-Config = TypeVar("Config", bound="TrainConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +162,14 @@ class TrainConfig(Partial):
     def total_steps(self, rows: int) -> int:
         return self.steps or max(1, math.ceil((self.epochs or 1) * rows / self.batch))
 
-    def over(self, base: Config) -> Config:
+    def over(self, base: "TrainConfig") -> Self:
         """This request on top of a recipe, or of a run: only the fields that were named count."""
         request = self
+        own = type(self)(**{field.name: getattr(base, field.name) for field in dataclasses.fields(base)})
         for name, other in (("steps", "epochs"), ("epochs", "steps")):
             if name in self.named and getattr(self, name) is not None:
                 request = with_fields(request, **{other: None})
-        return with_named(base, request)
+        return with_named(own, request)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
@@ -256,7 +256,7 @@ class FinetuneConfig(LabeledConfig, SourceConfig):
         "never", "Keep the head of the weights, for the same classes in any order.", const="always"
     )
 
-    def over(self, base: Config) -> Config:
+    def over(self, base: TrainConfig) -> Self:
         """A single lr is the lr; several are tried."""
         request = self
         if len(self.lrs) == 1 and "lrs" in self.named:

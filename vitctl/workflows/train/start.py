@@ -13,7 +13,7 @@ import torch
 from vitctl import __version__
 from vitctl.config.model import ModelSpec
 from vitctl.config.option import as_dict
-from vitctl.config.recipes import choose, recipe
+from vitctl.config.recipes import Recipe, choose, recipe
 from vitctl.config.res import Res
 from vitctl.config.train import FREE, RunOptions, SelfsupConfig, TrainConfig
 from vitctl.errors import ConfigError, DataError, UsageError
@@ -79,11 +79,11 @@ def start(
             else:
                 yield Started(*dry_run(config, data, old, options), begin(config, data))
             return
-        named = recipe(request.recipe) if request.recipe else None
+        named = find_named_recipe(request)
         draft = request.over(named.config if named else type(request)())
         size = draft.res or (model.res if request.command == "finetune" else None)
         data = open_data(draft, ranks, reporter, size)
-        config = settle_device(build_config(request, model, data, reporter), device)
+        config = settle_device(build_config(request, named, model, data, reporter), device)
         weights = begin(config, data)
         check_batch(config, ranks)
         if options.dry_run:
@@ -160,17 +160,18 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
     return Data(path, file, train, val)
 
 
-def build_config(request: Config, model: ModelSpec, data: Data, reporter: Reporter) -> Config:
-    """The recipe by its name, or by model and data; then what was requested."""
-    rows, purpose = data.train.rows, request.command
-    row = (
-        recipe(request.recipe)
-        if request.recipe
-        else choose(purpose, model, rows, getattr(request, "objective", None), digits=data.file.header.is_digits)
-    )
-    if not isinstance(row.config, type(request)):
-        raise ConfigError(f"recipe {row.name} is for {row.purpose}; vitctl recipes lists those for {purpose}")
-    reason = "--recipe" if request.recipe else f"for {format_count(rows, 'image')}"
+def find_named_recipe(request: TrainConfig) -> Recipe | None:
+    row = recipe(request.recipe) if request.recipe else None
+    if row and row.purpose != request.command:
+        raise ConfigError(f"recipe {row.name} is for {row.purpose}; vitctl recipes lists those for {request.command}")
+    return row
+
+
+def build_config(request: Config, named: Recipe | None, model: ModelSpec, data: Data, reporter: Reporter) -> Config:
+    """The recipe that was named, or the one for the model and the data; then what was requested."""
+    rows, objective = data.train.rows, getattr(request, "objective", None)
+    row = named or choose(request.command, model, rows, objective, digits=data.file.header.is_digits)
+    reason = "--recipe" if named else f"for {format_count(rows, 'image')}"
     reporter.note(f"recipe: {row.name} ({reason})")
     config = dataclasses.replace(request.over(row.config), recipe=row.name)
     return fit_warmup(config, rows, reporter)
