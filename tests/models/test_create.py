@@ -3,13 +3,13 @@ import functools
 import gc
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 
-from vitctl.config.model import ADDED, EXAFLOPS, HEADS, LISTED, POSITIONS, ModelSpec, model_spec
+from vitctl.config.model import EXAFLOPS, LISTED, Added, Head, ModelSpec, Positions, model_spec
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.models.count import Count, count
 from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
@@ -62,7 +62,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def combinations() -> list[ModelSpec]:
     """Every family with every head and every kind and place of positions, where that is allowed."""
     specs = []
-    for family, head, positions, added in itertools.product(FAMILIES, HEADS, POSITIONS, ADDED):
+    for family, *choices in itertools.product(FAMILIES, *map(get_args, (Head, Positions, Added))):
+        head, positions, added = choices
         token = head == "cls"
         options = {"head": head, "positions": positions, "added": added, "class_token": token, "class_position": token}
         try:
