@@ -103,7 +103,7 @@ def test_a_file_that_differs_is_kept_and_told(ran: Run, data: str, newest: str) 
 
 @pytest.mark.parametrize(("options", "code", "words"), [
     (("--format", "torch", "--precision", "int8"), 2, "int8 is for onnx"),
-    (("--format", "npz", "--with-preprocessing"), 2, "holds numbers, not what is computed"),
+    (("--format", "npz", "--with-preprocessing"), 2, "holds weights, not the computation"),
     (("--with-preprocessing", "--dynamic-size"), 2, "choose one"),
     (("--out", "model.pt2"), 2, "onnx is written as .onnx"),
     (("--out", "nowhere/model.onnx"), 2, "the folder nowhere does not exist; create it first"),

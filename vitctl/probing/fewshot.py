@@ -58,7 +58,7 @@ def run_trial(task: ProbeTask, name: str, config: ProbeConfig, shots: int | None
     return ProbeTrial(seed, float((guesses == task.truth).mean()), strength, rows, guesses)
 
 
-def constant_accuracy(features: Floats) -> int:
+def count_constant_features(features: Floats) -> int:
     """The number of features that are constant on all shots.
 
     Their standard deviation is SMALLEST, so any difference of a test image is multiplied by 100,000.

@@ -21,7 +21,7 @@ from vitctl.probing.fewshot import (
     ProbeTask,
     ProbeTrial,
     confidence_interval,
-    constant_accuracy,
+    count_constant_features,
     run_trial,
 )
 from vitctl.reporting import Reporter, SilentReporter, format_count
@@ -183,7 +183,7 @@ def seeds_of(config: FewshotConfig, shots: int | None) -> int:
 
 def warn_constant(config: FewshotConfig, source: FeatureSource, task: ProbeTask, reporter: Reporter) -> None:
     fewest = min((shots for shots in config.shots if shots), default=None)
-    same = constant_accuracy(task.train[take_shots(draw_orders(task.labels, task.classes, 0), fewest)])
+    same = count_constant_features(task.train[take_shots(draw_orders(task.labels, task.classes, 0), fewest)])
     if same:
         reporter.warn(
             f"{source.name}: {format_count(same, 'feature')} of {task.train.shape[1]} the same on the fewest shots; "
