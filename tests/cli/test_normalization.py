@@ -134,8 +134,8 @@ def test_one_number_is_for_every_channel(ran: Run, twins: None) -> None:
 @pytest.mark.parametrize(
     ("command", "options", "said"),
     [
-        ("evaluate", ("--mean", "gray"), "--mean gray: write one number, or one for each channel"),
-        ("evaluate", ("--mean", ""), "--mean : write one number"),
+        ("evaluate", ("--mean", "gray"), "--mean gray: expected a number"),
+        ("evaluate", ("--mean", ""), "--mean: expected numbers, separated by commas"),
         ("evaluate", ("--mean", "nan"), "mean is nan; it must lie between -1,000 and 1,000"),
         ("evaluate", ("--mean", "1e999"), "mean is inf; it must lie between -1,000 and 1,000"),
         ("evaluate", ("--std", "0.5,0,0.5"), "std is 0.0; it must be above 0"),
@@ -144,8 +144,8 @@ def test_one_number_is_for_every_channel(ran: Run, twins: None) -> None:
         ("features", ("--from", "pixels", "--mean", "0.5"), "pixels are features as they are"),
         ("fewshot", ("--from", "pixels", "--std", "0.5"), "--mean and --std are for weights"),
         ("fewshot", ("--features", "f.h5", "--std", "0.5"), "--mean and --std are for weights"),
-        ("pretrain", ("--set", "mean=0.5"), "vitctl pretrain does not use it"),
-        ("selfsup", ("--set", "std=0.5"), "vitctl selfsup does not use it"),
+        ("pretrain", ("--set", "mean=0.5"), "there is no field"),
+        ("selfsup", ("--set", "std=0.5"), "there is no field"),
     ],
 )
 def test_numbers_that_make_no_sense(

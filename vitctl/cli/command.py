@@ -20,6 +20,7 @@ import typer
 from vitctl.cli.options import COMPLETIONS, SET, Json, Quiet
 from vitctl.config.option import OptionField, Partial, option_fields, with_fields
 from vitctl.config.overrides import convert, describe_default, list_settings, override
+from vitctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -190,6 +191,8 @@ def read_value(field: OptionField, value: Any) -> Any:
     if isinstance(value, list):
         kind = typing.get_args(strip(field.kind))[0]
         return tuple(convert(each, kind, f"--{flag_name(field)} {each}", flag.none) for each in value)
+    if flag.commas and not value.strip():
+        raise ConfigError(f"--{flag_name(field)}: expected numbers, separated by commas")
     return convert(value, field.kind, f"--{flag_name(field)} {value}", flag.none)
 
 

@@ -21,7 +21,7 @@ def patchify(result: "PatchifyResult") -> "list[Table]":
 
     Example: [bold]vitctl patchify photos/ data.h5 --res 224 --split val=0.1[/bold]
     """
-    return patch_file_tables(result.data, {"in": f"{result.elapsed_s:.1f} s, {result.images_per_s:,.0f} img/s"})
+    return patch_file_tables(result.data, {"took": f"{result.elapsed_s:.1f} s, {result.images_per_s:,.0f} img/s"})
 
 
 def patch_file_tables(info: "PatchFileInfo", more: dict[str, str]) -> "list[Table]":
