@@ -158,11 +158,11 @@ def test_photos_are_patchified_for_the_weights_and_enlarged_ones_are_warned_of(
     wide = create_model("vit-mu/14", height=252, width=252, classes=2)
     save_weights(weights_of(wide), tmp_path / "wide.safetensors")
     told = ran("features", "--from", "wide.safetensors", "--data", "pictures", "--out", "f.h5")
-    assert "patchified now as pictures.h5" in told.stderr
+    assert "patchifying it to pictures.h5" in told.stderr
     assert "enlarged" not in told.stderr
     assert PatchFile("pictures.h5").geometry.height == 252
     told = ran("fewshot", "--from", "wide.safetensors", "--from", "pixels", "--data", "pictures", "--shots", "1")
-    assert "patchified before as pictures.h5" in told.stderr
+    assert "using pictures.h5" in told.stderr
     ran("patchify", "pictures", "small.h5", "--res", "28", "--patch", "14")
     told = ran("features", "--from", "wide.safetensors", "--data", "small.h5", "--out", "g.h5", "--quiet")
     assert "warning: small.h5: images stored at 28x28 are enlarged to 252x252" in told.stderr

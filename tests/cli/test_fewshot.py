@@ -157,7 +157,7 @@ def test_a_leak_is_told_again(ran: Run, blots: Path, newest: str, tmp_path: Path
                 os.link(path, pictures / split / name / path.name)
     os.link(blots / "train" / "ant" / "00.png", pictures / "val" / "ant" / "copy.png")
     patchify(PatchifyConfig(source=str(pictures), out=str(tmp_path / "data.h5"), res=Res(16), patch=8, workers=1))
-    assert "1 test or val image stand in train as well" in ran("fewshot", "--shots", "1").stderr
+    assert "1 test or val image are also in train" in ran("fewshot", "--shots", "1").stderr
 
 
 def test_an_unlabeled_test_split_does_not_hide_a_labeled_val(ran: Run, data: str, newest: str) -> None:

@@ -65,7 +65,7 @@ def test_a_killed_rank_is_one_line_that_goes_on(vitctl: Any, tmp_path: Path, dat
     answer, told = process.communicate(timeout=120)
     assert (process.returncode, answer) == (4, ""), told
     (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    cause, _, command = line.partition("; go on with: ")
+    cause, _, command = line.partition("; continue with: ")
     assert cause == f"error: rank {victim} was killed by signal 9 (out of memory? A smaller --micro-batch needs less)"
     assert "Traceback" not in told
     if victim == "1":

@@ -260,7 +260,7 @@ def test_stopped_it_keeps_what_is_done_and_says_how_to_go_on(
     last = err.decode().splitlines()[-1]
     assert running.returncode == code, err
     assert out == b""
-    assert last == f"stopped; what is done is kept; go on with: vitctl patchify {' '.join(arguments)} --resume"
+    assert last == f"stopped; finished images are saved; continue with: vitctl patchify {' '.join(arguments)} --resume"
     journal = (tmp_path / ".out.h5.building" / "journal").read_text()
     assert journal.count("\n") >= 1
     assert not (tmp_path / "out.h5").exists()

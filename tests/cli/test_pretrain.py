@@ -147,14 +147,14 @@ def test_photos_are_patchified_for_the_resolution_of_recipe_or_flag(ran: Run, fo
     folder({"train/one": 3, "train/two": 3, "val/one": 1, "val/two": 1})
     line = ("pretrain", "--data", "pictures", "--dry-run", "--set", "shape.depth=1", "--batch", "2")
     small = ran(*line, "--model", "vit-mu/16")
-    assert "patchified now as pictures.h5" in small.stderr
+    assert "patchifying it to pictures.h5" in small.stderr
     large = ran(*line, "--model", "vit-mu/14", "--res", "252")
-    assert "patchified now as pictures-252.h5" in large.stderr
+    assert "patchifying it to pictures-252.h5" in large.stderr
     assert "enlarged" not in small.stderr + large.stderr
     with h5py.File(tmp_path / "pictures-252.h5") as file:
         assert (file.attrs["height"], file.attrs["patch"]) == (252, 14)
-    assert "patchified before as pictures-252.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=252").stderr
-    assert "patchified before as pictures.h5" in ran(*line, "--model", "vit-mu/16", "--res", "64").stderr
+    assert "using pictures-252.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=252").stderr
+    assert "using pictures.h5" in ran(*line, "--model", "vit-mu/16", "--res", "64").stderr
     named = ran(
         "pretrain", "--data", "pictures.h5", "--dry-run", "--model", "vit-mu/16", "--res", "256", "--batch", "2"
     )
@@ -372,7 +372,7 @@ def test_a_run_that_was_ended_ends_in_the_bytes_of_an_undisturbed_one(
     code, told = ended[1][name]
     assert code == {"stopped": 143, "killed": -signal.SIGKILL}[name], told
     if name == "stopped":
-        assert f"of {STEPS}; go on with: vitctl pretrain --resume stopped" in told
+        assert f"of {STEPS}; continue with: vitctl pretrain --resume stopped" in told
         assert "Traceback" not in told
     assert 0 < steps_of(whole.with_name(name))[-1] < STEPS
     assert f"{name}: resuming at step " in ran("pretrain", "--resume", name).stderr
@@ -382,7 +382,7 @@ def test_a_run_that_was_ended_ends_in_the_bytes_of_an_undisturbed_one(
 def test_two_ranks_agree_with_one_and_one_goes_on_where_two_stopped(ended: Any, whole: Path, ran: Run) -> None:
     code, told = ended[1]["two"]
     assert code == 143, told
-    assert told.count("go on with: vitctl pretrain --resume two --devices 2\n") == 1
+    assert told.count("continue with: vitctl pretrain --resume two --devices 2\n") == 1
     assert "2 ranks" in told
     assert "Warning" not in told
     assert 0 < steps_of(whole.with_name("two"))[-1] < STEPS

@@ -181,7 +181,7 @@ def test_one_that_is_stopped_ends_as_one_that_was_not(studied: Run, tmp_path: Pa
     child.send_signal(signal.SIGINT)
     told = child.communicate()[1]
     assert child.returncode == 130, told
-    assert "go on with: vitctl study head" in told
+    assert "continue with: vitctl study head" in told
     assert 1 <= len(cells(tmp_path / "stopped")) < 6
     assert studied("head", *TINY, "--out", "stopped")["done"] == 6
     digests = [{name: each["digests"] for name, each in cells(tmp_path / run).items()} for run in ("stopped", "whole")]

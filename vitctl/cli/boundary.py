@@ -36,7 +36,7 @@ class Boundary(TyperGroup):
             command = str(ctx.invoked_subcommand)
             line = resume_command(command, error.run) if error.run else rerun_command(command)
             exit_quietly_on_other_ranks(error)
-            exit_with_message(f"{error}; go on with: {line}", error.exit_code)
+            exit_with_message(f"{error}; continue with: {line}", error.exit_code)
         except UsageError as error:
             exit_quietly_on_other_ranks(error)
             fail(str(error), error.exit_code)
@@ -56,7 +56,7 @@ class Boundary(TyperGroup):
             if is_no_space(error):
                 names = (getattr(each, "filename", None) for each in causes(error))
                 fail(
-                    f"{next(filter(None, names), 'a disk')}: no room left; free some and run the same command again", 4
+                    f"{next(filter(None, names), 'a disk')}: no space left; free some and run the same command again", 4
                 )
             if isinstance(error, OSError) and error.filename:
                 fail(f"{str(error.filename)[:200]}: {error.strerror}", 3)

@@ -53,7 +53,7 @@ def info(
     teller = reporter(quiet)
     found = path or str(choose_data(None, teller))
     if augment and not sheet:
-        raise UsageError("--augment wants --sheet FILE.png beside it")
+        raise UsageError("--augment needs --sheet FILE.png")
     check_output(sheet, found, ending=tuple(KINDS))
     result = describe(found, teller, verify=verify)
     if sheet and not isinstance(result, PatchFileInfo):

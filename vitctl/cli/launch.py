@@ -86,7 +86,7 @@ def wait_for_ranks(ranks: list[subprocess.Popen[bytes]]) -> int:
     last = end_ranks(ranks)
     code = exit_code_of_ranks(codes, sent) or exit_code_of_ranks(last, sent)
     if not code:
-        fail(f"the ranks lost contact with one another; go on with: {resume_line()}", RunError.exit_code)
+        fail(f"the ranks lost contact with one another; continue with: {resume_line()}", RunError.exit_code)
     return code
 
 
@@ -101,7 +101,7 @@ def exit_code_of_ranks(codes: Sequence[int | None], sent: Sequence[int]) -> int:
     if killed is not None:
         number = -(codes[killed] or 0)
         memory = " (out of memory? A smaller --micro-batch needs less)" if number == signal.SIGKILL else ""
-        fail(f"rank {killed} was killed by signal {number}{memory}; go on with: {resume_line()}", RunError.exit_code)
+        fail(f"rank {killed} was killed by signal {number}{memory}; continue with: {resume_line()}", RunError.exit_code)
     return 0
 
 

@@ -45,7 +45,7 @@ def print_recipe(row: "RecipeRow") -> "list[Table]":
         "purpose": row.purpose,
         "model": row.model,
         "source": row.source,
-        "expected": row.expected or "nothing is published for these settings",
+        "expected": row.expected or "no result is published for these settings",
         "command": row.command,
     }
     return [facts_table(told), facts_table({name: as_settings(value) for name, value in row.settings.items()})]

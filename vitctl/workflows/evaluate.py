@@ -125,7 +125,7 @@ def renumber_labels(rounds: Iterable[EvalBatch], numbers: torch.Tensor, bar: Pro
 def choose_split(file: PatchFile, name: str | None) -> Split:
     name = name or choose_held_out(file)
     if not name:
-        raise DataError(f"{file.path}: has neither test nor val; name one of {', '.join(file.splits)} with --split")
+        raise DataError(f"{file.path}: has neither test nor val; choose one of {', '.join(file.splits)} with --split")
     return file.split(name)
 
 
@@ -141,7 +141,7 @@ def class_numbers(ready: Ready, file: PatchFile, reporter: Reporter) -> torch.Te
                 f"{file.path}: has {format_count(len(theirs), 'class')}, the model {count}; "
                 "vitctl finetune gives it a head for them"
             )
-        reporter.note("the weights have no class names: the classes are taken to be in the same order")
+        reporter.note("the weights have no class names; assuming the same order of classes")
         return torch.arange(count)
     unknown = [name for name in theirs if name not in own]
     if unknown:

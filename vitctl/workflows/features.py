@@ -84,14 +84,14 @@ def features(
     stem = out.with_suffix("") if out else Path("features")
     there = [path for path in export_paths(export, data.splits, stem) if path.exists()] if export else []
     if there and not overwrite:
-        raise OutputExists(f"{there[0]}: exists; --overwrite writes it anew")
+        raise OutputExists(f"{there[0]}: exists; --overwrite replaces it")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         check_replaceable(out, FEATURES.name)
     for each in (*there, out):
         check_output(each, config.data)
     if out and out.exists() and not (overwrite or export):
-        raise OutputExists(f"{out}: exists; --overwrite makes it anew")
+        raise OutputExists(f"{out}: exists; --overwrite replaces it")
     extractor = extractor_of(config, data, weights, reporter)
     file, seconds = find_existing_features(extractor, out, overwrite) or extract_features(
         extractor, data, config, reporter, out

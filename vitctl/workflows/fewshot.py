@@ -119,9 +119,9 @@ class ProbeRows:
         test = file.features(self.test)[self.judged]
         for values in (train, test):
             if values.ndim != 2:
-                raise DataError(f"{file.path}: has a vector for each patch; a probe wants one for an image")
+                raise DataError(f"{file.path}: has a vector for each patch; a probe needs one per image")
             if not np.isfinite(values).all():
-                raise DataError(f"{file.path}: some features are not finite; make them anew in float32")
+                raise DataError(f"{file.path}: some features are not finite; extract them in float32")
         return ProbeTask(train, self.labels, test, self.truth, len(self.classes))
 
 
@@ -205,8 +205,7 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
     data = PatchFile(path)
     if data.header.leaked:
         reporter.warn(
-            f"{path}: {format_count(data.header.leaked, 'test or val image')} stand in train as well; "
-            "vitctl info names them"
+            f"{path}: {format_count(data.header.leaked, 'test or val image')} are also in train; vitctl info names them"
         )
     found = []
     for one, own in zip(each, weights, strict=True):
@@ -249,7 +248,7 @@ def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Report
         rest, part = split_by_class(labels[rows], config.test_share, HELD_OUT_SEED)
         rows, judged, truth = rows[rest], rows[part], labels[rows[part]]
         reporter.note(
-            f"there is no other split: {format_count(len(judged), 'image')} of {test} are held out and judged on, "
+            f"no split to test on: {format_count(len(judged), 'image')} of {test} are held out, "
             f"{config.test_share:.0%} of each class"
         )
     else:
@@ -265,7 +264,7 @@ def warn_trained(sources: list[FeatureSource], pictures: ProbeRows, reporter: Re
     """Where the images that are judged on were held out of those that a model was trained with."""
     for source in sources:
         if pictures.test == pictures.train and source.trained_on == source.file.origin.data_digest:
-            reporter.warn(f"{source.name}: was trained on the very images that it is judged on here")
+            reporter.warn(f"{source.name}: was trained on the images that it is tested on here")
 
 
 def with_shots_there(config: FewshotConfig, pictures: ProbeRows, reporter: Reporter) -> FewshotConfig:
@@ -276,7 +275,7 @@ def with_shots_there(config: FewshotConfig, pictures: ProbeRows, reporter: Repor
     kept = tuple(shots for shots in SHOTS if shots <= most)
     if kept != SHOTS:
         reporter.note(
-            f"shots: {', '.join(map(str, kept))}, as the largest class has {format_count(most, 'image')} to draw from"
+            f"shots: {', '.join(map(str, kept))}, because the largest class has {format_count(most, 'image')}"
         )
     return replace(config, shots=kept)
 
@@ -293,13 +292,11 @@ def check_shots(config: FewshotConfig, pictures: ProbeRows, reporter: Reporter) 
     counts = np.bincount(pictures.labels, minlength=len(pictures.classes))
     wanted = max((shots for shots in config.shots if shots), default=0)
     if wanted > counts.max():
-        raise DataError(f"--shots {wanted}: no class has so many images; the largest has {counts.max()}")
+        raise DataError(f"--shots {wanted}: no class has that many images; the largest has {counts.max()}")
     short = {name: int(count) for name, count in zip(pictures.classes, counts, strict=True) if count < wanted}
     if short:
         named = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
-        reporter.warn(
-            f"{format_count(len(short), 'class')} with fewer than {wanted} images give what they have: {named}"
-        )
+        reporter.warn(f"{format_count(len(short), 'class')} with fewer than {wanted} images use all they have: {named}")
     return short
 
 

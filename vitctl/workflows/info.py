@@ -270,7 +270,9 @@ def name_in_split(split: str, name: str) -> str:
 def verify_patch_file(file: PatchFile, reporter: Reporter) -> None:
     """Reads every image again and compares it with its digest, and these with the file's."""
     if file.compute_digest() != file.digest:
-        raise DataError(f"{file.path}: labels, names or digests are not what was written; make it anew")
+        raise DataError(
+            f"{file.path}: labels, names or digests have changed since they were written; run vitctl patchify again"
+        )
     damaged: list[str] = []
     with reporter.progress("verify", sum(split.rows for split in file.splits.values())) as bar:
         for split in file.splits.values():
@@ -281,7 +283,7 @@ def verify_patch_file(file: PatchFile, reporter: Reporter) -> None:
     if damaged:
         shown = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
         raise DataError(
-            f"{file.path}: {format_count(len(damaged), 'image')} damaged ({shown}); make it anew with vitctl patchify"
+            f"{file.path}: {format_count(len(damaged), 'image')} damaged ({shown}); run vitctl patchify again"
         )
 
 

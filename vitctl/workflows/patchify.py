@@ -49,7 +49,7 @@ def patchify(
         path = make(config, reporter, existing)
     except KeyboardInterrupt as error:
         code = 143 if isinstance(error, Terminated) else 130
-        raise Interrupted("stopped; what is done is kept", code) from error
+        raise Interrupted("stopped; finished images are saved", code) from error
     elapsed = time.perf_counter() - started
     info = describe_patch_file(PatchFile(path))
     report_findings(info, reporter)

@@ -60,7 +60,9 @@ def stoppable(told: str = "", run: str | None = None) -> Iterator[None]:
         yield
     except NoSpace as error:
         again = f"vitctl demo --resume {shlex.quote(run)}" if run else "the same command"
-        raise NoSpace(f"no room left on the disk; what is done is kept. Free some, then go on with {again}") from error
+        raise NoSpace(
+            f"no space left on the disk. What is done is saved: free some space, then continue with {again}"
+        ) from error
     except Interrupted as stopped:
         raise Interrupted(told or str(stopped), stopped.exit_code, run) from stopped
     except KeyboardInterrupt as stopped:

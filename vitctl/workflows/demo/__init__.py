@@ -103,7 +103,7 @@ def open_demo(
     if resume is None:
         path = Path(out) if out else new_folder(RUNS / "demo")
         if not out and path.name != "demo":
-            reporter.note(f"run: {path}, as {RUNS / 'demo'} is there; --resume {RUNS / 'demo'} goes on with that one")
+            reporter.note(f"run: {path}, as {RUNS / 'demo'} exists; --resume {RUNS / 'demo'} continues that one")
         asked, read = dataclasses.asdict(config), (config.data,)
         return create_run(path, "demo", asked, __version__, overwrite, newest=False, inputs=read), config
     run = open_run(Path(resume))
@@ -112,7 +112,7 @@ def open_demo(
     try:
         then = DemoConfig(**run.config["config"])
     except TypeError as error:
-        raise UsageError(f"{resume}: is of another version of vitctl; begin anew without --resume") from error
+        raise UsageError(f"{resume}: was made by another version of vitctl; start over without --resume") from error
     if config not in (then, DemoConfig(), replace(then, device=config.device)):
-        raise UsageError(f"{resume}: began with other settings; give none, or begin anew without --resume")
+        raise UsageError(f"{resume}: was started with other settings; leave them out, or start over without --resume")
     return run, replace(then, device=config.device)

@@ -33,7 +33,7 @@ def write_demo_page(path: Path, demo: Demo, timed: Sequence[tuple[Stage, float]]
         f"From images to a model that ships, in {format_duration(sum(took for _, took in timed))}.",
         page_facts(demo, file),
         sections,
-        f"Made by vitctl {__version__} with vitctl demo. Everything it says is in {demo.folder}, with config and seed.",
+        f"Made by vitctl {__version__} with vitctl demo. Everything on it is in {demo.folder}, with config and seed.",
     )
 
 

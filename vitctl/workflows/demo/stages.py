@@ -102,7 +102,7 @@ def patchify_stage(demo: Demo) -> Stage:
         made = patchify(wanted, demo.reporter, overwrite=True)
     labels = PatchFile(out).split("train").labels()
     if len(np.unique(labels[labels >= 0])) < 2:
-        raise DataError(f"{config.data}: has images of fewer than two classes; a folder for each class is wanted")
+        raise DataError(f"{config.data}: has images of fewer than two classes; the demo needs one folder per class")
     sheet = demo.folder / "data.png"
     contact_sheet(PatchFile(out), "train", sheet)
     parts = ", ".join(f"{each.pictures:,} {name}" for name, each in made.data.splits.items())
@@ -110,7 +110,7 @@ def patchify_stage(demo: Demo) -> Stage:
         "patchify", config.data, out, res=wanted.res, patch=wanted.patch, limit=limit, split=wanted.split
     )
     text = (
-        "Every image is decoded once, and kept as the patches that the model reads. Copies of an image, leaks "
+        "Every image is decoded once and stored as the patches that the model reads. Copies of an image, leaks "
         f"between splits and files that cannot be read are told: {format_count(made.data.rejects, 'file')} refused."
     )
     return Stage("patchify", f"{parts}; {made.images_per_s:,.0f} img/s", line, out, text, (sheet,))
@@ -164,7 +164,7 @@ def interpolate_stage(demo: Demo) -> Stage:
     scored = evaluate(EvaluateConfig(source=str(out), data=str(demo.data), device=demo.config.device), demo.reporter)
     text = (
         f"The same weights for images of {size} pixels: the table of positions grows from {FIRST}x{FIRST} to "
-        f"{SECOND}x{SECOND}, as the paper's authors do it. Each tile shows how like one position is to all others, "
+        f"{SECOND}x{SECOND}, as the paper's authors do it. Each tile shows how similar one position is to all others, "
         f"before and after. Untrained at this size, the model is right on {scored.top1:.1%}."
     )
     line = command_line("interpolate-pos", res=size, source=source, out=out, plot=plot)

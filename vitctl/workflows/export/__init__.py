@@ -72,7 +72,7 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
         raise
     if not comparison.agrees:
         raise RunError(
-            f"{out}: {comparison.summary()}, more than is allowed; it is kept to be looked at, beside {report}"
+            f"{out}: {comparison.summary()}, more than is allowed; the file is kept for inspection, with {report}"
         )
     return result
 

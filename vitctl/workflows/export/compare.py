@@ -88,7 +88,7 @@ def compare_export(
     wanted, given = torch.cat(ours), torch.cat(theirs)
     check_all_finite(given, config)
     if not wanted.any():
-        reporter.warn("all answers of these weights are zero, as those of a fresh head: the comparison says nothing")
+        reporter.warn("all logits of these weights are zero, as with a fresh head; the comparison is meaningless")
     gaps = [(given - wanted).abs().flatten()]
     alone = [exported(picture) for picture in torch.split(pixels[:ALONE], BATCHES[0])]
     gaps.append((torch.cat(alone) - wanted[:ALONE]).abs().flatten())

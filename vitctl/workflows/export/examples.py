@@ -51,7 +51,7 @@ def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) 
     name = choose_held_out(file) or next(iter(file.splits))
     split, train = file.split(name), file.split("train" if "train" in file.splits else name)
     if not split.rows:
-        raise DataError(f"{file.path}: has no images to compare on; name other --data")
+        raise DataError(f"{file.path}: has no images to compare on; use other --data")
     rows = space_evenly(split.rows, config.pictures or (FEW if config.precision == "float32" else MANY))
     images, labels = split.images(rows), numbers(weights, file, split.labels(rows))
     stored = np.stack([convert_channels(image, weights.spec.channels) for image in images[:STORED]])

@@ -54,9 +54,9 @@ def as_patch_file(text: str, why: str, reporter: Reporter, size: Res | None = No
         path = path.with_stem(f"{path.stem}-{size}")
     if path.exists():
         patchify_source(path, text)
-        reporter.note(f"data: {text} ({why}), patchified before as {path}")
+        reporter.note(f"data: {text} ({why}), using {path}")
         return path
-    reporter.note(f"data: {text} ({why}), patchified now as {path}")
+    reporter.note(f"data: {text} ({why}), patchifying it to {path}")
     patchify(config_for(text, path, size), reporter, resume=True)
     return path
 
@@ -71,8 +71,8 @@ def patchify_source(path: Path, text: str) -> PatchFile:
     file = PatchFile(path)
     if file.header.source != text:
         raise DataError(
-            f"{path}: stands where {text} would be patchified, but was made from {file.header.source}; name it, "
-            f"or make another with vitctl patchify {text} OTHER.h5"
+            f"{path}: exists but was made from {file.header.source}, not from {text}; use --data {path}, "
+            f"or another file with vitctl patchify {text} OTHER.h5"
         )
     return file
 
@@ -97,7 +97,7 @@ def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:
     if spec.height > stored.height or spec.width > stored.width:
         reporter.warn(
             f"{file.path}: images stored at {stored.height}x{stored.width} are enlarged to {spec.height}x{spec.width}; "
-            f"vitctl patchify {file.header.source} OTHER.h5 --res {Res(spec.height, spec.width)} keeps more of them"
+            f"vitctl patchify {file.header.source} OTHER.h5 --res {Res(spec.height, spec.width)} keeps more detail"
         )
 
 

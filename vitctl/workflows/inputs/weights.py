@@ -134,7 +134,7 @@ def describe_timm(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[
 def check_complete(weights: Weights, what: str, allow_missing: bool) -> Weights:
     """The same, once every tensor of its model is there and none beside them; or what fits, where that is allowed."""
     if weights.stated not in ("", weights.digest()):
-        raise WeightsError(f"{what}: damaged: its numbers are not what was written; make it anew")
+        raise WeightsError(f"{what}: damaged: its numbers have changed since they were written; create it again")
     is_checked = weights.stated or not weights.about.format.startswith("timm")  # of shapes, by the digest or its reader
     if is_checked and set(weights.tensors) == plain_names(weights.spec):
         return weights

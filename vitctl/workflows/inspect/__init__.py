@@ -103,9 +103,7 @@ def measure_all(
         found.left_out.append(f"likeness of layers: needs {FEWEST} images at least")
     found = replace(found, worth=measure_worth(model, spec, normalize, pictures, config, device, reporter))
     if found.worth is None:
-        found.left_out.append(
-            "worth of layers: needs shots, and a labeled train split of two classes beside the images"
-        )
+        found.left_out.append("value of layers: needs shots, and a labeled train split with two classes")
     return found
 
 
@@ -117,7 +115,7 @@ def of_weights(found: Findings) -> Findings:
         found.left_out.append(f"positions: {why}")
     kernels = next((weights.tensors[name] for name in FIRST if name in weights.tensors), None)
     if kernels is None:
-        found.left_out.append("filters: the first layer of this architecture is not known")
+        found.left_out.append("filters: the first layer of this architecture is unknown")
         return found
     return replace(found, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
 

@@ -98,7 +98,7 @@ def draw_rollout_section(found: Findings, folder: Path) -> Iterator[Section]:
     yield Section(
         "Where it looks",
         f"Attention of {query}, rolled out through all layers (Abnar and Zuidema): the mean over heads with the "
-        "residual path, multiplied from the first layer to the last; as in Figure 6. Dark is not looked at.",
+        "residual path, multiplied from the first layer to the last; as in Figure 6. Dark patches get no attention.",
         (path,),
     )
     path = folder / "heads.png"

@@ -95,7 +95,7 @@ def open_study_folder(plan: StudyPlan, data: Data, folder: Path, overwrite: bool
     setting = plan.setting
     if not overwrite and (then := earlier(folder, setting.config, data.file.digest)):
         if then["steps"] != setting.steps or then["little"] != setting.little or then["seeds"] != setting.seeds:
-            raise UsageError(f"{folder}: another machine began this study meanwhile; run the same command again")
+            raise UsageError(f"{folder}: another machine has started this study; run the same command again")
         return open_run(folder)
     settled: dict[str, Any] = {"steps": setting.steps, "seeds": setting.seeds, "little": setting.little}
     settled |= {"scaled_down": plan.scaled_down}

@@ -318,7 +318,7 @@ STUDIES: dict[str, Study] = {
                        ("model",), log=True, found="large models and Transformers gain most from more images"),
     "scaling": Study("Accuracy against compute", "Figure 5", cells_scaling, ("flops", "seconds"), ("model",), log=True,
                      found="ResNets need more compute than Transformers; hybrids lead while small"),
-    "positions": Study("How positions are told to the model", "Table 8", cells_positions, ("positions",), ("added",),
+    "positions": Study("How positions are given to the model", "Table 8", cells_positions, ("positions",), ("added",),
                        found="none is worse than any; how they are given hardly matters"),
     "head": Study("Class token against the mean of the patches", "Figure 9", cells_head, ("lr",), ("head",), log=True,
                   found="both are as good, each at a learning rate of its own"),

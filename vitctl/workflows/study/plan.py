@@ -60,7 +60,7 @@ def make_setting(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting
     side = max(unit, round(side / unit) * unit)
     told = []
     if (geometry.height, geometry.width) != (side, side) and config.scale != "paper":
-        told.append(f"images of {geometry.height}x{geometry.width} are taken as {side}x{side}")
+        told.append(f"images of {geometry.height}x{geometry.width} are resized to {side}x{side}")
     judged = () if data.val is None or data.val.name == "val" else (f"val={data.val.name}",)
     setting = Setting(
         config=config,
@@ -149,8 +149,8 @@ def earlier(folder: Path, config: StudyConfig, digest: str) -> dict[str, Any] | 
         changed.append(f"its data were others, with digest {then['config']['data_digest'][:12]}")
     if changed:
         raise UsageError(
-            f"{folder}: is a study that began otherwise: {'; '.join(changed)}. Ask for the same, name another --out, "
-            "or begin anew with --overwrite"
+            f"{folder}: was started with another config: {'; '.join(changed)}. Use the same, another --out, "
+            "or --overwrite"
         )
     return dict(then["config"]["settled"])
 
