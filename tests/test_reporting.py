@@ -1,18 +1,28 @@
 import io
+import re
 
 import pytest
+from rich.console import Console
 
-from vitctl.reporting import PlainReporter, SilentReporter, format_count, format_duration, format_rate, format_size
+from vitctl.cli.console import RichProgress
+from vitctl.reporting import (
+    LiveProgress,
+    PlainReporter,
+    SilentReporter,
+    format_count,
+    format_duration,
+    format_rate,
+    format_size,
+)
 
 
 def test_plain_progress_shows_done_rate_and_figures() -> None:
     stream = io.StringIO()
     with PlainReporter(stream, interval=0.0).progress("patchify", 10, done=4) as bar:
         bar.advance(3, rejects=1)
-    first = stream.getvalue().splitlines()[0]
-    assert first.startswith("patchify: 7/10  ")
-    assert first.endswith("rejects 1")
-    assert "ETA" in first
+    first, *more = stream.getvalue().splitlines()
+    assert re.fullmatch(r"patchify: 7/10  rejects 1  [0-9,]+ img/s  ETA 0s", first)
+    assert not more, "the last line was printed twice"
 
 
 def test_plain_progress_prints_nothing_between_intervals_and_ends_with_a_line() -> None:
@@ -22,6 +32,35 @@ def test_plain_progress_prints_nothing_between_intervals_and_ends_with_a_line() 
             bar.advance(1)
         assert stream.getvalue() == ""
     assert stream.getvalue().startswith("scan: 100  ")
+
+
+def training_bar(bar: LiveProgress) -> None:
+    bar.advance(8, epoch="1/4", step="1/100", loss=1.2345)
+    bar.first = (bar.first[0] - 10, 8)
+    bar.advance(20, epoch="1/4", step="2/100", loss=1.5)
+    bar.advance(0, val="43.7%")
+
+
+def test_the_eta_comes_last_and_figures_are_left_out_of_a_narrow_line() -> None:
+    bar = LiveProgress("train", 800, "img", 0)
+    training_bar(bar)
+    assert bar.describe() == "train: epoch 1/4  step 2/100  loss 1.5  val 43.7%  2 img/s  ETA 6m26s"
+    assert bar.describe(60) == "train: epoch 1/4  step 2/100  loss 1.5  2 img/s  ETA 6m26s"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_nothing_is_cut_off_on_a_terminal(width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    with RichProgress(console, "train", 800, "img", 0) as bar:
+        training_bar(bar)
+        bar.bar.refresh()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())  # type: ignore[attr-defined]
+    last = [line for line in re.split(r"[\r\n]", text) if line.strip()][-1]
+    assert len(last) <= width
+    assert re.fullmatch(
+        r". ━+ train: (epoch 1/4  )?(step 2/100  )?(loss 1.5  )?(val 43.7%  )?2 img/s  ETA 6m26s *", last
+    )
+    assert ("val" in last) == (width >= 80)
 
 
 def test_a_bar_that_fails_prints_nothing() -> None:

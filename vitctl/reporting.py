@@ -68,7 +68,7 @@ class QuietReporter:
 
 
 class PlainReporter:
-    """For logs and pipes: one line per note, and one line per `interval` seconds of progress."""
+    """For logs and pipes: one line per note, and lines of progress at least `interval` seconds apart."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
         self.stream = stream or sys.stderr
@@ -84,36 +84,72 @@ class PlainReporter:
         return PlainProgress(self.note, label, total, unit, done, self.interval)
 
 
-class PlainProgress(Progress):
-    def __init__(
-        self, write: Callable[[str], None], label: str, total: int | None, unit: str, done: int, interval: float
-    ) -> None:
-        self.write, self.label, self.total, self.unit, self.interval = write, label, total, unit, interval
+class LiveProgress(Progress):
+    """Counts what is done, and describes it in one line."""
+
+    def __init__(self, label: str, total: int | None, unit: str, done: int) -> None:
+        self.label, self.total, self.unit = label, total, unit
         self.before = self.done = done
-        self.started = self.printed = time.monotonic()
+        self.started = time.monotonic()
+        self.first = (self.started, done)  # after the first advance, so that start-up does not count in the rate
         self.figures: dict[str, float | str] = {}
 
     def advance(self, count: int = 1, **figures: float | str) -> None:
+        if self.done == self.before:
+            self.first = (time.monotonic(), self.done + count)
         self.done += count
         self.figures |= figures
-        if time.monotonic() - self.printed >= self.interval:
+        self.update()
+
+    def update(self) -> None:
+        """Show the line, if it is time to."""
+
+    def describe(self, width: int | None = None) -> str:
+        """`patchify: 7/10  rejects 1  225 img/s  ETA 2m03s`; the last figures are left out where `width` is too small.
+
+        A figure `step` takes the place of the count.
+        """
+        now, (since, skipped) = time.monotonic(), self.first
+        if self.done == skipped:
+            since, skipped = self.started, self.before
+        rate = (self.done - skipped) / max(now - since, 1e-9)
+        figures = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                   for name, value in self.figures.items()]  # fmt: skip
+        if "step" not in self.figures:
+            figures.insert(0, f"{self.done}" + (f"/{self.total}" if self.total else ""))
+        end = [format_rate(rate, self.unit)]
+        if self.done == self.total:
+            end.append(f"in {format_duration(now - self.started)}")
+        elif self.total and rate > 0:
+            end.append(f"ETA {format_duration((self.total - self.done) / rate)}")
+        while True:
+            line = f"{self.label}: {'  '.join(figures + end)}"
+            if not figures or width is None or len(line) <= width:
+                return line
+            figures.pop()
+
+
+class PlainProgress(LiveProgress):
+    """Prints a line every `interval` seconds, and less often as time goes on."""
+
+    def __init__(
+        self, write: Callable[[str], None], label: str, total: int | None, unit: str, done: int, interval: float
+    ) -> None:
+        super().__init__(label, total, unit, done)
+        self.write, self.interval = write, interval
+        self.printed, self.shown = self.started, done
+
+    def update(self) -> None:
+        now = time.monotonic()
+        if now - self.printed >= max(self.interval, (now - self.started) / 20):
             self.line()
 
     def line(self) -> None:
-        self.printed = time.monotonic()
-        seconds = self.printed - self.started
-        rate = (self.done - self.before) / max(seconds, 1e-9)
-        parts = [f"{self.label}: {self.done}" + (f"/{self.total}" if self.total else ""), format_rate(rate, self.unit)]
-        if self.done == self.total:
-            parts.append(f"in {format_duration(seconds)}")
-        elif self.total and rate > 0:
-            parts.append(f"ETA {format_duration((self.total - self.done) / rate)}")
-        for name, value in self.figures.items():
-            parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
-        self.write("  ".join(parts))
+        self.printed, self.shown = time.monotonic(), self.done
+        self.write(self.describe())
 
     def __exit__(self, kind: object = None, *_: object) -> None:
-        if self.done > self.before and kind is None:
+        if self.done > self.shown and kind is None:
             self.line()
 
 

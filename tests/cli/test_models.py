@@ -37,23 +37,29 @@ def test_a_glob_and_a_resolution(vitctl: Run) -> None:
     assert {(*row["res"], row["tokens"]) for row in answer} == {(64, 96, 25)}
 
 
-def test_a_name_that_is_not_listed_stands_for_itself(vitctl: Run) -> None:
+def test_a_name_that_is_not_listed_is_counted_too(vitctl: Run) -> None:
     (row,) = vitctl("models", "vit-mu/7", "--res", "14", "--json").json["models"]
     assert (row["name"], row["tokens"]) == ("vit-mu/7", 5)
     (row,) = vitctl("models", "timm:vit_tiny_patch16_224", "--json").json["models"]
     assert (row["family"], row["parameters"], row["tokens"]) == ("timm", 5_717_416, 0)
 
 
-def test_a_resolution_that_patches_do_not_divide_is_counted_as_padded_and_told(vitctl: Run) -> None:
+def test_a_resolution_that_patches_do_not_divide_is_counted_as_padded(vitctl: Run) -> None:
     answer = vitctl("models", "vit-mu", "--res", "40x48", "--json")
     assert answer.json["models"][0]["tokens"] == 3 * 3 + 1
     assert "vit-mu/16: patches of 16 do not divide 40x48; counted as padded to 48x48" in answer.err
 
 
-def test_what_is_no_model_is_one_line(refused: Callable[..., str]) -> None:
+def test_an_unknown_model_is_a_one_line_error(refused: Callable[..., str]) -> None:
     for arguments, message in (
         (["vit-q/16"], "size 'q' is unknown; known: mu, ti, s, b"),
         (["nonsense"], "vitctl models lists them"),
+        (
+            ["swinv2_cr_s"],
+            "no listed model matches 'swinv2_cr_s'; models of timm are named timm:NAME: "
+            "timm:swinv2_cr_small_224, timm:swinv2_cr_small_384, timm:swinv2_cr_small_ns_224",
+        ),
+        (["swin"], " more"),
         (["vit-b/999"], "a patch of 999x999 is larger than an image of 224x224"),
         (["timm:vit_tiny_patch16_22"], "did you mean 'vit_tiny_patch16_224'"),
         (["vit-mu", "--res", "big"], "resolution 'big' is not understood"),

@@ -1,4 +1,4 @@
-"""The story on stderr, the answer on stdout."""
+"""Notes and progress on stderr, results on stdout."""
 
 import dataclasses
 import json
@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from vitctl import __version__, reporting
-from vitctl.reporting import PlainReporter, Reporter, SilentReporter, format_duration, format_rate, printable_text
+from vitctl.reporting import LiveProgress, PlainReporter, Reporter, SilentReporter, printable_text
 
 
 def reporter(quiet: bool) -> Reporter:
-    """A bar on a terminal, lines elsewhere, warnings alone when quiet, nothing on other ranks than the first."""
+    """A bar on a terminal, lines elsewhere, only warnings if `quiet`; nothing on ranks other than the first."""
     if os.environ.get("RANK", "0") != "0":
         return SilentReporter()
     if quiet:
@@ -25,7 +25,8 @@ def reporter(quiet: bool) -> Reporter:
     return Rich() if sys.stderr.isatty() else PlainReporter()
 
 
-WIDE = 2000  # columns where nobody looks: a path stays on its line
+WIDE = 2000  # columns of output that is not a terminal: a path stays on its line
+SHORTEST, LONGEST = 1, 40  # columns of a progress bar
 
 
 class Rich:
@@ -42,21 +43,15 @@ class Rich:
         return RichProgress(self.console, label, total, unit, done)
 
 
-class RichProgress(reporting.Progress):
+class RichProgress(LiveProgress):
+    """A bar, where there is room for one, and the line."""
+
     def __init__(self, console: Console, label: str, total: int | None, unit: str, done: int) -> None:
-        self.unit, self.before = unit, done
-        self.bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        self.task: TaskID = self.bar.add_task(label, total=total, completed=done, rate="", figures="")
+        super().__init__(printable_text(label), total, unit, done)
+        self.column, text = BarColumn(), TextColumn("{task.description}", markup=False)
+        self.bar = Progress(SpinnerColumn(), self.column, text, console=console, transient=True)
+        self.task: TaskID = self.bar.add_task(label, total=total, completed=done)
+        self.update()
 
     def __enter__(self) -> "RichProgress":
         self.bar.start()
@@ -65,19 +60,15 @@ class RichProgress(reporting.Progress):
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def advance(self, count: int = 1, **figures: float | str) -> None:
-        self.bar.advance(self.task, count)
-        task = self.bar.tasks[0]
-        rate = (task.completed - self.before) / max(task.elapsed or 0, 1e-9)
-        left = f"  ETA {format_duration((task.total - task.completed) / rate)}" if task.total and rate else ""
-        shown = "  ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
-        )
-        self.bar.update(self.task, rate=f"{format_rate(rate, self.unit)}{left}", figures=shown)
+    def update(self) -> None:
+        room = self.bar.console.width - 4  # without the spinner and the spaces between columns
+        line = self.describe(room - SHORTEST)
+        self.column.bar_width = max(SHORTEST, min(LONGEST, room - len(line)))
+        self.bar.update(self.task, completed=self.done, description=line)
 
 
 def print_result(command: str, result: Any, as_json: bool, tables: Sequence[Table], run: str | None = None) -> None:
-    """The answer: one JSON object, or tables for a person."""
+    """Print a result: as one JSON object, or as tables."""
     if as_json:
         print(json.dumps(make_answer(command, result, run), allow_nan=False), flush=True)
         return
@@ -89,7 +80,7 @@ def print_result(command: str, result: Any, as_json: bool, tables: Sequence[Tabl
 
 
 def make_answer(command: str, result: Any, run: str | None = None) -> dict[str, Any]:
-    """What --json prints: the result, and what it takes to trace it."""
+    """What --json prints: the result, the command and the version."""
     head: dict[str, Any] = {"command": command, "version": __version__}
     if run:
         head["run"] = run
@@ -97,7 +88,7 @@ def make_answer(command: str, result: Any, run: str | None = None) -> dict[str, 
 
 
 def facts_table(rows: Mapping[str, str]) -> Table:
-    """A table of two columns: what, and how much."""
+    """A table of two columns: name and value."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -109,7 +100,7 @@ def facts_table(rows: Mapping[str, str]) -> Table:
 def columns_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()
 ) -> Table:
-    """A table with a header; the columns named in `numbers` are set flush right."""
+    """A table with a header; the columns named in `numbers` are right-aligned."""
     table = Table(
         title=printable_text(title),
         title_justify="left",

@@ -7,17 +7,16 @@ from vitctl.cli.options import Json, Quiet
 
 def models(
     pattern: Annotated[
-        str | None, typer.Argument(metavar="FILTER", help="A part of a name, a glob, or any whole name, listed or not.")
+        str | None,
+        typer.Argument(metavar="FILTER", help="Part of a name, a glob, or the full name of any model, listed or not."),
     ] = None,
-    res: Annotated[
-        str, typer.Option(metavar="N|HxW", help="The resolution at which tokens and GFLOPs are counted.")
-    ] = "224",
+    res: Annotated[str, typer.Option(metavar="N|HxW", help="Resolution for counting tokens and GFLOPs.")] = "224",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List the models that can be named, with their size and cost.
+    """List models with their size and cost.
 
-    More can be named than are listed: every size with any patch, as in vit-s/4, and every model of timm as timm:NAME.
+    Other names work too: every size takes any patch size, as in vit-s/4, and every model of timm is timm:NAME.
 
     Example: [bold]vitctl models vit-b[/bold]
     """

@@ -136,7 +136,7 @@ class Fit:
             seed=config.seed,
             precision=self.env.precision,
             device=self.env.device,
-            counts_correct=self.task.counts_correct,
+            rows=self.env.train.rows,
             log_every=config.log_every or max(1, min(LOG_EVERY, self.steps // 100)),
             eval_every=eval_every or self.steps,
         )

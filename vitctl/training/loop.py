@@ -39,7 +39,10 @@ class LoopConfig:
     device: torch.device
     log_every: int
     eval_every: int
-    counts_correct: bool = True
+    rows: int = 1  # images in an epoch
+
+    def epoch(self, step: int) -> int:
+        return math.ceil(step * self.batch / self.rows)
 
     def lr_at(self, step: int) -> float:
         return float(self.lr * lr_share(self.schedule, step, self.steps))
@@ -78,12 +81,12 @@ def train(
             update_ema(state.ema, state.model, config.ema)
         state.step += 1
         state.sums.add(loss, correct, config.batch, norm)
-        top1 = {"top1": f"{correct / config.batch:.0%}"} if config.counts_correct else {}
-        bar.advance(config.batch, loss=loss, **top1, lr=lr)
+        step, epoch = f"{state.step}/{config.steps}", f"{config.epoch(state.step)}/{config.epoch(config.steps)}"
+        bar.advance(config.batch, epoch=epoch, step=step, loss=loss)
         if is_due(state.step, config.log_every, config.steps):
             recorder.log(state, lr)
         if is_due(state.step, config.eval_every, config.steps):
-            recorder.evaluate(state)
+            bar.advance(0, **recorder.evaluate(state))
             model.train()
         if stops:
             break

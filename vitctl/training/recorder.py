@@ -51,7 +51,8 @@ class Recorder:
             del line["top1"]
         self.write(line)
 
-    def evaluate(self, state: State) -> None:
+    def evaluate(self, state: State) -> dict[str, str]:
+        """Evaluate, and return the figures that the progress bar shows."""
         try:
             evaluation = self.task.evaluate(state)
         except (RuntimeError, MemoryError) as error:
@@ -62,12 +63,14 @@ class Recorder:
                 "smaller --micro-batch"
             ) from error
         if evaluation is None:
-            return
+            return {}
         self.write({"step": state.step, **evaluation.values})
         self.env.reporter.note(f"step {state.step:,}: {evaluation.summary}")
         if evaluation.score > state.best:
             state.best, state.best_step = evaluation.score, state.step
             self.keep_best(state)
+        accuracies = {name: evaluation.values.get(f"{name}_top1") for name in ("val", "probe")}
+        return {name: f"{accuracy:.1%}" for name, accuracy in accuracies.items() if accuracy is not None}
 
     def write(self, line: dict[str, float]) -> None:
         self.lines.append(line)
