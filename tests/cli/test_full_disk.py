@@ -72,7 +72,7 @@ def test_every_writer(ran: Run, refused: Callable[..., str], size: int, command:
     with files_up_to(size):
         line = refused(*command, code=4)
     assert line.startswith(f"error: {written}")
-    assert "no room left" in line
+    assert "no space left; free some" in line
     assert set(os.listdir()) - before <= {"f.h5.partial", "r.png", "cache"}
     ran(*command)
 
@@ -84,7 +84,7 @@ def test_features_for_other_tools(ran: Run, refused: Callable[..., str], kind: s
     ran(*FEATURES)
     with files_up_to(8_000):
         line = refused(*FEATURES, "--export", kind, code=4)
-    assert line.startswith(f"error: {written}: no room left")
+    assert line.startswith(f"error: {written}: no space left; free some")
     assert not [name for name in os.listdir() if name.startswith("f-")]
     assert "f.h5: exists" in refused(*FEATURES, code=2)
     ran(*FEATURES, "--export", kind)

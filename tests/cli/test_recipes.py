@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli.recipes import as_settings
-from vitctl.config.overrides import override
+from vitctl.config.overrides import as_setting, override
 from vitctl.config.recipes import RECIPES
 from vitctl.workflows.recipes import list_recipes
 
@@ -13,10 +12,10 @@ Run = Callable[..., Any]
 
 
 def test_all_are_listed(ran: Run) -> None:
-    told = json.loads(ran("recipes", "--json").stdout)
-    assert set(told) == {"command", "version", "recipes"}
-    assert [row["name"] for row in told["recipes"]] == list(RECIPES)
-    assert set(told["recipes"][0]) == {"name", "purpose", "model", "source", "command", "expected", "settings"}
+    answer = json.loads(ran("recipes", "--json").stdout)
+    assert set(answer) == {"command", "version", "recipes"}
+    assert [row["name"] for row in answer["recipes"]] == list(RECIPES)
+    assert set(answer["recipes"][0]) == {"name", "purpose", "model", "source", "command", "expected", "settings"}
     shown = ran("recipes").stdout
     assert "digits" in shown
     assert "paper/vit-b16-jft" in shown
@@ -32,8 +31,8 @@ def test_one_is_shown_in_full(ran: Run) -> None:
 
 
 def test_a_part_of_a_name_is_enough(ran: Run) -> None:
-    told = json.loads(ran("recipes", "mae/", "--json").stdout)["recipes"]
-    assert [row["name"] for row in told] == [
+    answer = json.loads(ran("recipes", "mae/", "--json").stdout)["recipes"]
+    assert [row["name"] for row in answer] == [
         f"mae/{kind}-{size}" for kind in ("finetune", "pretrain") for size in "blh"
     ]
     assert len(json.loads(ran("recipes", "paper/*jft*", "--json").stdout)["recipes"]) > 10
@@ -46,7 +45,7 @@ def test_an_unknown_one(refused: Callable[..., str]) -> None:
 @pytest.mark.parametrize("row", list_recipes().recipes, ids=lambda row: row.name)
 def test_what_is_shown_is_what_set_takes(row: Any) -> None:
     config = override(
-        type(RECIPES[row.name].config)(), [f"{name}={as_settings(value)}" for name, value in row.settings.items()]
+        type(RECIPES[row.name].config)(), [f"{name}={as_setting(value, 6)}" for name, value in row.settings.items()]
     )
     shown = list_recipes(row.name).recipes[0].settings
     for name, value in shown.items():

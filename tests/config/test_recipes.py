@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli.recipes import as_settings, print_recipe, print_recipes
+from vitctl.cli.recipes import print_recipe, print_recipes
 from vitctl.config.augment import PRESETS
 from vitctl.config.model import model_spec
 from vitctl.config.option import as_dict
-from vitctl.config.overrides import override
+from vitctl.config.overrides import as_setting, override
 from vitctl.config.recipes import RECIPES, choose, recipe
 from vitctl.config.res import Res
 from vitctl.config.train import FinetuneConfig, PretrainConfig, SelfsupConfig
@@ -424,7 +424,7 @@ def test_what_is_listed_makes_the_recipe_when_it_is_set(name: str) -> None:
     (row,) = list_recipes(name).recipes
     exact = {"schedule.end", "schedule.warmup", "augment.crop_ratio", "augment.crop_small"}  # more digits than shown
     texts = {key: ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value) if key in exact
-             else as_settings(value) for key, value in row.settings.items()}  # fmt: skip
+             else as_setting(value, 6) for key, value in row.settings.items()}  # fmt: skip
     made = override(START[row.purpose](row.model), [f"{key}={text}" for key, text in texts.items()])
     assert made == RECIPES[name].config
 
@@ -434,8 +434,8 @@ def test_the_tables() -> None:
     table = print_recipes(rows)
     assert [column.header for column in table.columns] == ["recipe", "purpose", "source", "expected"]
     assert table.row_count == len(rows)
-    told, settings = print_recipe(rows[0])
-    assert told.row_count == 6
+    about, settings = print_recipe(rows[0])
+    assert about.row_count == 6
     assert settings.row_count == len(rows[0].settings)
 
 
@@ -443,7 +443,7 @@ def test_the_tables() -> None:
     ("value", "text"), [(True, "true"), (0.00075, "0.00075"), ((0.05, 1.0), "0.05,1"), (500, "500"), ("gap", "gap")]
 )
 def test_a_setting_is_shown_as_set_takes_it(value: object, text: str) -> None:
-    assert as_settings(value) == text
+    assert as_setting(value, 6) == text
 
 
 def test_transfer_to_small_sets() -> None:

@@ -83,7 +83,9 @@ def test_features_that_overflow_float16_are_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("file write failed: No space left on d")])
 def test_a_full_disk_is_one_line_that_names_the_parts(tmp_path: Path, error: Exception) -> None:
     with (
-        pytest.raises(NoSpace, match="no room left on the disk; finished parts are kept in"),
+        pytest.raises(
+            NoSpace, match="no space left; free some space and run the same command again; finished parts are saved in"
+        ),
         explain_full_disk(tmp_path / "f.h5", tmp_path),
     ):
         raise error

@@ -1,6 +1,6 @@
-"""The command line: flags to config, result to table or JSON, and nothing else.
+"""The command line: turns flags into a config, and the result into tables or JSON.
 
-Nothing heavy is imported before a command's body runs: `--help` answers at once.
+Heavy libraries are imported only when a command runs, so that `--help` is fast.
 """
 
 import inspect as introspection
@@ -66,7 +66,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 
 
 def paragraphs(text: str) -> str:
-    """A docstring's paragraphs, each on a line of its own: the terminal decides where they break."""
+    """The docstring with each paragraph on one line, so that it is wrapped to the width of the terminal."""
     return "\n\n".join(" ".join(part.split()) for part in introspection.cleandoc(text).split("\n\n"))
 
 
@@ -79,8 +79,8 @@ for panel, commands in COMMANDS.items():
         app.command(command_name(command), rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
 
 
-def show_version(wanted: bool) -> None:
-    if wanted:
+def show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"vitctl {__version__}")
         raise typer.Exit
 
@@ -99,7 +99,7 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def resend_interrupt(unraisable: "UnraisableHookArgs") -> None:
-    """Python drops an exception in a destructor or a weak reference's callback: Ctrl-C there is sent again."""
+    """Python drops exceptions raised in destructors and weak reference callbacks, Ctrl-C too: send the signal again."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
@@ -115,7 +115,7 @@ def main() -> None:
     exit_on_bus_error()
     try:
         app(prog_name="vitctl")
-    except RunError as error:  # help and the version are printed before a command begins
+    except RunError as error:  # help and version are printed outside of Boundary
         print_safely(sys.stderr, f"error: {error}")
         sys.exit(error.exit_code)
     finally:

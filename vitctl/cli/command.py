@@ -1,4 +1,4 @@
-"""A command from its config: the fields are its flags, and what is left to write is its help and its table.
+"""Makes a command from its config: the fields become flags. A command adds its help text and its tables.
 
 @command(InterpolateConfig, "vitctl.workflows.interpolate:interpolate_positions", Overwrite)
 def interpolate_pos(result: "InterpolateResult") -> "list[Table]":
@@ -19,7 +19,7 @@ import typer
 
 from vitctl.cli.options import COMPLETIONS, SET, Json, Quiet
 from vitctl.config.option import OptionField, Partial, option_fields, with_fields
-from vitctl.config.overrides import convert, describe_default, list_settings, override
+from vitctl.config.overrides import as_setting, convert, list_settings, override
 from vitctl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SWITCH = " "  # a switch has no metavar
 
 @dataclass(frozen=True)
 class NoOptions:
-    """A command without options beside its config."""
+    """For commands that have only the options of their config."""
 
 
 def command(
@@ -44,8 +44,8 @@ def command(
 ) -> Callable[[Show], Callable[..., None]]:
     """Make a command out of a function that turns the result of `workflow` into tables.
 
-    `options` is a dataclass of flags that are no part of the config, such as --overwrite. `prepare` is the last word on
-    a config before it runs; `run` calls the workflow where that takes more than its config and options.
+    `options` is a dataclass of flags that are not part of the config, such as --overwrite. `prepare` may change the
+    config before it runs. `run` calls the workflow, if it needs more than the config and the options.
     """
     fields = [each for each in option_fields(kind) if each.flag]
     extras = [each for each in option_fields(options) if each.flag]
@@ -65,12 +65,12 @@ def command(
             chosen = build(options, extras, values)
             result = run(lambda: load(workflow), config, chosen, reporter(quiet))
             if result is not None and os.environ.get("RANK", "0") == "0":
-                place = getattr(result, "run", None) or (name == "bench" and chosen.out) or None
-                print_result(name, result, json, [] if json else list(show(result)), run=place)
+                path = getattr(result, "run", None) or (name == "bench" and chosen.out) or None
+                print_result(name, result, json, [] if json else list(show(result)), run=path)
 
         is_partial = issubclass(kind, Partial)
-        given = sorted([*fields, *extras], key=order)
-        parameters = [make_parameter(each, is_partial and each in fields) for each in given] + COMMON
+        flags = sorted([*fields, *extras], key=order)
+        parameters = [make_parameter(each, is_partial and each in fields) for each in flags] + COMMON
         execute.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         execute.__annotations__ = {each.name: each.annotation for each in parameters}
         execute.__name__, execute.__doc__ = show.__name__, show.__doc__
@@ -80,7 +80,7 @@ def command(
 
 
 def load(workflow: str) -> Callable[..., Any]:
-    """The function that 'package.module:function' names. It is imported late: torch takes seconds."""
+    """Import the function 'package.module:function'. This is done late, because importing torch takes seconds."""
     module, _, function = workflow.partition(":")
     return getattr(import_module(module), function)  # type: ignore[no-any-return]
 
@@ -99,14 +99,14 @@ COMMON = [
 
 
 def parameter_name(field: OptionField) -> str:
-    """A keyword of Python's such as `from` gets an underscore."""
+    """A Python keyword such as `from` gets an underscore."""
     assert field.flag
     name = (field.flag.name or field.path[-1]).replace("-", "_")
     return f"{name}_" if iskeyword(name) else name
 
 
 def make_parameter(field: OptionField, is_partial: bool) -> inspect.Parameter:
-    """How typer reads a field: as text, which `read_value` converts."""
+    """The parameter of a field. Typer reads it as text, and `read_value` converts it."""
     flag = field.flag
     assert flag
     annotation, default, words, metavar = describe_parameter(field, is_partial)
@@ -140,7 +140,7 @@ def describe_parameter(field: OptionField, is_partial: bool) -> tuple[Any, Any, 
     if typing.get_origin(kind) is tuple and not flag.commas:
         return list[str] | None, None, [f"--{word}"], flag.metavar
     has_default = field.default not in (None, dataclasses.MISSING, ()) and not is_partial
-    default = describe_default(field.default) if has_default else None
+    default = as_setting(field.default, 6) if has_default else None
     return (kind if typing.get_origin(kind) is Literal else str) | None, default, [f"--{word}"], flag.metavar
 
 
@@ -161,7 +161,7 @@ def strip(kind: Any) -> Any:
 
 
 def build(kind: type, fields: list[OptionField], values: dict[str, Any]) -> Any:
-    """A config with the values that were given on the command line."""
+    """A config with the values from the command line."""
     named: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for field in fields:
@@ -179,7 +179,7 @@ def build(kind: type, fields: list[OptionField], values: dict[str, Any]) -> Any:
 
 
 def read_value(field: OptionField, value: Any) -> Any:
-    """The value of a field from what typer read; None where the flag was not given."""
+    """The value of a field from what typer read; None if the flag was not used."""
     flag = field.flag
     assert flag
     if is_switch(field):
@@ -197,7 +197,7 @@ def read_value(field: OptionField, value: Any) -> Any:
 
 
 def print_settings(kind: type, as_json: bool) -> None:
-    """`--set help`: all fields of the config."""
+    """`--set help` lists all fields of the config."""
     import json
 
     rows = list_settings(kind)

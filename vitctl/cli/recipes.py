@@ -1,4 +1,4 @@
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One of them, to see all that it sets; or a part of a name.")
+        str | None, typer.Argument(metavar="NAME", help="A recipe, to see all its settings; or part of a name.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the recipes for pretraining and fine-tuning: where they come from, and what their sources report for them.
+    """List the recipes for pretraining and fine-tuning: their sources, and the results that the sources report.
 
-    Each is taken by --recipe NAME, and any of its settings is changed by --set.
+    Select one with --recipe NAME; change any of its settings with --set.
 
     Example: [bold]vitctl recipes paper/vit-b16-jft[/bold]
     """
@@ -39,8 +39,9 @@ def print_recipes(rows: "list[RecipeRow]") -> "Table":
 
 def print_recipe(row: "RecipeRow") -> "list[Table]":
     from vitctl.cli.console import facts_table
+    from vitctl.config.overrides import as_setting
 
-    told = {
+    about = {
         "recipe": row.name,
         "purpose": row.purpose,
         "model": row.model,
@@ -48,13 +49,4 @@ def print_recipe(row: "RecipeRow") -> "list[Table]":
         "expected": row.expected or "no result is published for these settings",
         "command": row.command,
     }
-    return [facts_table(told), facts_table({name: as_settings(value) for name, value in row.settings.items()})]
-
-
-def as_settings(value: Any) -> str:
-    """As --set takes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(as_settings(each) for each in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return [facts_table(about), facts_table({name: as_setting(value, 6) for name, value in row.settings.items()})]

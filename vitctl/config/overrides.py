@@ -108,7 +108,7 @@ def convert_scalar(text: str, kind: type, where: str, alternative: str) -> Any:
 def list_settings(kind: type) -> list[tuple[str, str, str, str]]:
     """(name, type, default, help) of all fields of a config, for `--set help`."""
     return [
-        (each.name, describe_kind(each.kind), describe_default(each.default), each.help) for each in option_fields(kind)
+        (each.name, describe_kind(each.kind), as_setting(each.default, 6), each.help) for each in option_fields(kind)
     ]
 
 
@@ -126,11 +126,12 @@ def describe_kind(kind: Any) -> str:
     return "N|HxW" if kind is Res else str(kind.__name__)
 
 
-def describe_default(value: Any) -> str:
+def as_setting(value: Any, digits: int | None = None) -> str:
+    """A value as `--set` reads it; floats are rounded to this number of digits."""
     if value is dataclasses.MISSING:
         return ""
-    if isinstance(value, tuple):
-        return ",".join(map(describe_default, value))
-    return (
-        f"{value:g}" if isinstance(value, float) else str(value).lower() if value in (None, True, False) else str(value)
-    )
+    if isinstance(value, tuple | list):
+        return ",".join(as_setting(each, digits) for each in value)
+    if isinstance(value, float) and digits:
+        return f"{value:.{digits}g}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

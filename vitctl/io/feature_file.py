@@ -184,7 +184,7 @@ def explain_full_disk(out: Path, parts: Path) -> Iterator[None]:
         if not is_no_space(error):
             raise
         raise NoSpace(
-            f"{out}: no room left on the disk; finished parts are kept in {parts}. Free some and run the command again"
+            f"{out}: no space left; free some space and run the same command again; finished parts are saved in {parts}"
         ) from error
 
 

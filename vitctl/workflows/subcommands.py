@@ -1,4 +1,4 @@
-"""Commands as parts of a demo or a study: they run here, and are printed as the line that does the same."""
+"""Commands that a demo or a study runs, and the command lines that do the same."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.config.option import option_fields
+from vitctl.config.overrides import as_setting
 from vitctl.config.train import RunOptions, TrainConfig
 from vitctl.errors import Interrupted, NoSpace, Terminated
 from vitctl.reporting import Reporter
@@ -15,12 +16,12 @@ from vitctl.workflows.finetune import finetune
 from vitctl.workflows.pretrain import pretrain
 from vitctl.workflows.selfsup import selfsup
 
-OTHERWISE = {"source": "from", "settings": "set"}  # flags that are not named as the field that they fill
+FLAG_NAMES = {"source": "from", "settings": "set"}  # flags that are not named after their field
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run that is resumed where it stands, and left alone where it is done."""
+    """A run that is resumed if it was stopped, and not repeated if it is finished."""
 
     config: TrainConfig
     out: Path
@@ -34,7 +35,7 @@ class Training:
 
 
 def flag_words(config: TrainConfig) -> Iterator[str]:
-    """The flags that ask for this config: --set for fields without a flag of their own."""
+    """The flags that produce this config; --set for fields without a flag."""
     for field in option_fields(type(config)):
         values: list[Any] = [config]
         for name in field.path:
@@ -46,16 +47,9 @@ def flag_words(config: TrainConfig) -> Iterator[str]:
             yield from (f"--{name}", text) if is_flag else ("--set", f"{field.name}={text}")
 
 
-def as_setting(value: Any) -> str:
-    """A value as `--set` reads it."""
-    if isinstance(value, tuple):
-        return ",".join(map(as_setting, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
 @contextmanager
-def stoppable(told: str = "", run: str | None = None) -> Iterator[None]:
-    """What stops a part stops the whole, and is gone on with by way of it."""
+def stoppable(message: str = "", run: str | None = None) -> Iterator[None]:
+    """A stop inside a part stops the whole command; the error says how to resume the whole, not the part."""
     try:
         yield
     except NoSpace as error:
@@ -64,22 +58,22 @@ def stoppable(told: str = "", run: str | None = None) -> Iterator[None]:
             f"no space left on the disk. What is done is saved: free some space, then continue with {again}"
         ) from error
     except Interrupted as stopped:
-        raise Interrupted(told or str(stopped), stopped.exit_code, run) from stopped
+        raise Interrupted(message or str(stopped), stopped.exit_code, run) from stopped
     except KeyboardInterrupt as stopped:
         code = 143 if isinstance(stopped, Terminated) else 130
-        raise Interrupted(told or "stopped", code, run) from stopped
+        raise Interrupted(message or "stopped", code, run) from stopped
 
 
 def command_line(command: str, *arguments: str | Path, **flags: Any) -> str:
-    """`vitctl pretrain --model vit-s/16`, as a shell takes it."""
+    """`vitctl pretrain --model vit-s/16`, quoted for a shell."""
     words = ["vitctl", command, *map(str, arguments)]
     for name, value in flags.items():
-        words += flag(OTHERWISE.get(name, name).replace("_", "-"), value)
+        words += flag(FLAG_NAMES.get(name, name).replace("_", "-"), value)
     return shlex.join(words)
 
 
 def flag(name: str, value: Any) -> Iterator[str]:
-    """Nothing for what is not said, a word for what is on, and one pair for each of several values."""
+    """No words for None and False, one word for True, a name and a value for each value of a sequence."""
     if value is True:
         yield f"--{name}"
     elif value is not None and value is not False:
