@@ -21,8 +21,8 @@ def test_what_is_wrong_gets_a_line_of_advice(vitctl: Run, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("in the way")
     facts = vitctl("doctor", "--out", "file", "--json", code=4).json
     assert facts["writable"] is False
-    assert any(line.startswith("file: nothing can be written there") for line in facts["advice"])
-    assert "file: nothing can be written there" in vitctl("doctor", "--out", "file", code=4).out
+    assert any(line == "file: is not writable: choose another folder with --out" for line in facts["advice"])
+    assert "file: is not writable: choose another folder with --out" in vitctl("doctor", "--out", "file", code=4).out
 
 
 def test_libraries_that_do_not_match_are_told_and_not_a_crash(vitctl: Run, tmp_path: Path) -> None:

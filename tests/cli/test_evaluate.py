@@ -92,13 +92,13 @@ def test_some_of_the_classes_are_enough_and_others_are_named(
         shutil.copytree(blots / "val" / name, tmp_path / "some" / name)
     cut(tmp_path / "some", tmp_path)
     assert "2 of the model's 3 are in the data" in ran("evaluate", "--split", "train").stderr
-    assert "data.h5: has neither test nor val; name one of train with --split" in refused("evaluate", code=3)
+    assert "data.h5: has no split test or val; choose one of train with --split" in refused("evaluate", code=3)
     (tmp_path / "data.h5").unlink()
     (tmp_path / "some" / "cow").rename(tmp_path / "some" / "cat")
     cut(tmp_path / "some", tmp_path)
     line = refused("evaluate", "--split", "train", code=3)
-    assert "data.h5: 1 class that the model does not know (cat); it knows ant, bee, cow" in line
-    assert "vitctl finetune gives it a head for them" in line
+    assert "data.h5: the model lacks 1 class of it (cat) and has ant, bee, cow" in line
+    assert "train a new head with vitctl finetune" in line
 
 
 def test_weights_without_names_go_by_number(
@@ -108,10 +108,10 @@ def test_weights_without_names_go_by_number(
     nameless = replace(weights, about=replace(weights.about, class_names=()), stated="")
     save_as(nameless, tmp_path / "nameless.safetensors")
     answer = ran("evaluate", "--from", "nameless.safetensors", "--precision", "float32", "--json")
-    assert "the weights have no class names; assuming the same order of classes" in answer.stderr
+    assert "the weights have no class names: assuming the classes are in the same order as in the data" in answer.stderr
     assert json.loads(answer.stdout)["top1"] == trained.top1
     line = refused("evaluate", "--from", "nameless.safetensors", "--data", "digits", code=3)
-    assert "has 10 classes, the model 3; vitctl finetune gives it a head for them" in line
+    assert "has 10 classes, but the model has 3; train a new head with vitctl finetune" in line
 
 
 def test_data_that_nobody_names_are_those_of_the_training(
@@ -126,7 +126,7 @@ def test_data_that_nobody_names_are_those_of_the_training(
         assert "data: blots.h5 (what the weights were trained on)" in answer.stderr
         assert json.loads(answer.stdout)["top1"] == trained.top1
     (tmp_path / "blots.h5").unlink()
-    assert "10 classes that the model does not know" in refused("evaluate", code=3)
+    assert "the model lacks 10 classes of it (" in refused("evaluate", code=3)
     assert "other classes; name them with --data" in refused("export", "--precision", "int8", code=2)
 
 
@@ -154,7 +154,7 @@ def test_several_right_answers(ran: Run, data: str, newest: str, blots_h5: Path)
     told = json.loads(ran("evaluate", "--labels", "all.json", "--json").stdout)
     assert (told["pictures"], told["top1"], told["loss"]) == (20, 1.0, pytest.approx(0, abs=1e-6))
     Path("wrong.json").write_text(json.dumps({names[0]: ["elk"]}))
-    assert "'elk', which is no class of the model" in ran("evaluate", "--labels", "wrong.json", code=3).stderr
+    assert "'elk', which is not a class of the model" in ran("evaluate", "--labels", "wrong.json", code=3).stderr
 
 
 def test_crops(ran: Run, data: str, newest: str) -> None:

@@ -55,7 +55,7 @@ def test_features_are_those_before_the_head(ran: Run, data: str, newest: str) ->
 def test_they_are_computed_once(ran: Run, data: str, newest: str) -> None:
     first = json.loads(ran("features", "--json").stdout)
     again = ran("features", "--json")
-    assert "computed before" in again.stderr
+    assert ", cached (" in again.stderr
     assert json.loads(again.stdout)["computed"] is False
     assert json.loads(ran("features", "--json", "--no-cache").stdout)["computed"] is True
     other = json.loads(ran("features", "--json", "--pool", "gap").stdout)
@@ -94,10 +94,12 @@ def test_info_knows_a_feature_file(ran: Run, refused: Callable[..., str], data: 
     ran("features", "--out", "f.h5")
     told = json.loads(ran("info", "f.h5", "--verify", "--json").stdout)
     assert (told["kind"], told["splits"], told["verified"]) == ("features", {"train": [120, 32], "val": [30, 32]}, True)
-    assert "before the head" in ran("info", "f.h5").stdout
+    assert "the head's input" in ran("info", "f.h5").stdout
     with h5py.File("f.h5", "a") as file:
         file["val/features"][7, 0] = np.inf
-    assert "1 image of val with features that are not finite" in refused("info", "f.h5", "--verify", code=3)
+    assert "f.h5: features of 1 image in val are not finite; extract them again" in refused(
+        "info", "f.h5", "--verify", code=3
+    )
 
 
 def test_exports(ran: Run, data: str, newest: str, tmp_path: Path) -> None:

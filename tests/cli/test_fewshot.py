@@ -97,9 +97,11 @@ def test_classes_that_have_fewer_images_are_named(ran: Run, data: str, newest: s
         labels[np.flatnonzero(labels == 1)[3:]] = -1
         file["train/labels"][:] = labels
     answer = ran("fewshot", "--shots", "5", "--seeds", "1", "--json")
-    assert "1 class with fewer than 5 images give what they have: bee (3)" in answer.stderr
+    assert "1 class with fewer than 5 images; all of them are used: bee (3)" in answer.stderr
     assert json.loads(answer.stdout)["short"] == {"bee": 3}
-    assert "the largest has 40" in refused("fewshot", "--shots", "41", code=3)
+    assert "--shots 41: the largest class has only 40 images; use fewer shots" in refused(
+        "fewshot", "--shots", "41", code=3
+    )
 
 
 @pytest.mark.parametrize("broken", ["nan", "one class", "no labels", "constant", "other weights"])
@@ -114,7 +116,7 @@ def test_features_that_cannot_be_used(ran: Run, refused: Any, data: str, newest:
             file["train/features"][:, :3] = 1.0
     line = ("fewshot", "--features", "f.h5", "--shots", "5")
     if broken == "constant":
-        assert "3 features of 32 the same on the fewest shots" in ran(*line).stderr
+        assert "3 features of 32 constant over the fewest shots" in ran(*line).stderr
         return
     if broken == "other weights":
         from vitctl.io.weights import save_weights
@@ -123,10 +125,10 @@ def test_features_that_cannot_be_used(ran: Run, refused: Any, data: str, newest:
         save_weights(weights_of(create_model("vit-mu/8", height=16, width=16, classes=3)), Path("other.safetensors"))
         line = (*line, "--from", "other.safetensors")
     words = {
-        "nan": "not finite",
-        "one class": "all its images are of one class",
-        "no labels": "no labeled images",
-        "other weights": "with other weights than other.safetensors",
+        "nan": "f.h5: has features that are not finite; extract them with --precision float32",
+        "one class": "all its images are of one class; a probe needs two or more classes",
+        "no labels": "f.h5: has no labeled images",
+        "other weights": "with other weights than those of other.safetensors",
     }[broken]
     assert words in refused(*line, code=3)
 
@@ -157,7 +159,10 @@ def test_a_leak_is_told_again(ran: Run, blots: Path, newest: str, tmp_path: Path
                 os.link(path, pictures / split / name / path.name)
     os.link(blots / "train" / "ant" / "00.png", pictures / "val" / "ant" / "copy.png")
     patchify(PatchifyConfig(source=str(pictures), out=str(tmp_path / "data.h5"), res=Res(16), patch=8, workers=1))
-    assert "1 test or val image are also in train" in ran("fewshot", "--shots", "1").stderr
+    assert (
+        "1 test or val image also in train; list them with vitctl info data.h5 --rejects"
+        in ran("fewshot", "--shots", "1").stderr
+    )
 
 
 def test_an_unlabeled_test_split_does_not_hide_a_labeled_val(ran: Run, data: str, newest: str) -> None:
@@ -173,12 +178,14 @@ def test_a_single_split_without_labels_is_one_line(ran: Run, refused: Any, data:
     with h5py.File("f.h5", "a") as file:
         del file["val"]
         file["train/labels"][:] = -1
-    assert "no labeled images to fit a probe to" in refused("fewshot", "--features", "f.h5", "--shots", "5", code=3)
+    assert "f.h5: has no labeled images to fit a probe to" in refused(
+        "fewshot", "--features", "f.h5", "--shots", "5", code=3
+    )
 
 
 def test_the_very_images_of_training_are_told(ran: Run, data: str, newest: str) -> None:
     answer = ran("fewshot", "--set", "test=train", "--shots", "5", "--seeds", "1")
-    assert "was trained on the very images" in answer.stderr
+    assert "was trained on the test images, so its accuracy is too high" in answer.stderr
 
 
 def test_usual_shots_that_no_class_has_are_left_out(ran: Run, data: str, newest: str) -> None:
@@ -191,7 +198,10 @@ def test_usual_shots_that_no_class_has_are_left_out(ran: Run, data: str, newest:
     told = json.loads(ran("fewshot", "--features", "f.h5", "--seeds", "1", "--json").stdout)
     assert [each["shots"] for each in told["results"]] == [1, 5, 10]
     named = [word for shots in ("1", "5", "10", "25") for word in ("--shots", shots)]  # the same, but asked for
-    assert "--shots 25: no class has so many" in ran("fewshot", "--features", "f.h5", *named, code=3).stderr
+    assert (
+        "--shots 25: the largest class has only 12 images; use fewer shots"
+        in ran("fewshot", "--features", "f.h5", *named, code=3).stderr
+    )
 
 
 def test_weights_that_were_fitted_to_the_data_are_still_the_same(ran: Run, data: str, newest: str) -> None:

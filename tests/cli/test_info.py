@@ -45,7 +45,7 @@ def test_verify_finds_one_bit_and_names_its_image(vitctl: Run, data: Path) -> No
     assert vitctl("info", data, "--verify", "--json").json["verified"] is True
     name = damage(data, "train", 6)
     answer = vitctl("info", data, "--verify", "--json", code=3)
-    assert f"1 image damaged ({name})" in answer.error
+    assert f"1 image damaged ({name}); create it again with vitctl patchify" in answer.error
     assert answer.out == ""
     assert vitctl("info", data, "--json").json["verified"] is None
 
@@ -120,7 +120,7 @@ def test_a_sheet_that_cannot_be_drawn_is_one_line(vitctl: Run, data: Path) -> No
     for arguments, code, message in (
         (["--sheet", "sheet.txt"], 2, "sheet.txt: must end in .png"),
         (["--sheet", "nowhere/sheet.png"], 2, "the folder nowhere does not exist; create it first"),
-        (["--augment", "deit3"], 2, "wants --sheet"),
+        (["--augment", "deit3"], 2, "--augment needs --sheet FILE.png"),
         (["--sheet", "s.png", "--augment", "deit"], 2, "did you mean 'deit3'"),
         (["--sheet", "s.png", "--split", "vaal"], 3, "did you mean 'val'"),
     ):
@@ -146,7 +146,7 @@ def test_weights_of_each_format_that_is_written(
     assert ["images", "48x48x3, 3x3 patches, 10 tokens"] in lines
     assert ["digest", digest] in lines
     assert (["classes", "3: cat, dog, owl"] in lines) == (kind != "npz")  # which has no place for names
-    assert (["came", "from  a test, vitctl"] in lines) == (kind == "vitctl")
+    assert (["source", "a test, vitctl"] in lines) == (kind == "vitctl")
 
 
 def test_the_keys_of_weights(vitctl: Run, tiny: Weights, tmp_path: Path) -> None:
@@ -167,6 +167,20 @@ def test_a_head_of_zeros_is_told_in_every_format(vitctl: Run, tiny: Weights, tmp
     zeros = {name: torch.zeros_like(tensor) for name, tensor in tiny.tensors.items() if name.startswith("head.")}
     save_as(replace(tiny, tensors=tiny.tensors | zeros), tmp_path / "w.safetensors")
     assert "its head is all zeros: features only" in vitctl("info", "w.safetensors").out
+
+
+def test_a_run_is_shown_as_settings_and_numbers(vitctl: Run, tmp_path: Path) -> None:
+    config = {"model": "vit-mu/16", "data": "my data", "steps": 9, "res": None, "pad": False,
+              "optim": {"lr": 0.001, "clip": None}, "augment": {"crop_area": [0.3, 1.0]}}  # fmt: skip
+    run = create_run(tmp_path / "runs" / "one", "pretrain", config, "0.1.0")
+    run.finish({"top1": 0.4321, "steps": 9, "loss": 1.25, "best_step": 1200, "device": "cpu", "val_loss": None})
+    lines = vitctl("info", "runs/one").out.splitlines()
+    assert [line.split(maxsplit=1) for line in lines if line] == [
+        ["run", "runs/one"], ["command", "pretrain"], ["version", "0.1.0"], ["finished", "yes"],
+        ["config", "model=vit-mu/16  data='my data'  steps=9  pad=false"],
+        ["optim", "optim.lr=0.001"], ["augment", "augment.crop_area=0.3,1.0"],
+        ["top1", "43.21%"], ["loss", "1.25"], ["best_step", "1,200"],
+    ]  # fmt: skip
 
 
 def test_a_run_with_weights_says_both(vitctl: Run, tiny: Weights, tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ from vitctl.cli.options import Json
 
 
 def doctor(
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="The folder that results will go to.")] = ".",
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="The folder for results, to check whether it is writable.")
+    ] = ".",
     json: Json = False,
 ) -> None:
-    """Look at this machine and this installation, and say what is wrong with them.
+    """Describe this machine and this installation, and report problems.
 
-    The exit code is 0 when nothing is wrong, 4 otherwise. Example: [bold]vitctl doctor --json[/bold]
+    The exit code is 0 without problems, 4 otherwise. Example: [bold]vitctl doctor --json[/bold]
     """
     from vitctl.cli.console import columns_table, facts_table, print_result
     from vitctl.reporting import format_size

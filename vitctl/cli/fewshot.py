@@ -46,11 +46,11 @@ def find_worst(closer: "Closer") -> dict[str, str]:
     """The classes with the lowest accuracy, and the most frequent mistakes."""
     hardest = sorted(closer.per_class.items(), key=lambda item: item[1])[:5]
     pairs = ", ".join(f"{each['true']} as {each['predicted']} {each['share']:.0%}" for each in closer.confused)
-    found = {
-        "a closer look": f"{closer.weights}, {closer.probe}, {closer.shots or 'all'} shots",
+    rows = {
+        "details of": f"{closer.weights}, {closer.probe}, {closer.shots or 'all'} shots",
         "lowest top-1": ", ".join(f"{name} {top1:.0%}" for name, top1 in hardest),
     }
-    return found | ({"mistaken": pairs} if pairs else {})
+    return rows | ({"most confused": pairs} if pairs else {})
 
 
 def format_percent(value: float) -> str:

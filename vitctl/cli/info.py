@@ -1,8 +1,10 @@
-from typing import TYPE_CHECKING, Annotated
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitctl.cli.options import Json, Quiet
+from vitctl.config.overrides import as_setting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,29 +16,32 @@ def info(
     path: Annotated[
         str | None,
         typer.Argument(
-            help="A patch file, weights of any format (timm:NAME too), a run directory or a feature file; the data "
-            "that other commands would take, if left out."
+            help="A patch file, weights of any format (timm:NAME too), a run directory or a feature file. Default: the "
+            "data that other commands would use."
         ),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every image again and compare it with its digest.")
     ] = False,
     rejects: Annotated[
-        bool, typer.Option("--rejects", help="List the images that could not be read, and leaks, with reasons.")
+        bool,
+        typer.Option(
+            "--rejects", help="List the images that could not be read, with reasons, and leaks between splits."
+        ),
     ] = False,
     sheet: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Draw a contact sheet, a row of images a class.")
+        str | None, typer.Option(metavar="FILE.png", help="Draw a contact sheet: one row of images per class.")
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Draw the sheet as this augmentation shows the images.")
+        str | None, typer.Option(metavar="NAME", help="Draw the sheet with this augmentation applied.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The split that the sheet shows; the first if left out.")
+        str | None, typer.Option(metavar="NAME", help="The split that the sheet shows. Default: the first.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what a file or run directory of vitctl holds, or weights of any format, and check that it is whole.
+    """Describe a patch file, a feature file, a run directory or weights of any format. --verify checks its contents.
 
     Example: [bold]vitctl info data.h5 --sheet sheet.png[/bold] or [bold]vitctl info vit_b16.npz[/bold]
     """
@@ -50,21 +55,20 @@ def info(
     from vitctl.workflows.inputs.data import choose_data
     from vitctl.workflows.sheets import KINDS, augmentation_sheet, contact_sheet
 
-    teller = reporter(quiet)
-    found = path or str(choose_data(None, teller))
+    log = reporter(quiet)
+    path = path or str(choose_data(None, log))
     if augment and not sheet:
         raise UsageError("--augment needs --sheet FILE.png")
-    check_output(sheet, found, ending=tuple(KINDS))
-    result = describe(found, teller, verify=verify)
+    check_output(sheet, path, ending=tuple(KINDS))
+    result = describe(path, log, verify=verify)
     if sheet and not isinstance(result, PatchFileInfo):
-        raise UsageError(f"--sheet draws the images of a patch file; {found} is not a patch file")
+        raise UsageError(f"--sheet draws the images of a patch file; {path} is not a patch file")
     if sheet:
-        drawn = Path(sheet)
         if augment:
-            augmentation_sheet(PatchFile(Path(found)), split, augment, drawn)
+            augmentation_sheet(PatchFile(Path(path)), split, augment, Path(sheet))
         else:
-            contact_sheet(PatchFile(Path(found)), split, drawn)
-        teller.note(f"sheet: {drawn}")
+            contact_sheet(PatchFile(Path(path)), split, Path(sheet))
+        log.note(f"sheet: {sheet}")
     print_result("info", result, json, info_tables(result, rejects))
 
 
@@ -85,35 +89,48 @@ def file_tables(result: "PatchFileInfo", rejects: bool) -> "list[Table]":
 
     tables = patch_file_tables(result, {})
     if rejects:
-        more = (
-            [[f"and {result.rejects - len(result.rejected):,} more", ""]]
-            if result.rejects > len(result.rejected)
-            else []
-        )
-        listed = [[one["name"], one["reason"]] for one in result.rejected]
-        tables.append(columns_table("rejects", ["name", "reason"], listed + more))
+        rows = [[reject["name"], reject["reason"]] for reject in result.rejected]
+        if result.rejects > len(rows):
+            rows.append([f"and {result.rejects - len(rows):,} more", ""])
+        tables.append(columns_table("rejects", ["name", "reason"], rows))
         rows = [
             [name_in_split(leak["split"], leak["name"]), name_in_split(leak["other_split"], leak["other_name"])]
             for leak in result.leaks
         ]
-        tables.append(columns_table("leaks", ["image", "is also"], rows))
+        tables.append(columns_table("leaks", ["image", "same as"], rows))
     return tables
 
 
 def run_tables(result: "RunInfo") -> "list[Table]":
     from vitctl.cli.console import columns_table, facts_table
 
-    about = {"command": result.command, "version": result.version, "finished": "yes" if result.finished else "no"}
-    whole = facts_table({"run": result.path} | about | {name: str(value) for name, value in result.config.items()})
+    about = {"run": result.path, "command": result.command, "version": result.version}
+    about |= {"finished": "yes" if result.finished else "no"} | config_rows(result.config)
     answer = result.result or {}
-    scores = {name: f"{answer[name]:.2%}" for name in ("top1", "best_top1") if answer.get(name) is not None}
+    numbers = {
+        name: f"{value:.2%}" if "top1" in name or "top5" in name else f"{value:,.6g}"
+        for name, value in answer.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in result.config
+    }
     stages = [[each["stage"], each["result"], each["file"]] for each in answer.get("stages", [])]
     return [
-        whole,
-        *([facts_table(scores)] if scores else []),
+        facts_table(about),
+        *([facts_table(numbers)] if numbers else []),
         *([columns_table("stages", ["stage", "result", "file"], stages)] if stages else []),
         *(weights_tables(result.weights) if result.weights else []),
     ]
+
+
+def config_rows(config: "dict[str, Any]") -> dict[str, str]:
+    """The settings of a config as NAME=VALUE, one row per inner config; class names are left out."""
+    rows: dict[str, list[str]] = {"config": []}
+    for name, value in config.items():
+        is_inner = isinstance(value, dict)
+        for inner, each in value.items() if is_inner else [(name, value)]:
+            if each is not None and inner != "class_names":
+                setting = f"{name}.{inner}" if is_inner else name
+                rows.setdefault(name if is_inner else "config", []).append(f"{setting}={shlex.quote(as_setting(each))}")
+    return {name: "  ".join(settings) for name, settings in rows.items()}
 
 
 def feature_tables(result: "FeatureFileInfo") -> "list[Table]":
@@ -125,7 +142,9 @@ def feature_tables(result: "FeatureFileInfo") -> "list[Table]":
     about = {
         "features": f"{result.path}, {result.dtype}, computed in {result.precision}",
         "model": f"{result.model} at {sizes(result.res)}, weights {result.weights_digest[:12]}",
-        "taken from": f"{result.layers} blocks, {result.pool}" if result.pool != "auto" else "before the head",
+        "features of": f"the last {result.layers} blocks, {result.pool}"
+        if result.pool != "auto"
+        else "the head's input",
         "classes": join_names(result.class_names),
         "data": f"digest {result.data_digest}",
         "size": f"{format_size(result.bytes)}, by {result.created_by}",
@@ -151,15 +170,15 @@ def weights_tables(result: "WeightsInfo") -> "list[Table]":
         about["classes"] = join_names(result.class_names)
     about["mean, std"] = "  ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in zip(result.mean, result.std, strict=True))
     if result.ours and result.source:
-        about["came from"] = f"{result.source}, {result.format}"
-    for number, step in enumerate(result.history):
+        about["source"] = f"{result.source}, {result.format}"
+    for number, step in enumerate(result.history, 1):
         before, after = (sizes(step.get(key)) for key in ("from", "to"))
-        about[f"step {number + 1}"] = f"{step.get('step')}: {before} to {after}, {step.get('method')}"
+        about[f"change {number}"] = f"{step.get('step')}: {before} to {after}, {step.get('method')}"
     if result.apart:
-        about["kept apart"] = f"{len(result.apart)} tensors: {', '.join(result.apart[:4])}"
+        about["not in model"] = f"{len(result.apart)} tensors: {', '.join(result.apart[:4])}"
     about["size"] = f"{format_size(result.bytes)} of {', '.join(result.dtypes)}"
     about["digest"] = result.digest
-    return [facts_table(about | {f"note {number + 1}": note for number, note in enumerate(result.notes)})]
+    return [facts_table(about | {f"note {number}": note for number, note in enumerate(result.notes, 1)})]
 
 
 def sizes(value: object) -> str:
@@ -167,7 +186,7 @@ def sizes(value: object) -> str:
 
 
 def architecture(result: "WeightsInfo") -> dict[str, str]:
-    """The lines that are of the model's kind."""
+    """The rows that depend on the model's family."""
     spec = result.spec
     res = f"{spec['height']}x{spec['width']}x{spec['channels']}"
     classes = f"{result.classes:,} classes" if result.classes else "no head: features only"

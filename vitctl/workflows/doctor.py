@@ -1,7 +1,8 @@
-"""`vitctl doctor`: what this machine and installation can do, and one line of advice for each thing that is wrong."""
+"""`vitctl doctor`: describes this machine and installation, with one line of advice for each problem."""
 
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from vitctl.reporting import format_size
 
 LOW_DISK = 5 << 30
 OLDEST_TORCH = (2, 11)
+EXTRAS = {"parquet": "pyarrow", "tensorboard": "tensorboard", "compress": "hdf5plugin"}
 
 
 @dataclass(frozen=True)
@@ -44,31 +46,18 @@ def examine(out: str | Path = ".") -> DoctorResult:
     writable, free = disk_facts(folder, advice)
     if threads and threads > cores():
         advice.append(f"torch uses {threads} threads on {cores()} cores: set OMP_NUM_THREADS={cores()}")
+    methods = multiprocessing.get_all_start_methods()
     return DoctorResult(
-        ok=not advice,
-        python=platform.python_version(),
-        platform=platform.platform(),
-        libraries=library_versions(),
-        extras={
-            name: importlib.util.find_spec(module) is not None
-            for name, module in (("parquet", "pyarrow"), ("tensorboard", "tensorboard"), ("compress", "hdf5plugin"))
-        },
-        device=device,
-        devices=devices,
-        precisions=precisions,
-        cores=cores(),
-        threads=threads,
-        memory=memory_bytes(),
-        folder=str(folder),
-        writable=writable,
-        free_disk=free,
-        start_method=start_method(),
-        advice=advice,
-    )
+        ok=not advice, python=platform.python_version(), platform=platform.platform(), libraries=library_versions(),
+        extras={name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()},
+        device=device, devices=devices, precisions=precisions, cores=cores(), threads=threads, memory=memory_bytes(),
+        folder=str(folder), writable=writable, free_disk=free,
+        start_method="forkserver" if "forkserver" in methods else "spawn", advice=advice,
+    )  # fmt: skip
 
 
 def imports_work(advice: list[str]) -> set[str]:
-    """Heavy libraries that can be imported together; torch and torchvision that do not match are the usual fault."""
+    """The libraries that can be imported together. The usual problem: torch and torchvision do not match."""
     working = set()
     for name in ("torch", "torchvision", "timm", "h5py", "PIL", "sklearn"):
         try:
@@ -85,8 +74,7 @@ def imports_work(advice: list[str]) -> set[str]:
 def torch_facts(advice: list[str]) -> tuple[str, list[str], dict[str, str], int]:
     import torch
 
-    found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if found < OLDEST_TORCH:
+    if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < OLDEST_TORCH:
         advice.append(f"torch {torch.__version__} is too old: pip install --upgrade torch torchvision")
     threads = torch.get_num_threads()
     if torch.cuda.is_available():
@@ -94,23 +82,12 @@ def torch_facts(advice: list[str]) -> tuple[str, list[str], dict[str, str], int]
         native = "native" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated"
         return "cuda", names, {"float32": "native", "bf16": native, "fp16": "native"}, threads
     if torch.backends.mps.is_available():
-        return (
-            "mps",
-            [platform.processor() or "Apple"],
-            {"float32": "native", "bf16": "native", "fp16": "native"},
-            threads,
-        )
+        return "mps", [platform.processor() or "Apple"], dict.fromkeys(("float32", "bf16", "fp16"), "native"), threads
     if shutil.which("nvidia-smi"):
-        advice.append(
-            "an NVIDIA driver is here, but this torch sees no GPU: look at nvidia-smi, or install a torch with CUDA"
-        )
+        advice.append("nvidia-smi exists, but torch finds no GPU: check nvidia-smi, or install a torch with CUDA")
     bf16 = native_bf16()
-    return (
-        "cpu",
-        [platform.processor() or platform.machine()],
-        {"float32": "native", "bf16": f"native ({bf16})" if bf16 else "emulated", "fp16": "emulated"},
-        threads,
-    )
+    precisions = {"float32": "native", "bf16": f"native ({bf16})" if bf16 else "emulated", "fp16": "emulated"}
+    return "cpu", [platform.processor() or platform.machine()], precisions, threads
 
 
 def disk_facts(folder: Path, advice: list[str]) -> tuple[bool, int]:
@@ -118,15 +95,8 @@ def disk_facts(folder: Path, advice: list[str]) -> tuple[bool, int]:
     writable = nearest.is_dir() and os.access(nearest, os.W_OK)
     free = shutil.disk_usage(nearest).free
     if not writable:
-        advice.append(f"{folder}: nothing can be written there: name another folder with --out")
+        advice.append(f"{folder}: is not writable: choose another folder with --out")
     if free < LOW_DISK:
-        advice.append(
-            f"{folder}: {format_size(free)} free on its disk: a patch file of 10,000 images at 224 takes 1.5 GB"
-        )
+        free_text = f"its disk has {format_size(free)} free"
+        advice.append(f"{folder}: {free_text}: free some space; a patch file of 10,000 images at 224 takes 1.5 GB")
     return writable, free
-
-
-def start_method() -> str:
-    import multiprocessing
-
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

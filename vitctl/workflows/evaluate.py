@@ -1,4 +1,4 @@
-"""`vitctl evaluate`: how often weights, or an exported file, are right on a split."""
+"""`vitctl evaluate`: measures the accuracy of weights or of an exported file on a split."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -76,13 +76,12 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
         tally = Tally(ready.spec.classes, answer_sets(config, ready, split))
         if config.confusion and tally.confusion is None:
             raise UsageError(
-                f"--confusion: {ready.spec.classes:,} classes are too many for a figure; --json has them one by one"
+                f"--confusion: {ready.spec.classes:,} classes are too many for a figure; use --json instead"
             )
         started = time.perf_counter()
         with reporter.progress("evaluate", split.rows) as bar:
-            predict_batches(
-                tally, renumber_labels(make_batches(ready, split, config, ranks), numbers, bar), ready, config
-            )
+            batches = renumber_labels(make_batches(ready, split, config, ranks), numbers, bar)
+            predict_batches(tally, batches, ready, config)
         seconds = time.perf_counter() - started
         tally.gather(ranks)
     report = tally.report(names_of(ready, file))
@@ -91,67 +90,65 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     return make_evaluate_result(config, ready, file, split, report, seconds, time.perf_counter() - began)
 
 
-def predict_batches(tally: Tally, rounds: Iterable[EvalBatch], ready: Ready, config: EvaluateConfig) -> None:
+def predict_batches(tally: Tally, batches: Iterable[EvalBatch], ready: Ready, config: EvaluateConfig) -> None:
     model, normalize = ready.model, ready.normalize
     if config.crops > 1:
         size = (ready.spec.height, ready.spec.width)
         model, normalize = MultiCrop(ready.model, ready.normalize, size, config.crops), lambda pixels: pixels
-    for exam, logits in compute_logits(model, rounds, normalize, ready.autocast, ready.device):
-        if exam.counts:
-            tally.add(logits, exam.labels, exam.rows)
+    for batch, logits in compute_logits(model, batches, normalize, ready.autocast, ready.device):
+        if batch.counts:
+            tally.add(logits, batch.labels, batch.rows)
 
 
 def make_batches(ready: Ready, split: Split, config: EvaluateConfig, ranks: Ranks) -> Iterator[EvalBatch]:
-    """Images as they are in the file where they are cropped later on, or by the exported file itself."""
-    as_they_are = View("images") if config.crops > 1 or ready.takes_bytes else None
+    """Batches of the split. Images keep the size of the file if they are cropped later, or by the exported file."""
+    view = View("images") if config.crops > 1 or ready.takes_bytes else None
     batch = config.batch or batch_in_training(ready.about) or BATCH
-    return eval_batches(split, ready.spec, batch, ranks, ready.device, as_they_are)
+    return eval_batches(split, ready.spec, batch, ranks, ready.device, view)
 
 
 def batch_in_training(about: About) -> int | None:
-    """In bf16 the same batch size gives the same answers, down to the last bit."""
+    """The batch size of the evaluation during training: in bf16 another one gives slightly different logits."""
     batch = about.training.get("eval_batch")
     return min(batch, LARGEST_BATCH) if isinstance(batch, int) and batch > 0 else None
 
 
-def renumber_labels(rounds: Iterable[EvalBatch], numbers: torch.Tensor, bar: Progress) -> Iterator[EvalBatch]:
-    """Labels by the model's numbers; -1 stays."""
-    known = torch.cat([numbers, torch.tensor([-1])])
-    for exam in rounds:
-        yield replace(exam, labels=known[exam.labels.cpu()])
-        bar.advance(len(exam.labels) if exam.counts else 0)
+def renumber_labels(batches: Iterable[EvalBatch], numbers: torch.Tensor, bar: Progress) -> Iterator[EvalBatch]:
+    """Replace each label of the data by the model's number for its class; -1 (no label) stays -1."""
+    table = torch.cat([numbers, torch.tensor([-1])])  # index -1 is the last element
+    for batch in batches:
+        yield replace(batch, labels=table[batch.labels.cpu()])
+        bar.advance(len(batch.labels) if batch.counts else 0)
 
 
 def choose_split(file: PatchFile, name: str | None) -> Split:
     name = name or choose_held_out(file)
     if not name:
-        raise DataError(f"{file.path}: has neither test nor val; choose one of {', '.join(file.splits)} with --split")
+        raise DataError(f"{file.path}: has no split test or val; choose one of {', '.join(file.splits)} with --split")
     return file.split(name)
 
 
-# --- classes ---------------------------------------------------------------------------------------------------------
-
-
 def class_numbers(ready: Ready, file: PatchFile, reporter: Reporter) -> torch.Tensor:
-    """The model's number for each class of the data: by their names, where the model has names."""
-    own, theirs, count = ready.about.class_names, file.class_names, ready.spec.classes
+    """The model's number for each class of the data [classes of the data]; matched by name if the model has names."""
+    own, names, count = ready.about.class_names, file.class_names, ready.spec.classes
     if not own:
-        if count != len(theirs):
+        if count != len(names):
             raise DataError(
-                f"{file.path}: has {format_count(len(theirs), 'class')}, the model {count}; "
-                "vitctl finetune gives it a head for them"
+                f"{file.path}: has {format_count(len(names), 'class')}, but the model has {count}; "
+                "train a new head with vitctl finetune"
             )
-        reporter.note("the weights have no class names; assuming the same order of classes")
+        reporter.note("the weights have no class names: assuming the classes are in the same order as in the data")
         return torch.arange(count)
-    unknown = [name for name in theirs if name not in own]
+    unknown = [name for name in names if name not in own]
     if unknown:
+        missing = f"{format_count(len(unknown), 'class')} of it ({', '.join(unknown[:3])})"
         raise DataError(
-            f"{file.path}: {format_count(len(unknown), 'class')} that the model does not know "
-            f"({', '.join(unknown[:3])}); it knows {', '.join(own[:3])}, ...; vitctl finetune gives it a head for them"
+            f"{file.path}: the model lacks {missing} and has {', '.join(own[:3])}, ...; "
+            "train a new head with vitctl finetune"
         )
-    if own != theirs:
-        reporter.note(f"classes are matched by name: {len(theirs)} of the model's {len(own)} are in the data")
-    return torch.tensor([own.index(name) for name in theirs], dtype=torch.int64)
+    if own != names:
+        reporter.note(f"classes are matched by name: {len(names)} of the model's {len(own)} are in the data")
+    return torch.tensor([own.index(name) for name in names], dtype=torch.int64)
 
 
 def names_of(ready: Ready, file: PatchFile) -> list[str]:
@@ -159,7 +156,7 @@ def names_of(ready: Ready, file: PatchFile) -> list[str]:
 
 
 def answer_sets(config: EvaluateConfig, ready: Ready, split: Split) -> torch.Tensor | None:
-    """Which classes are right for each image, bool [M, K], where a file says so."""
+    """The correct classes of each image from the file --labels, bool [M, K]; None without it."""
     if not config.labels:
         return None
     path, names = Path(config.labels), list(ready.about.class_names)
@@ -168,7 +165,7 @@ def answer_sets(config: EvaluateConfig, ready: Ready, split: Split) -> torch.Ten
         for answer in answers:
             sets[row, class_number(answer, names, ready.spec.classes, path)] = True
     if not sets.any():
-        raise DataError(f"{path}: has no answer for any image of {split.name}")
+        raise DataError(f"{path}: has no labels for the images of {split.name}")
     return sets
 
 
@@ -177,10 +174,7 @@ def class_number(answer: int | str, names: list[str], count: int, path: Path) ->
         return names.index(answer)
     if isinstance(answer, int) and 0 <= answer < count:
         return answer
-    raise DataError(f"{path}: has {answer!r}, which is no class of the model; it has {format_count(count, 'class')}")
-
-
-# --- what is told ----------------------------------------------------------------------------------------------------
+    raise DataError(f"{path}: has {answer!r}, which is not a class of the model; it has {format_count(count, 'class')}")
 
 
 def draw_evaluation(report: Report, names: list[str], config: EvaluateConfig, title: str) -> None:
@@ -195,26 +189,10 @@ def make_evaluate_result(
     config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, report: Report, seconds: float, elapsed: float
 ) -> EvaluateResult:
     return EvaluateResult(
-        weights=ready.path,
-        weights_digest=ready.digest,
-        model=ready.spec.name,
-        res=[ready.spec.height, ready.spec.width],
-        data=str(file.path),
-        data_digest=file.digest,
-        split=split.name,
-        pictures=report.pictures,
-        classes=ready.spec.classes,
-        top1=report.top1,
-        top1_ci95=list(report.interval),
-        top5=report.top5,
-        loss=report.loss,
-        calibration_error=report.calibration_error,
-        per_class=report.per_class,
-        crops=config.crops,
-        labels=config.labels,
-        confusion=config.confusion,
-        precision=ready.precision,
-        device=ready.device.type,
-        images_per_s=split.rows / seconds,
-        elapsed_s=elapsed,
-    )
+        weights=ready.path, weights_digest=ready.digest, model=ready.spec.name, res=list(ready.spec.res),
+        data=str(file.path), data_digest=file.digest, split=split.name, pictures=report.pictures,
+        classes=ready.spec.classes, top1=report.top1, top1_ci95=list(report.interval), top5=report.top5,
+        loss=report.loss, calibration_error=report.calibration_error, per_class=report.per_class, crops=config.crops,
+        labels=config.labels, confusion=config.confusion, precision=ready.precision, device=ready.device.type,
+        images_per_s=split.rows / seconds, elapsed_s=elapsed,
+    )  # fmt: skip

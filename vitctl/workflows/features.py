@@ -1,4 +1,4 @@
-"""`vitctl features`: the frozen features of a data set, computed once."""
+"""`vitctl features`: computes the frozen features of a data set once."""
 
 import hashlib
 import json
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from vitctl import __version__
 from vitctl.config.features import PIXELS, FeaturesConfig
@@ -37,8 +36,8 @@ from vitctl.workflows.inputs.data import cache_folder, choose_data, warn_enlarge
 from vitctl.workflows.inputs.weights import choose_weights, data_of_run, load_model, tell_changes
 
 RANDOM = "random:"
-LARGEST = 32  # pixels a side, where images themselves are the features
-Extract = Callable[[torch.Tensor], torch.Tensor]  # bytes to features
+LARGEST = 32  # pixels per side, if raw pixels are the features
+Extract = Callable[[torch.Tensor], torch.Tensor]  # uint8 pixels or patches [B, ...] to features [B, D] or [B, N, D]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class FeaturesResult:
     pool: str
     dtype: str
     splits: dict[str, list[int]]  # the shape of its features
-    computed: bool  # False: they were there
+    computed: bool  # False: cached
     exported: list[str]
     images_per_s: float
     elapsed_s: float
@@ -62,14 +61,14 @@ class FeaturesResult:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Something that turns images into features, and what is to be stored of it."""
+    """Turns images into features."""
 
-    name: str  # as it was asked for
+    name: str  # the path of the weights, as the user named it
     origin: Origin
     view: View
-    extract: Callable[[], Extract]  # not made where the features are there
-    vectors: int = 1  # of an image
-    trained_on: str = ""  # the digest of the data
+    extract: Callable[[], Extract]  # builds the model, which cached features do not need
+    vectors: int = 1  # per image
+    trained_on: str = ""  # digest of the training data
 
 
 def features(
@@ -82,16 +81,16 @@ def features(
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
     stem = out.with_suffix("") if out else Path("features")
-    there = [path for path in export_paths(export, data.splits, stem) if path.exists()] if export else []
-    if there and not overwrite:
-        raise OutputExists(f"{there[0]}: exists; --overwrite replaces it")
+    exports = [path for path in export_paths(export, data.splits, stem) if path.exists()] if export else []
+    if exports and not overwrite:
+        raise OutputExists(f"{exports[0]}: exists; use --overwrite to replace it")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         check_replaceable(out, FEATURES.name)
-    for each in (*there, out):
+    for each in (*exports, out):
         check_output(each, config.data)
     if out and out.exists() and not (overwrite or export):
-        raise OutputExists(f"{out}: exists; --overwrite replaces it")
+        raise OutputExists(f"{out}: exists; use --overwrite to replace it")
     extractor = extractor_of(config, data, weights, reporter)
     file, seconds = find_existing_features(extractor, out, overwrite) or extract_features(
         extractor, data, config, reporter, out
@@ -99,37 +98,28 @@ def features(
     exported = write_export(file, export, stem) if export else []
     rows = sum(shape[0] for shape in file.splits.values())
     return FeaturesResult(
-        out=str(file.path),
-        weights=extractor.name,
-        weights_digest=file.origin.weights_digest,
-        data=str(path),
-        data_digest=data.digest,
-        model=file.origin.model,
-        res=[file.origin.height, file.origin.width],
-        layers=file.origin.layers,
-        pool=file.origin.pool,
-        dtype=file.origin.dtype,
-        splits={name: list(shape) for name, shape in file.splits.items()},
-        computed=seconds > 0,
-        exported=[str(each) for each in exported],
-        images_per_s=rows / seconds if seconds else 0.0,
+        out=str(file.path), weights=extractor.name, weights_digest=file.origin.weights_digest, data=str(path),
+        data_digest=data.digest, model=file.origin.model, res=[file.origin.height, file.origin.width],
+        layers=file.origin.layers, pool=file.origin.pool, dtype=file.origin.dtype,
+        splits={name: list(shape) for name, shape in file.splits.items()}, computed=seconds > 0,
+        exported=[str(each) for each in exported], images_per_s=rows / seconds if seconds else 0.0,
         elapsed_s=time.perf_counter() - began,
-    )
+    )  # fmt: skip
 
 
 def find_existing_features(extractor: Extractor, out: Path | None, overwrite: bool) -> tuple[FeatureFile, float] | None:
-    """A file that is there, where its features are the wanted ones: a full disk may have stopped their export alone."""
+    """The file `out`, if it exists with the same features. A full disk may have stopped only their export."""
     if out is None or overwrite or not out.exists():
         return None
     file = FeatureFile(out)
     if file.origin != extractor.origin:
-        raise OutputExists(f"{out}: exists, with other features; --overwrite replaces them")
+        raise OutputExists(f"{out}: exists with other features; use --overwrite to replace it")
     return file, 0.0
 
 
 def check_export(export: str | None) -> None:
     if export is not None and export not in EXPORTS:
-        raise ConfigError(f"--export {export} is unknown; write {', '.join(EXPORTS)}")
+        raise ConfigError(f"--export {export} is unknown; use {' or '.join(EXPORTS)}")
     if export == "parquet" and not find_spec("pyarrow"):
         raise UsageError("--export parquet needs pyarrow: pip install pyarrow")
 
@@ -137,28 +127,26 @@ def check_export(export: str | None) -> None:
 def extract_features(
     extractor: Extractor, data: PatchFile, config: FeaturesConfig, reporter: Reporter, out: Path | None = None
 ) -> tuple[FeatureFile, float]:
-    """The features and the seconds that they took: none where they were in the cache."""
+    """The features, and the seconds spent on them: 0 if they were cached."""
     target = out or cache_path(extractor.origin)
-    may_be_there = out is None and config.cache
-    if may_be_there and target.exists():
-        reporter.note(f"features: {extractor.name} on {data.path}, computed before ({target})")
-        return FeatureFile(target), 0.0
-    with lock_cache_entry(target, reporter):
-        if may_be_there and target.exists():
-            reporter.note(f"features: {extractor.name} on {data.path}, computed meanwhile ({target})")
-            return FeatureFile(target), 0.0
-        return compute_features(extractor, data, config, reporter, target)
+    may_be_cached = out is None and config.cache
+    if not (may_be_cached and target.exists()):
+        with lock_cache_entry(target, reporter):  # another process may have computed them in the meantime
+            if not (may_be_cached and target.exists()):
+                return compute_features(extractor, data, config, reporter, target)
+    reporter.note(f"features: {extractor.name} on {data.path}, cached ({target})")
+    return FeatureFile(target), 0.0
 
 
 @contextmanager
 def lock_cache_entry(target: Path, reporter: Reporter) -> Iterator[None]:
-    """Another process that computes the same is waited for."""
+    """Wait while another process computes the same features."""
     lock = target.with_name(f".{target.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = take(lock, wait=False, warn=reporter.warn)
     except Held:
-        reporter.note(f"features: waiting for another process that computes {target}")
+        reporter.note(f"features: waiting for another process to compute {target}")
         handle = take(lock, wait=True, warn=reporter.warn)
     with handle:
         try:
@@ -180,8 +168,8 @@ def compute_features(
         for name, split in splits.items():
             for start, values in compute_parts(split, extract, extractor, config, parts, bar):
                 parts.write(name, start, values)
-    told = {name: (split.labels(), split.names(np.arange(split.rows))) for name, split in splits.items()}
-    return parts.finish(told, f"vitctl {__version__}"), time.perf_counter() - started
+    columns = {name: (split.labels(), split.names(np.arange(split.rows))) for name, split in splits.items()}
+    return parts.finish(columns, f"vitctl {__version__}"), time.perf_counter() - started
 
 
 def cache_path(origin: Origin) -> Path:
@@ -195,7 +183,7 @@ def cache_path(origin: Origin) -> Path:
 def compute_parts(
     split: Split, extract: Extract, extractor: Extractor, config: FeaturesConfig, parts: Parts, bar: Progress
 ) -> Iterator[tuple[int, Any]]:
-    """(first row, features) of each part that is not there yet."""
+    """(first row, features) of each part that was not computed yet."""
     loader = Loader(split, config.batch, view=extractor.view, shuffle=False)
     length = config.batch * max(1, config.part // config.batch // extractor.vectors)
     for start in range(0, split.rows, length):
@@ -211,11 +199,8 @@ def compute_parts(
         yield start, np.concatenate(values)
 
 
-# --- what features are made of ---------------------------------------------------------------------------------------
-
-
 def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None, reporter: Reporter) -> Extractor:
-    """`named` are the weights that config.source names, if it names any."""
+    """`named`: the weights that config.source names; None for raw pixels and random weights."""
     if config.source == PIXELS:
         return pixel_extractor(config, data)
     original = named or random_weights(config, data)
@@ -228,23 +213,13 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None,
     if config.layers > 1 and pool == "auto":
         pool = "cls" if spec.head == "cls" else "gap"
     origin = Origin(
-        weights_digest=original.digest(),
-        data_digest=data.digest,
-        model=spec.name,
-        layers=config.layers,
-        pool=pool,
-        height=spec.height,
-        width=spec.width,
-        dtype=config.dtype,
-        precision=precision,
-        class_names=tuple(data.class_names),
-        mean=tuple(weights.about.mean),
-        std=tuple(weights.about.std),
-    )
+        original.digest(), data.digest, spec.name, config.layers, pool, spec.height, spec.width, config.dtype,
+        precision, tuple(data.class_names), tuple(weights.about.mean), tuple(weights.about.std),
+    )  # fmt: skip
     view = View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
 
     def make() -> Extract:
-        with torch.random.fork_rng(devices=[]):  # tensors that may be missing are the same ones each time
+        with torch.random.fork_rng(devices=[]):  # missing tensors are initialized the same way each time
             torch.default_generator.manual_seed(config.seed)
             model = load_model(weights, allow_missing=config.allow_missing).to(device)
         if pool != "auto":
@@ -254,16 +229,15 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None,
 
         def extract(pixels: torch.Tensor) -> torch.Tensor:
             with autocast(precision, device):
-                return pool_tokens(model, normalize(pixels.to(device)), config.layers, pool)
+                inputs = normalize(pixels.to(device))
+                if pool == "auto":
+                    return compute_pre_logits(model, inputs)
+                return average_layers(model, inputs, config.layers, pool)
 
         return extract
 
     vectors = spec.grid[0] * spec.grid[1] if pool == "none" else 1
     return Extractor(weights.path, origin, view, make, vectors, weights.about.training.get("data_digest", ""))
-
-
-def pool_tokens(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:
-    return compute_pre_logits(model, pixels) if pool == "auto" else average_layers(model, pixels, layers, pool)
 
 
 def open_named_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
@@ -273,12 +247,12 @@ def open_named_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | 
 
 
 def features_size(config: FeaturesConfig, weights: Weights | None) -> Res | None:
-    """The size of the images that are needed; None: that of the data."""
+    """The resolution of the images; None: that of the data."""
     return config.res or (weights.spec.res if weights else None)
 
 
 def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
-    """To compare with."""
+    """A randomly initialized model, as a baseline."""
     height, width = config.res or (None, None)
     shape = data.geometry
     name = (config.source or "").removeprefix(RANDOM)
@@ -292,13 +266,13 @@ def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
 
 
 def fit_to_data(weights: Weights, config: FeaturesConfig, data: PatchFile) -> Weights:
-    """For the data's channels, and the resolution."""
+    """Adapt the weights to the channels of the data and the resolution of the config."""
     height, width = config.res or (None, None)
     return adapt_weights(weights, height, width, data.geometry.channels)
 
 
 def pixel_extractor(config: FeaturesConfig, data: PatchFile) -> Extractor:
-    """Every byte of a small image, as a model would see it: what any features must beat."""
+    """Raw pixels of small images, the baseline for any features."""
     shape = data.geometry
     height, width = config.res or (min(LARGEST, shape.height), min(LARGEST, shape.width))
     origin = Origin(

@@ -1,4 +1,4 @@
-"""`vitctl fewshot`: what frozen features are worth with a few labels a class."""
+"""`vitctl fewshot`: the accuracy of probes that are fitted to frozen features of a few images per class."""
 
 import time
 from collections.abc import Iterator
@@ -30,15 +30,15 @@ from vitctl.workflows.inputs.data import choose_data
 from vitctl.workflows.inputs.samples import find_held_out
 from vitctl.workflows.inputs.weights import data_of_run
 
-CONFUSED = 5  # pairs that are named
-HELD_OUT_SEED = 0  # of the test images: the same for every seed of the shots
+CONFUSED = 5  # pairs of classes in the result
+HELD_OUT_SEED = 0  # the test images are the same for every seed of the shots
 
 
 @dataclass(frozen=True)
 class SeedResult:
     seed: int
     top1: float
-    l2: float | None  # the strength; of logreg, C
+    l2: float | None  # strength of the regularization; C for logreg
     indices: list[int]  # rows of the train split
 
 
@@ -49,13 +49,13 @@ class ProbeResult:
     shots: int | None  # None: all
     mean: float
     ci95: float | None
-    optimistic: bool  # test images chose the strength
+    optimistic: bool  # the strength was chosen on the test images
     seeds: list[SeedResult]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two models on the same draws: mean of weights less against."""
+    """The mean accuracy of `weights` minus that of `against`, on the same draws."""
 
     weights: str
     against: str
@@ -67,7 +67,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Closer:
-    """Of one model and probe, with the most shots, over all seeds."""
+    """Accuracy per class of one model and probe with the most shots, over all seeds."""
 
     weights: str
     probe: str
@@ -99,19 +99,19 @@ class FeatureSource:
 
     name: str
     file: FeatureFile
-    trained_on: str = ""  # the digest of the data
+    trained_on: str = ""  # digest of the training data
 
 
 @dataclass(frozen=True)
 class ProbeRows:
-    """Which rows are drawn from, and which are judged on."""
+    """The rows from which shots are drawn, and those on which probes are tested."""
 
     train: str
     rows: Ints  # of the train split, labeled
     test: str
     judged: Ints  # of the test split, labeled
     labels: Ints  # of rows
-    truth: Ints  # of judged
+    truth: Ints  # labels of judged
     classes: tuple[str, ...]
 
     def task(self, file: FeatureFile) -> ProbeTask:
@@ -119,9 +119,9 @@ class ProbeRows:
         test = file.features(self.test)[self.judged]
         for values in (train, test):
             if values.ndim != 2:
-                raise DataError(f"{file.path}: has a vector for each patch; a probe needs one per image")
+                raise DataError(f"{file.path}: has one vector per patch; a probe needs one per image (features --pool)")
             if not np.isfinite(values).all():
-                raise DataError(f"{file.path}: some features are not finite; extract them in float32")
+                raise DataError(f"{file.path}: has features that are not finite; extract them with --precision float32")
         return ProbeTask(train, self.labels, test, self.truth, len(self.classes))
 
 
@@ -129,43 +129,37 @@ def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: st
     reporter, began = reporter or SilentReporter(), time.perf_counter()
     check_output(plot, config.data, config.features, ending=".png")
     data, sources = sources_of(config, reporter)
-    pictures = choose_probe_rows(config, sources[0].file, reporter)
-    warn_trained(sources, pictures, reporter)
-    config = with_shots_there(config, pictures, reporter)
-    short = check_shots(config, pictures, reporter)
-    trials = dict(run_probes(config, sources, pictures, reporter))
-    results = [result(config, key, each, pictures) for key, each in trials.items()]
+    rows = choose_probe_rows(config, sources[0].file, reporter)
+    warn_trained(sources, rows, reporter)
+    config = with_default_shots(config, rows, reporter)
+    short = check_shots(config, rows, reporter)
+    trials = dict(run_probes(config, sources, rows, reporter))
+    results = [result(config, key, each, rows) for key, each in trials.items()]
     if plot:
-        draw_shots(
-            [vars(each) for each in results], Path(plot), f"{data}, {format_count(len(pictures.classes), 'class')}"
-        )
+        title = f"{data}, {format_count(len(rows.classes), 'class')}"
+        draw_shots([vars(each) for each in results], Path(plot), title)
+    most = None if None in config.shots else max(shots for shots in config.shots if shots)
     return FewshotResult(
-        data=data,
-        data_digest=sources[0].file.origin.data_digest,
+        data=data, data_digest=sources[0].file.origin.data_digest,
         weights_digests={each.name: each.file.origin.weights_digest for each in sources},
-        split=pictures.test,
-        pictures=len(pictures.judged),
-        classes=len(pictures.classes),
-        width={each.name: each.file.splits[pictures.train][-1] for each in sources},
-        results=results,
-        differences=list(pair_differences(results)),
-        closer=[closer(key, each, pictures) for key, each in trials.items() if key[2] == most_shots(config)],
-        short=short,
-        plot=plot,
-        elapsed_s=time.perf_counter() - began,
-    )
+        split=rows.test, pictures=len(rows.judged), classes=len(rows.classes),
+        width={each.name: each.file.splits[rows.train][-1] for each in sources},
+        results=results, differences=list(pair_differences(results)),
+        closer=[closer(key, each, rows) for key, each in trials.items() if key[2] == most],
+        short=short, plot=plot, elapsed_s=time.perf_counter() - began,
+    )  # fmt: skip
 
 
 Key = tuple[str, str, int | None]  # weights, probe, shots
 
 
 def run_probes(
-    config: FewshotConfig, sources: list[FeatureSource], pictures: ProbeRows, reporter: Reporter
+    config: FewshotConfig, sources: list[FeatureSource], rows: ProbeRows, reporter: Reporter
 ) -> Iterator[tuple[Key, list[ProbeTrial]]]:
     total = len(sources) * len(config.probes) * sum(seeds_of(config, shots) for shots in config.shots)
     with reporter.progress("probes", total, "fits") as bar:
         for source in sources:
-            task = pictures.task(source.file)
+            task = rows.task(source.file)
             for probe in config.probes:
                 for shots in config.shots:
                     trials = []
@@ -177,7 +171,7 @@ def run_probes(
 
 
 def seeds_of(config: FewshotConfig, shots: int | None) -> int:
-    """All images are the same ones for every seed."""
+    """One, if all images are used: then seeds do not differ."""
     return 1 if shots is None else config.seeds
 
 
@@ -186,51 +180,48 @@ def warn_constant(config: FewshotConfig, source: FeatureSource, task: ProbeTask,
     same = count_constant_features(task.train[take_shots(draw_orders(task.labels, task.classes, 0), fewest)])
     if same:
         reporter.warn(
-            f"{source.name}: {format_count(same, 'feature')} of {task.train.shape[1]} the same on the fewest shots; "
-            "where a test image differs there, its score means little"
+            f"{source.name}: {format_count(same, 'feature')} of {task.train.shape[1]} constant over the fewest shots; "
+            "the prediction is unreliable for test images that differ in them"
         )
-
-
-# --- which features, which images ----------------------------------------------------------------------------------
 
 
 def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[FeatureSource]]:
     if config.features:
         return open_feature_file(config, FeatureFile(config.features))
-    each = [of_source(config, name) for name in config.sources or (None,)]
-    weights = [open_named_weights(one, reporter) for one in each]
-    sizes = [size for size in map(features_size, each, weights) if size]
+    configs = [features_config(config, name) for name in config.sources or (None,)]
+    weights = [open_named_weights(each, reporter) for each in configs]
+    sizes = [size for size in map(features_size, configs, weights) if size]
     size = Res(*map(max, zip(*sizes, strict=True))) if sizes else None
-    path = choose_data(config.data, reporter, data_of_run(each[0].source), size)
+    path = choose_data(config.data, reporter, data_of_run(configs[0].source), size)
     data = PatchFile(path)
     if data.header.leaked:
-        reporter.warn(
-            f"{path}: {format_count(data.header.leaked, 'test or val image')} are also in train; vitctl info names them"
-        )
-    found = []
-    for one, own in zip(each, weights, strict=True):
-        wanted = replace(one, data=str(path))
-        extractor = extractor_of(wanted, data, own, reporter)
-        found.append(
-            FeatureSource(extractor.name, extract_features(extractor, data, wanted, reporter)[0], extractor.trained_on)
-        )
-    return str(path), found
+        leaked = format_count(data.header.leaked, "test or val image")
+        reporter.warn(f"{path}: {leaked} also in train; list them with vitctl info {path} --rejects")
+    sources = []
+    for each, named in zip(configs, weights, strict=True):
+        extract = replace(each, data=str(path))
+        extractor = extractor_of(extract, data, named, reporter)
+        file, _ = extract_features(extractor, data, extract, reporter)
+        sources.append(FeatureSource(extractor.name, file, extractor.trained_on))
+    return str(path), sources
 
 
-def of_source(config: FewshotConfig, name: str | None) -> FeaturesConfig:
+def features_config(config: FewshotConfig, name: str | None) -> FeaturesConfig:
     extract = replace(config.extract, mean=(), std=()) if name == PIXELS else config.extract
     return replace(extract, source=name)
 
 
 def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[FeatureSource]]:
-    """A feature file; that it is of these weights and data, where they are named beside it."""
+    """A feature file. If weights or data are named too, it must be of them."""
     from vitctl.workflows.inputs.weights import load_weights
 
     for name in config.sources:
         if name == PIXELS or name.startswith(RANDOM):
-            raise UsageError(f"--features has features already; leave --from {name} out")
+            raise UsageError(f"--features already names the features; omit --from {name}")
         if load_weights(name, config.extract.allow_missing).digest() != file.origin.weights_digest:
-            raise DataError(f"{file.path}: its features are of {file.origin.model} with other weights than {name}")
+            raise DataError(
+                f"{file.path}: its features are of {file.origin.model} with other weights than those of {name}"
+            )
     if config.data and PatchFile(Path(config.data)).digest != file.origin.data_digest:
         raise DataError(f"{file.path}: its features are of other images than {config.data}")
     return str(file.path), [FeatureSource(str(file.path), file)]
@@ -238,7 +229,7 @@ def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, li
 
 def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> ProbeRows:
     if config.train not in file.splits:
-        raise UsageError(f"there is no split {config.train!r}; there is {', '.join(file.splits)}")
+        raise UsageError(f"there is no split {config.train!r}; choose one of {', '.join(file.splits)}")
     test = config.test or find_held_out({name: int((file.labels(name) >= 0).sum()) for name in file.splits})
     labels = file.labels(config.train)
     rows = np.flatnonzero(labels >= 0)
@@ -248,7 +239,7 @@ def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Report
         rest, part = split_by_class(labels[rows], config.test_share, HELD_OUT_SEED)
         rows, judged, truth = rows[rest], rows[part], labels[rows[part]]
         reporter.note(
-            f"no split to test on: {format_count(len(judged), 'image')} of {test} are held out, "
+            f"there is no split to test on: {format_count(len(judged), 'image')} of {test} are held out for it, "
             f"{config.test_share:.0%} of each class"
         )
     else:
@@ -256,61 +247,54 @@ def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Report
         judged = np.flatnonzero(truth >= 0)
         truth = truth[judged]
     if not len(judged):
-        raise DataError(f"{file.path}: no labeled images in {test} to judge a probe on")
+        raise DataError(f"{file.path}: has no labeled images in {test} to test a probe on")
     return ProbeRows(config.train, rows, test, judged, labels[rows], truth, file.origin.class_names)
 
 
-def warn_trained(sources: list[FeatureSource], pictures: ProbeRows, reporter: Reporter) -> None:
-    """Where the images that are judged on were held out of those that a model was trained with."""
+def warn_trained(sources: list[FeatureSource], rows: ProbeRows, reporter: Reporter) -> None:
+    """Warn if the test images were held out of a split on which the model was trained."""
     for source in sources:
-        if pictures.test == pictures.train and source.trained_on == source.file.origin.data_digest:
-            reporter.warn(f"{source.name}: was trained on the images that it is tested on here")
+        if rows.test == rows.train and source.trained_on == source.file.origin.data_digest:
+            reporter.warn(f"{source.name}: was trained on the test images, so its accuracy is too high")
 
 
-def with_shots_there(config: FewshotConfig, pictures: ProbeRows, reporter: Reporter) -> FewshotConfig:
-    """Where none are named, the usual ones that the largest class has."""
+def with_default_shots(config: FewshotConfig, rows: ProbeRows, reporter: Reporter) -> FewshotConfig:
+    """Without --shots: the default shots, up to the size of the largest class."""
     if config.shots:
         return config
-    most = int(np.bincount(pictures.labels).max())
-    kept = tuple(shots for shots in SHOTS if shots <= most)
-    if kept != SHOTS:
-        reporter.note(
-            f"shots: {', '.join(map(str, kept))}, because the largest class has {format_count(most, 'image')}"
-        )
-    return replace(config, shots=kept)
+    most = int(np.bincount(rows.labels).max())
+    shots = tuple(each for each in SHOTS if each <= most)
+    if shots != SHOTS:
+        reporter.note(f"shots: {', '.join(map(str, shots))}; the largest class has {format_count(most, 'image')}")
+    return replace(config, shots=shots)
 
 
 def check_has_labels(file: FeatureFile, labels: Ints) -> None:
     if not len(labels):
-        raise DataError(f"{file.path}: no labeled images to fit a probe to")
+        raise DataError(f"{file.path}: has no labeled images to fit a probe to")
     if len(np.unique(labels)) < 2:
-        raise DataError(f"{file.path}: all its images are of one class; a probe tells two at least apart")
+        raise DataError(f"{file.path}: all its images are of one class; a probe needs two or more classes")
 
 
-def check_shots(config: FewshotConfig, pictures: ProbeRows, reporter: Reporter) -> dict[str, int]:
+def check_shots(config: FewshotConfig, rows: ProbeRows, reporter: Reporter) -> dict[str, int]:
     """Classes with fewer images than the most shots."""
-    counts = np.bincount(pictures.labels, minlength=len(pictures.classes))
-    wanted = max((shots for shots in config.shots if shots), default=0)
-    if wanted > counts.max():
-        raise DataError(f"--shots {wanted}: no class has that many images; the largest has {counts.max()}")
-    short = {name: int(count) for name, count in zip(pictures.classes, counts, strict=True) if count < wanted}
+    counts = np.bincount(rows.labels, minlength=len(rows.classes))
+    most = max((shots for shots in config.shots if shots), default=0)
+    if most > counts.max():
+        raise DataError(f"--shots {most}: the largest class has only {counts.max()} images; use fewer shots")
+    short = {name: int(count) for name, count in zip(rows.classes, counts, strict=True) if count < most}
     if short:
-        named = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
-        reporter.warn(f"{format_count(len(short), 'class')} with fewer than {wanted} images use all they have: {named}")
+        names = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
+        reporter.warn(
+            f"{format_count(len(short), 'class')} with fewer than {most} images; all of them are used: {names}"
+        )
     return short
 
 
-# --- what was found --------------------------------------------------------------------------------------------------
-
-
-def most_shots(config: FewshotConfig) -> int | None:
-    return None if None in config.shots else max(shots for shots in config.shots if shots)
-
-
-def result(config: FewshotConfig, key: Key, trials: list[ProbeTrial], pictures: ProbeRows) -> ProbeResult:
+def result(config: FewshotConfig, key: Key, trials: list[ProbeTrial], rows: ProbeRows) -> ProbeResult:
     weights, probe, shots = key
     values = [each.top1 for each in trials]
-    seeds = [SeedResult(each.seed, each.top1, each.strength, pictures.rows[each.rows].tolist()) for each in trials]
+    seeds = [SeedResult(each.seed, each.top1, each.strength, rows.rows[each.rows].tolist()) for each in trials]
     is_optimistic = probe == "lsr-grid" and config.select == "test"
     return ProbeResult(weights, probe, shots, float(np.mean(values)), confidence_interval(values), is_optimistic, seeds)
 
@@ -323,18 +307,18 @@ def pair_differences(results: list[ProbeResult]) -> Iterator[Difference]:
             yield Difference(one.weights, other.weights, one.probe, one.shots, mean, confidence_interval(pairs))
 
 
-def closer(key: Key, trials: list[ProbeTrial], pictures: ProbeRows) -> Closer:
-    count = len(pictures.classes)
-    table = np.zeros((count, count))  # [true, guessed]
+def closer(key: Key, trials: list[ProbeTrial], rows: ProbeRows) -> Closer:
+    names, count = rows.classes, len(rows.classes)
+    table = np.zeros((count, count))  # [true class, predicted class]
     for each in trials:
-        np.add.at(table, (pictures.truth, each.guesses), 1)
+        np.add.at(table, (rows.truth, each.guesses), 1)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    there = {name: float(shares[row, row]) for row, name in enumerate(pictures.classes) if table[row].any()}
+    per_class = {name: float(shares[row, row]) for row, name in enumerate(names) if table[row].any()}
     wrong = np.where(np.eye(count, dtype=bool), 0, shares)
-    worst = [np.unravel_index(place, wrong.shape) for place in np.argsort(-wrong, axis=None)[:CONFUSED]]
+    worst = [np.unravel_index(index, wrong.shape) for index in np.argsort(-wrong, axis=None)[:CONFUSED]]
     confused: list[dict[str, str | float]] = [
-        {"true": pictures.classes[row], "predicted": pictures.classes[column], "share": float(wrong[row, column])}
+        {"true": names[row], "predicted": names[column], "share": float(wrong[row, column])}
         for row, column in worst
         if wrong[row, column]
     ]
-    return Closer(*key, there, confused)
+    return Closer(*key, per_class, confused)

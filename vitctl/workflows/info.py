@@ -1,4 +1,4 @@
-"""`vitctl info`: what an artifact of ours holds, and whether it is still what it was."""
+"""`vitctl info`: describes patch files, feature files, weights and run directories, and verifies their contents."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.patch_format import image_digest
 from vitctl.reporting import Reporter, SilentReporter, format_count
 
-LISTED = 1000  # rejects in a result; the file has them all
+LISTED = 1000  # rejects in a result, at most; the file has all of them
 VERIFIED = 64  # images checked at once
 
 
@@ -24,7 +24,7 @@ VERIFIED = 64  # images checked at once
 class SplitInfo:
     pictures: int
     labelled: int
-    classes: int  # that occur
+    classes: int  # classes that have images
     smallest_class: int
     largest_class: int
 
@@ -40,7 +40,7 @@ class PatchFileInfo:
     width: int
     channels: int
     patch: int
-    patches: int  # N, of an image
+    patches: int  # N, per image
     fit: str
     mean: list[float]
     std: list[float]
@@ -55,7 +55,7 @@ class PatchFileInfo:
     source: str
     created_by: str
     digest: str
-    verified: bool | None = None  # None: not asked for
+    verified: bool | None = None  # None without --verify
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class RunInfo:
 class WeightsInfo:
     path: str
     kind: str
-    ours: bool  # a file of vitctl
-    format: str  # of the file that the numbers first came from
+    ours: bool  # a file written by vitctl
+    format: str  # of the file from which the weights were first read
     model: str
     spec: dict[str, Any]
     grid: list[int]
@@ -89,7 +89,7 @@ class WeightsInfo:
     source: str
     history: list[dict[str, Any]]
     training: dict[str, Any]
-    apart: list[str]  # tensors that are not of the classifier
+    apart: list[str]  # tensors that the classifier does not have
     notes: list[str]
     bytes: int
     digest: str
@@ -107,7 +107,7 @@ class FeatureFileInfo:
     pool: str
     dtype: str
     precision: str
-    splits: dict[str, list[int]]  # the shape of its features
+    splits: dict[str, list[int]]  # shape of the features
     classes: int
     class_names: list[str]
     bytes: int
@@ -119,12 +119,13 @@ Info = PatchFileInfo | RunInfo | WeightsInfo | FeatureFileInfo
 
 
 def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool = False) -> Info:
-    """Looks at `path` and says what it is."""
+    """Recognizes what `path` is, and describes it."""
     text, path = str(path), Path(path)
     check_regular_file(path)
     if path.is_dir() and run_directory.is_run(path):
         return describe_run(path)
-    if path.is_dir() or not (is_named_patches(path) or (path.is_file() and is_hdf5(path))):
+    named_hdf5 = path.suffix in (".h5", ".hdf5")  # a damaged patch file is reported as a patch file
+    if path.is_dir() or not (named_hdf5 or (path.is_file() and is_hdf5(path))):
         return describe_weights(text)
     if format_of(path) == FEATURES.name:
         return describe_features(FeatureFile(path), verify)
@@ -136,21 +137,9 @@ def describe(path: str | Path, reporter: Reporter | None = None, *, verify: bool
 
 def describe_run(path: Path) -> RunInfo:
     run = run_directory.open_run(path)
-    return RunInfo(
-        str(path),
-        "run",
-        run.config["command"],
-        run.config["version"],
-        run.result is not None,
-        run.config["config"],
-        run.result,
-        describe_weights(str(run.path)) if (run.path / "weights.safetensors").exists() else None,
-    )
-
-
-def is_named_patches(path: Path) -> bool:
-    """A damaged patch file is still to be told as one."""
-    return path.suffix in (".h5", ".hdf5")
+    weights = describe_weights(str(run.path)) if (run.path / "weights.safetensors").exists() else None
+    command, version, config = (run.config[name] for name in ("command", "version", "config"))
+    return RunInfo(str(path), "run", command, version, run.result is not None, config, run.result, weights)
 
 
 def describe_weights(reference: str) -> WeightsInfo:
@@ -159,28 +148,15 @@ def describe_weights(reference: str) -> WeightsInfo:
     weights = load_weights(reference)
     spec, about = weights.spec, weights.about
     return WeightsInfo(
-        path=reference,
-        kind="weights",
-        ours=bool(weights.stated),
-        format=about.format,
-        model=spec.name,
-        spec=spec.as_dict(),
-        grid=list(spec.grid),
-        tokens=spec.tokens,
-        parameters=weights.parameters,
+        path=reference, kind="weights", ours=bool(weights.stated), format=about.format, model=spec.name,
+        spec=spec.as_dict(), grid=list(spec.grid), tokens=spec.tokens, parameters=weights.parameters,
         dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values()}),
-        classes=spec.classes,
-        class_names=list(about.class_names),
-        mean=list(about.mean),
-        std=list(about.std),
-        source=about.source,
-        history=list(about.history),
-        training=about.training,
-        apart=sorted(weights.extra),
+        classes=spec.classes, class_names=list(about.class_names), mean=list(about.mean), std=list(about.std),
+        source=about.source, history=list(about.history), training=about.training, apart=sorted(weights.extra),
         notes=list(weights.remarks),
         bytes=sum(tensor.nbytes for tensor in (*weights.tensors.values(), *weights.extra.values())),
         digest=weights.stated or weights.digest(),
-    )
+    )  # fmt: skip
 
 
 def describe_features(file: FeatureFile, verify: bool) -> FeatureFileInfo:
@@ -188,90 +164,60 @@ def describe_features(file: FeatureFile, verify: bool) -> FeatureFileInfo:
     if verify:
         check_finite_features(file)
     return FeatureFileInfo(
-        path=str(file.path),
-        kind="features",
-        model=origin.model,
-        weights_digest=origin.weights_digest,
-        data_digest=origin.data_digest,
-        res=[origin.height, origin.width],
-        layers=origin.layers,
-        pool=origin.pool,
-        dtype=origin.dtype,
-        precision=origin.precision,
-        splits={name: list(shape) for name, shape in file.splits.items()},
-        classes=len(origin.class_names),
-        class_names=list(origin.class_names),
-        bytes=file.path.stat().st_size,
-        created_by=file.created_by,
+        path=str(file.path), kind="features", model=origin.model, weights_digest=origin.weights_digest,
+        data_digest=origin.data_digest, res=[origin.height, origin.width], layers=origin.layers, pool=origin.pool,
+        dtype=origin.dtype, precision=origin.precision,
+        splits={name: list(shape) for name, shape in file.splits.items()}, classes=len(origin.class_names),
+        class_names=list(origin.class_names), bytes=file.path.stat().st_size, created_by=file.created_by,
         verified=True if verify else None,
-    )
+    )  # fmt: skip
 
 
 def check_finite_features(file: FeatureFile) -> None:
     for name in file.splits:
         rows = np.flatnonzero(~np.isfinite(file.features(name)).reshape(len(file.labels(name)), -1).all(1))
         if len(rows):
-            raise DataError(
-                f"{file.path}: {format_count(len(rows), 'image')} of {name} with features that are not finite"
-            )
+            images = format_count(len(rows), "image")
+            raise DataError(f"{file.path}: features of {images} in {name} are not finite; extract them again")
 
 
 def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchFileInfo:
     header, shape = file.header, file.geometry
     rejects, leaks = file.rejects(LISTED), file.leaks()
     return PatchFileInfo(
-        path=str(file.path),
-        kind="patches",
+        path=str(file.path), kind="patches",
         splits={name: describe_split(split, len(header.class_names)) for name, split in file.splits.items()},
-        classes=len(header.class_names),
-        class_names=list(header.class_names),
-        height=shape.height,
-        width=shape.width,
-        channels=shape.channels,
-        patch=shape.patch,
-        patches=shape.count,
-        fit=header.fit,
-        mean=list(header.mean),
-        std=list(header.std),
-        rejects=file.reject_count,
+        classes=len(header.class_names), class_names=list(header.class_names), height=shape.height, width=shape.width,
+        channels=shape.channels, patch=shape.patch, patches=shape.count, fit=header.fit, mean=list(header.mean),
+        std=list(header.std), rejects=file.reject_count,
         rejected=[{"name": name, "reason": reason} for name, reason in rejects],
-        duplicates=header.duplicates,
-        leaked=header.leaked,
+        duplicates=header.duplicates, leaked=header.leaked,
         leaks=[dict(zip(("split", "name", "other_split", "other_name"), leak, strict=True)) for leak in leaks],
-        shards=len(file.files) if file.files != [file.path] else 0,
-        compressed=file.compressed,
-        bytes=file.count_stored_bytes(),
-        source=header.source,
-        created_by=header.created_by,
-        digest=file.digest,
+        shards=len(file.files) if file.files != [file.path] else 0, compressed=file.compressed,
+        bytes=file.count_stored_bytes(), source=header.source, created_by=header.created_by, digest=file.digest,
         verified=verified,
-    )
+    )  # fmt: skip
 
 
 def describe_split(split: Split, classes: int) -> SplitInfo:
     counts = np.zeros(max(classes, 1), np.int64)
     for labels in split.label_slices():
-        counts += np.bincount(labels + 1, minlength=len(counts) + 1)[1:]  # -1 is no class
+        counts += np.bincount(labels + 1, minlength=len(counts) + 1)[1:]  # label -1 means no class
     present = counts[counts > 0]
-    return SplitInfo(
-        split.rows,
-        int(counts.sum()),
-        len(present),
-        int(present.min(initial=split.rows)) if len(present) else 0,
-        int(counts.max()),
-    )
+    smallest = int(present.min()) if len(present) else 0
+    return SplitInfo(split.rows, int(counts.sum()), len(present), smallest, int(counts.max()))
 
 
 def name_in_split(split: str, name: str) -> str:
-    """An image's name, with its split in front where the name does not say it."""
+    """The name of an image, prefixed by its split unless it already is."""
     return name if name.startswith(f"{split}/") else f"{split}/{name}"
 
 
 def verify_patch_file(file: PatchFile, reporter: Reporter) -> None:
-    """Reads every image again and compares it with its digest, and these with the file's."""
+    """Compares every image with its digest, and the digests of all images with that of the file."""
     if file.compute_digest() != file.digest:
         raise DataError(
-            f"{file.path}: labels, names or digests have changed since they were written; run vitctl patchify again"
+            f"{file.path}: damaged: labels, names or digests have changed; create it again with vitctl patchify"
         )
     damaged: list[str] = []
     with reporter.progress("verify", sum(split.rows for split in file.splits.values())) as bar:
@@ -281,22 +227,21 @@ def verify_patch_file(file: PatchFile, reporter: Reporter) -> None:
                 damaged += [name_in_split(split.name, name) for name in find_damaged_rows(split, rows)]
                 bar.advance(len(rows))
     if damaged:
-        shown = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
-        raise DataError(
-            f"{file.path}: {format_count(len(damaged), 'image')} damaged ({shown}); run vitctl patchify again"
-        )
+        names = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
+        images = f"{format_count(len(damaged), 'image')} damaged ({names})"
+        raise DataError(f"{file.path}: {images}; create it again with vitctl patchify")
 
 
 def find_damaged_rows(split: Split, rows: np.ndarray[Any, Any]) -> list[str]:
     try:
         patches = split.patches(rows)
-    except DataError:  # a compressed chunk that cannot be unpacked: which?
+    except DataError:  # a compressed chunk that cannot be unpacked: try the images one by one
         return (
             split.names(rows)
             if len(rows) == 1
-            else [name for row in rows for name in find_damaged_rows(split, row[None])]
+            else [each for row in rows for each in find_damaged_rows(split, row[None])]
         )
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(image_digest, patches))
-    wrong = [row for row, one, other in zip(rows, found, split.digests(rows), strict=True) if one != other.tobytes()]
+        digests = list(pool.map(image_digest, patches))
+    wrong = [row for row, new, old in zip(rows, digests, split.digests(rows), strict=True) if new != old.tobytes()]
     return split.names(np.array(wrong, np.int64))

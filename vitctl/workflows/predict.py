@@ -1,4 +1,4 @@
-"""`vitctl predict`: what a model says of images."""
+"""`vitctl predict`: classifies images."""
 
 import csv
 import time
@@ -35,7 +35,7 @@ class ImagePrediction:
 @dataclass(frozen=True)
 class Prediction:
     path: str
-    label: str | None  # the folder that it lies in, where that is a class of the model
+    label: str | None  # its folder, if that is named after a class of the model
     top: list[ImagePrediction]
 
 
@@ -55,7 +55,7 @@ class PredictResult:
     predictions: list[Prediction]
     unreadable: list[Unreadable]
     labelled: int
-    top1: float | None  # of those that are labelled
+    top1: float | None  # of the labelled images
     csv: str | None
     sheet: str | None
     precision: str
@@ -78,8 +78,8 @@ def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictR
     started = time.perf_counter()
     with reporter.progress("predict", len(paths)) as bar, session.open_table():
         for batch in read_previews(paths, target_of(ready, config), config.batch):
-            for bad in session.take(batch):
-                reporter.warn(f"{bad.path}: {bad.reason}")
+            for each in session.take(batch):
+                reporter.warn(f"{each.path}: {each.reason}")
             bar.advance(len(batch))
         session.check_answered()
     seconds = time.perf_counter() - started
@@ -91,12 +91,12 @@ def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictR
 def target_of(ready: Ready, config: PredictConfig) -> Target:
     spec = ready.spec
     if spec.channels not in (1, 3):
-        raise DataError(f"{ready.path}: takes {spec.channels} channels; images have one or three")
+        raise DataError(f"{ready.path}: the model needs {spec.channels} channels; images have 1 or 3")
     return Target(spec.height, spec.width, spec.channels, config.fit or ready.about.fit, max_pixels=config.max_pixels)
 
 
 class Session:
-    """What comes together while images pass by."""
+    """Collects predictions batch by batch."""
 
     def __init__(self, config: PredictConfig, ready: Ready, paths: list[str]) -> None:
         self.config, self.ready = config, ready
@@ -104,42 +104,40 @@ class Session:
         self.names = list(ready.about.class_names) or [str(number) for number in range(classes)]
         self.top = min(config.top, classes)
         shown = np.linspace(0, len(paths) - 1, min(len(paths), config.sheet_pictures)).round().astype(int)
-        self.shown = {paths[place] for place in shown} if config.sheet else set()
+        self.shown = {paths[index] for index in shown} if config.sheet else set()
         self.predictions: list[Prediction] = []
         self.unreadable: list[Unreadable] = []
         self.verdicts: list[Verdict] = []
         self.answered = self.labelled = self.right = 0
-        self.owed = 0  # images that were to be shown and cannot be read: the next ones stand for them
+        self.owed = 0  # unreadable images of `shown`: the next readable ones are shown instead
         self.table: Any = None
 
     @contextmanager
     def open_table(self) -> Iterator[None]:
-        """For as long as it lasts, lines go to the table."""
+        """Inside of it, predictions are written to --csv, if given."""
         if not self.config.csv:
             yield
             return
-        with (
-            atomic_write(Path(self.config.csv)) as aside,
-            open(aside, "w", newline="", encoding="utf-8") as file,
-        ):
+        with atomic_write(Path(self.config.csv)) as path, open(path, "w", newline="", encoding="utf-8") as file:
             self.table = csv.writer(file)
-            places = range(1, self.top + 1)
-            self.table.writerow(["path", "label", *(f"{what}{place}" for place in places for what in COLUMNS)])
+            ranks = range(1, self.top + 1)
+            self.table.writerow(["path", "label", *(f"{column}{rank}" for rank in ranks for column in COLUMNS)])
             yield
 
     def take(self, batch: list[Preview]) -> list[Unreadable]:
-        """Answers to a batch; returns what of it could not be read."""
+        """Predict a batch; return the images that could not be read."""
         bad = [Unreadable(each.path, each.reason) for each in batch if each.pixels is None]
         self.unreadable += bad
         self.owed += sum(each.path in self.shown for each in bad)
         good = [each for each in batch if each.pixels is not None]
-        for each, (chances, numbers) in zip(good, self.answers(good), strict=True):
-            top = [ImagePrediction(self.names[number], chance) for chance, number in zip(chances, numbers, strict=True)]
+        for each, (values, numbers) in zip(good, self.answers(good), strict=True):
+            top = [ImagePrediction(self.names[number], value) for value, number in zip(values, numbers, strict=True)]
             self.keep(Prediction(each.path, self.label_of(each.path), top), each.pixels)
         return bad
 
     @torch.no_grad()
     def answers(self, good: list[Preview]) -> Iterator[tuple[list[float], list[int]]]:
+        """The highest probabilities of each image and their classes."""
         if not good:
             return
         ready = self.ready
@@ -147,8 +145,8 @@ class Session:
         with autocast(ready.autocast, ready.device):
             logits = ready.model(ready.normalize(pixels)).float()
         check_finite_logits(logits)
-        chances, numbers = logits.softmax(1).topk(self.top, dim=1)
-        yield from zip(chances.tolist(), numbers.tolist(), strict=True)
+        probabilities, numbers = logits.softmax(1).topk(self.top, dim=1)  # [B, top]
+        yield from zip(probabilities.tolist(), numbers.tolist(), strict=True)
 
     def label_of(self, path: str) -> str | None:
         folder = Path(path).parent.name
@@ -165,46 +163,34 @@ class Session:
             self.owed -= prediction.path not in self.shown
             self.verdicts.append(Verdict(pixels, best.name, best.probability, prediction.label))
         if self.table:
-            told = [value for each in prediction.top for value in (text_cell(each.name), f"{each.probability:.6f}")]
-            self.table.writerow([text_cell(prediction.path), text_cell(prediction.label or ""), *told])
+            cells = [cell for each in prediction.top for cell in (text_cell(each.name), f"{each.probability:.6f}")]
+            self.table.writerow([text_cell(prediction.path), text_cell(prediction.label or ""), *cells])
 
     @property
     def top1(self) -> float | None:
         return self.right / self.labelled if self.labelled else None
 
     def check_answered(self) -> None:
-        """Before a table takes the place of an older one."""
+        """Called before the table replaces an older one."""
         if not self.answered:
             first = self.unreadable[0]
-            raise DataError(
-                f"none of {format_count(len(self.unreadable), 'image')} can be read; {first.path}: {first.reason}"
-            )
+            images = format_count(len(self.unreadable), "image")
+            raise DataError(f"none of {images} can be read; the first is {first.path}: {first.reason}")
 
     def draw(self, path: Path) -> None:
         shown = f"{len(self.verdicts):,} of {format_count(self.answered, 'image')}"
-        score = "" if self.top1 is None else f"  ·  {self.right:,} of {self.labelled:,} right, {self.top1:.1%}"
+        score = "" if self.top1 is None else f"  ·  {self.right:,} of {self.labelled:,} correct, {self.top1:.1%}"
         title = f"{self.ready.spec.name} at {self.ready.spec.height}x{self.ready.spec.width}"
         draw_predictions(self.verdicts, path, title, f"{self.ready.path}  ·  {shown}{score}")
 
     def result(self, seconds: float, elapsed: float) -> PredictResult:
         ready = self.ready
         return PredictResult(
-            weights=ready.path,
-            weights_digest=ready.digest,
-            model=ready.spec.name,
-            res=[ready.spec.height, ready.spec.width],
-            pictures=self.answered,
-            predictions=self.predictions,
-            unreadable=self.unreadable,
-            labelled=self.labelled,
-            top1=self.top1,
-            csv=self.config.csv,
-            sheet=self.config.sheet,
-            precision=ready.precision,
-            device=ready.device.type,
-            images_per_s=self.answered / seconds,
-            elapsed_s=elapsed,
-        )
+            weights=ready.path, weights_digest=ready.digest, model=ready.spec.name, res=list(ready.spec.res),
+            pictures=self.answered, predictions=self.predictions, unreadable=self.unreadable, labelled=self.labelled,
+            top1=self.top1, csv=self.config.csv, sheet=self.config.sheet, precision=ready.precision,
+            device=ready.device.type, images_per_s=self.answered / seconds, elapsed_s=elapsed,
+        )  # fmt: skip
 
 
 COLUMNS = ("class", "probability")

@@ -1,4 +1,4 @@
-"""`vitctl recipes`: what is published, and what it would set."""
+"""`vitctl recipes`: recipes, their sources and their settings."""
 
 import dataclasses
 import fnmatch
@@ -18,7 +18,7 @@ class RecipeRow:
     source: str
     command: str
     expected: str
-    settings: dict[str, Any]  # batch, lr, and what differs from the defaults, by the names of --set
+    settings: dict[str, Any]  # batch, lr and every field that differs from its default, named as in --set
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,23 @@ class RecipesResult:
 
 
 def list_recipes(pattern: str | None = None) -> RecipesResult:
-    """The one of this name, or those whose name has `pattern` in it or fits it as a glob; all if it is left out."""
-    if pattern is None:
-        return RecipesResult([make_recipe_row(each) for each in RECIPES.values()])
+    """The recipe of this name, or those whose name contains `pattern` or matches it as a glob. None: all recipes."""
     if pattern in RECIPES:
         return RecipesResult([make_recipe_row(RECIPES[pattern])])
-    names = [name for name in RECIPES if pattern.lower() in name or fnmatch.fnmatch(name, pattern.lower())]
-    return RecipesResult([make_recipe_row(RECIPES[name]) for name in names] or [make_recipe_row(recipe(pattern))])
+    part = (pattern or "").lower()
+    rows = [row for name, row in RECIPES.items() if part in name or fnmatch.fnmatch(name, part)]
+    return RecipesResult([make_recipe_row(row) for row in rows or [recipe(str(pattern))]])
 
 
 def make_recipe_row(row: Recipe) -> RecipeRow:
-    settings = {"batch": row.config.batch, "optim.lr": row.config.optim.lr} | dict(
-        list_changed_fields(row.config, type(row.config)())
-    )
+    changed = dict(list_changed_fields(row.config, type(row.config)()))
+    settings = {"batch": row.config.batch, "optim.lr": row.config.optim.lr} | changed
     settings.pop("model", None)
     return RecipeRow(row.name, row.purpose, row.model, row.source, row.command, row.expected, settings)
 
 
 def list_changed_fields(config: Any, default: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field that is not the default's; those of inner configs as optim.lr."""
+    """Every field that differs from its default; fields of inner configs as optim.lr."""
     for field in dataclasses.fields(config):
         value, usual = getattr(config, field.name), getattr(default, field.name)
         if isinstance(value, Res):

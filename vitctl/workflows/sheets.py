@@ -1,5 +1,6 @@
-"""Contact sheets of a patch file, and of what augmentation makes of its images."""
+"""Contact sheets of the images in a patch file, as stored or augmented."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,53 +19,44 @@ KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int = 0) -> None:
-    """A row of images a class, drawn at random; without classes, rows of any."""
+    """One row of random images per class; without labels, rows of random images."""
     split = file.split(split_name or next(iter(file.splits)))
     labels = split.labels()
     present = np.unique(labels[labels >= 0])
     rows: list[SheetRow] = []
-    for number, label in enumerate(pick_evenly(present, CLASSES) or [-1] * -(-min(split.rows, 4 * COLUMNS) // COLUMNS)):
+    unlabeled = [-1] * math.ceil(min(split.rows, 4 * COLUMNS) / COLUMNS)
+    for number, label in enumerate(pick_evenly(present, CLASSES) or unlabeled):
         of_class = np.flatnonzero(labels == label)
         begin = 0 if label >= 0 else number * COLUMNS
         chosen = draw_random_rows(of_class, begin + COLUMNS, seed)[begin:]
         name = class_name(file, label)
         rows.append(SheetRow(name, format_count(len(of_class), "image") if name else "", list(split.images(chosen))))
     shown = f", {len(rows)} shown" if len(rows) < len(present) else ""
-    about = (
-        f"{split.name}: {format_count(split.rows, 'image')} of {format_count(len(present), 'class')}{shown}"
-        if len(present)
-        else f"{split.name}: {format_count(split.rows, 'image')}"
-    )
+    about = f"{split.name}: {format_count(split.rows, 'image')}"
+    if len(present):
+        about += f" of {format_count(len(present), 'class')}{shown}"
     save_sheet(draw_sheet(file.path.name, f"{about}  ·  {file.geometry}", rows), path)
 
 
 def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, path: Path, seed: int = 0) -> None:
-    """Each image as it is stored, then as eight epochs would show it."""
+    """One row per image: as stored, then as augmented in each of eight epochs."""
     from vitctl.data.augmentation.augment import Augment
 
     config = augmentation(preset)
     split = file.split(split_name or next(iter(file.splits)))
     chosen = draw_random_rows(np.arange(split.rows), CLASSES, seed)
-    columns = [
-        split.images(chosen),
-        *(augment_rows(Augment(config, seed, None), split, chosen, epoch) for epoch in range(COLUMNS)),
-    ]
+    augmented = [augment_rows(Augment(config, seed, None), split, chosen, epoch) for epoch in range(COLUMNS)]
+    columns = [split.images(chosen), *augmented]
     rows = [
-        SheetRow(row_label(file, split, row), "", [column[number] for column in columns])
-        for number, row in enumerate(chosen)
+        SheetRow(class_name(file, label), "", [column[number] for column in columns])
+        for number, label in enumerate(split.labels(chosen).tolist())
     ]
-    save_sheet(
-        draw_sheet(
-            f"{file.path.name}: {preset}",
-            f"first as stored, with its class, then epochs 0 to {COLUMNS - 1}  ·  {config.summary()}",
-            rows,
-        ),
-        path,
-    )
+    about = f"first column: the stored image; then epochs 0 to {COLUMNS - 1}  ·  {config.summary()}"
+    save_sheet(draw_sheet(f"{file.path.name}: {preset}", about, rows), path)
 
 
 def augment_rows(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int) -> np.ndarray[Any, Any]:
-    """uint8 [B, H, W, C], mixing included where the preset mixes."""
+    """The images of these rows, augmented and mixed as the preset says: uint8 [B, H, W, C]."""
     import torch
 
     from vitctl.data.augmentation.mixing import Mixing
@@ -76,30 +68,25 @@ def augment_rows(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: 
     return np.asarray(images.numpy())
 
 
-def row_label(file: PatchFile, split: Split, row: int) -> str:
-    return class_name(file, int(split.labels(np.array([row]))[0]))
-
-
 def class_name(file: PatchFile, label: int) -> str:
     if label >= len(file.class_names):
-        raise DataError(
-            f"{file.path}: has label {label} and only {len(file.class_names)} classes; vitctl info --verify"
-        )
+        count = format_count(len(file.class_names), "class")
+        raise DataError(f"{file.path}: has label {label} but only {count}; check it with vitctl info --verify")
     return file.class_names[label] if label >= 0 else ""
 
 
 def pick_evenly(values: np.ndarray[Any, Any], count: int) -> list[int]:
     if len(values) <= count:
         return [int(value) for value in values]
-    return [int(values[place]) for place in np.linspace(0, len(values) - 1, count).round().astype(int)]
+    return [int(value) for value in values[np.linspace(0, len(values) - 1, count).round().astype(int)]]
 
 
 def draw_random_rows(rows: np.ndarray[Any, Any], count: int, seed: int) -> np.ndarray[Any, Any]:
-    """`count` of `rows` at random, the same each time."""
+    """`count` random elements of `rows`; the same ones for the same seed."""
     keys = Draws(seed, 0, rows.astype(np.int64)).bits("sheet")[:, 0]
     return rows[np.argsort(keys, kind="stable")[:count]]
 
 
 def save_sheet(sheet: Any, path: Path) -> None:
-    with atomic_write(path) as aside:
-        sheet.save(aside, format=KINDS[path.suffix.lower()])
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, format=KINDS[path.suffix.lower()])
