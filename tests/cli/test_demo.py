@@ -90,7 +90,7 @@ def test_one_that_was_stopped_goes_on(shown: Path, ran: Run, tmp_path: Path) -> 
 
 def test_what_cannot_be_gone_on_with_is_refused(shown: Path, refused: Run) -> None:
     run = shown / "runs/demo"
-    assert "began with other settings" in refused("demo", "--resume", run, "--seed", "7", code=2)
+    assert "was started with other settings" in refused("demo", "--resume", run, "--seed", "7", code=2)
     assert "is a run of vitctl pretrain, not of demo" in refused("demo", "--resume", run / "pretrain", code=2)
     assert "is not empty" in refused("demo", "--out", run, code=2)
 

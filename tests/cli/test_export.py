@@ -96,7 +96,7 @@ def test_timm_takes_the_safetensors(ran: Run, data: str, newest: str, trained: T
 def test_a_file_that_differs_is_kept_and_told(ran: Run, data: str, newest: str) -> None:
     answer = ran("export", "--precision", "fp16", "--set", "tolerance=1e-9", "--json", code=4)
     assert answer.stdout == ""
-    assert "more than is allowed; it is kept to be looked at, beside vit-mu-8-16-fp16.onnx.json" in answer.stderr
+    assert "more than is allowed; the file is kept for inspection, with vit-mu-8-16-fp16.onnx.json" in answer.stderr
     assert Path("vit-mu-8-16-fp16.onnx").exists()
     assert not json.loads(Path("vit-mu-8-16-fp16.onnx.json").read_text())["comparison"]["agrees"]
 

@@ -99,10 +99,10 @@ def test_without_a_path_it_takes_what_other_commands_would(vitctl: Run, data: Pa
     data.rename(elsewhere)
     assert vitctl("info", "--json", env={"VITCTL_DATA": "other.h5"}).json["path"] == "other.h5"
     first = vitctl("info", "--json")
-    assert "embedded, as no --data was given), patchified now as" in first.err
+    assert "embedded, as no --data was given), patchifying it to" in first.err
     assert first.json["splits"]["val"]["pictures"] == 359
     again = vitctl("info", "--json")
-    assert "patchified before as" in again.err
+    assert "using" in again.err
     assert again.json == first.json
 
 
@@ -248,7 +248,7 @@ def test_bad_weights_are_one_line(refused: Refused, tiny: Weights, tmp_path: Pat
     for name, message in (
         ("cut.safetensors", "cut.safetensors: damaged or truncated .safetensors"),
         ("head.safetensors", "head.safetensors: damaged or truncated .safetensors"),
-        ("flipped.safetensors", "damaged: its numbers are not what was written"),
+        ("flipped.safetensors", "damaged: its numbers have changed since they were written"),
         ("empty.safetensors", "empty.safetensors: is empty"),
         ("notes.txt", "notes.txt: not a known weights file; use"),
         ("folder", "folder: has no weights; use a run directory"),

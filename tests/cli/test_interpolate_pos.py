@@ -128,7 +128,7 @@ def test_damage_is_not_carried_over(refused: Callable[..., str], source: Weights
     whole = (tmp_path / "w.safetensors").read_bytes()
     (tmp_path / "w.safetensors").write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
     line = refused("interpolate-pos", "--from", "w.safetensors", "--res", "64", code=3)
-    assert "w.safetensors: damaged: its numbers are not what was written" in line
+    assert "w.safetensors: damaged: its numbers have changed since they were written" in line
 
 
 def test_the_plot_is_an_image(vitctl: Run, source: Weights, tmp_path: Path) -> None:

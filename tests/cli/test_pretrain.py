@@ -168,8 +168,8 @@ def test_a_folder_may_be_called_by_any_path(
     folder({"train/one": 2, "train/two": 2, "val/one": 1, "val/two": 1})
     monkeypatch.chdir(tmp_path / "pictures")
     line = ("pretrain", "--data", path, "--dry-run", "--model", "vit-mu/16", "--batch", "2", "--res", "48")
-    assert "patchified now as" in ran(*line).stderr
-    assert "patchified before as" in ran(*line).stderr
+    assert "patchifying it to" in ran(*line).stderr
+    assert "using" in ran(*line).stderr
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(ran: Run, data: str, tmp_path: Path) -> None:
