@@ -66,7 +66,7 @@ def test_grids_fit_images_of_any_size(folder: Run, ran: Run, tmp_path: Path, siz
         config = StudyConfig(name=name, data="odd.h5")  # type: ignore[arg-type]
         data = open_study_data(config, SilentReporter())
         setting, told = make_setting(config, data, tmp_path)
-        assert told == [f"images of {size} are taken as {setting.side}x{setting.side}"]
+        assert told == [f"images of {size} are resized to {setting.side}x{setting.side}"]
         prices = Prices(data, None, lambda spec: 1e-3, torch.device("cpu"))
         assert prices.total(list(STUDIES[name].grid(setting))).seconds > 0
 
