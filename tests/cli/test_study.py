@@ -87,7 +87,7 @@ def test_positions_end_in_a_table_and_a_figure(studied: Run, ran: Run, tmp_path:
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
     assert "none is worse" in ran("study", "positions", *TINY).stdout  # again: all is there
     refusal = ran("study", "positions", *TINY[:-6], "--seeds", "2", code=2).stderr
-    assert "began otherwise" in refusal
+    assert "was started with another config" in refusal
     assert "--overwrite" in refusal
 
 
