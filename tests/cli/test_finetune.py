@@ -224,5 +224,5 @@ def test_wrong_usage(
 
 def test_without_any_weights(refused: Callable[..., str], data: str, tmp_path: Path) -> None:
     for resume in ((), ("--resume", "auto")):
-        assert "no weights were named, and there is no run here" in refused("finetune", *resume, code=2)
+        assert "no weights given, and there is no run here" in refused("finetune", *resume, code=2)
     assert not (tmp_path / "runs").exists()

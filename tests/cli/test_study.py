@@ -26,6 +26,7 @@ from vitctl.workflows.study.speed import answers_a_second
 
 Run = Callable[..., Any]
 TINY = ("--data", "digits", "--steps", "2", "--seeds", "1", "--set", "size=mu", "--set", "batch=4")
+LARGER = ("36x36", "100x100")
 ON_DIGITS = [name for name in NAMES if name != "vtab"]
 
 
@@ -57,7 +58,7 @@ def test_every_grid_is_priced_before_it_runs(studied: Run, tmp_path: Path, name:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("size", ["28x28", "48x64", "36x36", "100x100"])
+@pytest.mark.parametrize("size", ["28x28", "48x64", *(pytest.param(size, marks=pytest.mark.slow) for size in LARGER)])
 def test_grids_fit_images_of_any_size(folder: Run, ran: Run, tmp_path: Path, size: str) -> None:
     height, width = map(int, size.split("x"))
     folder({"train/one": 4, "train/two": 4, "test/one": 2, "test/two": 2}, ending="png")

@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.models import official_files, tiny
 from tests.models.tiny import NO_TOKEN
-from vitctl.config.model import ModelSpec, model_spec
-from vitctl.errors import ConfigError, UsageError
+from vitctl.config.model import ModelSpec
+from vitctl.errors import ConfigError
 from vitctl.io import official
 from vitctl.io.weights import HALF, IMAGENET, About, Weights
 from vitctl.models.adapt import (
@@ -378,12 +378,3 @@ def test_an_official_bit_file_is_fitted_to_other_images_and_classes(layout: str)
         assert torch.equal(model(torch.randn(2, 4, 33, 47)), torch.zeros(2, 3))
         assert features_of(model, torch.randn(2, 4, 33, 47)).isfinite().all()
     assert new.tensors["head.fc.weight"].shape == (3, 512, 1, 1)
-
-
-@pytest.mark.parametrize("options", [{"channels": 1}, {"classes": 7}, {"height": 256}])
-def test_timms_own_models_are_refused_in_words(options: dict[str, int]) -> None:
-    """Their layers have other names: a head or a first layer that is not there cannot be replaced."""
-    model = create_model("timm:resnet18", height=64, width=64, classes=10)
-    spec = model_spec("timm:resnet18", height=64, width=64, classes=10)
-    with pytest.raises(UsageError, match="timm:resnet18"):
-        adapt_weights(Weights(spec, collect_tensors(model), About("timm")), **options)

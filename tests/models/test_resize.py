@@ -16,8 +16,9 @@ from torch import nn
 from tests.models import tiny
 from tests.models.tiny import NO_TOKEN
 from vitctl.config.model import ModelSpec, model_spec
-from vitctl.errors import ConfigError, UsageError
+from vitctl.errors import ConfigError
 from vitctl.io.weights import About, Weights
+from vitctl.models.adapt import round_trip_error
 from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
 from vitctl.models.resize import (
     METHODS,
@@ -26,7 +27,6 @@ from vitctl.models.resize import (
     resize_offsets,
     resize_table,
     resize_weights,
-    round_trip_error,
     sincos,
 )
 
@@ -456,14 +456,6 @@ def test_a_round_trip_error_is_a_relative_root_mean_square(positions: str, added
     old, new = (torch.cat([each.tensors[name].flatten() for name in names]) for each in (weights, back))
     assert resized == pytest.approx(((new - old).norm() / old.norm()).item(), rel=1e-4)
     assert 0 < resized < 2
-
-
-def test_timms_models_are_left_to_timm() -> None:
-    weights = Weights(model_spec("timm:resnet18"), {}, About("timm"))
-    with pytest.raises(
-        UsageError, match="timm:resnet18: cannot be resized, because its position embedding is known to timm only"
-    ):
-        resize_weights(weights, 256, 256)
 
 
 def test_bit_takes_any_size_as_it_is() -> None:

@@ -185,13 +185,13 @@ def on_paper(name: str, **options: Any) -> nn.Module:
 @pytest.mark.parametrize("layer_decay", [1.0, 0.75])
 def test_every_parameter_is_in_one_group(name: str, layer_decay: float) -> None:
     model, config = on_paper(name), OptimConfig(weight_decay=0.1, layer_decay=layer_decay)
-    found = groups(dict(model.named_parameters()), config)
+    found = groups(model, config)
     names = [name for group in found for name in group["names"]]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert [id(value) for group in found for value in group["params"]] == [id(model.get_parameter(n)) for n in names]
     kernels = {name for name, value in model.named_parameters() if name.endswith("weight") and value.ndim > 1}
     assert {name for group in found if group["weight_decay"] for name in group["names"]} == kernels
-    everything = groups(dict(model.named_parameters()), replace(config, decay_on="all"))
+    everything = groups(model, replace(config, decay_on="all"))
     assert all(group["weight_decay"] == 0.1 for group in everything)
 
 
@@ -202,7 +202,7 @@ def test_every_parameter_is_in_one_group(name: str, layer_decay: float) -> None:
 )  # fmt: skip
 def test_tables_of_positions_and_tokens_are_not_decayed(options: dict[str, Any]) -> None:
     model = on_paper("vit-mu/16", **options)
-    found = groups(dict(model.named_parameters()), OptimConfig(weight_decay=0.1))
+    found = groups(model, OptimConfig(weight_decay=0.1))
     decayed = {name for group in found if group["weight_decay"] for name in group["names"]}
     assert all(name.endswith(".weight") for name in decayed)
     assert decayed == {n for n, value in model.named_parameters() if n.endswith(".weight") and value.ndim > 1}
@@ -213,7 +213,7 @@ def test_tables_of_positions_and_tokens_are_not_decayed(options: dict[str, Any])
 def test_the_layers_are_those_of_mae(norm: str, last: str) -> None:
     model = on_paper("vit-ti/16", registers=4, norm=norm)
     model.get_submodule("blocks.3").requires_grad_(False)
-    found = groups(dict(model.named_parameters()), OptimConfig(layer_decay=0.65))
+    found = groups(model, OptimConfig(layer_decay=0.65))
     scales = {name: group["scale"] for group in found for name in group["names"]}
     assert not any(name.startswith("blocks.3.") for name in scales)
     for name in ("cls_token", "pos_embed", "reg_token", "patch_embed.proj.weight", "patch_embed.proj.bias"):

@@ -105,6 +105,7 @@ class ModelSpec:
     dropout: Share = 0.0
     drop_path: Share = 0.0
     pad: bool = False  # images that patches do not divide are padded below and on the right
+    timm_args: str = ""  # JSON: arguments with which timm builds its own model, beside those above
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -192,7 +193,12 @@ class ModelSpec:
         return dataclasses.replace(self, **options)
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """All fields; of those that 0.1 did not have, only the ones that say something: digests stay as they were."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in SINCE_02 or value != SINCE_02[name]
+        }
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "ModelSpec":
@@ -260,6 +266,8 @@ def read_hybrid(resnet: str, size: str, reach: str) -> dict[str, Any]:
     assert cut is not None
     return read_vit(size, reach, f"{resnet}+") | {"family": "hybrid", "layers": cut[0], "patch": cut[1]}
 
+
+SINCE_02 = {field.name: field.default for field in dataclasses.fields(ModelSpec) if field.name in ("timm_args",)}
 
 AS_BIT: dict[str, Any] = {  # what is the same in every ResNet
     "family": "bit", "patch": 1, "head": "gap", "class_token": False, "class_position": False, "positions": "none",

@@ -93,7 +93,7 @@ TRANSFERS = ((10_000, "transfer/500"), (100_000, "transfer/10k"), (float("inf"),
 
 # Table 3. Its Adam is flax.optim.Adam, which takes lr * wd * w off the weights beside Adam's own step: AdamW's meaning
 # ("lr"; BV's gsam config says so of the paper's 0.3). As part of the gradient ("l2") a wd of 0.1 or 0.3 trains nothing
-# (timm#252, timm#270). Which parameters decay is not told: kernels, as in BV. The loss of ImageNet-21k and JFT is
+# (timm#252, timm#270). Which parameters decay is not stated: kernels, as in BV. The loss of ImageNet-21k and JFT is
 # sigmoid (asked for both, and answered, in VT#34), the bias of the head begins at -10 (VT#2), its hidden layer is as
 # wide as the model (VT#124), and the straight line ends at an lr of 1e-5 (VT#2, and the default in VT utils.py).
 BATCH, WARMUP, LINEAR_END = 4096, 10_000, 1e-5
@@ -134,7 +134,7 @@ def table_3(data: str, name: str, model: str, epochs: float, lr: float, wd: floa
 SOURCES = {
     "jft": "arXiv 2010.11929, Table 3, JFT; loss and head by vision_transformer#2, #34, #124",
     "i21k": "arXiv 2010.11929, Table 3, ImageNet-21k; loss and head by vision_transformer#2, #34, #124",
-    "i1k": "arXiv 2010.11929, Table 3, ImageNet; loss, which is not told, by vision_transformer#89, big_vision's gsam",
+    "i1k": "arXiv 2010.11929, Table 3, ImageNet; loss, not stated, by vision_transformer#89, big_vision's gsam",
 }
 SCORES = "ImageNet after fine-tuning at 384"
 PAPER = [  # data, name, model, epochs, lr, weight decay, dropout

@@ -33,6 +33,7 @@ Describe = Callable[[Config, str], tuple[ModelSpec, Config]]  # config of an arc
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "encoder")
 META = ("model", "model_ema", "teacher", "student")  # where DeiT, MAE, BEiT and DINO put the tensors; timm does not
 ROOTS = ("patch_embed.proj.weight", "stem.conv.weight")
+HEAD_WEIGHTS = ("head.weight", "head.fc.weight", "fc.weight", "classifier.weight")  # of timm's models
 BACKBONE = "patch_embed.backbone."
 STAGE = r"stages\.(\d+)\.blocks\.(\d+)\."
 APART = re.compile(r"mask_token|decoder_")  # tensors of masked pretraining, not part of the classifier
@@ -93,7 +94,8 @@ def read_state_dict(
     tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
     try:
         if config is not None:
-            weights = read_architecture(tensors, source, config, describe)
+            weights = read_architecture(raw, tensors, source, config, describe)
+            extra = extra if weights.spec.family != "timm" else {}
         else:
             check_plain_vit(raw, source, wrapper)
             look_alike = "DeiT III is assumed: models with rotary position embeddings may look the same"
@@ -105,8 +107,10 @@ def read_state_dict(
     return replace(weights, extra=extra).with_notes(decoder_note(extra), zero_head_note(tensors))
 
 
-def read_architecture(tensors: Tensors, source: str, config: Config, describe: Describe | None) -> Weights:
-    """Weights of the architecture in timm's config.json."""
+def read_architecture(
+    raw: Tensors, tensors: Tensors, source: str, config: Config, describe: Describe | None
+) -> Weights:
+    """Weights of the architecture in timm's config.json: vitctl's own, or the raw tensors of one that timm builds."""
     if describe is None:
         raise WeightsError(f"{source}: has architecture {config['architecture']!r}; use vitctl.load_weights to read it")
     check_depth(tensors, config)
@@ -114,12 +118,12 @@ def read_architecture(tensors: Tensors, source: str, config: Config, describe: D
     about = parse_pretrained_cfg(pretrained, spec, "timm folder", source)
     is_stated = "mean" in (config.get("pretrained_cfg") or config)
     guess = "" if is_stated else f"timm's for {config['architecture']}"
-    return Weights(spec, split_class_position(tensors), about, normalization_guess=guess)
+    own = raw if spec.family == "timm" else split_class_position(tensors)
+    return Weights(spec, own, about, normalization_guess=guess)
 
 
 def count_classes(tensors: Tensors) -> int:
-    head = tensors.get("head.weight", tensors.get("head.fc.weight"))
-    return 0 if head is None else len(head)
+    return next((len(tensors[name]) for name in HEAD_WEIGHTS if name in tensors), 0)
 
 
 def check_depth(tensors: Tensors, config: Config) -> None:

@@ -1,7 +1,11 @@
 """Writes a folder that timm loads as `local-dir:FOLDER`, or from the hub: config.json and model.safetensors."""
 
+import json
+import warnings
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vitctl.config.model import ModelSpec, Size, model_name
 from vitctl.io.atomic import atomic_folder, atomic_write, write_json
@@ -24,6 +28,8 @@ ARCHITECTURES = {  # timm's names; a ViT of other sizes is a vit_base with every
 
 def find_architecture(spec: ModelSpec) -> str | None:
     """timm's architecture with exactly these sizes."""
+    if spec.family == "timm":
+        return spec.name.removeprefix("timm:").partition(".")[0]
     size = Size(spec.dim, spec.depth, spec.heads, spec.mlp) if spec.family != "bit" else Size(0, 0, 0, 0)
     return ARCHITECTURES.get(model_name(spec.family, size, spec.patch, spec.layers, spec.factor))
 
@@ -37,7 +43,8 @@ CAPABILITIES = Capabilities(
     "timm's layout",
     "write .safetensors or onnx instead",
     {
-        "family": lambda spec: ("vit", "hybrid", "bit") if find_architecture(spec) else ("vit",),
+        "family": lambda spec: ("vit", "hybrid", "bit", "timm") if find_architecture(spec) else ("vit",),
+        "timm_args": allow_any,
         **dict.fromkeys(("height", "width", "channels", "classes", "patch", "dim", "depth", "heads", "mlp"), allow_any),
         **dict.fromkeys(("class_token", "class_position", "registers", "layer_scale", "qkv_bias", "gelu"), allow_any),
         "layers": lambda spec: ((),) if spec.family == "vit" else ANY,
@@ -70,37 +77,61 @@ def save_model_folder(folder: Path, tensors: Tensors, configs: dict[str, dict[st
 def timm_config(weights: Weights) -> dict[str, Any]:
     spec, about = weights.spec, weights.about
     check_supported(weights, CAPABILITIES)
+    arguments = model_arguments(spec)
     config: dict[str, Any] = {
         "architecture": find_architecture(spec) or "vit_base_patch16_224",
         "num_classes": spec.classes,
-        "num_features": spec.dim,
-        "model_args": arguments(spec),
+        "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [spec.channels, spec.height, spec.width],
-            "fixed_input_size": spec.family != "bit",
+            "fixed_input_size": "img_size" in arguments,
             "mean": list(about.mean),
             "std": list(about.std),
             "crop_pct": 1.0,  # vitctl resizes the short side to the full size, then crops the center
             "crop_mode": CROP_MODES[about.fit],
             "interpolation": "bicubic",
             "num_classes": spec.classes,
-            "first_conv": first_layer(spec),
-            "classifier": "head.fc" if spec.family == "bit" else "head",
+            **layer_names(spec),
         },
     }
+    config |= {"num_features": spec.dim} if spec.family in ("vit", "hybrid") else {}
     return config | ({"label_names": list(about.class_names)} if about.class_names else {})
 
 
-def first_layer(spec: ModelSpec) -> str:
+def layer_names(spec: ModelSpec) -> dict[str, Any]:
+    """The first layer and the head, which timm replaces for other channels and classes."""
+    if spec.family == "timm":
+        from timm.models import get_pretrained_cfg
+
+        stated = get_pretrained_cfg(find_architecture(spec) or "")
+        return {name: getattr(stated, name, None) for name in ("first_conv", "classifier", "license")}
+    first = "stem.conv" if spec.family == "bit" else "patch_embed.proj"
     if spec.family == "hybrid":
-        return "patch_embed.backbone.stem.conv" if spec.layers else "patch_embed.backbone.conv"
-    return "stem.conv" if spec.family == "bit" else "patch_embed.proj"
+        first = "patch_embed.backbone.stem.conv" if spec.layers else "patch_embed.backbone.conv"
+    return {"first_conv": first, "classifier": "head.fc" if spec.family == "bit" else "head"}
 
 
-def arguments(spec: ModelSpec) -> dict[str, Any]:
+def takes_size(architecture: str, **arguments: Any) -> bool:
+    """Whether timm builds a model for a size; most CNNs take any size and have no such argument."""
+    import timm
+
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        try:
+            timm.create_model(architecture, **arguments)
+        except TypeError:
+            return False
+    return True
+
+
+def model_arguments(spec: ModelSpec) -> dict[str, Any]:
     """The arguments with which timm builds this model."""
     if spec.family == "bit":
         return {"in_chans": spec.channels}
+    if spec.family == "timm":
+        own: dict[str, Any] = json.loads(spec.timm_args or "{}") | {"in_chans": spec.channels}
+        sized = own | {"img_size": [spec.height, spec.width]}
+        return sized if takes_size(find_architecture(spec) or "", **sized) else own
     common = {
         "img_size": [spec.height, spec.width],
         "in_chans": spec.channels,

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from vitctl.config.model import ModelSpec
 from vitctl.errors import UsageError
 from vitctl.io.weights import Tensors, Weights, for_channels
+from vitctl.models import adapt_timm
 from vitctl.models.initialize import init_head
-from vitctl.models.resize import Method, resize_weights
+from vitctl.models.resize import TABLES, Method, resize_weights
 from vitctl.reporting import format_count
 
 FIRST = (  # the layer that reads pixels, in every family
@@ -31,7 +31,8 @@ def adapt_weights(
     """The same weights for another size or other channels, or with a new head for other classes."""
     spec = weights.spec
     if (height or spec.height, width or spec.width) != (spec.height, spec.width):
-        weights = resize_weights(weights, height or spec.height, width or spec.width, method)
+        resize = adapt_timm.resize_timm if spec.family == "timm" else resize_weights
+        weights = resize(weights, height or spec.height, width or spec.width, method)
     if channels is not None and channels != spec.channels:
         weights = change_channels(weights, channels)
     if classes is not None and classes != spec.classes:
@@ -39,19 +40,26 @@ def adapt_weights(
     return weights
 
 
-def check_known_architecture(spec: ModelSpec) -> None:
-    if spec.family == "timm":
-        raise UsageError(
-            f"{spec.name}: cannot be adapted, because its layers are known to timm only; "
-            "vitctl changes channels and classes of its own models"
-        )
+def round_trip_error(weights: Weights, height: int, width: int, method: Method) -> float:
+    """The relative root mean square error of the positions after resizing there and back."""
+    there = adapt_weights(weights, height, width, method=method)
+    back = adapt_weights(there, weights.spec.height, weights.spec.width, method=method)
+    squares = [
+        ((back.tensors[name].double() - table.double()).square().sum().item(), table.double().square().sum().item())
+        for name, table in weights.tensors.items()
+        if TABLES.fullmatch(name)
+    ]
+    total = sum(size for _, size in squares)
+    return float((sum(error for error, _ in squares) / total) ** 0.5) if total else 0.0
 
 
 def change_channels(weights: Weights, channels: int) -> Weights:
-    check_known_architecture(weights.spec)
     old, new = weights.spec.channels, weights.spec.replace(channels=channels)
-    first = next(name for name in FIRST if name in weights.tensors)
-    tensors = weights.tensors | {first: change_kernel_channels(weights.tensors[first], channels)}
+    if weights.spec.family == "timm":
+        first = adapt_timm.first_kernels(weights, channels)
+    else:
+        first = [next(name for name in FIRST if name in weights.tensors)]
+    tensors = weights.tensors | {name: change_kernel_channels(weights.tensors[name], channels) for name in first}
     about = weights.about
     mean, std = (for_channels(values, channels) for values in (about.mean, about.std))
     if channels == 1:
@@ -105,12 +113,13 @@ def change_kernel_channels(kernel: torch.Tensor, channels: int) -> torch.Tensor:
 def replace_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 0, why: str = "") -> Weights:
     """Replaces the whole pretraining head, with its hidden layer, by a linear layer, which is zero by default."""
     spec = weights.spec
-    check_known_architecture(spec)
+    new = spec.replace(classes=classes, hidden=0)
     tensors: Tensors = {
         name: tensor for name, tensor in weights.tensors.items() if not name.startswith(("head.", "pre_logits."))
     }
-    new = spec.replace(classes=classes, hidden=0)
-    if classes:
+    if spec.family == "timm":
+        tensors = adapt_timm.replace_timm_head(weights, new, std, seed)
+    elif classes:
         tensors |= new_head(weights, classes, std, seed)
     method = (f"normal {std:g}" if std else "zeros") + (f", as {why}" if why else "")
     return replace(record(weights, "head", spec.classes, classes, method, class_names=()), spec=new, tensors=tensors)
@@ -138,10 +147,9 @@ def keep_head(weights: Weights, names: tuple[str, ...]) -> Weights:
     if not own:
         method = "kept; the weights have no class names, so their order is assumed to be that of the data"
     elif own != names:
-        check_known_architecture(weights.spec)
-        rows = {name: row for row, name in enumerate(own)}
+        rows, head = {name: row for row, name in enumerate(own)}, adapt_timm.head_names(weights)
         order = torch.tensor([rows[name] for name in names])
-        tensors = {name: tensor[order] if name.startswith("head.") else tensor for name, tensor in tensors.items()}
+        tensors = {name: tensor[order] if name in head else tensor for name, tensor in tensors.items()}
         method = "kept, with rows reordered to the classes of the data"
     return replace(record(weights, "head", weights.spec.classes, weights.spec.classes, method), tensors=tensors)
 

@@ -1,5 +1,6 @@
 """Builds the module of a spec, freshly initialized or with given weights."""
 
+import json
 import warnings
 from typing import Any
 
@@ -54,7 +55,7 @@ def import_timm() -> Any:
 def build_timm(spec: ModelSpec) -> nn.Module:
     name, size = spec.name.removeprefix("timm:"), (spec.height, spec.width)
     check_timm_name(name)
-    options = {
+    options = json.loads(spec.timm_args or "{}") | {
         "num_classes": spec.classes, "in_chans": spec.channels, "img_size": size, "drop_rate": spec.dropout,
         "drop_path_rate": spec.drop_path}  # fmt: skip
     with warnings.catch_warnings():

@@ -5,7 +5,9 @@ Plain ViTs, hybrids and BiTs become vitctl's own models if every module computes
 
 import dataclasses
 import inspect
+import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ from vitctl.models.create import build_module, check_timm_name, collect_tensors,
 from vitctl.models.hub import CHECK, NOT_DOWNLOADED, check_reachable
 from vitctl.reporting import mute_loggers
 
+NOT_ARGS = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate")  # which are fields of the spec
 HEADS: dict[str, Literal["cls", "gap", "map"]] = {"token": "cls", "avg": "gap", "map": "map"}
 IDLE = {"Identity", "Dropout", "DropPath", "PatchDropout"}  # the identity in eval mode
 NOT_COMPUTED = {  # attributes of modules that do not change the output for images of the model's own size
@@ -38,13 +41,42 @@ def timm_weights(reference: str) -> Weights:
     check_timm_name(name)
     model = download_pretrained(name)
     config = dict(getattr(model, "pretrained_cfg", {}) or {})
+    resolved = ".".join(each for each in (name.partition(".")[0], config.get("tag")) if each)
+    config.setdefault("label_names", imagenet_names(model.num_classes))
+    spec = choose_spec(model, config, resolved)
+    weights = Weights(spec, collect_tensors(model), parse_pretrained_cfg(config, spec, "timm", f"timm:{resolved}"))
+    return weights.with_notes(f"{name} is {resolved}" if name != resolved else "")
+
+
+def choose_spec(model: Any, config: dict[str, Any], name: str, args: dict[str, Any] | None = None) -> ModelSpec:
+    """vitctl's own spec of a timm model; if its layers differ from ours, a spec that timm builds."""
     try:
-        spec = infer_spec(model, config)
-    except WeightsError:  # the model has layers that ours lacks: it stays timm's
-        _, height, width = config.get("input_size") or (3, 224, 224)
-        channels = int(getattr(model, "in_chans", 3))
-        spec = model_spec(reference, height=height, width=width, channels=channels, classes=model.num_classes)
-    return Weights(spec, collect_tensors(model), parse_pretrained_cfg(config, spec, "timm", reference))
+        return infer_spec(model, config)
+    except WeightsError:
+        args = {key: value for key, value in (args or {}).items() if value is not None}
+        channels, *size = config.get("input_size") or (3, 224, 224)
+        height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or args.get("img_size") or size
+        own = {key: value for key, value in args.items() if key not in NOT_ARGS}
+        return model_spec(
+            f"timm:{name}",
+            height=height, width=width, channels=args.get("in_chans", channels), classes=model.num_classes,
+            timm_args=json.dumps(own, sort_keys=True) if own else "",
+        )  # fmt: skip
+
+
+def imagenet_names(classes: int) -> list[str]:
+    """The classes of ImageNet's subsets, which timm tells apart by their number; of two of a name, with the synset."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": classes})
+    if not subset:
+        return []
+    info = ImageNetInfo(subset)
+    names = [info.index_to_description(index) for index in range(classes)]
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else f"{name} ({info.index_to_label_name(index)})" for index, name in enumerate(names)
+    ]
 
 
 def download_pretrained(name: str) -> Any:
@@ -78,11 +110,7 @@ def describe_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpe
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             raise WeightsError(f"{source}: timm cannot build {name} from config.json ({text})") from error
     facts = model.pretrained_cfg | {"label_names": config.get("label_names") or stated.get("label_names")}
-    try:
-        return infer_spec(model, facts), facts
-    except WeightsError as error:
-        tag = f".{facts['tag']}" if facts.get("tag") else ""
-        raise WeightsError(f"{source}: {name} {error}; to use timm's own: --from timm:{name}{tag}") from error
+    return choose_spec(model, facts, name, arguments), facts
 
 
 def filter_pretrained_cfg(stated: dict[str, Any]) -> dict[str, Any] | None:

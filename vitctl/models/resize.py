@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 from vitctl.config.checks import one_of
 from vitctl.config.model import ModelSpec
-from vitctl.errors import UsageError
 from vitctl.io.weights import Tensors, Weights
 
 Grid = tuple[int, int]
@@ -26,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 FRESH = "fresh"  # re-initializes the table: the baseline for interpolation
 BLOCK = r"(?:blocks\.\d+\.)?"
+TABLES = re.compile(rf"pos_embed|{BLOCK}positions\.(embed|x|y)|{BLOCK}attn\.offsets\.embed")
 WAVES = ("sincos", "sincos-mae")
 
 
@@ -33,11 +33,6 @@ def resize_weights(weights: Weights, height: int, width: int, method: Method = "
     """The same weights for images of another size; the change is recorded in their history."""
     one_of("method", method, (*METHODS, FRESH))
     old = weights.spec
-    if old.family == "timm":
-        raise UsageError(
-            f"{old.name}: cannot be resized, because its position embedding is known to timm only; "
-            "vitctl resizes plain ViTs and hybrids"
-        )
     new = old.replace(height=height, width=width)
     if old.family == "bit":
         return replace(weights, spec=new)
@@ -48,6 +43,8 @@ def resize_weights(weights: Weights, height: int, width: int, method: Method = "
 
 
 def describe_method(spec: ModelSpec, method: str) -> str:
+    if spec.family == "timm":
+        return "timm's own"
     if spec.positions in WAVES:
         return "recomputed"
     return {"none": "nothing to do", "relative": "bilinear in the distances"}.get(spec.positions, method)
@@ -110,19 +107,6 @@ def resize_offsets(table: torch.Tensor, old: Grid, new: Grid) -> torch.Tensor:
 
 def scale_ratio(old: int, new: int) -> float:
     return (old - 1) / (new - 1) if new > 1 else 0.0
-
-
-def round_trip_error(weights: Weights, height: int, width: int, method: Method) -> float:
-    """The relative root mean square error of the positions after resizing there and back."""
-    there = resize_weights(weights, height, width, method)
-    back = resize_weights(there, weights.spec.height, weights.spec.width, method)
-    squares = [
-        ((back.tensors[name].double() - table.double()).square().sum().item(), table.double().square().sum().item())
-        for name, table in weights.tensors.items()
-        if re.fullmatch(rf"pos_embed|{BLOCK}positions\.(embed|x|y)|{BLOCK}attn\.offsets\.embed", name)
-    ]
-    total = sum(size for _, size in squares)
-    return float((sum(error for error, _ in squares) / total) ** 0.5) if total else 0.0
 
 
 def patch_positions(weights: Weights) -> torch.Tensor | None:

@@ -77,6 +77,7 @@ def train(
         set_lr(state.optimizer, lr)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
+        ranks.average_batch_norms(state.model)
         if state.ema is not None:
             update_ema(state.ema, state.model, config.ema)
         state.step += 1

@@ -10,13 +10,14 @@ Three things are called weight decay, and differ by orders of magnitude: see Opt
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import nn
 
 from vitctl.config.train import OptimConfig
 from vitctl.errors import UsageError
+from vitctl.models.adapt_timm import timm_layers
 from vitctl.training.ranks import gather_tensor
 
 Group = dict[str, Any]
@@ -28,20 +29,22 @@ TINY = 1e-30
 
 
 def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    sets = groups(dict(module.named_parameters()), config)
+    sets = groups(module, config)
     is_l2 = config.decay == "l2"
     if config.name == "adam":
         adam = torch.optim.Adam if is_l2 else torch.optim.AdamW
-        return adam(sets, config.lr, (config.beta1, config.beta2), config.eps, **kernel(sets, can_shard=True))
+        return adam(sets, config.lr, (config.beta1, config.beta2), config.eps, **kernel_options(sets, can_shard=True))
     for group in sets:
         group["decoupled"] = 0.0 if is_l2 else group["weight_decay"]
         group["weight_decay"] -= group["decoupled"]
     if config.name == "sgd":
-        return SGD(sets, config.lr, config.momentum, **kernel(sets, can_shard=False))
-    return Adafactor(sets, {"lr": config.lr, "momentum": config.beta1, "most": config.beta2})
+        return SGD(sets, config.lr, config.momentum, **kernel_options(sets, can_shard=False))
+    if config.name == "adafactor":
+        return Adafactor(sets, {"lr": config.lr, "momentum": config.beta1, "most": config.beta2})
+    assert_never(config.name)
 
 
-def kernel(sets: list[Group], can_shard: bool) -> dict[str, bool]:
+def kernel_options(sets: list[Group], can_shard: bool) -> dict[str, bool]:
     """torch's fastest implementation for this device. Fused SGD does not support sharded parameters."""
     values = [value for group in sets for value in group["params"]]
     if not can_shard and any(hasattr(value, "full_tensor") for value in values):
@@ -49,39 +52,47 @@ def kernel(sets: list[Group], can_shard: bool) -> dict[str, bool]:
     return {"fused": True} if all(value.device.type in ("cpu", "cuda") for value in values) else {}
 
 
-def groups(named: dict[str, nn.Parameter], config: OptimConfig) -> list[Group]:
+def groups(module: nn.Module, config: OptimConfig) -> list[Group]:
     """Parameter groups by the scale of the lr (layer decay) and the weight decay."""
-    found: dict[tuple[float, float], Group] = {}
-    layer = number_layers(named)
+    sets: dict[tuple[float, float], Group] = {}
+    layer = layers_of(module)
+    kept: set[str] = getattr(module, "no_weight_decay", set)()  # of timm's models
     if config.layer_decay != 1 and len(set(layer.values())) == 1:
         raise UsageError("optim.layer_decay: the parameter names of this model show no blocks; leave it at 1")
     last = max(layer.values())
-    for name, value in named.items():
+    for name, value in module.named_parameters():
         if not value.requires_grad:
             continue
         scale = config.layer_decay ** (last - layer[name])
-        is_decayed = config.decay_on == "all" or is_kernel(name, value)
+        is_decayed = config.decay_on == "all" or (is_kernel(name, value) and name not in kept)
         decay = config.weight_decay if is_decayed else 0.0
         if config.decay == "fixed":  # of the peak alone, without layer decay (big_vision)
             decay /= config.lr * scale
-        group = found.setdefault((scale, decay), {"params": [], "names": [], "scale": scale, "weight_decay": decay})
+        group = sets.setdefault((scale, decay), {"params": [], "names": [], "scale": scale, "weight_decay": decay})
         group["params"].append(value)
         group["names"].append(name)
-    return list(found.values())
+    return list(sets.values())
 
 
 def is_kernel(name: str, value: torch.Tensor) -> bool:
     return value.ndim > 1 and name.rpartition(".")[2] not in TABLES
 
 
+def layers_of(module: nn.Module) -> dict[str, int]:
+    """The number of the layer of each parameter: 0 for the stem, then the blocks, then the rest."""
+    if getattr(getattr(module, "spec", None), "family", None) == "timm":
+        return timm_layers(module)
+    return number_layers(name for name, _ in module.named_parameters())
+
+
 def number_layers(names: Iterable[str]) -> dict[str, int]:
     """0 for what comes before the blocks, then 1, 2, ... for the blocks, then the rest (as in BEiT and MAE)."""
-    found = {name: BLOCK.match(name) for name in names}
-    blocks = dict.fromkeys(match[1] for match in found.values() if match)
+    matches = {name: BLOCK.match(name) for name in names}
+    blocks = dict.fromkeys(match[1] for match in matches.values() if match)
     numbers = {block: number for number, block in enumerate(blocks, 1)}
     return {
         name: numbers[match[1]] if match else 0 if name.removeprefix("encoder.").startswith(FIRST) else len(blocks) + 1
-        for name, match in found.items()
+        for name, match in matches.items()
     }
 
 
@@ -108,7 +119,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> torch.Ten
     return norm
 
 
-def decay_toward_start(group: Group) -> list[nn.Parameter]:
+def apply_decoupled_decay(group: Group) -> list[nn.Parameter]:
     """Apply the decoupled decay, w -= lr * wd * w, and return the parameters that have a gradient."""
     moved = [value for value in group["params"] if value.grad is not None]
     if moved and group["decoupled"]:
@@ -122,7 +133,7 @@ class SGD(torch.optim.SGD):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for value in decay_toward_start(group):
+            for value in apply_decoupled_decay(group):
                 if group["momentum"] and "momentum_buffer" not in self.state[value]:
                     self.state[value]["momentum_buffer"] = torch.zeros_like(value)
         super().step()
@@ -134,7 +145,7 @@ class Adafactor(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for value in decay_toward_start(group):
+            for value in apply_decoupled_decay(group):
                 assert value.grad is not None
                 gradient = value.grad.add(value, alpha=group["weight_decay"])
                 value.sub_(

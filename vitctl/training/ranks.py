@@ -54,6 +54,17 @@ class Ranks:
         dist.broadcast_object_list(texts, src=0, group=cpu_group())
         return texts[0]
 
+    def average_batch_norms(self, model: nn.Module) -> None:
+        """The running means and variances of batch norms: each rank has seen other images."""
+        if self.world == 1:
+            return
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+                for buffer in (module.running_mean, module.running_var):
+                    assert buffer is not None
+                    dist.all_reduce(buffer)
+                    buffer.div_(self.world)
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier(group=cpu_group())

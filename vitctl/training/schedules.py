@@ -1,6 +1,7 @@
 """The learning rate as a function of the step alone."""
 
 import math
+from typing import assert_never
 
 from vitctl.config.train import ScheduleConfig
 
@@ -25,4 +26,6 @@ def decay_share(config: ScheduleConfig, step: int, steps: int) -> float:
         return config.end + (1 - config.end) * (1 - progress)
     if config.kind == "rsqrt":
         return math.sqrt(config.timescale / (config.timescale + max(0, step)))
-    return 1.0
+    if config.kind == "constant":
+        return 1.0
+    assert_never(config.kind)

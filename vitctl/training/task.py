@@ -6,8 +6,10 @@ from functools import partial
 
 from torch import nn
 
+from vitctl.config.model import ModelSpec
 from vitctl.config.train import LabeledConfig, TrainConfig
 from vitctl.io.weights import Tensors, Weights
+from vitctl.models.adapt_timm import timm_head_names
 from vitctl.models.count import count
 from vitctl.models.create import build_module, load_tensors
 from vitctl.models.input import Normalizer
@@ -16,9 +18,8 @@ from vitctl.training.environment import Environment
 from vitctl.training.evaluation import Evaluation, evaluate_batches, use_weights
 from vitctl.training.feed import Feed, check_split_labels, eval_batches
 from vitctl.training.objective import Objective, Supervised
+from vitctl.training.optimizers import layers_of
 from vitctl.training.state import State
-
-AFTER_BLOCKS = ("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.")
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,14 @@ def freeze(model: nn.Module, what: str | None) -> None:
     """Freeze all but the head ("backbone"), or the stem and the first N blocks."""
     if what is None:
         return
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    names = [name for name, _ in model.named_parameters()]
+    if what == "backbone":
+        head = timm_head_names(spec) if spec.family == "timm" else {name for name in names if name.startswith("head.")}
+        frozen = set(names) - head
+    else:
+        layers = layers_of(model)
+        last = max(layers.values())  # the norm and the head
+        frozen = {name for name in names if layers[name] <= int(what) and layers[name] < last}
     for name, value in model.named_parameters():
-        if what == "backbone":
-            frozen = not name.startswith("head.")
-        else:
-            block = name.split(".")[1] if name.startswith("blocks.") else ""
-            frozen = int(block) < int(what) if block else not name.startswith(AFTER_BLOCKS)
-        value.requires_grad_(value.requires_grad and not frozen)
+        value.requires_grad_(value.requires_grad and name not in frozen)

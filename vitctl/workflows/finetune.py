@@ -11,7 +11,8 @@ from vitctl.data.subsets import hold_out
 from vitctl.errors import UsageError
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights
-from vitctl.models.adapt import adapt_weights, classes_differ, keep_head, pool_norm, replace_head
+from vitctl.models.adapt import adapt_weights, classes_differ, keep_head, pool_norm, record, replace_head
+from vitctl.models.adapt_timm import has_rate
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
@@ -37,6 +38,7 @@ def finetune(
     The recipe decides the fields that are not named.
     """
     reporter = reporter or SilentReporter()
+    asked = config.named
     loaded: list[Weights] = []  # of a new run
 
     def choose(config: FinetuneConfig, is_new: bool) -> tuple[FinetuneConfig, ModelSpec]:
@@ -47,10 +49,9 @@ def finetune(
 
     def begin(config: FinetuneConfig, data: Data) -> Weights:
         if not loaded:
-            return transfer_weights(
-                choose_weights(config.source, reporter, False, config.mean, config.std), config, data
-            )
-        weights = transfer_weights(loaded[0], config, data)
+            weights = choose_weights(config.source, reporter, False, config.mean, config.std)
+            return transfer_weights(weights, config, data, asked)
+        weights = transfer_weights(loaded[0], config, data, asked)
         tell_changes(loaded[0], weights, reporter)
         return weights
 
@@ -67,17 +68,20 @@ def finetune(
     return run_training(config, options or RunOptions(), reporter, TrainResult, choose, begin, fit)
 
 
-def transfer_weights(weights: Weights, config: FinetuneConfig, data: Data) -> Weights:
-    """The weights of step 0: resized positions, other channels, a new head, the class names of the data."""
+def transfer_weights(
+    weights: Weights, config: FinetuneConfig, data: Data, asked: frozenset[str] = frozenset()
+) -> Weights:
+    """The weights of step 0: resized positions, other channels, a new head, the class names of the data.
+
+    `asked` are the fields that the user named; other rates are dropped if the architecture does not have them.
+    """
     geometry = data.file.geometry
     height, width = config.res or (weights.spec.height, weights.spec.width)
     before = weights.digest()
     weights = adapt_weights(weights, height, width, geometry.channels)
     weights = with_head(weights, config, data.file.class_names)
-    if weights.spec.family != "timm":
-        spec = weights.spec.replace(dropout=config.dropout, drop_path=config.drop_path)
-        weights = replace(weights, spec=with_pooling(spec, config.head))
-    weights = with_norm(weights, config.norm)
+    weights = with_norm(with_rates(weights, config, asked), config.norm)
+    weights = replace(weights, spec=with_pooling(weights.spec, config.head))
     training = {
         "command": "finetune",
         "recipe": config.recipe,
@@ -107,10 +111,25 @@ def with_head(weights: Weights, config: FinetuneConfig, names: tuple[str, ...]) 
     return keep_head(weights, names)
 
 
+def with_rates(weights: Weights, config: FinetuneConfig, asked: frozenset[str]) -> Weights:
+    """With dropout and stochastic depth. Some of timm's models lack one of them: there, a recipe's rate is dropped."""
+    rates = {name: getattr(config, name) for name in ("dropout", "drop_path")}
+    spec = weights.spec
+    for name, rate in rates.items():
+        if rate and spec.family == "timm" and not has_rate(spec, name):
+            if name in asked:
+                raise UsageError(f"{spec.name}: has no {name.replace('_', ' ')}; omit --set {name}={rate:g}")
+            weights = record(weights, name.replace("_", " "), rate, 0, "this architecture has none")
+            rates[name] = 0.0
+    return replace(weights, spec=spec.replace(**rates))
+
+
 def with_pooling(spec: ModelSpec, head: str | None) -> ModelSpec:
     """Pool the mean of the patches in place of the class token, which stays in the model, as MAE fine-tunes."""
     if head in (None, spec.head):
         return spec
+    if spec.family == "timm":
+        raise UsageError(f"{spec.name}: timm decides how it pools; omit --set head={head}")
     if (spec.head, head) != ("cls", "gap"):
         raise UsageError(f"these weights have head {spec.head}, which cannot become {head}")
     return replace(spec, head="gap")

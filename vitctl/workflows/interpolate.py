@@ -10,7 +10,8 @@ from vitctl.inspection.representations import SimilarityPanel, draw_similarities
 from vitctl.io.outputs import check_output
 from vitctl.io.save import save_as
 from vitctl.io.weights import Weights
-from vitctl.models.resize import describe_method, patch_positions, resize_weights, round_trip_error
+from vitctl.models.adapt import adapt_weights, round_trip_error
+from vitctl.models.resize import describe_method, patch_positions
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.workflows.inputs.weights import choose_weights, choose_weights_flag, weight_files
 
@@ -46,7 +47,7 @@ def interpolate_positions(
     height, width = config.res
     out = Path(config.out or f"{short_name(before.spec.name)}-{config.res}.safetensors")
     check_outputs(before, out, config, overwrite)
-    after = resize_weights(before, height, width, config.method)
+    after = adapt_weights(before, height, width, method=config.method)
     if before.spec.grid == after.spec.grid:
         reporter.note(f"the grid of {grid(before)} patches stays as it is")
     if config.plot:  # first, for a plot that is there is in nobody's way when the weights find no room

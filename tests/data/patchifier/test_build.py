@@ -174,8 +174,9 @@ def calls_of(work: Callable[[], None]) -> int:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python's warning that a forked child has only this thread
 @pytest.mark.parametrize("options", [{}, {"compress": True}, {"shards": 2}], ids=["plain", "compressed", "sharded"])
-def test_killed_at_every_write_and_resumed_it_is_the_same_file(
-    photos: Path, tmp_path: Path, options: dict[str, Any]
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_write_and_resumed_it_is_the_same_file(
+    photos: Path, tmp_path: Path, options: dict[str, Any], stride: int
 ) -> None:
     shard = 1 if "shards" in options else 0
     whole = make(photos, tmp_path / "whole.h5", shard=shard, **options)
@@ -188,7 +189,7 @@ def test_killed_at_every_write_and_resumed_it_is_the_same_file(
         with killed_at(fatal):
             make(photos, out, existing="resume", shard=shard, **options)
 
-    for fatal in range(1, total + 1):
+    for fatal in range(1, total + 1, stride):
         code = in_a_fork(lambda fatal=fatal: killed(fatal))  # type: ignore[misc]
         assert code == -signal.SIGKILL, f"call {fatal} of {total}: exit code {code}"
         if out.exists():  # it was in its place already, and whole

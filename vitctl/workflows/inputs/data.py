@@ -1,4 +1,4 @@
-"""What a command works on when it was not told: told in one line, and always found by the same rule."""
+"""Finds the data of a command, also where --data is omitted, and notes which was used."""
 
 import atexit
 import functools
@@ -26,16 +26,17 @@ DEFAULT = "data.h5"
 def choose_data(flag: str | None, reporter: Reporter, trained_on: str | None = None, size: Res | None = None) -> Path:
     """The flag, else $VITCTL_DATA, else ./data.h5, else what the weights were trained on, else the embedded digits.
 
-    What is no patch file is made into one, for images of `size` where that is known.
+    Images that are not in a patch file yet are patchified, at `size` if that is known.
     """
-    if flag:
-        return as_patch_file(flag, "--data", reporter, size)
-    if os.environ.get("VITCTL_DATA"):
-        return as_patch_file(os.environ["VITCTL_DATA"], "$VITCTL_DATA", reporter, size)
-    if Path(DEFAULT).exists():
-        return as_patch_file(DEFAULT, "found here", reporter, size)
-    if trained_on:
-        return as_patch_file(trained_on, "what the weights were trained on", reporter, size)
+    default = DEFAULT if Path(DEFAULT).exists() else None
+    for text, why in (
+        (flag, "--data"),
+        (os.environ.get("VITCTL_DATA"), "$VITCTL_DATA"),
+        (default, "found here"),
+        (trained_on, "what the weights were trained on"),
+    ):
+        if text:
+            return as_patch_file(text, why, reporter, size)
     return as_patch_file("digits", "embedded, as no --data was given", reporter)
 
 
@@ -62,7 +63,7 @@ def as_patch_file(text: str, why: str, reporter: Reporter, size: Res | None = No
 
 
 def default_patch_file(path: Path) -> Path:
-    """photos/ becomes photos.h5; what has no name, such as "." or "/", is called after its folder, and lies here."""
+    """photos/ becomes photos.h5; "." or "/" are named after their folder, and written here."""
     name = path.resolve().name or "data"
     return path.with_name(f"{name}.h5") if path.name not in ("", "..") else Path(f"{name}.h5")
 
@@ -78,7 +79,7 @@ def patchify_source(path: Path, text: str) -> PatchFile:
 
 
 def covers(file: PatchFile, size: Res | None) -> bool:
-    """Whether its images need not be enlarged; those of small arrays cannot be had any larger."""
+    """Whether its images need not be enlarged. Small arrays exist at one size only."""
     stored = file.geometry
     if size is None or (stored.height >= size.height and stored.width >= size.width):
         return True
@@ -86,7 +87,7 @@ def covers(file: PatchFile, size: Res | None) -> bool:
 
 
 def config_for(text: str, path: Path, size: Res | None) -> PatchifyConfig:
-    """Photos at the size that is needed, small arrays as they are."""
+    """Photos at the size needed, small arrays at their own."""
     if size is None or max(size) <= PHOTO or is_small(open_source(text)):
         return PatchifyConfig(source=text, out=str(path))
     return PatchifyConfig(source=text, out=str(path), res=size, patch=largest_patch(*size))
@@ -105,12 +106,14 @@ def choose_judge_split(file: PatchFile) -> str:
     """The split that training is evaluated on: val, or else test."""
     name = choose_held_out(file, ("val", "test"))
     if name is None:
-        raise DataError(f"{file.path}: has neither val nor test to judge by; vitctl patchify --split val=0.2 makes one")
+        raise DataError(
+            f"{file.path}: has neither a val nor a test split to evaluate on; vitctl patchify --split val=0.2 makes one"
+        )
     return name
 
 
 def cache_folder() -> Path:
-    """Where this user's caches go; a folder for this process where none can be written."""
+    """The user's cache; if it cannot be written, a temporary folder for this process."""
     home = Path.home()
     default = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or default) / "vitctl"
@@ -128,7 +131,7 @@ def cache_folder() -> Path:
 
 @functools.cache
 def temporary_folder() -> Path:
-    """One for this process, gone at its end."""
+    """A folder that is removed when this process exits."""
     folder = tempfile.mkdtemp(prefix="vitctl-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

@@ -1,4 +1,4 @@
-"""A model that is ready to answer: from weights, or from a file that was exported."""
+"""A model that is ready for inference: from weights, or from an exported file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +18,13 @@ from vitctl.models.exports.torch_file import TorchProgram
 from vitctl.models.input import Normalizer
 from vitctl.reporting import Reporter
 from vitctl.training.device import Precision, choose_precision, quick_attention
-from vitctl.workflows.inputs.weights import choose_weights, load_model, make_missing_error, tell_changes
-from vitctl.workflows.inputs.weights import choose_weights_flag as chosen_weights
+from vitctl.workflows.inputs.weights import (
+    choose_weights,
+    choose_weights_flag,
+    load_model,
+    make_missing_error,
+    tell_changes,
+)
 
 EXPORTS: dict[str, Callable[[Path], ExportedModel]] = {".onnx": OnnxModel, ".pt2": TorchProgram}
 
@@ -53,7 +58,7 @@ def choose_model(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
 ) -> Ready:
-    """What is called weights everywhere, or an .onnx or .pt2 of ours. It must have a head."""
+    """From any reference to weights, or from an exported .onnx or .pt2. It must have a head."""
     source = choose_source(flag, reporter, allow_missing, mean, std)
     return ready_from(source, reporter, None, precision=precision, device=device, allow_missing=allow_missing)
 
@@ -65,8 +70,8 @@ def choose_source(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
 ) -> Weights | Ready:
-    """Weights, or an exported file that is ready by itself; for images of which size is known by its spec."""
-    path = chosen_weights(flag)[0] if flag is None else flag
+    """Weights, or an exported model. Its spec says which images it takes."""
+    path = choose_weights_flag(flag)[0] if flag is None else flag
     if Path(path).suffix not in EXPORTS:
         return choose_weights(flag, reporter, allow_missing, mean, std)
     ready = open_export(Path(path), reporter, mean, std)
@@ -83,7 +88,7 @@ def ready_from(
     device: torch.device,
     allow_missing: bool,
 ) -> Ready:
-    """For images of so many channels."""
+    """The model, adapted to images with this many channels."""
     if isinstance(source, Ready):
         if channels not in (None, source.spec.channels):
             raise DataError(f"{source.path}: takes images of {source.spec.channels} channels, the data has {channels}")
@@ -113,5 +118,5 @@ def open_export(path: Path, reporter: Reporter, mean: tuple[float, ...], std: tu
 
 def check_has_head(ready: Ready) -> Ready:
     if not ready.spec.classes:
-        raise UsageError(f"{ready.path}: has no head, so it answers nothing; vitctl finetune gives it one")
+        raise UsageError(f"{ready.path}: has no head, so it cannot classify; vitctl finetune gives it one")
     return ready

@@ -1,4 +1,4 @@
-"""Which split, and which images of it, a model is shown."""
+"""Chooses the split, and the images of it, that a model is evaluated on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ Bytes = np.ndarray[Any, Any]
 
 
 def find_held_out(rows: Mapping[str, int], prefer: Sequence[str] = HELD_OUT) -> str | None:
-    """The split that a model is judged on, given the number of images of each split."""
+    """The split to evaluate on, given the number of images of each split."""
     return next((name for name in prefer if rows.get(name)), None)
 
 

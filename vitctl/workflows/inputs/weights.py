@@ -1,4 +1,4 @@
-"""Weights by whatever somebody calls them, and the model that they make."""
+"""Resolves a `--from` reference to weights, and builds the model."""
 
 import os
 from dataclasses import replace
@@ -29,9 +29,9 @@ Numbers = tuple[float, ...]
 def choose_weights(
     flag: str | None, reporter: Reporter, allow_missing: bool = False, mean: Numbers = (), std: Numbers = ()
 ) -> Weights:
-    """The flag, else $VITCTL_FROM, else the newest run. A mean and a std that are given replace those of the weights.
+    """The flag, else $VITCTL_FROM, else the newest run. `mean` and `std` replace those of the weights.
 
-    What was taken is told, and what was assumed of it is warned of.
+    Notes which weights were chosen, and warns about assumptions.
     """
     reference, why = choose_weights_flag(flag)
     try:
@@ -48,7 +48,7 @@ def choose_weights(
 
 
 def apply_normalization(weights: Weights, reporter: Reporter, mean: Numbers, std: Numbers) -> Weights:
-    """With the mean and std that are given; a warning where neither they nor the file say it all."""
+    """With the given mean and std; warns about values that neither they nor the file state."""
     about, guess = override_normalization(weights.about, weights.spec.channels, mean, std), weights.normalization_guess
     if guess and not (mean and std):
         values = " and ".join(
@@ -61,15 +61,14 @@ def apply_normalization(weights: Weights, reporter: Reporter, mean: Numbers, std
 
 
 def choose_weights_flag(flag: str | None) -> tuple[str, str]:
-    """Which weights, and why these."""
+    """The reference, and where it comes from."""
     if flag:
         return flag, "--from"
     if os.environ.get("VITCTL_FROM"):
         return os.environ["VITCTL_FROM"], "$VITCTL_FROM"
     if not (RUNS / LATEST).exists():
         raise UsageError(
-            "no weights were named, and there is no run here; name a file, a folder or timm:NAME with --from or "
-            "$VITCTL_FROM"
+            "no weights given, and there is no run here; name a file, a folder or timm:NAME with --from or $VITCTL_FROM"
         )
     try:
         newest, why = newest_with_weights(RUNS)
@@ -79,7 +78,7 @@ def choose_weights_flag(flag: str | None) -> tuple[str, str]:
 
 
 def weight_files(reference: str) -> list[Path]:
-    """The files that must stay as they are when these weights are read: all those of a run, or of a folder."""
+    """The files that an output must not overwrite: those of the run or folder that is read."""
     path, _ = split_reference(reference)
     if path.is_dir():
         return [each for each in path.iterdir() if each.suffix in (".safetensors", ".bin", ".json")]
@@ -87,13 +86,13 @@ def weight_files(reference: str) -> list[Path]:
 
 
 def tell_changes(before: Weights, after: Weights, reporter: Reporter) -> None:
-    """What was done so that weights fit: other positions, other channels, another head."""
+    """Notes what was changed: positions, channels, the head."""
     for step in after.about.history[len(before.about.history) :]:
         reporter.note(f"weights: {step['step']} {step['from']} to {step['to']}, {step['method']}")
 
 
 def data_of_run(flag: str | None) -> str | None:
-    """The data of the run whose weights are meant, where it is still there."""
+    """The data that these weights were trained on, if it still exists."""
     try:
         path, _ = split_reference(choose_weights_flag(flag)[0])
     except UsageError:
@@ -125,14 +124,14 @@ def load_weights(reference: str | Path, allow_missing: bool = False) -> Weights:
 
 
 def describe_timm(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
-    """What timm says of an architecture, once it is needed: importing timm takes seconds."""
+    """Imported only when needed: importing timm takes seconds."""
     from vitctl.models.from_timm import describe_architecture
 
     return describe_architecture(config, source)
 
 
 def check_complete(weights: Weights, what: str, allow_missing: bool) -> Weights:
-    """The same, once every tensor of its model is there and none beside them; or what fits, where that is allowed."""
+    """Checks that the tensors are exactly those of the model; with `allow_missing`, keeps those that fit."""
     if weights.stated not in ("", weights.digest()):
         raise WeightsError(f"{what}: damaged: its numbers have changed since they were written; create it again")
     is_checked = weights.stated or not weights.about.format.startswith("timm")  # of shapes, by the digest or its reader
@@ -143,25 +142,21 @@ def check_complete(weights: Weights, what: str, allow_missing: bool) -> Weights:
     from vitctl.models.create import build_module, check_same_tensors, collect_tensors
 
     with torch.device("meta"):
-        wanted = collect_tensors(build_module(weights.spec))
-    try:
-        notes = check_same_tensors(wanted, weights.tensors, what, allow_missing)
-    except WeightsError as error:
-        advice = "; --from timm:NAME builds timm's own models" if weights.about.format.startswith("timm") else ""
-        raise WeightsError(f"{error}{advice}") from error
-    fitting = {name: tensor for name, tensor in weights.tensors.items() if name in wanted}
+        expected = collect_tensors(build_module(weights.spec))
+    notes = check_same_tensors(expected, weights.tensors, what, allow_missing)
+    fitting = {name: tensor for name, tensor in weights.tensors.items() if name in expected}
     return replace(weights, tensors=fitting).with_notes(*notes)
 
 
 def plain_names(spec: ModelSpec) -> set[str]:
-    """The tensors of a model that the official layout can say, without building it: importing timm takes seconds."""
+    """The tensor names of a model in the official layout, without building it: importing timm takes seconds."""
     if find_lost_fields(replace(spec, gelu="tanh", norm_eps=1e-6), official.CAPABILITIES):  # which no tensor shows
         return set()
     return {row.ours for row in official.transformer_rows(spec, official.ORIGINAL)}
 
 
 def make_missing_error(text: str) -> InputError:
-    """The error for what is not there, with the nearest name that is."""
+    """The error for a missing path, with the nearest existing name."""
     path = Path(text)
     if is_model(text):
         return WeightsError(
@@ -192,8 +187,8 @@ def load_model(
 ) -> "nn.Module":
     """A model in eval mode: normalized images [B, C, H, W], or patches [B, N, P*P*C], to logits [B, K].
 
-    It carries its `spec`, and as `about` its mean, std, class names and origin. Another size, other channels or other
-    classes are adapted to: positions are interpolated the official way, a head of other classes is zeros.
+    It has the attributes `spec` and `about` (mean, std, class names, origin). It is adapted to the size, channels and
+    classes given: positions are interpolated as in the official code, a new head is zeros.
     """
     from vitctl.models.adapt import adapt_weights
     from vitctl.models.create import build_module, load_tensors

@@ -13,9 +13,9 @@ from vitctl.config.inspect import InspectConfig
 from vitctl.inspection.representations import alignments, components
 from vitctl.io.run_directory import RunDirectory, create_run
 from vitctl.io.weights import Weights
-from vitctl.models.adapt import FIRST
+from vitctl.models.adapt import FIRST, adapt_weights
 from vitctl.models.input import Normalizer
-from vitctl.models.resize import patch_positions, resize_weights
+from vitctl.models.resize import patch_positions
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.device import choose_device
 from vitctl.training.ranks import Ranks
@@ -59,7 +59,7 @@ def inspect(
 ) -> InspectResult:
     reporter, began = reporter or SilentReporter(), time.perf_counter()
     before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
-    weights = resize_weights(before, *config.res) if config.res else before
+    weights = adapt_weights(before, *config.res) if config.res else before
     pictures = open_images(config, weights, reporter)
     device = choose_device(config.device, Ranks())
     path = Path(out) if out else new_path("inspect", weights.spec.name)

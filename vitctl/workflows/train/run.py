@@ -1,4 +1,4 @@
-"""The opening and the end that the three trainers share."""
+"""Setup and teardown that the three trainers share."""
 
 import time
 from collections.abc import Callable
