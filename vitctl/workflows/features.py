@@ -74,7 +74,7 @@ class Extractor:
 def features(
     config: FeaturesConfig, reporter: Reporter | None = None, *, export: str | None = None, overwrite: bool = False
 ) -> FeaturesResult:
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     check_export(export)
     weights = open_named_weights(config, reporter)
     path = choose_data(config.data, reporter, data_of_run(config.source), features_size(config, weights))
@@ -103,7 +103,7 @@ def features(
         layers=file.origin.layers, pool=file.origin.pool, dtype=file.origin.dtype,
         splits={name: list(shape) for name, shape in file.splits.items()}, computed=seconds > 0,
         exported=[str(each) for each in exported], images_per_s=rows / seconds if seconds else 0.0,
-        elapsed_s=time.perf_counter() - began,
+        elapsed_s=time.perf_counter() - start_time,
     )  # fmt: skip
 
 
