@@ -1,6 +1,6 @@
 """The operations of RandAugment and DeiT III, each on many images at once, with a strength per image.
 
-Images are uint8 [n, C, H, W]. Strengths are NumPy [n], because they are drawn on the CPU. Operations on colors leave
+Images are uint8 [n, C, H, W]. Strengths are NumPy [n], because they are sampled on the CPU. Operations on colors leave
 gray images unchanged.
 """
 
@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from vitctl.data.augmentation.resampling import blur, portions, to_device
 
-GRAY = 128  # fills what a warp leaves empty, and cutouts
+GRAY = 128  # fills cutouts, and areas that a warp leaves empty
 LUMA = (19595, 38470, 7471)  # red, green and blue in gray (ITU-R 601-2), in units of 2^-16
 
 Operation = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
