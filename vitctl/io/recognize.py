@@ -147,11 +147,11 @@ def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: D
         return hugging_face.read_hf(content, config, preprocessor, str(path))
     tensors, wrapper = state_dict.unwrap(content, str(path))
     if not state_dict.is_plain(tensors):
-        shown = ", ".join(list(tensors)[:3])
-        raise WeightsError(f"{path}: not weights of a Vision Transformer or BiT ({shown or 'no tensors'}, ...)")
+        names = ", ".join(list(tensors)[:3])
+        raise WeightsError(f"{path}: not weights of a Vision Transformer or BiT ({names or 'no tensors'}, ...)")
     check_tensors(tensors, str(path))
-    named = config if config and "architecture" in config else state_dict.read_arch(content)
-    return state_dict.read_state_dict(tensors, str(path), named, describe, wrapper)
+    architecture = config if config and "architecture" in config else state_dict.read_arch(content)
+    return state_dict.read_state_dict(tensors, str(path), architecture, describe, wrapper)
 
 
 def read_json_in_folder(path: Path, name: str) -> dict[str, Any] | None:
