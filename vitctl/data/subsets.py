@@ -11,7 +11,7 @@ from vitctl.randomness import Draws
 
 
 def limit_split(split: Split, count: int | None, seed: int) -> Split:
-    """At most `count` images, taken from each class in turn."""
+    """At most `count` images, spread evenly over the classes."""
     if count is None or count >= split.rows:
         return split
     order, turn = group_by_class(split, seed, "limit")

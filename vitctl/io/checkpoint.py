@@ -70,14 +70,14 @@ def checkpoint_weights(path: Path) -> Weights:
     tensors, facts = read_checkpoint(path)
     if "weights" not in facts:
         raise WeightsError(f"{path}: a checkpoint of an older vitctl, without weights; resume its run to get them")
-    named = {
+    merged = {
         name.removeprefix(f"{part}."): tensor
         for part in ("model", "average")  # the average replaces the model
         for name, tensor in tensors.items()
         if name.startswith(f"{part}.")
     }
-    root = ENCODER if any(name.startswith(ENCODER) for name in named) else ""
-    own = {name.removeprefix(root): tensor for name, tensor in named.items() if name.startswith(root)}
-    extra = {name: tensor for name, tensor in named.items() if not name.startswith(root)}
+    root = ENCODER if any(name.startswith(ENCODER) for name in merged) else ""
+    own = {name.removeprefix(root): tensor for name, tensor in merged.items() if name.startswith(root)}
+    extra = {name: tensor for name, tensor in merged.items() if not name.startswith(root)}
     spec = ModelSpec.from_dict(facts["weights"]["spec"])
     return Weights(spec, own, about_from(facts["weights"]["about"], spec), extra)

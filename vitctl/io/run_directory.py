@@ -1,7 +1,7 @@
 """The run directory, which makes every printed number traceable.
 
     config.json            the resolved config, command, version, argv, library versions
-    metrics.jsonl          one object per logged step; resuming deletes what is later than the checkpoint
+    metrics.jsonl          one object per logged step; resuming deletes the lines after the checkpoint
     checkpoints/           the last two
     best.safetensors       the weights with the best score on val so far
     weights.safetensors    the weights of the last step

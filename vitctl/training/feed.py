@@ -21,7 +21,7 @@ from vitctl.training.ranks import Ranks
 
 
 class Feed:
-    """The examples of each step, starting at any step: a function of (data, seed, step) alone."""
+    """The examples of each step, starting at any step: a function of (data, seed, step) only."""
 
     def __init__(self, split: Split, config: TrainConfig, spec: ModelSpec, ranks: Ranks, device: torch.device) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks

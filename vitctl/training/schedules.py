@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step alone."""
+"""The learning rate, a function of the step only."""
 
 import math
 

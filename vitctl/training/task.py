@@ -54,8 +54,8 @@ def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment)
 
 
 def evaluation_batch(state: State) -> int:
-    """Twice the micro-batch, because evaluation needs no gradients. It is stored with the weights: in bf16 the batch size
-    changes the last bits of the logits, and `vitctl evaluate` must reproduce the score of training."""
+    """Twice the micro-batch, because evaluation needs no gradients. It is stored with the weights: in bf16 the batch
+    size changes the last bits of the logits, and `vitctl evaluate` must reproduce the score of training."""
     return 2 * state.micro_batch
 
 

@@ -76,7 +76,7 @@ def features(
 ) -> FeaturesResult:
     reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     check_export(export)
-    weights = open_named_weights(config, reporter)
+    weights = open_source_weights(config, reporter)
     path = choose_data(config.data, reporter, data_of_run(config.source), features_size(config, weights))
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
@@ -199,11 +199,11 @@ def compute_parts(
         yield start, np.concatenate(values)
 
 
-def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None, reporter: Reporter) -> Extractor:
-    """`named`: the weights that config.source names; None for raw pixels and random weights."""
+def extractor_of(config: FeaturesConfig, data: PatchFile, source: Weights | None, reporter: Reporter) -> Extractor:
+    """`source`: the weights of config.source; None for raw pixels and random weights."""
     if config.source == PIXELS:
         return pixel_extractor(config, data)
-    original = named or random_weights(config, data)
+    original = source or random_weights(config, data)
     weights = fit_to_data(original, config, data)
     tell_changes(original, weights, reporter)
     warn_enlarged(data, weights.spec, reporter)
@@ -240,7 +240,7 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None,
     return Extractor(weights.path, origin, view, make, vectors, weights.about.training.get("data_digest", ""))
 
 
-def open_named_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
+def open_source_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
     if config.source == PIXELS or (config.source or "").startswith(RANDOM):
         return None
     return choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)

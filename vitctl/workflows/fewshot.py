@@ -25,7 +25,7 @@ from vitctl.probing.fewshot import (
     run_trial,
 )
 from vitctl.reporting import Reporter, SilentReporter, format_count
-from vitctl.workflows.features import RANDOM, extract_features, extractor_of, features_size, open_named_weights
+from vitctl.workflows.features import RANDOM, extract_features, extractor_of, features_size, open_source_weights
 from vitctl.workflows.inputs.data import choose_data
 from vitctl.workflows.inputs.samples import find_held_out
 from vitctl.workflows.inputs.weights import data_of_run
@@ -189,7 +189,7 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
     if config.features:
         return open_feature_file(config, FeatureFile(config.features))
     configs = [features_config(config, name) for name in config.sources or (None,)]
-    weights = [open_named_weights(each, reporter) for each in configs]
+    weights = [open_source_weights(each, reporter) for each in configs]
     sizes = [size for size in map(features_size, configs, weights) if size]
     size = Res(*map(max, zip(*sizes, strict=True))) if sizes else None
     path = choose_data(config.data, reporter, data_of_run(configs[0].source), size)
@@ -198,9 +198,9 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
         leaked = format_count(data.header.leaked, "test or val image")
         reporter.warn(f"{path}: {leaked} also in train; list them with vitctl info {path} --rejects")
     sources = []
-    for each, named in zip(configs, weights, strict=True):
+    for each, source in zip(configs, weights, strict=True):
         extract = replace(each, data=str(path))
-        extractor = extractor_of(extract, data, named, reporter)
+        extractor = extractor_of(extract, data, source, reporter)
         file, _ = extract_features(extractor, data, extract, reporter)
         sources.append(FeatureSource(extractor.name, file, extractor.trained_on))
     return str(path), sources
@@ -212,7 +212,7 @@ def features_config(config: FewshotConfig, name: str | None) -> FeaturesConfig:
 
 
 def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[FeatureSource]]:
-    """A feature file. If weights or data are named too, it must be of them."""
+    """A feature file. If weights or data are given too, its features must be of these."""
     from vitctl.workflows.inputs.weights import load_weights
 
     for name in config.sources:
@@ -252,7 +252,7 @@ def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Report
 
 
 def warn_trained(sources: list[FeatureSource], rows: ProbeRows, reporter: Reporter) -> None:
-    """Warn if the test images were held out of a split on which the model was trained."""
+    """Warn if the model was trained on the split that the test images are held out from."""
     for source in sources:
         if rows.test == rows.train and source.trained_on == source.file.origin.data_digest:
             reporter.warn(f"{source.name}: was trained on the test images, so its accuracy is too high")

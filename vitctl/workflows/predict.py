@@ -114,7 +114,7 @@ class Session:
 
     @contextmanager
     def open_table(self) -> Iterator[None]:
-        """Inside of it, predictions are written to --csv, if given."""
+        """Within this context, predictions are written to --csv, if given."""
         if not self.config.csv:
             yield
             return

@@ -57,7 +57,7 @@ def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, pat
 
 
 def augment_rows(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int) -> np.ndarray[Any, Any]:
-    """The images of these rows, augmented and mixed as the preset says: uint8 [B, H, W, C]."""
+    """The images of these rows, augmented and mixed: uint8 [B, H, W, C]."""
     import torch
 
     from vitctl.data.augmentation.mixing import Mixing

@@ -37,7 +37,7 @@ class Target:
 
 
 def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
-    """Encoded bytes, or pixels uint8 [h, w] or [h, w, c], to uint8 [H, W, C]. A DataError says why not."""
+    """Encoded bytes, or pixels uint8 [h, w] or [h, w, c], to uint8 [H, W, C]. Raises DataError with the reason."""
     if isinstance(content, np.ndarray):
         return fit(convert_channels(content, target.channels), target)
     if not content:

@@ -339,7 +339,7 @@ def cut_parts(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> d
 
 
 def limit_rows(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> Ints:
-    """At most `limit` rows, one of each class in turn."""
+    """At most `limit` rows, spread evenly over the classes."""
     if not config.limit or len(rows) <= config.limit:
         return rows
     rank, _ = ranks(rows, scan, labels, config.seed, "limit")

@@ -97,7 +97,7 @@ def start_context() -> Any:
 
 @contextmanager
 def ignore_ctrl_c() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C. A terminal sends it to the whole group, but the parent alone decides."""
+    """Processes started here ignore Ctrl-C. A terminal sends it to the whole group, but only the parent handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

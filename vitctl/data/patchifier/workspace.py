@@ -41,7 +41,7 @@ class Build:
 
 
 class Workspace:
-    """The folder .OUT.building/ and what is in it. Its name is hidden so that a scan of the folder around skips it."""
+    """The folder .OUT.building/ and its content. Its name is hidden so that a scan of the parent folder skips it."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -76,7 +76,7 @@ class Workspace:
             )
 
     def is_placed(self) -> bool:
-        """Whether `out` is complete, and a kill left only this folder to be removed."""
+        """Whether `out` is complete, and only this folder remains to be removed after a kill."""
         return self.skeleton.exists() and not self.rows.exists() and self.out.exists()
 
     def discard(self) -> None:

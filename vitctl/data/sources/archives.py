@@ -132,7 +132,7 @@ def row_member(row: tuple[Any, ...]) -> Entry | Refused:
 
 
 def member(name: str, is_folder: bool, problem: str, file: int, offset: int, size: int) -> Entry | Refused:
-    """One member, or why it is refused: its path is unsafe, or the caller found a `problem`."""
+    """One member, or the reason why it is refused: its path is unsafe, or the caller passed a `problem`."""
     parts = relative_parts(name)
     if parts is None:
         return Refused(printable(name), "its path leads out of the archive")

@@ -21,7 +21,7 @@ from vitctl.reporting import Reporter
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image and where its bytes are. Each source decides what `file`, `offset` and `size` mean to its `read`."""
+    """An image and where its bytes are. `file`, `offset` and `size` are arguments of the source's own `read`."""
 
     name: str  # path inside the source, with "/", and encodable as UTF-8; the same path may occur twice
     label: str | int | None = None  # class name, or class number if the source has numbers
@@ -87,7 +87,7 @@ class Source(ABC):
 
     @abstractmethod
     def no_images_message(self) -> str:
-        """The error if there is no image: where, and what the scan looked for."""
+        """The error if there is no image: the place, and what the scan looked for."""
 
     def only_rejects_message(self, refused: Refused) -> str:
         """The error if there are rejects but no image; `refused` is the first reject."""
@@ -133,7 +133,7 @@ class Tree(ABC):
 
     @abstractmethod
     def survey(self) -> Iterator[Entry]:
-        """Every table, at least one image of every folder that holds some, and empty folders where it can see them."""
+        """Every table, at least one image of every folder that has some, and empty folders if they can be listed."""
 
     @abstractmethod
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:

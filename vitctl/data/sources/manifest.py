@@ -23,7 +23,7 @@ from vitctl.errors import DataError, did_you_mean
 from vitctl.reporting import printable_text
 
 Find = Callable[[Parts], Entry | str]
-EXPLICIT = (  # names of columns of paths, as pandas, Kaggle and fastai use them, in letters and digits alone
+EXPLICIT = (  # names of columns of paths, as used by pandas, Kaggle and fastai, in letters and digits only
     "path", "filepath", "imagepath", "imgpath", "file", "filename", "imagefile", "imgfile", "imagename", "imgname",
     "image", "img", "picture", "photo", "fname",
 )  # fmt: skip
@@ -59,7 +59,7 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class ManifestTable:
-    """A manifest: where it is, and what its columns mean."""
+    """A manifest: its place, and the meaning of its columns."""
 
     at: Entry
     base: Parts  # the folder that relative paths start from

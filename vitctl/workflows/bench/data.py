@@ -86,7 +86,7 @@ def bench_data(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterato
 
 
 class Decoder:
-    """The patchifier's own workers on a large data set, of which a part is timed, without start and finish."""
+    """The patchifier's own workers on a large data set: times a part of it, without start and finish."""
 
     def __init__(self, folder: Path, paths: list[Path]) -> None:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""`vitctl bench train`, `selfsup` and `features`: our loops, compared with those of somebody who knows timm."""
+"""`vitctl bench train`, `selfsup` and `features`: our loops, compared with good loops over timm's parts."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -93,7 +93,7 @@ def bench_selfsup(config: BenchConfig, folder: Path, reporter: Reporter) -> Iter
     path, precision = make_training_images(config, case, folder), choose_precision("auto", device)
     fits: dict[str, Callable[[], Fit]] = {}
     for name, objective in OBJECTIVES.items():
-        # without augmentation, so that patches are used as they are in the file
+        # without augmentation, so that patches are used as stored
         settings = replace(objective, batch=case.batch, steps=10**9, probe=0, optim=OptimConfig(lr=LR), compile="off")
         fits[f"{case} {name}"] = cache(partial(make_fit, settings, case, path, device, precision))
     baseline, *others = fits
@@ -126,7 +126,7 @@ def make_fit(
 
 
 def time_fit(make: Callable[[], Fit], case: TrainCase, config: BenchConfig) -> Measurement:
-    """Images per second of our loop, which is built at the first call and goes on at the next ones."""
+    """Images per second of our loop, which is built at the first call and continued at the next ones."""
     make, steps = cache(make), max(2, config.train_images // case.batch)
 
     def run(fit: Fit, count: int) -> None:
@@ -143,7 +143,7 @@ def time_fit(make: Callable[[], Fit], case: TrainCase, config: BenchConfig) -> M
 def time_timm(
     case: TrainCase, config: BenchConfig, folder: Path, precision: Precision, device: torch.device
 ) -> Measurement:
-    """Images per second of a loop over timm's model, loader and optimizer, which goes on at the next call."""
+    """Images per second of a loop over timm's model, loader and optimizer, which is continued at the next call."""
     steps = max(2, config.train_images // case.batch)
 
     @cache
@@ -226,7 +226,7 @@ def bench_features(config: BenchConfig, folder: Path, reporter: Reporter) -> Ite
 
 
 def time_features(case: TrainCase, path: Path, precision: Precision) -> Measurement:
-    """As the command does it, from a patch file to a feature file, but with a model that is already loaded."""
+    """Like the command, from a patch file to a feature file, but with a model that is already loaded."""
     config = FeaturesConfig(source=f"random:{case.model}", data=str(path), batch=case.batch, precision=precision)
     data = PatchFile(path)
     extractor = extractor_of(config, data, None, SilentReporter())

@@ -133,8 +133,8 @@ def selfsup_stage(demo: Demo) -> Stage:
 def pretrain_stage(demo: Demo) -> Stage:
     recipe = "digits" if demo.config.embedded else "small"
     config = PretrainConfig(model=demo.model, res=demo.sizes[0], recipe=recipe, **demo.common(1))
-    table = "positions=1d"  # so that there is something to interpolate
-    run = Training(override(config, (*demo.val_setting, table)), demo.folder / "pretrain")
+    learned = "positions=1d"  # a table to interpolate later
+    run = Training(override(config, (*demo.val_setting, learned)), demo.folder / "pretrain")
     result = run.train(demo.reporter)
     text = (
         f"A fresh model of {result.parameters:,} parameters learns the classes at {demo.sizes[0]} pixels, "

@@ -28,7 +28,7 @@ class ExampleImages:
     path: str
     split: str
     bytes: Bytes  # uint8 [M, H, W, C] in the model's size
-    stored: Bytes  # a few as they are in the data
+    stored: Bytes  # a few, as stored in the data
     labels: torch.Tensor | None  # int64 [M], the model's own numbers; None if the model lacks some classes
     train: Split
     spec: ModelSpec

@@ -31,8 +31,8 @@ class Measured:
     labels: list[str]  # of the attention layers
     distances: Array  # [L, H], the mean over images
     uniform: float
-    rollout: Array | None  # [shown, h, w]
-    heads: Array | None  # of the last layer, [shown, H, h, w]
+    rollout: Array | None  # [images, h, w]
+    heads: Array | None  # of the last layer, [images, H, h, w]
     features: list[Array]  # [M, D] before the first block and after each
 
 

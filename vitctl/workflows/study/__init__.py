@@ -162,7 +162,7 @@ def make_study_result(
         score=plan.study.score,
         rows=rows,
         groups=groups_of(rows),
-        found=plan.study.found,
+        found=plan.study.conclusion,
         figure=figure,
         table=table,
         device=device.type,

@@ -161,7 +161,7 @@ class Study:
     x: tuple[str, ...]  # factors, flops or seconds: one panel each
     lines: tuple[str, ...] = ()
     log: bool = False
-    found: str = ""  # the paper's result
+    conclusion: str = ""  # the paper's result
     score: str = "top1"
 
 
@@ -316,26 +316,26 @@ def cells_speed(s: Setting) -> Iterator[Cell]:
 
 STUDIES: dict[str, Study] = {
     "data-size": Study("Accuracy against the size of the training set", "Figures 3 and 4", data_size, ("pictures",),
-                       ("model",), log=True, found="large models and Transformers gain most from more images"),
+                       ("model",), log=True, conclusion="large models and Transformers gain most from more images"),
     "scaling": Study("Accuracy against compute", "Figure 5", cells_scaling, ("flops", "seconds"), ("model",), log=True,
-                     found="ResNets need more compute than Transformers; hybrids lead while small"),
+                     conclusion="ResNets need more compute than Transformers; hybrids lead while small"),
     "positions": Study("Kinds of position embedding", "Table 8", cells_positions, ("positions",), ("added",),
-                       found="any position embedding beats none; which one hardly matters"),
+                       conclusion="any position embedding beats none; which one hardly matters"),
     "head": Study("Class token against the mean of the patches", "Figure 9", cells_head, ("lr",), ("head",), log=True,
-                  found="both are equally good, each at its own learning rate"),
+                  conclusion="both are equally good, each at its own learning rate"),
     "shape": Study("Depth, width, MLP and patch size", "Figure 8, appendix D.2", cells_shape, ("flops",), ("changed",),
-                   log=True, found="depth and smaller patches help most, width least"),
+                   log=True, conclusion="depth and smaller patches help most, width least"),
     "optimizer": Study("Pretraining with Adam and with SGD", "Table 7, appendix D.1", cells_optimizer, ("lr",),
-                       ("model", "optimizer"), log=True, found="Adam is better for ResNets too"),
+                       ("model", "optimizer"), log=True, conclusion="Adam is better for ResNets too"),
     "selfsup": Study("What is learned without labels", "appendix B.1.2", cells_selfsup, ("first",),
-                     found="masked patches beat scratch, labels beat both"),
+                     conclusion="masked patches beat scratch, labels beat both"),
     "axial": Study("Attention along rows and columns", "appendix D.6", cells_axial, ("flops", "seconds"), ("family",),
-                   log=True, found="axial models are better but need more compute"),
+                   log=True, conclusion="axial models are better but need more compute"),
     "speed": Study("Images a second", "Figure 12, appendix D.5", cells_speed, ("pixels",), ("model",), log=True,
-                   found="Transformers are as fast as ResNets of their size and fit larger batches",
+                   conclusion="Transformers are as fast as ResNets of their size and fit larger batches",
                    score="images_per_s"),
     "resolution": Study("The resolution of fine-tuning", "section 3.2", cells_resolution, ("pixels",), ("positions",),
-                        found="larger images are better; interpolated positions keep what was learned"),
+                        conclusion="larger images are better; interpolated positions keep what was learned"),
     "vtab": Study("Many tasks of 1,000 examples", "section 4.2, VTAB", cells_vtab, ("task",), ("group",),
-                  found="group means: natural, specialized, structured"),
+                  conclusion="group means: natural, specialized, structured"),
 }  # fmt: skip
