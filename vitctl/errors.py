@@ -7,7 +7,7 @@
     ├── InputError          3   an input is missing, corrupt, of another version, or does not fit
     │   ├── DataError           images, patch files
     │   └── WeightsError        models
-    ├── RunError            4   the work began and failed
+    ├── RunError            4   the work started and failed
     │   ├── NoSpace             the disk is full
     │   └── LostContact         another process of the run has ended
     └── Interrupted       130   Ctrl-C, or 143 for SIGTERM

@@ -1,4 +1,4 @@
-"""What the operating system offers: cores, memory, devices, signals."""
+"""Queries and settings of the operating system: cores, memory, devices, signals."""
 
 import ctypes
 import os

@@ -18,7 +18,7 @@ class Progress(AbstractContextManager["Progress"]):
         return None
 
     def advance(self, count: int = 1, **figures: float | str) -> None:
-        """`count` more are done; figures are shown next to the bar."""
+        """`count` more are done; figures are printed next to the bar."""
 
 
 class Reporter(Protocol):
@@ -85,33 +85,33 @@ class PlainReporter:
 
 
 class LiveProgress(Progress):
-    """Counts what is done, and describes it in one line."""
+    """Counts progress and describes it in one line."""
 
     def __init__(self, label: str, total: int | None, unit: str, done: int) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.before = self.done = done
+        self.done_before = self.done = done
         self.started = time.monotonic()
         self.first = (self.started, done)  # after the first advance, so that start-up does not count in the rate
         self.figures: dict[str, float | str] = {}
 
     def advance(self, count: int = 1, **figures: float | str) -> None:
-        if self.done == self.before:
+        if self.done == self.done_before:
             self.first = (time.monotonic(), self.done + count)
         self.done += count
         self.figures |= figures
         self.update()
 
     def update(self) -> None:
-        """Show the line, if it is time to."""
+        """Prints or redraws the line if necessary."""
 
     def describe(self, width: int | None = None) -> str:
-        """`patchify: 7/10  rejects 1  225 img/s  ETA 2m03s`; the last figures are left out where `width` is too small.
+        """`patchify: 7/10  rejects 1  225 img/s  ETA 2m03s`; the last figures are omitted if `width` is too small.
 
-        A figure `step` takes the place of the count.
+        A figure `step` replaces the count.
         """
         now, (since, skipped) = time.monotonic(), self.first
         if self.done == skipped:
-            since, skipped = self.started, self.before
+            since, skipped = self.started, self.done_before
         rate = (self.done - skipped) / max(now - since, 1e-9)
         figures = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
                    for name, value in self.figures.items()]  # fmt: skip
@@ -130,26 +130,26 @@ class LiveProgress(Progress):
 
 
 class PlainProgress(LiveProgress):
-    """Prints a line every `interval` seconds, and less often as time goes on."""
+    """Prints a line every `interval` seconds, and less often later on."""
 
     def __init__(
         self, write: Callable[[str], None], label: str, total: int | None, unit: str, done: int, interval: float
     ) -> None:
         super().__init__(label, total, unit, done)
         self.write, self.interval = write, interval
-        self.printed, self.shown = self.started, done
+        self.printed_at, self.printed_done = self.started, done
 
     def update(self) -> None:
         now = time.monotonic()
-        if now - self.printed >= max(self.interval, (now - self.started) / 20):
+        if now - self.printed_at >= max(self.interval, (now - self.started) / 20):
             self.line()
 
     def line(self) -> None:
-        self.printed, self.shown = time.monotonic(), self.done
+        self.printed_at, self.printed_done = time.monotonic(), self.done
         self.write(self.describe())
 
     def __exit__(self, kind: object = None, *_: object) -> None:
-        if self.done > self.shown and kind is None:
+        if self.done > self.printed_done and kind is None:
             self.line()
 
 

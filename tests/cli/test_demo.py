@@ -117,7 +117,7 @@ def test_images_with_a_test_split_and_few_of_a_class(folder: Run, ran: Run, tmp_
 def test_what_is_no_image_leaves_nothing_behind(folder: Run, ran: Run, refused: Run, tmp_path: Path) -> None:
     folder({"cat": 2, "dog": 2}, ending="png")
     ran("patchify", "pictures", "data.h5", "--res", "16", "--patch", "8", "--quiet")
-    assert "is a patch file; the demo begins with the images" in refused("demo", "--data", "data.h5", code=3)
+    assert "is a patch file; the demo needs the images" in refused("demo", "--data", "data.h5", code=3)
     assert "nowhere does not exist" in refused("demo", "--data", "nowhere", code=3)
     assert not list(tmp_path.glob("runs/demo*"))
 

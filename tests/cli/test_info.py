@@ -31,7 +31,7 @@ def data(vitctl: Run, folder: Folder, tmp_path: Path) -> Path:
 def damage(path: Path, split: str, row: int) -> str:
     """Flips one bit of one image; its name."""
     part = PatchFile(path).split(split)
-    offset = part.segments[0].look()[0]["patches"].offset + row * part.geometry.row + 99
+    offset = part.segments[0].read_places()[0]["patches"].offset + row * part.geometry.row + 99
     name = part.names(np.array([row]))[0]
     with open(path, "r+b") as file:
         file.seek(offset)

@@ -26,7 +26,7 @@ TRAINING = (
 def test_more_processes_than_devices_are_refused(refused: Callable[..., str], command: str) -> None:
     there = max(cores(), ALWAYS)
     line = refused(command, "--device", "cpu", "--devices", "300", code=2)
-    assert line == f"error: --devices 300: more than the {there} CPU cores here; give {there} at most"
+    assert line == f"error: --devices 300: more than the {there} CPU cores here; use at most {there}"
     line = refused(command, "--devices", str(max(cuda_devices(), there) + 1), code=2)
     assert ("CUDA devices here" if cuda_devices() else "CPU cores here") in line
 

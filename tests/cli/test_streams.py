@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 Run = Callable[..., Any]
-LOST = "error: the answer cannot be written to stdout ({}); send it somewhere else"
+LOST = "error: the result cannot be written to stdout ({}); redirect it elsewhere"
 
 
 def under(redirection: str) -> tuple[str, ...]:

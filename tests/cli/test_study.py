@@ -22,7 +22,7 @@ from vitctl.workflows.study import open_study_data
 from vitctl.workflows.study.grids import STUDIES
 from vitctl.workflows.study.plan import make_setting
 from vitctl.workflows.study.price import Prices
-from vitctl.workflows.study.speed import answers_a_second
+from vitctl.workflows.study.speed import measure_image_rates
 
 Run = Callable[..., Any]
 TINY = ("--data", "digits", "--steps", "2", "--seeds", "1", "--set", "size=mu", "--set", "batch=4")
@@ -86,7 +86,7 @@ def test_positions_end_in_a_table_and_a_figure(studied: Run, ran: Run, tmp_path:
     kept = json.loads((tmp_path / "runs/study-positions/result.json").read_text())
     assert kept["rows"] == found["rows"]
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
-    assert "none is worse" in ran("study", "positions", *TINY).stdout  # again: all is there
+    assert "beats none" in ran("study", "positions", *TINY).stdout  # again: all is there
     refusal = ran("study", "positions", *TINY[:-6], "--seeds", "2", code=2).stderr
     assert "was started with another config" in refusal
     assert "--overwrite" in refusal
@@ -213,7 +213,7 @@ def test_vtab_is_many_tasks_and_the_means_of_their_groups(studied: Run, ran: Run
 
 
 def test_a_model_is_quickest_at_some_batch() -> None:
-    rates = answers_a_second(model_spec("vit-mu/16", height=32, width=32, classes=2), torch.device("cpu"))
+    rates = measure_image_rates(model_spec("vit-mu/16", height=32, width=32, classes=2), torch.device("cpu"))
     assert list(rates) == [1, 8, 32, 64]
     assert rates[1] < max(rates.values())
 

@@ -7,7 +7,7 @@ import h5py
 import pytest
 
 from vitctl.errors import UsageError
-from vitctl.io.outputs import check_kept, check_output, check_replaceable
+from vitctl.io.outputs import check_inputs_outside, check_output, check_replaceable
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
@@ -67,7 +67,7 @@ def test_only_a_file_of_the_same_format_is_replaced(tmp_path: Path) -> None:
 def test_a_run_with_an_input_in_it_is_not_emptied(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "data.h5").touch()
-    check_kept(tmp_path / "run", (None, tmp_path / "data.h5", "digits"))
+    check_inputs_outside(tmp_path / "run", (None, tmp_path / "data.h5", "digits"))
     for name in ("run", "run/data.h5"):
         with pytest.raises(UsageError, match=r"--overwrite would delete .*, an input of this command; use another"):
-            check_kept(tmp_path / "run", (tmp_path / name,))
+            check_inputs_outside(tmp_path / "run", (tmp_path / name,))

@@ -119,7 +119,7 @@ def test_a_slow_disk_changes_no_byte_of_a_checkpoint(
     file: PatchFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the background thread writes is a copy: training goes on meanwhile."""
-    monkeypatch.setattr(checkpoint, "KEPT", STEPS)
+    monkeypatch.setattr(checkpoint, "MAX_CHECKPOINTS", STEPS)
     fit(EVERYTHING, file, tmp_path / "quick").train()
     monkeypatch.setattr(checkpoint, "json", SlowJson)
     fit(EVERYTHING, file, tmp_path / "slow").train()

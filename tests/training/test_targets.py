@@ -10,7 +10,7 @@ from vitctl.config.masking import MaskingConfig
 from vitctl.training.targets import (
     class_colors,
     color_classes,
-    color_ways,
+    color_outputs,
     downsample_colors,
     mean_colors,
     normalize_patches,
@@ -51,7 +51,7 @@ def test_areas_of_a_patch_that_four_does_not_divide() -> None:
 
 @pytest.mark.parametrize(("channels", "ways"), [(1, (1, 8)), (3, (1, 512)), (4, (1, 4096)), (6, (6, 8))])
 def test_any_number_of_channels(channels: int, ways: tuple[int, int]) -> None:
-    assert color_ways(channels, 3) == ways
+    assert color_outputs(channels, 3) == ways
     found = mean_colors(patch(np.full((2, 2, channels), 255)), channels, MaskingConfig())
     assert found.shape == (1, 1, ways[0])
     assert (found == ways[1] - 1).all()

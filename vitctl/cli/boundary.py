@@ -1,4 +1,4 @@
-"""Where errors become one line and an exit code."""
+"""Turns errors into one line and an exit code."""
 
 import os
 import re
@@ -22,12 +22,12 @@ from vitctl.errors import (
 )  # fmt: skip
 from vitctl.reporting import print_safely
 
-DEVICES = "VITCTL_DEVICES"  # in a rank's environment: how many were started
-LOST = 75  # the code by which a rank tells its launcher that another one is gone
+DEVICES = "VITCTL_DEVICES"  # in a rank's environment: the number of ranks
+LOST = 75  # the exit code of a rank that lost contact with another one
 
 
 class Boundary(TyperGroup):
-    """Our own errors end in one line on stderr; anything else is a bug of ours and keeps its traceback."""
+    """vitctl's errors end in one line on stderr; anything else is a bug and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -41,7 +41,7 @@ class Boundary(TyperGroup):
             exit_quietly_on_other_ranks(error)
             fail(str(error), error.exit_code)
         except LostContact as error:
-            if DEVICES in os.environ:  # our launcher sees which rank is gone, and says so
+            if DEVICES in os.environ:  # the launcher reports which rank is gone
                 raise typer.Exit(LOST) from None
             fail(str(error), error.exit_code)
         except VitctlError as error:
@@ -49,9 +49,9 @@ class Boundary(TyperGroup):
         except KeyboardInterrupt as error:
             exit_with_message("stopped", 143 if isinstance(error, Terminated) else 130)
         except BrokenPipeError:
-            raise typer.Exit(0) from None  # whoever read our answer has enough
+            raise typer.Exit(0) from None  # the reader of the output has closed it
         except UnicodeEncodeError as error:
-            fail(f"this terminal's encoding, {error.encoding}, cannot show the answer; set PYTHONIOENCODING=utf-8", 2)
+            fail(f"this terminal's encoding, {error.encoding}, cannot show the output; set PYTHONIOENCODING=utf-8", 2)
         except Exception as error:
             if is_no_space(error):
                 names = (getattr(each, "filename", None) for each in causes(error))
@@ -61,12 +61,12 @@ class Boundary(TyperGroup):
             if isinstance(error, OSError) and error.filename:
                 fail(f"{str(error.filename)[:200]}: {error.strerror}", 3)
             if is_out_of_memory(error):
-                fail("out of memory; choose something smaller (--batch, --res), or close other programs", 4)
+                fail("out of memory; use a smaller --batch or --res, or close other programs", 4)
             clarify(error)
             raise
 
 
-FLAGS_ELSEWHERE = {  # what other tools call a flag of ours
+FLAGS_ELSEWHERE = {  # names in other tools -> the flag here
     "--learning-rate": "--lr", "--batch-size": "--batch", "--img-size": "--res", "--image-size": "--res",
     "--dataset": "--data", "--data-dir": "--data", "--output": "--out", "--output-dir": "--out",
     "--checkpoint": "--from", "--initial-checkpoint": "--from", "--pretrained": "--from", "--model-name": "--model",
@@ -75,7 +75,7 @@ FLAGS_ELSEWHERE = {  # what other tools call a flag of ours
 
 
 def clarify(error: Any) -> None:
-    """A wrong option or value, in words that say what is wanted; other errors are left as they are."""
+    """Adds a suggestion to the error of a wrong option or value; leaves other errors unchanged."""
     if hasattr(error, "option_name") and FLAGS_ELSEWHERE.get(error.option_name) and not error.possibilities:
         error.possibilities = [FLAGS_ELSEWHERE[error.option_name]]
     if not hasattr(error, "format_message"):
@@ -87,7 +87,7 @@ def clarify(error: Any) -> None:
 
 
 def exit_quietly_on_other_ranks(error: VitctlError) -> None:
-    """What befalls all ranks alike is told by the first alone."""
+    """An error that occurs on all ranks is printed by the first one only."""
     if os.environ.get("RANK", "0") != "0":
         raise typer.Exit(error.exit_code)
 
@@ -97,21 +97,20 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def exit_with_message(message: str, code: int) -> NoReturn:
-    """A stop that was asked for is no error."""
     print_safely(sys.stderr, " ".join(message.split()))
     raise typer.Exit(code)
 
 
 def resume_command(command: str, run: str) -> str:
-    """On as many devices as before, where we started one process for each."""
+    """The command that resumes the run, on the same number of devices."""
     devices = os.environ.get(DEVICES)
     return shlex.join(["vitctl", command, "--resume", run, *(["--devices", devices] if devices else [])])
 
 
 def rerun_command(command: str) -> str:
-    """The command as it was given; with --resume where that goes on."""
+    """The same command again; patchify needs --resume to continue."""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
     if command != "patchify":
-        return shlex.join(["vitctl", *words])  # what it was patchifying by the way is resumed by itself
+        return shlex.join(["vitctl", *words])  # if it was patchifying its data, it resumes that by itself
     end = words.index("--") if "--" in words else len(words)
     return shlex.join(["vitctl", *words[:end], "--resume", *words[end:]])

@@ -1,4 +1,4 @@
-"""Makes a command from its config: the fields become flags. A command adds its help text and its tables.
+"""Creates a command from its config: the fields become flags. A command adds its help text and its tables.
 
 @command(InterpolateConfig, "vitctl.workflows.interpolate:interpolate_positions", Overwrite)
 def interpolate_pos(result: "InterpolateResult") -> "list[Table]":
@@ -110,10 +110,10 @@ def make_parameter(field: OptionField, is_partial: bool) -> inspect.Parameter:
     flag = field.flag
     assert flag
     annotation, default, words, metavar = describe_parameter(field, is_partial)
-    shown = flag.default
-    if shown is None and is_partial and not is_switch(field) and field.default not in ((), ""):
-        shown = "the recipe's"
-    show_default: Any = shown or (shown is None and not is_switch(field))
+    default_text = flag.default
+    if default_text is None and is_partial and not is_switch(field) and field.default not in ((), ""):
+        default_text = "the recipe's"
+    show_default: Any = default_text or (default_text is None and not is_switch(field))
     info: Any
     if flag.argument:
         info = typer.Argument(help=field.help, metavar=metavar, show_default=show_default)
@@ -162,20 +162,20 @@ def strip(kind: Any) -> Any:
 
 def build(kind: type, fields: list[OptionField], values: dict[str, Any]) -> Any:
     """A config with the values from the command line."""
-    named: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for field in fields:
         value = read_value(field, values[parameter_name(field)])
         if value is None:
             continue
         if len(field.path) == 1:
-            named[field.path[0]] = value
-        elif field.path[0] not in named:
+            arguments[field.path[0]] = value
+        elif field.path[0] not in arguments:
             inner.setdefault(field.path[0], {})[field.path[1]] = value
     hints = typing.get_type_hints(kind)
     for name, changes in inner.items():
-        named[name] = with_fields(hints[name](), **changes)
-    return kind(**named)
+        arguments[name] = with_fields(hints[name](), **changes)
+    return kind(**arguments)
 
 
 def read_value(field: OptionField, value: Any) -> Any:

@@ -25,7 +25,7 @@ def reporter(quiet: bool) -> Reporter:
     return Rich() if sys.stderr.isatty() else PlainReporter()
 
 
-WIDE = 2000  # columns of output that is not a terminal: a path stays on its line
+WIDE = 2000  # columns of output that is not a terminal, so that paths are not wrapped
 SHORTEST, LONGEST = 1, 40  # columns of a progress bar
 
 
@@ -44,7 +44,7 @@ class Rich:
 
 
 class RichProgress(LiveProgress):
-    """A bar, where there is room for one, and the line."""
+    """A bar, if there is room for one, and a line of text."""
 
     def __init__(self, console: Console, label: str, total: int | None, unit: str, done: int) -> None:
         super().__init__(printable_text(label), total, unit, done)
@@ -73,14 +73,14 @@ def print_result(command: str, result: Any, as_json: bool, tables: Sequence[Tabl
         print(json.dumps(make_answer(command, result, run), allow_nan=False), flush=True)
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-    with console.capture() as drawn:
+    with console.capture() as capture:
         for number, table in enumerate(tables):
             console.print(*([""] if number else []), table, sep="\n")
-    print("\n".join(line.rstrip() for line in drawn.get().splitlines()), flush=True)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()), flush=True)
 
 
 def make_answer(command: str, result: Any, run: str | None = None) -> dict[str, Any]:
-    """What --json prints: the result, the command and the version."""
+    """The object for --json: the result, the command and the version."""
     head: dict[str, Any] = {"command": command, "version": __version__}
     if run:
         head["run"] = run

@@ -14,11 +14,11 @@ from vitctl.errors import ConfigError, did_you_mean
 CHAPTERS = (  # in the order in which a newcomer reads them
     "start", "data", "training", "selfsup", "fewshot", "results", "weights", "recipes", "devices", "scripts", "python",
 )  # fmt: skip
-WIDTH = 100  # columns that are read with ease
+WIDTH = 100  # columns, at most
 
 
 def complete_topic(ctx: typer.Context, incomplete: str) -> list[str]:
-    """For the shell, which completes what was begun."""
+    """Completions for the shell."""
     return [name for name in topics(ctx) if name.startswith(incomplete)]
 
 
@@ -65,7 +65,7 @@ def title(text: str) -> str:
 
 
 def show_options(command: Any, name: str, ctx: typer.Context) -> None:
-    """What --help of the command prints, and the chapter that says more."""
+    """Prints the --help of the command, and the chapter with more about it."""
     with suppress(typer.Exit):
         command.make_context(name, ["--help"], parent=ctx.parent)
     for where in CHAPTERS:
@@ -74,7 +74,7 @@ def show_options(command: Any, name: str, ctx: typer.Context) -> None:
 
 
 def show(text: str) -> None:
-    """Rendered on a terminal, and paged where it is longer than that; the source itself elsewhere."""
+    """Prints a chapter: rendered and paged on a terminal, as Markdown elsewhere."""
     if not sys.stdout.isatty():
         print(text, end="")
         return
@@ -94,7 +94,7 @@ def show(text: str) -> None:
 
 
 def for_terminal(text: str) -> str:
-    """Links to other chapters as the command that shows them, and figures by their captions."""
+    """Replaces links to other chapters by the command that shows them, and figures by their captions."""
     text = re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"(Figure: \1)", text)
     text = re.sub(r"\[([^\]]*)\]\((\w+)\.md(?:#[^)]*)?\)", r"\1 (`vitctl help \2`)", text)
     return re.sub(r"\[([^\]]*)\]\(#[^)]*\)", r"\1", text)

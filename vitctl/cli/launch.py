@@ -1,4 +1,4 @@
-"""Several processes on one machine, as torchrun would start them, but with their true exit code."""
+"""Starts several processes on one machine like torchrun, but keeps their exit code."""
 
 import os
 import shlex
@@ -15,12 +15,12 @@ from vitctl.cli.boundary import DEVICES, LOST, fail
 from vitctl.errors import RunError, UsageError
 from vitctl.machine import cores, cuda_devices, die_with_parent
 
-PATIENCE = 60.0  # seconds that the others get to stop by themselves when one has failed
-ALWAYS = 2  # processes that may be tried anywhere: two even share a core
+PATIENCE = 60.0  # seconds for the other ranks to stop by themselves after one failed
+ALWAYS = 2  # processes that are allowed on any machine, even on a single core
 
 
 def launch(devices: int | None, device: str | None) -> bool:
-    """Starts this command once for each device and waits; False where this process is to do the work itself."""
+    """Starts this command once per device and waits. Returns False if this process should do the work itself."""
     if devices in (None, 1) or "RANK" in os.environ:
         return False
     if devices is None or devices < 1:
@@ -40,11 +40,10 @@ def launch(devices: int | None, device: str | None) -> bool:
 
 
 def check_device_count(devices: int, device: str | None) -> None:
-    """Before any process is started."""
     gpus = 0 if device == "cpu" else cuda_devices()
-    there, what = (gpus, "CUDA devices") if gpus else (max(cores(), ALWAYS), "CPU cores")
-    if devices > there:
-        raise UsageError(f"--devices {devices}: more than the {there} {what} here; give {there} at most")
+    available, what = (gpus, "CUDA devices") if gpus else (max(cores(), ALWAYS), "CPU cores")
+    if devices > available:
+        raise UsageError(f"--devices {devices}: more than the {available} {what} here; use at most {available}")
 
 
 def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -61,22 +60,22 @@ def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def wait_for_ranks(ranks: list[subprocess.Popen[bytes]]) -> int:
-    """The code of the first that fails, or a line on how it was killed; signals to us are theirs."""
+    """Waits for all ranks and returns the exit code of the first that fails. Passes signals on to them."""
     sent: list[int] = []
 
-    def pass_on(number: int, _frame: object) -> None:
+    def forward_signal(number: int, _frame: object) -> None:
         sent.append(number)
         for rank in ranks:
             rank.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+        signal.signal(number, forward_signal)
     codes: list[int | None] = [None]
     while None in codes and not any(codes):
         time.sleep(0.05)
@@ -91,13 +90,13 @@ def wait_for_ranks(ranks: list[subprocess.Popen[bytes]]) -> int:
 
 
 def exit_code_of_ranks(codes: Sequence[int | None], sent: Sequence[int]) -> int:
-    """The code of a rank that said why it failed; a line where one was killed; 0 where it is still to be seen."""
-    told = next((code for code in codes if code and code > 0 and code != LOST), 0)
+    """The code of a rank that reported its failure, or 0. Prints an error and exits if a rank was killed."""
+    reported = next((code for code in codes if code and code > 0 and code != LOST), 0)
     killed = next((rank for rank, code in enumerate(codes) if code and code < 0), None)
-    if sent and told in (0, 1, 130, 143):
-        return 128 + sent[0]  # also of ranks that were not ready for it: an import that is interrupted may fail anyhow
-    if told:
-        return told
+    if sent and reported in (0, 1, 130, 143):
+        return 128 + sent[0]  # 1: a rank that was interrupted while importing may fail with any error
+    if reported:
+        return reported
     if killed is not None:
         number = -(codes[killed] or 0)
         memory = " (out of memory? A smaller --micro-batch needs less)" if number == signal.SIGKILL else ""
@@ -106,10 +105,10 @@ def exit_code_of_ranks(codes: Sequence[int | None], sent: Sequence[int]) -> int:
 
 
 def end_ranks(ranks: list[subprocess.Popen[bytes]]) -> list[int | None]:
-    """Ends those that wait for one that crashed, when the others had time to stop; the codes of these."""
+    """Gives all ranks time to stop, then kills the rest; returns the codes of those that stopped."""
     crashed = any(rank.poll() not in (None, 0, 130, 143) for rank in ranks)
-    until = time.monotonic() + (1.0 if crashed else PATIENCE)
-    while any(rank.poll() is None for rank in ranks) and time.monotonic() < until:
+    deadline = time.monotonic() + (1.0 if crashed else PATIENCE)
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
         time.sleep(0.05)
     codes = [rank.poll() for rank in ranks]
     for rank in ranks:
@@ -119,7 +118,7 @@ def end_ranks(ranks: list[subprocess.Popen[bytes]]) -> list[int | None]:
 
 
 def resume_line() -> str:
-    """This command, going on with its run."""
+    """The same command with --resume."""
     words = [word for word in sys.argv[1:] if word != "--overwrite"]
-    is_said = any(word in ("--dry-run", "--resume") or word.startswith("--resume=") for word in words)
-    return shlex.join(["vitctl", *words, *([] if is_said else ["--resume", "auto"])])
+    has_resume = any(word in ("--dry-run", "--resume") or word.startswith("--resume=") for word in words)
+    return shlex.join(["vitctl", *words, *([] if has_resume else ["--resume", "auto"])])

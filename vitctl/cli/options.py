@@ -1,4 +1,4 @@
-"""The flags that mean the same in every command."""
+"""Flags shared by several commands."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,16 +16,16 @@ SET = typer.Option(
 )
 
 
-def complete_recipe(begun: str) -> list[str]:
+def complete_recipe(incomplete: str) -> list[str]:
     from vitctl.config.recipes import RECIPES
 
-    return [name for name in RECIPES if name.startswith(begun)]
+    return [name for name in RECIPES if name.startswith(incomplete)]
 
 
-def complete_model(begun: str) -> list[str]:
+def complete_model(incomplete: str) -> list[str]:
     from vitctl.config.model import LISTED
 
-    return [name for name in LISTED if name.startswith(begun)]
+    return [name for name in LISTED if name.startswith(incomplete)]
 
 
 COMPLETIONS = {"recipes": complete_recipe, "models": complete_model}  # for the shell

@@ -25,7 +25,7 @@ def patchify(result: "PatchifyResult") -> "list[Table]":
 
 
 def patch_file_tables(info: "PatchFileInfo", more: dict[str, str]) -> "list[Table]":
-    """The content of a patch file."""
+    """Tables about the content of a patch file."""
     from vitctl.cli.console import columns_table, facts_table
     from vitctl.reporting import format_size
 
@@ -59,7 +59,6 @@ def patch_file_tables(info: "PatchFileInfo", more: dict[str, str]) -> "list[Tabl
 
 
 def join_names(names: list[str]) -> str:
-    shown = ", ".join(names[:8])
-    return (
-        f"{len(names)}: {shown}" + (", ..." if len(names) > 8 else "") if names else "none: the images have no labels"
-    )
+    if not names:
+        return "none: the images have no labels"
+    return f"{len(names)}: {', '.join(names[:8])}" + (", ..." if len(names) > 8 else "")

@@ -14,7 +14,7 @@ SHOWN = 100  # images on the terminal
 
 
 def read_names(config: PredictConfig, as_json: bool) -> PredictConfig:
-    """Replace - by the names on stdin; without --json, keep only as many predictions as are shown."""
+    """Replace - by the names on stdin; without --json, keep only the predictions to print."""
     names = config.pictures
     if "-" in names:
         names = (*(each for each in names if each != "-"), *sys.stdin.read().splitlines())

@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr as the commands need them, whatever they are connected to."""
+"""Prepares stdin, stdout and stderr, whatever they are connected to."""
 
 import errno
 import io
@@ -12,26 +12,26 @@ from vitctl.errors import RunError
 
 
 def prepare_streams() -> None:
-    """Before anything else is opened: a file of the user must not get the number of a closed stdout or stderr."""
+    """Called before any file is opened: no file may get the number of a closed stdout or stderr."""
     occupy(0, os.O_RDONLY)
     occupy(1, os.O_RDONLY)  # so that writing to it still fails
     occupy(2, os.O_WRONLY)
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # names of files may be any bytes
-    sys.stdout = wrap_stream(sys.stdout or os.fdopen(1, "w", closefd=False), AnswerStream)
-    sys.stderr = wrap_stream(sys.stderr or os.fdopen(2, "w", closefd=False), StoryStream)
+        sys.stdin.reconfigure(errors="surrogateescape")  # file names may be any bytes
+    sys.stdout = wrap_stream(sys.stdout or os.fdopen(1, "w", closefd=False), ResultStream)
+    sys.stderr = wrap_stream(sys.stderr or os.fdopen(2, "w", closefd=False), MessageStream)
 
 
 def occupy(number: int, mode: int) -> None:
     try:
         os.fstat(number)
     except OSError:
-        os.set_inheritable(os.open(os.devnull, mode), True)  # the lowest number that is free is this one
+        os.set_inheritable(os.open(os.devnull, mode), True)  # takes the lowest free number, which is this one
 
 
-class AnswerStream(io.TextIOWrapper):
-    """stdout: an answer that cannot be written fails the command."""
+class ResultStream(io.TextIOWrapper):
+    """stdout: a result that cannot be written is an error."""
 
     def write(self, text: str, /) -> int:
         with require_stdout():
@@ -42,8 +42,8 @@ class AnswerStream(io.TextIOWrapper):
             super().flush()
 
 
-class StoryStream(io.TextIOWrapper):
-    """stderr: nothing depends on somebody listening."""
+class MessageStream(io.TextIOWrapper):
+    """stderr: errors in writing are ignored."""
 
     def write(self, text: str, /) -> int:
         with suppress(OSError):
@@ -56,11 +56,11 @@ class StoryStream(io.TextIOWrapper):
 
 
 def wrap_stream(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
-    """The same stream, of that kind; one that somebody has put in its place (a notebook, a test) stays as it is."""
+    """Converts a stream to this class; a replaced one (by a notebook or a test) stays as it is."""
     if type(stream) is not io.TextIOWrapper:
         return stream
-    kept = {name: getattr(stream, name) for name in ("encoding", "errors", "line_buffering", "write_through")}
-    return kind(stream.detach(), **kept)
+    settings = {name: getattr(stream, name) for name in ("encoding", "errors", "line_buffering", "write_through")}
+    return kind(stream.detach(), **settings)
 
 
 @contextmanager
@@ -71,11 +71,11 @@ def require_stdout() -> Iterator[None]:
         raise
     except OSError as error:
         reason = "it is closed" if error.errno == errno.EBADF else error.strerror
-        raise RunError(f"the answer cannot be written to stdout ({reason}); send it somewhere else") from error
+        raise RunError(f"the result cannot be written to stdout ({reason}); redirect it elsewhere") from error
 
 
 def discard_unwritten() -> None:
-    """What could not be written goes nowhere: at its end the interpreter would try again, and change the exit code."""
+    """Drops output that could not be written: at exit the interpreter would try again and change the exit code."""
     try:
         sys.stdout.flush()
     except (OSError, RunError):

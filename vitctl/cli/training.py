@@ -1,4 +1,4 @@
-"""What the three commands that train share: several processes, and the table."""
+"""Shared by the three training commands: several processes, and the table."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ class TrainingFlags(RunOptions):
 def run_on_devices(
     load: "Callable[[], Any]", config: "TrainConfig", flags: TrainingFlags, reporter: "Reporter"
 ) -> "RunResult | None":
-    """Train here, or start one process per device; they do the same as this one, but only the first one answers."""
+    """Train in this process, or start one process per device, of which only the first prints a result."""
     from vitctl.cli.launch import launch
 
     if launch(flags.devices, config.device if "device" in config.named else None):
@@ -34,7 +34,7 @@ def run_on_devices(
 
 
 def run_rows(result: "RunResult", data: str, what: "dict[str, str] | None" = None) -> dict[str, str]:
-    """The rows that every training command shows."""
+    """The rows that all training commands print."""
     from vitctl.reporting import format_count, format_duration
 
     return {

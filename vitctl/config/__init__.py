@@ -1,1 +1,1 @@
-"""What a run is: frozen dataclasses that check themselves, and the paper's tables as literal rows."""
+"""The configs of all commands: frozen dataclasses that check themselves, and the paper's tables as literal rows."""

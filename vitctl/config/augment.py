@@ -63,7 +63,7 @@ class AugmentConfig(Partial):
 def augmentation(name: str) -> AugmentConfig:
     if name not in PRESETS:
         raise ConfigError(f"augmentation {name!r} is unknown; {did_you_mean(name, PRESETS)}")
-    return replace(PRESETS[name])  # with all of its fields named, so that it replaces those of a recipe
+    return replace(PRESETS[name])  # names all fields, so that they replace those of a recipe
 
 
 PRESETS: dict[str, AugmentConfig] = {

@@ -1,4 +1,4 @@
-"""What `vitctl bench` measures."""
+"""The config of `vitctl bench`."""
 
 import re
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class TrainCase:
 
     @classmethod
     def parse(cls, text: str) -> "TrainCase":
-        found = re.fullmatch(r"(.+)@([0-9]{1,18})x([0-9]{1,18})", text)
-        if not found:
+        match = re.fullmatch(r"(.+)@([0-9]{1,18})x([0-9]{1,18})", text)
+        if not match:
             raise ConfigError(f"train case {text!r} is not understood; write MODEL@PIXELSxBATCH: vit-ti/16@224x32")
-        return cls(found[1], int(found[2]), int(found[3]))
+        return cls(match[1], int(match[2]), int(match[3]))

@@ -1,4 +1,4 @@
-"""The few checks that every config uses; each failure is one line that names the field."""
+"""Checks used by every config; each error is one line that names the field."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from vitctl.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a field may hold, as part of its type: `depth: Annotated[int, Range(1, 1000)]`."""
+    """The numbers allowed for a field, as part of its type: `depth: Annotated[int, Range(1, 1000)]`."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Range:
     under: bool = False  # high itself is not allowed
 
     def __contains__(self, value: Any) -> bool:
-        """Never NaN, and infinity only where it is allowed."""
+        """Never true for NaN; for infinity, only if `high` is infinite."""
         low = self.low < value if self.above else self.low <= value
         return bool(low and (value < self.high if self.under else value <= self.high))
 
@@ -33,14 +33,14 @@ class Range:
 
 
 SHARE = Range(0, 1)  # of a whole
-COUNT = Range(1, 1_000_000)  # images at a time, and the like: more than anybody has a use for
+COUNT = Range(1, 1_000_000)  # such as images in a batch
 
 Share = Annotated[float, SHARE]
 BelowOne = Annotated[float, Range(0, 1, under=True)]
 AboveZero = Annotated[float, Range(0, 1, above=True)]
 Between = Annotated[float, Range(0, 1, above=True, under=True)]
 Amount = Annotated[float, Range(0, 1000)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]  # what torch, NumPy and scikit-learn all take
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # valid for torch, NumPy and scikit-learn
 Steps = Annotated[int, Range(1, 1_000_000_000)]
 StepsOrZero = Annotated[int, Range(0, 1_000_000_000)]
 Count = Annotated[int, COUNT]
@@ -75,7 +75,7 @@ def within(name: str, value: Any, allowed: Range) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a field may hold."""
+    """The values allowed for a field."""
 
     allowed: Range | None
     choices: tuple[str, ...]
@@ -113,21 +113,21 @@ def choices_of(hint: Any) -> tuple[str, ...]:
 
 
 def range_of(hint: Any) -> Range | None:
-    """The range in an annotation, however deep inside unions and tuples."""
+    """The range in an annotation, at any depth inside unions and tuples."""
     parts = typing.get_args(hint)
-    given = (part if isinstance(part, Range) else range_of(part) for part in parts)
-    return next((each for each in given if each), None)
+    ranges = (part if isinstance(part, Range) else range_of(part) for part in parts)
+    return next((each for each in ranges if each), None)
 
 
 def whole_number(text: str) -> int:
-    """As int() reads it, in plain digits alone: not 1_000, and no digits of other scripts."""
+    """Like int(), but only for plain digits: not 1_000, and no digits of other scripts."""
     if not re.fullmatch(r"[+-]?[0-9]+", text.strip()):
         raise ValueError(text)
     return int(text)
 
 
 def parse_number(text: str) -> float:
-    """As float() reads it, in plain digits alone; also inf and nan, which no range allows."""
+    """Like float(), but only for plain digits; also inf and nan, which no range allows."""
     if "_" in text or not text.isascii():
         raise ValueError(text)
     return float(text)

@@ -1,4 +1,4 @@
-"""What `vitctl demo` shows."""
+"""The config of `vitctl demo`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -32,5 +32,5 @@ class DemoConfig:
 
     @property
     def pixels(self) -> int:
-        """Of a patch."""
+        """The patch size."""
         return self.patch or (4 if self.embedded else 16)

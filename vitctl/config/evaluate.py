@@ -1,4 +1,4 @@
-"""What `vitctl evaluate` measures."""
+"""The config of `vitctl evaluate`."""
 
 from dataclasses import dataclass
 

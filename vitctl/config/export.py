@@ -1,4 +1,4 @@
-"""What `vitctl export` writes, and how closely it must agree with the model."""
+"""The config of `vitctl export`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -40,8 +40,10 @@ class ExportConfig(DataConfig, WeightsConfig):
         check_config(self)
         require(self.precision != "int8" or self.format == "onnx", f"precision int8 is for onnx, not for {self.format}")
         for name in ("with_preprocessing", "dynamic_size"):
-            wanted = getattr(self, name) and self.format not in GRAPHS
-            require(not wanted, f"{name} is for onnx and torch: {self.format} holds weights, not the computation")
+            is_unsupported = getattr(self, name) and self.format not in GRAPHS
+            require(
+                not is_unsupported, f"{name} is for onnx and torch: {self.format} holds weights, not the computation"
+            )
         require(
             not (self.with_preprocessing and self.dynamic_size),
             "with_preprocessing resizes images to the model's size, dynamic_size takes them as they are; choose one",
@@ -52,7 +54,7 @@ class ExportConfig(DataConfig, WeightsConfig):
 
     @property
     def closeness(self) -> float | None:
-        """How far logits may be from the model's; None where only the agreement counts."""
+        """The allowed relative difference of the logits; None if only the agreement counts."""
         if self.tolerance is not None or self.precision == "int8":
             return self.tolerance
         return max(TOLERANCES[self.precision], ROUNDED if self.with_preprocessing else 0.0)

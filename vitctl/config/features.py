@@ -1,4 +1,4 @@
-"""What `vitctl features` extracts from which model."""
+"""The config of `vitctl features`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from vitctl.config.common import DataConfig, DeviceConfig, PrecisionConfig, Weig
 from vitctl.config.option import option, setting
 from vitctl.config.res import Res
 
-PIXELS = "pixels"  # in place of weights: the images themselves
+PIXELS = "pixels"  # instead of weights: the images themselves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What `vitctl fewshot` measures."""
+"""The config of `vitctl fewshot`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ Probe = Literal["lsr", "lsr-grid", "logreg", "knn", "ncm"]
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Strengths of the probes, and which images choose that of lsr-grid."""
+    """Hyperparameters of the probes."""
 
     l2: Annotated[float, Range(0, 1e30, above=True)] = setting(
         2.0**10, "L2 strength of lsr"

@@ -1,4 +1,4 @@
-"""What `vitctl inspect` looks at."""
+"""The config of `vitctl inspect`."""
 
 from dataclasses import dataclass
 from typing import Annotated

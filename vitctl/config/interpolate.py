@@ -1,4 +1,4 @@
-"""What `vitctl interpolate-pos` does."""
+"""The config of `vitctl interpolate-pos`."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What masked-patch self-supervision hides, and what it asks for."""
+"""The masking of self-supervised training, and its targets."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ ROUNDING = 1e-9  # of a share of patches: 0.9 of 10 leaves one, not none
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig(Partial):
-    """The paper (appendix B.1.2) does not say what is marked with *; our choice is stored with the run."""
+    """The paper (appendix B.1.2) does not specify the choices marked with *; they are stored with the run."""
 
     ratio: Between = option(0.5, "Share of the patches to hide.", metavar="SHARE")  # int(N (1 - ratio)) stay, as in MAE
     masked: Share = setting(0.8, "share of the hidden patches that become the learned mask token")
@@ -33,7 +33,7 @@ class MaskingConfig(Partial):
         require(self.decoder_dim % 4 == 0, f"masking.decoder_dim is {self.decoder_dim}; it must be a multiple of 4")
 
     def counts(self, patches: int) -> "Counts":
-        """How many patches of an image are hidden. Here, because `--set` changes one field at a time."""
+        """How many patches of an image are hidden. Checked here, because `--set` changes one field at a time."""
         require(self.masked + self.swapped <= 1 + ROUNDING, "masking.masked and masking.swapped add up to more than 1")
         left = int(patches * (1 - self.ratio) + ROUNDING)
         hidden = patches - left
@@ -48,6 +48,6 @@ class MaskingConfig(Partial):
 
 @dataclass(frozen=True)
 class Counts:
-    hidden: int  # asked for
+    hidden: int  # to predict
     masked: int
     swapped: int

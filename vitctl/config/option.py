@@ -1,4 +1,4 @@
-"""Fields of configs: the help of a field, and its flag on the command line, are written where the field is."""
+"""Fields of configs, each declared with its help and its flag on the command line."""
 
 import dataclasses
 import typing
@@ -13,17 +13,17 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Flag:
-    """How a field is given on the command line."""
+    """The command-line flag of a field."""
 
     name: str | None = None  # --name; otherwise the field's name
     metavar: str | None = None
     argument: bool = False  # positional
-    const: Any = None  # the value that the bare switch stands for
+    const: Any = None  # the value of a switch without argument
     commas: bool = False  # a tuple is written as a,b,c; otherwise the flag is repeated
     none: str | None = None  # the word for None among the values
-    default: str | None = None  # shown in the help in place of the default value; "" shows nothing
+    default: str | None = None  # replaces the default value in the help; "" prints none
     late: bool = False  # near the end of the help
-    complete: Literal["recipes", "models"] | None = None  # what the shell offers
+    complete: Literal["recipes", "models"] | None = None  # completions in the shell
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def option_fields(
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON has it: nested configs as objects, tuples as lists, a resolution as text."""
+    """A config for JSON: nested configs as objects, tuples as lists, a resolution as text."""
     return {field.name: as_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
@@ -87,7 +87,7 @@ def as_json(value: Any) -> Any:
 
 
 class Partial:
-    """A frozen, keyword-only dataclass that knows which of its fields the caller named: a recipe decides the others."""
+    """A frozen, keyword-only dataclass that remembers which fields the caller set: a recipe sets the others."""
 
     named: ClassVar[frozenset[str]]
 
@@ -98,7 +98,7 @@ class Partial:
 
 
 def with_fields(config: C, **changes: Any) -> C:
-    """dataclasses.replace, which for a Partial names these fields alone."""
+    """dataclasses.replace; for a Partial, only the changed fields are added to `named`."""
     new: C = dataclasses.replace(config, **changes)  # type: ignore[type-var]
     if isinstance(config, Partial):
         object.__setattr__(new, "named", config.named | changes.keys())
@@ -106,7 +106,7 @@ def with_fields(config: C, **changes: Any) -> C:
 
 
 def with_named(base: C, request: Partial) -> C:
-    """`base` with the fields that `request` names; nested configs field by field."""
+    """`base` with the fields set in `request`; nested configs field by field."""
     changes = {name: getattr(request, name) for name in request.named}
     for name, value in changes.items():
         if isinstance(value, Partial):

@@ -1,4 +1,4 @@
-"""What `vitctl patchify` makes of a source."""
+"""The config of `vitctl patchify`."""
 
 import re
 from dataclasses import dataclass
@@ -112,7 +112,7 @@ class PatchifyConfig:
         return parts
 
     def content(self) -> dict[str, object]:
-        """The fields that decide the bytes of the file: a resumed build must agree in them."""
+        """The fields that determine the bytes of the file: they must be the same in a resumed build."""
         free = {"out", "workers", "on_error", "shard"}
         free |= {name for name in MANIFEST if getattr(self, name) is None}  # files that are older than these fields
         values = {name: value for name, value in vars(self).items() if name not in free}

@@ -1,4 +1,4 @@
-"""What `vitctl predict` classifies, and what it writes."""
+"""The config of `vitctl predict`."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What `vitctl study` repeats of the paper, and how much of it there is time for."""
+"""The config of `vitctl study`."""
 
 import re
 from collections.abc import Iterable
@@ -42,14 +42,16 @@ class StudyConfig:
         check_config(self)
         for flag, value, name in (("--from", self.source, "vtab"), ("target", self.target, "optimizer")):
             require(value is None or self.name == name, f"{flag} is for the study {name}, not for {self.name}")
-        good = re.fullmatch(r"[1-9][0-9]{0,17}/[1-9][0-9]{0,17}", self.cells)
-        require(good is not None and self.part[0] <= self.part[1], f"cells {self.cells!r} is not understood; write 2/4")
+        match = re.fullmatch(r"[1-9][0-9]{0,17}/[1-9][0-9]{0,17}", self.cells)
+        require(
+            match is not None and self.part[0] <= self.part[1], f"cells {self.cells!r} is not understood; write 2/4"
+        )
         within("cells", self.part[1], COUNT)
 
     @property
     def part(self) -> tuple[int, int]:
-        which, of = self.cells.split("/")
-        return int(which), int(of)
+        part, parts = self.cells.split("/")
+        return int(part), int(parts)
 
 
 def override_study(config: StudyConfig, assignments: Iterable[str]) -> StudyConfig:
@@ -57,11 +59,11 @@ def override_study(config: StudyConfig, assignments: Iterable[str]) -> StudyConf
     assignments = tuple(assignments)
     own = tuple(each for each in assignments if each.partition("=")[0].strip() in vars(config))
     others = tuple(each for each in assignments if each not in own)
-    for each in others:  # a wrong one is an error before anything runs
+    for each in others:  # raise an error for a wrong one before anything runs
         override(next((kind() for kind in CONFIGS.values() if has_setting(kind, each)), PretrainConfig()), [each])
     return replace(override(config, own), settings=(*config.settings, *others))
 
 
 def has_setting(kind: type, assignment: str) -> bool:
-    """Whether a config has the field that is set, or the nested config that it is in."""
+    """Whether a config has the field of the assignment, or the nested config of that field."""
     return re.split(r"[.=]", assignment)[0].strip() in {field.name for field in fields(kind)}

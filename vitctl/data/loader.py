@@ -35,7 +35,7 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """Copies pixels and labels to the device. If they are pinned, the copy overlaps with the device's work.
 
-        `rows` and `epochs` stay on the CPU, where random choices are drawn, so that nothing waits for the device.
+        `rows` and `epochs` stay on the CPU, where random numbers are computed, so that nothing waits for the device.
         """
         pixels, labels = (value.to(device, non_blocking=True) for value in (self.pixels, self.labels))
         return replace(self, pixels=pixels, labels=labels)
@@ -101,8 +101,8 @@ class Loader:
 
     def keys(self, step: int) -> tuple[Ints, Ints]:
         """Row and epoch of each sample in this rank's share, int64 [B] each."""
-        begin = step * self.batch + self.rank * self.share
-        return at(np.arange(begin, begin + self.share), self.split.rows, self.seed, self.shuffle)
+        start = step * self.batch + self.rank * self.share
+        return at(np.arange(start, start + self.share), self.split.rows, self.seed, self.shuffle)
 
     def stream(self, first: int = 0) -> Iterator[Batch]:
         """The batches of steps `first`, first + 1, ... without end."""

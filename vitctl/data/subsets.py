@@ -1,4 +1,4 @@
-"""Parts of a split: fewer images, or a held-out part. Drawn from the seed, evenly from the classes."""
+"""Parts of a split: fewer images, or a held-out part. Sampled from the seed, evenly from the classes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from vitctl.randomness import Draws
 
 
 def limit_split(split: Split, count: int | None, seed: int) -> Split:
-    """At most `count` images, taken from each class in turn."""
+    """At most `count` images, spread evenly over the classes."""
     if count is None or count >= split.rows:
         return split
     order, turn = group_by_class(split, seed, "limit")
@@ -34,8 +34,8 @@ def group_by_class(split: Split, seed: int, purpose: str) -> tuple[Any, Any]:
     """All rows [rows], class by class, in random order within a class; and the position of each in its class [rows]."""
     labels = split.labels()
     order = np.lexsort((split_draws(split.rows, seed, purpose), labels))
-    begins = np.searchsorted(labels[order], labels[order])
-    return order, np.arange(len(order)) - begins
+    starts = np.searchsorted(labels[order], labels[order])
+    return order, np.arange(len(order)) - starts
 
 
 def split_draws(rows: int, seed: int, purpose: str) -> Any:

@@ -1,1 +1,1 @@
-"""What a model has learned: the measurements of the paper's section 4.5 and appendix D, and their figures."""
+"""Measurements and figures of what a model has learned (the paper's section 4.5 and appendix D)."""

@@ -33,15 +33,15 @@ MARKS = "osD^vP"
 
 
 @contextmanager
-def without_remarks() -> Iterator[None]:
-    """Hides matplotlib's remarks about its font cache, a read-only home and letters that its font lacks."""
+def mute_matplotlib() -> Iterator[None]:
+    """Mutes matplotlib's messages about its font cache, a read-only home and letters that its font lacks."""
     with mute_loggers("matplotlib"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
 
 
 def canvas(width: float, height: float, title: str, dpi: int = 150) -> Any:
-    with without_remarks():
+    with mute_matplotlib():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -80,7 +80,7 @@ def add_color_bar(figure: Any, axes: Any, image: Any, label: str, shrink: float)
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    with atomic_write(path) as aside, without_remarks():
+    with atomic_write(path) as aside, mute_matplotlib():
         figure.savefig(aside, format="png")
 
 

@@ -1,4 +1,4 @@
-"""What a model has learned, in the paper's figures: position embeddings, filters, attention distance and layers."""
+"""The paper's figures of a trained model: position embeddings, filters, attention distance and layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +71,9 @@ def components(kernels: Array, count: int = 28) -> tuple[Array, Array]:
     count = min(count, len(vectors))
     shares = sizes**2 / max(float((sizes**2).sum()), 1e-30)
     vectors = vectors[:count]
-    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(1)[:, None], 1)  # is made positive: SVD signs are free
+    largest = np.take_along_axis(
+        vectors, np.abs(vectors).argmax(1)[:, None], 1
+    )  # made positive, because SVD signs are arbitrary
     return (vectors * np.sign(largest)).reshape(count, *kernels.shape[1:]), shares[:count]
 
 

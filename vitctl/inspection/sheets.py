@@ -66,10 +66,10 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
 
 
 def make_image(pixels: Array, size: tuple[int, int], smooth: bool) -> Image.Image:
-    """uint8 [H, W, C] at another (width, height). Other than three channels show the first one in gray."""
+    """uint8 [H, W, C] at another (width, height); the first channel in gray unless there are three."""
     rgb = pixels if pixels.shape[-1] == 3 else pixels[..., :1].repeat(3, -1)
-    way = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-    return Image.fromarray(np.ascontiguousarray(rgb)).resize(size, way)
+    resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    return Image.fromarray(np.ascontiguousarray(rgb)).resize(size, resampling)
 
 
 @dataclass(frozen=True)
@@ -145,19 +145,19 @@ def draw_predictions(verdicts: Sequence[Verdict], path: Path, title: str, subtit
 
 def paste_verdict(sheet: Any, pen: Any, verdict: Verdict, place: tuple[int, int], size: tuple[int, int]) -> None:
     (x, y), (width, height), frame = place, size, 4
-    known = verdict.label is not None
-    if known:
+    has_label = verdict.label is not None
+    if has_label:
         pen.rectangle((x - frame, y - frame, x + width + frame - 1, y + height + frame - 1), verdict.color)
     small = width > verdict.pixels.shape[1] and verdict.pixels.shape[1] < 64
     sheet.paste(make_image(verdict.pixels, size, smooth=not small), place)
-    if not known:
+    if not has_label:
         pen.rectangle((x - 1, y - 1, x + width, y + height), outline=LINE)
     share = f"{verdict.probability:.0%}"
     room = width - font(14).getlength(share) - 8
     below = y + height + frame + 6
     pen.text((x, below), fit_text(printable_text(verdict.answer), room, 14, True), verdict.color, font(14, True))
     pen.text((x + width, below), share, QUIET, font(14), anchor="ra")
-    if known and verdict.label != verdict.answer:
+    if has_label and verdict.label != verdict.answer:
         truth = fit_text(f"true: {printable_text(verdict.label or '')}", width, 13)
         pen.text((x, below + 18), truth, QUIET, font(13))
 
@@ -171,16 +171,18 @@ def cells(columns: int, width: int, height: int) -> Iterator[tuple[int, int]]:
 
 
 def draw_reconstructions(
-    path: Path, title: str, size: tuple[int, int, int], pixels: Any, corruption: Any, answers: Any, asked: Any
+    path: Path, title: str, size: tuple[int, int, int], pixels: Any, corruption: Any, predictions: Any, targets: Any
 ) -> None:
     """A column for each image: the image, the visible patches, the prediction and the target.
 
-    `pixels` is uint8 [B, N, P*P*C]. `answers` and `asked` are predictions and targets of the hidden patches
-    [B, M, P*P*C]; `asked` is None if the target is the image itself.
+    `pixels` is uint8 [B, N, P*P*C]. `predictions` and `targets` are of the hidden patches, [B, M, P*P*C]; `targets` is
+    None if the target is the image itself.
     """
     gap, margin, gutter, top = 8, 28, 118, 62
     parts = [pixels.numpy(), show_visible(pixels.numpy(), corruption)]
-    parts += [fill_hidden(pixels.numpy(), corruption, each.numpy()) for each in (answers, asked) if each is not None]
+    parts += [
+        fill_hidden(pixels.numpy(), corruption, each.numpy()) for each in (predictions, targets) if each is not None
+    ]
     height, width, patch = size
     rows = [unpatchify_images(patches, height, width, patch) for patches in parts]
     scale = max(1, 128 // max(height, width))
@@ -200,19 +202,19 @@ def draw_reconstructions(
 
 def show_visible(patches: Array, corruption: Any) -> Array:
     """Masked patches in gray, swapped ones with the other patch; hidden ones that stay unchanged are visible."""
-    shown = patches.copy()
+    visible = patches.copy()
     hidden, others = corruption.hidden.numpy(), corruption.others.numpy()
     images = np.arange(len(patches))[:, None]
-    shown[images, hidden[:, : corruption.masked]] = GRAY
+    visible[images, hidden[:, : corruption.masked]] = GRAY
     swapped = hidden[:, corruption.masked : corruption.masked + others.shape[1]]
-    shown[images, swapped] = patches[images, others]
-    return shown
+    visible[images, swapped] = patches[images, others]
+    return visible
 
 
 def fill_hidden(patches: Array, corruption: Any, values: Array) -> Array:
-    shown = patches.copy()
-    shown[np.arange(len(patches))[:, None], corruption.hidden.numpy()] = values
-    return shown
+    filled = patches.copy()
+    filled[np.arange(len(patches))[:, None], corruption.hidden.numpy()] = values
+    return filled
 
 
 def overlay(image: Array, weights: Array, side: int = CELL) -> Image.Image:
@@ -245,8 +247,8 @@ def draw_rollout(images: Sequence[Array], maps: Array, names: Sequence[str], pat
         columns * (pair + 2 * gap) - 2 * gap, rows * (height + caption + gap), title, detail
     )
     grid = cells(columns, pair + 2 * gap, height + caption + gap)
-    for both, name, (x, y) in zip(pairs, names, grid, strict=False):
-        for number, image in enumerate(both):
+    for images_of_pair, name, (x, y) in zip(pairs, names, grid, strict=False):
+        for number, image in enumerate(images_of_pair):
             sheet.paste(image, (left + x + number * (width + 4), top + y))
         text = fit_text(printable_text(name), pair, 13)
         pen.text((left + x, top + y + height + 5), text, QUIET, font(13))
@@ -272,7 +274,7 @@ def draw_heads(images: Sequence[Array], maps: Array, path: Path, title: str, det
 
 
 def start_map_sheet(width: int, height: int, title: str, detail: str) -> tuple[Image.Image, Any, int, int]:
-    """A sheet, its pen, and where its content of this size begins."""
+    """A sheet, its pen, and the left and top of its content."""
     margin, top = 30, 92
     sheet, pen = start_sheet((width + 2 * margin, top + height + margin - 10), margin, (title, 22, True, margin - 8),
                              (detail, 14, False, margin + 24))  # fmt: skip

@@ -83,6 +83,6 @@ def flush_file(path: Path) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """Makes a rename durable, where the system can flush folders. Correctness does not depend on it."""
+    """Makes a rename durable, if the system can flush folders. Correctness does not depend on it."""
     with suppress(OSError):
         flush_file(path)

@@ -1,4 +1,4 @@
-"""Writes files while the next steps are computed: one task at a time, and none fails unnoticed."""
+"""Writes files while the next steps are computed: one task at a time; errors are raised by the next call."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

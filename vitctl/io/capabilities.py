@@ -1,6 +1,6 @@
 """What a file format can store. Every field that a format's table does not list must have its default value.
 
-A new field of ModelSpec is therefore rejected by every foreign format until somebody adds it to a table.
+So every foreign format rejects a new field of ModelSpec until it is added to a table.
 """
 
 import dataclasses

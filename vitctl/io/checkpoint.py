@@ -1,4 +1,4 @@
-"""Checkpoints: every tensor that the next step depends on, in one safetensors file with a few facts in its metadata.
+"""Checkpoints: the whole training state in one safetensors file, its tensors and a few facts in the metadata.
 
 A checkpoint is complete or does not exist. One device and many devices write the same file, so a run can be resumed on
 any number of them.
@@ -15,7 +15,7 @@ from vitctl.errors import DataError, WeightsError
 from vitctl.io.weights import Tensors, Weights, about_from, write_safetensors
 
 FORMAT = "vitctl.checkpoint"
-KEPT = 2  # checkpoints of a run
+MAX_CHECKPOINTS = 2  # per run; older ones are deleted
 ENCODER = "encoder."  # the prefix of the encoder's tensors in masked pretraining
 
 
@@ -28,7 +28,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Tensors, facts: dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, step)
     write_safetensors(tensors, {"format": FORMAT, "version": "1", "facts": json.dumps(facts)}, path)
-    for old in checkpoints(folder)[:-KEPT]:
+    for old in checkpoints(folder)[:-MAX_CHECKPOINTS]:
         old.unlink(missing_ok=True)
     return path
 
@@ -70,14 +70,14 @@ def checkpoint_weights(path: Path) -> Weights:
     tensors, facts = read_checkpoint(path)
     if "weights" not in facts:
         raise WeightsError(f"{path}: a checkpoint of an older vitctl, without weights; resume its run to get them")
-    named = {
+    merged = {
         name.removeprefix(f"{part}."): tensor
         for part in ("model", "average")  # the average replaces the model
         for name, tensor in tensors.items()
         if name.startswith(f"{part}.")
     }
-    root = ENCODER if any(name.startswith(ENCODER) for name in named) else ""
-    own = {name.removeprefix(root): tensor for name, tensor in named.items() if name.startswith(root)}
-    extra = {name: tensor for name, tensor in named.items() if not name.startswith(root)}
+    root = ENCODER if any(name.startswith(ENCODER) for name in merged) else ""
+    own = {name.removeprefix(root): tensor for name, tensor in merged.items() if name.startswith(root)}
+    extra = {name: tensor for name, tensor in merged.items() if not name.startswith(root)}
     spec = ModelSpec.from_dict(facts["weights"]["spec"])
     return Weights(spec, own, about_from(facts["weights"]["about"], spec), extra)

@@ -1,4 +1,4 @@
-"""HDF5 files of vitctl: opens them, and checks place, type and shape of every field before anything is used.
+"""Opens vitctl's HDF5 files, and checks the place, type and shape of every field before anything is used.
 
 An HDF5 file may refer to other files: by external and symbolic links, by datasets stored in other files, and by virtual
 datasets. None of these is followed: an index over shards is read by the names of its shards.
@@ -19,7 +19,7 @@ import numpy as np
 from vitctl.errors import ConfigError, DataError
 from vitctl.io.files import check_regular_file
 
-RATIO = 2000  # the most bytes that one compressed byte can hold: deflate packs 1032 into one
+RATIO = 2000  # upper bound of the compression ratio: deflate reaches 1032
 DAMAGE = (KeyError, OSError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError)  # h5py's, on broken files
 RAW = 1 << 16  # bytes; larger writes are data of datasets, which HDF5 does not read again
 SHARDS = "shards"  # the dataset that makes a file an index
@@ -249,15 +249,15 @@ class Disk:
         self.seek, self.tell = file.seek, file.tell
 
     def write(self, content: Any) -> int:
-        place, rest = self.file.tell(), memoryview(content)
+        start, rest = self.file.tell(), memoryview(content)
         try:
             while len(rest) and not self.error:
                 rest = rest[self.file.write(rest) :]
         except OSError as error:
             self.error = error
         if self.error and len(content) < RAW:
-            self.pieces.append((place, bytes(content)))
-        self.file.seek(place + len(content))
+            self.pieces.append((start, bytes(content)))
+        self.file.seek(start + len(content))
         return len(content)
 
     def readinto(self, buffer: Any) -> int:

@@ -75,7 +75,7 @@ def read_stored_member(member: zipfile.ZipInfo, mapped: mmap.mmap) -> memoryview
 
 
 def write_arrays(arrays: Iterable[tuple[str, Array]], path: Path) -> None:
-    """Takes one array at a time, so that only one need be in memory. No times are stored, so the bytes are the same."""
+    """Writes one array at a time, so that only one is in memory. Stores no times: equal arrays give equal bytes."""
     with atomic_write(path) as aside, zipfile.ZipFile(aside, "w") as archive:
         for name, array in arrays:
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:

@@ -47,7 +47,7 @@ TABLE = "Transformer/posembed_input/pos_embedding"
 ORIGINAL = OfficialLayout("original", "", TABLE, f"{ATTENTION}_1", "LayerNorm_2", "MlpBlock_3")
 BIG_VISION = OfficialLayout("big_vision", "params/", "pos_embedding", f"{ATTENTION}_0", "LayerNorm_1", "MlpBlock_0")
 
-BARE_SIZE = 224  # the image size of files without position embeddings, which would tell it
+BARE_SIZE = 224  # the image size assumed for files without position embeddings
 
 
 def allow_positions(spec: ModelSpec) -> tuple[str, ...]:
@@ -333,7 +333,7 @@ def dense_rows(ours: str, theirs: str) -> list[TensorRow]:
 
 def official_to_tensor(row: TensorRow, arrays: Arrays, spec: ModelSpec) -> torch.Tensor:
     parts = [READ[row.kind](tensor_of(arrays[name]), spec) for name in row.theirs]
-    copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]  # the file under a map may change
+    copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]  # the mapped file may change
     return torch.cat(copies) if len(copies) > 1 else copies[0]
 
 

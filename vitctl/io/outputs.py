@@ -55,8 +55,8 @@ def check_replaceable(path: Path, format: str) -> None:
         raise UsageError(f"{path}: exists and is not a {format} file, so it is not overwritten; choose another path")
 
 
-def check_kept(folder: Path, inputs: Iterable[Input]) -> None:
-    """No input of the command may be in the run directory that --overwrite empties."""
+def check_inputs_outside(folder: Path, inputs: Iterable[Input]) -> None:
+    """No input of the command may be in the run directory that --overwrite deletes."""
     for each in inputs:
         if each and Path(each).exists() and folder.resolve() in (Path(each).resolve(), *Path(each).resolve().parents):
             raise UsageError(f"{folder}: --overwrite would delete {each}, an input of this command; use another --out")

@@ -67,8 +67,8 @@ def row_extents(folder: Path, geometry: Geometry, capacities: Mapping[str, int])
 def reserve(file: h5py.File, split: str, geometry: Geometry, rows: int, capacity: int) -> tuple[Extent, Any]:
     """Creates /split/patches with `rows` rows, and reserves the space of `capacity` rows.
 
-    The next split is then where it would be if no image had been rejected. The space is an anonymous dataset, which
-    must stay open until the next split exists; closing the file deletes it.
+    So the offset of the next split does not depend on rejected images. The space is an anonymous dataset, which must
+    stay open until the next split exists; closing the file deletes it.
     """
     shape = (rows, geometry.count, geometry.values)
     data = file.create_group(split).create_dataset("patches", shape, np.uint8, dcpl=early_allocation())
@@ -86,7 +86,7 @@ def early_allocation() -> Any:
 
 
 def write_skeleton(path: Path, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> dict[str, Extent]:
-    """Writes everything but the rows, which are left as holes, and returns where they belong."""
+    """Writes everything except the rows, for which it leaves holes, and returns their places."""
     with create(path) as file:
         geometry = header.geometry
         reserved = {name: reserve(file, name, geometry, each.rows, each.capacity) for name, each in splits.items()}
@@ -126,7 +126,7 @@ def write_text_table(file: h5py.File, name: str, columns: Sequence[str], rows: S
 def write_column(group: h5py.Group, name: str, values: Any, rows: int) -> None:
     kind = h5py.string_dtype("utf-8", values.dtype.itemsize) if name == "names" else values.dtype
     column = group.create_dataset(name, (rows, *values.shape[1:]), kind)
-    for start in range(0, rows, CHUNK):  # the view changes the dtype only: h5py's says that the bytes are UTF-8
+    for start in range(0, rows, CHUNK):  # the view only changes the dtype, to h5py's for UTF-8
         column[start : start + CHUNK] = np.asarray(values[start : start + CHUNK]).view(kind)
 
 

@@ -146,12 +146,12 @@ def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: D
         check_tensors({name: value for name, value in content.items() if isinstance(value, torch.Tensor)}, str(path))
         return hugging_face.read_hf(content, config, preprocessor, str(path))
     tensors, wrapper = state_dict.unwrap(content, str(path))
-    named = config if config and "architecture" in config else state_dict.read_arch(content)
-    if not tensors or not (named or state_dict.is_plain(tensors)):
-        shown = ", ".join(list(tensors)[:3])
-        raise WeightsError(f"{path}: not weights of a Vision Transformer or BiT ({shown or 'no tensors'}, ...)")
+    architecture = config if config and "architecture" in config else state_dict.read_arch(content)
+    if not tensors or not (architecture or state_dict.is_plain(tensors)):
+        names = ", ".join(list(tensors)[:3])
+        raise WeightsError(f"{path}: not weights of a Vision Transformer or BiT ({names or 'no tensors'}, ...)")
     check_tensors(tensors, str(path))
-    return state_dict.read_state_dict(tensors, str(path), named, describe, wrapper)
+    return state_dict.read_state_dict(tensors, str(path), architecture, describe, wrapper)
 
 
 def read_json_in_folder(path: Path, name: str) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
 """The run directory, which makes every printed number traceable.
 
     config.json            the resolved config, command, version, argv, library versions
-    metrics.jsonl          one object per logged step; resuming deletes what is later than the checkpoint
+    metrics.jsonl          one object per logged step; resuming deletes the lines after the checkpoint
     checkpoints/           the last two
-    best.safetensors       the weights that were best on val so far
+    best.safetensors       the weights with the best score on val so far
     weights.safetensors    the weights of the last step
     curves.png             loss and accuracy
     result.json            the output of --json; if it exists, the run has finished
@@ -27,7 +27,7 @@ from vitctl.errors import DataError, OutputExists, UsageError
 from vitctl.io.atomic import flush_file, remove_leftovers, write_bytes, write_json
 from vitctl.io.files import check_regular_file
 from vitctl.io.lock import Held, hold_lock
-from vitctl.io.outputs import Input, check_kept
+from vitctl.io.outputs import Input, check_inputs_outside
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
 LATEST = "LATEST"
@@ -38,7 +38,7 @@ LOCK = ".lock"
 class RunDirectory:
     path: Path
     config: dict[str, Any]
-    whole: Path | None = None  # of a part of a run: the whole run
+    whole: Path | None = None  # the whole run, if this is a part of one
 
     @property
     def root(self) -> Path:
@@ -140,7 +140,7 @@ def create_run(
     if old and not (overwrite and path / "config.json" in old):
         raise OutputExists(f"{path}: is not empty; use --overwrite to replace a run, or another --out")
     if old:
-        check_kept(path, inputs)
+        check_inputs_outside(path, inputs)
     for file in sorted(old, key=lambda file: file.name == "config.json"):  # last: it marks the folder as a run
         shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
     facts: dict[str, Any] = {"command": command, "version": program, "argv": sys.argv[1:]}

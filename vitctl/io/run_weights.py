@@ -1,4 +1,4 @@
-"""Which file the weights of a run are.
+"""Finds the weights file of a run.
 
 RUN          the best on val after training with labels, otherwise the last; of an unfinished run its best or newest
 RUN:best     the best on val

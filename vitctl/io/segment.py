@@ -69,7 +69,7 @@ class Segment:
 
     def place(self, name: str) -> SegmentPlace | None:
         if not self._places:
-            self._places, self._stamp = self.look()
+            self._places, self._stamp = self.read_places()
         if name not in self._places:
             raise DataError(f"{self.path}: damaged ({self.split}/{name} is missing); recreate it with vitctl patchify")
         return self._places[name]
@@ -79,9 +79,9 @@ class Segment:
         if size < self._stamp[1]:
             raise DataError(f"{self.path}: {CUT_SHORT}")
 
-    def look(self) -> tuple[dict[str, SegmentPlace | None], tuple[int, ...]]:
+    def read_places(self) -> tuple[dict[str, SegmentPlace | None], tuple[int, ...]]:
         """The places of the columns, and the stamp of the file: a new file under the same name has another stamp."""
-        stamp = stamp_of(self.path)  # first: a file that is truncated later is then shorter than its stamp
+        stamp = stamp_of(self.path)  # first, so that a file truncated later is shorter than its stamp
         with open_checked(self.path, PATCHES) as file:
             if SHARDS in file:
                 raise DataError(f"{self.path}: is an index, not a shard; list its shards instead")
@@ -128,14 +128,14 @@ def open_chunked(path: Path, stamp: tuple[int, ...], name: str, process: int) ->
 def load_filters() -> bool:
     """Whether more filters could be loaded."""
     try:
-        import hdf5plugin  # noqa: F401 - importing it is what loads them
+        import hdf5plugin  # noqa: F401 - the import loads them
     except ImportError:
         return False
     return True
 
 
 @contextmanager
-def damage_named(path: Path) -> Iterator[None]:
+def explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:  # HDF5's, for a chunk that cannot be unpacked

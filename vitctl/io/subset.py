@@ -1,4 +1,4 @@
-"""Some rows of a split, with the same methods as a split."""
+"""A subset of the rows of a split, with the same methods."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Chooses the shots as big_vision does, so that a seed means the same images in both."""
+"""Chooses the shots like big_vision, so that a seed gives the same images in both."""
 
 from typing import Any
 

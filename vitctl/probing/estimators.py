@@ -16,7 +16,7 @@ from vitctl.probing.ridge import Floats, Ints, RidgeDecomposition
 
 BIAS = 100.0  # the value of the bias column: so large that the penalty hardly affects it
 SMALLEST = 1e-5  # added to every standard deviation
-LEFT_OUT = 500  # examples for leave-one-out, evenly from the classes
+MAX_LEAVE_OUT = 500  # examples for leave-one-out, evenly from the classes
 STRENGTHS = tuple(2.0**power for power in range(-10, 20))  # of the older evaluator, scenic fewshot_utils.py
 FOLDS = 3
 PATH = tuple(10.0**power for power in (-4, -3, -2, -1, 0, 1))
@@ -25,7 +25,7 @@ AT_ONCE = 1 << 24  # similarities in memory
 
 
 class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """Validates inputs as scikit-learn does."""
+    """Validates inputs like scikit-learn's estimators."""
 
     classes_: Any
 
@@ -112,9 +112,9 @@ class LeastSquaresGrid(LeastSquares):
         if np.bincount(numbers).min() < 2:
             return self.l2
         best, chosen = (-1.0, -np.inf), self.l2
-        left_out = decomposition.leave_out(interleave_classes(numbers, LEFT_OUT), np.float32)
+        leave_one_out = decomposition.leave_out(interleave_classes(numbers, MAX_LEAVE_OUT), np.float32)
         for l2 in self.strengths:
-            accuracy, square = left_out.score(l2)
+            accuracy, square = leave_one_out.score(l2)
             if (accuracy, -square) > best:
                 best, chosen = (accuracy, -square), l2
         return chosen
@@ -170,10 +170,10 @@ class PrototypeClassifier(Probe):
     def fit(self, X: Any, y: Any) -> "PrototypeClassifier":
         X, self.numbers_ = self._examples(X, y)
         self.mean_ = X.mean(0)
-        self.keep(normalize_rows(X - self.mean_))
+        self.store(normalize_rows(X - self.mean_))
         return self
 
-    def keep(self, shots: Floats) -> None:
+    def store(self, shots: Floats) -> None:
         self.shots_ = shots
 
     @abstractmethod
@@ -206,7 +206,7 @@ class NearestNeighbors(PrototypeClassifier):
 class NearestMean(PrototypeClassifier):
     """The class whose mean is nearest (SimpleShot, arXiv 1911.04623, CL2N)."""
 
-    def keep(self, shots: Floats) -> None:
+    def store(self, shots: Floats) -> None:
         sums = np.zeros((len(self.classes_), shots.shape[1]))
         np.add.at(sums, self.numbers_, shots)
         self.means_ = sums / np.bincount(self.numbers_)[:, None]

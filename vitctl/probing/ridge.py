@@ -50,7 +50,7 @@ class RidgeDecomposition:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Predictions for R examples by fits that leave out one of them each, without fitting again."""
+    """Leave-one-out predictions for R examples, without fitting again."""
 
     own: Floats  # [R, min(N, D)], the examples' rows of Q, or of XQ
     turned: Floats

@@ -1,1 +1,1 @@
-"""One loop, and what it is made of: objectives, optimizers, schedules, ranks, randomness, checkpoints."""
+"""The training loop and its parts: objectives, optimizers, schedules, ranks, checkpoints."""

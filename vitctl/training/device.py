@@ -1,4 +1,4 @@
-"""The device that computes: which one, in which precision, how fast it can be, and whether it can compile."""
+"""The device: its choice, its precision, its peak speed, and whether torch.compile works on it."""
 
 import logging
 import os
@@ -15,34 +15,34 @@ from vitctl.machine import native_bf16
 from vitctl.training.ranks import Ranks
 
 Precision = Literal["float32", "bf16"]  # of the forward and backward pass; weights and optimizer are always float32
-SIDE = 2048  # of the matrices that are timed; with half of that, some matrix units are not fully used
+SIDE = 2048  # of the timed matrices; half of it does not fully use some matrix units
 REPEATS = {"cpu": 1, "cuda": 50, "mps": 5}
 TRIALS = 3  # the fastest counts
 
 
-def choose_device(wanted: str, ranks: Ranks) -> torch.device:
+def choose_device(name: str, ranks: Ranks) -> torch.device:
     """CUDA, else Apple's MPS, else the CPU."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {wanted} is unknown; write auto, cpu, cuda, cuda:1 or mps") from error
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if device.type not in there:
-        raise UsageError(f"--device {wanted} is not supported; write auto, cpu, cuda, cuda:1 or mps")
-    if (device.index or 0) >= there[device.type]:
-        raise UsageError(f"--device {wanted}: not found here; vitctl doctor lists the devices")
+        raise UsageError(f"--device {name} is unknown; write auto, cpu, cuda, cuda:1 or mps") from error
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device.type not in counts:
+        raise UsageError(f"--device {name} is not supported; write auto, cpu, cuda, cuda:1 or mps")
+    if (device.index or 0) >= counts[device.type]:
+        raise UsageError(f"--device {name}: not found here; vitctl doctor lists the devices")
     if device.type == "cuda":
         device = torch.device("cuda", ranks.local if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
 
 
-def choose_precision(wanted: Literal["auto", "float32", "bf16"], device: torch.device) -> Precision:
-    """auto is bfloat16 where the device multiplies it natively."""
-    if wanted != "auto":
-        return wanted
+def choose_precision(requested: Literal["auto", "float32", "bf16"], device: torch.device) -> Precision:
+    """auto is bfloat16 if the device multiplies it natively."""
+    if requested != "auto":
+        return requested
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bf16" if device.type == "cpu" and native_bf16() else "float32"
@@ -53,7 +53,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def quick_attention(model: nn.Module, precision: Precision, device: torch.device) -> None:
-    """Without fused attention in bfloat16 on a CPU, where its backward pass takes half of the step."""
+    """Turns off fused attention in bfloat16 on a CPU, where its backward pass takes half of the step."""
     if device.type != "cpu" or precision != "bf16":
         return
     for module in model.modules():
@@ -64,18 +64,18 @@ def quick_attention(model: nn.Module, precision: Precision, device: torch.device
 def measure_ceiling(precision: Precision, device: torch.device) -> float:
     """FLOPs per second of a product of large matrices: the limit of any training step. A multiply-add is two."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    one = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
+    matrix = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
     repeats = REPEATS.get(device.type, 1)
-    float((one @ one)[0, 0])  # warms up, and waits for the device
-    return max(matmul_rate(one, repeats) for _ in range(TRIALS))
+    float((matrix @ matrix)[0, 0])  # warms up, and waits for the device
+    return max(matmul_rate(matrix, repeats) for _ in range(TRIALS))
 
 
-def matmul_rate(one: torch.Tensor, repeats: int) -> float:
-    started = time.perf_counter()
+def matmul_rate(matrix: torch.Tensor, repeats: int) -> float:
+    start_time = time.perf_counter()
     for _ in range(repeats):
-        other = one @ one
-    float(other[0, 0])
-    return repeats * 2 * SIDE**3 / (time.perf_counter() - started)
+        product = matrix @ matrix
+    float(product[0, 0])
+    return repeats * 2 * SIDE**3 / (time.perf_counter() - start_time)
 
 
 def can_compile() -> bool:
@@ -84,6 +84,6 @@ def can_compile() -> bool:
 
 
 def quiet_compiler(may_fail: bool) -> None:
-    """Silence torch.compile. With `may_fail`, what cannot be compiled runs as it is."""
+    """Silence torch.compile. With `may_fail`, code that cannot be compiled runs uncompiled."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     torch._dynamo.config.suppress_errors = may_fail

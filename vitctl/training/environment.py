@@ -1,4 +1,4 @@
-"""What a run works on, and with."""
+"""The data, device and ranks of a run."""
 
 from dataclasses import dataclass
 

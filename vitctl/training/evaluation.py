@@ -37,12 +37,12 @@ class Score:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """A rank's part of a batch. A rank without images left computes a copy of one, which does not count:
-    with FSDP every rank must take part in every forward pass."""
+    """A rank's part of a batch. With FSDP every rank must take part in every forward pass, so a rank that has no images
+    left computes a copy of one, which does not count."""
 
     pixels: torch.Tensor  # uint8 [B, ...]
     labels: torch.Tensor  # int64 [B]
-    rows: torch.Tensor  # int64 [B], which images these are
+    rows: torch.Tensor  # int64 [B], rows of the split
     counts: bool = True
 
 
@@ -75,7 +75,7 @@ def compute_logits(
 
 
 def sum_scores(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    """Sums: images, loss, top-1, top-5. Logits in bf16 may tie; argmax decides ties here as everywhere else."""
+    """Sums: images, loss, top-1, top-5. Logits in bf16 may tie; argmax breaks ties, as everywhere else."""
     first = logits.argmax(-1) == labels
     five = (logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None]).any(-1) | first
     loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -84,19 +84,19 @@ def sum_scores(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
 
 @contextmanager
 def use_weights(model: nn.Module, ema: Tensors | None) -> Iterator[None]:
-    """Replace the model's weights by their EMA for as long as this lasts."""
+    """Within this context, the model has the weights of the EMA."""
     if ema is None:
         yield
         return
-    own = {name: value for name, value in model.named_parameters() if name in ema}
+    parameters = {name: value for name, value in model.named_parameters() if name in ema}
     with torch.no_grad():
-        kept = {name: value.detach().clone() for name, value in own.items()}
-        for name, value in own.items():
+        saved = {name: value.detach().clone() for name, value in parameters.items()}
+        for name, value in parameters.items():
             value.copy_(ema[name])
         try:
             yield
         finally:
-            for name, value in own.items():
-                value.copy_(kept[name])
+            for name, value in parameters.items():
+                value.copy_(saved[name])
             # After a forward pass FSDP keeps the gathered root parameters, which are those of the EMA here.
             getattr(model, "reshard", lambda: None)()

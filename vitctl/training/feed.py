@@ -1,4 +1,4 @@
-"""From a patch file to what a training step or an evaluation takes."""
+"""Turns a patch file into the batches of training steps and evaluations."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ from vitctl.training.ranks import Ranks
 
 
 class Feed:
-    """The examples of each step, from any step on: a function of (data, seed, step) alone."""
+    """The examples of each step, starting at any step: a function of (data, seed, step) only."""
 
     def __init__(self, split: Split, config: TrainConfig, spec: ModelSpec, ranks: Ranks, device: torch.device) -> None:
         self.config, self.spec, self.ranks = config, spec, ranks
@@ -69,14 +69,14 @@ def smooth_labels(labels: torch.Tensor, classes: int, smoothing: float) -> torch
 def check_split_labels(split: Split, classes: int) -> None:
     if not split.rows:
         raise DataError(f"split {split.name} is empty")
-    without, highest = 0, 0
+    unlabeled, highest = 0, 0
     for labels in split.label_slices():
-        without, highest = without + int((labels < 0).sum()), max(highest, int(labels.max()))
-    if without:
-        raise DataError(f"split {split.name}: {without} of {split.rows} images have no label; give them one")
+        unlabeled, highest = unlabeled + int((labels < 0).sum()), max(highest, int(labels.max()))
+    if unlabeled:
+        raise DataError(f"split {split.name}: {unlabeled} of {split.rows} images have no label; give them one")
     if highest >= classes:
-        raise DataError(f"split {split.name}: has a label {highest}, but the model knows {classes} classes")
-    split.lowest_label = 0  # a label that is overwritten later on is refused where it is read
+        raise DataError(f"split {split.name}: has a label {highest}, but the model has {classes} classes")
+    split.lowest_label = 0  # from now on, reading a label of -1 is an error
 
 
 def eval_batches(

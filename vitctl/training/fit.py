@@ -1,4 +1,4 @@
-"""One training run from its newest checkpoint to its last step: for pretraining, fine-tuning and each lr of a grid."""
+"""One training run, from its newest checkpoint to its last step: pretraining, fine-tuning, or one lr of a grid."""
 
 import math
 import shlex
@@ -26,9 +26,9 @@ from vitctl.training.state import State, init_ema
 from vitctl.training.task import TrainTask
 
 COMPILE_FROM = 50_000  # images on a GPU: for fewer, compiling takes longer than it saves
-COMPILE_FROM_FLOPS = 3e14  # of a whole run on a CPU: about ten minutes on two cores, of which a sixth is saved
+COMPILE_FROM_FLOPS = 3e14  # of a run on a CPU: about ten minutes on two cores, of which compiling saves a sixth
 LOG_EVERY = 50  # steps, at most
-EVALUATIONS = 20  # at most, where epochs are short
+EVALUATIONS = 20  # at most, if epochs are short
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Fit:
         return int(-env.ranks.max(-size))  # the smallest of all ranks
 
     def compile_model(self, model: nn.Module) -> nn.Module:
-        how = self.config.compile
-        if how == "off" or (how == "auto" and not self.pays_to_compile()):
+        mode = self.config.compile
+        if mode == "off" or (mode == "auto" and not self.pays_to_compile()):
             return model
-        quiet_compiler(may_fail=how == "auto")
+        quiet_compiler(may_fail=mode == "auto")
         self.env.reporter.note("compiling the model, which takes about a minute the first time")
         return torch.compile(model)  # type: ignore[return-value]
 
@@ -101,13 +101,13 @@ class Fit:
     def run_steps(self) -> Fitted:
         env, batch = self.env, self.config.batch
         self.resume()
-        started, first = time.perf_counter(), self.state.step
+        start_time, first = time.perf_counter(), self.state.step
         with env.reporter.progress("train", self.steps * batch, done=first * batch) as bar:
             may_retry = self.config.micro_batch == "auto" and env.ranks.world == 1  # all ranks must use the same one
             finished = memory.retry_with_less_memory(
                 lambda: self.train_until(self.loop_config(), bar), self.state, may_retry, env.reporter.warn
             )
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - start_time
         self.recorder.save(self.state)
         self.recorder.writer.wait()
         env.ranks.barrier()
@@ -142,7 +142,7 @@ class Fit:
         )
 
     def resume(self) -> None:
-        """From the newest checkpoint that can be read."""
+        """Resume from the newest readable checkpoint."""
         if self.run is None:
             return
         for path in reversed(checkpoints(self.run.checkpoints)):

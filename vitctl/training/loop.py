@@ -1,4 +1,4 @@
-"""The loop: one for pretraining, fine-tuning and self-supervision."""
+"""The training loop of pretraining, fine-tuning and self-supervision."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from vitctl.training.stop import Stop
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What does not change from step to step."""
+    """Settings that do not change from step to step."""
 
     steps: int
     batch: int  # over all ranks
@@ -61,7 +61,7 @@ def train(
 ) -> bool:
     """Train until the last step, or until any rank is asked to stop; return whether the last step was reached.
 
-    `model` is what is called: state.model itself, or state.model wrapped by DDP or compiled.
+    `model` is the module to call: state.model itself, or state.model wrapped by DDP or compiled.
     """
     model.train()
     state.optimizer.zero_grad(set_to_none=True)
@@ -112,7 +112,7 @@ def accumulate_gradients(
     results = []
     for start in starts:
         part = examples.part(start, min(start + config.micro_batch, len(examples)))
-        # Dropout depends on the step and on the place in the global batch, not on the number of ranks.
+        # Dropout depends on the step and on the position in the global batch, not on the number of ranks.
         torch.manual_seed(sample_key(config.seed, step, part.first))
         weight = len(part) / len(examples)  # the last micro-batch may be smaller
         with sync_only_last(model, last=start == starts[-1]):
@@ -124,14 +124,14 @@ def accumulate_gradients(
 
 
 def fetch_scalars(parts: list[tuple[float, torch.Tensor]], norm: torch.Tensor) -> tuple[float, float, float]:
-    """Loss, correct answers and gradient norm as Python numbers: the one time a step waits for the device."""
+    """Loss, correct predictions and gradient norm as Python numbers: the only time a step waits for the device."""
     *values, (norm_value, _) = torch.stack([*(value for _, value in parts), norm.float().repeat(2)]).tolist()
     loss = sum(mean * weight for (weight, _), (mean, _) in zip(parts, values, strict=True))
     return loss, sum(correct for _, correct in values), norm_value
 
 
 def sample_key(seed: int, step: int, first: int) -> int:
-    """The seed of dropout for the micro-batch that begins at `first` in the global batch."""
+    """The seed of dropout for the micro-batch that starts at `first` in the global batch."""
     return scramble_int(scramble_int(stream(seed, "dropout") + step) + first) & (2**63 - 1)
 
 
@@ -145,7 +145,7 @@ def sync_only_last(model: Any, last: bool) -> Any:
 
 
 def check_finite_step(loss: float, norm: float, step: int, lr: float, model: nn.Module) -> None:
-    """Stop before an update that would spoil the weights."""
+    """Stop before an update with values that are not finite."""
     if math.isfinite(loss) and math.isfinite(norm):
         return
     bad = [

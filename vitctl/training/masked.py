@@ -1,4 +1,4 @@
-"""Training without labels: some patches are hidden, and the model predicts what was there."""
+"""Training without labels: some patches are hidden, and the model predicts them."""
 
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from vitctl.training.objective import Masked, PatchClasses, PatchValues
 from vitctl.training.targets import (
     MaskedTarget,
     class_colors,
-    color_ways,
+    color_outputs,
     downsample_colors,
     mean_colors,
     normalize_patches,
@@ -35,7 +35,7 @@ from vitctl.training.task import TrainTask, prepare_model
 
 
 def make_masked_task(config: SelfsupConfig, weights: Weights, env: Environment, folder: Path | None) -> TrainTask:
-    """`weights` are those of the encoder at step 0. Images of what the model predicts are drawn into `folder`."""
+    """`weights`: of the encoder at step 0. `folder`: for images of the predictions."""
     spec = weights.spec
     normalize = Normalizer(spec, weights.about)
     target = make_target(config, spec, normalize)
@@ -67,7 +67,7 @@ def split_encoder(weights: Weights, tensors: Tensors) -> Weights:
 
 def make_target(config: SelfsupConfig, spec: ModelSpec, normalize: Normalizer) -> MaskedTarget:
     channels, masking = spec.channels, config.masking
-    colors, classes = color_ways(channels, masking.bits)
+    colors, classes = color_outputs(channels, masking.bits)
     if config.objective in ("mean-color", "downsampled"):
         squares = 1 if config.objective == "mean-color" else masking.side
         compute = mean_colors if squares == 1 else downsample_colors
@@ -87,7 +87,7 @@ def make_target(config: SelfsupConfig, spec: ModelSpec, normalize: Normalizer) -
 
 
 class MaskedFeed(Feed):
-    """The patches of each step, and which of them are hidden."""
+    """The patches of each step, and a mask of hidden ones."""
 
     config: SelfsupConfig
 
@@ -114,8 +114,8 @@ def paint_classes(classes: torch.Tensor, spec: ModelSpec, squares: int, bits: in
 def values_to_bytes(values: torch.Tensor, pixels: torch.Tensor, normalize: Normalizer, by_patch: bool) -> torch.Tensor:
     """Normalized values [B, M, P*P*C] to bytes.
 
-    With `by_patch` the model predicts each patch normalized by itself; the mean and deviation of the true patch are put
-    back, because the prediction has none.
+    With `by_patch` the model predicts each patch normalized by itself, so the mean and deviation of the true patch are
+    restored.
     """
     if by_patch:
         true = normalize(pixels)

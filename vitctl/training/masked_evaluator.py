@@ -29,14 +29,14 @@ from vitctl.training.state import State
 from vitctl.training.targets import MaskedTarget
 from vitctl.training.task import evaluation_batch
 
-PROBE_IMAGES = 1000  # of val that the probe is tested on, the same number of each class
+PROBE_IMAGES = 1000  # of val, to test the probe on; the same number for each class
 DRAWN_IMAGES = 8
 SHOTS_SEED = 0
 PROBE = ProbeConfig()
 
 
 class MaskedEvaluator:
-    """The loss on val with masks that never change, a probe of the frozen encoder where there are labels, a figure."""
+    """The loss on val with fixed masks, a probe of the frozen encoder if there are labels, and a figure."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class MaskedEvaluator:
             values = self.loss(self.env.val, evaluation_batch(state)) if self.env.val else {}
             probe = self.probe()
         if probe is not None:
-            ranks = self.env.ranks  # each has measured it, and all must agree on which weights are the best
+            ranks = self.env.ranks  # each measures it; the mean makes all agree on which weights are the best
             values["probe_top1"] = ranks.sum([probe.top1])[0] / ranks.world
         if not values:
             return None
@@ -83,7 +83,7 @@ class MaskedEvaluator:
         return {"val_loss": loss_sum / count} | top1
 
     def probe_rows(self) -> tuple[Any, Any]:
-        """Rows of train that are the shots, and of val that are the test; none where labels are missing."""
+        """The rows of train used as shots, and the rows of val to test on; empty if labels are missing."""
         none = np.empty(0, np.int64)
         train, val, shots = self.env.train, self.env.val, self.config.probe
         if val is None or not shots:
@@ -92,10 +92,10 @@ class MaskedEvaluator:
         classes = int(max(labels.max(initial=-1), truth.max(initial=-1))) + 1
         if len(np.unique(labels[labels >= 0])) < 2 or not (truth >= 0).any():
             return none, none
-        of_a_class = max(1, PROBE_IMAGES // classes)
+        per_class = max(1, PROBE_IMAGES // classes)
         chosen, test = (
             take_shots(draw_orders(values, classes, SHOTS_SEED), count)
-            for values, count in ((labels, shots), (truth, of_a_class))
+            for values, count in ((labels, shots), (truth, per_class))
         )
         test = test[np.isin(truth[test], labels[chosen])]  # a class without shots cannot be predicted
         return (chosen, test) if len(test) else (none, none)

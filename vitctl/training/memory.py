@@ -1,4 +1,4 @@
-"""The micro-batch: as many images as fit into memory, and no more than make a step faster."""
+"""The micro-batch: as many images as fit into memory, but not more than speed up a step."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from vitctl.training.objective import Batchlike, Objective
 from vitctl.training.state import State
 
 SHARE = 0.5  # of the memory, for the activations that the backward pass needs
-USEFUL = 16_384  # tokens at once on a CPU: more take memory and save no time
+USEFUL = 16_384  # tokens at once on a CPU: more need memory without saving time
 
 
 def find_micro_batch(
@@ -47,19 +47,19 @@ def measure_saved_bytes(
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
     saved: dict[int, int] = {}  # address of a storage -> bytes
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     buffers = [buffer.clone() for buffer in model.buffers()]  # a batch norm would change its running means
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(precision, device):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor), autocast(precision, device):
         loss, _ = objective(model, few)
     del loss
     with torch.no_grad():
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        for buffer, old in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(old)
     return sum(saved.values())
 
 
@@ -70,7 +70,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def retry_with_less_memory(run: Callable[[], bool], state: State, may_retry: bool, say: Callable[[str], None]) -> bool:
-    """Call `run` with half the micro-batch while memory runs out; without `may_retry`, fail and name one to try."""
+    """Call `run`, halving the micro-batch while memory runs out; without `may_retry`, fail and suggest a size."""
     while True:
         try:
             return run()

@@ -11,8 +11,8 @@ SHARE = 0.875  # of each side, as 224 of 256
 
 
 class MultiCrop(nn.Module):
-    """Bytes [B, H, W, C] to logits [B, K]: log of the mean probability over the center and the corners, and with 10
-    over their mirror images too."""
+    """Bytes [B, H, W, C] to logits [B, K]: the log of the mean probability over the center and the corners, and over
+    their mirror images for 10 crops."""
 
     def __init__(
         self, model: nn.Module, normalize: Callable[[torch.Tensor], torch.Tensor], size: tuple[int, int], count: int

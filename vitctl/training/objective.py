@@ -1,4 +1,4 @@
-"""Losses, and which predictions are correct."""
+"""Losses and the number of correct predictions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,27 +21,27 @@ class Batchlike(Protocol):
 
     def __len__(self) -> int: ...
 
-    def part(self, begin: int, end: int) -> Self: ...
+    def part(self, start: int, end: int) -> Self: ...
 
 
 @dataclass(frozen=True)
 class Examples:
     pixels: torch.Tensor  # uint8, [B, ...]
-    targets: torch.Tensor  # [B], or [B, K] where labels are mixed or smoothed
+    targets: torch.Tensor  # [B], or [B, K] if labels are mixed or smoothed
     labels: torch.Tensor  # int64 [B]
     first: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, begin: int, end: int) -> Self:
-        part = slice(begin, end)
+    def part(self, start: int, end: int) -> Self:
+        part = slice(start, end)
         return replace(
             self,
             pixels=self.pixels[part],
             targets=self.targets[part],
             labels=self.labels[part],
-            first=self.first + begin,
+            first=self.first + start,
         )
 
 
@@ -74,12 +74,12 @@ class Masked:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def part(self, begin: int, end: int) -> Self:
+    def part(self, start: int, end: int) -> Self:
         return replace(
             self,
-            pixels=self.pixels[begin:end],
-            corruption=self.corruption.part(begin, end),
-            first=self.first + begin,
+            pixels=self.pixels[start:end],
+            corruption=self.corruption.part(start, end),
+            first=self.first + start,
         )
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from vitctl.errors import LostContact, UsageError
 
-TIMEOUT = datetime.timedelta(minutes=30)  # the others wait while the first rank saves or patchifies
+TIMEOUT = datetime.timedelta(minutes=30)  # other ranks wait while the first one saves or patchifies
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def cpu_group() -> Any:
 
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Connect all ranks for as long as this lasts."""
+    """Connect all ranks within this context."""
     ranks = ranks_here()
     if ranks.world == 1:
         yield ranks
@@ -145,12 +145,12 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole tensor of a sharded one. Every rank must call it."""
+    """The full tensor of a sharded one. Every rank must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def distribute(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Shard a whole tensor like another one."""
+    """Shard a full tensor like another one."""
     if not hasattr(like, "full_tensor"):
         return tensor.to(like.device)
     from torch.distributed.tensor import distribute_tensor

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: the log, evaluations, the best weights, checkpoints."""
+"""Writes the log, evaluations, the best weights and checkpoints of a run."""
 
 import time
 from dataclasses import replace
@@ -17,8 +17,8 @@ from vitctl.training.environment import Environment
 from vitctl.training.state import State, StepSums
 from vitctl.training.task import TrainTask, evaluation_batch
 
-SAVE_RATIO = 50  # a checkpoint is due when this many times as long as saving it took has passed: 2% of the time
-SAVE_SECONDS = 60.0  # at least, between two checkpoints
+SAVE_RATIO = 50  # between checkpoints, this many times the time that saving took: saving costs 2%
+SAVE_SECONDS = 60.0  # between checkpoints, at least
 DECIDE_EVERY = 20  # steps: with FSDP all ranks decide together, because all must take part in saving
 
 
@@ -68,7 +68,7 @@ class Recorder:
         self.env.reporter.note(f"step {state.step:,}: {evaluation.summary}")
         if evaluation.score > state.best:
             state.best, state.best_step = evaluation.score, state.step
-            self.keep_best(state)
+            self.save_best(state)
         accuracies = {name: evaluation.values.get(f"{name}_top1") for name in ("val", "probe")}
         return {name: f"{accuracy:.1%}" for name, accuracy in accuracies.items() if accuracy is not None}
 
@@ -80,7 +80,7 @@ class Recorder:
         if self.run and self.ranks.first:
             self.run.log(**line)
 
-    def keep_best(self, state: State) -> None:
+    def save_best(self, state: State) -> None:
         tensors = state.weights()
         if self.run and self.ranks.first:
             self.writer.put(save_weights, self.weights_at(state, tensors), self.run.best)
@@ -102,25 +102,25 @@ class Recorder:
             return False
         if self.config.save_every:
             return state.step % self.config.save_every == 0
-        now = (
+        is_due = (
             time.monotonic() - self.saved_at > max(SAVE_SECONDS, SAVE_RATIO * self.save_seconds)
             and not self.writer.busy
         )
         if self.ranks.world == 1 or self.config.parallel == "ddp":
-            return now and self.ranks.first
-        return state.step % DECIDE_EVERY == 0 and self.ranks.broadcast(str(now)) == "True"
+            return is_due and self.ranks.first
+        return state.step % DECIDE_EVERY == 0 and self.ranks.broadcast(str(is_due)) == "True"
 
     def save(self, state: State) -> None:
         """Copy the state now and write it in the background."""
         if self.run is None or (self.config.parallel == "ddp" and not self.ranks.first):
             return
-        started = time.monotonic()
+        start_time = time.monotonic()
         tensors, facts = state.tensors(), state.facts() | {"weights": weights_facts(self.weights_at(state, {}))}
         if self.ranks.first:
             self.run.flush()
             self.writer.put(write_checkpoint, self.run.checkpoints, state.step, tensors, facts)
         self.saved_at = time.monotonic()
-        self.save_seconds = self.saved_at - started
+        self.save_seconds = self.saved_at - start_time
 
 
 def tensorboard(folder: Path) -> Any:

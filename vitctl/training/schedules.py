@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step alone."""
+"""The learning rate, a function of the step only."""
 
 import math
 from typing import assert_never
@@ -18,7 +18,7 @@ def lr_share(config: ScheduleConfig, step: int, steps: int) -> float:
 
 
 def decay_share(config: ScheduleConfig, step: int, steps: int) -> float:
-    """After the warm-up: `step` of `steps`."""
+    """The share after the warm-up, at `step` of `steps`."""
     progress = min(1.0, max(0.0, step / max(steps, 1)))
     if config.kind == "cosine":
         return config.end + (1 - config.end) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -30,7 +30,7 @@ class StepSums:
         self.norm += norm
 
     def to_dict(self) -> dict[str, float]:
-        """By the names that checkpoints have had since 0.1."""
+        """With the names used in checkpoints since 0.1."""
         return dict(zip(SUMS, vars(self).values(), strict=True))
 
     @classmethod
@@ -47,7 +47,7 @@ class State:
     """Tensors in a checkpoint are named model.NAME, average.NAME (the EMA) and optim.KEY.NAME.
 
     With FSDP every tensor is split over the ranks. A checkpoint holds whole tensors, so that a run may resume on
-    another number of ranks; whatever gathers them (`tensors`, `weights`) must be called on every rank.
+    another number of ranks. Methods that gather them (`tensors`, `weights`) must be called on every rank.
     """
 
     model: nn.Module
@@ -56,11 +56,11 @@ class State:
     step: int = 0
     best: float = -1.0  # the best score on val so far
     best_step: int = 0
-    micro_batch: int = 0  # part of the state: it decides the order of sums, and the seeds of dropout
+    micro_batch: int = 0  # part of the state, because it determines the order of sums and the seeds of dropout
     sums: StepSums = field(default_factory=StepSums)
 
     def facts(self) -> dict[str, Any]:
-        """The numbers of a checkpoint. Copies: they are written in the background while training goes on."""
+        """The numbers of a checkpoint. Copies, because they are written in the background during training."""
         return {name: getattr(self, name) for name in FACTS} | {"tally": self.sums.to_dict()}
 
     def tensors(self) -> Tensors:
@@ -72,7 +72,7 @@ class State:
         return {name: copy_to_cpu(tensor) for name, tensor in tensors.items()}
 
     def collect(self) -> Tensors:
-        """Those of the model and of the EMA, by their names in a checkpoint."""
+        """The tensors of the model and of the EMA, by their names in a checkpoint."""
         tensors = {f"model.{name}": tensor for name, tensor in state_tensors(self.model)}
         return tensors | {f"average.{name}": tensor for name, tensor in (self.ema or {}).items()}
 
@@ -92,8 +92,8 @@ class State:
 
     def restore_optimizer(self, tensors: Tensors) -> None:
         parameters = dict(self.model.named_parameters())
-        for whole_name, tensor in tensors.items():
-            _, key, name = whole_name.split(".", 2)
+        for full_name, tensor in tensors.items():
+            _, key, name = full_name.split(".", 2)
             like = parameters[name]
             is_fused = any(group.get("fused") for group in self.optimizer.param_groups)
             if tensor.shape == like.shape and tensor.ndim > 0:
@@ -103,13 +103,13 @@ class State:
             self.optimizer.state[like][key] = tensor.clone()
 
     def weights(self) -> Tensors:
-        """What is evaluated and saved: the EMA where there is one. Every rank must call it."""
+        """The weights to evaluate and save: the EMA if there is one. Every rank must call it."""
         own = dict(state_tensors(self.model)) | (self.ema or {})
         return {name: copy_to_cpu(tensor) for name, tensor in own.items()}
 
 
 def state_tensors(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
-    """Parameters and persistent buffers. A tensor that several layers share comes once."""
+    """Parameters and persistent buffers. A tensor shared by several layers occurs once."""
     names = set(model.state_dict())
     yield from ((name, tensor.detach()) for name, tensor in model.named_parameters())
     yield from ((name, tensor) for name, tensor in model.named_buffers() if name in names)

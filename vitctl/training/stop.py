@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM: the step is finished and saved. A second one stops at once."""
+"""Ctrl-C and a scheduler's SIGTERM: the first one finishes and saves the step, a second one stops at once."""
 
 import signal
 import threading
@@ -16,7 +16,7 @@ class Stop:
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self.say = say or (lambda text: None)
         self.signal = 0
-        self.before: dict[int, Any] = {}
+        self.old_handlers: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
@@ -29,13 +29,13 @@ class Stop:
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.handle)
+                self.old_handlers[number] = signal.signal(number, self.handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.old_handlers.items():
             signal.signal(number, handler)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:

@@ -18,8 +18,8 @@ class ClassScore:
     name: str
     pictures: int
     top1: float
-    answers: int  # images of any class that were predicted as it
-    taken_for: str  # the class that it was most often mistaken for; empty if it never was
+    answers: int  # images of any class that were predicted as this one
+    taken_for: str  # the class most often predicted for its misclassified images; empty if there are none
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Report:
 
 
 class Tally:
-    """`sets` [M, K]: for each row of the split which classes are correct, where several may be."""
+    """`sets` [M, K]: the correct classes of each row of the split, if there may be several."""
 
     def __init__(self, classes: int, sets: torch.Tensor | None = None) -> None:
         self.classes, self.sets = classes, sets
@@ -45,7 +45,7 @@ class Tally:
         self.confusion = torch.zeros(classes, classes, dtype=torch.float64) if classes <= MOST else None
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> None:
-        """Logits [B, K]; labels int64 [B], and which rows of the split these are."""
+        """Logits [B, K]; labels int64 [B]; rows of the split int64 [B]."""
         logits, labels = logits.cpu().double(), labels.cpu()
         check_finite_logits(logits)
         right = F.one_hot(labels.clamp(min=0), self.classes).bool() if self.sets is None else self.sets[rows.cpu()]
@@ -100,14 +100,14 @@ class Tally:
         )
 
     def scores(self, names: list[str]) -> list[ClassScore]:
-        found = []
+        scores = []
         for number, (pictures, right, answers) in enumerate(self.of_class.T.tolist()):
             if pictures:
-                worst = self.most_taken_for(number, names)
-                found.append(ClassScore(names[number], int(pictures), right / pictures, int(answers), worst))
-        return found
+                worst = self.most_common_mistake(number, names)
+                scores.append(ClassScore(names[number], int(pictures), right / pictures, int(answers), worst))
+        return scores
 
-    def most_taken_for(self, number: int, names: list[str]) -> str:
+    def most_common_mistake(self, number: int, names: list[str]) -> str:
         if self.confusion is None:
             return ""
         line = self.confusion[number].clone()
@@ -116,7 +116,7 @@ class Tally:
 
 
 def check_finite_logits(logits: torch.Tensor) -> None:
-    """argmax would take a NaN for some class: logits that are not finite are an error."""
+    """Logits that are not finite are an error, because argmax would map a NaN to some class."""
     broken = int((~torch.isfinite(logits)).any(1).sum())
     if broken:
         raise RunError(f"the model's logits of {broken} of {len(logits)} images are not finite")

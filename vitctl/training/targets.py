@@ -1,4 +1,4 @@
-"""What is predicted of hidden patches. Targets come from bytes: normalized colors would all fall into one class."""
+"""Targets for hidden patches. They are computed from bytes: normalized colors would all fall into one class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from vitctl.config.masking import MaskingConfig
 from vitctl.training.objective import Objective
 
-JOINT_BITS = 12  # of a color that is one class; with more bits, every channel has classes of its own
+JOINT_BITS = 12  # up to which a color is one class; with more bits, every channel has its own classes
 EPS = 1e-6  # added to a variance, as in MAE
 
 
 @dataclass(frozen=True)
 class MaskedTarget:
-    """What is predicted of a hidden patch, and how a prediction is drawn."""
+    """The target of a hidden patch, and how to draw a prediction."""
 
     outputs: int  # of the decoder, for each patch
     objective: Objective
@@ -24,8 +24,8 @@ class MaskedTarget:
     ideal: Callable[[torch.Tensor], torch.Tensor] | None = None  # bytes -> the best possible prediction, if not them
 
 
-def color_ways(channels: int, bits: int) -> tuple[int, int]:
-    """(answers for a color, classes of each): one of 512 for three bits of three channels."""
+def color_outputs(channels: int, bits: int) -> tuple[int, int]:
+    """(predictions per color, classes of each): one of 512 for three bits of three channels."""
     return (1, 2 ** (bits * channels)) if bits * channels <= JOINT_BITS else (channels, 2**bits)
 
 
@@ -41,7 +41,7 @@ def color_classes(colors: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def class_colors(classes: torch.Tensor, channels: int, bits: int) -> torch.Tensor:
-    """The middle of each class, [..., C] in 0..255: what color_classes undoes, for looking at."""
+    """The middle of each class, [..., C] in 0..255: the inverse of color_classes, for drawing."""
     levels: int = 2**bits
     if bits * channels <= JOINT_BITS:
         powers = torch.tensor([levels**power for power in reversed(range(channels))], device=classes.device)
@@ -62,13 +62,13 @@ def mean_colors(patches: torch.Tensor, channels: int, config: MaskingConfig) -> 
 
 
 def downsample_colors(patches: torch.Tensor, channels: int, config: MaskingConfig) -> torch.Tensor:
-    """Of a patch made smaller by means of areas: int64 [B, M, side * side * answers]."""
+    """The classes of a downsampled patch: int64 [B, M, side * side * answers]."""
     small = F.adaptive_avg_pool2d(square(patches, channels), config.side)  # [B*M, C, s, s]
     classes = color_classes(small.permute(0, 2, 3, 1), config.bits)
     return classes.reshape(*patches.shape[:2], -1)
 
 
 def normalize_patches(values: torch.Tensor) -> torch.Tensor:
-    """Each patch by its own mean and deviation, as MAE counts it."""
+    """Normalize each patch by its own mean and deviation, as in MAE."""
     mean, variance = values.mean(-1, keepdim=True), values.var(-1, keepdim=True)
     return (values - mean) / (variance + EPS).sqrt()

@@ -1,4 +1,4 @@
-"""What differs between training with and without labels."""
+"""The parts of training that differ with and without labels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,8 +55,8 @@ def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment)
 
 
 def evaluation_batch(state: State) -> int:
-    """Without gradients twice as many images fit. It is stored with the weights: in bf16 the batch size changes the
-    last bits of the logits, and `vitctl evaluate` is to reproduce the score of training."""
+    """Twice the micro-batch, because evaluation needs no gradients. It is stored with the weights: in bf16 the batch
+    size changes the last bits of the logits, and `vitctl evaluate` must reproduce the score of training."""
     return 2 * state.micro_batch
 
 

@@ -1,1 +1,1 @@
-"""One function per command: config in, result out. The only place where the rooms meet."""
+"""One function per command: config in, result out. Only workflows combine the other packages."""

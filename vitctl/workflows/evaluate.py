@@ -58,7 +58,7 @@ class EvaluateResult:
 
 
 def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> EvaluateResult:
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     check_output(config.confusion, config.data, ending=".png")
     device = choose_device(config.device, ranks_here())
     with join_ranks(device) as ranks:
@@ -87,7 +87,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     report = tally.report(names_of(ready, file))
     if config.confusion and ranks.first:
         draw_evaluation(report, names_of(ready, file), config, f"{ready.spec.name} on {file.path.name}, {split.name}")
-    return make_evaluate_result(config, ready, file, split, report, seconds, time.perf_counter() - began)
+    return make_evaluate_result(config, ready, file, split, report, seconds, time.perf_counter() - start_time)
 
 
 def predict_batches(tally: Tally, batches: Iterable[EvalBatch], ready: Ready, config: EvaluateConfig) -> None:

@@ -74,9 +74,9 @@ class Extractor:
 def features(
     config: FeaturesConfig, reporter: Reporter | None = None, *, export: str | None = None, overwrite: bool = False
 ) -> FeaturesResult:
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     check_export(export)
-    weights = open_named_weights(config, reporter)
+    weights = open_source_weights(config, reporter)
     path = choose_data(config.data, reporter, data_of_run(config.source), features_size(config, weights))
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
@@ -103,7 +103,7 @@ def features(
         layers=file.origin.layers, pool=file.origin.pool, dtype=file.origin.dtype,
         splits={name: list(shape) for name, shape in file.splits.items()}, computed=seconds > 0,
         exported=[str(each) for each in exported], images_per_s=rows / seconds if seconds else 0.0,
-        elapsed_s=time.perf_counter() - began,
+        elapsed_s=time.perf_counter() - start_time,
     )  # fmt: skip
 
 
@@ -199,11 +199,11 @@ def compute_parts(
         yield start, np.concatenate(values)
 
 
-def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None, reporter: Reporter) -> Extractor:
-    """`named`: the weights that config.source names; None for raw pixels and random weights."""
+def extractor_of(config: FeaturesConfig, data: PatchFile, source: Weights | None, reporter: Reporter) -> Extractor:
+    """`source`: the weights of config.source; None for raw pixels and random weights."""
     if config.source == PIXELS:
         return pixel_extractor(config, data)
-    original = named or random_weights(config, data)
+    original = source or random_weights(config, data)
     weights = fit_to_data(original, config, data)
     tell_changes(original, weights, reporter)
     warn_enlarged(data, weights.spec, reporter)
@@ -240,7 +240,7 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, named: Weights | None,
     return Extractor(weights.path, origin, view, make, vectors, weights.about.training.get("data_digest", ""))
 
 
-def open_named_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
+def open_source_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
     if config.source == PIXELS or (config.source or "").startswith(RANDOM):
         return None
     return choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)

@@ -25,7 +25,7 @@ from vitctl.probing.fewshot import (
     run_trial,
 )
 from vitctl.reporting import Reporter, SilentReporter, format_count
-from vitctl.workflows.features import RANDOM, extract_features, extractor_of, features_size, open_named_weights
+from vitctl.workflows.features import RANDOM, extract_features, extractor_of, features_size, open_source_weights
 from vitctl.workflows.inputs.data import choose_data
 from vitctl.workflows.inputs.samples import find_held_out
 from vitctl.workflows.inputs.weights import data_of_run
@@ -104,19 +104,19 @@ class FeatureSource:
 
 @dataclass(frozen=True)
 class ProbeRows:
-    """The rows from which shots are drawn, and those on which probes are tested."""
+    """The rows to sample shots from, and the rows to test probes on."""
 
     train: str
-    rows: Ints  # of the train split, labeled
+    rows: Ints  # labeled rows of the train split
     test: str
-    judged: Ints  # of the test split, labeled
-    labels: Ints  # of rows
-    truth: Ints  # labels of judged
+    test_rows: Ints  # labeled rows of the test split
+    labels: Ints  # of `rows`
+    truth: Ints  # of `test_rows`
     classes: tuple[str, ...]
 
     def task(self, file: FeatureFile) -> ProbeTask:
         train = file.features(self.train)[self.rows]
-        test = file.features(self.test)[self.judged]
+        test = file.features(self.test)[self.test_rows]
         for values in (train, test):
             if values.ndim != 2:
                 raise DataError(f"{file.path}: has one vector per patch; a probe needs one per image (features --pool)")
@@ -126,7 +126,7 @@ class ProbeRows:
 
 
 def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: str | None = None) -> FewshotResult:
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     check_output(plot, config.data, config.features, ending=".png")
     data, sources = sources_of(config, reporter)
     rows = choose_probe_rows(config, sources[0].file, reporter)
@@ -142,11 +142,11 @@ def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: st
     return FewshotResult(
         data=data, data_digest=sources[0].file.origin.data_digest,
         weights_digests={each.name: each.file.origin.weights_digest for each in sources},
-        split=rows.test, pictures=len(rows.judged), classes=len(rows.classes),
+        split=rows.test, pictures=len(rows.test_rows), classes=len(rows.classes),
         width={each.name: each.file.splits[rows.train][-1] for each in sources},
         results=results, differences=list(pair_differences(results)),
         closer=[closer(key, each, rows) for key, each in trials.items() if key[2] == most],
-        short=short, plot=plot, elapsed_s=time.perf_counter() - began,
+        short=short, plot=plot, elapsed_s=time.perf_counter() - start_time,
     )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
     if config.features:
         return open_feature_file(config, FeatureFile(config.features))
     configs = [features_config(config, name) for name in config.sources or (None,)]
-    weights = [open_named_weights(each, reporter) for each in configs]
+    weights = [open_source_weights(each, reporter) for each in configs]
     sizes = [size for size in map(features_size, configs, weights) if size]
     size = Res(*map(max, zip(*sizes, strict=True))) if sizes else None
     path = choose_data(config.data, reporter, data_of_run(configs[0].source), size)
@@ -198,9 +198,9 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
         leaked = format_count(data.header.leaked, "test or val image")
         reporter.warn(f"{path}: {leaked} also in train; list them with vitctl info {path} --rejects")
     sources = []
-    for each, named in zip(configs, weights, strict=True):
+    for each, source in zip(configs, weights, strict=True):
         extract = replace(each, data=str(path))
-        extractor = extractor_of(extract, data, named, reporter)
+        extractor = extractor_of(extract, data, source, reporter)
         file, _ = extract_features(extractor, data, extract, reporter)
         sources.append(FeatureSource(extractor.name, file, extractor.trained_on))
     return str(path), sources
@@ -212,7 +212,7 @@ def features_config(config: FewshotConfig, name: str | None) -> FeaturesConfig:
 
 
 def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, list[FeatureSource]]:
-    """A feature file. If weights or data are named too, it must be of them."""
+    """A feature file. If weights or data are given too, its features must be of these."""
     from vitctl.workflows.inputs.weights import load_weights
 
     for name in config.sources:
@@ -237,22 +237,22 @@ def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Report
     if test is None or test == config.train:
         test = config.train
         rest, part = split_by_class(labels[rows], config.test_share, HELD_OUT_SEED)
-        rows, judged, truth = rows[rest], rows[part], labels[rows[part]]
+        rows, test_rows, truth = rows[rest], rows[part], labels[rows[part]]
         reporter.note(
-            f"there is no split to test on: {format_count(len(judged), 'image')} of {test} are held out for it, "
+            f"there is no split to test on: {format_count(len(test_rows), 'image')} of {test} are held out for it, "
             f"{config.test_share:.0%} of each class"
         )
     else:
         truth = file.labels(test)
-        judged = np.flatnonzero(truth >= 0)
-        truth = truth[judged]
-    if not len(judged):
+        test_rows = np.flatnonzero(truth >= 0)
+        truth = truth[test_rows]
+    if not len(test_rows):
         raise DataError(f"{file.path}: has no labeled images in {test} to test a probe on")
-    return ProbeRows(config.train, rows, test, judged, labels[rows], truth, file.origin.class_names)
+    return ProbeRows(config.train, rows, test, test_rows, labels[rows], truth, file.origin.class_names)
 
 
 def warn_trained(sources: list[FeatureSource], rows: ProbeRows, reporter: Reporter) -> None:
-    """Warn if the test images were held out of a split on which the model was trained."""
+    """Warn if the model was trained on the split that the test images are held out from."""
     for source in sources:
         if rows.test == rows.train and source.trained_on == source.file.origin.data_digest:
             reporter.warn(f"{source.name}: was trained on the test images, so its accuracy is too high")

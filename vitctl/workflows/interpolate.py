@@ -1,4 +1,4 @@
-"""`vitctl interpolate-pos`: weights for one resolution become weights for another."""
+"""`vitctl interpolate-pos`: adapts weights to another resolution."""
 
 import time
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class InterpolateResult:
     grid_after: list[int]
     tokens_before: int
     tokens_after: int
-    round_trip_error: float  # of the positions, there and back: relative root mean square
+    round_trip_error: float  # of the positions, after resizing there and back: relative root mean square
     parameters: int
     digest: str
     plot: str | None
@@ -49,8 +49,8 @@ def interpolate_positions(
     check_outputs(before, out, config, overwrite)
     after = adapt_weights(before, height, width, method=config.method)
     if before.spec.grid == after.spec.grid:
-        reporter.note(f"the grid of {grid(before)} patches stays as it is")
-    if config.plot:  # first, for a plot that is there is in nobody's way when the weights find no room
+        reporter.note(f"the grid of {grid(before)} patches is unchanged")
+    if config.plot:  # before the weights: if the disk is full, a plot does not block a second run
         plot(before, after, Path(config.plot))
     digest = save_as(after, out)
     return InterpolateResult(
@@ -74,7 +74,7 @@ def interpolate_positions(
 
 
 def check_outputs(before: Weights, out: Path, config: InterpolateConfig, overwrite: bool) -> None:
-    """What can be known to fail does so before anything is written."""
+    """Raise an error for invalid outputs before anything is written."""
     if out.is_dir() or (out.exists() and not overwrite):
         hint = (
             "is a folder; name a file" if out.is_dir() else "exists already; --overwrite replaces it, or name another"
@@ -96,11 +96,11 @@ def grid(weights: Weights) -> str:
 
 def plot(before: Weights, after: Weights, path: Path) -> None:
     panels = []
-    for word, weights in (("before", before), ("after", after)):
+    for label, weights in (("before", before), ("after", after)):
         table = patch_positions(weights)
-        assert table is not None  # or check_outputs would have said so
+        assert table is not None  # ensured by check_outputs
         size = f"{weights.spec.height}x{weights.spec.width}"
         panels.append(
-            SimilarityPanel(f"{word}: {grid(weights)} patches at {size}", table.float().numpy(), weights.spec.grid)
+            SimilarityPanel(f"{label}: {grid(weights)} patches at {size}", table.float().numpy(), weights.spec.grid)
         )
     draw_similarities(panels, path, f"Similarity of position embeddings, {before.spec.name}")

@@ -189,9 +189,9 @@ def row_name(shards: list[PatchFile], split: str, row: int) -> str:
 def report_findings(info: PatchFileInfo, reporter: Reporter) -> None:
     """Warns about what matters before training: rejects, leaks and copies."""
     if info.rejects:
-        shown = "; ".join(f"{reject['name']}: {reject['reason']}" for reject in info.rejected[:SHOWN])
+        examples = "; ".join(f"{reject['name']}: {reject['reason']}" for reject in info.rejected[:SHOWN])
         more = f"; and {info.rejects - SHOWN} more (vitctl info --rejects lists them)" if info.rejects > SHOWN else ""
-        reporter.warn(f"{info.rejects:,} rejected: {shown}{more}")
+        reporter.warn(f"{info.rejects:,} rejected: {examples}{more}")
     if info.leaked:
         pair = info.leaks[0]
         first = name_in_split(pair["split"], pair["name"])

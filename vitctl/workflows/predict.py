@@ -65,7 +65,7 @@ class PredictResult:
 
 
 def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictResult:
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     paths = images_at(config.pictures)
     check_output(config.csv, *config.pictures, *paths, ending=".csv")
     check_output(config.sheet, *config.pictures, *paths, ending=".png")
@@ -85,7 +85,7 @@ def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictR
     seconds = time.perf_counter() - started
     if config.sheet:
         session.draw(Path(config.sheet))
-    return session.result(seconds, time.perf_counter() - began)
+    return session.result(seconds, time.perf_counter() - start_time)
 
 
 def target_of(ready: Ready, config: PredictConfig) -> Target:
@@ -103,18 +103,18 @@ class Session:
         classes = ready.spec.classes
         self.names = list(ready.about.class_names) or [str(number) for number in range(classes)]
         self.top = min(config.top, classes)
-        shown = np.linspace(0, len(paths) - 1, min(len(paths), config.sheet_pictures)).round().astype(int)
-        self.shown = {paths[index] for index in shown} if config.sheet else set()
+        indices = np.linspace(0, len(paths) - 1, min(len(paths), config.sheet_pictures)).round().astype(int)
+        self.on_sheet = {paths[index] for index in indices} if config.sheet else set()
         self.predictions: list[Prediction] = []
         self.unreadable: list[Unreadable] = []
         self.verdicts: list[Verdict] = []
         self.answered = self.labelled = self.right = 0
-        self.owed = 0  # unreadable images of `shown`: the next readable ones are shown instead
+        self.owed = 0  # unreadable images of `on_sheet`: the next readable ones replace them
         self.table: Any = None
 
     @contextmanager
     def open_table(self) -> Iterator[None]:
-        """Inside of it, predictions are written to --csv, if given."""
+        """Within this context, predictions are written to --csv, if given."""
         if not self.config.csv:
             yield
             return
@@ -128,11 +128,11 @@ class Session:
         """Predict a batch; return the images that could not be read."""
         bad = [Unreadable(each.path, each.reason) for each in batch if each.pixels is None]
         self.unreadable += bad
-        self.owed += sum(each.path in self.shown for each in bad)
+        self.owed += sum(each.path in self.on_sheet for each in bad)
         good = [each for each in batch if each.pixels is not None]
         for each, (values, numbers) in zip(good, self.answers(good), strict=True):
             top = [ImagePrediction(self.names[number], value) for value, number in zip(values, numbers, strict=True)]
-            self.keep(Prediction(each.path, self.label_of(each.path), top), each.pixels)
+            self.add(Prediction(each.path, self.label_of(each.path), top), each.pixels)
         return bad
 
     @torch.no_grad()
@@ -152,15 +152,15 @@ class Session:
         folder = Path(path).parent.name
         return folder if folder in self.ready.about.class_names else None
 
-    def keep(self, prediction: Prediction, pixels: Any) -> None:
+    def add(self, prediction: Prediction, pixels: Any) -> None:
         best = prediction.top[0]
         self.answered += 1
         self.labelled += prediction.label is not None
         self.right += prediction.label == best.name
         if self.config.kept is None or len(self.predictions) < self.config.kept:
             self.predictions.append(prediction)
-        if prediction.path in self.shown or self.owed:
-            self.owed -= prediction.path not in self.shown
+        if prediction.path in self.on_sheet or self.owed:
+            self.owed -= prediction.path not in self.on_sheet
             self.verdicts.append(Verdict(pixels, best.name, best.probability, prediction.label))
         if self.table:
             cells = [cell for each in prediction.top for cell in (text_cell(each.name), f"{each.probability:.6f}")]
@@ -178,10 +178,10 @@ class Session:
             raise DataError(f"none of {images} can be read; the first is {first.path}: {first.reason}")
 
     def draw(self, path: Path) -> None:
-        shown = f"{len(self.verdicts):,} of {format_count(self.answered, 'image')}"
+        count = f"{len(self.verdicts):,} of {format_count(self.answered, 'image')}"
         score = "" if self.top1 is None else f"  ·  {self.right:,} of {self.labelled:,} correct, {self.top1:.1%}"
         title = f"{self.ready.spec.name} at {self.ready.spec.height}x{self.ready.spec.width}"
-        draw_predictions(self.verdicts, path, title, f"{self.ready.path}  ·  {shown}{score}")
+        draw_predictions(self.verdicts, path, title, f"{self.ready.path}  ·  {count}{score}")
 
     def result(self, seconds: float, elapsed: float) -> PredictResult:
         ready = self.ready

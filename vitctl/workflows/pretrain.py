@@ -1,4 +1,4 @@
-"""`vitctl pretrain`: a model from scratch, with labels."""
+"""`vitctl pretrain`: trains a model from scratch, with labels."""
 
 from vitctl.config.train import PretrainConfig, RunOptions
 from vitctl.io.weights import Weights
@@ -17,7 +17,7 @@ def pretrain(
 ) -> TrainResult:
     """`pretrain(PretrainConfig(model="vit-s/16", epochs=10), RunOptions(out="runs/first"))`
 
-    The recipe decides the fields that are not named.
+    The recipe sets all other fields.
     """
     return run_training(
         config,
@@ -25,17 +25,17 @@ def pretrain(
         reporter or SilentReporter(),
         TrainResult,
         choose_fresh_model,
-        begin_pretraining,
+        make_pretraining_weights,
         fit_labeled,
     )
 
 
-def begin_pretraining(config: PretrainConfig, data: Data) -> Weights:
+def make_pretraining_weights(config: PretrainConfig, data: Data) -> Weights:
     spec = fresh_spec(config, data, len(data.file.class_names), config.norm)
     return make_fresh_weights(spec, config, data, head_bias=config.head_bias, head_std=config.head_std)
 
 
-def fit_labeled(started: Started[PretrainConfig], env: Environment, began: float) -> TrainResult:
+def fit_labeled(started: Started[PretrainConfig], env: Environment, start_time: float) -> TrainResult:
     task = make_labeled_task(started.config, started.weights, env)
     fitted = Fit(started.config, task, env, started.run).train()
-    return make_train_result(started, env, fitted, began)
+    return make_train_result(started, env, fitted, start_time)

@@ -31,24 +31,24 @@ def list_recipes(pattern: str | None = None) -> RecipesResult:
     if pattern in RECIPES:
         return RecipesResult([make_recipe_row(RECIPES[pattern])])
     part = (pattern or "").lower()
-    rows = [row for name, row in RECIPES.items() if part in name or fnmatch.fnmatch(name, part)]
-    return RecipesResult([make_recipe_row(row) for row in rows or [recipe(str(pattern))]])
+    matches = [each for name, each in RECIPES.items() if part in name or fnmatch.fnmatch(name, part)]
+    return RecipesResult([make_recipe_row(each) for each in matches or [recipe(str(pattern))]])
 
 
-def make_recipe_row(row: Recipe) -> RecipeRow:
-    changed = dict(list_changed_fields(row.config, type(row.config)()))
-    settings = {"batch": row.config.batch, "optim.lr": row.config.optim.lr} | changed
+def make_recipe_row(entry: Recipe) -> RecipeRow:
+    changed = dict(list_changed_fields(entry.config, type(entry.config)()))
+    settings = {"batch": entry.config.batch, "optim.lr": entry.config.optim.lr} | changed
     settings.pop("model", None)
-    return RecipeRow(row.name, row.purpose, row.model, row.source, row.command, row.expected, settings)
+    return RecipeRow(entry.name, entry.purpose, entry.model, entry.source, entry.command, entry.expected, settings)
 
 
 def list_changed_fields(config: Any, default: Any, above: str = "") -> Iterator[tuple[str, Any]]:
     """Every field that differs from its default; fields of inner configs as optim.lr."""
     for field in dataclasses.fields(config):
-        value, usual = getattr(config, field.name), getattr(default, field.name)
+        value, default_value = getattr(config, field.name), getattr(default, field.name)
         if isinstance(value, Res):
             yield f"{above}{field.name}", str(value)
         elif dataclasses.is_dataclass(value):
-            yield from list_changed_fields(value, usual, f"{above}{field.name}.")
-        elif value != usual:
+            yield from list_changed_fields(value, default_value, f"{above}{field.name}.")
+        elif value != default_value:
             yield f"{above}{field.name}", value

@@ -1,4 +1,4 @@
-"""`vitctl selfsup`: a model from scratch, without labels, by predicting hidden patches."""
+"""`vitctl selfsup`: trains a model from scratch, without labels, by predicting hidden patches."""
 
 from dataclasses import asdict, replace
 
@@ -23,7 +23,7 @@ def selfsup(
 ) -> SelfsupResult:
     """`selfsup(SelfsupConfig(model="vit-s/16", objective="mae", data="photos/"))`
 
-    The recipe decides the fields that are not named.
+    The recipe sets all other fields.
     """
     return run_training(
         config,
@@ -31,26 +31,26 @@ def selfsup(
         reporter or SilentReporter(),
         SelfsupResult,
         choose_fresh_model,
-        begin_selfsup,
+        make_selfsup_weights,
         fit_masked,
     )
 
 
-def begin_selfsup(config: SelfsupConfig, data: Data) -> Weights:
+def make_selfsup_weights(config: SelfsupConfig, data: Data) -> Weights:
     weights = make_fresh_weights(encoder_spec(config, data), config, data)
     masking = {"objective": config.objective, "masking": asdict(config.masking)}
     return replace(weights, about=replace(weights.about, training=weights.about.training | masking))
 
 
 def encoder_spec(config: SelfsupConfig, data: Data) -> ModelSpec:
-    """Without a head. An image is represented by the mean of its patches, because those are what is trained."""
+    """The model without a head. The mean of the patches represents an image, because only patches are trained."""
     check_unlabeled(config)
     spec = fresh_spec(replace(config, hidden=False), data, classes=0)
     check_masked(spec, config.objective, config.masking)
     return spec if config.head else replace(spec, head="gap")
 
 
-def fit_masked(started: Started[SelfsupConfig], env: Environment, began: float) -> SelfsupResult:
+def fit_masked(started: Started[SelfsupConfig], env: Environment, start_time: float) -> SelfsupResult:
     config, run, spec = started.config, started.run, started.weights.spec
     images = run.path / IMAGES if run else None
     task = make_masked_task(config, started.weights, env, images)
@@ -67,4 +67,4 @@ def fit_masked(started: Started[SelfsupConfig], env: Environment, began: float) 
     }
     title = f"{spec.name}, {config.objective}, on {started.data.path.name}"
     score = "hidden patches that are correct"
-    return make_result(SelfsupResult, started, env, fitted, task.flops, began, more, title, score)
+    return make_result(SelfsupResult, started, env, fitted, task.flops, start_time, more, title, score)

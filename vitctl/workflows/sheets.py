@@ -27,14 +27,15 @@ def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int
     unlabeled = [-1] * math.ceil(min(split.rows, 4 * COLUMNS) / COLUMNS)
     for number, label in enumerate(pick_evenly(present, CLASSES) or unlabeled):
         of_class = np.flatnonzero(labels == label)
-        begin = 0 if label >= 0 else number * COLUMNS
-        chosen = draw_random_rows(of_class, begin + COLUMNS, seed)[begin:]
+        start = 0 if label >= 0 else number * COLUMNS
+        chosen = draw_random_rows(of_class, start + COLUMNS, seed)[start:]
         name = class_name(file, label)
         rows.append(SheetRow(name, format_count(len(of_class), "image") if name else "", list(split.images(chosen))))
-    shown = f", {len(rows)} shown" if len(rows) < len(present) else ""
     about = f"{split.name}: {format_count(split.rows, 'image')}"
     if len(present):
-        about += f" of {format_count(len(present), 'class')}{shown}"
+        about += f" of {format_count(len(present), 'class')}"
+        if len(rows) < len(present):
+            about += f", {len(rows)} shown"
     save_sheet(draw_sheet(file.path.name, f"{about}  ·  {file.geometry}", rows), path)
 
 
@@ -56,7 +57,7 @@ def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, pat
 
 
 def augment_rows(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: int) -> np.ndarray[Any, Any]:
-    """The images of these rows, augmented and mixed as the preset says: uint8 [B, H, W, C]."""
+    """The images of these rows, augmented and mixed: uint8 [B, H, W, C]."""
     import torch
 
     from vitctl.data.augmentation.mixing import Mixing

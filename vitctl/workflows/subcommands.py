@@ -49,7 +49,7 @@ def flag_words(config: TrainConfig) -> Iterator[str]:
 
 @contextmanager
 def stoppable(message: str = "", run: str | None = None) -> Iterator[None]:
-    """A stop inside a part stops the whole command; the error says how to resume the whole, not the part."""
+    """A stop inside a step stops the whole command; the error says how to resume the command, not the step."""
     try:
         yield
     except NoSpace as error:

@@ -253,7 +253,7 @@ def test_gaps_are_filled_from_the_end_and_every_good_row_stays(
     counts = {name: count for name, (count, _) in zip(names, splits, strict=False)}
     extents = {name: Extent(0, count) for name, count in counts.items()}
     layout = RowLayout(RowPlan(Path(), Geometry(1, 1, 1, 1), counts, (), (), (), (), ""), extents, 1)
-    begins = layout.begins()
+    begins = layout.split_starts()
     bad = {
         name: {row for row in rejected if row < count} for name, (count, rejected) in zip(names, splits, strict=False)
     }

@@ -1,7 +1,7 @@
 """Augments whole batches of images, on the device that holds them.
 
-What happens to an image is a function of (seed, epoch, sample). The choices are drawn on the CPU, so that every device
-gets the same ones and the CPU never waits for the device. No operation mixes samples.
+The augmentation of an image is a function of (seed, epoch, sample). Random choices are made on the CPU, so that they
+are the same for every device and the CPU never waits for the device. No operation mixes samples.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The operations of RandAugment and DeiT III, each on many images at once, with a strength per image.
 
-Images are uint8 [n, C, H, W]. Strengths are NumPy [n], because they are drawn on the CPU. Operations on colors leave
+Images are uint8 [n, C, H, W]. Strengths are NumPy [n], because they are sampled on the CPU. Operations on colors leave
 gray images unchanged.
 """
 
@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from vitctl.data.augmentation.resampling import blur, portions, to_device
 
-GRAY = 128  # fills what a warp leaves empty, and cutouts
+GRAY = 128  # fills cutouts, and areas that a warp leaves empty
 LUMA = (19595, 38470, 7471)  # red, green and blue in gray (ITU-R 601-2), in units of 2^-16
 
 Operation = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
@@ -217,7 +217,7 @@ def no_argument(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
 
 # RandAugment as in big_vision's pp/autoaugment.py, which comes from TensorFlow's models. Its pixel counts, 100 for
 # translations and 40 for cutouts, become shares of the 224 pixels that they were used with. Levels above one are valid:
-# AugReg goes to two. Differences: warps are bilinear here, nearest there; and contrast pivots on the mean gray, where
+# AugReg goes to two. Differences: warps are bilinear here, nearest there; and contrast pivots on the mean gray, while
 # their code divides the count of the pixels. Posterize with zero bits keeps one there too.
 TF: dict[str, Scale] = {
     **dict.fromkeys(("autocontrast", "equalize", "invert"), no_argument),
@@ -238,7 +238,7 @@ def away(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
 
 
 # timm's "inc" operations (timm/data/auto_augment.py): a higher level is always a stronger change, up to ten.
-# Difference: posterize keeps at least one bit, where timm can make the whole image black.
+# Difference: posterize keeps at least one bit, while timm can make the whole image black.
 TIMM_INC: dict[str, Scale] = {
     **dict.fromkeys(("autocontrast", "equalize", "invert"), no_argument),
     "rotate": lambda level, sign: 30 * level * sign,

@@ -133,7 +133,7 @@ def weigh(images: torch.Tensor, down: Taps, across: Taps) -> torch.Tensor:
 
 @contextmanager
 def full_precision(device: str) -> Iterator[None]:
-    """Turns off bfloat16 autocast and TF32, whatever the training around uses: the products must be exact."""
+    """Turns off bfloat16 autocast and TF32, regardless of the training's settings: the products must be exact."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -60,7 +60,7 @@ def build_patch_file(build: Build, reporter: Reporter) -> RowPlan:
 
 
 def build_inputs(build: Build) -> dict[str, Any]:
-    """What must be the same for a build to be resumed: the options, and the source's files as they are now."""
+    """The inputs that must be the same to resume a build: the options, and the current files of the source."""
     source = build.config.source
     files = sorted((file.path, file.size, file.modified) for file in files_in(build.source))
     where = os.path.abspath(source) if os.path.exists(source) else source

@@ -37,7 +37,7 @@ class Target:
 
 
 def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
-    """Encoded bytes, or pixels uint8 [h, w] or [h, w, c], to uint8 [H, W, C]. A DataError says why not."""
+    """Encoded bytes, or pixels uint8 [h, w] or [h, w, c], to uint8 [H, W, C]. Raises DataError with the reason."""
     if isinstance(content, np.ndarray):
         return fit(convert_channels(content, target.channels), target)
     if not content:
@@ -63,7 +63,7 @@ def decode_bytes(content: bytes, target: Target) -> np.ndarray[Any, Any]:
 
 
 def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
-    """Opens the image with Pillow; torchvision still decodes a JPEG where it can."""
+    """Opens the image with Pillow; torchvision still decodes a JPEG if it can."""
     with open_image(io.BytesIO(content)) as image:
         check_pixels(image.size, target.max_pixels)
         jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")

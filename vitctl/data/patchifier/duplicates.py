@@ -1,4 +1,4 @@
-"""Finds exact copies of images: within a split they count double, across splits they leak."""
+"""Finds exact copies of images: duplicates within a split, leaks across splits."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -99,7 +99,7 @@ class Column:
 
 def final_orders(layout: RowLayout, rejected: list[int]) -> dict[str, Order]:
     orders = {}
-    for split, begin in layout.begins().items():
+    for split, begin in layout.split_starts().items():
         end = begin + layout.plan.splits[split]
         missing = np.array([row for row in rejected if begin <= row < end], np.int64)
         count = end - begin - len(missing)
@@ -137,7 +137,7 @@ def start_output(build: Build, layout: RowLayout, journal: Journal, orders: dict
 def contents(
     build: Build, layout: RowLayout, journal: Journal, orders: dict[str, Order]
 ) -> tuple[Header, dict[str, SplitContent], Notes]:
-    """Everything in the file but the rows."""
+    """Everything in the file except the rows."""
     plan, config = layout.plan, build.config
     columns = (
         plan.column("label"),
@@ -171,7 +171,7 @@ def contents(
 
 
 def options_digest(config: PatchifyConfig) -> str:
-    """Stored in the file, so that --resume recognizes one that other options made."""
+    """Stored in the file, so that --resume recognizes a file made with other options."""
     return hashlib.sha256(json.dumps(config.content(), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -197,7 +197,7 @@ def chunks_of(space: Workspace, layout: RowLayout, order: Order) -> Iterator[byt
 
 
 def lay_over(skeleton: Path, rows: Path, layout: RowLayout, orders: dict[str, Order]) -> None:
-    """Copies everything of the skeleton but its rows into the file of rows, and cuts that file to the same length.
+    """Copies everything in the skeleton except its rows into the file of rows, and cuts that file to the same length.
 
     This also clears the space after the last row of each split, where rows were moved away or rejected.
     """

@@ -12,7 +12,7 @@ from PIL import Image
 from vitctl.data.sources.files import LARGE, LARGEST, LargeFile
 from vitctl.errors import DataError
 
-# Pillow knows more. Left out are formats that run a program (EPS) or need a plugin. TGA is last: it has no signature.
+# Formats of Pillow that run a program (EPS) or need a plugin are excluded. TGA is last: it has no signature.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "PCX", "TGA",
 )  # fmt: skip
@@ -80,7 +80,7 @@ def read_whole(content: Any, max_pixels: int) -> Any:
 
 
 def max_file_bytes(head: bytes, max_pixels: int) -> int:
-    """How long an image file can be that begins with `head`."""
+    """The largest possible size of an image file that starts with `head`."""
     if head.startswith(ENDLESS) or head[4:8] == b"ftyp":
         return min(LARGE + PIXEL * max_pixels, LARGEST)
     try:

@@ -50,7 +50,7 @@ class RowPlan:
     refused: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-    digest: str  # of what all shards have in common: plans with the same digest divide the same rows
+    digest: str  # of the part that all shards share: plans with the same digest divide the same rows
 
     @property
     def total(self) -> int:
@@ -141,7 +141,7 @@ class Scan:
         write_json(self.folder / "scan.json", values)
 
     def digest(self, labels: Ints, splits: Mapping[str, Ints]) -> str:
-        """Of the names, their labels, and the split of each."""
+        """The digest of names, labels and splits."""
         digest = hashlib.sha256()
         with open(self.folder / "scan.names", "rb") as names:
             while piece := names.read(1 << 20):
@@ -265,7 +265,7 @@ class Classes:
     def note_skipped(
         self, outside: list[str], counts: Mapping[str, int], known: set[str], config: PatchifyConfig
     ) -> None:
-        """What --classes does not list."""
+        """Adds a note about classes that --classes does not list."""
         if set(outside) >= known:
             raise DataError(
                 f"{config.classes}: names none of the classes; {did_you_mean(self.names[0], sorted(known))}"
@@ -318,28 +318,28 @@ def ranks(rows: Ints, scan: Scan, labels: Ints, seed: int, purpose: str) -> tupl
     shuffled = scramble(scan.column("key")[rows] ^ stream(seed, purpose))
     order = np.lexsort((shuffled, labels[rows]))
     sizes = np.bincount(labels[rows] + 1)  # images without a label form a class of their own here
-    begins = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
     rank = np.empty(len(rows), np.int64)
-    rank[order] = np.arange(len(rows)) - np.repeat(begins, sizes)
+    rank[order] = np.arange(len(rows)) - np.repeat(starts, sizes)
     return rank, sizes[labels[rows] + 1]
 
 
 def cut_parts(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> dict[str, Ints]:
     """Takes the same share of every class, rounded, for val and test; train keeps the rest."""
     rank, class_size = ranks(rows, scan, labels, config.seed, "split")
-    parts, begin = {}, np.zeros(len(rows), np.int64)
+    parts, start = {}, np.zeros(len(rows), np.int64)
     for name, share in config.parts.items():
-        end = begin + np.floor(class_size * share + 0.5).astype(np.int64)
-        end = np.minimum(end, np.maximum(class_size - 1, begin))  # train keeps at least one of each class
-        parts[name] = rows[(rank >= begin) & (rank < end)]
+        end = start + np.floor(class_size * share + 0.5).astype(np.int64)
+        end = np.minimum(end, np.maximum(class_size - 1, start))  # train keeps at least one of each class
+        parts[name] = rows[(rank >= start) & (rank < end)]
         if not len(parts[name]):
             raise DataError(f"--split {name}={share}: no class has enough images for it")
-        begin = end
-    return {"train": rows[rank >= begin], **parts}
+        start = end
+    return {"train": rows[rank >= start], **parts}
 
 
 def limit_rows(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> Ints:
-    """At most `limit` rows, one of each class in turn."""
+    """At most `limit` rows, spread evenly over the classes."""
     if not config.limit or len(rows) <= config.limit:
         return rows
     rank, _ = ranks(rows, scan, labels, config.seed, "limit")
@@ -370,7 +370,7 @@ def write_rows(scan: Scan, classes: Classes, splits: Mapping[str, Ints], build: 
 
 
 def choose_geometry(source: Source, config: PatchifyConfig) -> Geometry:
-    """What the config says; by default 224x224 in patches of 16, and small arrays at their own size."""
+    """The configured geometry; by default 224x224 in patches of 16, and small arrays at their own size."""
     height, width = config.res or (source.native[:2] if source.native and is_small(source) else (PHOTO, PHOTO))
     channels = config.channels or (1 if source.native and source.native[2] == 1 else 3)
     patch = config.patch or (LARGEST_PATCH if config.res else largest_patch(height, width))

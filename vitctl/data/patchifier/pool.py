@@ -20,7 +20,7 @@ from vitctl.machine import cores, exit_on_bus_error, keep_freed_memory
 
 
 def workers_for(config: PatchifyConfig, blocks: int) -> int:
-    """As many as the config says; by default one per core, or one alone if starting more would not pay off."""
+    """The configured number; by default one per core, or one if starting more would not pay off."""
     return min(config.workers or (cores() if blocks >= 8 else 1), max(blocks, 1))
 
 
@@ -86,7 +86,7 @@ def in_flight(
 
 
 def start_context() -> Any:
-    """A fork server that has imported everything, where the system has one: starts fast, and is safe with threads."""
+    """A fork server that has imported everything, if the system has one: starts fast, and is safe with threads."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -97,7 +97,7 @@ def start_context() -> Any:
 
 @contextmanager
 def ignore_ctrl_c() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C. A terminal sends it to the whole group, but the parent alone decides."""
+    """Processes started here ignore Ctrl-C. A terminal sends it to the whole group, but only the parent handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -108,7 +108,7 @@ def ignore_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-_worker: Worker | None = None  # of a worker process, made by `become_worker`
+_worker: Worker | None = None  # of a worker process, created by `become_worker`
 
 
 def become_worker(build: Build, layout: RowLayout) -> None:

@@ -47,7 +47,7 @@ class RowLayout:
             row -= count
         raise IndexError(row)
 
-    def begins(self) -> dict[str, int]:
+    def split_starts(self) -> dict[str, int]:
         """The first planned row of each split."""
         counts = list(self.plan.splits.values())
         return dict(zip(self.plan.splits, np.cumsum([0, *counts[:-1]]).tolist(), strict=True))
@@ -155,4 +155,4 @@ def read_chunks(path: Path) -> list[bytes]:
     content = path.read_bytes()
     count = int(np.frombuffer(content, np.int64, 1)[0])
     ends = (np.cumsum(np.frombuffer(content, np.int64, count, 8)) + 8 * (count + 1)).tolist()
-    return [content[begin:end] for begin, end in zip([8 * (count + 1), *ends[:-1]], ends, strict=True)]
+    return [content[start:end] for start, end in zip([8 * (count + 1), *ends[:-1]], ends, strict=True)]

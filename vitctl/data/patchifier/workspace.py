@@ -16,7 +16,7 @@ from vitctl.io.atomic import flush_file, write_json
 from vitctl.io.lock import Held, take
 from vitctl.reporting import Reporter
 
-Existing = Literal["refuse", "resume", "overwrite"]  # what to do with a file, or an unfinished build, that is there
+Existing = Literal["refuse", "resume", "overwrite"]  # what to do with an existing file or unfinished build
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Build:
     out: Path
     shard: int = 0
     existing: Existing = "refuse"
-    shared: Path | None = None  # the scan and the spool of several shards that one process makes
+    shared: Path | None = None  # the folder of scan and spool, if one process makes several shards
 
     @property
     def space(self) -> "Workspace":
@@ -41,7 +41,7 @@ class Build:
 
 
 class Workspace:
-    """The folder .OUT.building/ and what is in it. Its name is hidden so that a scan of the folder around skips it."""
+    """The folder .OUT.building/ and its content. Its name is hidden so that a scan of the parent folder skips it."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -67,16 +67,16 @@ class Workspace:
         if not self.inputs.exists():
             write_json(self.inputs, inputs)
             return
-        before, now = json.loads(self.inputs.read_text()), json.loads(json.dumps(inputs))
-        changed = [name for name in now if before.get(name) != now[name]]
+        old, new = json.loads(self.inputs.read_text()), json.loads(json.dumps(inputs))
+        changed = [name for name in new if old.get(name) != new[name]]
         if changed:
-            changes = "; ".join(f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed)
+            changes = "; ".join(f"{name} was {old.get(name)!r} and is {new[name]!r}" for name in changed)
             raise UsageError(
                 f"{self.out}: cannot resume, because {changes}; use the same inputs, or start over with --overwrite"
             )
 
     def is_placed(self) -> bool:
-        """Whether `out` is complete, and a kill left only this folder to be removed."""
+        """Whether `out` is complete, and only this folder remains to be removed after a kill."""
         return self.skeleton.exists() and not self.rows.exists() and self.out.exists()
 
     def discard(self) -> None:

@@ -1,4 +1,4 @@
-"""What tars and zips share: an index of their members, made in one pass, and read in archive order or by path."""
+"""Shared by tars and zips: an index of their members, created in one pass, and read in archive order or by path."""
 
 import io
 import os
@@ -68,14 +68,14 @@ class Archive(Tree):
 
             def find(parts: Parts) -> Entry | str:
                 query = f"SELECT {COLUMNS} FROM members WHERE {condition} ORDER BY rowid DESC"
-                row = index.execute(query, [encode_parts(parts)]).fetchone()  # the last one, as unpacking would leave
+                row = index.execute(query, [encode_parts(parts)]).fetchone()  # the last one wins, as in unpacking
                 return Entry(parts, False, *row[3:]) if row else "is not in the archive"
 
             yield find
 
     @contextmanager
     def index(self) -> Iterator[sqlite3.Connection]:
-        """Made at first use under another name, then renamed, so that a kill leaves a complete index or none."""
+        """Created on first use under a temporary name, then renamed, so that a kill leaves a complete index or none."""
         assert self.spool is not None
         path = self.spool / f"{hash_values(self.file)}.members"
         try:
@@ -132,7 +132,7 @@ def row_member(row: tuple[Any, ...]) -> Entry | Refused:
 
 
 def member(name: str, is_folder: bool, problem: str, file: int, offset: int, size: int) -> Entry | Refused:
-    """One member, or why it is refused: its path is unsafe, or the caller found a `problem`."""
+    """One member, or the reason why it is refused: its path is unsafe, or the caller passed a `problem`."""
     parts = relative_parts(name)
     if parts is None:
         return Refused(printable(name), "its path leads out of the archive")

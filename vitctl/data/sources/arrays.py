@@ -1,4 +1,4 @@
-"""NumPy's .npz with arrays of images and labels, named as Keras, MedMNIST or scikit-learn name them."""
+"""NumPy's .npz with arrays of images and labels, with the names used by Keras, MedMNIST or scikit-learn."""
 
 import math
 import os

@@ -21,11 +21,11 @@ from vitctl.reporting import Reporter
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image and where its bytes are. Each source decides what `file`, `offset` and `size` mean to its `read`."""
+    """An image and where its bytes are. `file`, `offset` and `size` are arguments of the source's own `read`."""
 
-    name: str  # path inside the source, with "/", and encodable as UTF-8; the same path may come twice
-    label: str | int | None = None  # class name, or class number where the source has numbers
-    split: str | None = None  # "train", "val", "test", or None where the source has no splits
+    name: str  # path inside the source, with "/", and encodable as UTF-8; the same path may occur twice
+    label: str | int | None = None  # class name, or class number if the source has numbers
+    split: str | None = None  # "train", "val", "test", or None if the source has no splits
     file: int = 0
     offset: int = 0
     size: int = 0
@@ -66,19 +66,19 @@ class Source(ABC):
         return None
 
     def scan(self) -> Iterator[Sighting]:
-        """Everything in the source, always in the same order. The memory must not grow with the source.
+        """Everything in the source, always in the same order, in constant memory.
 
         Raises DataError if there is no image, or if the source itself is damaged.
         """
-        found = False
+        has_images = False
         refused: Refused | None = None
         for sighting in self.sightings():
             if isinstance(sighting, FoundImage):
-                found = True
+                has_images = True
             elif isinstance(sighting, Refused):
                 refused = refused or sighting
             yield sighting
-        if not found:
+        if not has_images:
             raise DataError(self.only_rejects_message(refused) if refused else self.no_images_message())
 
     @abstractmethod
@@ -87,10 +87,10 @@ class Source(ABC):
 
     @abstractmethod
     def no_images_message(self) -> str:
-        """The error if there is no image: where, and what the scan looked for."""
+        """The error if there is no image: the place, and what the scan looked for."""
 
     def only_rejects_message(self, refused: Refused) -> str:
-        """The same if there are rejects, of which `refused` is the first."""
+        """The error if there are rejects but no image; `refused` is the first reject."""
         return f"{self.no_images_message()}; {refused.name}: {refused.reason}"
 
     @abstractmethod
@@ -104,8 +104,8 @@ class Source(ABC):
 
 def several_readings(where: str, readings: Mapping[str, str]) -> DataError:
     """The error for an ambiguous source; `readings` is {kind: description}."""
-    ways = " or ".join(f"{reading} (--set kind={kind})" for kind, reading in readings.items())
-    return DataError(f"{where}: can be read as {ways}; choose one")
+    choices = " or ".join(f"{reading} (--set kind={kind})" for kind, reading in readings.items())
+    return DataError(f"{where}: can be read as {choices}; choose one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Tree(ABC):
 
     @abstractmethod
     def survey(self) -> Iterator[Entry]:
-        """Every table, at least one image of every folder that holds some, and empty folders where it can see them."""
+        """Every table, at least one image of every folder that has some, and empty folders if they can be listed."""
 
     @abstractmethod
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:

@@ -76,7 +76,7 @@ def open_source(text: str, kind: str = "auto", hints: Hints | None = None) -> So
 
 
 def check_manifest(source: ImageTree, at: Entry) -> None:
-    """A text file that is not a manifest is no source at all: the error lists what is."""
+    """A text file that is not a manifest is not a source: the error lists the supported ones."""
     try:
         source.plan()
     except DataError as error:

@@ -38,7 +38,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 
 @contextmanager
 def name_damaged_file(where: str, *more: type[Exception]) -> Iterator[None]:
-    """Turns what the standard library raises on broken input into a DataError that names the file."""
+    """Turns the standard library's errors on broken input into a DataError that names the file."""
     try:
         yield
     except (*DAMAGE, *more) as error:
@@ -55,7 +55,7 @@ def error_text(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class File:
-    """A file as it was when it was first seen: a later one of the same name has another size or time."""
+    """A file with the size and time that it had when the scan found it, to recognize a replaced file."""
 
     path: str
     size: int
@@ -161,7 +161,7 @@ def too_long(size: int) -> str:
 
 
 def hash_values(*what: object) -> str:
-    """A short name for what is made from these values."""
+    """A short name for something computed from these values."""
     return hashlib.sha256(repr(what).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

@@ -60,7 +60,7 @@ def list_names(names: list[str]) -> str:
 
 
 class ImageTree(Source):
-    """After the scan, `kind` is flat, classes, splits or manifest; until then, it is what the user asked for."""
+    """After the scan, `kind` is flat, classes, splits or manifest; until then, it is the requested kind."""
 
     def __init__(self, tree: Tree, kind: str = "folder", manifest: Entry | None = None) -> None:
         self.tree, self.requested, self.manifest = tree, kind, manifest

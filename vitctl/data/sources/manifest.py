@@ -23,7 +23,7 @@ from vitctl.errors import DataError, did_you_mean
 from vitctl.reporting import printable_text
 
 Find = Callable[[Parts], Entry | str]
-EXPLICIT = (  # names of columns of paths, as pandas, Kaggle and fastai use them, in letters and digits alone
+EXPLICIT = (  # names of columns of paths, as used by pandas, Kaggle and fastai, in letters and digits only
     "path", "filepath", "imagepath", "imgpath", "file", "filename", "imagefile", "imgfile", "imagename", "imgname",
     "image", "img", "picture", "photo", "fname",
 )  # fmt: skip
@@ -42,7 +42,7 @@ SHOWN = 12  # columns in an error
 
 @dataclass(frozen=True)
 class Hints:
-    """What the user says about a manifest, with --set."""
+    """The user's settings for a manifest."""
 
     root: str | None = None  # the folder that its paths are relative to
     path: str | None = None  # the column of paths
@@ -59,7 +59,7 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class ManifestTable:
-    """A manifest: where it is, and what its columns mean."""
+    """A manifest: its place, and the meaning of its columns."""
 
     at: Entry
     base: Parts  # the folder that relative paths start from
@@ -112,7 +112,7 @@ def read_table_header(tree: Tree, at: Entry, hints: Hints) -> tuple[list[str], s
 
 @lru_cache(maxsize=1024)  # every JSON line may have other keys
 def meanings(columns: tuple[str, ...], hints: Hints) -> tuple[str | None, str | None, str | None]:
-    """The names of the columns of paths, labels and splits, as the table writes them."""
+    """The names of the columns of paths, labels and splits, as written in the table."""
     path = find_column(columns, hints.path) if hints.path is not None else column(columns, EXPLICIT + LOOSE)
     others = [name for name in columns if name != path]
     label = find_column(others, hints.label) if hints.label is not None else column(others, LABELS)
@@ -124,7 +124,7 @@ def find_column(columns: Sequence[str], name: str) -> str | None:
 
 
 def column(columns: Sequence[str], names: tuple[str, ...]) -> str | None:
-    """The column with the first of these names that a column has, as the table writes it."""
+    """The column with the first of these names that exists, as written in the table."""
     written = {normalize_name(name): name for name in reversed(columns)}
     return next((written[name] for name in names if name in written), None)
 
@@ -155,12 +155,12 @@ def no_paths(tree: Tree, tables: Sequence[Entry], hints: Hints) -> str:
 
 
 def list_columns(columns: Sequence[str]) -> str:
-    shown = [printable_text(printable(name))[:40] or "(no name)" for name in columns[:SHOWN]]
-    return ", ".join(shown) + (", ..." if len(columns) > SHOWN else "") or "no columns"
+    names = [printable_text(printable(name))[:40] or "(no name)" for name in columns[:SHOWN]]
+    return ", ".join(names) + (", ..." if len(columns) > SHOWN else "") or "no columns"
 
 
 def check_table(tree: Tree, table: ManifestTable) -> ManifestTable:
-    """Checks all splits before the first image, and finds out whether all labels are numbers."""
+    """Checks all splits before the first image, and whether all labels are numbers."""
     numbered = labeled = has_splits = False
     for row in read_rows(tree, table):
         if not isinstance(row, ManifestRow):
@@ -205,8 +205,8 @@ def find_file(parts: Parts, find: Find) -> Entry | str:
     if isinstance(entry, Entry) or extension(parts[-1]) in IMAGE_EXTENSIONS:
         return entry
     names = (f"{parts[-1]}.{each}" for kind in EXTENSIONS for each in (kind, kind.upper()))
-    found = (find((*parts[:-1], name)) for name in names)
-    with_extension = next((each for each in found if isinstance(each, Entry)), None)
+    candidates = (find((*parts[:-1], name)) for name in names)
+    with_extension = next((each for each in candidates if isinstance(each, Entry)), None)
     return with_extension or f"{entry}, and there is no {printable(parts[-1])}.jpg or similar"
 
 

@@ -31,8 +31,8 @@ class Parquet(Source):
             columns = ", ".join(schema.names)
             raise DataError(f"{where}: no column of images (bytes, or a struct with bytes); its columns: {columns}")
         classes = class_labels(schema)
-        named = [name for name in schema.names if name.lower() in LABELS and name != image]
-        self.image, self.label = image, self.choose("label", list(classes) or named, LABELS)
+        by_name = [name for name in schema.names if name.lower() in LABELS and name != image]
+        self.image, self.label = image, self.choose("label", list(classes) or by_name, LABELS)
         self.class_names = classes.get(self.label or "")
 
     def choose(self, what: str, columns: list[str], likely: tuple[str, ...]) -> str | None:

@@ -17,7 +17,7 @@ def is_pattern(text: str) -> bool:
 
 
 def match_files(pattern: str) -> list[Path]:
-    """The files that match. Every path that braces write out must exist; wildcards match what is there."""
+    """The files that match. Every path that braces write out must exist; wildcards match existing files."""
     paths: list[Path] = []
     for each in expand_braces(pattern):
         if glob.has_magic(each):

@@ -47,7 +47,7 @@ def headers(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:
         tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape") as tar,
     ):
         while (header := tar.next()) is not None:
-            if tar.offset <= header.offset:  # a negative size would lead back, for ever
+            if tar.offset <= header.offset:  # a negative size would lead back, endlessly
                 raise tarfile.ReadError(f"broken header at byte {header.offset}")
             tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out
             yield header

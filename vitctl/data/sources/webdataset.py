@@ -97,11 +97,11 @@ class WebDataset(TarSource):
 def splits_of(paths: list[Path], noun: str) -> tuple[list[str | None], list[str]]:
     """The split in the name of each file or its folder, if all have one; and a note if only some do."""
     splits = [split_in(path.name) or split_in(path.parent.name) for path in paths]
-    silent = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
-    if not silent:
+    unnamed = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
+    if not unnamed:
         return splits, []
-    note = f"{silent[0]}: no split in its name, so all {noun} are read as one set"
-    return [None] * len(paths), [note] if len(silent) < len(paths) else []
+    note = f"{unnamed[0]}: no split in its name, so all {noun} are read as one set"
+    return [None] * len(paths), [note] if len(unnamed) < len(paths) else []
 
 
 def label_in(text: bytes) -> str | int | None:

@@ -49,13 +49,13 @@ class Zip(Archive):
         return LargeFile(chain([bytes(content)], large.pieces), large.size)
 
 
-def unpack_member(pieces: Iterator[bytes], method: int, checksum: int, stated: int | None) -> Iterator[bytes]:
+def unpack_member(pieces: Iterator[bytes], method: int, checksum: int, expected: int | None) -> Iterator[bytes]:
     """The uncompressed member in short pieces. Its checksum is compared after the last one."""
     crc = length = 0
     for piece in inflate(pieces) if method == DEFLATED else pieces:
         crc, length = zlib.crc32(piece, crc), length + len(piece)
-        if stated is not None and length > stated:
-            raise DataError(f"damaged: longer than the {stated:,} bytes that the zip says")
+        if expected is not None and length > expected:
+            raise DataError(f"damaged: longer than the {expected:,} bytes stated in the zip")
         yield piece
     if crc != checksum:
         raise DataError("damaged: its checksum in the zip differs")
@@ -131,7 +131,7 @@ def zip_entry(record: tuple[int, ...], name: bytes, extra: bytes, shift: int, li
 
 
 def wide_fields(size: int, packed: int, offset: int, extra: bytes) -> tuple[int, int, int]:
-    """Size, compressed size and offset, from the 64-bit extra field where they do not fit in 32 bits."""
+    """Size, compressed size and offset, from the 64-bit extra field if they do not fit in 32 bits."""
     place = 0
     while FULL in (size, packed, offset) and place + 4 <= len(extra):
         tag, length = struct.unpack_from("<2H", extra, place)
@@ -144,7 +144,7 @@ def wide_fields(size: int, packed: int, offset: int, extra: bytes) -> tuple[int,
 
 
 def text_of(name: bytes) -> str:
-    """UTF-8 if it is valid, whatever the flag says, else the DOS code page. Old Windows tools write backslashes."""
+    """UTF-8 if it is valid, regardless of the flag, else the DOS code page. Old Windows tools write backslashes."""
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError:

@@ -51,7 +51,7 @@ def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> Non
 
 
 def assume_config(spec: ModelSpec, positions: int, assumptions: list[str]) -> ModelSpec:
-    """What shapes do not say, without a config.json."""
+    """Without a config.json: assumes the values that shapes do not determine."""
     heads = next((size.heads for size in SIZES.values() if size.dim == spec.dim), 0)
     if not heads:
         raise WeightsError(

@@ -24,7 +24,7 @@ CAPABILITIES = Capabilities(
 
 
 def to_hf(weights: Weights) -> tuple[Tensors, Config, Config]:
-    """Tensors of the encoder and its head, config.json and preprocessor_config.json."""
+    """The tensors of the encoder and its head, config.json and preprocessor_config.json."""
     spec = weights.spec
     check_supported(weights, CAPABILITIES)
     table = list(hf_tensor_rows(spec, replace(CLASSIC, prefix="vit." if spec.classes else "")))

@@ -1,6 +1,6 @@
 """`vitctl bench`: this machine's speed, compared with its limits and with the usual tools.
 
-Each part is a generator of case tables, which are measured as they come. It may write into the folder that it is given.
+Each part is a generator of case tables, which are measured one after another. It may write into its folder.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ PARTS: dict[str, Callable[[BenchConfig, Path, Reporter], Iterator[CaseTable]]] =
     "fewshot": bench_fewshot,
     "export": bench_export,
 }
-NEEDS = {"fewshot": "features"}  # is measured as well
+NEEDS = {"fewshot": "features"}  # parts that are also measured
 
 
 @dataclass(frozen=True)

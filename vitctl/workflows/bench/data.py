@@ -79,14 +79,14 @@ def bench_data(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterato
     }
     if cores() == 1:
         del cases[DECODE_ALL]
-    left_out = [] if find_spec("timm") else [f"{PEER_LOADER}: timm is not installed"]
-    if left_out:
+    skipped = [] if find_spec("timm") else [f"{PEER_LOADER}: timm is not installed"]
+    if skipped:
         del cases[PEER_LOADER]
-    yield CaseTable(cases, PAIRS, left_out, remark_data, {COPY: "GB/s"})
+    yield CaseTable(cases, PAIRS, skipped, remark_data, {COPY: "GB/s"})
 
 
 class Decoder:
-    """The patchifier's own workers on a large data set, of which a part is timed, without start and finish."""
+    """The patchifier's own workers on a large data set: times a part of it, without start and finish."""
 
     def __init__(self, folder: Path, paths: list[Path]) -> None:
         folder.mkdir()
@@ -132,11 +132,11 @@ def loader_rate(batches: Iterable[Any], config: BenchConfig) -> float:
             pass
 
     take(WARM_UP)
-    taken = time_seconds(lambda: take(config.batches))
+    seconds = time_seconds(lambda: take(config.batches))
     close: Callable[[], None] | None = getattr(iterator, "close", None)
     if close:
         close()
-    return config.batch * config.batches / taken
+    return config.batch * config.batches / seconds
 
 
 def copy_rate(rows: np.ndarray[Any, Any]) -> float:

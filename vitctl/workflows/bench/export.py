@@ -36,7 +36,7 @@ PIECE = 8  # images at once
 
 def bench_export(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:
     case = TrainCase.parse(config.export)
-    left_out = [] if find_spec("onnxruntime") else ["onnxruntime is not installed: pip install onnxruntime"]
+    skipped = [] if find_spec("onnxruntime") else ["onnxruntime is not installed: pip install onnxruntime"]
     reporter.note(f"{case}: creating images, weights and the exported files")
     path = make_training_images(replace(config, pictures=min(config.pictures, case.batch)), case, folder)
     spec = case_spec(case)  # a zero head would give the same output for every image
@@ -46,15 +46,15 @@ def bench_export(config: BenchConfig, folder: Path, reporter: Reporter) -> Itera
     models, remarks = {f"{case} {EAGER}": load_model(weights)}, []
     if choose_precision("auto", torch.device("cpu")) == "bf16":
         models[f"{case} {HALF_EAGER}"] = Half(load_model(weights))
-    for way, (format, precision) in FILES.items():
-        if format == "torch" or not left_out:
-            models[f"{case} {way}"], summary = export_and_load(folder, path, format, precision)
-            remarks.append(f"{way}: {summary}, with fresh weights")
+    for label, (format, precision) in FILES.items():
+        if format == "torch" or not skipped:
+            models[f"{case} {label}"], summary = export_and_load(folder, path, format, precision)
+            remarks.append(f"{label}: {summary}, with fresh weights")
     split = PatchFile(path).split("train")
     images = images_of(weights.about, torch.from_numpy(split.images(np.arange(case.batch) % split.rows)))
     baseline, *others = models
     cases = {name: time_export(model, images) for name, model in models.items()}
-    yield CaseTable(cases, [(name, baseline) for name in others], left_out, lambda _: remarks)
+    yield CaseTable(cases, [(name, baseline) for name in others], skipped, lambda _: remarks)
 
 
 def export_and_load(folder: Path, data: Path, format: Format, precision: Numbers) -> tuple[nn.Module, str]:

@@ -1,4 +1,4 @@
-"""`vitctl bench train`, `selfsup` and `features`: our loops, compared with those of somebody who knows timm."""
+"""`vitctl bench train`, `selfsup` and `features`: our loops, compared with good loops over timm's parts."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -57,21 +57,21 @@ def bench_train(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterat
 
 
 def compare_loops(
-    config: BenchConfig, case: TrainCase, path: Path, device: torch.device, ways: list[Precision]
+    config: BenchConfig, case: TrainCase, path: Path, device: torch.device, precisions: list[Precision]
 ) -> CaseTable:
     settings = PretrainConfig(
         batch=case.batch, steps=10**9, optim=OptimConfig(lr=LR, weight_decay=DECAY), augment=PRESETS["inception"],
         compile="off",
     )  # fmt: skip
     cases: dict[str, Measurement] = {}
-    for way in ways:
-        fit = partial(make_fit, settings, case, path, device, way)
-        cases[f"{case} {OURS}, {way}"] = time_fit(fit, case, config)
-        cases[f"{case} {PEER}, {way}"] = time_timm(case, config, path.with_suffix(""), way, device)
-        cases[f"{case} {PRODUCT}, {way}"] = lambda way=way: measure_ceiling(way, device) / 1e9  # type: ignore[misc]
+    for precision in precisions:
+        fit = partial(make_fit, settings, case, path, device, precision)
+        cases[f"{case} {OURS}, {precision}"] = time_fit(fit, case, config)
+        cases[f"{case} {PEER}, {precision}"] = time_timm(case, config, path.with_suffix(""), precision, device)
+        cases[f"{case} {PRODUCT}, {precision}"] = lambda precision=precision: measure_ceiling(precision, device) / 1e9  # type: ignore[misc]
     if config.compiled:
-        fit = partial(make_fit, replace(settings, compile="on"), case, path, device, ways[-1])
-        cases[f"{case} {OURS}, {ways[-1]}, compiled"] = time_fit(fit, case, config)
+        fit = partial(make_fit, replace(settings, compile="on"), case, path, device, precisions[-1])
+        cases[f"{case} {OURS}, {precisions[-1]}, compiled"] = time_fit(fit, case, config)
     ours, peers = ([name for name in cases if name.startswith(f"{case} {loop}")] for loop in (OURS, PEER))
     pairs = [(name, peer) for peer in peers for name in ours if name != ours[0] or peer == peers[0]]
 
@@ -90,12 +90,12 @@ def compare_loops(
 def bench_selfsup(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:
     """MAE's step, which skips hidden patches in the encoder, compared with a step on all tokens."""
     case, device = TrainCase.parse(config.selfsup), bench_device()
-    path, way = make_training_images(config, case, folder), choose_precision("auto", device)
+    path, precision = make_training_images(config, case, folder), choose_precision("auto", device)
     fits: dict[str, Callable[[], Fit]] = {}
     for name, objective in OBJECTIVES.items():
-        # without augmentation, so that patches are used as they are in the file
+        # without augmentation, so that patches are used as stored
         settings = replace(objective, batch=case.batch, steps=10**9, probe=0, optim=OptimConfig(lr=LR), compile="off")
-        fits[f"{case} {name}"] = cache(partial(make_fit, settings, case, path, device, way))
+        fits[f"{case} {name}"] = cache(partial(make_fit, settings, case, path, device, precision))
     baseline, *others = fits
 
     def remarks(_: dict[str, float]) -> list[str]:
@@ -113,20 +113,20 @@ def make_training_images(config: BenchConfig, case: TrainCase, folder: Path) -> 
 
 
 def make_fit(
-    settings: PretrainConfig | SelfsupConfig, case: TrainCase, path: Path, device: torch.device, way: Precision
+    settings: PretrainConfig | SelfsupConfig, case: TrainCase, path: Path, device: torch.device, precision: Precision
 ) -> Fit:
     file = PatchFile(path)
     classes = max(2, len(file.class_names)) if isinstance(settings, PretrainConfig) else 0
     model = create_model(case_spec(case).replace(classes=classes))
     weights = Weights(model.spec, collect_tensors(model), About("vitctl", "", *HALF))  # type: ignore[arg-type]
-    env = Environment(file.split("train"), None, Ranks(), device, way, SilentReporter(), Stop())
+    env = Environment(file.split("train"), None, Ranks(), device, precision, SilentReporter(), Stop())
     if isinstance(settings, PretrainConfig):
         return Fit(settings, make_labeled_task(settings, weights, env), env, None)
     return Fit(settings, make_masked_task(settings, weights, env, None), env, None)
 
 
 def time_fit(make: Callable[[], Fit], case: TrainCase, config: BenchConfig) -> Measurement:
-    """Images per second of our loop, which is built at the first call and goes on at the next ones."""
+    """Images per second of our loop, which is built at the first call and continued at the next ones."""
     make, steps = cache(make), max(2, config.train_images // case.batch)
 
     def run(fit: Fit, count: int) -> None:
@@ -140,8 +140,10 @@ def time_fit(make: Callable[[], Fit], case: TrainCase, config: BenchConfig) -> M
     return measure
 
 
-def time_timm(case: TrainCase, config: BenchConfig, folder: Path, way: Precision, device: torch.device) -> Measurement:
-    """Images per second of a loop over timm's model, loader and optimizer, which goes on at the next call."""
+def time_timm(
+    case: TrainCase, config: BenchConfig, folder: Path, precision: Precision, device: torch.device
+) -> Measurement:
+    """Images per second of a loop over timm's model, loader and optimizer, which is continued at the next call."""
     steps = max(2, config.train_images // case.batch)
 
     @cache
@@ -156,7 +158,7 @@ def time_timm(case: TrainCase, config: BenchConfig, folder: Path, way: Precision
     def run(count: int) -> None:
         model, optimizer, batches = make()
         for images, labels in itertools.islice(batches, count):
-            with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 loss = F.cross_entropy(model(images.to(device)), labels.to(device))
             optimizer.zero_grad()
             torch.autograd.backward(loss)
@@ -211,19 +213,21 @@ def timm_loader(
 def bench_features(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterator[CaseTable]:
     """Frozen features by our extractor, compared with a plain loop over timm's loader and model."""
     case, device = TrainCase.parse(config.features), bench_device()
-    ways = bench_precisions(device)
+    precisions = bench_precisions(device)
     path = make_training_images(replace(config, pictures=min(config.pictures, config.extracted)), case, folder)
     cases: dict[str, Measurement] = {}
-    for way in ways:
-        cases[f"{case} {EXTRACTOR}, {way}"] = time_features(case, path, way)
-        cases[f"{case} {PEER_EXTRACTOR}, {way}"] = time_timm_features(case, path.with_suffix(""), way, device)
-    pairs = [(f"{case} {EXTRACTOR}, {way}", f"{case} {PEER_EXTRACTOR}, {way}") for way in ways]
+    for precision in precisions:
+        cases[f"{case} {EXTRACTOR}, {precision}"] = time_features(case, path, precision)
+        cases[f"{case} {PEER_EXTRACTOR}, {precision}"] = time_timm_features(
+            case, path.with_suffix(""), precision, device
+        )
+    pairs = [(f"{case} {EXTRACTOR}, {precision}", f"{case} {PEER_EXTRACTOR}, {precision}") for precision in precisions]
     yield CaseTable(cases, list(dict.fromkeys([(pairs[-1][0], pairs[0][1]), *pairs])))
 
 
-def time_features(case: TrainCase, path: Path, way: Precision) -> Measurement:
-    """As the command does it, from a patch file to a feature file, but with a model that is already loaded."""
-    config = FeaturesConfig(source=f"random:{case.model}", data=str(path), batch=case.batch, precision=way)
+def time_features(case: TrainCase, path: Path, precision: Precision) -> Measurement:
+    """Like the command, from a patch file to a feature file, but with a model that is already loaded."""
+    config = FeaturesConfig(source=f"random:{case.model}", data=str(path), batch=case.batch, precision=precision)
     data = PatchFile(path)
     extractor = extractor_of(config, data, None, SilentReporter())
     extract = extractor.extract()
@@ -238,14 +242,14 @@ def time_features(case: TrainCase, path: Path, way: Precision) -> Measurement:
     return measure
 
 
-def time_timm_features(case: TrainCase, folder: Path, way: Precision, device: torch.device) -> Measurement:
+def time_timm_features(case: TrainCase, folder: Path, precision: Precision, device: torch.device) -> Measurement:
     model: Any = timm_model(case, device).eval()
     loader = timm_loader(folder, case.res, case.batch, device, scale=(0.05, 1.0))
 
     @torch.inference_mode()
     def extract() -> None:
         for images, _ in loader:
-            with torch.autocast(device.type, torch.bfloat16, enabled=way == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 features = model.forward_head(model.forward_features(images.to(device)), pre_logits=True)
             features.float().cpu().numpy()
 

@@ -1,4 +1,4 @@
-"""Figures that can be trusted on a noisy machine: measured in turn, several times, and compared within a round."""
+"""Reliable figures on a noisy machine: cases are measured in turn, several times, and compared within a round."""
 
 import statistics
 import time
@@ -35,11 +35,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class CaseTable:
-    """What is measured together: cases {name: how to measure it once}, and the pairs of them to compare."""
+    """Cases that are measured together, {name: a function that measures it once}, and the pairs to compare."""
 
     cases: dict[str, Measurement]
-    pairs: Sequence[tuple[str, str]]  # a pair with a case that is left out is skipped
-    left_out: Sequence[str] = ()
+    pairs: Sequence[tuple[str, str]]  # a pair with a missing case is ignored
+    skipped: Sequence[str] = ()  # peers that are not installed
     remarks: Callable[[dict[str, float]], list[str]] = lambda medians: []
     units: dict[str, str] = field(default_factory=dict)  # img/s for every other case
 
@@ -66,7 +66,7 @@ class BenchPart:
             if name in values and against in values:
                 runs = [one / other for one, other in zip(values[name], values[against], strict=True)]
                 self.ratios.append(Ratio(name, against, statistics.median(runs), min(runs), max(runs)))
-        self.left_out.extend(table.left_out)
+        self.left_out.extend(table.skipped)
         self.remarks.extend(table.remarks({name: statistics.median(runs) for name, runs in values.items()}))
 
 

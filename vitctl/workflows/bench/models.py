@@ -28,9 +28,9 @@ def bench_models(config: BenchConfig, folder: Path, reporter: Reporter) -> Itera
         layers = first_layers(spec, dtype)
         inputs = make_inputs(spec, config.images, dtype, config.seed)
         remarks.append(f"{word}: outputs differ by up to {max_difference(layers, inputs):.1e} of the largest value")
-        for way, backward in (("forward", False), ("forward and backward", True)):
+        for label, backward in (("forward", False), ("forward and backward", True)):
             for name in (OURS, PEER):
-                cases[f"{name}, {word}, {way}"] = time_layer(layers[name], inputs[name], backward)
+                cases[f"{name}, {word}, {label}"] = time_layer(layers[name], inputs[name], backward)
     pairs = [(name, name.replace(OURS, PEER)) for name in cases if name.startswith(OURS)]
     yield CaseTable(cases, pairs, remarks=lambda _: remarks)
 

@@ -1,4 +1,4 @@
-"""`vitctl demo`: the whole chain on a few images, and one page to keep."""
+"""`vitctl demo`: every command on a few images, and a page of the results."""
 
 import dataclasses
 import json
@@ -50,48 +50,48 @@ def demo(
     resume: str | None = None,
     overwrite: bool = False,
 ) -> DemoResult:
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     run, config = open_demo(config, out, resume, overwrite, reporter)
-    shown = Demo(config, run.path, QuietReporter(reporter, bars=True))
+    demo_run = Demo(config, run.path, QuietReporter(reporter, bars=True))
     try:
-        stages = run_stages(shown, run, reporter)
+        stages = run_stages(demo_run, run, reporter)
     except InputError:
-        if not shown.data.exists():  # there was nothing to begin with, and nothing is left behind
+        if not demo_run.data.exists():  # no data was written: leave nothing behind
             shutil.rmtree(run.path)
         raise
-    results = [StageResult(each.name, each.told, seconds, str(each.file), each.line) for each, seconds in stages]
-    file = PatchFile(shown.data)
-    write_demo_page(run.path / PAGE, shown, stages, file)
+    results = [StageResult(each.name, each.summary, seconds, str(each.file), each.line) for each, seconds in stages]
+    file = PatchFile(demo_run.data)
+    write_demo_page(run.path / PAGE, demo_run, stages, file)
     result = DemoResult(
         run=str(run.path),
         page=str(run.path / PAGE),
         data=config.data,
         data_digest=file.digest,
         classes=len(file.class_names),
-        model=shown.model,
+        model=demo_run.model,
         seed=config.seed,
         stages=results,
-        elapsed_s=time.perf_counter() - began,
+        elapsed_s=time.perf_counter() - start_time,
     )
     run.finish(dataclasses.asdict(result))
-    point_to(run.path.parent, f"{run.path.name}/finetune")  # what bare commands go on with
+    point_to(run.path.parent, f"{run.path.name}/finetune")  # the default of later commands
     return result
 
 
-def run_stages(shown: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple[Stage, float]]:
-    """Every stage with its seconds: all that it took, if it was stopped in between."""
+def run_stages(demo: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple[Stage, float]]:
+    """Every stage with its total seconds, including those before it was resumed."""
     stages = []
     for number, make in enumerate(STAGES, 1):
         clock = run.path / "seconds" / f"{number}.json"
-        before, started = json.loads(clock.read_text()) if clock.exists() else 0.0, time.perf_counter()
+        earlier, start_time = json.loads(clock.read_text()) if clock.exists() else 0.0, time.perf_counter()
         try:
             with stoppable(run=str(run.path)):
-                stage = make(shown)
+                stage = make(demo)
         finally:
-            seconds = before + time.perf_counter() - started
+            seconds = earlier + time.perf_counter() - start_time
             clock.parent.mkdir(exist_ok=True)
             write_json(clock, seconds)
-        reporter.note(f"{number}/{len(STAGES)} {stage.name}: {stage.told}")
+        reporter.note(f"{number}/{len(STAGES)} {stage.name}: {stage.summary}")
         stages.append((stage, seconds))
     return stages
 
@@ -99,20 +99,20 @@ def run_stages(shown: Demo, run: RunDirectory, reporter: Reporter) -> list[tuple
 def open_demo(
     config: DemoConfig, out: str | None, resume: str | None, overwrite: bool, reporter: Reporter
 ) -> tuple[RunDirectory, DemoConfig]:
-    """A new folder, or one that is there, which knows its own settings."""
+    """A new folder, or an existing one with its stored settings."""
     if resume is None:
         path = Path(out) if out else new_folder(RUNS / "demo")
         if not out and path.name != "demo":
             reporter.note(f"run: {path}, as {RUNS / 'demo'} exists; --resume {RUNS / 'demo'} continues that one")
-        asked, read = dataclasses.asdict(config), (config.data,)
-        return create_run(path, "demo", asked, __version__, overwrite, newest=False, inputs=read), config
+        fields = dataclasses.asdict(config)
+        return create_run(path, "demo", fields, __version__, overwrite, newest=False, inputs=(config.data,)), config
     run = open_run(Path(resume))
     if run.config["command"] != "demo":
         raise UsageError(f"{resume}: is a run of vitctl {run.config['command']}, not of demo")
     try:
-        then = DemoConfig(**run.config["config"])
+        old = DemoConfig(**run.config["config"])
     except TypeError as error:
         raise UsageError(f"{resume}: was made by another version of vitctl; start over without --resume") from error
-    if config not in (then, DemoConfig(), replace(then, device=config.device)):
+    if config not in (old, DemoConfig(), replace(old, device=config.device)):
         raise UsageError(f"{resume}: was started with other settings; leave them out, or start over without --resume")
-    return run, replace(then, device=config.device)
+    return run, replace(old, device=config.device)

@@ -1,4 +1,4 @@
-"""The page of the demo: a chain of commands, and what each of them found."""
+"""The page of the demo: its commands, and the result of each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,31 +20,31 @@ PAGE = "index.html"
 def write_demo_page(path: Path, demo: Demo, timed: Sequence[tuple[Stage, float]], file: PatchFile) -> None:
     stages = [stage for stage, _ in timed]
     table = [["stage", "result", "took", "file"]]
-    table += [[stage.name, stage.told, format_duration(took), str(stage.file)] for stage, took in timed]
+    table += [[stage.name, stage.summary, format_duration(seconds), str(stage.file)] for stage, seconds in timed]
     sections = [Section("In short", table=table)]
     sections += [
         Section(f"{number}. {stage.name}", stage.text, stage.figures, command=stage.line)
         for number, stage in enumerate(stages, 1)
     ]
-    sections.append(Section("On your own images", OWN, command=whole_chain(stages)))
+    sections.append(Section("On your own images", OWN, command=list_commands(stages)))
     write_page(
         path,
         f"vitctl, on {'scikit-learn’s digits' if demo.config.embedded else Path(demo.config.data).name}",
-        f"From images to a model that ships, in {format_duration(sum(took for _, took in timed))}.",
+        f"From images to a model that ships, in {format_duration(sum(seconds for _, seconds in timed))}.",
         page_facts(demo, file),
         sections,
-        f"Made by vitctl {__version__} with vitctl demo. Everything on it is in {demo.folder}, with config and seed.",
+        f"Made by vitctl {__version__} with vitctl demo. All files are in {demo.folder}, with config and seed.",
     )
 
 
 OWN = (
-    "The first line does all of this on a folder of yours, with a folder inside for each class. The lines below it are "
-    "the stages one by one, as they ran here: give the first of them your folder, and change what you like. Longer "
-    "training is what good results are made of: a demo has minutes."
+    "The first line does all of this on your folder, with one subfolder per class. The lines below it are the stages "
+    "one by one, as they ran here: give the first of them your folder, and change what you like. Good results need "
+    "longer training than the minutes of a demo."
 )
 
 
-def whole_chain(stages: Sequence[Stage]) -> str:
+def list_commands(stages: Sequence[Stage]) -> str:
     return "\n".join(["vitctl demo --data FOLDER", "", *(stage.line for stage in stages)])
 
 
@@ -55,15 +55,15 @@ def page_facts(demo: Demo, file: PatchFile) -> dict[str, str]:
         "model": f"{demo.model} at {' and '.join(map(str, demo.sizes))} pixels",
         "seed": str(demo.config.seed),
         "machine": f"{format_count(cores(), 'core')}, {', '.join(machine.devices)}",
-        "again": command_of(demo),
+        "again": demo_command(demo),
     }
 
 
-def command_of(demo: Demo) -> str:
-    """Every setting that is not as it comes."""
-    usual, flags = DemoConfig(), {"data": demo.config.data, "seed": demo.config.seed}
-    others = [f"{name}={value}" for name, value in vars(demo.config).items() if name not in (*flags, "device")]
-    settings = [each for each in others if each not in [f"{name}={value}" for name, value in vars(usual).items()]]
+def demo_command(demo: Demo) -> str:
+    """The command with every setting that differs from the default, except the device."""
+    default = vars(DemoConfig())
+    changed = {name: value for name, value in vars(demo.config).items() if value != default[name] and name != "device"}
+    flags = {name: changed.pop(name) for name in ("data", "seed") if name in changed}
+    settings = [f"{name}={value}" for name, value in changed.items()]
     out = None if demo.folder.parent == RUNS else str(demo.folder)
-    given = {name: value for name, value in flags.items() if value != getattr(usual, name)}
-    return command_line("demo", **given, settings=settings, out=out)
+    return command_line("demo", **flags, settings=settings, out=out)

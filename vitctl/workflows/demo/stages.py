@@ -1,4 +1,4 @@
-"""The stages of the demo, each a command of ours with what it found."""
+"""The stages of the demo: each runs one command and describes its result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,8 +37,8 @@ from vitctl.workflows.sheets import contact_sheet
 from vitctl.workflows.subcommands import Training, command_line
 
 SHOTS = (1, 5, 10)
-SHOWN = 24  # images that the exported model is asked about
-HELD = "0.2"  # of the images, where none are held out
+SHOWN = 24  # images for the exported model to predict
+HELD = "0.2"  # share of the images to hold out, if no split is
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Demo:
 
     @property
     def sizes(self) -> tuple[Res, Res]:
-        """Of pretraining and of fine-tuning, in pixels."""
+        """The image sizes of pretraining and fine-tuning, in pixels."""
         return Res(FIRST * self.config.pixels), Res(SECOND * self.config.pixels)
 
     @property
@@ -66,13 +66,13 @@ class Demo:
         return file.split(choose_judge_split(file))
 
     @property
-    def judged(self) -> tuple[str, ...]:
+    def val_setting(self) -> tuple[str, ...]:
         """The setting that names the split to evaluate on, if it is not val."""
         name = self.held_out.name
         return () if name == "val" else (f"val={name}",)
 
     def common(self, share: float) -> dict[str, Any]:
-        """Fields of every training: `share` is that of the steps of pretraining."""
+        """Fields of every training. `share`: its steps, relative to pretraining."""
         config, device = self.config, {} if self.config.device == "auto" else {"device": self.config.device}
         steps = {"steps": int(config.steps * share), "batch": config.batch, "seed": config.seed}
         return {"data": str(self.data), **steps, **device}
@@ -81,39 +81,37 @@ class Demo:
 @dataclass(frozen=True)
 class Stage:
     name: str  # of the command
-    told: str  # what came out, in a line
-    line: str  # that does the same
+    summary: str  # the result in a line
+    line: str  # the command that does the same
     file: Path
-    text: str  # for somebody who sees it for the first time
+    text: str  # an explanation for newcomers
     figures: tuple[Path, ...] = ()
 
 
 def patchify_stage(demo: Demo) -> Stage:
     config, out = demo.config, demo.data
     if Path(config.data).is_file() and is_hdf5(Path(config.data)):
-        raise DataError(
-            f"{config.data}: is a patch file; the demo begins with the images themselves, name their folder"
-        )
+        raise DataError(f"{config.data}: is a patch file; the demo needs the images themselves, name their folder")
     limit = None if config.embedded else config.limit
-    wanted = PatchifyConfig(source=config.data, out=str(out), res=demo.sizes[1], patch=config.pixels, limit=limit)
-    made = patchify(wanted, demo.reporter, overwrite=True)
-    if not any(name in made.data.splits for name in HELD_OUT):
-        wanted = replace(wanted, split=(f"val={HELD}",))
-        made = patchify(wanted, demo.reporter, overwrite=True)
+    options = PatchifyConfig(source=config.data, out=str(out), res=demo.sizes[1], patch=config.pixels, limit=limit)
+    result = patchify(options, demo.reporter, overwrite=True)
+    if not any(name in result.data.splits for name in HELD_OUT):
+        options = replace(options, split=(f"val={HELD}",))
+        result = patchify(options, demo.reporter, overwrite=True)
     labels = PatchFile(out).split("train").labels()
     if len(np.unique(labels[labels >= 0])) < 2:
         raise DataError(f"{config.data}: has images of fewer than two classes; the demo needs one folder per class")
     sheet = demo.folder / "data.png"
     contact_sheet(PatchFile(out), "train", sheet)
-    parts = ", ".join(f"{each.pictures:,} {name}" for name, each in made.data.splits.items())
+    parts = ", ".join(f"{each.pictures:,} {name}" for name, each in result.data.splits.items())
     line = command_line(
-        "patchify", config.data, out, res=wanted.res, patch=wanted.patch, limit=limit, split=wanted.split
+        "patchify", config.data, out, res=options.res, patch=options.patch, limit=limit, split=options.split
     )
     text = (
         "Every image is decoded once and stored as the patches that the model reads. Copies of an image, leaks "
-        f"between splits and files that cannot be read are told: {format_count(made.data.rejects, 'file')} refused."
+        f"between splits and unreadable files are reported: {format_count(result.data.rejects, 'file')} rejected."
     )
-    return Stage("patchify", f"{parts}; {made.images_per_s:,.0f} img/s", line, out, text, (sheet,))
+    return Stage("patchify", f"{parts}; {result.images_per_s:,.0f} img/s", line, out, text, (sheet,))
 
 
 def selfsup_stage(demo: Demo) -> Stage:
@@ -121,29 +119,29 @@ def selfsup_stage(demo: Demo) -> Stage:
         model=demo.model, res=demo.sizes[0], objective="pixels", recipe="masked-small", **demo.common(1 / 3)
     )
     upright = ("augment.flip=0",) if demo.config.embedded else ()
-    run = Training(override(config, (*demo.judged, *upright)), demo.folder / "selfsup")
-    found = run.train(demo.reporter)
-    told = f"{found.probe_top1:.1%} by a probe on {found.probe_shots} shots" if found.probe_top1 is not None else ""
+    run = Training(override(config, (*demo.val_setting, *upright)), demo.folder / "selfsup")
+    result = run.train(demo.reporter)
+    probe = f"{result.probe_top1:.1%} by a probe on {result.probe_shots} shots" if result.probe_top1 is not None else ""
     text = (
-        f"{found.hidden} of {found.patches} patches are hidden, and the model learns to fill them in; nobody tells it "
-        "a class. From above: the images, what the model sees of them, and what it makes of that."
+        f"{result.hidden} of {result.patches} patches are hidden, and the model learns to fill them in, without "
+        "labels. From above: the images, the visible patches, and the reconstruction."
     )
     pictures = sorted((run.out / "reconstructions").glob("*.png"))[-1:]
-    return Stage("selfsup", told or f"loss {found.loss:.3f}", run.line(), run.out, text, tuple(pictures))
+    return Stage("selfsup", probe or f"loss {result.loss:.3f}", run.line(), run.out, text, tuple(pictures))
 
 
 def pretrain_stage(demo: Demo) -> Stage:
     recipe = "digits" if demo.config.embedded else "small"
     config = PretrainConfig(model=demo.model, res=demo.sizes[0], recipe=recipe, **demo.common(1))
-    table = "positions=1d"  # so that there is something to interpolate
-    run = Training(override(config, (*demo.judged, table)), demo.folder / "pretrain")
-    found = run.train(demo.reporter)
+    learned = "positions=1d"  # a table to interpolate later
+    run = Training(override(config, (*demo.val_setting, learned)), demo.folder / "pretrain")
+    result = run.train(demo.reporter)
     text = (
-        f"A fresh model of {found.parameters:,} parameters learns the classes at {demo.sizes[0]} pixels, "
-        f"{FIRST * FIRST} patches an image: {found.epochs:.3g} rounds over the images at {found.images_per_s:,.0f} "
-        f"images a second, {found.ceiling_share:.0%} of what this machine's matrix products allow."
+        f"A fresh model of {result.parameters:,} parameters learns the classes at {demo.sizes[0]} pixels, "
+        f"{FIRST * FIRST} patches an image: {result.epochs:.3g} rounds over the images at {result.images_per_s:,.0f} "
+        f"images a second, {result.ceiling_share:.0%} of what this machine's matrix products allow."
     )
-    return Stage("pretrain", f"{format_share(found.top1)} at {demo.sizes[0]} px", run.line(), run.out, text,
+    return Stage("pretrain", f"{format_share(result.top1)} at {demo.sizes[0]} px", run.line(), run.out, text,
                  (run.out / "curves.png",))  # fmt: skip
 
 
@@ -178,14 +176,14 @@ def finetune_stage(demo: Demo) -> Stage:
         source=str(demo.folder / "pretrain"), res=demo.sizes[1], recipe=recipe, **demo.common(1 / 2)
     )
     gentle = () if own else ("optim.lr=0.0003", "optim.layer_decay=1")
-    run = Training(override(config, (*demo.judged, *gentle)), demo.folder / "finetune")
-    found = run.train(demo.reporter)
+    run = Training(override(config, (*demo.val_setting, *gentle)), demo.folder / "finetune")
+    result = run.train(demo.reporter)
     text = (
-        f"A new head, and {found.steps} steps at {demo.sizes[1]} pixels, {SECOND * SECOND} patches an image: what was "
-        f"learned on small images goes on to larger ones. {format_share(found.top1)} of the held out "
+        f"A new head, and {result.steps} steps at {demo.sizes[1]} pixels, {SECOND * SECOND} patches an image: what was "
+        f"learned on small images carries over to larger ones. {format_share(result.top1)} of the held out "
         "images are right."
     )
-    return Stage("finetune", f"{format_share(found.top1)} at {demo.sizes[1]} px", run.line(), run.out, text,
+    return Stage("finetune", f"{format_share(result.top1)} at {demo.sizes[1]} px", run.line(), run.out, text,
                  (run.out / "curves.png",))  # fmt: skip
 
 
@@ -194,77 +192,79 @@ def fewshot_stage(demo: Demo) -> Stage:
     plot = demo.folder / "fewshot.png"
     extract = FeaturesConfig(device=demo.config.device)
     labels = PatchFile(demo.data).split("train").labels()
-    most_there = int(np.bincount(labels[labels >= 0]).max())
-    shots = tuple(each for each in SHOTS if each <= most_there)
+    largest_class = int(np.bincount(labels[labels >= 0]).max())
+    shots = tuple(each for each in SHOTS if each <= largest_class)
     config = FewshotConfig(sources=sources, data=str(demo.data), shots=shots, extract=extract)
-    found = fewshot(config, demo.reporter, plot=str(plot))
-    most = max(each.shots or 0 for each in found.results)
-    best = max((each for each in found.results if each.shots == most), key=lambda each: each.mean)
+    result = fewshot(config, demo.reporter, plot=str(plot))
+    most = max(each.shots or 0 for each in result.results)
+    best = max((each for each in result.results if each.shots == most), key=lambda each: each.mean)
     line = command_line("fewshot", source=sources, data=demo.data, shots=shots, plot=plot)
     text = (
-        "Models are frozen, and a linear probe is fitted to a few labeled images of each class, on the same draws "
-        "for all of them; raw pixels are what has to be beaten. Bars are 95% over seeds."
+        "Models are frozen, and a linear probe is fitted to a few labeled images of each class, the same ones for "
+        "all models. Raw pixels are the baseline. Bars are 95% over seeds."
     )
-    told = f"{best.mean:.1%} with {format_count(most, 'shot')}, by {Path(best.weights).name}"
-    return Stage("fewshot", told, line, plot, text, (plot,))
+    summary = f"{best.mean:.1%} with {format_count(most, 'shot')}, by {Path(best.weights).name}"
+    return Stage("fewshot", summary, line, plot, text, (plot,))
 
 
 def inspect_stage(demo: Demo) -> Stage:
     source, out = demo.folder / "finetune", demo.folder / "inspect"
     config = InspectConfig(source=str(source), data=str(demo.data), device=demo.config.device)
-    found = inspect(config, demo.reporter, out=str(out), overwrite=True)
-    kept = [name for name in ("rollout.png", "distance.png", "layers.png") if str(out / name) in found.figures]
-    best = max(range(len(found.layer_top1)), key=found.layer_top1.__getitem__) if found.layer_top1 else None
-    told = f"{len(found.figures)} figures" + ("" if best is None else f"; layer {best} is worth most to a probe")
+    result = inspect(config, demo.reporter, out=str(out), overwrite=True)
+    figures = [name for name in ("rollout.png", "distance.png", "layers.png") if str(out / name) in result.figures]
+    best = max(range(len(result.layer_top1)), key=result.layer_top1.__getitem__) if result.layer_top1 else None
+    summary = f"{len(result.figures)} figures" + ("" if best is None else f"; layer {best} is worth most to a probe")
     text = (
-        "Where the model looks, how far each head looks, and what its layers are worth to a probe. The rest, with all "
-        f"numbers, is on a page of its own: {found.page}."
+        "Where the model looks, how far each head looks, and the accuracy of a probe on each layer. The rest, with "
+        f"all numbers, is on its own page: {result.page}."
     )
     line = command_line("inspect", source=source, data=demo.data, out=out)
-    return Stage("inspect", told, line, Path(found.page), text, tuple(out / name for name in kept))
+    return Stage("inspect", summary, line, Path(result.page), text, tuple(out / name for name in figures))
 
 
 def export_stage(demo: Demo) -> Stage:
     source, out = demo.folder / "finetune", demo.folder / "model.onnx"
     config = ExportConfig(source=str(source), out=str(out), data=str(demo.data), with_preprocessing=True)
-    found = export(config, demo.reporter, overwrite=True)
+    result = export(config, demo.reporter, overwrite=True)
     text = (
-        f"One file for other runtimes, with cutting, resizing and normalizing inside. It was loaded again in "
-        f"{found.runtime} and compared: {found.comparison.summary()}. In Python: {found.load}."
+        f"One file for other runtimes, with cropping, resizing and normalization included. It was loaded in "
+        f"{result.runtime} and compared: {result.comparison.summary()}. In Python: {result.load}."
     )
     line = command_line("export", source=source, data=demo.data, out=out, with_preprocessing=True)
-    agreement = f"{found.comparison.agreement:.0%} of answers as the model's"
-    return Stage("export", f"{agreement}, {found.bytes / 1e6:.1f} MB", line, out, text)
+    agreement = f"{result.comparison.agreement:.0%} of answers as the model's"
+    return Stage("export", f"{agreement}, {result.bytes / 1e6:.1f} MB", line, out, text)
 
 
 def predict_stage(demo: Demo) -> Stage:
     pictures, sheet = demo.folder / "pictures", demo.folder / "predictions.png"
     write_images(demo.held_out, PatchFile(demo.data).class_names, pictures)
     config = PredictConfig(pictures=(str(pictures),), source=str(demo.folder / "model.onnx"), sheet=str(sheet))
-    found = predict(config, demo.reporter)
-    text = f"The exported file, asked about {format_count(found.pictures, 'held-out image')} as PNG files; its answers."
-    told = f"{found.top1:.0%} of {found.labelled} right" if found.top1 is not None else f"{found.pictures} answers"
+    result = predict(config, demo.reporter)
+    text = f"Predictions of the exported file on {format_count(result.pictures, 'held-out image')}, as PNG files."
+    summary = (
+        f"{result.top1:.0%} of {result.labelled} right" if result.top1 is not None else f"{result.pictures} answers"
+    )
     line = command_line("predict", pictures, source=demo.folder / "model.onnx", sheet=sheet)
-    return Stage("predict", told, line, sheet, text, (sheet,))
+    return Stage("predict", summary, line, sheet, text, (sheet,))
 
 
 def write_images(split: Split, names: tuple[str, ...], folder: Path) -> None:
-    """Some held out images as a person has them: PNG files in folders of their classes."""
+    """Write some held-out images as PNG files, in a folder per class."""
     rows = balance_classes(split.labels(), SHOWN)
     for row, pixels, label in zip(rows.tolist(), split.images(rows), split.labels(rows).tolist(), strict=True):
-        known = names[label] if 0 <= label < len(names) else "others"
-        name = known if Path(known).name == known and known != ".." else "others"
+        class_name = names[label] if 0 <= label < len(names) else "others"
+        name = class_name if Path(class_name).name == class_name and class_name != ".." else "others"
         (folder / name).mkdir(parents=True, exist_ok=True)
         with Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)) as image:
             image.save(folder / name / f"{row:05d}.png")
 
 
 def balance_classes(labels: Any, count: int) -> Any:
-    """Rows of so many images, as many of each class as there are."""
-    turn = np.empty(len(labels), np.int64)  # the number of an image in its class
+    """The rows of `count` images, spread evenly over the classes."""
+    place = np.empty(len(labels), np.int64)  # of an image within its class
     for label in np.unique(labels):
-        turn[labels == label] = np.arange((labels == label).sum())
-    return np.sort(np.lexsort((np.arange(len(labels)), turn))[:count])
+        place[labels == label] = np.arange((labels == label).sum())
+    return np.sort(np.lexsort((np.arange(len(labels)), place))[:count])
 
 
 STAGES: tuple[Callable[[Demo], Stage], ...] = (

@@ -1,4 +1,4 @@
-"""`vitctl export`: a model for another runtime, loaded there again and compared."""
+"""`vitctl export`: writes a model for another runtime, loads it there and compares it."""
 
 import dataclasses
 import glob
@@ -27,7 +27,7 @@ from vitctl.workflows.interpolate import short_name
 @dataclass(frozen=True)
 class ExportResult:
     out: str
-    report: str  # this result, beside it
+    report: str  # a file with this result, next to `out`
     format: str
     weights: str
     weights_digest: str
@@ -35,24 +35,24 @@ class ExportResult:
     res: list[int]
     classes: int
     precision: str
-    mean: list[float]  # of the pixels, from 0 to 1, as it was trained with
+    mean: list[float]  # of the pixels, from 0 to 1, as in training
     std: list[float]
     input: str
     opset: int | None
     products_in_8_bits: int | None
-    runtime: str  # that loaded it again
+    runtime: str  # that loaded the file for the comparison
     data: str
     comparison: Comparison
-    preprocessing: Preprocessing | None  # of image files; None for channels that they do not have
+    preprocessing: Preprocessing | None  # of image files; None unless the model has 1 or 3 channels
     bytes: int
-    load: str  # the line of Python that uses it
+    load: str  # the line of Python that loads it
     elapsed_s: float
 
 
 def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite: bool = False) -> ExportResult:
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
+    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     weights = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
-    weights = fit_to_export(complete(weights, config), config)
+    weights = fit_to_export(fill_missing(weights, config), config)
     check_format(weights, config)
     out = Path(config.out or default_name(weights, config))
     report = out.with_name(out.name + ".json")
@@ -62,9 +62,9 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
     try:
         exported = LoadedExport(written.load(), weights, config)
         comparison = compare_export(weights, exported, pictures, config, reporter)
-        prepared = compare_preprocessing(weights, exported, written, pictures, config, reporter)
-        seconds = time.perf_counter() - began
-        result = make_export_result(config, weights, out, report, written, pictures, comparison, prepared, seconds)
+        preprocessing = compare_preprocessing(weights, exported, written, pictures, config, reporter)
+        seconds = time.perf_counter() - start_time
+        result = make_export_result(config, weights, out, report, written, pictures, comparison, preprocessing, seconds)
         write_json(report, {"command": "export", "version": __version__} | dataclasses.asdict(result))
     except Exception as error:
         if is_no_space(error):
@@ -72,21 +72,21 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
         raise
     if not comparison.agrees:
         raise RunError(
-            f"{out}: {comparison.summary()}, more than is allowed; the file is kept for inspection, with {report}"
+            f"{out}: {comparison.summary()}, more than allowed; the file is kept for inspection, with {report}"
         )
     return result
 
 
 def fit_to_export(weights: Weights, config: ExportConfig) -> Weights:
-    """For the resolution that is asked for, its positions interpolated; without what is not of the classifier."""
+    """Adapt the weights to --res, and drop tensors that the classifier does not have."""
     height, width = config.res or (None, None)
     if config.pad:
         weights = replace(weights, spec=weights.spec.replace(pad=True))
     return replace(adapt_weights(weights, height, width), extra={}, notes=())
 
 
-def complete(weights: Weights, config: ExportConfig) -> Weights:
-    """What is missing is drawn once, so that the model and its export have the same."""
+def fill_missing(weights: Weights, config: ExportConfig) -> Weights:
+    """Initialize missing tensors once, so that they are the same in the model and its export."""
     if not config.allow_missing:
         return weights
     return replace(weights_of(load_model(weights, allow_missing=True)), path=weights.path, notes=weights.notes)
@@ -108,11 +108,11 @@ def make_room(out: Path, report: Path, overwrite: bool, source: str) -> None:
     if out.is_dir():
         check_replaceable_folder(out)
         shutil.rmtree(out)
-    report.unlink(missing_ok=True)  # it is of what was there
+    report.unlink(missing_ok=True)  # it describes the old file
 
 
 def remove(out: Path, report: Path) -> None:
-    """What this command has written, so that nothing is in the way of the same one."""
+    """Remove the written files, so that the same command can run again."""
     if out.is_dir():
         shutil.rmtree(out)
     for path in (out, report, external_data_path(out)):
@@ -120,15 +120,15 @@ def remove(out: Path, report: Path) -> None:
 
 
 def external_data_path(out: Path) -> Path:
-    """Where weights stand that are too many for one file."""
+    """The file of weights that are too large for the ONNX file itself."""
     return out.with_name(f"{out.name}.data")
 
 
 def check_replaceable_folder(folder: Path) -> None:
-    """Only a model's folder as this command writes it may be replaced: never a run."""
+    """Only a model folder written by this command may be replaced, never a run."""
     names = {path.name for path in folder.iterdir()}
     if not names <= {"config.json", "preprocessor_config.json", "model.safetensors"}:
-        raise OutputExists(f"{folder}: is a folder of something else; name another with --out")
+        raise OutputExists(f"{folder}: is not a model folder; name another with --out")
 
 
 def make_export_result(

@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the model does: on real images, at two batch sizes."""
+"""Compares an exported file with its model: on real images, at two batch sizes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from vitctl.workflows.export.formats import images_of
 from vitctl.workflows.inputs.weights import load_model
 
 BATCHES = (1, 8)
-MEASURABLE = 300  # images from which a share of them is shown as an accuracy
-ALONE = 4  # images that are also computed one by one
+MEASURABLE = 300  # fewest images for which an accuracy is shown
+ALONE = 4  # images that are also processed one by one
 
 Bytes = np.ndarray[Any, Any]
 
 
 class LoadedExport:
-    """A model that was loaded again, given bytes [B, H, W, C]: as they are, or normalized as it says itself."""
+    """An exported model. It takes bytes [B, H, W, C], and normalizes them unless the export does so itself."""
 
     def __init__(self, model: nn.Module, weights: Weights, config: ExportConfig) -> None:
         self.model, self.takes_bytes = model, config.with_preprocessing
@@ -41,13 +41,13 @@ class LoadedExport:
 class Comparison:
     pictures: int
     batches: list[int]
-    answers: str  # what was compared: logits, or the features of a model without a head
-    max_difference: float  # of answers
+    answers: str  # which outputs are compared: logits, or the features of a model without a head
+    max_difference: float  # of the outputs
     mean_difference: float
     largest_logit: float  # or feature
-    allowed: float | None  # of the largest difference
+    allowed: float | None  # upper bound of max_difference
     agreement: float  # in top-1; of features, the lowest cosine similarity
-    top1_model: float | None  # of the same images, where the model knows their classes
+    top1_model: float | None  # on the same images; None if the model does not have their classes
     top1_export: float | None
     agrees: bool
 
@@ -64,14 +64,14 @@ class Comparison:
         return f"top-1 agrees on {round(self.agreement * self.pictures):,} of {self.pictures:,} images"
 
     def accuracy(self) -> str:
-        """Counts; a share only of so many images that it says something."""
+        """Counts of correct images; also shares, if there are enough images."""
         if self.top1_model is None or self.top1_export is None:
             return ""
         ours, theirs = (
             f"{round(share * self.pictures):,}" + (f" ({share:.2%})" if self.pictures >= MEASURABLE else "")
             for share in (self.top1_model, self.top1_export)
         )
-        return f"{theirs} of {self.pictures:,} are right, {ours} by the model itself"
+        return f"{theirs} of {self.pictures:,} are correct, {ours} by the model itself"
 
 
 @torch.no_grad()
@@ -85,31 +85,31 @@ def compare_export(
             ours.append(model(images_of(weights.about, batch)))
             theirs.append(exported(batch))
             bar.advance(len(batch))
-    wanted, given = torch.cat(ours), torch.cat(theirs)
-    check_all_finite(given, config)
-    if not wanted.any():
+    expected, actual = torch.cat(ours), torch.cat(theirs)
+    check_all_finite(actual, config)
+    if not expected.any():
         reporter.warn("all logits of these weights are zero, as with a fresh head; the comparison is meaningless")
-    gaps = [(given - wanted).abs().flatten()]
+    gaps = [(actual - expected).abs().flatten()]
     alone = [exported(picture) for picture in torch.split(pixels[:ALONE], BATCHES[0])]
-    gaps.append((torch.cat(alone) - wanted[:ALONE]).abs().flatten())
+    gaps.append((torch.cat(alone) - expected[:ALONE]).abs().flatten())
     gaps += [gap.abs().flatten() for gap in compare_other_size(exported, weights, pictures.bytes[:ALONE], config)]
-    return summarize_comparison(wanted, given, torch.cat(gaps), pictures.labels, config, weights.spec)
+    return summarize_comparison(expected, actual, torch.cat(gaps), pictures.labels, config, weights.spec)
 
 
-def check_all_finite(given: torch.Tensor, config: ExportConfig) -> None:
-    broken = int((~torch.isfinite(given)).any(1).sum())
+def check_all_finite(actual: torch.Tensor, config: ExportConfig) -> None:
+    broken = int((~torch.isfinite(actual)).any(1).sum())
     if broken:
-        why = "fp16 holds no number above 65,504; " if config.precision == "fp16" else ""
+        why = "fp16 overflows above 65,504; " if config.precision == "fp16" else ""
         raise RunError(
-            f"what was exported answers {broken} of {len(given)} images with numbers that are not finite: {why}"
-            f"it is kept to be looked at; {'--precision float32 holds them' if why else 'are the weights finite?'}"
+            f"the exported file gives outputs that are not finite for {broken} of {len(actual)} images: {why}"
+            f"it is kept for inspection; {'use --precision float32' if why else 'are the weights finite?'}"
         )
 
 
 def compare_other_size(
     exported: LoadedExport, weights: Weights, pixels: Bytes, config: ExportConfig
 ) -> Iterator[torch.Tensor]:
-    """At another size, where the file takes more than one."""
+    """Differences at another image size, if the file takes more than one."""
     spec = weights.spec
     if config.with_preprocessing:
         large = np.stack([resize(each, spec.height * 3 // 2 + 1, spec.width * 2 - 1) for each in pixels])
@@ -118,8 +118,8 @@ def compare_other_size(
         yield exported(torch.from_numpy(large)) - load_model(weights)(images_of(weights.about, torch.from_numpy(small)))
     if config.dynamic_size:
         height, width = other_size(spec)
-        other = torch.from_numpy(np.stack([resize(each, height, width) for each in pixels]))
-        yield exported(other) - load_model(adapt_weights(weights, height, width))(images_of(weights.about, other))
+        resized = torch.from_numpy(np.stack([resize(each, height, width) for each in pixels]))
+        yield exported(resized) - load_model(adapt_weights(weights, height, width))(images_of(weights.about, resized))
 
 
 def other_size(spec: ModelSpec) -> tuple[int, int]:
@@ -128,23 +128,25 @@ def other_size(spec: ModelSpec) -> tuple[int, int]:
 
 
 def summarize_comparison(
-    wanted: torch.Tensor,
-    given: torch.Tensor,
+    expected: torch.Tensor,
+    actual: torch.Tensor,
     gaps: torch.Tensor,
     labels: torch.Tensor | None,
     config: ExportConfig,
     spec: ModelSpec,
 ) -> Comparison:
-    largest, difference = float(wanted.abs().max()), float(gaps.max())
+    largest, difference = float(expected.abs().max()), float(gaps.max())
     if spec.classes:
-        agreement = float((given.argmax(1) == wanted.argmax(1)).double().mean())
+        agreement = float((actual.argmax(1) == expected.argmax(1)).double().mean())
     else:
-        agreement = float(torch.cosine_similarity(given.double(), wanted.double()).min())
+        agreement = float(torch.cosine_similarity(actual.double(), expected.double()).min())
     allowed = None if config.closeness is None else config.closeness * max(1.0, largest)
     agrees = difference <= allowed if allowed is not None else agreement >= config.agreement
-    right = [None if labels is None else float((each.argmax(1) == labels).double().mean()) for each in (wanted, given)]
+    top1 = [
+        None if labels is None else float((each.argmax(1) == labels).double().mean()) for each in (expected, actual)
+    ]
     return Comparison(
-        pictures=len(wanted),
+        pictures=len(expected),
         batches=list(BATCHES),
         answers="logits" if spec.classes else "features",
         max_difference=difference,
@@ -152,7 +154,7 @@ def summarize_comparison(
         largest_logit=largest,
         allowed=allowed,
         agreement=agreement,
-        top1_model=right[0],
-        top1_export=right[1],
-        agrees=agrees,  # not where it is not a number
+        top1_model=top1[0],
+        top1_export=top1[1],
+        agrees=agrees,  # False for NaN
     )

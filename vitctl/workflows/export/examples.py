@@ -1,4 +1,4 @@
-"""Real images, as the exported model is to see them."""
+"""Real images in the size of the exported model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from vitctl.workflows.inputs.samples import choose_held_out, resize_samples, spa
 from vitctl.workflows.inputs.weights import data_of_run
 
 FEW, MANY = 32, 1000
-STORED = 2  # of which files are made
+STORED = 2  # images that are encoded as files
 Bytes = np.ndarray[Any, Any]
 
 
@@ -28,8 +28,8 @@ class ExampleImages:
     path: str
     split: str
     bytes: Bytes  # uint8 [M, H, W, C] in the model's size
-    stored: Bytes  # a few as they are in the data
-    labels: torch.Tensor | None  # int64 [M] by the model's own numbers; None where the classes are others
+    stored: Bytes  # a few, as stored in the data
+    labels: torch.Tensor | None  # int64 [M], the model's own numbers; None if the model lacks some classes
     train: Split
     spec: ModelSpec
 
@@ -45,23 +45,23 @@ def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) 
     own = weights.about.class_names
     if config.precision == "int8" and not config.data and own and not set(file.class_names) <= set(own):
         raise UsageError(
-            f"int8 is calibrated with images of the kind that the model is for, and {file.path} has other classes; "
-            "name them with --data"
+            f"int8 needs images of the model's classes for calibration, and {file.path} has other classes; "
+            "name a patch file with --data"
         )
     name = choose_held_out(file) or next(iter(file.splits))
     split, train = file.split(name), file.split("train" if "train" in file.splits else name)
     if not split.rows:
         raise DataError(f"{file.path}: has no images to compare on; use other --data")
     rows = space_evenly(split.rows, config.pictures or (FEW if config.precision == "float32" else MANY))
-    images, labels = split.images(rows), numbers(weights, file, split.labels(rows))
+    images, labels = split.images(rows), model_labels(weights, file, split.labels(rows))
     stored = np.stack([convert_channels(image, weights.spec.channels) for image in images[:STORED]])
     return ExampleImages(
         str(file.path), name, resize_samples(images, weights.spec), stored, labels, train, weights.spec
     )
 
 
-def numbers(weights: Weights, file: PatchFile, labels: Bytes) -> torch.Tensor | None:
-    """Labels by the model's own numbers, where it knows all classes of the data by their names."""
+def model_labels(weights: Weights, file: PatchFile, labels: Bytes) -> torch.Tensor | None:
+    """The labels as the model's own class numbers; None unless it has all classes of the data."""
     own = weights.about.class_names
     if not own or not set(file.class_names) <= set(own) or (labels < 0).any():
         return None

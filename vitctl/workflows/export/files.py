@@ -1,4 +1,4 @@
-"""Whether image files give the same answers by the exported model's own preprocessing as by vitctl's."""
+"""Compares the exported model's own preprocessing of image files with vitctl's, by the resulting outputs."""
 
 import io
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ OWN = "vitctl as the file says"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    by: str  # what prepared the files
+    by: str  # the preprocessing
     files: int
-    max_difference: float | None  # of the exported model's answers; None where the files could not be prepared
-    problem: str  # why they could not
+    max_difference: float | None  # of the exported model's outputs; None if the files could not be prepared
+    problem: str  # why not
     agrees: bool
 
     def summary(self) -> str:
@@ -43,7 +43,7 @@ def compare_preprocessing(
     config: ExportConfig,
     reporter: Reporter,
 ) -> Preprocessing | None:
-    """None for channels that image files do not have."""
+    """None unless the model has 1 or 3 channels, as image files have."""
     if weights.spec.channels not in (1, 3):
         return None
     files = encode_images(pictures.stored)
@@ -58,20 +58,20 @@ def compare_preprocessing(
             theirs = torch.cat([exported(torch.from_numpy(decode_file(file))[None]) for file in files])
         else:
             theirs = exported(prepare_files(files, weights, exported.about.fit))
-    except Exception as error:  # of another library, which may not take such images
+    except Exception as error:  # from another library, which may not support such images
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     ours = exported(prepare_files(files, weights, weights.about.fit))
     difference = None if theirs is None else float((theirs - ours).abs().max())
     allowed = max(config.closeness or 0.0, ROUNDED) * max(1.0, float(ours.abs().max()))
-    found = Preprocessing(by, len(files), difference, problem, difference is not None and difference <= allowed)
-    if not found.agrees:
+    result = Preprocessing(by, len(files), difference, problem, difference is not None and difference <= allowed)
+    if not result.agrees:
         shape = f"{weights.spec.height}x{weights.spec.width}, fit {weights.about.fit}"
-        reporter.warn(f"{found.summary()}; give it images that already have the model's shape ({shape})")
-    return found
+        reporter.warn(f"{result.summary()}; give it images that already have the model's shape ({shape})")
+    return result
 
 
 def encode_images(stored: Bytes) -> list[bytes]:
-    """PNG files of the images as they are, and half as wide or high again."""
+    """PNG files of the images as they are, and stretched by a half in width or height."""
     files = []
     for number, image in enumerate(stored):
         height, width = image.shape[:2]
@@ -90,7 +90,7 @@ def decode_file(file: bytes) -> Bytes:
 
 
 def prepare_files(files: list[bytes], weights: Weights, fit: str) -> torch.Tensor:
-    """uint8 [B, H, W, C] as vitctl makes them."""
+    """uint8 [B, H, W, C], prepared by vitctl."""
     spec = weights.spec
     target = Target(spec.height, spec.width, spec.channels, fit, draft=False)
     return torch.from_numpy(np.stack([decode(file, target) for file in files]))

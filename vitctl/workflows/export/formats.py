@@ -1,4 +1,4 @@
-"""Each format: whether a model can be written so, how it is, and how it is loaded again by those who use it."""
+"""The export formats: whether each supports a model, how it is written, and how users load it."""
 
 import io
 import tempfile
@@ -38,7 +38,7 @@ CAPABILITIES = {"safetensors": timm_folder.CAPABILITIES, "hf": hugging_face.CAPA
 
 
 class Preprocessor(Protocol):
-    """Image files to what the model takes, by a runtime."""
+    """A runtime's own preprocessing: image files to model inputs."""
 
     name: str
 
@@ -47,18 +47,18 @@ class Preprocessor(Protocol):
 
 @dataclass(frozen=True)
 class Written:
-    """An exported file, and its own way back."""
+    """An exported file, and how to load it."""
 
     load: Callable[[], nn.Module]
     runtime: str
     line: str  # of Python
     input: str
     in_8_bits: int | None = None
-    preprocessor: Callable[[], Preprocessor] | None = None  # the runtime's own, where it has one
+    preprocessor: Callable[[], Preprocessor] | None = None  # None if the runtime has none
 
 
 def check_format(weights: Weights, config: ExportConfig) -> None:
-    """What can be known to fail does so before anything is written."""
+    """Raise an error for an unsupported export before anything is written."""
     spec = weights.spec
     if config.format == "onnx":
         check_opset(config.opset)
@@ -68,7 +68,7 @@ def check_format(weights: Weights, config: ExportConfig) -> None:
         return
     if spec.family == "timm":
         raise UsageError(
-            f"{spec.name}: is timm's own and can be written as onnx or torch; timm has its weights already"
+            f"{spec.name}: is timm's own and can be exported as onnx or torch; timm already has its weights"
         )
     check_supported(fold_for_npz(weights) if config.format == "npz" else weights, CAPABILITIES[config.format])
 
@@ -85,25 +85,25 @@ def write_export(
     takes = f"float32 [B, {spec.channels}, {spec.height}, {spec.width}], (pixels / 255 - {mean}) / {std}"
     if config.format == "safetensors":
         save_as(stored, out, "vitctl")
-        return Written(lambda: by_timm(spec, out), f"timm {version('timm')}", timm_line(spec, out), takes)
+        return Written(lambda: load_timm(spec, out), f"timm {version('timm')}", timm_line(spec, out), takes)
     save_as(stored, out, "hf" if config.format == "hf" else "npz")
     line = transformers_line(spec, out) if config.format == "hf" else f"vitctl.load_model({str(out)!r})"
     if config.format == "hf" and find_spec("transformers"):
         name = f"transformers {version('transformers')}"
-        return Written(lambda: by_transformers(spec, out), name, line, takes, preprocessor=lambda: FromFolder(out))
+        return Written(lambda: load_transformers(spec, out), name, line, takes, preprocessor=lambda: FromFolder(out))
     return Written(lambda: load_model(out), "vitctl's own reader of the format", line, takes)
 
 
 def weights_to_store(weights: Weights, config: ExportConfig) -> Weights:
-    """In half precision if that is asked for, and as the official layout can say them."""
+    """The weights in the requested precision, folded for the official layout if needed."""
     if config.precision == "fp16":
-        halved = {name: each.half() if each.is_floating_point() else each for name, each in weights.tensors.items()}
-        weights = replace(weights, tensors=halved)
+        tensors = {name: each.half() if each.is_floating_point() else each for name, each in weights.tensors.items()}
+        weights = replace(weights, tensors=tensors)
     return fold_for_npz(weights) if config.format == "npz" else weights
 
 
 def fold_for_npz(weights: Weights) -> Weights:
-    """The same answers for pixels from -1 to 1, by the first layer; and positions in a table, whatever filled it."""
+    """Fold the normalization into the first layer, for pixels from -1 to 1, and store fixed positions as a table."""
     weights = renormalize(weights, *HALF)
     if weights.spec.added == "stem" and weights.spec.positions in ("sincos", "sincos-mae"):
         weights = replace(weights, spec=weights.spec.replace(positions="1d"))
@@ -116,10 +116,10 @@ def fold_for_npz(weights: Weights) -> Weights:
 def write_graph(
     weights: Weights, config: ExportConfig, out: Path, pictures: ExampleImages, reporter: Reporter
 ) -> Written:
-    spec, inside = weights.spec, config.with_preprocessing
-    ways = {"any_size": config.dynamic_size, "preprocessing": inside}
-    graph = graph_of(load_model(weights), weights.about, half=config.precision == "fp16", **ways)
-    labels = export_labels(weights, precision=config.precision, **ways)
+    spec = weights.spec
+    options = {"any_size": config.dynamic_size, "preprocessing": config.with_preprocessing}
+    graph = graph_of(load_model(weights), weights.about, half=config.precision == "fp16", **options)
+    labels = export_labels(weights, precision=config.precision, **options)
     example, free = example_of(spec, config), free_axes(spec, config)
     if config.format == "torch":
         write_program(graph, example, free, out, labels)
@@ -131,10 +131,10 @@ def write_graph(
             atomic_write(out) as aside,
             tempfile.TemporaryDirectory(prefix=".vitctl-export-", dir=out.parent) as folder,
         ):
-            plain = Path(folder) / "float32.onnx"
-            write_onnx(graph, example, free, plain, config.opset, labels)
+            unquantized = Path(folder) / "float32.onnx"
+            write_onnx(graph, example, free, unquantized, config.opset, labels)
             reporter.note(f"int8: calibrated with up to {config.calibration} images of {pictures.path}")
-            count = quantize(plain, aside, prepare_graph_inputs(weights, pictures, config))
+            count = quantize(unquantized, aside, prepare_graph_inputs(weights, pictures, config))
     else:
         write_onnx(graph, example, free, out, config.opset, labels)
     line = f"onnxruntime.InferenceSession({str(out)!r})"
@@ -152,7 +152,7 @@ def images_of(about: About, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def example_of(spec: ModelSpec, config: ExportConfig) -> torch.Tensor:
-    """A batch to draw the graph with. Sizes are odd where they are free, so that none is taken for a constant."""
+    """A batch to trace the graph with. Free sizes are odd, so that none is mistaken for a constant."""
     if config.with_preprocessing:
         return torch.zeros(2, spec.height + 7, spec.width + 5, spec.channels, dtype=torch.uint8)
     return torch.zeros(2, spec.channels, spec.height, spec.width)
@@ -169,16 +169,16 @@ def free_axes(spec: ModelSpec, config: ExportConfig) -> dict[int, Any]:
     return {0: dim("batch"), 2: spec.patch * dim("rows"), 3: spec.patch * dim("columns")}
 
 
-# --- the ways back ---------------------------------------------------------------------------------------------------
+# --- loading ---------------------------------------------------------------------------------------------------------
 
 
 def timm_options(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
-    """timm's name of the architecture, and what it must be told."""
+    """timm's name of the architecture, and its arguments."""
     config = timm_folder.timm_config(Weights(spec, {}, About("vitctl")))
     return config["architecture"], {"num_classes": spec.classes} | config["model_args"]
 
 
-def by_timm(spec: ModelSpec, path: Path) -> nn.Module:
+def load_timm(spec: ModelSpec, path: Path) -> nn.Module:
     import timm
 
     name, options = timm_options(spec)
@@ -188,25 +188,25 @@ def by_timm(spec: ModelSpec, path: Path) -> nn.Module:
 
 def timm_line(spec: ModelSpec, path: Path) -> str:
     name, options = timm_options(spec)
-    told = ", ".join(f"{key}={value!r}" for key, value in options.items())
-    return f"timm.create_model({name!r}, checkpoint_path={str(path)!r}, {told})"
+    arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    return f"timm.create_model({name!r}, checkpoint_path={str(path)!r}, {arguments})"
 
 
-class Answers(nn.Module):
-    """Hugging Face's model, its logits or features without what is around them."""
+class PlainOutput(nn.Module):
+    """A Hugging Face model that returns its logits or features as a tensor."""
 
     def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.model, self.spec = model, spec
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found: Any = self.model(images)
+        output: Any = self.model(images)
         if self.spec.classes:
-            return found.logits  # type: ignore[no-any-return]
-        return found.pooler_output if self.spec.hidden else found.last_hidden_state[:, 0]  # type: ignore[no-any-return]
+            return output.logits  # type: ignore[no-any-return]
+        return output.pooler_output if self.spec.hidden else output.last_hidden_state[:, 0]  # type: ignore[no-any-return]
 
 
-def by_transformers(spec: ModelSpec, path: Path) -> nn.Module:
+def load_transformers(spec: ModelSpec, path: Path) -> nn.Module:
     import transformers
 
     with quiet_transformers():
@@ -214,7 +214,7 @@ def by_transformers(spec: ModelSpec, path: Path) -> nn.Module:
             model = transformers.ViTForImageClassification.from_pretrained(path)
         else:
             model = transformers.ViTModel.from_pretrained(path, add_pooling_layer=bool(spec.hidden))
-    return Answers(model, spec).eval()
+    return PlainOutput(model, spec).eval()
 
 
 def transformers_line(spec: ModelSpec, path: Path) -> str:
@@ -224,7 +224,7 @@ def transformers_line(spec: ModelSpec, path: Path) -> str:
 
 
 class FromFolder:
-    """The image processor of a folder of Hugging Face's, as it is by default."""
+    """The default image processor of a Hugging Face folder."""
 
     def __init__(self, path: Path) -> None:
         import transformers

@@ -1,4 +1,4 @@
-"""`vitctl inspect`: what a model has learned, measured and drawn (section 4.5 of the paper, appendices D.7 and D.8)."""
+"""`vitctl inspect`: measures and draws what a model has learned (the paper's section 4.5, appendices D.7 and D.8)."""
 
 import dataclasses
 import shutil
@@ -25,7 +25,7 @@ from vitctl.workflows.inspect.images import InspectedImages, open_images
 from vitctl.workflows.inspect.measure import measure_model, measure_worth
 from vitctl.workflows.train.start import new_path
 
-FEWEST = 16  # images by which layers can be compared
+FEWEST = 16  # images needed to compare layers
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class InspectResult:
     split: str
     pictures: int
     figures: list[str]
-    numbers: str  # an .npz with all that is drawn
+    numbers: str  # an .npz with the numbers behind the figures
     explained_variance: list[float]  # of the components of the filters
     uniform_distance: float | None  # pixels
-    distances: list[list[float]]  # layer by layer, of each head
+    distances: list[list[float]]  # [layers][heads]
     cka: list[list[float]]
     layer_top1: list[float]
     shots: int | None
-    left_out: list[str]  # and why
+    left_out: list[str]  # skipped measurements, and why
     device: str
     elapsed_s: float
 
@@ -57,73 +57,73 @@ class InspectResult:
 def inspect(
     config: InspectConfig, reporter: Reporter | None = None, *, out: str | None = None, overwrite: bool = False
 ) -> InspectResult:
-    reporter, began = reporter or SilentReporter(), time.perf_counter()
-    before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
-    weights = adapt_weights(before, *config.res) if config.res else before
+    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
+    original = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
+    weights = resize_weights(original, *config.res) if config.res else original
     pictures = open_images(config, weights, reporter)
     device = choose_device(config.device, Ranks())
     path = Path(out) if out else new_path("inspect", weights.spec.name)
-    read = (before.path, config.data, *config.images)
-    run = create_run(path, "inspect", dataclasses.asdict(config), __version__, overwrite, newest=False, inputs=read)
+    inputs = (original.path, config.data, *config.images)
+    run = create_run(path, "inspect", dataclasses.asdict(config), __version__, overwrite, newest=False, inputs=inputs)
     try:
-        findings = measure_all(config, before, weights, pictures, device, reporter)
+        findings = measure_all(config, original, weights, pictures, device, reporter)
         figures = draw_all(findings, run.path)
-        result = make_inspect_result(findings, run, figures, device, time.perf_counter() - began)
+        result = make_inspect_result(findings, run, figures, device, time.perf_counter() - start_time)
         run.finish(dataclasses.asdict(result))
     except BaseException:
-        shutil.rmtree(run.path)  # half of it is of no use, and would be in the way of the next one
+        shutil.rmtree(run.path)  # an unfinished page would only block the next run
         raise
     return result
 
 
 def measure_all(
     config: InspectConfig,
-    before: Weights,
+    original: Weights,
     weights: Weights,
     pictures: InspectedImages,
     device: torch.device,
     reporter: Reporter,
 ) -> Findings:
-    """All that can be measured of this architecture; what cannot is named."""
-    found, spec = of_weights(Findings(weights, before if config.res else None, pictures)), weights.spec
+    """Measure what this architecture supports; list the rest as skipped."""
+    findings, spec = inspect_weights(Findings(weights, original if config.res else None, pictures)), weights.spec
     if spec.family in ("bit", "timm"):
-        found.left_out.append(
-            f"attention and layers: vitctl reads them of its own Vision Transformers, not of {spec.name}"
+        findings.skipped.append(
+            f"attention and layers: only available for vitctl's own Vision Transformers, not for {spec.name}"
         )
-        return found
+        return findings
     if spec.family == "axial":
-        found.left_out.append("rollout and heads: attention goes along rows and columns, never over the whole image")
+        findings.skipped.append("rollout and heads: attention goes along rows and columns, never over the whole image")
     model = load_model(weights, allow_missing=config.allow_missing).to(device)
     normalize = Normalizer(spec, weights.about)
-    seen_by_it = measure_model(model, spec, normalize, pictures, device, reporter)
-    found = replace(found, measured=seen_by_it)
+    measured = measure_model(model, spec, normalize, pictures, device, reporter)
+    findings = replace(findings, measured=measured)
     if len(pictures.pixels) >= FEWEST:
-        found = replace(found, cka=alignments(seen_by_it.features))
+        findings = replace(findings, cka=alignments(measured.features))
     else:
-        found.left_out.append(f"likeness of layers: needs {FEWEST} images at least")
-    found = replace(found, worth=measure_worth(model, spec, normalize, pictures, config, device, reporter))
-    if found.worth is None:
-        found.left_out.append("value of layers: needs shots, and a labeled train split with two classes")
-    return found
+        findings.skipped.append(f"similarity of layers: needs at least {FEWEST} images")
+    findings = replace(findings, worth=measure_worth(model, spec, normalize, pictures, config, device, reporter))
+    if findings.worth is None:
+        findings.skipped.append("value of layers: needs shots, and a labeled train split with two classes")
+    return findings
 
 
-def of_weights(found: Findings) -> Findings:
-    """What needs no images."""
-    weights, spec = found.weights, found.weights.spec
+def inspect_weights(findings: Findings) -> Findings:
+    """The findings that need no images."""
+    weights, spec = findings.weights, findings.weights.spec
     if patch_positions(weights) is None:
         why = "only timm knows them" if spec.family == "timm" else f"this model has no table of them ({spec.positions})"
-        found.left_out.append(f"positions: {why}")
+        findings.skipped.append(f"positions: {why}")
     kernels = next((weights.tensors[name] for name in FIRST if name in weights.tensors), None)
     if kernels is None:
-        found.left_out.append("filters: the first layer of this architecture is unknown")
-        return found
-    return replace(found, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
+        findings.skipped.append("filters: the first layer of this architecture is unknown")
+        return findings
+    return replace(findings, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
 
 
 def make_inspect_result(
-    found: Findings, run: RunDirectory, figures: list[Path], device: torch.device, elapsed: float
+    findings: Findings, run: RunDirectory, figures: list[Path], device: torch.device, elapsed: float
 ) -> InspectResult:
-    weights, pictures, measured_ = found.weights, found.pictures, found.measured
+    weights, pictures, measured = findings.weights, findings.pictures, findings.measured
     return InspectResult(
         run=str(run.path),
         page=str(run.path / PAGE),
@@ -138,13 +138,13 @@ def make_inspect_result(
         pictures=len(pictures.pixels),
         figures=[str(each) for each in figures],
         numbers=str(run.path / NUMBERS),
-        explained_variance=found.filters[1].tolist() if found.filters else [],
-        uniform_distance=measured_.uniform if measured_ else None,
-        distances=measured_.distances.tolist() if measured_ else [],
-        cka=found.cka.tolist() if found.cka is not None else [],
-        layer_top1=found.worth.scores if found.worth else [],
-        shots=found.worth.shots if found.worth else None,
-        left_out=found.left_out,
+        explained_variance=findings.filters[1].tolist() if findings.filters else [],
+        uniform_distance=measured.uniform if measured else None,
+        distances=measured.distances.tolist() if measured else [],
+        cka=findings.cka.tolist() if findings.cka is not None else [],
+        layer_top1=findings.worth.scores if findings.worth else [],
+        shots=findings.worth.shots if findings.worth else None,
+        left_out=findings.skipped,
         device=device.type,
         elapsed_s=elapsed,
     )

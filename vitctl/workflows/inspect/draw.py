@@ -1,4 +1,4 @@
-"""From findings to figures, numbers and one page."""
+"""Draws the findings as figures, and writes the numbers and the page."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,68 +33,69 @@ Array = np.ndarray[Any, Any]
 @dataclass(frozen=True)
 class Findings:
     weights: Weights
-    before: Weights | None  # at the resolution that they came in, where another one was asked for
+    original: Weights | None  # at their own resolution; None without --res
     pictures: InspectedImages
-    filters: tuple[Array, Array] | None = None  # components, and what each explains
+    filters: tuple[Array, Array] | None = None  # components, and the share of variance that each explains
     measured: Measured | None = None
     cka: Array | None = None
     worth: Worth | None = None
-    left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
         """Model, data and step."""
-        weights, seen = self.weights, self.pictures
+        weights, images = self.weights, self.pictures
         spec, step = weights.spec, weights.about.training.get("step")
-        data = f"{Path(seen.data).name} {seen.split}".strip() if seen.file else "images of one's own"
+        data = f"{Path(images.data).name} {images.split}".strip() if images.file else "images of one's own"
         parts = [f"{spec.name} at {spec.height}x{spec.width}", data, *([f"step {step:,}"] if step else [])]
         return "  ·  ".join(parts)
 
 
-def draw_all(found: Findings, folder: Path) -> list[Path]:
-    """Every figure that there is something to draw of; the numbers beside them; the page."""
-    sections = [section for draw in DRAWINGS for section in draw(found, folder)]
-    write_numbers(found, folder / NUMBERS)
+def draw_all(findings: Findings, folder: Path) -> list[Path]:
+    """Write all figures that have data, the numbers and the page; return the figures."""
+    sections = [section for draw in DRAWINGS for section in draw(findings, folder)]
+    write_numbers(findings, folder / NUMBERS)
     write_page(
         folder / PAGE,
-        f"What {found.weights.spec.name} looks at",
-        found.title,
-        findings_facts(found),
+        f"What {findings.weights.spec.name} looks at",
+        findings.title,
+        findings_facts(findings),
         sections,
         f"Made by vitctl {__version__}. The numbers behind the figures are in {NUMBERS} and result.json.",
     )
     return [figure for section in sections for figure in section.figures]
 
 
-def findings_facts(found: Findings) -> dict[str, str]:
-    weights, seen, spec = found.weights, found.pictures, found.weights.spec
+def findings_facts(findings: Findings) -> dict[str, str]:
+    weights, images, spec = findings.weights, findings.pictures, findings.weights.spec
     training = weights.about.training
-    made = [
+    made_by = [
         f"{key} {training[key]}" for key in ("command", "recipe", "seed", "step") if training.get(key) not in (None, "")
     ]
-    told = {
+    facts = {
         "weights": weights.path,
         "digest": weights.digest()[:16],
         "model": f"{spec.name}, {weights.parameters:,} parameters, {spec.grid[0]}x{spec.grid[1]} patches, {spec.head}",
-        "made by": ", ".join(made),
-        "images": f"{len(seen.pixels):,} of {seen.data} {seen.split}".strip(),
-        "data digest": seen.digest[:16],
-        "left out": "; ".join(found.left_out),
+        "made by": ", ".join(made_by),
+        "images": f"{len(images.pixels):,} of {images.data} {images.split}".strip(),
+        "data digest": images.digest[:16],
+        "left out": "; ".join(findings.skipped),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in facts.items() if value}
 
 
-# --- the drawings, in their order on the page ------------------------------------------------------------------------
+# --- the figures, in their order on the page -------------------------------------------------------------------------
 
 
-def draw_rollout_section(found: Findings, folder: Path) -> Iterator[Section]:
-    measured, seen = found.measured, found.pictures
+def draw_rollout_section(findings: Findings, folder: Path) -> Iterator[Section]:
+    measured, images = findings.measured, findings.pictures
     if measured is None or measured.rollout is None or measured.heads is None:
         return
-    pictures, names = [seen.pixels[place] for place in seen.shown], [seen.names[place] for place in seen.shown]
-    query = "the class token" if found.weights.spec.head == "cls" else "the mean of all patches"
+    pictures = [images.pixels[index] for index in images.figure_indices]
+    names = [images.names[index] for index in images.figure_indices]
+    query = "the class token" if findings.weights.spec.head == "cls" else "the mean of all patches"
     path = folder / "rollout.png"
-    draw_rollout(pictures, measured.rollout, names, path, f"Attention rollout of {query}", found.title)
+    draw_rollout(pictures, measured.rollout, names, path, f"Attention rollout of {query}", findings.title)
     yield Section(
         "Where it looks",
         f"Attention of {query}, rolled out through all layers (Abnar and Zuidema): the mean over heads with the "
@@ -107,17 +108,17 @@ def draw_rollout_section(found: Findings, folder: Path) -> Iterator[Section]:
         measured.heads[:HEADS_SHOWN],
         path,
         f"Heads of the last layer, from {query}",
-        found.title,
+        findings.title,
     )
-    yield Section("Heads of the last layer", f"What each head gives to {query}.", (path,))
+    yield Section("Heads of the last layer", f"The attention of each head from {query}.", (path,))
 
 
-def draw_distance_section(found: Findings, folder: Path) -> Iterator[Section]:
-    measured = found.measured
+def draw_distance_section(findings: Findings, folder: Path) -> Iterator[Section]:
+    measured = findings.measured
     if measured is None:
         return
     path = folder / "distance.png"
-    draw_distances(measured.distances, measured.uniform, measured.labels, path, found.title)
+    draw_distances(measured.distances, measured.uniform, measured.labels, path, findings.title)
     low, high = measured.distances[0].min(), measured.distances[-1].mean()
     yield Section(
         "How far it looks",
@@ -129,23 +130,23 @@ def draw_distance_section(found: Findings, folder: Path) -> Iterator[Section]:
     )
 
 
-def draw_filters_section(found: Findings, folder: Path) -> Iterator[Section]:
-    if found.filters is None:
+def draw_filters_section(findings: Findings, folder: Path) -> Iterator[Section]:
+    if findings.filters is None:
         return
-    parts, shares = found.filters
+    parts, shares = findings.filters
     path = folder / "filters.png"
-    draw_filters(parts, shares, path, found.title)
+    draw_filters(parts, shares, path, findings.title)
     yield Section(
         "What the first layer looks for",
         f"The first {len(parts)} principal components of its filters, each with the share of the variance that it "
-        f"explains; together {shares.sum():.1%} (Figure 7, left). Color is shown where there are three channels.",
+        f"explains; together {shares.sum():.1%} (Figure 7, left). Filters of three channels are shown in color.",
         (path,),
     )
 
 
-def draw_positions(found: Findings, folder: Path) -> Iterator[Section]:
+def draw_positions(findings: Findings, folder: Path) -> Iterator[Section]:
     panels = []
-    for word, weights in (("before", found.before), ("after" if found.before else "", found.weights)):
+    for word, weights in (("before", findings.original), ("after" if findings.original else "", findings.weights)):
         table = patch_positions(weights) if weights else None
         if weights and table is not None:
             grid, size = weights.spec.grid, f"{weights.spec.height}x{weights.spec.width}"
@@ -154,32 +155,32 @@ def draw_positions(found: Findings, folder: Path) -> Iterator[Section]:
     if not panels:
         return
     path = folder / "positions.png"
-    draw_similarity(panels, path, f"Similarity of position embeddings  ·  {found.title}")
-    kind = found.weights.spec.positions
+    draw_similarity(panels, path, f"Similarity of position embeddings  ·  {findings.title}")
+    kind = findings.weights.spec.positions
     learned = "learned" if kind in ("1d", "2d") else "fixed waves, not learned"
     yield Section(
-        "What it knows of places",
+        "What it knows about positions",
         f"Cosine similarity of the position embeddings ({kind}, {learned}): a tile for each patch, in its place, shows "
         "how alike its embedding is to those of all others (Figure 7, middle).",
         (path,),
     )
 
 
-def draw_layers(found: Findings, folder: Path) -> Iterator[Section]:
-    if found.worth:
+def draw_layers(findings: Findings, folder: Path) -> Iterator[Section]:
+    worth = findings.worth
+    if worth:
         path = folder / "layers.png"
-        draw_worth(found.worth.scores, path, found.title, found.worth.shots, found.worth.chance)
-        best = int(np.argmax(found.worth.scores))
+        draw_worth(worth.scores, path, findings.title, worth.shots, worth.chance)
+        best = int(np.argmax(worth.scores))
         yield Section(
             "What each layer is worth",
-            f"Top-1 on {found.worth.judged:,} images of the paper's least-squares probe with {found.worth.shots} "
-            f"shots per class, on the mean of the patches behind each block; layer {best} is best, "
-            f"{found.worth.scores[best]:.1%}.",
+            f"Top-1 on {worth.tested:,} images of the paper's least-squares probe with {worth.shots} shots per class, "
+            f"on the mean of the patches behind each block; layer {best} is best, {worth.scores[best]:.1%}.",
             (path,),
         )
-    if found.cka is not None:
+    if findings.cka is not None:
         path = folder / "cka.png"
-        draw_alignments(found.cka, path, found.title)
+        draw_alignments(findings.cka, path, findings.title)
         yield Section(
             "How alike layers are",
             "Linear CKA between the means of the patches behind each block, without the bias of few images: 1 where "
@@ -200,23 +201,23 @@ DRAWINGS: tuple[Callable[[Findings, Path], Iterator[Section]], ...] = (
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def write_numbers(found: Findings, path: Path) -> None:
+def write_numbers(findings: Findings, path: Path) -> None:
     arrays: dict[str, Any] = {}
-    if found.filters:
-        arrays |= {"filters": found.filters[0], "explained_variance": found.filters[1]}
-    for name, weights in (("", found.weights), ("_before", found.before)):
+    if findings.filters:
+        arrays |= {"filters": findings.filters[0], "explained_variance": findings.filters[1]}
+    for name, weights in (("", findings.weights), ("_before", findings.original)):
         table = patch_positions(weights) if weights else None
         if table is not None:
             arrays[f"position_similarity{name}"] = similarities(table.float().numpy())
-    if found.measured:
-        measured = found.measured
+    if findings.measured:
+        measured = findings.measured
         arrays |= {"distances": measured.distances, "uniform_distance": measured.uniform}
         arrays |= {"layers": np.stack(measured.features)}
         if measured.rollout is not None:
-            arrays |= {"rollout": measured.rollout, "heads": measured.heads, "shown": found.pictures.shown}
-    if found.cka is not None:
-        arrays["cka"] = found.cka
-    if found.worth:
-        arrays["layer_top1"] = found.worth.scores
+            arrays |= {"rollout": measured.rollout, "heads": measured.heads, "shown": findings.pictures.figure_indices}
+    if findings.cka is not None:
+        arrays["cka"] = findings.cka
+    if findings.worth:
+        arrays["layer_top1"] = findings.worth.scores
     with atomic_write(path) as aside, open(aside, "wb") as file:
         np.savez_compressed(file, **arrays)

@@ -1,4 +1,4 @@
-"""The images that a model is looked at with, in its own size and channels."""
+"""The images to inspect a model with, in its size and channels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ Bytes = np.ndarray[Any, Any]
 class InspectedImages:
     pixels: Bytes  # uint8 [M, H, W, C]
     names: list[str]
-    shown: list[int]  # those that attention is drawn over
-    data: str  # where they are from
+    figure_indices: list[int]  # indices of the images in the attention figures
+    data: str  # the source of the images
     digest: str
     file: PatchFile | None
     split: str
@@ -47,9 +47,9 @@ def take_from_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -
         raise DataError(f"{file.path}: {split.name} has {format_count(split.rows, 'image')}; inspect needs at least 4")
     rows = space_evenly(split.rows, config.pictures)
     names = [caption_for(file, split, row) for row in rows]
-    chosen = [int(place) for place in space_evenly(len(rows), config.shown)]
+    figure_indices = [int(place) for place in space_evenly(len(rows), config.shown)]
     return InspectedImages(
-        resize_samples(split.images(rows), spec), names, chosen, str(file.path), file.digest, file, split.name
+        resize_samples(split.images(rows), spec), names, figure_indices, str(file.path), file.digest, file, split.name
     )
 
 
@@ -61,17 +61,17 @@ def caption_for(file: PatchFile, split: Split, row: int) -> str:
 def read_paths(config: InspectConfig, target: Target, reporter: Reporter) -> InspectedImages:
     paths = images_at(config.images)
     paths = [paths[place] for place in space_evenly(len(paths), config.pictures)]
-    found, names = [], []
+    images, names = [], []
     for batch in read_previews(paths, target, 32):
         for each in batch:
             if each.pixels is None:
                 reporter.warn(f"{each.path}: {each.reason}")
             else:
-                found.append(each.pixels)
+                images.append(each.pixels)
                 names.append(Path(each.path).name)
-    if not found:
+    if not images:
         raise DataError(f"none of {format_count(len(paths), 'image')} can be read")
-    if len(found) < config.pictures:
-        reporter.note(f"attention is measured on {format_count(len(found), 'image')}; the paper has 128")
-    shown = [int(place) for place in space_evenly(len(found), config.shown)]
-    return InspectedImages(np.stack(found), names, shown, ", ".join(config.images), "", None, "")
+    if len(images) < config.pictures:
+        reporter.note(f"attention is measured on {format_count(len(images), 'image')}; the paper has 128")
+    figure_indices = [int(place) for place in space_evenly(len(images), config.shown)]
+    return InspectedImages(np.stack(images), names, figure_indices, ", ".join(config.images), "", None, "")

@@ -1,4 +1,4 @@
-"""What is measured while images pass through the model once: attention, and what each layer makes of them."""
+"""Measures attention and layer features in one pass of the images, and probes each layer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,22 +28,22 @@ PROBE, SEED = ProbeConfig(), 0
 
 @dataclass(frozen=True)
 class Measured:
-    labels: list[str]  # of the layers of attention
+    labels: list[str]  # of the attention layers
     distances: Array  # [L, H], the mean over images
     uniform: float
-    rollout: Array | None  # [shown, h, w]
-    heads: Array | None  # of the last layer, [shown, H, h, w]
+    rollout: Array | None  # [images, h, w]
+    heads: Array | None  # of the last layer, [images, H, h, w]
     features: list[Array]  # [M, D] before the first block and after each
 
 
 class Watch:
-    """Sums over images, a layer at a time."""
+    """Collects attention statistics over images, layer by layer."""
 
     def __init__(self, spec: ModelSpec, layers: int, device: torch.device) -> None:
         self.spec, self.layers = spec, layers
         rows, columns = spec.grid
-        grids = [(1, columns), (rows, 1)] if self.axial else [(rows, columns)]  # of the layers in turn
-        exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS has not
+        grids = [(1, columns), (rows, 1)] if self.axial else [(rows, columns)]  # alternate over the layers
+        exact = torch.float32 if device.type == "mps" else torch.float64  # not available on MPS
         self.tables = [pixel_distances(grid, spec.reach).to(exact).to(device) for grid in grids]
         self.uniform = uniform_distance(spec.grid, spec.reach)
         self.sums: list[Array] = [np.zeros(spec.heads) for _ in range(layers)]
@@ -59,9 +59,9 @@ class Watch:
         self.pictures, self.rollout = pictures, Rollout()
 
     def __call__(self, number: int, attention: torch.Tensor) -> None:
-        found = mean_distances(attention, self.tables[number % len(self.tables)], self.spec.prefix)
-        found = found.reshape(self.pictures, -1, found.shape[1]).mean(1)  # axial: over its lines
-        self.sums[number] += found.sum(0).cpu().numpy()
+        distances = mean_distances(attention, self.tables[number % len(self.tables)], self.spec.prefix)
+        distances = distances.reshape(self.pictures, -1, distances.shape[1]).mean(1)  # axial: over its lines
+        self.sums[number] += distances.sum(0).cpu().numpy()
         if not self.axial:
             self.rollout(attention)
             if number == self.layers - 1:
@@ -84,27 +84,27 @@ def measure_model(
     model: nn.Module,
     spec: ModelSpec,
     normalize: Normalizer,
-    seen: InspectedImages,
+    images: InspectedImages,
     device: torch.device,
     reporter: Reporter,
 ) -> Measured:
     watch = Watch(spec, len(attention_layers(model)), device)
     size, features, rolled, heads = batch_for(spec.heads, spec.tokens), [], {}, {}
-    with reporter.progress("inspect", len(seen.pixels)) as bar, watch_attention(model, watch):
-        for start in range(0, len(seen.pixels), size):
-            pixels = torch.from_numpy(seen.pixels[start : start + size]).to(device)
+    with reporter.progress("inspect", len(images.pixels)) as bar, watch_attention(model, watch):
+        for start in range(0, len(images.pixels), size):
+            pixels = torch.from_numpy(images.pixels[start : start + size]).to(device)
             watch.next_batch(len(pixels))
             features.append([each.cpu().numpy() for each in pool_layers(model, normalize(pixels), spec.prefix)])
             if not watch.axial:
-                for place in set(seen.shown) & set(range(start, start + len(pixels))):
+                for place in set(images.figure_indices) & set(range(start, start + len(pixels))):
                     rolled[place], heads[place] = (each[place - start] for each in watch.maps())
             bar.advance(len(pixels))
     return Measured(
         labels=watch.labels(),
         distances=np.stack(watch.sums) / watch.count,
         uniform=watch.uniform,
-        rollout=np.stack([rolled[place] for place in seen.shown]) if rolled else None,
-        heads=np.stack([heads[place] for place in seen.shown]) if heads else None,
+        rollout=np.stack([rolled[place] for place in images.figure_indices]) if rolled else None,
+        heads=np.stack([heads[place] for place in images.figure_indices]) if heads else None,
         features=[np.concatenate(layer) for layer in zip(*features, strict=True)],
     )
 
@@ -117,54 +117,54 @@ def pool_layers(model: Any, pixels: torch.Tensor, prefix: int) -> Iterator[torch
 
 @dataclass(frozen=True)
 class Worth:
-    """What each layer's frozen features are worth."""
+    """The accuracy of a probe on each layer's frozen features."""
 
     scores: list[float]
     shots: int
-    judged: int
+    tested: int  # images
     chance: float
 
 
 def measure_worth(
-    model: nn.Module, spec: ModelSpec, normalize: Normalizer, seen: InspectedImages, config: InspectConfig,
+    model: nn.Module, spec: ModelSpec, normalize: Normalizer, images: InspectedImages, config: InspectConfig,
     device: torch.device, reporter: Reporter,
 ) -> Worth | None:  # fmt: skip
-    """A probe of the paper's on every layer, where train and the images that are looked at have labels."""
-    if seen.file is None or not config.shots or "train" not in seen.file.splits or seen.split == "train":
+    """The paper's probe on every layer; None unless train and the inspected images have labels."""
+    if images.file is None or not config.shots or "train" not in images.file.splits or images.split == "train":
         return None
-    train, test = seen.file.split("train"), seen.file.split(seen.split)
-    labels, truth, classes = train.labels(), test.labels(), len(seen.file.class_names)
+    train, test = images.file.split("train"), images.file.split(images.split)
+    labels, truth, classes = train.labels(), test.labels(), len(images.file.class_names)
     if classes < 2 or (labels < 0).all() or (truth < 0).all():
         return None
-    chosen = take_shots(draw_orders(labels, classes, SEED), config.shots)
-    judged = take_shots(draw_orders(truth, classes, SEED), max(1, config.judged // classes))
-    sides = []
-    with reporter.progress("probe", len(chosen) + len(judged)) as bar:
-        for split, rows in ((train, chosen), (test, judged)):
-            sides.append(extract_layers(model, spec, normalize, Subset(split, rows, split.name), device, bar))
+    train_rows = take_shots(draw_orders(labels, classes, SEED), config.shots)
+    test_rows = take_shots(draw_orders(truth, classes, SEED), max(1, config.judged // classes))
+    features = []
+    with reporter.progress("probe", len(train_rows) + len(test_rows)) as bar:
+        for split, rows in ((train, train_rows), (test, test_rows)):
+            features.append(extract_layers(model, spec, normalize, Subset(split, rows, split.name), device, bar))
     scores = []
-    for shots, tests in zip(*sides, strict=True):
-        task = ProbeTask(shots, labels[chosen], tests, truth[judged], classes)
+    for shots, tests in zip(*features, strict=True):
+        task = ProbeTask(shots, labels[train_rows], tests, truth[test_rows], classes)
         scores.append(run_trial(task, "lsr", PROBE, None, SEED).top1)
-    return Worth(scores, config.shots, len(judged), 1 / classes)
+    return Worth(scores, config.shots, len(test_rows), 1 / classes)
 
 
 @torch.no_grad()
 def extract_layers(
     model: nn.Module, spec: ModelSpec, normalize: Normalizer, split: Split, device: torch.device, bar: Any
 ) -> list[Array]:
-    """Features [M, D] of every layer."""
+    """The features of every layer, [M, D] each."""
     view = View("images", res=(spec.height, spec.width))
-    found: list[list[Array]] = []
+    features: list[list[Array]] = []
     for part in Loader(split, 32, view=view, shuffle=False, device=device).once():
         pixels = part.pixels if part.pixels.shape[-1] == spec.channels else match_channels(part.pixels, spec.channels)
-        found.append([each.cpu().numpy() for each in pool_layers(model, normalize(pixels), spec.prefix)])
+        features.append([each.cpu().numpy() for each in pool_layers(model, normalize(pixels), spec.prefix)])
         bar.advance(len(pixels))
-    return [np.concatenate(layer) for layer in zip(*found, strict=True)]
+    return [np.concatenate(layer) for layer in zip(*features, strict=True)]
 
 
 def match_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
-    """Gray in every channel; or the mean of the channels."""
+    """Repeat gray in every channel, or average the channels."""
     if pixels.shape[-1] == 1:
         return pixels.expand(*pixels.shape[:-1], channels)
     return pixels.float().mean(-1, keepdim=True).round().byte().expand(*pixels.shape[:-1], channels)

@@ -1,4 +1,4 @@
-"""A cell of a study: a chain of runs for one choice of factors and one seed, and what comes of it."""
+"""A cell of a study: a chain of runs for one choice of factors and one seed, and its result."""
 
 import json
 import re
@@ -18,16 +18,16 @@ from vitctl.reporting import Reporter
 from vitctl.training.device import choose_device
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.interpolate import interpolate_positions
-from vitctl.workflows.study.speed import answers_a_second
+from vitctl.workflows.study.speed import measure_image_rates
 from vitctl.workflows.subcommands import Training
 
-MEASURED = "cell.json"
+RESULT = "cell.json"
 Factors = dict[str, str | float]
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Weights for another resolution, on the way from one run to the next."""
+    """Interpolates the weights to another resolution between two runs."""
 
     source: Path
     out: Path
@@ -41,7 +41,7 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class Timing:
-    """Images a second through a fresh model, in batches of whatever size is quickest."""
+    """Images a second through a fresh model, at the fastest batch size."""
 
     model: str
     pixels: int
@@ -56,20 +56,20 @@ class Timing:
         )
 
     def measure(self) -> dict[str, Any]:
-        spec, began = self.spec, time.perf_counter()
-        rates = answers_a_second(spec, choose_device(self.device, Ranks()))
-        quickest = max(rates, key=rates.__getitem__)
+        spec, start_time = self.spec, time.perf_counter()
+        rates = measure_image_rates(spec, choose_device(self.device, Ranks()))
+        fastest = max(rates, key=rates.__getitem__)
         return {
-            "images_per_s": rates[quickest],
-            "batch": quickest,
+            "images_per_s": rates[fastest],
+            "batch": fastest,
             "largest_batch": max(rates),
             "parameters": count(spec).parameters,
-            "elapsed_s": time.perf_counter() - began,
+            "elapsed_s": time.perf_counter() - start_time,
         }
 
 
 Step = Training | Interpolation | Timing
-KEPT = ("top1", "loss", "parameters", "device", "images_per_s", "batch", "largest_batch")  # of the last step
+RESULT_KEYS = ("top1", "loss", "parameters", "device", "images_per_s", "batch", "largest_batch")  # of the last step
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Cell:
     factors: Factors
     seed: int
     folder: Path
-    steps: tuple[Step, ...]  # the last one is what is measured
-    plan: dict[str, Any]  # what it shares with all cells of its study
+    steps: tuple[Step, ...]  # the last one gives the score
+    plan: dict[str, Any]  # shared by all cells of the study
 
     @property
     def trainings(self) -> list[Training]:
@@ -89,56 +89,57 @@ class Cell:
         return self.folder.name
 
     def result(self) -> dict[str, Any] | None:
-        """What it found, where it is done."""
-        path = self.folder / MEASURED
+        """The stored result; None until the cell is done."""
+        path = self.folder / RESULT
         if not path.exists():
             return None
-        found: dict[str, Any] = json.loads(path.read_text())
-        if found["plan"] != self.plan:
-            raise DataError(f"{path}: is of a study with other steps, batch or data; it cannot be gathered with these")
-        return found
+        result: dict[str, Any] = json.loads(path.read_text())
+        if result["plan"] != self.plan:
+            raise DataError(f"{path}: belongs to a study with other steps, batch or data, so it cannot be used here")
+        return result
 
     def run(self, reporter: Reporter, keep: bool) -> None:
-        """A run that fails by itself, by a loss that is not finite or for want of memory, is a finding too."""
-        began = time.perf_counter()
+        """Run all steps and store the result. A run that diverges or runs out of memory is stored as a failure."""
+        start_time = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            found = self.outcome([done for step in self.steps if (done := attempt_step(step, reporter)) is not None])
+            results = [run_step(step, reporter) for step in self.steps]
+            outcome = self.outcome([each for each in results if each is not None])
         except NoSpace:
             raise
         except RunError as error:
-            found = {"failed": str(error)}
-        found |= {"commands": [step.line() for step in self.trainings], "elapsed_s": time.perf_counter() - began}
-        shared = {"factors": self.factors, "seed": self.seed, "plan": self.plan}
-        write_json(self.folder / MEASURED, shared | found)
+            outcome = {"failed": str(error)}
+        outcome |= {"commands": [step.line() for step in self.trainings], "elapsed_s": time.perf_counter() - start_time}
+        identity = {"factors": self.factors, "seed": self.seed, "plan": self.plan}
+        write_json(self.folder / RESULT, identity | outcome)
         if not keep:
             tidy(self.folder)
 
     def outcome(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         last = results[-1]
         return {
-            **{name: last[name] for name in KEPT if name in last},
-            "train_s": sum(map(seconds_of, results)),
+            **{name: last[name] for name in RESULT_KEYS if name in last},
+            "train_s": sum(map(step_seconds, results)),
             "digests": [each["digest"] for each in results if "digest" in each],
         }
 
 
 def tidy(folder: Path) -> None:
-    """What is large goes; what says how it was made stays."""
+    """Delete checkpoints and weights; configs and logs stay."""
     for path in list(folder.rglob("checkpoints")):
         shutil.rmtree(path)
     for path in list(folder.rglob("*.safetensors")):
         path.unlink()
 
 
-def seconds_of(result: dict[str, Any]) -> float:
-    """Of all steps at the rate of the last process; of a process that had no step left, all of its time."""
+def step_seconds(result: dict[str, Any]) -> float:
+    """Seconds of all steps at the rate of the last process; if it had no steps left, its total time."""
     if not result.get("images_per_s") or "steps" not in result:
         return float(result["elapsed_s"])
     return float(result["steps"] * result["batch"] / result["images_per_s"])
 
 
-def attempt_step(step: Step, reporter: Reporter) -> dict[str, Any] | None:
+def run_step(step: Step, reporter: Reporter) -> dict[str, Any] | None:
     if isinstance(step, Interpolation):
         step.make(reporter)
         return None

@@ -1,4 +1,4 @@
-"""From measured cells to a table with spreads, and a figure."""
+"""From finished cells to a table with spreads, and a figure."""
 
 import csv
 import statistics
@@ -24,19 +24,19 @@ class StudyRow:
     """One choice of factors, over its seeds."""
 
     factors: Factors
-    seeds: int  # that came to an end
-    failed: int  # that did not, by a loss that is not finite or for want of memory
+    seeds: int  # finished
+    failed: int  # diverged, or ran out of memory
     mean: float | None
-    std: float | None  # of the seeds; None of a single one
+    std: float | None  # over seeds; None for a single one
     values: list[float]
     flops: float
-    train_s: float  # or of timing
-    more: dict[str, float]  # what else was measured
+    train_s: float  # or seconds of timing
+    more: dict[str, float]  # other measurements
 
 
 @dataclass(frozen=True)
 class Group:
-    """The mean over tasks, as VTAB has it."""
+    """The mean over the tasks of a VTAB group."""
 
     group: str
     tasks: int
@@ -44,27 +44,27 @@ class Group:
 
 
 def group_cells(cells: Sequence[Cell], prices: Prices, score: str) -> list[StudyRow]:
-    found: dict[tuple[Any, ...], list[tuple[Cell, dict[str, Any]]]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[tuple[Cell, dict[str, Any]]]] = defaultdict(list)
     for cell in cells:
-        measured = cell.result()
-        if measured:
-            found[tuple(cell.factors.values())].append((cell, measured))
-    return [average_cells(each, prices, score) for each in found.values()]
+        result = cell.result()
+        if result:
+            groups[tuple(cell.factors.values())].append((cell, result))
+    return [average_cells(each, prices, score) for each in groups.values()]
 
 
-def average_cells(found: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str) -> StudyRow:
-    first, ended = found[0][0], [measured for _, measured in found if measured.get(score) is not None]
-    values = [float(measured[score]) for measured in ended]
+def average_cells(group: list[tuple[Cell, dict[str, Any]]], prices: Prices, score: str) -> StudyRow:
+    first, finished = group[0][0], [result for _, result in group if result.get(score) is not None]
+    values = [float(result[score]) for result in finished]
     return StudyRow(
         factors=first.factors,
         seeds=len(values),
-        failed=len(found) - len(values),
+        failed=len(group) - len(values),
         mean=statistics.fmean(values) if values else None,
         std=statistics.stdev(values) if len(values) > 1 else None,
         values=values,
         flops=prices.total([first]).flops,
-        train_s=statistics.fmean(measured["train_s"] for measured in ended) if ended else 0.0,
-        more={name: value for name, value in (ended[0] if ended else {}).items() if name in MORE},
+        train_s=statistics.fmean(result["train_s"] for result in finished) if finished else 0.0,
+        more={name: value for name, value in (finished[0] if finished else {}).items() if name in MORE},
     )
 
 
@@ -74,8 +74,8 @@ def groups_of(rows: Sequence[StudyRow]) -> list[Group]:
         if "group" in row.factors and row.mean is not None:
             means[str(row.factors["group"])].append(row.mean)
     groups = [Group(name, len(values), statistics.fmean(values)) for name, values in means.items()]
-    whole = [value for values in means.values() for value in values]
-    return groups + ([Group("all tasks", len(whole), statistics.fmean(whole))] if len(groups) > 1 else [])
+    every = [value for values in means.values() for value in values]
+    return groups + ([Group("all tasks", len(every), statistics.fmean(every))] if len(groups) > 1 else [])
 
 
 def draw_study_rows(rows: Sequence[StudyRow], study: Study, path: Path, title: str, about: str) -> None:
@@ -84,15 +84,15 @@ def draw_study_rows(rows: Sequence[StudyRow], study: Study, path: Path, title: s
 
 
 def lines(rows: Sequence[StudyRow], x: str, by: tuple[str, ...]) -> dict[str, list[Point]]:
-    """Points of each line; what all lines begin from, the base, is part of them all."""
-    found: dict[str, list[Point]] = defaultdict(list)
+    """The points of each line; the base setting is part of every line."""
+    points: dict[str, list[Point]] = defaultdict(list)
     for row in rows:
         if row.mean is None:
             continue
-        place = {"flops": row.flops, "seconds": row.train_s}.get(x, row.factors.get(x, 0.0))
-        found[", ".join(str(row.factors[name]) for name in by)].append(Point(place, row.mean, row.std))
-    base = found.pop("base", []) if len(found) > 1 else []
-    return {name: [*points, *base] for name, points in found.items()}
+        position = {"flops": row.flops, "seconds": row.train_s}.get(x, row.factors.get(x, 0.0))
+        points[", ".join(str(row.factors[name]) for name in by)].append(Point(position, row.mean, row.std))
+    base = points.pop("base", []) if len(points) > 1 else []
+    return {name: [*line, *base] for name, line in points.items()}
 
 
 def write_study_csv(rows: Sequence[StudyRow], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A study made to fit: into the time that there is, and to the images that there are."""
+"""Plans a study: fits its grid to the time budget and to the images."""
 
 import json
 from dataclasses import dataclass, replace
@@ -18,15 +18,16 @@ from vitctl.workflows.study.grids import HYBRID, LARGE, STUDIES, Setting, Study
 from vitctl.workflows.study.price import Price, Prices, guess_from_ceiling, time_models
 from vitctl.workflows.train.start import Data
 
-SHORT, LONG = 100, 200  # steps by which the price of one is found
-FEWEST = 20  # steps of a run that says anything
-FREE = ("cells", "keep", "device")  # fields that may differ when a study goes on
+SHORT, LONG = 100, 200  # numbers of steps from which the time per step is computed
+FEWEST = 20  # steps of a meaningful run
+FREE = ("cells", "keep", "device")  # fields that may change when a study is resumed
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study made to fit."""
+    """A study fitted to the budget and the images."""
 
+    study: Study
     setting: Setting
     cells: list[Cell]
     price: Price
@@ -35,33 +36,34 @@ class StudyPlan:
 
 
 def plan_study(
-    config: StudyConfig, row: Study, data: Data, folder: Path, device: torch.device, reporter: Reporter, overwrite: bool
-) -> StudyPlan:
-    begun = load_weights(config.source).spec if config.source else None
+    config: StudyConfig, study: Study, data: Data, folder: Path, device: torch.device, reporter: Reporter,
+    overwrite: bool,
+) -> StudyPlan:  # fmt: skip
+    source_spec = load_weights(config.source).spec if config.source else None
     seconds = guess_from_ceiling(device) if config.scale == "paper" else time_models(data, device)
-    prices = Prices(data, begun, seconds, device)
-    setting, told = make_setting(config, data, folder)
-    then = None if overwrite else earlier(folder, config, data.file.digest)
-    with reporter.progress("time its models", None, "models"):
-        if then:
-            told, setting = then.pop("scaled_down"), replace(setting, **then)
+    prices = Prices(data, source_spec, seconds, device)
+    setting, notes = make_setting(config, data, folder)
+    earlier = None if overwrite else load_earlier(folder, config, data.file.digest)
+    with reporter.progress("time models", None, "models"):
+        if earlier:
+            notes, setting = earlier.pop("scaled_down"), replace(setting, **earlier)
         else:
-            setting, more = fit_to_budget(setting, row, prices)
-            told += more
-        cells = list({cell.name: cell for cell in row.grid(setting)}.values())
-        return StudyPlan(setting, cells, prices.total(cells), prices, told)
+            setting, more = fit_to_budget(setting, study, prices)
+            notes += more
+        cells = list({cell.name: cell for cell in study.grid(setting)}.values())
+        return StudyPlan(study, setting, cells, prices.total(cells), prices, notes)
 
 
 def make_setting(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting, list[str]]:
-    """The images are taken as squares whose sides all patches divide; what that changes is told."""
+    """The setting before it is fitted to the budget, and notes. Images become squares that all patch sizes divide."""
     geometry = data.file.geometry
     side = min(geometry.height, geometry.width)
     unit = HYBRID if side >= LARGE else 8
     side = max(unit, round(side / unit) * unit)
-    told = []
+    notes = []
     if (geometry.height, geometry.width) != (side, side) and config.scale != "paper":
-        told.append(f"images of {geometry.height}x{geometry.width} are resized to {side}x{side}")
-    judged = () if data.val is None or data.val.name == "val" else (f"val={data.val.name}",)
+        notes.append(f"images of {geometry.height}x{geometry.width} are resized to {side}x{side}")
+    val_setting = () if data.val is None or data.val.name == "val" else (f"val={data.val.name}",)
     setting = Setting(
         config=config,
         folder=folder,
@@ -74,41 +76,41 @@ def make_setting(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting
         steps=config.steps or SHORT,
         seeds=config.seeds,
         embedded=data.file.header.is_digits,
-        judged=judged,
+        val_setting=val_setting,
     )
-    return setting, told
+    return setting, notes
 
 
-def fit_to_budget(setting: Setting, row: Study, prices: Prices) -> tuple[Setting, list[str]]:
-    """As many steps as the budget has time for, and no more than its recipe has; with fewer seeds if these are few."""
+def fit_to_budget(setting: Setting, study: Study, prices: Prices) -> tuple[Setting, list[str]]:
+    """As many steps as the budget allows, at most the recipe's; with fewer seeds if too few steps fit."""
     config = setting.config
-    small = "models and images are small; --scale paper has the paper's own"
-    if config.scale == "paper" or config.steps or row.score != "top1":
+    small = "models and images are small; --scale paper uses the paper's own"
+    if config.scale == "paper" or config.steps or study.score != "top1":
         return setting, [] if config.scale == "paper" else [small]
-    most, told = longest_recipe(setting, row), []
-    steps = affordable(setting, row, prices)
+    most, notes = longest_recipe(setting, study), []
+    steps = affordable(setting, study, prices)
     little = replace(setting, little=True)
-    if steps < most / 3 and affordable(little, row, prices) > 1.5 * steps:
-        setting, steps = little, affordable(little, row, prices)
-        told.append("a model of 6 layers, 96 wide")
+    if steps < most / 3 and affordable(little, study, prices) > 1.5 * steps:
+        setting, steps = little, affordable(little, study, prices)
+        notes.append("a model of 6 layers, 96 wide")
     while steps < FEWEST and setting.seeds > 1:
         setting = replace(setting, seeds=setting.seeds - 1)
-        steps = affordable(setting, row, prices)
+        steps = affordable(setting, study, prices)
     if setting.seeds < config.seeds:
-        told.append(f"{format_count(setting.seeds, 'seed')} in place of {config.seeds}")
+        notes.append(f"{format_count(setting.seeds, 'seed')} instead of {config.seeds}")
     if steps < most:
-        told.append(f"{max(steps, FEWEST):,} steps of {config.batch} in place of {most:,}, the recipe's")
+        notes.append(f"{max(steps, FEWEST):,} steps of {config.batch} instead of the recipe's {most:,}")
     if steps < FEWEST:
-        told.append(f"fewer than {FEWEST} steps say nothing: this takes longer than the budget")
-    told.append(small)
-    return replace(setting, steps=min(most, max(steps, FEWEST))), told
+        notes.append(f"fewer than {FEWEST} steps are meaningless: this takes longer than the budget")
+    notes.append(small)
+    return replace(setting, steps=min(most, max(steps, FEWEST))), notes
 
 
-def affordable(setting: Setting, row: Study, prices: Prices) -> int:
-    """Time goes in a straight line with the number of steps, but for the steps that shares are rounded to."""
+def affordable(setting: Setting, study: Study, prices: Prices) -> int:
+    """The number of steps that fits the budget. Time is linear in steps, except for the rounding of shares."""
 
     def seconds(steps: int) -> float:
-        return prices.total(list(row.grid(replace(setting, steps=steps)))).seconds
+        return prices.total(list(study.grid(replace(setting, steps=steps)))).seconds
 
     budget, each = 60 * setting.config.budget, (seconds(LONG) - seconds(SHORT)) / (LONG - SHORT)
     steps = max(0, int((budget - (seconds(SHORT) - SHORT * each)) / each))
@@ -117,9 +119,9 @@ def affordable(setting: Setting, row: Study, prices: Prices) -> int:
     return steps
 
 
-def longest_recipe(setting: Setting, row: Study) -> int:
-    """Steps of the recipe by which these cells begin."""
-    config = recipe(next(iter(row.grid(setting))).trainings[0].config.recipe).config
+def longest_recipe(setting: Setting, study: Study) -> int:
+    """Steps of the recipe of the first training."""
+    config = recipe(next(iter(study.grid(setting))).trainings[0].config.recipe).config
     return config.steps or max(FEWEST, round((config.epochs or 1) * setting.rows / setting.config.batch))
 
 
@@ -135,27 +137,27 @@ def print_plan(plan: StudyPlan, reporter: Reporter) -> None:
         reporter.note(f"scaled down: {line}")
 
 
-def earlier(folder: Path, config: StudyConfig, digest: str) -> dict[str, Any] | None:
-    """What the study in this folder settled on, where it is this one."""
+def load_earlier(folder: Path, config: StudyConfig, digest: str) -> dict[str, Any] | None:
+    """The steps, seeds and notes of the study in this folder, if it is the same study."""
     if not (folder / "config.json").exists():
         return None
-    then = open_run(folder).config
-    if then["command"] != "study":
+    run = open_run(folder).config
+    if run["command"] != "study":
         return None
-    now = {name: value for name, value in json.loads(json.dumps(vars(config))).items() if name not in FREE}
-    known = {name: value for name, value in then["config"].items() if name in now}
-    changed = [f"{name} was {known.get(name)!r}" for name in now if now[name] != known.get(name)]
-    if then["config"]["data_digest"] != digest:
-        changed.append(f"its data were others, with digest {then['config']['data_digest'][:12]}")
+    old: dict[str, Any] = run["config"]
+    new = {name: value for name, value in json.loads(json.dumps(vars(config))).items() if name not in FREE}
+    changed = [f"{name} was {old.get(name)!r}" for name in new if new[name] != old.get(name)]
+    if old["data_digest"] != digest:
+        changed.append(f"its data had the digest {old['data_digest'][:12]}")
     if changed:
         raise UsageError(
             f"{folder}: was started with another config: {'; '.join(changed)}. Use the same, another --out, "
             "or --overwrite"
         )
-    return dict(then["config"]["settled"])
+    return dict(old["settled"])
 
 
 def find_step_limit(setting: Setting) -> int | None:
-    """Of the longest run of a cell; None where its recipe says it, or nothing is trained."""
-    is_said = setting.config.steps or (not setting.paper and STUDIES[setting.config.name].score == "top1")
-    return setting.steps if is_said else None
+    """Steps of the longest run of a cell; None if the recipe sets them, or nothing is trained."""
+    is_limited = setting.config.steps or (not setting.paper and STUDIES[setting.config.name].score == "top1")
+    return setting.steps if is_limited else None

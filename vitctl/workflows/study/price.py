@@ -1,4 +1,4 @@
-"""What cells cost, before they run: counted operations, and seconds on this device."""
+"""Estimates the cost of cells before they run: operations, and seconds on this device."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,8 @@ from vitctl.workflows.subcommands import Training
 from vitctl.workflows.train.fresh import FreshConfig, fresh_spec
 from vitctl.workflows.train.start import Data
 
-OVERHEAD = 1.5  # seconds of a run that are no steps
-USUAL = 0.4  # of the ceiling, where nothing is timed
+OVERHEAD = 1.5  # seconds of a run outside its steps
+USUAL = 0.4  # share of the ceiling, if nothing is timed
 
 Seconds = Callable[[ModelSpec], float]  # of an image in a training step
 
@@ -35,15 +35,15 @@ class Price:
 
 @dataclass(frozen=True)
 class Prices:
-    """What is known of all cells: the data that they train on, and the weights that they begin with, if any."""
+    """Estimates the cost of cells that train on the same data."""
 
     data: Data
-    begun: ModelSpec | None
+    source_spec: ModelSpec | None  # of the weights that cells start from
     seconds: Seconds
     device: torch.device
 
     def total(self, cells: Sequence[Cell]) -> Price:
-        """A run that several cells go on from is paid for once."""
+        """The cost of all cells. A run that several cells continue from counts once."""
         runs = {run: price for cell in cells for run, price in self.runs(cell).items()}
         timings = (self.time(step) for cell in cells for step in cell.steps if isinstance(step, Timing))
         return sum((*runs.values(), *timings), Price(0.0, 0.0))
@@ -55,28 +55,28 @@ class Prices:
         }
 
     def run(self, spec: ModelSpec, pictures: int) -> Price:
-        judged = self.data.val.rows if self.data.val else 0
-        took = self.seconds(spec) * (pictures + judged / BACKWARD)
-        return Price(BACKWARD * operations(spec) * pictures, took + OVERHEAD)
+        val_rows = self.data.val.rows if self.data.val else 0
+        seconds = self.seconds(spec) * (pictures + val_rows / BACKWARD)
+        return Price(BACKWARD * operations(spec) * pictures, seconds + OVERHEAD)
 
     def time(self, step: Timing) -> Price:
-        """A batch of each size at least, and half a second of each."""
+        """At least one batch and half a second for each batch size, after a warm-up batch."""
         forward = guess_from_ceiling(self.device)(step.spec) / BACKWARD
         return Price(0.0, sum(max(SECONDS, batch * forward) + batch * forward for batch in BATCHES[self.device.type]))
 
     def trainings_of(self, cell: Cell) -> Iterator[tuple[ModelSpec, int]]:
-        """Of each training: its model, and how many images it sees."""
+        """For each training: its model, and how many images it processes."""
         geometry = self.data.file.geometry
-        before = self.begun and self.begun.replace(channels=geometry.channels)
+        spec = self.source_spec and self.source_spec.replace(channels=geometry.channels)
         for training in cell.trainings:
             config, rows = settle_training(training), self.data.train.rows
-            if before is None:
+            if spec is None:
                 assert isinstance(config, FreshConfig)  # the first run of a cell starts from scratch
-                before = fresh_spec(config, self.data, len(self.data.file.class_names))
+                spec = fresh_spec(config, self.data, len(self.data.file.class_names))
             if config.res and training.config.command == "finetune":
                 height, width = config.res
-                before = before.replace(height=height, width=width)
-            yield before, config.total_steps(min(rows, config.limit or rows)) * config.batch
+                spec = spec.replace(height=height, width=width)
+            yield spec, config.total_steps(min(rows, config.limit or rows)) * config.batch
 
 
 def settle_training(training: Training) -> TrainConfig:
@@ -90,12 +90,12 @@ def operations(spec: ModelSpec) -> int:
 
 
 def time_models(data: Data, device: torch.device) -> Seconds:
-    """Each model for a few steps, once."""
+    """Times each model once, for a few steps."""
     return functools.cache(lambda spec: seconds_per_image(spec, data, device))
 
 
 @functools.cache
 def guess_from_ceiling(device: torch.device) -> Seconds:
-    """From the ceiling of this device alone: for models that it cannot hold."""
+    """Estimates seconds from the ceiling of this device, for models too large to run on it."""
     rate = USUAL * measure_ceiling(choose_precision("auto", device), device)
     return lambda spec: BACKWARD * operations(spec) / rate

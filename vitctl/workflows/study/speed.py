@@ -1,4 +1,4 @@
-"""How quick models are on this device: in training, for the price of a study; in answering, for the one of speed."""
+"""The speed of models on this device: in training, to plan a study; in inference, for the study `speed`."""
 
 import time
 from dataclasses import replace
@@ -20,14 +20,14 @@ from vitctl.training.task import make_labeled_task
 from vitctl.workflows.train.fresh import make_fresh_weights
 from vitctl.workflows.train.start import Data
 
-TIMED, MOST = 2048, 64  # tokens in a step that is timed, and images
+TIMED, MOST = 2048, 64  # tokens and images in a timed step
 WARM_UP, STEPS = 1, 2
 BATCHES = {"cpu": (1, 8, 32, 64), "cuda": tuple(2**power for power in range(0, 14)), "mps": (1, 8, 32, 128)}
 SECONDS = 0.5  # for a batch size
 
 
 def seconds_per_image(spec: ModelSpec, data: Data, device: torch.device) -> float:
-    """Of our own loop, in a few steps on this data."""
+    """Seconds per image of the training loop, measured over a few steps on this data."""
     batch = max(2, min(MOST, TIMED // spec.tokens))
     config = PretrainConfig(batch=batch, steps=10**9, compile="off", augment=recipe("small").config.augment)
     env = Environment(data.train, None, Ranks(), device, choose_precision("auto", device), SilentReporter(), Stop())
@@ -42,8 +42,8 @@ def seconds_per_image(spec: ModelSpec, data: Data, device: torch.device) -> floa
 
 
 @torch.inference_mode()
-def answers_a_second(spec: ModelSpec, device: torch.device) -> dict[int, float]:
-    """{batch: images a second}, up to the largest batch that fits."""
+def measure_image_rates(spec: ModelSpec, device: torch.device) -> dict[int, float]:
+    """{batch size: images a second}, up to the largest batch that fits."""
     model, rates = create_model(spec).to(device).eval(), {}
     for batch in BATCHES[device.type]:
         try:
