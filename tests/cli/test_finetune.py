@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from vitctl.io.recognize import open_weights
+from vitctl.io.save import save_as
 from vitctl.models.resize import resize_weights
 from vitctl.workflows.train.result import TrainResult
 
 Run = Callable[..., Any]
-QUICK = ("finetune", "--batch", "16", "--precision", "float32", "--out", "run")
+QUICK = ("finetune", "--recipe", "transfer/500", "--batch", "16", "--precision", "float32", "--out", "run")
 SHORT = (*QUICK, "--steps", "6", "--set", "save_every=2")
 
 
@@ -43,6 +44,33 @@ def test_to_a_higher_resolution_with_a_head_of_zeros(
         else:
             assert torch.equal(tensor, expected[name]), name
     assert told["val_loss"] == pytest.approx(math.log(3))
+
+
+def test_the_weights_decide_about_the_recipe(ran: Run, data: str, newest: str, tmp_path: Path) -> None:
+    told = ran("finetune", "--dry-run").stderr
+    assert (
+        "recipe: finetune (for 120 images): AdamW, lr 0.00035, layer decay 0.75, batch 8, 40 epochs; the pape" in told
+    )
+    assert "recipe: finetune (for 24 images)" in ran("finetune", "--dry-run", "--set", "limit=24").stderr
+    save_as(open_weights(Path(newest)), tmp_path / "official.npz")
+    told = ran("finetune", "--from", "official.npz", "--dry-run").stderr
+    assert "recipe: transfer/500 (for 120 images)\n" in told
+
+
+def test_a_cpu_takes_the_resolution_of_the_data(ran: Run, data: str, newest: str, tmp_path: Path) -> None:
+    ran("interpolate-pos", "--res", "112", "--out", "large.safetensors")
+    told = ran("finetune", "--from", "large.safetensors", "--dry-run", "--device", "cpu").stderr
+    assert "resolution: 56 on a CPU; --res 112 is that of the weights" in told  # seven patches a side, at least
+    assert "vit-mu/8 at 56x56" in ran("finetune", "--from", "large.safetensors", "--dry-run", "--device", "cpu").stdout
+
+
+def test_only_the_head_learns_at_first(ran: Run, data: str, newest: str, tmp_path: Path) -> None:
+    before = tensors(newest)
+    first = ("finetune", "--batch", "16", "--steps", "6", "--set", "log_every=1", "--set", "eval_every=0")
+    ran(*first, "--set", "head_first=6", "--out", "only")
+    assert changed(before, tensors(tmp_path / "only")) == {"head.weight", "head.bias"}
+    ran(*first, "--set", "head_first=2", "--out", "then")
+    assert changed(before, tensors(tmp_path / "then")) == set(before) - {"pos_embed"}
 
 
 def test_it_learns_what_the_weights_knew(ran: Run, data: str, newest: str, trained: TrainResult) -> None:

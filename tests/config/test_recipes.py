@@ -104,6 +104,7 @@ def test_no_row_is_without_its_numbers_here() -> None:
         "digits",
         "digits-large",
         "digits-finetune",
+        "finetune",
         "small",
         "small-finetune",
         "vtab-1k",
@@ -235,7 +236,7 @@ def test_heads_begin_at_zero_but_where_the_source_draws_them() -> None:
     assert drawn == {
         **{f"deit3/{size}": 0.02 for size in ("s16", "b16", "l16")},
         **{f"mae/finetune-{size}": 2e-5 for size in "blh"},
-        **dict.fromkeys(("digits", "digits-large", "digits-finetune", "small", "small-finetune"), 0.02),
+        **dict.fromkeys(("digits", "digits-large", "digits-finetune", "small", "finetune", "small-finetune"), 0.02),
     }
 
 
@@ -343,9 +344,9 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
         ("pretrain", "r50+vit-b/32", 1_437, True, "digits-large"),
         ("selfsup", "vit-s/16", 1_437, False, "masked-small"),
         ("selfsup", "vit-b/16", 300_000, False, "paper/masked"),
-        ("finetune", "vit-b/16", 1_437, False, "transfer/500"),
-        ("finetune", "bit-r50x1", 9_999, False, "transfer/500"),
-        ("finetune", "vit-b/16", 50_000, False, "transfer/10k"),
+        ("finetune", "vit-b/16", 1_437, False, "finetune"),
+        ("finetune", "bit-r50x1", 9_999, False, "finetune"),
+        ("finetune", "vit-b/16", 99_999, False, "finetune"),
         ("finetune", "vit-b/16", 1_281_167, False, "transfer/20k"),
     ],
 )
@@ -390,10 +391,24 @@ def test_models_that_have_no_choice_of_head_are_given_none(model: str) -> None:
     assert replace(config, head="gap", positions="sincos", model="vit-s/16") == recipe("small").config
 
 
+@pytest.mark.parametrize("images", [5, 40, 200, 1_000, 10_000, 99_999])
+def test_the_recipe_for_any_weights_fits_the_data(images: int) -> None:
+    config = choose("finetune", model_spec("vit-s/16"), images).config
+    steps = config.total_steps(images)
+    assert 8 <= config.batch <= 128
+    assert config.batch & (config.batch - 1) == 0
+    assert 5 <= config.epochs <= 40
+    assert (steps >= 40) == (images > 5)
+    assert 0 < config.head_steps(steps) < steps
+    assert 1e-4 < config.optim.lr < 1e-3
+    larger = choose("finetune", model_spec("vit-l/16"), images).config
+    assert larger.optim.lr < config.optim.lr
+
+
 @pytest.mark.parametrize("name", TABLE_4)
 def test_what_is_chosen_to_finetune_has_the_steps_of_table_4(name: str) -> None:
     pictures = {"imagenet": 1_281_167, "cifar10": 50_000, "cifar100": 50_000, "pets": 3_312, "flowers": 1_020}[name]
-    config = choose("finetune", model_spec("vit-b/16"), pictures).config
+    config = choose("finetune", model_spec("vit-b/16"), pictures, paper=True).config
     assert config.steps == TABLE_4[name][0]
     assert config.optim.lr in TABLE_4[name][1]
     assert is_the_papers_way(config)

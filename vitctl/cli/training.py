@@ -29,8 +29,7 @@ def run_on_devices(
 
     if launch(flags.devices, config.device if "device" in config.named else None):
         return None
-    options = RunOptions(out=flags.out, resume=flags.resume, overwrite=flags.overwrite, dry_run=flags.dry_run)
-    return load()(config, options, reporter)  # type: ignore[no-any-return]
+    return load()(config, flags, reporter)  # type: ignore[no-any-return]
 
 
 def run_rows(result: "RunResult", data: str, what: "dict[str, str] | None" = None) -> dict[str, str]:

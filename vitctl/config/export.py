@@ -8,10 +8,11 @@ from vitctl.config.common import DataConfig, WeightsConfig
 from vitctl.config.option import option, setting
 from vitctl.config.res import Res
 
-Format = Literal["onnx", "torch", "safetensors", "hf", "npz"]
+Format = Literal["onnx", "torch", "safetensors", "timm", "hf", "npz"]
 Numbers = Literal["float32", "fp16", "int8"]
 GRAPHS = ("onnx", "torch")  # hold the computation; the other formats hold only weights
-ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors", "hf": "-hf", "npz": ".npz"}
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors", "timm": "-timm", "hf": "-hf", "npz": ".npz"}
+FOLDERS = ("timm", "hf")
 TOLERANCES = {"float32": 1e-4, "fp16": 0.03}  # of the largest logit, or of one
 ROUNDED = 0.03  # with preprocessing inside: a pixel between two bytes may be rounded to the other one
 
@@ -20,7 +21,8 @@ ROUNDED = 0.03  # with preprocessing inside: a pixel between two bytes may be ro
 class ExportConfig(DataConfig, WeightsConfig):
     format: Format = option(
         "onnx",
-        "torch: torch.export; safetensors: for timm; hf: for transformers; npz: the layout of the paper's code.",
+        "torch: torch.export; safetensors: timm's tensor names; timm, hf: a folder for timm or transformers; npz: the "
+        "layout of the paper's code.",
     )
     out: str | None = option(None, "Default: MODEL-RES with the ending of the format.", metavar="FILE")
     res: Res | None = option(None, "Another resolution, with interpolated positions.", metavar="N|HxW")
@@ -49,7 +51,7 @@ class ExportConfig(DataConfig, WeightsConfig):
             "with_preprocessing resizes images to the model's size, dynamic_size takes them as they are; choose one",
         )
         ending = ENDINGS[self.format]
-        fits = self.out is None or self.format == "hf" or self.out.endswith(ending)
+        fits = self.out is None or self.format in FOLDERS or self.out.endswith(ending)
         require(fits, f"--out {self.out}: {self.format} is written as {ending}")
 
     @property

@@ -54,10 +54,19 @@ def recipe(name: str) -> Recipe:
 
 
 def choose(
-    purpose: Purpose, model: ModelSpec, examples: int, objective: Objective | None = None, *, digits: bool = False
+    purpose: Purpose,
+    model: ModelSpec,
+    examples: int,
+    objective: Objective | None = None,
+    *,
+    digits: bool = False,
+    paper: bool = False,
 ) -> Recipe:
-    """The one for so much data, where none is named. The resolution stays that of the data, or of the weights."""
-    row = RECIPES[name_for(purpose, model, examples, objective, digits)]
+    """The recipe for this model and amount of data. The resolution stays that of the data, or of the weights.
+
+    `paper`: the weights that are fine-tuned are the paper's own.
+    """
+    row = for_data(RECIPES[name_for(purpose, model, examples, objective, digits, paper)], model, examples)
     config: Any = replace(row.config, res=None)
     if row.name == "digits-large":  # as few patches as there can be: an 8x8 digit fits into one
         config = replace(config, res=Res(model.reach * math.ceil(DIGIT / model.reach)))
@@ -68,12 +77,26 @@ def choose(
     return replace(row, config=config)
 
 
-def name_for(purpose: Purpose, model: ModelSpec, examples: int, objective: Objective | None, digits: bool) -> str:
+def for_data(row: Recipe, model: ModelSpec, examples: int) -> Recipe:
+    """The recipe with the batch, the length and the lr that suit the data, if it leaves them open."""
+    if row.name != ANY_WEIGHTS:
+        return row
+    batch = 2 ** min(7, max(3, int(math.log2(max(1, examples / 8)))))
+    epochs = min(40, max(5, round(900 / math.sqrt(examples))))
+    lr = float(f"{5e-4 * math.sqrt(batch / 128 * 384 / max(model.dim, 192)):.2g}")
+    optim, drop_path = replace(row.config.optim, lr=lr), 0.1 if examples >= 1000 else 0.0
+    return replace(row, config=replace(row.config, batch=batch, epochs=epochs, optim=optim, drop_path=drop_path))
+
+
+def name_for(
+    purpose: Purpose, model: ModelSpec, examples: int, objective: Objective | None, digits: bool, paper: bool
+) -> str:
     if purpose == "selfsup":
         names = ("mae-small", "mae/pretrain-b") if objective == "mae" else ("masked-small", "paper/masked")
         return names[0] if examples < UNDER_SMALL else names[1]
     if purpose == "finetune":
-        return next(name for fewer, name in TRANSFERS if examples < fewer)
+        paper = paper or examples >= MANY_LABELS
+        return next(name for fewer, name in TRANSFERS if examples < fewer) if paper else ANY_WEIGHTS
     if digits:
         return "digits" if model.family == "vit" and model.dim < WIDE else "digits-large"
     if examples < MANY or model.family != "bit":
@@ -86,6 +109,9 @@ WIDE = 768  # a width at which an epoch of digits takes minutes on a laptop
 DIGIT = 16  # pixels a side, of 8 that were scanned
 UNDER_SMALL = 200_000
 PRETRAINING = ((UNDER_SMALL, "small"), (MANY, "paper/vit-i1k"), (float("inf"), "paper/vit-b-i21k"))
+ANY_WEIGHTS = "finetune"  # for weights of any origin
+MANY_LABELS = 100_000
+PAPER_TRANSFER = "transfer/500"
 TRANSFERS = ((10_000, "transfer/500"), (100_000, "transfer/10k"), (float("inf"), "transfer/20k"))
 
 
@@ -528,6 +554,21 @@ OURS = [
             drop_path=0.1,
             augment=replace(PRESETS["mae-finetune"], crop_area=(0.3, 1.0), erase=0.0, mixup=0.2, mix_probability=0.5),
         ),
+    ),
+    Recipe(
+        ANY_WEIGHTS,
+        "vitctl: for any pretrained weights on up to 100,000 images, which decide batch, epochs, and lr",
+        "vitctl finetune --from timm:vit_small_patch14_dinov2 --recipe finetune --data photos/",
+        replace(
+            DIGITS_FINETUNE,
+            batch=128,
+            epochs=28,
+            drop_path=0.1,
+            head_first=0.1,
+            optim=replace(DIGITS.optim, lr=5e-4, layer_decay=0.75),
+            augment=AugmentConfig(crop="inception", crop_area=(0.35, 1.0), filter="bicubic", flip=0.5),
+        ),
+        tuned="vit-s/16",
     ),
     Recipe(
         "small-finetune",

@@ -252,9 +252,15 @@ class FinetuneConfig(LabeledConfig, SourceConfig):
         metavar="PART",
         default="",
     )
+    head_first: Length = setting(
+        0, "steps at the start in which only the head learns, before the rest warms up; below 1, a share of the run"
+    )
     keep_head: Literal["never", "if-same", "always"] = option(
         "never", "Keep the head of the weights, for the same classes in any order.", const="always"
     )
+
+    def head_steps(self, steps: int) -> int:
+        return count_steps(self.head_first, steps)
 
     def over(self, base: TrainConfig) -> Self:
         """A single lr is the lr; several are tried."""

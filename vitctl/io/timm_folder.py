@@ -53,7 +53,7 @@ CAPABILITIES = Capabilities(
         "positions": lambda spec: ("none",) if spec.family == "bit" else ("1d", "sincos", "sincos-mae"),  # as a table
         "norm": allow_unless_bit("tokens", "pooled"),
         "norm_eps": allow_unless_bit(1e-6),
-        "numerics": lambda spec: ANY if spec.family == "vit" else ("timm",),
+        "numerics": lambda spec: ANY if spec.family in ("vit", "timm") else ("timm",),
     },
     about=("mean", "std"),
 )

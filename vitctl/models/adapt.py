@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from vitctl.config.interpolate import Method
 from vitctl.errors import UsageError
 from vitctl.io.weights import Tensors, Weights, for_channels
 from vitctl.models import adapt_timm
 from vitctl.models.initialize import init_head
-from vitctl.models.resize import TABLES, Method, resize_weights
+from vitctl.models.resize import TABLES, resize_weights
 from vitctl.reporting import format_count
 
 FIRST = (  # the layer that reads pixels, in every family

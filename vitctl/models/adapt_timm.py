@@ -12,12 +12,13 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from vitctl.config.interpolate import Method
 from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError, UsageError
 from vitctl.io.weights import Tensors, Weights
 from vitctl.models.create import build_module, collect_tensors, create_model
 from vitctl.models.initialize import init_head
-from vitctl.models.resize import Method, describe_method
+from vitctl.models.resize import describe_method
 
 
 def meta_module(spec: ModelSpec) -> nn.Module:
@@ -60,8 +61,8 @@ def resize_timm(weights: Weights, height: int, width: int, method: Method = "off
     new = old.replace(height=height, width=width)
     tensors = resize_tensors(weights, new)
     is_same = all(tensors[name] is tensor for name, tensor in weights.tensors.items())
-    how = "nothing to do" if is_same else describe_method(old, method)
-    step = {"step": "positions", "from": list(old.res), "to": list(new.res), "method": how}
+    how = "no tensor depends on it" if is_same else describe_method(old, method)
+    step = {"step": "resolution", "from": list(old.res), "to": list(new.res), "method": how}
     about = replace(weights.about, history=(*weights.about.history, step))
     return replace(weights, spec=new, tensors=tensors, about=about)
 

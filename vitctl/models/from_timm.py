@@ -26,6 +26,7 @@ from vitctl.models.hub import CHECK, NOT_DOWNLOADED, check_reachable
 from vitctl.reporting import mute_loggers
 
 NOT_ARGS = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate")  # which are fields of the spec
+CNN_REACH = 32  # pixels that every stage of a CNN divides
 HEADS: dict[str, Literal["cls", "gap", "map"]] = {"token": "cls", "avg": "gap", "map": "map"}
 IDLE = {"Identity", "Dropout", "DropPath", "PatchDropout"}  # the identity in eval mode
 NOT_COMPUTED = {  # attributes of modules that do not change the output for images of the model's own size
@@ -60,6 +61,7 @@ def choose_spec(model: Any, config: dict[str, Any], name: str, args: dict[str, A
         return model_spec(
             f"timm:{name}",
             height=height, width=width, channels=args.get("in_chans", channels), classes=model.num_classes,
+            patch=(getattr(getattr(model, "patch_embed", None), "patch_size", None) or (CNN_REACH,))[0],
             timm_args=json.dumps(own, sort_keys=True) if own else "",
         )  # fmt: skip
 

@@ -6,17 +6,17 @@ The official code calls scipy.ndimage.zoom(order=1), which is bilinear interpola
 import re
 import zlib
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from vitctl.config.checks import one_of
+from vitctl.config.interpolate import Method
 from vitctl.config.model import ModelSpec
 from vitctl.io.weights import Tensors, Weights
 
 Grid = tuple[int, int]
-Method = Literal["official", "bilinear", "bicubic", "bicubic-aa", "fresh"]
 METHODS: dict[str, dict[str, Any]] = {
     "official": {"mode": "bilinear", "align_corners": True},
     "bilinear": {"mode": "bilinear", "align_corners": False},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vitctl.config.train import TrainConfig
+from vitctl.config.train import FinetuneConfig, TrainConfig
 from vitctl.errors import DataError, Interrupted, NoSpace, is_no_space
 from vitctl.io.checkpoint import checkpoints, read_checkpoint
 from vitctl.io.run_directory import RunDirectory
@@ -19,7 +19,7 @@ from vitctl.training import memory
 from vitctl.training.device import can_compile, quiet_compiler
 from vitctl.training.environment import Environment
 from vitctl.training.loop import LoopConfig, train
-from vitctl.training.optimizers import make_optimizer
+from vitctl.training.optimizers import head_of, make_optimizer
 from vitctl.training.ranks import wrap
 from vitctl.training.recorder import Recorder
 from vitctl.training.state import State, init_ema
@@ -53,10 +53,16 @@ class Fit:
         micro_batch = self.choose_micro_batch()
         wrapped = wrap(self.model, env.ranks, config.parallel, env.device)
         self.wrapped = self.compile_model(wrapped)
-        self.state = State(self.model, make_optimizer(self.model, config.optim))
+        self.state = State(
+            self.model, make_optimizer(self.model, config.optim, head_of(self.model) if self.head_steps else ())
+        )
         self.state.ema = init_ema(self.model) if config.ema else None
         self.state.micro_batch = micro_batch
         self.recorder = Recorder(config, run, env, task)
+
+    @property
+    def head_steps(self) -> int:
+        return self.config.head_steps(self.steps) if isinstance(self.config, FinetuneConfig) else 0
 
     def choose_micro_batch(self) -> int:
         config, env = self.config, self.env
@@ -137,6 +143,7 @@ class Fit:
             precision=self.env.precision,
             device=self.env.device,
             rows=self.env.train.rows,
+            head_steps=self.head_steps,
             log_every=config.log_every or max(1, min(LOG_EVERY, self.steps // 100)),
             eval_every=eval_every or self.steps,
         )

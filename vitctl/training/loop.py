@@ -40,12 +40,17 @@ class LoopConfig:
     log_every: int
     eval_every: int
     rows: int = 1  # images in an epoch
+    head_steps: int = 0  # in which only the head learns
 
     def epoch(self, step: int) -> int:
         return math.ceil(step * self.batch / self.rows)
 
     def lr_at(self, step: int) -> float:
         return float(self.lr * lr_share(self.schedule, step, self.steps))
+
+    def body_share(self, step: int) -> float:
+        """The share of the lr for all but the head: zero first, then a linear warm-up of the same length."""
+        return min(1.0, max(0.0, (step - self.head_steps) / self.head_steps)) if self.head_steps else 1.0
 
 
 def train(
@@ -74,7 +79,7 @@ def train(
         # All ranks stop after the same step, because each of them sees the sum of all requests.
         loss, correct, stops = ranks.sum([loss / ranks.world, correct, float(stop.requested)])
         check_finite_step(loss, norm, state.step, lr, state.model)
-        set_lr(state.optimizer, lr)
+        set_lr(state.optimizer, lr, config.body_share(state.step))
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         ranks.average_batch_norms(state.model)

@@ -9,15 +9,16 @@ Three things are called weight decay, and differ by orders of magnitude: see Opt
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, assert_never
 
 import torch
 from torch import nn
 
+from vitctl.config.model import ModelSpec
 from vitctl.config.train import OptimConfig
 from vitctl.errors import UsageError
-from vitctl.models.adapt_timm import timm_layers
+from vitctl.models.adapt_timm import timm_head_names, timm_layers
 from vitctl.training.ranks import gather_tensor
 
 Group = dict[str, Any]
@@ -28,8 +29,9 @@ FACTORED_FROM = 32  # both axes at least so long, as in big_vision
 TINY = 1e-30
 
 
-def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    sets = groups(module, config)
+def make_optimizer(module: nn.Module, config: OptimConfig, head: Collection[str] = ()) -> torch.optim.Optimizer:
+    """`head` names the parameters that learn first, if any do."""
+    sets = groups(module, config, head)
     is_l2 = config.decay == "l2"
     if config.name == "adam":
         adam = torch.optim.Adam if is_l2 else torch.optim.AdamW
@@ -52,9 +54,9 @@ def kernel_options(sets: list[Group], can_shard: bool) -> dict[str, bool]:
     return {"fused": True} if all(value.device.type in ("cpu", "cuda") for value in values) else {}
 
 
-def groups(module: nn.Module, config: OptimConfig) -> list[Group]:
-    """Parameter groups by the scale of the lr (layer decay) and the weight decay."""
-    sets: dict[tuple[float, float], Group] = {}
+def groups(module: nn.Module, config: OptimConfig, head: Collection[str] = ()) -> list[Group]:
+    """Parameter groups by the scale of the lr (layer decay), the weight decay, and whether they learn first."""
+    sets: dict[tuple[float, float, bool], Group] = {}
     layer = layers_of(module)
     kept: set[str] = getattr(module, "no_weight_decay", set)()  # of timm's models
     if config.layer_decay != 1 and len(set(layer.values())) == 1:
@@ -68,7 +70,9 @@ def groups(module: nn.Module, config: OptimConfig) -> list[Group]:
         decay = config.weight_decay if is_decayed else 0.0
         if config.decay == "fixed":  # of the peak alone, without layer decay (big_vision)
             decay /= config.lr * scale
-        group = sets.setdefault((scale, decay), {"params": [], "names": [], "scale": scale, "weight_decay": decay})
+        is_head = name in head
+        facts = {"scale": scale, "weight_decay": decay, "is_head": is_head}
+        group = sets.setdefault((scale, decay, is_head), {"params": [], "names": [], **facts})
         group["params"].append(value)
         group["names"].append(name)
     return list(sets.values())
@@ -85,6 +89,13 @@ def layers_of(module: nn.Module) -> dict[str, int]:
     return number_layers(name for name, _ in module.named_parameters())
 
 
+def head_of(module: nn.Module) -> set[str]:
+    """The names of the parameters of the head."""
+    spec: ModelSpec = module.spec  # type: ignore[assignment]
+    names = {name for name, _ in module.named_parameters()}
+    return timm_head_names(spec) if spec.family == "timm" else {name for name in names if name.startswith("head.")}
+
+
 def number_layers(names: Iterable[str]) -> dict[str, int]:
     """0 for what comes before the blocks, then 1, 2, ... for the blocks, then the rest (as in BEiT and MAE)."""
     matches = {name: BLOCK.match(name) for name in names}
@@ -96,10 +107,10 @@ def number_layers(names: Iterable[str]) -> dict[str, int]:
     }
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The lr of this step, scaled for each group."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, body: float = 1.0) -> None:
+    """The lr of this step, scaled for each group; `body` is the share of it for all but the head."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
+        group["lr"] = lr * group["scale"] * (1.0 if group["is_head"] else body)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:

@@ -6,10 +6,8 @@ from functools import partial
 
 from torch import nn
 
-from vitctl.config.model import ModelSpec
 from vitctl.config.train import LabeledConfig, TrainConfig
 from vitctl.io.weights import Tensors, Weights
-from vitctl.models.adapt_timm import timm_head_names
 from vitctl.models.count import count
 from vitctl.models.create import build_module, load_tensors
 from vitctl.models.input import Normalizer
@@ -18,7 +16,7 @@ from vitctl.training.environment import Environment
 from vitctl.training.evaluation import Evaluation, evaluate_batches, use_weights
 from vitctl.training.feed import Feed, check_split_labels, eval_batches
 from vitctl.training.objective import Objective, Supervised
-from vitctl.training.optimizers import layers_of
+from vitctl.training.optimizers import head_of, layers_of
 from vitctl.training.state import State
 
 
@@ -81,11 +79,9 @@ def freeze(model: nn.Module, what: str | None) -> None:
     """Freeze all but the head ("backbone"), or the stem and the first N blocks."""
     if what is None:
         return
-    spec: ModelSpec = model.spec  # type: ignore[assignment]
     names = [name for name, _ in model.named_parameters()]
     if what == "backbone":
-        head = timm_head_names(spec) if spec.family == "timm" else {name for name in names if name.startswith("head.")}
-        frozen = set(names) - head
+        frozen = set(names) - head_of(model)
     else:
         layers = layers_of(model)
         last = max(layers.values())  # the norm and the head

@@ -20,7 +20,7 @@ from vitctl.training.task import make_labeled_task
 from vitctl.workflows.inputs.weights import choose_weights, tell_changes
 from vitctl.workflows.train.result import TrainResult, make_train_result
 from vitctl.workflows.train.run import run_training
-from vitctl.workflows.train.start import Data, Started
+from vitctl.workflows.train.start import Base, Data, Started
 
 Score = tuple[float, float]  # accuracy, and the negative loss, which breaks ties
 DEV = (
@@ -41,11 +41,12 @@ def finetune(
     asked = config.named
     loaded: list[Weights] = []  # of a new run
 
-    def choose(config: FinetuneConfig, is_new: bool) -> tuple[FinetuneConfig, ModelSpec]:
+    def choose(config: FinetuneConfig, is_new: bool) -> tuple[FinetuneConfig, Base]:
         if not is_new:
-            return config, model_spec("vit-b/16")  # unused: a run that is resumed knows its own model
+            return config, Base(model_spec("vit-b/16"))  # unused: a run that is resumed knows its own model
         loaded.append(choose_weights(config.source, reporter, False, config.mean, config.std))
-        return with_fields(config, source=loaded[0].path), loaded[0].spec
+        base = Base(loaded[0].spec, loaded[0].about.format.startswith("official"))
+        return with_fields(config, source=loaded[0].path), base
 
     def begin(config: FinetuneConfig, data: Data) -> Weights:
         if not loaded:

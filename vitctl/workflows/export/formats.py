@@ -16,7 +16,6 @@ from torch import nn
 from vitctl.config.export import GRAPHS, ExportConfig
 from vitctl.config.model import ModelSpec
 from vitctl.data.patchifier.image_file import open_image
-from vitctl.errors import UsageError
 from vitctl.io import official, timm_folder
 from vitctl.io.atomic import atomic_write
 from vitctl.io.capabilities import check_supported
@@ -34,7 +33,10 @@ from vitctl.reporting import Reporter, mute_loggers
 from vitctl.workflows.export.examples import ExampleImages
 from vitctl.workflows.inputs.weights import load_model
 
-CAPABILITIES = {"safetensors": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES, "npz": official.CAPABILITIES}
+CAPABILITIES = {
+    "safetensors": timm_folder.CAPABILITIES, "timm": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES,
+    "npz": official.CAPABILITIES,
+}  # fmt: skip
 
 
 class Preprocessor(Protocol):
@@ -58,19 +60,13 @@ class Written:
 
 
 def check_format(weights: Weights, config: ExportConfig) -> None:
-    """Raise an error for an unsupported export before anything is written."""
-    spec = weights.spec
+    """Checks everything that can fail before anything is written."""
     if config.format == "onnx":
         check_opset(config.opset)
     if config.dynamic_size:
-        check_any_size(spec)
-    if config.format in GRAPHS:
-        return
-    if spec.family == "timm":
-        raise UsageError(
-            f"{spec.name}: is timm's own and can be exported as onnx or torch; timm already has its weights"
-        )
-    check_supported(fold_for_npz(weights) if config.format == "npz" else weights, CAPABILITIES[config.format])
+        check_any_size(weights.spec)
+    if config.format not in GRAPHS:
+        check_supported(fold_for_npz(weights) if config.format == "npz" else weights, CAPABILITIES[config.format])
 
 
 def write_export(
@@ -80,18 +76,47 @@ def write_export(
     if config.format in GRAPHS:
         return write_graph(weights, config, out, pictures, reporter)
     stored = weights_to_store(weights, config)
-    spec, about = weights.spec, stored.about
+    return WRITERS[config.format](stored, out)
+
+
+def write_for_timm(weights: Weights, out: Path) -> Written:
+    save_as(weights, out, "vitctl")
+    spec = weights.spec
+    return Written(lambda: load_timm(spec, out), TIMM, timm_line(spec, out), describe_input(weights))
+
+
+def write_timm_folder(weights: Weights, out: Path) -> Written:
+    save_as(weights, out, "timm")
+    line = f"timm.create_model({f'local-dir:{out}'!r}, pretrained=True)"
+    return Written(lambda: load_timm_folder(out), TIMM, line, describe_input(weights))
+
+
+def write_hf_folder(weights: Weights, out: Path) -> Written:
+    save_as(weights, out, "hf")
+    spec, takes = weights.spec, describe_input(weights)
+    line = transformers_line(spec, out)
+    if not find_spec("transformers"):
+        return Written(lambda: load_model(out), OWN_READER, line, takes)
+    name = f"transformers {version('transformers')}"
+    return Written(lambda: load_transformers(spec, out), name, line, takes, preprocessor=lambda: FromFolder(out))
+
+
+def write_npz(weights: Weights, out: Path) -> Written:
+    save_as(weights, out, "npz")
+    return Written(lambda: load_model(out), OWN_READER, f"vitctl.load_model({str(out)!r})", describe_input(weights))
+
+
+OWN_READER = "vitctl's own reader of the format"
+TIMM = f"timm {version('timm')}"
+WRITERS: dict[str, Callable[[Weights, Path], Written]] = {
+    "safetensors": write_for_timm, "timm": write_timm_folder, "hf": write_hf_folder, "npz": write_npz
+}  # fmt: skip
+
+
+def describe_input(weights: Weights) -> str:
+    spec, about = weights.spec, weights.about
     mean, std = ("[" + ", ".join(f"{value:.4g}" for value in values) + "]" for values in (about.mean, about.std))
-    takes = f"float32 [B, {spec.channels}, {spec.height}, {spec.width}], (pixels / 255 - {mean}) / {std}"
-    if config.format == "safetensors":
-        save_as(stored, out, "vitctl")
-        return Written(lambda: load_timm(spec, out), f"timm {version('timm')}", timm_line(spec, out), takes)
-    save_as(stored, out, "hf" if config.format == "hf" else "npz")
-    line = transformers_line(spec, out) if config.format == "hf" else f"vitctl.load_model({str(out)!r})"
-    if config.format == "hf" and find_spec("transformers"):
-        name = f"transformers {version('transformers')}"
-        return Written(lambda: load_transformers(spec, out), name, line, takes, preprocessor=lambda: FromFolder(out))
-    return Written(lambda: load_model(out), "vitctl's own reader of the format", line, takes)
+    return f"float32 [B, {spec.channels}, {spec.height}, {spec.width}], (pixels / 255 - {mean}) / {std}"
 
 
 def weights_to_store(weights: Weights, config: ExportConfig) -> Weights:
@@ -183,6 +208,13 @@ def load_timm(spec: ModelSpec, path: Path) -> nn.Module:
 
     name, options = timm_options(spec)
     model: nn.Module = timm.create_model(name, checkpoint_path=str(path), **options)
+    return model.eval()
+
+
+def load_timm_folder(path: Path) -> nn.Module:
+    import timm
+
+    model: nn.Module = timm.create_model(f"local-dir:{path}", pretrained=True)
     return model.eval()
 
 

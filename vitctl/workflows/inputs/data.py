@@ -69,8 +69,10 @@ def default_patch_file(path: Path) -> Path:
 
 
 def patchify_source(path: Path, text: str) -> PatchFile:
+    """The patch file next to `text`. It may have been made in another directory, by another relative path."""
     file = PatchFile(path)
-    if file.header.source != text:
+    stated, actual = Path(file.header.source), Path(text).resolve()
+    if stated.resolve() != actual and actual.parts[-len(stated.parts) :] != stated.parts:
         raise DataError(
             f"{path}: exists but was made from {file.header.source}, not from {text}; use --data {path}, "
             f"or another file with vitctl patchify {text} OTHER.h5"

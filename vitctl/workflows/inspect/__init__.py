@@ -59,7 +59,7 @@ def inspect(
 ) -> InspectResult:
     reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     original = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
-    weights = resize_weights(original, *config.res) if config.res else original
+    weights = adapt_weights(original, *config.res) if config.res else original
     pictures = open_images(config, weights, reporter)
     device = choose_device(config.device, Ranks())
     path = Path(out) if out else new_path("inspect", weights.spec.name)

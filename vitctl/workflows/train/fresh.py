@@ -8,15 +8,15 @@ from vitctl.config.model import ModelSpec, Norm, model_spec
 from vitctl.config.train import PretrainConfig, SelfsupConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
 from vitctl.models.create import collect_tensors, create_model
-from vitctl.workflows.train.start import Data
+from vitctl.workflows.train.start import Base, Data
 
 OWN = "vit"  # a shape that has no name
 FreshConfig = PretrainConfig | SelfsupConfig  # those that start from scratch
 Config = TypeVar("Config", PretrainConfig, SelfsupConfig)
 
 
-def choose_fresh_model(config: Config, _is_new: bool) -> tuple[Config, ModelSpec]:
-    return config, model_spec(config.model, pad=True)  # its size is not known before the data
+def choose_fresh_model(config: Config, _is_new: bool) -> tuple[Config, Base]:
+    return config, Base(model_spec(config.model, pad=True))  # its size is not known before the data
 
 
 def make_fresh_weights(

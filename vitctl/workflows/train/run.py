@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from vitctl.config.model import ModelSpec
 from vitctl.config.train import RunOptions
 from vitctl.data.subsets import limit_split
 from vitctl.io.run_directory import RunDirectory
@@ -16,7 +15,7 @@ from vitctl.training.ranks import join_ranks, ranks_here
 from vitctl.training.stop import Stop
 from vitctl.workflows.inputs.data import warn_enlarged
 from vitctl.workflows.train.result import RunResult, read_result
-from vitctl.workflows.train.start import Config, Data, Started, find_resumable, start
+from vitctl.workflows.train.start import Base, Config, Data, Started, find_resumable, start
 
 Result = TypeVar("Result", bound=RunResult)
 
@@ -26,7 +25,7 @@ def run_training(
     options: RunOptions,
     reporter: Reporter,
     kind: type[Result],
-    choose: Callable[[Config, bool], tuple[Config, ModelSpec]],
+    choose: Callable[[Config, bool], tuple[Config, Base]],
     begin: Callable[[Config, Data], Weights],
     fit: Callable[[Started[Config], Environment, float], Result],
 ) -> Result:
@@ -35,8 +34,8 @@ def run_training(
     device = choose_device(request.device, ranks_here())
     with join_ranks(device) as ranks:
         is_new = not find_resumable(options, request.command)
-        request, model = choose(request, is_new)
-        with start(request, options, model, ranks, device, reporter, begin) as started:
+        request, base = choose(request, is_new)
+        with start(request, options, base, ranks, device, reporter, begin) as started:
             if isinstance(started, RunDirectory):
                 return read_result(kind, started, reporter)
             config, data = started.config, started.data

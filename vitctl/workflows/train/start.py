@@ -13,9 +13,10 @@ import torch
 from vitctl import __version__
 from vitctl.config.model import ModelSpec
 from vitctl.config.option import as_dict
-from vitctl.config.recipes import Recipe, choose, recipe
+from vitctl.config.recipes import ANY_WEIGHTS, PAPER_TRANSFER, Recipe, choose, for_data, recipe
 from vitctl.config.res import Res
 from vitctl.config.train import FREE, RunOptions, SelfsupConfig, TrainConfig
+from vitctl.data.patchifier.plan import PHOTO
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.run_directory import RunDirectory, create_run, is_run, lock_run, new_folder, open_run
@@ -27,6 +28,7 @@ from vitctl.training.ranks import Ranks
 from vitctl.workflows.inputs.data import choose_data
 from vitctl.workflows.inputs.weights import RUNS
 
+GRID = 7  # patches a side, at least, where a smaller resolution is chosen
 WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -37,6 +39,14 @@ class Data:
     file: PatchFile
     train: Split
     val: Split | None
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that is trained: a new one, or that of the weights."""
+
+    spec: ModelSpec
+    is_paper: bool = False  # weights of the paper's own code
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Started(Generic[Config]):
 def start(
     request: Config,
     options: RunOptions,
-    model: ModelSpec,
+    base: Base,
     ranks: Ranks,
     device: torch.device,
     reporter: Reporter,
@@ -81,19 +91,23 @@ def start(
             return
         named = find_named_recipe(request)
         draft = request.over(named.config if named else type(request)())
-        size = draft.res or (model.res if request.command == "finetune" else None)
+        size = draft.res
+        if request.command == "finetune" and not size:
+            size = affordable_res(base, named, device, Res(PHOTO))
         data = open_data(draft, ranks, reporter, size)
-        config = settle_device(build_config(request, named, model, data, reporter), device)
+        config = settle_device(build_config(request, named, base, data, device, reporter), device)
         weights = begin(config, data)
         check_batch(config, ranks)
         if options.dry_run:
             yield Started(*dry_run(config, data, None, options), weights)
             return
-        path = Path(ranks.broadcast(options.out or (str(new_path(request.command, model.name)) if ranks.first else "")))
+        path = Path(
+            ranks.broadcast(options.out or (str(new_path(request.command, base.spec.name)) if ranks.first else ""))
+        )
         if not options.out:
             lock(path)
         if ranks.first:
-            record, inputs = config_record(config, model, data), (data.path, getattr(config, "source", None))
+            record, inputs = config_record(config, base.spec, data), (data.path, getattr(config, "source", None))
             create_run(path, request.command, record, __version__, options.overwrite, inputs=inputs)
         ranks.barrier()
         reporter.note(f"run: {path}")
@@ -167,14 +181,48 @@ def find_named_recipe(request: TrainConfig) -> Recipe | None:
     return row
 
 
-def build_config(request: Config, named: Recipe | None, model: ModelSpec, data: Data, reporter: Reporter) -> Config:
+def affordable_res(base: Base, named: Recipe | None, device: torch.device, most: Res) -> Res:
+    """The resolution of the weights. On a CPU, the recipe that suits any weights takes no more pixels than the data
+    have, in whole patches, at least GRID of them."""
+    spec, is_open = base.spec, named.name == ANY_WEIGHTS if named else not base.is_paper
+    if not is_open or device.type != "cpu":
+        return spec.res
+    reach = spec.reach
+    least = GRID * reach
+    return Res(*(min(own, max(limit // reach * reach, least)) for own, limit in zip(spec.res, most, strict=True)))
+
+
+def build_config(
+    request: Config, named: Recipe | None, base: Base, data: Data, device: torch.device, reporter: Reporter
+) -> Config:
     """The recipe that was named, or the one for the model and the data; then what was requested."""
-    rows, objective = data.train.rows, getattr(request, "objective", None)
-    row = named or choose(request.command, model, rows, objective, digits=data.file.header.is_digits)
-    reason = "--recipe" if named else f"for {format_count(rows, 'image')}"
-    reporter.note(f"recipe: {row.name} ({reason})")
+    rows = min(data.train.rows, request.limit or data.train.rows)
+    if named:
+        row, reason = for_data(named, base.spec, rows), "--recipe"
+    else:
+        objective, is_digits = getattr(request, "objective", None), data.file.header.is_digits
+        row = choose(request.command, base.spec, rows, objective, digits=is_digits, paper=base.is_paper)
+        reason = f"for {format_count(rows, 'image')}"
     config = dataclasses.replace(request.over(row.config), recipe=row.name)
+    reporter.note(f"recipe: {row.name} ({reason}){describe_choice(config)}")
+    if row.name == ANY_WEIGHTS and not config.res:
+        stored = data.file.geometry
+        size = affordable_res(base, row, device, Res(stored.height, stored.width))
+        if size != base.spec.res:
+            reporter.note(f"resolution: {size} on a CPU; --res {base.spec.res} is that of the weights")
+            config = dataclasses.replace(config, res=size)
     return fit_warmup(config, rows, reporter)
+
+
+def describe_choice(config: TrainConfig) -> str:
+    """What a recipe that depends on the data has chosen."""
+    if config.recipe != ANY_WEIGHTS:
+        return ""
+    length = format_count(config.steps, "step") if config.steps else f"{config.epochs:g} epochs"
+    return (
+        f": AdamW, lr {config.optim.lr:g}, layer decay {config.optim.layer_decay:g}, batch {config.batch}, {length}; "
+        f"the paper's own is --recipe {PAPER_TRANSFER}"
+    )
 
 
 def fit_warmup(config: Config, rows: int, reporter: Reporter) -> Config:
