@@ -106,6 +106,21 @@ class ShapeConfig(Partial):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig(Partial):
+    rank: Count | None = option(
+        None, "Learn adapters of this rank on the attention (LoRA) in place of all weights.", "lora", metavar="RANK",
+        default="",
+    )  # fmt: skip
+    on: tuple[str, ...] = setting(
+        ("qkv", "q", "k", "v", "q_proj", "k_proj", "v_proj", "proj"), "layers, by their names"
+    )
+    scale: Annotated[float, Range(0, 1000, above=True)] = setting(2.0, "factor of the adapters (alpha / rank)")
+
+    def __post_init__(self) -> None:
+        check_config(self, "lora.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Partial):
     """What all three trainers share."""
 
@@ -252,12 +267,18 @@ class FinetuneConfig(LabeledConfig, SourceConfig):
         metavar="PART",
         default="",
     )
+    lora: LoraConfig = subconfig(LoraConfig, "rank")
     head_first: Length = setting(
         0, "steps at the start in which only the head learns, before the rest warms up; below 1, a share of the run"
     )
     keep_head: Literal["never", "if-same", "always"] = option(
         "never", "Keep the head of the weights, for the same classes in any order.", const="always"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_frozen = self.freeze is not None and self.lora.rank
+        require(not is_frozen, "--lora freezes all but its adapters and the head; omit --freeze")
 
     def head_steps(self, steps: int) -> int:
         return count_steps(self.head_first, steps)

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitctl.config.model import ModelSpec
 from vitctl.errors import DataError, WeightsError
+from vitctl.io.adapters import merge_adapters
 from vitctl.io.weights import Tensors, Weights, about_from, write_safetensors
 
 FORMAT = "vitctl.checkpoint"
@@ -80,4 +81,7 @@ def checkpoint_weights(path: Path) -> Weights:
     own = {name.removeprefix(root): tensor for name, tensor in merged.items() if name.startswith(root)}
     extra = {name: tensor for name, tensor in merged.items() if not name.startswith(root)}
     spec = ModelSpec.from_dict(facts["weights"]["spec"])
-    return Weights(spec, own, about_from(facts["weights"]["about"], spec), extra)
+    about = about_from(facts["weights"]["about"], spec)
+    if "lora" in about.training:
+        own = merge_adapters(own, about.training["lora"]["scale"])
+    return Weights(spec, own, about, extra)

@@ -6,11 +6,15 @@ from functools import partial
 
 from torch import nn
 
-from vitctl.config.train import LabeledConfig, TrainConfig
+from vitctl.config.model import ModelSpec
+from vitctl.config.train import FinetuneConfig, LabeledConfig, LoraConfig, TrainConfig
+from vitctl.io.adapters import DOWN, UP, merge_adapters
 from vitctl.io.weights import Tensors, Weights
 from vitctl.models.count import count
 from vitctl.models.create import build_module, load_tensors
 from vitctl.models.input import Normalizer
+from vitctl.models.lora import add_adapters
+from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import quick_attention
 from vitctl.training.environment import Environment
 from vitctl.training.evaluation import Evaluation, evaluate_batches, use_weights
@@ -18,6 +22,8 @@ from vitctl.training.feed import Feed, check_split_labels, eval_batches
 from vitctl.training.objective import Objective, Supervised
 from vitctl.training.optimizers import head_of, layers_of
 from vitctl.training.state import State
+
+LORA_FROM = 384  # the width of ViT-S
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment)
     check_split_labels(env.train, spec.classes)
     model = build_module(spec)
     load_tensors(model, weights.tensors, weights.about.source or spec.name)
+    lora = config.lora if isinstance(config, FinetuneConfig) and config.lora.rank else None
+    if lora:
+        prepare_lora(model, lora, config.seed, env.reporter)
     freeze(prepare_model(model, config, env), config.freeze)
     normalize = Normalizer(spec, weights.about)
     return TrainTask(
@@ -47,7 +56,7 @@ def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment)
         objective=Supervised(normalize, config.loss),
         feed=Feed(env.train, config, spec, env.ranks, env.device),
         evaluate=partial(evaluate_on_val, model, normalize, env),
-        weights=lambda tensors: replace(weights, tensors=tensors),
+        weights=lambda tensors: replace(weights, tensors=merge_adapters(tensors, lora.scale) if lora else tensors),
         counts_correct=not config.augment.mixes_labels,  # a mixed image has two correct classes
     )
 
@@ -73,6 +82,22 @@ def prepare_model(model: nn.Module, config: TrainConfig, env: Environment) -> nn
     if config.checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     return model
+
+
+def prepare_lora(model: nn.Module, lora: LoraConfig, seed: int, reporter: Reporter) -> None:
+    """Add adapters, and freeze all but them and the head."""
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    count = add_adapters(model, lora, seed)
+    learning = head_of(model) | {name for name, _ in model.named_parameters() if name.endswith((DOWN, UP))}
+    for name, value in model.named_parameters():
+        value.requires_grad_(name in learning)
+    values = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    reporter.note(
+        f"lora: rank {lora.rank} on {format_count(count, 'layer')}, {values:,} parameters learn with the head; "
+        "activations take as much memory as in full fine-tuning"
+    )
+    if spec.family != "timm" and spec.dim < LORA_FROM:
+        reporter.warn(f"lora: in models narrower than ViT-S ({LORA_FROM}) LoRA costs accuracy; omit --lora if you can")
 
 
 def freeze(model: nn.Module, what: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from typing import Any
 
 from vitctl import __version__
 from vitctl.config.model import ModelSpec, model_spec
@@ -12,7 +13,8 @@ from vitctl.errors import UsageError
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapt_weights, classes_differ, keep_head, pool_norm, record, replace_head
-from vitctl.models.adapt_timm import has_rate
+from vitctl.models.adapt_timm import has_rate, meta_module
+from vitctl.models.lora import add_adapters
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
@@ -83,7 +85,7 @@ def transfer_weights(
     weights = with_head(weights, config, data.file.class_names)
     weights = with_norm(with_rates(weights, config, asked), config.norm)
     weights = replace(weights, spec=with_pooling(weights.spec, config.head))
-    training = {
+    training: dict[str, Any] = {
         "command": "finetune",
         "recipe": config.recipe,
         "seed": config.seed,
@@ -91,6 +93,9 @@ def transfer_weights(
         "from_digest": before,
         "before": weights.about.training,
     }
+    if config.lora.rank:
+        add_adapters(meta_module(weights.spec), config.lora, config.seed)  # fails here where it must fail
+        training["lora"] = {"rank": config.lora.rank, "scale": config.lora.scale}
     about = replace(
         weights.about,
         source="",
