@@ -127,7 +127,7 @@ def test_data_that_nobody_names_are_those_of_the_training(
         assert json.loads(answer.stdout)["top1"] == trained.top1
     (tmp_path / "blots.h5").unlink()
     assert "the model lacks 10 classes of it (" in refused("evaluate", code=3)
-    assert "other classes; name them with --data" in refused("export", "--precision", "int8", code=2)
+    assert "other classes; name a patch file with --data" in refused("export", "--precision", "int8", code=2)
 
 
 def test_what_cannot_be_evaluated(refused: Callable[..., str], data: str, newest: str, tmp_path: Path) -> None:
