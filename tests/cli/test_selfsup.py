@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vitctl.workflows.inputs.weights import load_weights
@@ -62,6 +63,43 @@ def test_images_of_one_color_keep_the_loss_finite(ran: Run, tmp_path: Path) -> N
     for objective in OBJECTIVES:
         told = json.loads(ran(*QUICK, *SMALL, "--objective", objective, "--steps", "4", "--overwrite", "--json").stdout)
         assert np.isfinite(told["loss"])
+
+
+def test_it_goes_on_from_any_weights(
+    ran: Run, refused: Callable[..., str], data: str, newest: str, tmp_path: Path
+) -> None:
+    """At an lr of next to nothing, what was begun with is what comes out."""
+    still = ("selfsup", "--batch", "16", "--precision", "float32", "--steps", "2", "--lr", "1e-30", "--set", "probe=0")
+    mae = (*still, *SMALL, "--objective", "mae")
+    told = json.loads(ran(*mae, "--from", newest, "--out", "one", "--json").stdout)
+    before, after = load_weights(newest), load_weights("one")
+    assert (told["model"], after.spec.classes) == (before.spec.name, 0)
+    assert all(
+        torch.equal(after.tensors[name], tensor) for name, tensor in before.tensors.items() if "head" not in name
+    )
+    assert after.about.training["before"]["command"] == "pretrain"
+    assert after.about.training["from_digest"] == before.digest()
+    answer = ran(*mae, "--from", "one", "--out", "two")
+    assert "decoder: continued from the weights" in answer.stderr
+    again = load_weights("two").extra
+    assert again.keys() == after.extra.keys()
+    assert all(torch.allclose(again[name], tensor, atol=1e-20) for name, tensor in after.extra.items())
+    other = ran(*still, "--objective", "mean-color", "--from", "one", "--res", "32", "--out", "three").stderr
+    assert "decoder: continued" not in other
+    assert "weights: positions [2, 2] to [4, 4]" in other
+    assert "model cannot be chosen with --from: the weights decide it" in refused(*QUICK, "--from", newest, code=2)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_it_goes_on_from_weights_and_is_resumed_in_the_same_bytes(ran: Run, data: str, newest: str) -> None:
+    line = ("selfsup", "--from", newest, "--batch", "16", "--steps", "6", "--set", "save_every=2", "--out", "run")
+    ran(*line)
+    run = Path("run")
+    before = bytes_of(run)
+    for path in (run / "result.json", run / "weights.safetensors", max((run / "checkpoints").iterdir())):
+        path.unlink()
+    assert "resuming at step 4 of 6" in ran("selfsup", "--resume", "run").stderr
+    assert bytes_of(run) == before
 
 
 def bytes_of(run: Path) -> dict[str, bytes]:

@@ -247,6 +247,10 @@ class PretrainConfig(LabeledConfig, FreshConfig):
 @dataclass(frozen=True, kw_only=True)
 class SelfsupConfig(TrainConfig, FreshConfig):
     command = "selfsup"
+    source: str | None = option(
+        None, "Continue from these weights: a file or folder, a run, or timm:NAME. Default: a new model.", "from",
+        metavar="WEIGHTS", default="",
+    )  # fmt: skip
     objective: Objective = option("mean-color", "What is predicted of a hidden patch; mean-color is the paper's.")
     masking: MaskingConfig = subconfig(MaskingConfig, "ratio")
     probe: CountOrZero = option(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vitctl.config.model import ModelSpec
 from vitctl.config.train import SelfsupConfig
@@ -42,6 +43,7 @@ def make_masked_task(config: SelfsupConfig, weights: Weights, env: Environment, 
     model: Any = build_masked(spec, config.objective, target.outputs, config.masking)
     load_tensors(model.encoder, weights.tensors, weights.about.source or spec.name)
     begin(model, config.seed)
+    load_decoder(model, weights.extra, env)
     prepare_model(model, config, env)
     if folder and folder.exists() and env.ranks.first:
         remove_leftovers(folder, "*")  # of a killed run
@@ -56,6 +58,17 @@ def make_masked_task(config: SelfsupConfig, weights: Weights, env: Environment, 
         weights=partial(split_encoder, weights),
         counts_correct=isinstance(target.objective, PatchClasses),
     )
+
+
+def load_decoder(model: nn.Module, extra: Tensors, env: Environment) -> None:
+    """The mask token and the decoder of weights that are trained further, if they fit this objective."""
+    own = {name: value for name, value in model.named_parameters() if not name.startswith(ENCODER)}
+    if not extra or any(name not in extra or extra[name].shape != value.shape for name, value in own.items()):
+        return
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(extra[name])
+    env.reporter.note("decoder: continued from the weights")
 
 
 def split_encoder(weights: Weights, tensors: Tensors) -> Weights:

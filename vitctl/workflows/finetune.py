@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from typing import Any
 
 from vitctl import __version__
 from vitctl.config.model import ModelSpec, model_spec
@@ -20,6 +19,7 @@ from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
 from vitctl.training.task import make_labeled_task
 from vitctl.workflows.inputs.weights import choose_weights, tell_changes
+from vitctl.workflows.train.fresh import describe_training
 from vitctl.workflows.train.result import TrainResult, make_train_result
 from vitctl.workflows.train.run import run_training
 from vitctl.workflows.train.start import Base, Data, Started
@@ -58,7 +58,7 @@ def finetune(
         tell_changes(loaded[0], weights, reporter)
         return weights
 
-    def fit(started: Started[FinetuneConfig], env: Environment, began: float) -> TrainResult:
+    def fit(started: Started[FinetuneConfig], env: Environment, start_time: float) -> TrainResult:
         config = started.config
         tried = run_lr_trials(config, started.weights, env, started.run)
         if tried:
@@ -66,7 +66,7 @@ def finetune(
             reporter.note(f"lr {config.optim.lr:g} was best on the held-out part; training on all {env.train.rows:,}")
         fitted = Fit(config, make_labeled_task(config, started.weights, env), env, started.run).train()
         named = {f"{lr:g}": top1 for lr, (top1, _) in tried.items()}
-        return make_train_result(replace(started, config=config), env, fitted, began, named)
+        return make_train_result(replace(started, config=config), env, fitted, start_time, named)
 
     return run_training(config, options or RunOptions(), reporter, TrainResult, choose, begin, fit)
 
@@ -85,14 +85,7 @@ def transfer_weights(
     weights = with_head(weights, config, data.file.class_names)
     weights = with_norm(with_rates(weights, config, asked), config.norm)
     weights = replace(weights, spec=with_pooling(weights.spec, config.head))
-    training: dict[str, Any] = {
-        "command": "finetune",
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "data_digest": data.file.digest,
-        "from_digest": before,
-        "before": weights.about.training,
-    }
+    training = describe_training(config, data) | {"from_digest": before, "before": weights.about.training}
     if config.lora.rank:
         add_adapters(meta_module(weights.spec), config.lora, config.seed)  # fails here where it must fail
         training["lora"] = {"rank": config.lora.rank, "scale": config.lora.scale}

@@ -2,18 +2,23 @@
 
 from dataclasses import asdict, replace
 
+from vitctl import __version__
 from vitctl.config.model import ModelSpec
+from vitctl.config.option import with_fields
 from vitctl.config.train import RunOptions, SelfsupConfig
+from vitctl.errors import UsageError
 from vitctl.io.weights import Weights
+from vitctl.models.adapt import adapt_weights, replace_head
 from vitctl.models.masked import check_masked
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
 from vitctl.training.masked import check_unlabeled, make_masked_task
-from vitctl.workflows.train.fresh import choose_fresh_model, fresh_spec, make_fresh_weights
+from vitctl.workflows.inputs.weights import choose_weights, tell_changes
+from vitctl.workflows.train.fresh import choose_fresh_model, describe_training, fresh_spec, make_fresh_weights
 from vitctl.workflows.train.result import SelfsupResult, make_result
 from vitctl.workflows.train.run import run_training
-from vitctl.workflows.train.start import Data, Started
+from vitctl.workflows.train.start import Base, Data, Started
 
 IMAGES = "reconstructions"  # folder in the run directory
 
@@ -25,21 +30,56 @@ def selfsup(
 
     The recipe sets all other fields.
     """
-    return run_training(
-        config,
-        options or RunOptions(),
-        reporter or SilentReporter(),
-        SelfsupResult,
-        choose_fresh_model,
-        make_selfsup_weights,
-        fit_masked,
-    )
+    reporter = reporter or SilentReporter()
+    loaded: list[Weights] = []
+
+    def choose(config: SelfsupConfig, is_new: bool) -> tuple[SelfsupConfig, Base]:
+        if not config.source or not is_new:
+            return choose_fresh_model(config, is_new)
+        named = sorted(config.named & {"model", "shape", "positions", "head", "hidden", "pad"})
+        if named:
+            raise UsageError(f"{named[0]} cannot be chosen with --from: the weights decide it")
+        loaded.append(choose_weights(config.source, reporter))
+        spec = loaded[0].spec
+        return with_fields(config, source=loaded[0].path, model=spec.name), Base(spec)
+
+    def begin(config: SelfsupConfig, data: Data) -> Weights:
+        if not config.source:
+            return make_selfsup_weights(config, data)
+        source = loaded[0] if loaded else choose_weights(config.source, SilentReporter())
+        weights = continue_weights(source, config, data)
+        tell_changes(source, weights, reporter)
+        return weights
+
+    return run_training(config, options or RunOptions(), reporter, SelfsupResult, choose, begin, fit_masked)
 
 
 def make_selfsup_weights(config: SelfsupConfig, data: Data) -> Weights:
-    weights = make_fresh_weights(encoder_spec(config, data), config, data)
+    return with_objective(make_fresh_weights(encoder_spec(config, data), config, data), config)
+
+
+def with_objective(weights: Weights, config: SelfsupConfig) -> Weights:
     masking = {"objective": config.objective, "masking": asdict(config.masking)}
     return replace(weights, about=replace(weights.about, training=weights.about.training | masking))
+
+
+def continue_weights(weights: Weights, config: SelfsupConfig, data: Data) -> Weights:
+    """The encoder of these weights, for the images of the data and without a head."""
+    check_unlabeled(config)
+    geometry, before = data.file.geometry, weights.digest()
+    height, width = config.res or (geometry.height, geometry.width)
+    weights = replace_head(adapt_weights(weights, height, width, geometry.channels), 0)
+    spec, tensors = weights.spec, weights.tensors
+    if spec.head == "map":  # its pooling would need labels
+        spec = replace(spec, head="gap")
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("attn_pool.")}
+    spec = replace(spec, dropout=config.dropout, drop_path=config.drop_path)
+    check_masked(spec, config.objective, config.masking)
+    training = describe_training(config, data) | {"from_digest": before, "before": weights.about.training}
+    about = replace(
+        weights.about, source="", training=training, fit=data.file.header.fit, created_by=f"vitctl {__version__}"
+    )
+    return with_objective(replace(weights, spec=spec, tensors=tensors, about=about, notes=()), config)
 
 
 def encoder_spec(config: SelfsupConfig, data: Data) -> ModelSpec:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from vitctl import __version__
 from vitctl.config.checks import require
 from vitctl.config.model import ModelSpec, Norm, model_spec
-from vitctl.config.train import PretrainConfig, SelfsupConfig
+from vitctl.config.train import PretrainConfig, SelfsupConfig, TrainConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.train.start import Base, Data
@@ -24,23 +24,27 @@ def make_fresh_weights(
 ) -> Weights:
     model = create_model(spec, seed=config.seed, head_bias=head_bias, head_std=head_std)
     mean, std = (for_channels(values, spec.channels) for values in HALF)
-    training = {
-        "command": config.command,
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "data_digest": data.file.digest,
-    }
     about = About(
         "vitctl",
         "a fresh model",
         mean,
         std,
         data.file.class_names if spec.classes else (),
-        training=training,
+        training=describe_training(config, data),
         fit=data.file.header.fit,
         created_by=f"vitctl {__version__}",
     )
     return Weights(spec, collect_tensors(model), about)
+
+
+def describe_training(config: TrainConfig, data: Data) -> dict[str, Any]:
+    """What weights say about the training that made them."""
+    return {
+        "command": config.command,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "data_digest": data.file.digest,
+    }
 
 
 def fresh_spec(config: FreshConfig, data: Data, classes: int, norm: Norm | None = None) -> ModelSpec:

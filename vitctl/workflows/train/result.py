@@ -73,7 +73,7 @@ def make_result(
     env: Environment,
     fitted: Fitted,
     flops: int,
-    began: float,
+    start_time: float,
     more: dict[str, Any],
     title: str,
     score: str = "",
@@ -103,7 +103,7 @@ def make_result(
         digest=fitted.digest,
         images_per_s=fitted.images_per_s,
         ceiling_share=rate / measure_ceiling(env.precision, env.device),
-        elapsed_s=time.perf_counter() - began,
+        elapsed_s=time.perf_counter() - start_time,
         **more,
     )
     if run and env.ranks.first:
@@ -113,7 +113,7 @@ def make_result(
 
 
 def make_train_result(
-    started: Started[Any], env: Environment, fitted: Fitted, began: float, tried: dict[str, float] | None = None
+    started: Started[Any], env: Environment, fitted: Fitted, start_time: float, tried: dict[str, float] | None = None
 ) -> TrainResult:
     spec, data = started.weights.spec, started.data
     more = {
@@ -126,7 +126,7 @@ def make_train_result(
         "tried": tried or {},
     }
     title = f"{spec.name} on {data.path.name}"
-    return make_result(TrainResult, started, env, fitted, count(spec).flops, began, more, title)
+    return make_result(TrainResult, started, env, fitted, count(spec).flops, start_time, more, title)
 
 
 def read_result(kind: type[Result], run: RunDirectory, reporter: Reporter) -> Result:

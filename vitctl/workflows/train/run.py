@@ -30,7 +30,7 @@ def run_training(
     fit: Callable[[Started[Config], Environment, float], Result],
 ) -> Result:
     """`choose` settles the model (of a new run or a resumed one), `begin` makes the weights of step 0, `fit` trains."""
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     device = choose_device(request.device, ranks_here())
     with join_ranks(device) as ranks:
         is_new = not find_resumable(options, request.command)
@@ -43,4 +43,4 @@ def run_training(
             train = limit_split(data.train, config.limit, config.seed)
             with Stop(reporter.warn) as stop:
                 env = make_environment(config, train, data.val, ranks, device, reporter, stop)
-                return fit(started, env, began)
+                return fit(started, env, start_time)
