@@ -53,6 +53,7 @@ app = typer.Typer(
     epilog="See it all with [bold]vitctl demo[/bold]; start with [bold]vitctl patchify FOLDER[/bold]. Exit codes: "
     "0 done, 2 usage, 3 input, 4 the run failed, 130 and 143 stopped.",
 )
+COMPLETION = "_VITCTL_COMPLETE"  # set by the shell while it completes a command line
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (demo, help),
     "Data": (patchify, info),
@@ -107,8 +108,18 @@ def resend_interrupt(unraisable: "UnraisableHookArgs") -> None:
     threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
+def skip_other_commands(arguments: list[str]) -> None:
+    """Leaves out the options of all commands but the one that is called: parsing hundreds of them takes 0.1 s."""
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    for each in app.registered_commands:
+        if each.name != called:
+            each.callback = lambda: None
+
+
 def main() -> None:
     prepare_streams()
+    if COMPLETION not in os.environ:
+        skip_other_commands(sys.argv[1:])
     signal.signal(signal.SIGTERM, terminate)
     sys.unraisablehook = resend_interrupt
     keep_freed_memory()
