@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vitctl.config.model import AS_BIT, ModelSpec, Size, model_name, model_spec
-from vitctl.errors import ConfigError, WeightsError, did_you_mean
+from vitctl.errors import ConfigError, WeightsError, causes, did_you_mean
 from vitctl.io.state_dict import parse_pretrained_cfg
 from vitctl.io.weights import Weights
 from vitctl.models.create import build_module, check_timm_name, collect_tensors, import_timm
@@ -40,6 +40,7 @@ def timm_weights(reference: str) -> Weights:
     """Weights of `timm:NAME`, downloaded unless they are cached."""
     name = reference.removeprefix("timm:")
     check_timm_name(name)
+    check_tag(name)
     model = download_pretrained(name)
     config = dict(getattr(model, "pretrained_cfg", {}) or {})
     resolved = ".".join(each for each in (name.partition(".")[0], config.get("tag")) if each)
@@ -47,6 +48,16 @@ def timm_weights(reference: str) -> Weights:
     spec = choose_spec(model, config, resolved)
     weights = Weights(spec, collect_tensors(model), parse_pretrained_cfg(config, spec, "timm", f"timm:{resolved}"))
     return weights.with_notes(f"{name} is {resolved}" if name != resolved else "")
+
+
+def check_tag(name: str) -> None:
+    """Checks that timm has such weights, before its client asks a server for them."""
+    architecture, _, tag = name.partition(".")
+    tags = [each.partition(".")[2] for each in import_timm().list_models(f"{architecture}.*", pretrained=True)]
+    if not tags:
+        raise WeightsError(f"timm:{name}: timm has no pretrained weights for it")
+    if tag and tag not in tags:
+        raise WeightsError(f"timm:{name}: timm has no weights {tag!r} for it, but {', '.join(tags)}")
 
 
 def choose_spec(model: Any, config: dict[str, Any], name: str, args: dict[str, Any] | None = None) -> ModelSpec:
@@ -89,8 +100,17 @@ def download_pretrained(name: str) -> Any:
         try:
             return timm.create_model(name, pretrained=True)
         except Exception as error:  # from the hub's client, its network library, or timm
-            text = " ".join(str(error).split())[:120]
-            raise WeightsError(f"timm:{name}: {NOT_DOWNLOADED} ({type(error).__name__}: {text}); {CHECK}") from error
+            raise WeightsError(f"timm:{name}: {NOT_DOWNLOADED} ({describe_refusal(error)}") from error
+
+
+def describe_refusal(error: Exception) -> str:
+    """The cause of a failed download, and what to do about it."""
+    kinds = {type(each).__name__ for each in causes(error)}
+    if "GatedRepoError" in kinds:
+        return "its authors grant access on request); accept their license on the hub's page, and set HF_TOKEN"
+    if "RepositoryNotFoundError" in kinds:
+        return f"the hub has no such repository); {CHECK}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}); {CHECK}"
 
 
 def describe_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpec, dict[str, Any]]:
