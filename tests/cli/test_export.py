@@ -16,6 +16,7 @@ from PIL import Image
 
 import vitctl
 from tests.conftest import picture
+from tests.models.hub import serving
 from vitctl.config.export import ENDINGS
 from vitctl.data.patchifier import decode
 from vitctl.io.save import save_as
@@ -30,7 +31,7 @@ def test_bare_it_writes_an_onnx_file_and_proves_it(ran: Run, data: str, newest: 
     assert set(told) == {
         "command", "version", "out", "report", "format", "weights", "weights_digest", "model", "res", "classes",
         "precision", "mean", "std", "input", "opset", "products_in_8_bits", "runtime", "data", "comparison",
-        "preprocessing", "bytes", "load", "elapsed_s"}  # fmt: skip
+        "preprocessing", "bytes", "pushed", "load", "elapsed_s"}  # fmt: skip
     assert (told["out"], told["report"]) == ("vit-mu-8-16.onnx", "vit-mu-8-16.onnx.json")
     found = told["comparison"]
     assert found["agrees"]
@@ -91,6 +92,45 @@ def test_timm_takes_the_safetensors(ran: Run, data: str, newest: str, trained: T
     ours, pixels = vitctl.load_model(trained.run), torch.randn(2, 3, 16, 16)  # type: ignore[arg-type]
     with torch.no_grad():
         torch.testing.assert_close(model(pixels), ours(pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_a_folder_for_timm_says_what_it_is(
+    ran: Run, data: str, newest: str, trained: TrainResult, tmp_path: Path
+) -> None:
+    told = json.loads(ran("export", "--format", "timm", "--out", "for-timm", "--json").stdout)
+    assert told["load"] == "timm.create_model('local-dir:for-timm', pretrained=True)"
+    assert told["comparison"]["agrees"]
+    model = timm.create_model("local-dir:for-timm", pretrained=True)
+    assert model.pretrained_cfg["label_names"] == ["ant", "bee", "cow"]
+    card = (tmp_path / "for-timm/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: timm\npipeline_tag: image-classification\n---\n")
+    for words in (told["load"], "Classes: 3: ant, bee, cow.", f"- vitctl pretrain, recipe {trained.recipe}, seed ",
+                  f"data of digest `{trained.data_digest}`", f"Top-1 {trained.best_top1:.2%} on the validation split",
+                  "30 images)", "License of the starting weights: not known",
+                  f"`{told['weights_digest']}`"):  # fmt: skip
+        assert words in card
+    ran("export", "--format", "timm", "--out", "for-timm", "--overwrite", "--json")
+    assert json.loads(ran("evaluate", "--from", "for-timm", "--precision", "float32", "--json").stdout)["top1"] > 0
+
+
+def test_a_folder_is_pushed_to_the_hub_if_that_is_asked_for(
+    vitctl: Run, data: str, newest: str, tmp_path: Path
+) -> None:
+    hub, own_process = tmp_path / "hub", ("timeout", "300")
+    line = ("export", "--format", "timm", "--out", "mine", "--overwrite", "--push", "me/flowers", "--json")
+    with serving(hub) as server:
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache"),
+               "no_proxy": "127.0.0.1", "HF_TOKEN": ""}  # fmt: skip
+        answer = vitctl(*line, code=2, env=env, before=own_process)
+        assert "--push me/flowers: needs a token with write access; set HF_TOKEN" in answer.error
+        assert not (tmp_path / "mine").exists()
+        answer = vitctl(*line, code=4, env=env | {"HF_TOKEN": "wrong"}, before=own_process)
+        assert "mine: written and kept, but not uploaded to me/flowers" in answer.error
+        told = json.loads(vitctl(*line, env=env | {"HF_TOKEN": "token"}, before=own_process).out)
+    assert told["pushed"].endswith(f"/commit/{'0' * 40}")
+    for name in ("README.md", "config.json", "model.safetensors"):
+        assert (hub / "me/flowers" / name).read_bytes() == (tmp_path / "mine" / name).read_bytes()
+    assert "use it with timm or hf" in vitctl("export", "--push", "me/flowers", code=2).error
 
 
 def test_a_file_that_differs_is_kept_and_told(ran: Run, data: str, newest: str) -> None:

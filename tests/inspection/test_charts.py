@@ -17,7 +17,9 @@ PROBED = [line | {"probe_top1": 0.05 * line["step"]} for line in VAL]
 def drawn(metrics: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """{what a panel shows: {its line: the steps}}."""
     return {
-        axes.get_ylabel(): {line.get_label(): list(line.get_xdata()) for line in axes.lines}
+        axes.get_ylabel(): {
+            line.get_label(): list(line.get_xdata()) for line in axes.lines if line.get_label()[0] != "_"
+        }
         for axes in curves(metrics, "a title", "top-1").axes
     }
 

@@ -1,10 +1,12 @@
 """A server on the loopback that answers as the hub of pretrained models does, for the real client.
 
 Files are those of a folder: `FOLDER/timm/NAME.TAG/model.safetensors`. It knows HEAD and GET with ranges, ETags and
-commits, 401 and 404, and connections that are cut.
+commits, 401 and 404, connections that are cut, and uploads.
 """
 
+import base64
 import hashlib
+import json
 import re
 import threading
 import time
@@ -41,6 +43,35 @@ class Hub(BaseHTTPRequestHandler):
         if most < len(content):
             self.close_connection = True
             self.connection.close()
+
+    def do_POST(self) -> None:
+        """Creates a repository, says how files are to be sent, or writes those of a commit."""
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.asked.append(f"POST {self.path}")
+        if self.status != 200 or self.headers.get("Authorization") != "Bearer token":
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        name = (re.match(r"/api/models/(.+)/(?:preupload|commit)/", self.path) or ["", ""])[1]
+        page = f"http://{self.headers['Host']}/me/flowers"
+        reply: dict[str, Any] = {"url": page, "name": "me/flowers", "id": "1"}
+        if "/preupload/" in self.path:
+            how = {"uploadMode": "regular", "shouldIgnore": False}
+            reply = {"files": [{"path": each["path"], **how} for each in json.loads(body)["files"]]}
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    target = self.folder / name / line["value"]["path"]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(base64.b64decode(line["value"]["content"]))
+            reply = {"success": True, "commitOid": COMMIT, "commitUrl": f"{page}/commit/{COMMIT}", "hookOutput": ""}
+        content = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def answer(self) -> tuple[Path | None, int]:
         """Sends status and headers; returns the file and the first byte to send."""

@@ -16,7 +16,7 @@ import typer
 
 from vitctl import __version__
 from vitctl.cli.bench import bench
-from vitctl.cli.boundary import Boundary
+from vitctl.cli.boundary import Boundary, Command
 from vitctl.cli.demo import demo
 from vitctl.cli.doctor import doctor
 from vitctl.cli.evaluate import evaluate
@@ -77,7 +77,8 @@ def command_name(command: Callable[..., None]) -> str:
 
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(command_name(command), rich_help_panel=panel, help=paragraphs(command.__doc__ or ""))(command)
+        text = paragraphs(command.__doc__ or "")
+        app.command(command_name(command), cls=Command, rich_help_panel=panel, help=text)(command)
 
 
 def show_version(requested: bool) -> None:

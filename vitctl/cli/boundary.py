@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from vitctl.errors import (
     Interrupted,
@@ -23,10 +23,26 @@ from vitctl.errors import (
 from vitctl.reporting import print_safely
 
 DEVICES = "VITCTL_DEVICES"  # in a rank's environment: the number of ranks
+SWITCH = " "  # a metavar that shows nothing
 LOST = 75  # the exit code of a rank that lost contact with another one
 
 
-class Boundary(TyperGroup):
+class QuietSwitches:
+    """Shows switches such as --help without the type that Typer gives them in the help."""
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for each in params:
+            if getattr(each, "is_flag", False):
+                each.metavar = SWITCH
+        return params
+
+
+class Command(QuietSwitches, TyperCommand):
+    pass
+
+
+class Boundary(QuietSwitches, TyperGroup):
     """vitctl's errors end in one line on stderr; anything else is a bug and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Show = Callable[[Any], "Iterable[Table]"]
-SWITCH = " "  # a switch has no metavar
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def describe_parameter(field: OptionField, is_partial: bool) -> tuple[Any, Any, 
     assert flag
     if is_switch(field):
         is_on = field.default is True
-        return bool, is_on, [f"--{word}/--no-{word}" if is_on else f"--{word}"], SWITCH
+        return bool, is_on, [f"--{word}/--no-{word}" if is_on else f"--{word}"], None
     if typing.get_origin(kind) is tuple and not flag.commas:
         return list[str] | None, None, [f"--{word}"], flag.metavar
     has_default = field.default not in (None, dataclasses.MISSING, ()) and not is_partial

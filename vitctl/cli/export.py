@@ -34,5 +34,6 @@ def export(result: "ExportResult") -> "list[Table]":
         "files": prepared.summary() if prepared and (prepared.by != OWN or not prepared.agrees) else "",
         "report": result.report,
         "load": result.load,
+        **({"pushed": result.pushed} if result.pushed else {}),
     }
     return [facts_table({name: value for name, value in facts.items() if value})]

@@ -29,6 +29,10 @@ class ExportConfig(DataConfig, WeightsConfig):
     precision: Numbers = option("float32", "int8 is static, calibrated on --data, for onnx only.")
     with_preprocessing: bool = option(False, "Take bytes [B, H, W, C] of any size, and crop and resize inside.")
     dynamic_size: bool = option(False, "Take images of any whole number of patches as they are.")
+    push: str | None = option(
+        None, "Upload the folder of timm or hf to this repository of the Hugging Face hub; $HF_TOKEN is the token.",
+        metavar="OWNER/NAME", late=True,
+    )  # fmt: skip
     opset: Annotated[int, Range(1, 100)] = setting(20, "ONNX opset")
     pictures: Annotated[int, Range(2, 1_000_000)] | None = setting(
         None, "images to compare on; default: 32, or 1,000 where precision is lost"
@@ -50,6 +54,7 @@ class ExportConfig(DataConfig, WeightsConfig):
             not (self.with_preprocessing and self.dynamic_size),
             "with_preprocessing resizes images to the model's size, dynamic_size takes them as they are; choose one",
         )
+        require(not self.push or self.format in FOLDERS, f"--push uploads folders: use it with {' or '.join(FOLDERS)}")
         ending = ENDINGS[self.format]
         fits = self.out is None or self.format in FOLDERS or self.out.endswith(ending)
         require(fits, f"--out {self.out}: {self.format} is written as {ending}")

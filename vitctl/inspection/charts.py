@@ -113,10 +113,16 @@ def points(metrics: list[dict[str, Any]], key: str) -> Points:
 
 
 def panel(axes: Any, label: str, lines: dict[str, Points]) -> None:
+    drawn: list[float] = []  # what the axis is fitted to
     for name, (steps, values) in lines.items():
-        if steps:
-            color, marker = (PAGE.main, "o") if name == "val" else (PAGE.quiet, "")
-            axes.plot(steps, values, label=name, color=color, marker=marker, markersize=3)
+        if steps and name == "val":
+            axes.plot(steps, values, label=name, color=PAGE.main, marker="o", markersize=3)
+            drawn += values
+        elif steps:
+            smooth = smooth_values(values)
+            axes.plot(steps, values, color=PAGE.quiet, alpha=0.35, linewidth=0.8)
+            axes.plot(steps, smooth, label=name, color=PAGE.quiet)
+            drawn += smooth
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     style_axes(axes)
@@ -126,9 +132,18 @@ def panel(axes: Any, label: str, lines: dict[str, Points]) -> None:
             best = int(np.argmax(values))
             axes.plot(steps[best], values[best], label=f"best: {values[best]:.1%} at step {steps[best]:,}",
                       color=PAGE.second, marker="o", markersize=8, fillstyle="none", linestyle="none")  # fmt: skip
-        axes.set_ylim(0, 1.02)
         show_percent(axes.yaxis)
+    low, high = min(drawn), max(drawn)
+    margin = 0.08 * (high - low) or 0.05
+    axes.set_ylim(max(0.0, low - margin), high + margin)
     axes.legend(frameon=False)
+
+
+def smooth_values(values: Sequence[float]) -> list[float]:
+    """A moving average over a twentieth of the line."""
+    reach, sums = len(values) // 40, np.cumsum([0.0, *values])
+    starts = [(max(0, at - reach), min(len(values), at + reach + 1)) for at in range(len(values))]
+    return [float(sums[end] - sums[start]) / (end - start) for start, end in starts]
 
 
 @dataclass(frozen=True)

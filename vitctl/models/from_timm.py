@@ -46,7 +46,9 @@ def timm_weights(reference: str) -> Weights:
     resolved = ".".join(each for each in (name.partition(".")[0], config.get("tag")) if each)
     config.setdefault("label_names", imagenet_names(model.num_classes))
     spec = choose_spec(model, config, resolved)
-    weights = Weights(spec, collect_tensors(model), parse_pretrained_cfg(config, spec, "timm", f"timm:{resolved}"))
+    about = parse_pretrained_cfg(config, spec, "timm", f"timm:{resolved}")
+    origin = {"from": f"timm:{resolved}", "license": config.get("license")}
+    weights = Weights(spec, collect_tensors(model), dataclasses.replace(about, training=origin))
     return weights.with_notes(f"{name} is {resolved}" if name != resolved else "")
 
 

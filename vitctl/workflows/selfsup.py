@@ -105,6 +105,6 @@ def fit_masked(started: Started[SelfsupConfig], env: Environment, start_time: fl
         "probe_top1": fitted.val.get("probe_top1"),
         "pictures": str(images) if images else None,
     }
-    title = f"{spec.name}, {config.objective}, on {started.data.path.name}"
-    score = "hidden patches that are correct"
+    title = f"{spec.name} at {spec.res} on {started.data.path.name}, {config.objective}, recipe {config.recipe}"
+    score = "accuracy on hidden patches"
     return make_result(SelfsupResult, started, env, fitted, task.flops, start_time, more, title, score)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitctl import __version__
-from vitctl.config.export import ENDINGS, ExportConfig
+from vitctl.config.export import ENDINGS, FOLDERS, ExportConfig
 from vitctl.errors import OutputExists, RunError, is_no_space
 from vitctl.io.atomic import remove_leftovers, write_json
 from vitctl.io.outputs import check_output
@@ -16,10 +16,12 @@ from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapt_weights
 from vitctl.models.create import weights_of
 from vitctl.reporting import Reporter, SilentReporter
+from vitctl.workflows.export.card import CARD, write_card
 from vitctl.workflows.export.compare import Comparison, LoadedExport, compare_export
 from vitctl.workflows.export.examples import ExampleImages, choose_examples
 from vitctl.workflows.export.files import Preprocessing, compare_preprocessing
 from vitctl.workflows.export.formats import Written, check_format, write_export
+from vitctl.workflows.export.push import check_push, push_folder
 from vitctl.workflows.inputs.weights import choose_weights, load_model, weight_files
 from vitctl.workflows.interpolate import short_name
 
@@ -45,6 +47,7 @@ class ExportResult:
     comparison: Comparison
     preprocessing: Preprocessing | None  # of image files; None unless the model has 1 or 3 channels
     bytes: int
+    pushed: str | None  # the page of the uploaded folder
     load: str  # the line of Python that loads it
     elapsed_s: float
 
@@ -54,6 +57,7 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
     weights = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
     weights = fit_to_export(fill_missing(weights, config), config)
     check_format(weights, config)
+    check_push(config.push)
     out = Path(config.out or default_name(weights, config))
     report = out.with_name(out.name + ".json")
     make_room(out, report, overwrite, weights.path)
@@ -65,6 +69,8 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
         preprocessing = compare_preprocessing(weights, exported, written, pictures, config, reporter)
         seconds = time.perf_counter() - start_time
         result = make_export_result(config, weights, out, report, written, pictures, comparison, preprocessing, seconds)
+        if config.format in FOLDERS:
+            write_card(out, weights, config.format, written.line, written.input)
         write_json(report, {"command": "export", "version": __version__} | dataclasses.asdict(result))
     except Exception as error:
         if is_no_space(error):
@@ -74,6 +80,8 @@ def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite:
         raise RunError(
             f"{out}: {comparison.summary()}, more than allowed; the file is kept for inspection, with {report}"
         )
+    if config.push:
+        return dataclasses.replace(result, pushed=push_folder(result.out, config.push, reporter))
     return result
 
 
@@ -127,7 +135,7 @@ def external_data_path(out: Path) -> Path:
 def check_replaceable_folder(folder: Path) -> None:
     """Only a model folder written by this command may be replaced, never a run."""
     names = {path.name for path in folder.iterdir()}
-    if not names <= {"config.json", "preprocessor_config.json", "model.safetensors"}:
+    if not names <= {"config.json", "preprocessor_config.json", "model.safetensors", CARD}:
         raise OutputExists(f"{folder}: is not a model folder; name another with --out")
 
 
@@ -165,6 +173,7 @@ def make_export_result(
         comparison=comparison,
         preprocessing=preprocessing,
         bytes=sum(path.stat().st_size for path in files),
+        pushed=None,
         load=written.line,
         elapsed_s=elapsed_s,
     )

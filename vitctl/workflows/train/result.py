@@ -125,7 +125,7 @@ def make_train_result(
         "best_step": fitted.best_step,
         "tried": tried or {},
     }
-    title = f"{spec.name} on {data.path.name}"
+    title = f"{spec.name} at {spec.res} on {data.path.name}, recipe {started.config.recipe}"
     return make_result(TrainResult, started, env, fitted, count(spec).flops, start_time, more, title)
 
 
