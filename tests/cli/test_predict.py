@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -38,6 +39,27 @@ def test_it_agrees_with_evaluate(ran: Run, data: str, newest: str, blots: Path) 
     told = json.loads(ran("predict", str(blots / "val"), "--precision", "float32", "--json").stdout)
     score = json.loads(ran("evaluate", "--precision", "float32", "--json").stdout)
     assert told["top1"] == score["top1"]
+
+
+def test_images_in_memory_get_the_answers_of_their_files(ran: Run, newest: str, blots: Path) -> None:
+    files = sorted((blots / "val" / "ant").iterdir())[:3]
+    told = json.loads(ran("predict", *files, "--precision", "float32", "--json").stdout)["predictions"]
+    expected = [[(answer["name"], answer["probability"]) for answer in each["top"]] for each in told]
+    pictures = [Image.open(path) for path in files]
+    model = vitctl.load_model(newest)
+    for images in (files, pictures, [np.asarray(each) for each in pictures]):
+        found = vitctl.predict(images, source=model, top=3)
+        assert [[answer.name for answer in each] for each in found] == [[name for name, _ in each] for each in expected]
+        for row, answers in zip(expected, found, strict=True):
+            assert [answer.probability for answer in answers] == pytest.approx([value for _, value in row], abs=1e-6)
+    single = vitctl.predict(pictures[0], source=newest)
+    assert [len(each) for each in single] == [3]
+    inputs = model.preprocess(pictures)
+    assert (inputs.shape, inputs.dtype) == ((3, 3, 16, 16), torch.float32)
+    with torch.no_grad():
+        assert model(inputs).softmax(1)[0].max().item() == pytest.approx(expected[0][0][1], abs=1e-6)
+    with pytest.raises(TypeError, match=r"an image is uint8 \[H, W\] or \[H, W, C\], not float32"):
+        model.preprocess(np.zeros((8, 8), np.float32))
 
 
 def test_an_exported_file_says_the_same(ran: Run, data: str, newest: str, blots: Path) -> None:

@@ -2,14 +2,15 @@
 
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
+from torch import nn
 
 from vitctl.config.predict import PredictConfig
 from vitctl.data.patchifier.decode import Target
@@ -19,11 +20,14 @@ from vitctl.inspection.sheets import Verdict, draw_predictions
 from vitctl.io.atomic import atomic_write
 from vitctl.io.csv_cells import text_cell
 from vitctl.io.outputs import check_output
+from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, SilentReporter, format_count
 from vitctl.training.device import autocast, choose_device
 from vitctl.training.ranks import Ranks
 from vitctl.training.tally import check_finite_logits
-from vitctl.workflows.inputs.model import Ready, choose_model
+from vitctl.workflows.inputs.model import Ready, check_has_head, choose_model
+from vitctl.workflows.inputs.preprocess import Picture, Preprocess
+from vitctl.workflows.inputs.weights import load_model
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,65 @@ class PredictResult:
     elapsed_s: float
 
 
-def predict(config: PredictConfig, reporter: Reporter | None = None) -> PredictResult:
-    reporter, start_time = reporter or SilentReporter(), time.perf_counter()
+@overload
+def predict(images: PredictConfig, reporter: Reporter | None = None) -> PredictResult: ...
+
+
+@overload
+def predict(
+    images: Picture | Sequence[Picture],
+    reporter: Reporter | None = None,
+    *,
+    source: str | Path | Weights | nn.Module | None = None,
+    top: int = 5,
+) -> list[list[ImagePrediction]]: ...
+
+
+def predict(
+    images: PredictConfig | Picture | Sequence[Picture],
+    reporter: Reporter | None = None,
+    *,
+    source: str | Path | Weights | nn.Module | None = None,
+    top: int = 5,
+) -> PredictResult | list[list[ImagePrediction]]:
+    """The command, by its config; or the classes of PIL images, uint8 arrays and files, the likeliest first.
+
+    `source` is what --from takes, or a model of `vitctl.load_model`.
+    """
+    if isinstance(images, PredictConfig):
+        return predict_files(images, reporter or SilentReporter())
+    if isinstance(source, nn.Module):
+        spec, about, device = source.spec, source.about, next(source.parameters()).device
+        ready = Ready(source, spec, about, spec.name, "", "float32", device)  # type: ignore[arg-type,union-attr]
+    elif isinstance(source, Weights):
+        return predict(images, reporter, source=load_model(source), top=top)
+    else:
+        flag = None if source is None else str(source)
+        ready = choose_model(flag, reporter or SilentReporter(), device=choose_device("auto", Ranks()))
+    pixels = Preprocess(ready.spec, ready.about).to_bytes(images)
+    names = list_class_names(ready)
+    return [
+        [ImagePrediction(names[number], value) for value, number in zip(values, numbers, strict=True)]
+        for values, numbers in rank_classes(check_has_head(ready), pixels, min(top, len(names)))
+    ]
+
+
+def list_class_names(ready: Ready) -> list[str]:
+    return list(ready.about.class_names) or [str(number) for number in range(ready.spec.classes)]
+
+
+@torch.no_grad()
+def rank_classes(ready: Ready, pixels: np.ndarray[Any, Any], top: int) -> Iterator[tuple[list[float], list[int]]]:
+    """The highest probabilities of each image [B, H, W, C] and their classes."""
+    with autocast(ready.autocast, ready.device):
+        logits = ready.model(ready.normalize(torch.from_numpy(pixels).to(ready.device))).float()
+    check_finite_logits(logits)
+    probabilities, numbers = logits.softmax(1).topk(top, dim=1)  # [B, top]
+    return zip(probabilities.tolist(), numbers.tolist(), strict=True)
+
+
+def predict_files(config: PredictConfig, reporter: Reporter) -> PredictResult:
+    start_time = time.perf_counter()
     paths = images_at(config.pictures)
     check_output(config.csv, *config.pictures, *paths, ending=".csv")
     check_output(config.sheet, *config.pictures, *paths, ending=".png")
@@ -100,9 +161,8 @@ class Session:
 
     def __init__(self, config: PredictConfig, ready: Ready, paths: list[str]) -> None:
         self.config, self.ready = config, ready
-        classes = ready.spec.classes
-        self.names = list(ready.about.class_names) or [str(number) for number in range(classes)]
-        self.top = min(config.top, classes)
+        self.names = list_class_names(ready)
+        self.top = min(config.top, len(self.names))
         indices = np.linspace(0, len(paths) - 1, min(len(paths), config.sheet_pictures)).round().astype(int)
         self.on_sheet = {paths[index] for index in indices} if config.sheet else set()
         self.predictions: list[Prediction] = []
@@ -130,23 +190,13 @@ class Session:
         self.unreadable += bad
         self.owed += sum(each.path in self.on_sheet for each in bad)
         good = [each for each in batch if each.pixels is not None]
-        for each, (values, numbers) in zip(good, self.answers(good), strict=True):
+        for each, (values, numbers) in zip(good, self.rank(good), strict=True):
             top = [ImagePrediction(self.names[number], value) for value, number in zip(values, numbers, strict=True)]
             self.add(Prediction(each.path, self.label_of(each.path), top), each.pixels)
         return bad
 
-    @torch.no_grad()
-    def answers(self, good: list[Preview]) -> Iterator[tuple[list[float], list[int]]]:
-        """The highest probabilities of each image and their classes."""
-        if not good:
-            return
-        ready = self.ready
-        pixels = torch.from_numpy(np.stack([each.pixels for each in good])).to(ready.device)  # type: ignore[misc]
-        with autocast(ready.autocast, ready.device):
-            logits = ready.model(ready.normalize(pixels)).float()
-        check_finite_logits(logits)
-        probabilities, numbers = logits.softmax(1).topk(self.top, dim=1)  # [B, top]
-        yield from zip(probabilities.tolist(), numbers.tolist(), strict=True)
+    def rank(self, good: list[Preview]) -> Iterable[tuple[list[float], list[int]]]:
+        return rank_classes(self.ready, np.stack([each.pixels for each in good]), self.top) if good else ()  # type: ignore[misc]
 
     def label_of(self, path: str) -> str | None:
         folder = Path(path).parent.name

@@ -187,15 +187,18 @@ def load_model(
 ) -> "nn.Module":
     """A model in eval mode: normalized images [B, C, H, W], or patches [B, N, P*P*C], to logits [B, K].
 
-    It has the attributes `spec` and `about` (mean, std, class names, origin). It is adapted to the size, channels and
+    It has the attributes `spec`, `about` (mean, std, class names, origin) and `preprocess`, which makes its input of
+    files, PIL images and arrays. It is adapted to the size, channels and
     classes given: positions are interpolated as in the official code, a new head is zeros.
     """
     from vitctl.models.adapt import adapt_weights
     from vitctl.models.create import build_module, load_tensors
+    from vitctl.workflows.inputs.preprocess import Preprocess
 
     weights = reference if isinstance(reference, Weights) else load_weights(reference, allow_missing)
     weights = adapt_weights(weights, height, width, channels, classes)
     model = build_module(weights.spec)
     load_tensors(model, weights.tensors, weights.about.source or weights.spec.name, allow_missing)
     setattr(model, "about", weights.about)  # noqa: B010 - a module's own attributes are typed as tensors
+    setattr(model, "preprocess", Preprocess(weights.spec, weights.about))  # noqa: B010
     return model.eval()
