@@ -37,6 +37,17 @@ def test_a_glob_and_a_resolution(vitctl: Run) -> None:
     assert {(*row["res"], row["tokens"]) for row in answer} == {(64, 96, 25)}
 
 
+def test_timms_pretrained_models_are_searched(vitctl: Run, refused: Callable[..., str]) -> None:
+    rows = vitctl("models", "vit_small_patch16_dinov3.", "--timm", "--json", "--quiet").json["models"]
+    assert rows == [
+        {"name": "timm:vit_small_patch16_dinov3.lvd1689m", "parameters": 21_586_944, "res": [256, 256], "classes": 0,
+         "license": "dinov3-license"}]  # fmt: skip
+    answer = vitctl("models", "timm:resnet", "--timm")
+    assert "parameters are counted for up to 100" in answer.err
+    assert "timm:resnet50.a1_in1k" in answer.out
+    assert "no pretrained model of timm matches" in refused("models", "vit-b", "--timm", code=2)
+
+
 def test_a_name_that_is_not_listed_is_counted_too(vitctl: Run) -> None:
     (row,) = vitctl("models", "vit-mu/7", "--res", "14", "--json").json["models"]
     assert (row["name"], row["tokens"]) == ("vit-mu/7", 5)
