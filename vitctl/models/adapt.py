@@ -54,12 +54,16 @@ def round_trip_error(weights: Weights, height: int, width: int, method: Method) 
     return float((sum(error for error, _ in squares) / total) ** 0.5) if total else 0.0
 
 
+def find_first_kernels(weights: Weights) -> list[str]:
+    """The kernels that read pixels."""
+    if weights.spec.family == "timm":
+        return adapt_timm.compare_channels(weights.spec)
+    return [name for name in FIRST if name in weights.tensors][:1]
+
+
 def change_channels(weights: Weights, channels: int) -> Weights:
     old, new = weights.spec.channels, weights.spec.replace(channels=channels)
-    if weights.spec.family == "timm":
-        first = adapt_timm.first_kernels(weights, channels)
-    else:
-        first = [next(name for name in FIRST if name in weights.tensors)]
+    first = find_first_kernels(weights)
     tensors = weights.tensors | {name: change_kernel_channels(weights.tensors[name], channels) for name in first}
     about = weights.about
     mean, std = (for_channels(values, channels) for values in (about.mean, about.std))

@@ -93,12 +93,12 @@ def resize_tensors(weights: Weights, new: ModelSpec) -> Tensors:
     return {name: tensors[name] for name in own}
 
 
-def first_kernels(weights: Weights, channels: int) -> list[str]:
-    """The kernels that read pixels."""
-    own, new = shapes(weights.spec), shapes(weights.spec.replace(channels=channels))
+def compare_channels(spec: ModelSpec) -> list[str]:
+    """The kernels whose shape depends on the number of channels."""
+    own, new = shapes(spec), shapes(spec.replace(channels=spec.channels + 1))
     names = [name for name, shape in own.items() if new.get(name) != shape]
     if own.keys() != new.keys() or not names or any(len(own[name]) != 4 for name in names):
-        raise UsageError(f"{weights.spec.name}: cannot take images of {channels} channels; its first layer is unknown")
+        raise UsageError(f"{spec.name}: cannot take images of other channels; its first layer is not a convolution")
     return names
 
 

@@ -10,10 +10,11 @@ import torch
 
 from vitctl import __version__
 from vitctl.config.inspect import InspectConfig
+from vitctl.errors import UsageError
 from vitctl.inspection.representations import alignments, components
 from vitctl.io.run_directory import RunDirectory, create_run
 from vitctl.io.weights import Weights
-from vitctl.models.adapt import FIRST, adapt_weights
+from vitctl.models.adapt import adapt_weights, find_first_kernels
 from vitctl.models.input import Normalizer
 from vitctl.models.resize import patch_positions
 from vitctl.reporting import Reporter, SilentReporter
@@ -113,9 +114,10 @@ def inspect_weights(findings: Findings) -> Findings:
     if patch_positions(weights) is None:
         why = "only timm knows them" if spec.family == "timm" else f"this model has no table of them ({spec.positions})"
         findings.skipped.append(f"positions: {why}")
-    kernels = next((weights.tensors[name] for name in FIRST if name in weights.tensors), None)
-    if kernels is None:
-        findings.skipped.append("filters: the first layer of this architecture is unknown")
+    try:
+        kernels = weights.tensors[find_first_kernels(weights)[0]]
+    except UsageError as error:
+        findings.skipped.append(f"filters: {error}")
         return findings
     return replace(findings, filters=components(kernels.float().permute(0, 2, 3, 1).numpy()))
 
