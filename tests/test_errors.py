@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vitctl import errors
-from vitctl.cli import app
+from vitctl.cli import make_app
 
 
 def test_every_error_has_the_exit_code_of_its_class() -> None:
@@ -85,7 +85,7 @@ def test_a_missing_library_is_named_as_pip_knows_it(
     monkeypatch.chdir(tmp_path)
     for module in (library, "torch.utils.tensorboard") if library == "tensorboard" else (library,):
         monkeypatch.setitem(sys.modules, module, None)
-    answer = CliRunner().invoke(app, line.split())
+    answer = CliRunner().invoke(make_app(), line.split())
     assert answer.exit_code == code, answer.output
     (error,) = [each for each in answer.stderr.splitlines() if each.startswith("error: ")]
     assert re.search(rf"pip install {library}\b", error)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from vitctl.cli import COMMANDS, app, command_name
+from vitctl.cli import COMMANDS, make_app
 from vitctl.cli.help import CHAPTERS
 from vitctl.config.augment import PRESETS
 
@@ -46,7 +46,7 @@ def command_lines() -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", command_lines(), ids=" ".join)
 def test_every_command_line_is_understood(arguments: list[str]) -> None:
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(make_app())
     name, command, rest = group.resolve_command(
         group.make_context("vitctl", arguments, resilient_parsing=True), arguments
     )
@@ -56,7 +56,7 @@ def test_every_command_line_is_understood(arguments: list[str]) -> None:
 
 
 def test_every_command_has_a_section_and_a_line_on_the_front_page() -> None:
-    for command in (command_name(each) for commands in COMMANDS.values() for each in commands):
+    for command in (name for names in COMMANDS.values() for name in names):
         (place,) = [page for page in PAGES[1:] if f"\n## vitctl {command}\n" in TEXTS[page]]
         assert f"| [`{command}`]({place.relative_to(ROOT)}#vitctl-{command}) |" in TEXTS[FRONT]
         assert any(line[:1] == [command] for line in command_lines())

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from vitctl.cli import app
+from vitctl.cli import make_app
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.config.train import PretrainConfig, RunOptions
@@ -37,7 +37,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     monkeypatch.delenv("VITCTL_FROM", raising=False)
 
     def run(*arguments: str | Path, code: int) -> str:
-        result = CliRunner().invoke(app, list(map(str, arguments)))
+        result = CliRunner().invoke(make_app(), list(map(str, arguments)))
         assert (result.exit_code, result.stdout) == (code, ""), result.output
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in result.stderr
@@ -54,7 +54,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str | Path, code: int = 0) -> Result:
-        result = CliRunner().invoke(app, list(map(str, arguments)))
+        result = CliRunner().invoke(make_app(), list(map(str, arguments)))
         assert result.exit_code == code, f"{result.exit_code}: {result.output}"
         return result
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli import COMMANDS, command_name
+from vitctl.cli import COMMANDS
 from vitctl.cli.help import CHAPTERS, chapter, title
 
 FROZEN = Path(__file__).parent / "help"
-NAMES = [command_name(command) for commands in COMMANDS.values() for command in commands]
+NAMES = [name for names in COMMANDS.values() for name in names]
 HEAVY = {
     "torch", "torchvision", "timm", "numpy", "h5py", "sklearn", "scipy", "PIL", "matplotlib", "onnx", "onnxruntime",
     "safetensors", "pyarrow", "pandas"}  # fmt: skip
@@ -46,9 +46,9 @@ def test_nothing_frozen_is_left_over() -> None:
 )
 def test_help_imports_nothing_heavy(line: str) -> None:
     program = (
-        "import json, sys\nfrom vitctl.cli import app\n"
+        "import json, sys\nfrom vitctl.cli import make_app\n"
         f"arguments = {line.split()!r}\n"
-        "try:\n    app(arguments)\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "try:\n    make_app()(arguments)\nexcept SystemExit as stop:\n    code = stop.code\n"
         "print(json.dumps([code, sorted({name.split('.')[0] for name in sys.modules})]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

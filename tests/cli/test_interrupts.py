@@ -17,7 +17,7 @@ def work(prog_name):
     del value
     time.sleep(30)
 
-cli.app = work
+cli.make_app = lambda _: work
 cli.main()
 """
 

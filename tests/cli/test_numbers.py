@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vitctl.cli import COMMANDS
+from vitctl.cli import COMMANDS, load_command
 
 LR = "it must be above 0 and at most 1,000"
 
@@ -60,7 +60,7 @@ def test_every_rate_of_a_grid_has_the_range(refused: Callable[..., str], newest:
 
 def test_no_number_is_read_by_typer() -> None:
     """It reads with int() and float()."""
-    for command in (each for commands in COMMANDS.values() for each in commands):
+    for command in (load_command(name) for names in COMMANDS.values() for name in names):
         for name, parameter in inspect.signature(command).parameters.items():
             kind, *_ = typing.get_args(parameter.annotation) or (parameter.annotation,)
             assert not {int, float} & {kind, *typing.get_args(kind)}, f"{command.__name__}: {name}"

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import vitctl
-from vitctl.cli import app
+from vitctl.cli import make_app
 from vitctl.io.recognize import open_weights
 from vitctl.io.save import save_as
 
@@ -156,7 +156,7 @@ def test_weights_without_a_head(ran: Run, blots: Path, tmp_path: Path) -> None:
 def test_names_may_come_on_stdin(newest: str, blots: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     names = sorted(map(str, (blots / "val" / "bee").iterdir()))
-    answer = CliRunner().invoke(app, ["predict", "-", "--json"], input="\n".join(names[:3]) + "\n")
+    answer = CliRunner().invoke(make_app(), ["predict", "-", "--json"], input="\n".join(names[:3]) + "\n")
     assert [each["path"] for each in json.loads(answer.stdout)["predictions"]] == names[:3]
 
 

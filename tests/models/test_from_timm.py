@@ -188,7 +188,7 @@ def send(theirs: nn.Module, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(timm.models, "get_pretrained_cfg", lambda name: None)  # and no server is asked for it
 
 
-@pytest.mark.parametrize(("name", "family"), [("test_vit", "vit"), ("test_vit3", "timm"), ("test_vit4", "timm")])
+@pytest.mark.parametrize(("name", "family"), [("test_vit", "vit"), ("test_vit3", "timm")])
 def test_pretrained_models_become_ours_where_they_compute_the_same(
     name: str, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

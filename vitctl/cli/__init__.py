@@ -5,37 +5,21 @@ Heavy libraries are imported only when a command runs, so that `--help` is fast.
 
 import inspect as introspection
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitctl import __version__
-from vitctl.cli.bench import bench
 from vitctl.cli.boundary import Boundary, Command
-from vitctl.cli.demo import demo
-from vitctl.cli.doctor import doctor
-from vitctl.cli.evaluate import evaluate
-from vitctl.cli.export import export
-from vitctl.cli.features import features
-from vitctl.cli.fewshot import fewshot
-from vitctl.cli.finetune import finetune
-from vitctl.cli.help import help
-from vitctl.cli.info import info
-from vitctl.cli.inspect import inspect
-from vitctl.cli.interpolate_pos import interpolate_pos
-from vitctl.cli.models import models
-from vitctl.cli.patchify import patchify
-from vitctl.cli.predict import predict
-from vitctl.cli.pretrain import pretrain
-from vitctl.cli.recipes import recipes
-from vitctl.cli.selfsup import selfsup
 from vitctl.cli.streams import discard_unwritten, prepare_streams
-from vitctl.cli.study import study
 from vitctl.errors import RunError, Terminated
 from vitctl.machine import exit_on_bus_error, keep_freed_memory
 from vitctl.reporting import print_safely
@@ -43,27 +27,35 @@ from vitctl.reporting import print_safely
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-app = typer.Typer(
-    cls=Boundary,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Vision Transformers, from a folder of images to a model that ships.",
-    epilog="See it all with [bold]vitctl demo[/bold]; start with [bold]vitctl patchify FOLDER[/bold]. Exit codes: "
-    "0 done, 2 usage, 3 input, 4 the run failed, 130 and 143 stopped.",
+HELP = "Vision Transformers, from a folder of images to a model that ships."
+EPILOG = (
+    "See it all with [bold]vitctl demo[/bold]; start with [bold]vitctl patchify FOLDER[/bold]. Exit codes: "
+    "0 done, 2 usage, 3 input, 4 the run failed, 130 and 143 stopped."
 )
 COMPLETION = "_VITCTL_COMPLETE"  # set by the shell while it completes a command line
-COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start here": (demo, help),
-    "Data": (patchify, info),
-    "Training": (pretrain, selfsup, finetune, recipes),
-    "Frozen features": (features, fewshot),
-    "Answers": (predict, evaluate, inspect),
-    "Models": (models, interpolate_pos, export),
-    "Research": (study,),
-    "This machine": (bench, doctor),
+COMMANDS = {  # each is a function in a file of its name
+    "Start here": ("demo", "help"),
+    "Data": ("patchify", "info"),
+    "Training": ("pretrain", "selfsup", "finetune", "recipes"),
+    "Frozen features": ("features", "fewshot"),
+    "Answers": ("predict", "evaluate", "inspect"),
+    "Models": ("models", "interpolate-pos", "export"),
+    "Research": ("study",),
+    "This machine": ("bench", "doctor"),
 }
+
+
+def load_command(name: str) -> Callable[..., None]:
+    word = name.replace("-", "_")
+    return getattr(import_module(f"vitctl.cli.{word}"), word)  # type: ignore[no-any-return]
+
+
+def read_summary(name: str) -> str:
+    """The first paragraph of a command's help, from its file: importing all commands doubles the time of --help."""
+    word = name.replace("-", "_")
+    text = (Path(__file__).parent / f"{word}.py").read_text(encoding="utf-8")
+    match = re.search(rf'^def {word}\(.*?^    """(.*?)(?:\n\n|""")', text, re.DOTALL | re.MULTILINE)
+    return " ".join((match[1] if match else "").split())
 
 
 def paragraphs(text: str) -> str:
@@ -71,14 +63,24 @@ def paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in introspection.cleandoc(text).split("\n\n"))
 
 
-def command_name(command: Callable[..., None]) -> str:
-    return command.__name__.replace("_", "-")
-
-
-for panel, commands in COMMANDS.items():
-    for command in commands:
-        text = paragraphs(command.__doc__ or "")
-        app.command(command_name(command), cls=Command, rich_help_panel=panel, help=text)(command)
+def make_app(only: str | None = None) -> typer.Typer:
+    """The command line, with the options of one command ("": of none), or of all."""
+    app = typer.Typer(
+        cls=Boundary,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help=HELP,
+        epilog=EPILOG,
+    )
+    app.callback()(root)
+    for panel, names in COMMANDS.items():
+        for name in names:
+            command = load_command(name) if only in (None, name) else None
+            text = read_summary(name) if command is None else paragraphs(command.__doc__ or "")
+            app.command(name, cls=Command, rich_help_panel=panel, help=text)(command or (lambda: None))
+    return app
 
 
 def show_version(requested: bool) -> None:
@@ -87,7 +89,6 @@ def show_version(requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")
@@ -109,24 +110,20 @@ def resend_interrupt(unraisable: "UnraisableHookArgs") -> None:
     threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
-def skip_other_commands(arguments: list[str]) -> None:
-    """Leave out the options of all commands but the one that is called: making hundreds of them takes time."""
-    called = next((word for word in arguments if not word.startswith("-")), None)
-    for each in app.registered_commands:
-        if called != "help" and each.name != called:
-            each.callback = lambda: None
+def find_command(arguments: list[str]) -> str | None:
+    """The command that is called, "" if there is none; None if the options of all are needed."""
+    called = next((word for word in arguments if not word.startswith("-")), "")
+    return None if COMPLETION in os.environ or called == "help" else called
 
 
 def main() -> None:
     prepare_streams()
-    if COMPLETION not in os.environ:
-        skip_other_commands(sys.argv[1:])
     signal.signal(signal.SIGTERM, terminate)
     sys.unraisablehook = resend_interrupt
     keep_freed_memory()
     exit_on_bus_error()
     try:
-        app(prog_name="vitctl")
+        make_app(find_command(sys.argv[1:]))(prog_name="vitctl")
     except RunError as error:  # help and version are printed outside of Boundary
         print_safely(sys.stderr, f"error: {error}")
         sys.exit(error.exit_code)

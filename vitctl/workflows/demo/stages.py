@@ -121,7 +121,7 @@ def selfsup_stage(demo: Demo) -> Stage:
     upright = ("augment.flip=0",) if demo.config.embedded else ()
     run = Training(override(config, (*demo.val_setting, *upright)), demo.folder / "selfsup")
     result = run.train(demo.reporter)
-    probe = f"{result.probe_top1:.1%} by a probe on {result.probe_shots} shots" if result.probe_top1 is not None else ""
+    probe = f"{result.probe_top1:.1%} by a {result.probe_shots}-shot probe" if result.probe_top1 is not None else ""
     text = (
         f"{result.hidden} of {result.patches} patches are hidden, and the model learns to fill them in, without "
         "labels. From above: the images, the visible patches, and the reconstruction."
@@ -138,7 +138,7 @@ def pretrain_stage(demo: Demo) -> Stage:
     result = run.train(demo.reporter)
     text = (
         f"A fresh model of {result.parameters:,} parameters learns the classes at {demo.sizes[0]} pixels, "
-        f"{FIRST * FIRST} patches an image: {result.epochs:.3g} rounds over the images at {result.images_per_s:,.0f} "
+        f"{FIRST * FIRST} patches an image: {result.epochs:.3g} epochs at {result.images_per_s:,.0f} "
         f"images a second, {result.ceiling_share:.0%} of what this machine's matrix products allow."
     )
     return Stage("pretrain", f"{format_share(result.top1)} at {demo.sizes[0]} px", run.line(), run.out, text,
@@ -213,7 +213,7 @@ def inspect_stage(demo: Demo) -> Stage:
     result = inspect(config, demo.reporter, out=str(out), overwrite=True)
     figures = [name for name in ("rollout.png", "distance.png", "layers.png") if str(out / name) in result.figures]
     best = max(range(len(result.layer_top1)), key=result.layer_top1.__getitem__) if result.layer_top1 else None
-    summary = f"{len(result.figures)} figures" + ("" if best is None else f"; layer {best} is worth most to a probe")
+    summary = f"{len(result.figures)} figures" + ("" if best is None else f"; a probe works best on layer {best}")
     text = (
         "Where the model looks, how far each head looks, and the accuracy of a probe on each layer. The rest, with "
         f"all numbers, is on its own page: {result.page}."
@@ -231,7 +231,7 @@ def export_stage(demo: Demo) -> Stage:
         f"{result.runtime} and compared: {result.comparison.summary()}. In Python: {result.load}."
     )
     line = command_line("export", source=source, data=demo.data, out=out, with_preprocessing=True)
-    agreement = f"{result.comparison.agreement:.0%} of answers as the model's"
+    agreement = f"top-1 agrees on {result.comparison.agreement:.0%}"
     return Stage("export", f"{agreement}, {result.bytes / 1e6:.1f} MB", line, out, text)
 
 
@@ -242,7 +242,9 @@ def predict_stage(demo: Demo) -> Stage:
     result = predict(config, demo.reporter)
     text = f"Predictions of the exported file on {format_count(result.pictures, 'held-out image')}, as PNG files."
     summary = (
-        f"{result.top1:.0%} of {result.labelled} right" if result.top1 is not None else f"{result.pictures} answers"
+        f"{round(result.top1 * result.labelled)} of {result.labelled} correct"
+        if result.top1 is not None
+        else f"{result.pictures} images"
     )
     line = command_line("predict", pictures, source=demo.folder / "model.onnx", sheet=sheet)
     return Stage("predict", summary, line, sheet, text, (sheet,))
