@@ -100,7 +100,8 @@ def test_adapters_stand_apart_in_checkpoints_and_are_merged_in_weights(
     assert "run: resuming at step 4 of 6" in ran("finetune", "--resume", "run").stderr
     assert json.loads((run / "result.json").read_text())["digest"] == told["digest"]
     for wrong, code, said in ((("--lora", "0"), 2, "lora.rank is 0"), (("--lora", "33"), 2, "a rank cannot be larger"),
-                              (("--lora", "4", "--freeze", "backbone"), 2, "omit --freeze")):  # fmt: skip
+                              (("--lora", "4", "--freeze", "backbone"), 2, "omit --freeze"),
+                              (("--lora", "4", "--parallel", "fsdp"), 2, "use --parallel ddp")):  # fmt: skip
         assert said in refused("finetune", *wrong, "--out", "other", code=code)
         assert not (tmp_path / "other").exists()
 

@@ -11,10 +11,11 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import nn
 
 from vitctl.config.model import model_spec
+from vitctl.config.res import Res
 from vitctl.errors import UsageError
 from vitctl.io.weights import About, Weights
 from vitctl.models.adapt import adapt_weights, change_kernel_channels, keep_head
-from vitctl.models.adapt_timm import has_rate, timm_head_names, timm_layers
+from vitctl.models.adapt_timm import can_resize, has_rate, timm_head_names, timm_layers
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.inputs.weights import load_model
 
@@ -88,6 +89,7 @@ def test_gray_images_give_what_they_give_in_every_channel(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_another_size_is_resampled_by_timm_or_refused_in_words(name: str) -> None:
     _, weights = weights_of(name)
+    assert can_resize(weights.spec, Res(160, 192)) == name.startswith(RESIZABLE)
     if not name.startswith(RESIZABLE):
         with pytest.raises(UsageError, match=f"timm:{name}: cannot take images of 160x192 .*its own size is 224x224"):
             adapt_weights(weights, 160, 192)

@@ -283,6 +283,7 @@ class FinetuneConfig(LabeledConfig, SourceConfig):
         super().__post_init__()
         is_frozen = self.freeze is not None and self.lora.rank
         require(not is_frozen, "--lora freezes all but its adapters and the head; omit --freeze")
+        require(not self.lora.rank or self.parallel == "ddp", "--lora has few parameters to shard; use --parallel ddp")
 
     def head_steps(self, steps: int) -> int:
         return count_steps(self.head_first, steps)

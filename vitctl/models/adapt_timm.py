@@ -14,8 +14,9 @@ from torch import nn
 
 from vitctl.config.interpolate import Method
 from vitctl.config.model import ModelSpec
+from vitctl.config.res import Res
 from vitctl.errors import ConfigError, UsageError
-from vitctl.io.weights import Tensors, Weights
+from vitctl.io.weights import About, Tensors, Weights
 from vitctl.models.create import build_module, collect_tensors, create_model
 from vitctl.models.initialize import init_head
 from vitctl.models.resize import describe_method
@@ -91,6 +92,16 @@ def resize_tensors(weights: Weights, new: ModelSpec) -> Tensors:
             f"{old.name}: cannot take images of {size} ({text}); its own size is {old.height}x{old.width}"
         ) from error
     return {name: tensors[name] for name in own}
+
+
+def can_resize(spec: ModelSpec, res: Res) -> bool:
+    """Whether timm takes a model to another resolution, tried on the meta device."""
+    weights = Weights(spec, collect_tensors(meta_module(spec)), About("timm"))
+    try:
+        resize_tensors(weights, spec.replace(height=res.height, width=res.width))
+    except UsageError:
+        return False
+    return True
 
 
 def compare_channels(spec: ModelSpec) -> list[str]:

@@ -126,6 +126,7 @@ def wrap(model: nn.Module, ranks: Ranks, parallel: str, device: torch.device) ->
         return shard(model, device)
     from torch.nn.parallel import DistributedDataParallel
 
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1x1 convolutions; costs little
     ids = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch renames broadcast_buffers

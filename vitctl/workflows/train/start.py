@@ -21,6 +21,7 @@ from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.run_directory import RunDirectory, create_run, is_run, lock_run, new_folder, open_run
 from vitctl.io.weights import Weights
+from vitctl.models.adapt_timm import can_resize
 from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import choose_precision
 from vitctl.training.feed import check_split_labels
@@ -189,7 +190,8 @@ def affordable_res(base: Base, named: Recipe | None, device: torch.device, most:
         return spec.res
     reach = spec.reach
     least = GRID * reach
-    return Res(*(min(own, max(limit // reach * reach, least)) for own, limit in zip(spec.res, most, strict=True)))
+    size = Res(*(min(own, max(limit // reach * reach, least)) for own, limit in zip(spec.res, most, strict=True)))
+    return size if spec.family != "timm" or can_resize(spec, size) else spec.res
 
 
 def build_config(
@@ -219,9 +221,10 @@ def describe_choice(config: TrainConfig) -> str:
     if config.recipe != ANY_WEIGHTS:
         return ""
     length = format_count(config.steps, "step") if config.steps else f"{config.epochs:g} epochs"
+    optimizer = "AdamW" if config.optim.name == "adam" else config.optim.name
     return (
-        f": AdamW, lr {config.optim.lr:g}, layer decay {config.optim.layer_decay:g}, batch {config.batch}, {length}; "
-        f"the paper's own is --recipe {PAPER_TRANSFER}"
+        f": {optimizer}, lr {config.optim.lr:g}, layer decay {config.optim.layer_decay:g}, batch {config.batch}, "
+        f"{length}; the paper's own is --recipe {PAPER_TRANSFER}"
     )
 
 
