@@ -2,12 +2,14 @@
 
 import json
 import re
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import OutputExists, UsageError, WeightsError
 from vitctl.io import hugging_face
 from vitctl.io.weights import About, Tensors, Weights
+from vitctl.workflows.inputs.weights import load_model
 
 SPEC = ModelSpec(
     "vit", height=32, width=32, classes=5, patch=8, dim=32, depth=2, heads=4, mlp=48, gelu="erf", norm_eps=1e-12
@@ -190,7 +193,6 @@ def test_half_precision_is_kept() -> None:
     [
         [],
         ["cls_token", "pos_embed", "blocks.0.norm1.weight"],
-        ["embeddings.cls_token", "encoder.layer.0.norm1.weight"],  # DINOv2
         ["deit.embeddings.cls_token", "deit.encoder.layer.0.layernorm_before.weight"],
         ["vision_model.embeddings.patch_embedding.weight", "vision_model.encoder.layers.0.layer_norm1.weight"],
         ["vit.embeddings.cls_token"],
@@ -308,7 +310,8 @@ def test_height_comes_before_width(size: Any) -> None:
         ({"image_size": [32]}, "it must be a number or height and width"),
         ({"image_size": [32, "32"]}, "image_size '32'; it must be a positive integer"),
         ({"image_size": {"height": 32}}, "image_size 'no width'"),
-        ({"model_type": "dinov2"}, "model_type 'dinov2'; supported: vit, vit_mae"),
+        ({"model_type": "swin"}, "model_type 'swin'; supported: vit, vit_mae"),
+        ({"model_type": "dinov2"}, "model_type 'dinov2', but its tensors are those of a ViT"),
         ({"id2label": {"0": "cat"}}, "id2label has 1 name, but classifier.weight has classes 0 to 4"),
         ({"id2label": ["a", "b", "c", "d", "e"]}, "id2label is not an object"),
         ({"id2label": {str(index): [index] for index in range(5)}}, "names that are not text"),
@@ -602,6 +605,85 @@ def loaded_model(loaded: tuple[Any, dict[str, Any]]) -> Any:
     model, report = loaded
     assert not any(report.values()), report
     return model.eval()
+
+
+DINO_NAMES = (  # timm's, in DINOv2's files of transformers
+    (r"^(cls_token)$", r"embeddings.\1"), ("^reg_token$", "embeddings.register_tokens"),
+    ("^pos_embed$", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj", "embeddings.patch_embeddings.projection"), (r"^norm\.", "layernorm."),
+    (r"^blocks\.", "encoder.layer."), (r"\.ls(\d)\.gamma", r".layer_scale\1.lambda1"),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+)  # fmt: skip
+
+
+def dino_folder(registers: int) -> tuple[Any, Tensors, dict[str, Any]]:
+    """timm's DINOv2, and what transformers stores of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        name = "vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2"
+        theirs = timm.create_model(name, img_size=(28, 42), embed_dim=32, depth=2, num_heads=4).eval()
+    tensors: Tensors = {}
+    with torch.no_grad():
+        for name, tensor in theirs.state_dict().items():
+            tensor.add_(torch.randn(tensor.shape) * 0.1)
+            for pattern, new in DINO_NAMES:
+                name = re.sub(pattern, new, name)
+            if ".attn.qkv." in name:
+                for part, value in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                    tensors[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = value
+            else:
+                tensors[name] = tensor
+        if registers:  # the class token's position, which timm has added to the token
+            first = torch.randn(1, 1, 32)
+            tensors["embeddings.position_embeddings"] = torch.cat([first, tensors["embeddings.position_embeddings"]], 1)
+            tensors["embeddings.cls_token"] = tensors["embeddings.cls_token"] - first
+    tensors["embeddings.mask_token"] = torch.randn(1, 32)
+    kind = "dinov2_with_registers" if registers else "dinov2"
+    config = {"model_type": kind, "num_attention_heads": 4, "image_size": [28, 42], "layer_norm_eps": 1e-6}
+    return theirs, tensors, config
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("prefix", [False, True])
+def test_dinov2_answers_as_in_timm(registers: int, prefix: bool) -> None:
+    torch.manual_seed(0)
+    theirs, tensors, config = dino_folder(registers)
+    root = f"{config['model_type']}." if prefix else ""
+    tensors = {root + name: tensor for name, tensor in tensors.items()}
+    tensors |= {"classifier.weight": torch.randn(5, 64), "classifier.bias": torch.randn(5)} if prefix else {}
+    assert hugging_face.looks_like(tensors)
+    weights = read(tensors, config)
+    assert (weights.spec.registers, weights.spec.layer_scale, weights.spec.classes) == (registers, True, 0)
+    assert any("left out: features only" in note for note in weights.notes) == prefix
+    images = torch.randn(2, 3, 28, 42)
+    torch.testing.assert_close(load_model(weights)(images), theirs(images), rtol=1e-4, atol=1e-5)
+
+
+def test_gated_mlps_are_left_to_timm() -> None:
+    _, tensors, config = dino_folder(0)
+    tensors["encoder.layer.0.mlp.weights_in.weight"] = tensors.pop("encoder.layer.0.mlp.fc1.weight")
+    with pytest.raises(WeightsError, match="it has gated MLPs; use timm's own: --from timm:vit_giant_patch14_dinov2"):
+        read(tensors, config)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(SILENT)
+@torch.no_grad()
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2_answers_as_in_transformers(transformers: Any, tmp_path: Path, registers: int) -> None:
+    kinds = ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel") if registers else ("Dinov2Config", "Dinov2Model")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 28, "patch_size": 14}
+    options = sizes | {"layerscale_value": 0.5, "initializer_range": 0.5}
+    options |= {"num_register_tokens": registers} if registers else {}
+    model = getattr(transformers, kinds[1])(getattr(transformers, kinds[0])(**options)).eval()
+    for value in model.parameters():
+        value.add_(torch.randn_like(value) * 0.1)
+    model.save_pretrained(tmp_path / "theirs")
+    weights = open_folder(tmp_path / "theirs")
+    images = torch.randn(2, 3, 28, 28)
+    expected = model(images).last_hidden_state[:, 0]
+    torch.testing.assert_close(load_model(weights)(images), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
 """Hugging Face's Vision Transformers to timm's names and back: ViTForImageClassification, ViTModel, and the encoders
-of ViTForMaskedImageModeling and ViTMAEForPreTraining.
+of ViTForMaskedImageModeling and ViTMAEForPreTraining. Dinov2Model and Dinov2WithRegistersModel are read.
 
     CLASSIC   the names in the files of every release of transformers, which every release reads
     RENAMED   the names of its modules since 5.10: files of a bare state_dict(), or of save_original_format=False

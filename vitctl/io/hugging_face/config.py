@@ -19,6 +19,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 quote_value = reprlib.repr
 GELUS: dict[str, Literal["tanh", "erf"]] = {
     "gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}  # fmt: skip
+DINO_EPS = 1e-6  # of DINOv2
 EPS, HEADS, PIXELS = 1e-12, 12, 224  # the defaults of transformers for what config.json leaves out
 SAME = "use the config.json that was saved with these tensors"
 CROPPING = ("Bit", "CLIP", "Perceiver")  # processors that crop by default
@@ -63,7 +64,8 @@ def assume_config(spec: ModelSpec, positions: int, assumptions: list[str]) -> Mo
         raise WeightsError(f"the grid is unknown: {positions} positions are no class token and square; add config.json")
     pixels = grid[0] * spec.patch
     assumptions.append(
-        f"no config.json: {heads} heads, exact GELU, epsilon {EPS} and image size {pixels}x{pixels} are assumed"
+        f"no config.json: {heads} heads, exact GELU, epsilon {spec.norm_eps:g} and image size {pixels}x{pixels} are "
+        "assumed"
     )
     return replace(spec, heads=heads, height=pixels, width=pixels)
 
@@ -74,7 +76,7 @@ def apply_config(spec: ModelSpec, positions: int, config: Config) -> ModelSpec:
     pooling = config.get("pooler_act", "tanh")
     if spec.hidden and pooling not in ("tanh", None):
         raise WeightsError(f"config.json says pooler_act {quote_value(pooling)}; vitctl supports tanh only")
-    eps = read_float(config, "layer_norm_eps", EPS)
+    eps = read_float(config, "layer_norm_eps", spec.norm_eps)
     spec = replace(spec, heads=heads, gelu=gelu_of(config.get("hidden_act")), norm_eps=eps)
     check_agreement(spec, config)
     check_positions(spec.patch, height, width, positions)

@@ -12,7 +12,7 @@ from vitctl.io.hugging_face import config as hf
 from vitctl.io.hugging_face.names import HFTensorRow, Naming, detect_naming, hf_tensor_rows
 from vitctl.io.weights import About, Tensors, Weights, decoder_note, describe_differences, zero_head_note
 
-TYPES = ("vit", "vit_mae")  # supported model types: MAE's encoder is a plain ViT
+TYPES = ("vit", "vit_mae", "dinov2", "dinov2_with_registers")  # supported model types: MAE's encoder is a plain ViT
 
 
 def read_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config | None, source: str) -> Weights:
@@ -26,10 +26,14 @@ def read_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config 
 def parse_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config | None, source: str) -> Weights:
     check_types(tensors, config, preprocessor)
     naming = detect_naming(tensors)
+    check_kind(naming, config)
     own, extra, notes = split_off_decoder(tensors, naming)
     assumptions, guesses = list[str](), list[str]()
     spec = infer_hf_spec(own, naming, config, assumptions)
     renamed = rename_hf_tensors(own, list(hf_tensor_rows(spec, naming)))
+    if spec.registers:  # the class token's position is added before they are inserted
+        table = renamed["pos_embed"]
+        renamed |= {"cls_token": renamed["cls_token"] + table[:, :1], "pos_embed": table[:, 1:].contiguous()}
     mean, std = hf.read_normalization(preprocessor, spec.channels, guesses)
     names, fit = hf.class_names(config or {}, spec.classes), hf.read_fit(preprocessor)
     about = About("Hugging Face ViT", source, mean, std, names, fit=fit)
@@ -50,16 +54,27 @@ def check_types(tensors: Any, config: Any, preprocessor: Any) -> None:
         raise WeightsError(f"config.json says model_type {hf.quote_value(kind)}; supported: {', '.join(TYPES)}")
 
 
+def check_kind(naming: Naming, config: hf.Config | None) -> None:
+    kind, is_dino = str((config or {}).get("model_type")), naming.is_dino
+    if config and config.get("model_type") and kind.startswith("dinov2") != is_dino:
+        what = "DINOv2" if is_dino else "a ViT"
+        raise WeightsError(f"config.json says model_type {kind!r}, but its tensors are those of {what}; {hf.SAME}")
+
+
 def split_off_decoder(tensors: Tensors, naming: Naming) -> tuple[Tensors, Tensors, list[str]]:
     """The encoder with its head, the tensors of masked pretraining, and notes."""
     root = naming.prefix
     mask, ids = f"{root}embeddings.mask_token", f"{root}embeddings.position_ids"
     extra = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
     own = {name: tensor for name, tensor in tensors.items() if name not in extra and name not in (mask, ids)}
+    head = ""
+    if naming.is_dino and "classifier.weight" in own:
+        own = {name: tensor for name, tensor in own.items() if not name.startswith("classifier.")}
+        head = "its classifier reads the class token and the mean of the patches; it is left out: features only"
     if mask in tensors:
         extra["mask_token"] = tensors[mask]
     ignored = f"{ids} ignored: it only numbers the positions" if ids in tensors else ""
-    return own, extra, [decoder_note(extra), ignored]
+    return own, extra, [decoder_note(extra), ignored, head]
 
 
 def infer_hf_spec(tensors: Tensors, naming: Naming, config: hf.Config | None, assumptions: list[str]) -> ModelSpec:
@@ -68,6 +83,10 @@ def infer_hf_spec(tensors: Tensors, naming: Naming, config: hf.Config | None, as
     if patch != other:
         raise WeightsError(f"its patches are {patch}x{other}; vitctl supports square patches only")
     depth = depth_of(tensors, naming)
+    if any(re.search(r"\.mlp\.(weights_in|gate_proj)\.", name) for name in tensors):
+        raise WeightsError("it has gated MLPs; use timm's own: --from timm:vit_giant_patch14_dinov2")
+    token = f"{root}embeddings.register_tokens"
+    registers = shape_of(tensors, token, 3)[1] if token in tensors else 0
     mlp, _ = shape_of(tensors, f"{root}{naming.layers}.0.{naming.fc1}.weight", 2)
     biases = {f"{root}{naming.layers}.{index}.{part}.bias" for index in range(depth) for part in naming.attention}
     classes = classes_of(tensors, config or {})
@@ -75,7 +94,9 @@ def infer_hf_spec(tensors: Tensors, naming: Naming, config: hf.Config | None, as
     positions = shape_of(tensors, f"{root}embeddings.position_embeddings", 3)[1]
     spec = ModelSpec(
         "vit", height=patch, width=patch, channels=channels, classes=classes, patch=patch, dim=dim, depth=depth,
-        heads=1, mlp=mlp, hidden=hidden, qkv_bias=not biases.isdisjoint(tensors), gelu="erf", norm_eps=hf.EPS,
+        heads=1, mlp=mlp, hidden=hidden, qkv_bias=not biases.isdisjoint(tensors), gelu="erf",
+        norm_eps=hf.DINO_EPS if naming.is_dino else hf.EPS, layer_scale=naming.is_dino, registers=registers,
+        class_position=not registers,
     )  # fmt: skip
     spec = (
         hf.assume_config(spec, positions, assumptions) if config is None else hf.apply_config(spec, positions, config)
