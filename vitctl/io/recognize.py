@@ -145,6 +145,9 @@ def from_tensors(path: Path, content: Any, metadata: dict[str, str], describe: D
     if isinstance(content, dict) and hugging_face.looks_like(map(str, content)):
         check_tensors({name: value for name, value in content.items() if isinstance(value, torch.Tensor)}, str(path))
         return hugging_face.read_hf(content, config, preprocessor, str(path))
+    if isinstance(content, dict) and hugging_face.is_tower(content):
+        check_tensors({name: value for name, value in content.items() if isinstance(value, torch.Tensor)}, str(path))
+        return hugging_face.read_tower(content, config, preprocessor, str(path))
     tensors, wrapper = state_dict.unwrap(content, str(path))
     architecture = config if config and "architecture" in config else state_dict.read_arch(content)
     if not tensors or not (architecture or state_dict.is_plain(tensors)):
