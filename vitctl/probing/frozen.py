@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError
 
 
@@ -12,6 +13,21 @@ def compute_pre_logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """The input of the head, [B, D]."""
     layers: Any = model
     return layers.forward_head(layers.forward_features(pixels), pre_logits=True)  # type: ignore[no-any-return]
+
+
+def describe_pooling(spec: ModelSpec, layers: int, pool: str) -> str:
+    """Which tokens a feature is made of, and which norm they have passed."""
+    if spec.family in ("timm", "bit"):
+        return "the input of the head"
+    tokens = {"cls": "class token", "gap": "mean of the patches", "map": "attention pooling of the patches"}
+    what = tokens.get(spec.head if pool == "auto" else pool, "every patch")
+    if layers > 1:
+        return f"{what} of the last {layers} blocks, each after the last norm"
+    if pool == "auto" and spec.norm == "pooled":
+        what += ", then the last norm"
+    else:
+        what += " after the last norm"
+    return f"{what}, then the pre-logits layer" if pool == "auto" and spec.hidden else what
 
 
 def average_layers(model: nn.Module, pixels: torch.Tensor, layers: int, pool: str) -> torch.Tensor:

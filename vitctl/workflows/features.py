@@ -28,7 +28,7 @@ from vitctl.io.weights import HALF, About, Weights, override_normalization
 from vitctl.models.adapt import adapt_weights
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.models.input import Normalizer, takes_patches
-from vitctl.probing.frozen import average_layers, check_layers, compute_pre_logits
+from vitctl.probing.frozen import average_layers, check_layers, compute_pre_logits, describe_pooling
 from vitctl.reporting import Progress, Reporter, SilentReporter
 from vitctl.training.device import autocast, choose_device, choose_precision, quick_attention
 from vitctl.training.ranks import Ranks
@@ -216,6 +216,7 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, source: Weights | None
         original.digest(), data.digest, spec.name, config.layers, pool, spec.height, spec.width, config.dtype,
         precision, tuple(data.class_names), tuple(weights.about.mean), tuple(weights.about.std),
     )  # fmt: skip
+    reporter.note(f"features: {describe_pooling(spec, config.layers, pool)}")
     view = View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
 
     def make() -> Extract:
