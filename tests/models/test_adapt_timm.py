@@ -15,7 +15,7 @@ from vitctl.config.res import Res
 from vitctl.errors import UsageError
 from vitctl.io.weights import About, Weights
 from vitctl.models.adapt import adapt_weights, change_kernel_channels, keep_head
-from vitctl.models.adapt_timm import can_resize, has_rate, timm_head_names, timm_layers
+from vitctl.models.adapt_timm import NO_TENSOR, can_resize, has_rate, timm_head_names, timm_layers
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.inputs.weights import load_model
 
@@ -98,6 +98,8 @@ def test_another_size_is_resampled_by_timm_or_refused_in_words(name: str) -> Non
     logits = answer(load_model(new), height=160, width=192)
     assert logits.isfinite().all()
     assert (new.spec.height, new.spec.width) == (160, 192)
+    is_free = name.startswith(("vit_small_patch16_dinov3", "convnext", "resnet", "vit_relpos", "swin"))
+    assert (new.about.history[-1]["method"] == NO_TENSOR) == is_free
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name.startswith("swin"):  # whose set_input_size also changes the windows

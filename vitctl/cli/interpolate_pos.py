@@ -38,4 +38,4 @@ def interpolate_pos(result: "InterpolateResult") -> "list[Table]":
         "took": f"{result.elapsed_s:.1f} s",
         **({"plot": result.plot} if result.plot else {}),
     }
-    return [facts_table(facts)]
+    return [facts_table({name: value for name, value in facts.items() if value})]

@@ -21,6 +21,8 @@ from vitctl.models.create import build_module, collect_tensors, create_model
 from vitctl.models.initialize import init_head
 from vitctl.models.resize import describe_method
 
+NO_TENSOR = "no tensor depends on the resolution"  # rotary positions, convolutions
+
 
 def meta_module(spec: ModelSpec) -> nn.Module:
     with torch.device("meta"):
@@ -62,7 +64,7 @@ def resize_timm(weights: Weights, height: int, width: int, method: Method = "off
     new = old.replace(height=height, width=width)
     tensors = resize_tensors(weights, new)
     is_same = all(tensors[name] is tensor for name, tensor in weights.tensors.items())
-    how = "no tensor depends on it" if is_same else describe_method(old, method)
+    how = NO_TENSOR if is_same else describe_method(old, method)
     step = {"step": "resolution", "from": list(old.res), "to": list(new.res), "method": how}
     about = replace(weights.about, history=(*weights.about.history, step))
     return replace(weights, spec=new, tensors=tensors, about=about)

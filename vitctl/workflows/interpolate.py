@@ -53,12 +53,13 @@ def interpolate_positions(
     if config.plot:  # before the weights: if the disk is full, a plot does not block a second run
         plot(before, after, Path(config.plot))
     digest = save_as(after, out)
+    steps = after.about.history[len(before.about.history) :]
     return InterpolateResult(
         out=str(out),
         source=choose_weights_flag(config.source)[0],
         model=before.spec.name,
-        positions=before.spec.positions,
-        method=describe_method(before.spec, config.method),
+        positions=before.spec.positions if before.spec.family != "timm" else "of timm",
+        method=steps[-1]["method"] if steps else describe_method(before.spec, config.method),
         res_before=[before.spec.height, before.spec.width],
         res_after=[height, width],
         grid_before=list(before.spec.grid),
