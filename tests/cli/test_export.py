@@ -109,7 +109,8 @@ def test_a_folder_for_timm_says_what_it_is(
                   "30 images)", "License of the starting weights: not known",
                   f"`{told['weights_digest']}`"):  # fmt: skip
         assert words in card
-    ran("export", "--format", "timm", "--out", "for-timm", "--overwrite", "--json")
+    ran("export", "--format", "timm", "--out", "for-timm", "--overwrite", "--res", "32", "--json")
+    assert "Accuracy" not in (tmp_path / "for-timm/README.md").read_text()  # measured at another resolution
     assert json.loads(ran("evaluate", "--from", "for-timm", "--precision", "float32", "--json").stdout)["top1"] > 0
 
 

@@ -87,7 +87,7 @@ def transfer_weights(
     weights = replace(weights, spec=with_pooling(weights.spec, config.head))
     training = describe_training(config, data) | {"from_digest": before, "before": weights.about.training}
     if config.lora.rank:
-        add_adapters(meta_module(weights.spec), config.lora, config.seed)  # fails here where it must fail
+        add_adapters(meta_module(weights.spec), config.lora, config.seed)  # an error comes before a run is created
         training["lora"] = {"rank": config.lora.rank, "scale": config.lora.scale}
     about = replace(
         weights.about,

@@ -40,7 +40,7 @@ def card_lines(title: str, weights: Weights, format: str, load: str, takes: str)
         yield f"- {describe_step(step)}"
     yield f"- License of the starting weights: {license}" if license else "- License of the starting weights: not known"
     run = find_run(weights)
-    if run and (accuracy := describe_accuracy(run)):
+    if run and (accuracy := describe_accuracy(run, weights)):
         yield f"\n## Accuracy\n\n{accuracy}"
     yield f"\nDigest of the weights: `{weights.digest()}`"
 
@@ -81,11 +81,12 @@ def find_run(weights: Weights) -> RunDirectory | None:
     return next((open_run(each) for each in (path, path.parent) if is_run(each)), None)
 
 
-def describe_accuracy(run: RunDirectory) -> str:
-    """Top-1 on the validation split, with its 95% interval where the number of images is known."""
+def describe_accuracy(run: RunDirectory, weights: Weights) -> str:
+    """Top-1 on the validation split, with its 95% interval where the number of images is known. Only the best weights
+    of a run, at their own resolution, have the accuracy that the run reports."""
     result = run.result or {}
-    best = result.get("best_top1")
-    if best is None:
+    best, is_best = result.get("best_top1"), weights.about.training.get("step") == result.get("best_step")
+    if best is None or not is_best or list(weights.spec.res) != result["res"]:
         return ""
     text = f"Top-1 {best:.2%} on the validation split, at the step that was best on it"
     data, config = Path(result["data"]), run.config["config"]
