@@ -76,8 +76,8 @@ def test_positions_end_in_a_table_and_a_figure(studied: Run, ran: Run, tmp_path:
     found = studied("positions", *TINY)
     assert [tuple(row["factors"].values()) for row in found["rows"]] == [
         ("none", "stem"), ("1d", "stem"), ("1d", "every"), ("1d", "shared"), ("2d", "stem"), ("2d", "every"),
-        ("2d", "shared"), ("relative", "every"), ("relative", "shared")]  # fmt: skip
-    assert (found["done"], found["cells"]) == (9, 9)
+        ("2d", "shared"), ("relative", "every"), ("relative", "shared"), ("rope", "stem")]  # fmt: skip
+    assert (found["done"], found["cells"]) == (10, 10)
     with Image.open(found["figure"]) as figure:
         assert figure.width > 500
     with open(found["table"], newline="") as file:

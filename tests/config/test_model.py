@@ -16,6 +16,7 @@ from vitctl.config.model import (
     SINCE_02,
     SIZES,
     ModelSpec,
+    Rope,
     Size,
     model_name,
     model_spec,
@@ -48,9 +49,10 @@ def specs(draw: st.DrawFn) -> ModelSpec:
     layers = layers if family in ("hybrid", "bit") else []
     patch, heads = draw(st.integers(1, 9)), draw(st.integers(1, 4))
     reach = patch * (4 * 2 ** max(0, len(layers) - 1) if family in ("hybrid", "bit") else 1)
-    kinds = [kind for kind in POSITIONS if family != "axial" or kind != "relative"]
+    kinds = [kind for kind in POSITIONS if family != "axial" or kind not in ("relative", "rope", "1d+rope")]
     positions = draw(st.sampled_from(kinds))
-    added = draw(st.sampled_from(("stem",) if positions == "none" else ADDED))
+    added = draw(st.sampled_from(("stem",) if positions in ("none", "rope", "1d+rope") else ADDED))
+    grid = draw(st.sampled_from([(), (16, 16), (3, 5)]))
     return ModelSpec(
         draw(st.text(max_size=8)),
         family,  # type: ignore[arg-type]
@@ -72,14 +74,19 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         hidden=draw(st.integers(0, 9)),
         positions=positions,  # type: ignore[arg-type]
         added="every" if positions == "relative" and added == "stem" else added,  # type: ignore[arg-type]
-        norm=draw(st.sampled_from(["tokens", "pooled"])),  # type: ignore[arg-type]
+        norm=draw(st.sampled_from(["tokens", "pooled", "none"])),  # type: ignore[arg-type]
         layer_scale=draw(st.booleans()),
         qkv_bias=draw(st.booleans()),
-        gelu=draw(st.sampled_from(["tanh", "erf"])),  # type: ignore[arg-type]
+        gelu=draw(st.sampled_from(["tanh", "erf", "quick"])),  # type: ignore[arg-type]
         norm_eps=draw(st.floats(1e-12, 1e-3)),
         numerics=draw(st.sampled_from(["official", "timm"])),  # type: ignore[arg-type]
         dropout=draw(st.floats(0, 1)),
         drop_path=draw(st.floats(0, 1)),
+        rope=Rope(draw(st.sampled_from(["center", "index"])), draw(st.floats(1, 1e5)), grid, draw(st.floats(-9, 9))),
+        **{
+            name: draw(st.booleans()) for name in ("swiglu", "qk_norm", "key_bias", "attn_norm", "mlp_norm", "pre_norm")
+        },
+        pool_heads=draw(st.integers(0, 4)),
         pad=draw(st.booleans()),
     )
 
@@ -258,14 +265,17 @@ def test_no_text_breaks_the_parser(text: str) -> None:
         ("vit-b/16", {"positions": "sincos", "dim": 6, "heads": 3}, "sincos positions need a width that 4 divides"),
         ("vit-b/16", {"positions": "sincos-mae", "dim": 6, "heads": 3}, "need a width that 4 divides"),
         ("axial-vit-b/16", {"head": "cls"}, "head cls needs the class token"),
-        ("axial-vit-b/16", {"class_token": True}, "no place for a class token, registers or relative"),
+        ("axial-vit-b/16", {"class_token": True}, "no place for a class token, registers or relative or rotary"),
         ("axial-vit-b/16", {"head": "cls", "class_token": True}, "no place for a class token"),
         ("axial-vit-b/16", {"registers": 4}, "no place for a class token, registers"),
-        ("axial-vit-b/16", {"positions": "relative", "added": "every"}, "no place for .* relative positions"),
+        ("axial-vit-b/16", {"positions": "relative", "added": "every"}, "no place for .* relative or rotary positions"),
         ("vit-b/16", {"head": "gpa"}, "head 'gpa' is unknown; did you mean 'gap'"),
+        ("vit-b/16", {"positions": "rope", "heads": 128}, "heads whose width 4 divides; this has heads of 6"),
+        ("vit-b/16", {"positions": "rope", "added": "every"}, "rotary positions act in every block"),
+        ("axial-vit-b/16", {"positions": "rope"}, "no place for .* rotary positions"),
         ("vit-b/16", {"positions": "3d"}, "positions '3d' is unknown; known: none, 1d, 2d, relative"),
         ("vit-b/16", {"added": "everywhere"}, "added 'everywhere' is unknown"),
-        ("vit-b/16", {"norm": "none"}, "norm 'none' is unknown"),
+        ("vit-b/16", {"norm": "layers"}, "norm 'layers' is unknown"),
         ("vit-b/16", {"gelu": "relu"}, "gelu 'relu' is unknown"),
         ("vit-b/16", {"numerics": "jax"}, "numerics 'jax' is unknown"),
         ("vit-b/16", {"channels": 0}, "channels is 0; it must lie between 1 and 10,000"),
@@ -372,7 +382,7 @@ def test_a_change_is_checked_and_touches_nothing_else() -> None:
 def test_a_change_to_what_is_there_already_changes_nothing(spec: ModelSpec) -> None:
     """Else `--head cls` would give big_vision's weights a position that their file has not."""
     assert spec.replace() == spec
-    assert spec.replace(**spec.as_dict()) == spec
+    assert spec.replace(**vars(spec)) == spec
     assert spec.replace(head=spec.head) == spec
 
 
@@ -380,7 +390,7 @@ def test_a_change_to_what_is_there_already_changes_nothing(spec: ModelSpec) -> N
 @given(specs())
 def test_a_spec_survives_json(spec: ModelSpec) -> None:
     fields = spec.as_dict()
-    said = {field.name: getattr(spec, field.name) for field in dataclasses.fields(ModelSpec)}
+    said = dataclasses.asdict(spec)
     assert fields.items() <= said.items()
     assert {name for name in said if name not in fields} == {n for n, default in SINCE_02.items() if said[n] == default}
     assert ModelSpec.from_dict(fields) == spec

@@ -19,6 +19,7 @@ OPTIONS = {
     "registers": {"registers": 4},
     "gap with registers": {"head": "gap", "registers": 2},
     "relative": {"positions": "relative", "added": "every"},
+    "rope": {"positions": "rope", "registers": 2, "qk_norm": True, "attn_norm": True},
 }
 
 
@@ -38,7 +39,7 @@ def test_what_is_caught_is_what_the_layer_computes(name: str) -> None:
         weights = attention_of(layer, tokens)
         assert weights.shape == (2, 3, model.spec.tokens, model.spec.tokens)  # type: ignore[union-attr]
         values = layer.qkv(tokens).reshape(2, -1, 3, 3, 64).permute(2, 0, 3, 1, 4)[2]
-        answer = layer.proj((weights @ values).transpose(1, 2).flatten(2))
+        answer = layer.proj(layer.norm((weights @ values).transpose(1, 2).flatten(2)))
         torch.testing.assert_close(answer, layer(tokens), atol=2e-6, rtol=1e-5)
 
 

@@ -21,7 +21,9 @@ from torch import nn
 from vitctl.config.model import ModelSpec
 from vitctl.errors import OutputExists, UsageError, WeightsError
 from vitctl.io import hugging_face
+from vitctl.io.hugging_face.names import DINO_3, GATED, hf_tensor_rows
 from vitctl.io.weights import About, Tensors, Weights
+from vitctl.models.create import collect_tensors, create_model
 from vitctl.workflows.inputs.weights import load_model
 
 SPEC = ModelSpec(
@@ -193,7 +195,7 @@ def test_half_precision_is_kept() -> None:
     [
         [],
         ["cls_token", "pos_embed", "blocks.0.norm1.weight"],
-        ["deit.embeddings.cls_token", "deit.encoder.layer.0.layernorm_before.weight"],
+        ["beit.embeddings.cls_token", "beit.encoder.layer.0.layernorm_before.weight"],
         ["vision_model.embeddings.patch_embedding.weight", "vision_model.encoder.layers.0.layer_norm1.weight"],
         ["vit.embeddings.cls_token"],
     ],
@@ -287,7 +289,7 @@ def test_height_comes_before_width(size: Any) -> None:
     ("change", "message"),
     [
         ({"hidden_act": "relu"}, "says hidden_act 'relu'; supported: gelu, gelu_new, gelu_pytorch_tanh, gelu_fast"),
-        ({"hidden_act": "quick_gelu"}, "says hidden_act 'quick_gelu'"),
+        ({"hidden_act": "relu"}, "says hidden_act 'relu'"),
         ({"hidden_act": ["gelu"]}, "says hidden_act"),
         ({"hidden_act": 0}, "says hidden_act 0"),
         ({"hidden_size": 64}, "disagree: it says hidden_size 64, not 32; use the config.json"),
@@ -616,6 +618,15 @@ DINO_NAMES = (  # timm's, in DINOv2's files of transformers
 )  # fmt: skip
 
 
+DEIT_NAMES = (  # timm's, in DeiT's files; the rest are those of DINOv2
+    ("^dist_token$", "embeddings.distillation_token"), (r"^head\.", "cls_classifier."),
+    (r"^head_dist\.", "distillation_classifier."), (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."), (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)  # fmt: skip
+GATES, UP = ".mlp.gate_proj.weight", ".mlp.up_proj.weight"
+
+
 def dino_folder(registers: int) -> tuple[Any, Tensors, dict[str, Any]]:
     """timm's DINOv2, and what transformers stores of it."""
     with warnings.catch_warnings():
@@ -660,11 +671,58 @@ def test_dinov2_answers_as_in_timm(registers: int, prefix: bool) -> None:
     torch.testing.assert_close(load_model(weights)(images), theirs(images), rtol=1e-4, atol=1e-5)
 
 
-def test_gated_mlps_are_left_to_timm() -> None:
-    _, tensors, config = dino_folder(0)
-    tensors["encoder.layer.0.mlp.weights_in.weight"] = tensors.pop("encoder.layer.0.mlp.fc1.weight")
-    with pytest.raises(WeightsError, match="it has gated MLPs; use timm's own: --from timm:vit_giant_patch14_dinov2"):
-        read(tensors, config)
+@torch.no_grad()
+@pytest.mark.parametrize("gated", [False, True])
+def test_dinov3_is_read(gated: bool) -> None:
+    """Two of its tensors are one of ours, with zeros where keys have no bias; its config may allow them one."""
+    for key_bias in (False, True):
+        spec = ModelSpec(
+            "vit", height=16, width=24, patch=8, dim=32, heads=4, depth=2, mlp=48, classes=0, positions="rope",
+            class_position=False, registers=3, layer_scale=True, gelu="erf", norm_eps=1e-5, swiglu=gated,
+            key_bias=key_bias,
+        )  # fmt: skip
+        ours = create_model(spec)
+        naming = replace(DINO_3, layers="layer")
+        naming = replace(naming, **dict(zip(("fc1", "fc2"), GATED[GATES if gated else UP], strict=True)))
+        tensors: Tensors = {"embeddings.mask_token": torch.randn(1, 1, 32)}
+        for row in hf_tensor_rows(spec, naming):
+            value = collect_tensors(ours)[row.ours]
+            value.add_(torch.randn(value.shape) * 0.1)
+            parts = list(value.chunk(len(row.theirs) + (row.zero is not None)))
+            if row.zero is not None:
+                parts.pop(row.zero).zero_()
+            tensors |= dict(zip(row.theirs, parts, strict=True))
+        config = {"model_type": "dinov3_vit", "num_attention_heads": 4, "image_size": [16, 24], "rope_theta": 100.0}
+        weights = read(tensors, config | {"hidden_act": "silu" if gated else "gelu"})
+        assert weights.spec == spec.replace(name=weights.spec.name)
+        images = torch.randn(2, 3, 16, 24)
+        torch.testing.assert_close(load_model(weights)(images), ours(images))
+
+
+@torch.no_grad()
+def test_a_distilled_deit_answers_with_both_its_heads() -> None:
+    """timm's model; with the class token's head alone, it is a ViT with a register that has a position."""
+    options = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
+    theirs: Any = timm.create_model("deit_base_distilled_patch16_224", **options).eval()
+    tensors: Tensors = {}
+    for name, tensor in theirs.state_dict().items():
+        tensor.add_(torch.randn(tensor.shape) * 0.1)
+        for pattern, new in (*DEIT_NAMES, *DINO_NAMES):
+            name = re.sub(pattern, new, name)
+        root = "" if "classifier" in name else "deit."
+        if ".attn.qkv." in name:
+            for part, value in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                tensors[root + name.replace(".attn.qkv.", f".attention.attention.{part}.")] = value
+        else:
+            tensors[root + name] = tensor
+    config = {"model_type": "deit", "num_attention_heads": 4, "image_size": 32, "layer_norm_eps": 1e-6}
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(load_model(read(tensors, config))(images), theirs(images), rtol=1e-4, atol=1e-5)
+    one = {name.replace("cls_cl", "cl"): each for name, each in tensors.items() if "distillation_cl" not in name}
+    weights = read(one, config)
+    assert (weights.spec.family, weights.spec.registers, weights.spec.class_position) == ("vit", 1, True)
+    expected = theirs.head(theirs.forward_features(images)[:, 0])
+    torch.testing.assert_close(load_model(weights)(images), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -201,8 +201,8 @@ def test_every_listed_model_runs_on_real_numbers(name: str) -> None:
 
 
 def test_the_combinations_are_all_there() -> None:
-    """15 kinds and places of positions; axial blocks have neither a class token nor relative positions."""
-    assert len(COMBINATIONS) == 2 * 3 * 15 + 2 * 13
+    """17 kinds and places of positions; axial blocks have no class token, and no relative or rotary positions."""
+    assert len(COMBINATIONS) == 2 * 3 * 17 + 2 * 13
     assert len({spec.name for spec in COMBINATIONS + EXTRAS}) == len(COMBINATIONS) + len(EXTRAS)
 
 

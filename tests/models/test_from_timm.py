@@ -70,6 +70,9 @@ PLAIN: dict[str, dict[str, Any]] = {
     "vit_so400m_patch14_siglip_224": {},
     "vit_base_patch16_siglip_gap_224": {"act_layer": "gelu_tanh"},
     "vit_medium_patch16_gap_256": {"img_size": (16, 40), "in_chans": 1},
+    "vit_base_patch16_clip_224": {},
+    "vit_base_patch16_clip_quickgelu_224": {"pre_norm": False},
+    "vit_giant_patch14_reg4_dinov2": {"qk_norm": True, "mlp_ratio": 4.0},
     "vit_base_patch32_siglip_256": {"dynamic_img_size": True, "drop_path_rate": 0.1, "proj_drop_rate": 0.1},
 }
 
@@ -91,10 +94,9 @@ def test_heads_are_those_of_the_architecture_though_the_width_is_a_known_one(tmp
 
 
 STRANGE: dict[str, dict[str, Any]] = {
-    "vit_small_patch16_rope_224": {"depth": 2},
+    "vit_small_patch16_rope_mixed_224": {"depth": 2},
+    "eva02_enormous_patch14_clip_224": SMALL,
     "vit_base_patch16_rpn_224": SMALL,
-    "vit_base_patch16_clip_quickgelu_224": SMALL | {"pre_norm": False},
-    "vit_base_patch16_clip_224": SMALL,
     "test_vit3": SMALL,
     "test_vit4": SMALL,
     "vit_dwee_patch16_reg1_gap_256": SMALL,

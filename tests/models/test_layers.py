@@ -14,7 +14,7 @@ from torch import nn
 from tests.models.tiny import NO_TOKEN, TINY
 from vitctl.config.model import ModelSpec
 from vitctl.models.create import build_module, collect_tensors, create_model, load_tensors
-from vitctl.models.layers import Offsets, PatchEmbedding, PositionTable, PositionTable2d, RelativeAttention
+from vitctl.models.layers import Offsets, PatchEmbedding, PositionTable, PositionTable2d, TableAttention
 from vitctl.models.resize import sincos
 from vitctl.patches import patchify_images
 
@@ -222,7 +222,7 @@ def test_relative_attention_is_a_loop_over_queries_and_keys(front: dict[str, Any
     model = shaken(create_model(spec))
     tokens = torch.randn(2, spec.tokens, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for layer, block in enumerate(model.blocks):
-        assert isinstance(block.attn, RelativeAttention)
+        assert isinstance(block.attn, TableAttention)
         table = collect_tensors(model)[f"blocks.{layer if added == 'every' else 0}.attn.offsets.embed"]
         expected = looped_attention(block.attn, table.numpy(), tokens.numpy(), spec.prefix)
         with torch.no_grad():

@@ -13,6 +13,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Annotated, Any, Literal
 
 from vitctl.config.checks import Between, CountOrZero, Pixels, Range, Share, check_config, require
@@ -69,9 +70,24 @@ EXAFLOPS = {  # Table 6: pretraining on JFT for 7 epochs, or for those in bracke
 Depth = Annotated[int, Range(1, 10_000)]
 Width = Annotated[int, Range(1, 1_000_000)]
 Head = Literal["cls", "gap", "map"]
-Positions = Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae"]
+Positions = Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae", "rope", "1d+rope"]
 Added = Literal["stem", "every", "shared"]
 Norm = Literal["tokens", "pooled"]
+Gelu = Literal["tanh", "erf", "quick"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions: the row and the column of a patch, times these frequencies, turn its queries and keys."""
+
+    place: Literal["center", "index"] = "center"  # DINOv3's, from -1 to 1 on any grid; or EVA's 0, 1, 2, ...
+    temperature: Annotated[float, Range(1, 1_000_000_000)] = 100.0  # from the highest frequency to the lowest
+    grid: tuple[Annotated[int, Range(1, 100_000)], ...] = ()  # to which indices are scaled, on any grid (EVA)
+    offset: Annotated[float, Range(-1000, 1000)] = 0.0  # added to the indices
+    order: Literal["yx", "xy"] = "yx"  # which of the two turns the first half
+
+    def __post_init__(self) -> None:
+        check_config(self, "rope.")
 
 
 @dataclass(frozen=True)
@@ -96,16 +112,28 @@ class ModelSpec:
     hidden: CountOrZero = 0  # width of the pre-logits layer (dense, then tanh) that pretraining puts before the head
     positions: Positions = "1d"
     added: Added = "stem"  # before the first block; before each; the same before each
-    norm: Norm = "tokens"  # what the last norm is applied to: before pooling, or after it
+    norm: Norm | Literal["none"] = (
+        "tokens"  # what the last norm is applied to: before pooling, or after it; or there is none
+    )
     layer_scale: bool = False  # DINOv2's and DeiT III's
     qkv_bias: bool = True
-    gelu: Literal["tanh", "erf"] = "tanh"  # the official code's is tanh, timm's erf
+    gelu: Gelu = "tanh"  # the official code's is tanh, timm's erf, CLIP's quick
     norm_eps: Between = 1e-6
     numerics: Literal["official", "timm"] = "official"  # of the ResNet part of a hybrid
     dropout: Share = 0.0
     drop_path: Share = 0.0
     pad: bool = False  # images that patches do not divide are padded below and on the right
     timm_args: str = ""  # JSON: arguments with which timm builds its own model, beside those above
+    rope: Rope = Rope()  # of positions that are rotary
+    swiglu: bool = False  # MLPs are gated by a SiLU (DINOv2's giant, EVA02)
+    qk_norm: bool = False  # queries and keys are normalized in every head
+    key_bias: bool = True  # where queries and values have a bias, keys have one too: not in EVA and DINOv3
+    attn_norm: bool = False  # a norm before the projection of the attention (EVA02's CLIP)
+    mlp_norm: bool = False  # a norm before the second layer of the MLP (EVA02)
+    pre_norm: bool = False  # a norm before the first block, and no bias of the patches (CLIP)
+    pool_heads: CountOrZero = 0  # of head map; 0: as many as in a block
+    pool_mlp: CountOrZero = 0  # of head map; 0: as wide as in a block
+    pool_prefix: bool = False  # head map reads the class token and registers too
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -125,11 +153,16 @@ class ModelSpec:
         )
         divisor = {"2d": 2, "sincos": 4, "sincos-mae": 4}.get(self.positions, 1)
         require(self.dim % divisor == 0, f"{self.name}: {self.positions} positions need a width that {divisor} divides")
+        require(
+            not self.is_rotary or (self.added == "stem" and self.dim // self.heads % 4 == 0),
+            f"{self.name}: rotary positions act in every block, on heads whose width 4 divides; this has heads of "
+            f"{self.dim // self.heads} and added {self.added}",
+        )
         if self.family == "axial":
             require(
-                not self.class_token and not self.registers and self.positions != "relative",
-                f"{self.name}: rows and columns have no place for a class token, registers or relative positions; "
-                "set head to gap or map",
+                not self.class_token and not self.registers and self.positions != "relative" and not self.is_rotary,
+                f"{self.name}: rows and columns have no place for a class token, registers or relative or rotary "
+                "positions; set head to gap or map",
             )
         self.check_size()
 
@@ -180,6 +213,10 @@ class ModelSpec:
         return self.grid[0] * self.grid[1] + self.prefix
 
     @property
+    def is_rotary(self) -> bool:
+        return self.positions in ("rope", "1d+rope")
+
+    @property
     def position_rows(self) -> int:
         """Rows of a table with one position a token; registers have none unless the class token has one."""
         return self.grid[0] * self.grid[1] + (self.prefix if self.class_position else 0)
@@ -206,7 +243,9 @@ class ModelSpec:
         unknown = sorted(set(fields) - known)
         require(not unknown, f"this spec is of a newer version: it has {', '.join(unknown)}")
         try:
-            return cls(**(fields | {"layers": tuple(fields.get("layers", ()))}))
+            rope = fields.get("rope", {})
+            rope = Rope(**rope | {"grid": tuple(rope.get("grid", ()))})
+            return cls(**(fields | {"layers": tuple(fields.get("layers", ())), "rope": rope}))
         except TypeError as error:
             raise ConfigError(f"this is not the spec of a model: {error}") from error
 
@@ -267,7 +306,7 @@ def read_hybrid(resnet: str, size: str, reach: str) -> dict[str, Any]:
     return read_vit(size, reach, f"{resnet}+") | {"family": "hybrid", "layers": cut[0], "patch": cut[1]}
 
 
-SINCE_02 = {field.name: field.default for field in dataclasses.fields(ModelSpec) if field.name in ("timm_args",)}
+SINCE_02 = dict(dropwhile(lambda item: item[0] != "timm_args", dataclasses.asdict(ModelSpec("vit")).items()))
 
 AS_BIT: dict[str, Any] = {  # what is the same in every ResNet
     "family": "bit", "patch": 1, "head": "gap", "class_token": False, "class_position": False, "positions": "none",

@@ -29,7 +29,7 @@ from vitctl.config.checks import (
 )
 from vitctl.config.common import DATA, Precision, SourceConfig
 from vitctl.config.masking import MaskingConfig, Objective
-from vitctl.config.model import Added, Depth, Head, Norm, Positions, Width
+from vitctl.config.model import Added, Depth, Gelu, Head, Norm, Positions, Width
 from vitctl.config.option import Partial, option, setting, subconfig, with_fields, with_named
 from vitctl.config.res import Res
 from vitctl.errors import ConfigError
@@ -96,6 +96,11 @@ class ShapeConfig(Partial):
     heads: Width | None = setting(None, "attention heads")
     mlp: Width | None = setting(None, "width of the MLP")
     added: Added | None = setting(None, "where positions are added: at the stem, in every block, or in shared ones")
+    registers: CountOrZero | None = setting(None, "register tokens")
+    swiglu: bool | None = setting(None, "MLPs gated by a SiLU; two thirds of mlp have as many weights")
+    qk_norm: bool | None = setting(None, "norms of queries and keys")
+    layer_scale: bool | None = setting(None, "a scale of every residual branch")
+    gelu: Gelu | None = setting(None, "formula of the GELU; timm's rotary models have erf")
 
     def __post_init__(self) -> None:
         check_config(self, "shape.")

@@ -22,9 +22,13 @@ def attention_layers(model: nn.Module) -> list[Any]:
 
 def attention_of(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
     """The attention [B, H, T, T] of a layer for its input [B, T, D]."""
-    batch, count, _ = tokens.shape
-    qkv = layer.qkv(tokens).reshape(batch, count, 3, layer.num_heads, layer.head_dim).permute(2, 0, 3, 1, 4)
-    queries, keys = layer.q_norm(qkv[0]) * layer.scale, layer.k_norm(qkv[1])  # [B, H, T, D/H]
+    if hasattr(layer, "project"):
+        queries, keys, _ = layer.project(tokens)  # [B, H, T, D/H]
+    else:  # timm's
+        batch, count, _ = tokens.shape
+        qkv = layer.qkv(tokens).reshape(batch, count, 3, layer.num_heads, layer.head_dim).permute(2, 0, 3, 1, 4)
+        queries, keys = layer.q_norm(qkv[0]), layer.k_norm(qkv[1])
+    queries = queries * layer.scale
     logits = queries @ keys.transpose(-2, -1)
     offsets = getattr(layer, "offsets", None)  # relative positions
     logits = logits if offsets is None else logits + offsets(queries)

@@ -15,6 +15,8 @@ import torch
 
 from vitctl.config.model import AS_BIT, SIZES, ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
+from vitctl.io.dino import PERIODS, count_heads, rename_dino
+from vitctl.io.eva import from_eva
 from vitctl.io.weights import (
     HALF,
     IMAGENET,
@@ -26,7 +28,7 @@ from vitctl.io.weights import (
     parse_normalization,
     zero_head_note,
 )
-from vitctl.patches import square_grid
+from vitctl.patches import round_to, square_grid
 
 Config = dict[str, Any]
 Describe = Callable[[Config, str], tuple[ModelSpec, Config]]  # config of an architecture to spec and pretrained_cfg
@@ -42,7 +44,7 @@ STRANGERS = (  # parts of other models, by patterns of names
     (r"attn\.(q|k)_norm\.", "norms of queries and keys"),
     (r"rel_pos|relative_position", "relative position biases"),
     (r"^dist_token|^head_dist", "DeiT's distillation token"),
-    (r"mlp\.(w12|w3|fc1_g|fc1_x)\.", "gated MLPs"),
+    (r"mlp\.(fc1_g|fc1_x)\.", "gated MLPs of two parts"),
     (r"^norm_pre\.", "a norm before the first block"),
     (r"\.bn\d\.|running_mean", "batch normalization"),
 )
@@ -89,7 +91,7 @@ def read_state_dict(
 ) -> Weights:
     """Weights from a state dict, of the architecture in its config, or else inferred from its shapes."""
     raw = tensors
-    tensors = {plain_tensor_name(name): tensor for name, tensor in raw.items()}
+    tensors = {plain_tensor_name(name): tensor for name, tensor in rename_dino(raw).items()}
     extra = {name: tensor for name, tensor in tensors.items() if APART.match(name)}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
     try:
@@ -100,7 +102,7 @@ def read_state_dict(
             check_plain_vit(raw, source, wrapper)
             look_alike = "DeiT III is assumed: models with rotary position embeddings may look the same"
             assumptions = [look_alike] if has_gammas(raw) else []
-            weights = read_bare(tensors, source, wrapper, bool(extra), assumptions)
+            weights = read_bare(tensors, source, wrapper, bool(extra), assumptions, count_heads(raw))
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, ConfigError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error
         raise WeightsError(f"{source}: not the state dict of a plain ViT or BiT: {problem}") from error
@@ -119,6 +121,8 @@ def read_architecture(
     is_stated = "mean" in (config.get("pretrained_cfg") or config)
     guess = "" if is_stated else f"timm's for {config['architecture']}"
     own = raw if spec.family == "timm" else split_class_position(tensors)
+    if "eva_in_halves" in pretrained and spec.family != "timm":
+        own = from_eva(tensors, spec, pretrained["eva_in_halves"])
     return Weights(spec, own, about, normalization_guess=guess)
 
 
@@ -141,6 +145,8 @@ def check_plain_vit(tensors: Tensors, source: str, wrapper: str) -> None:
     if "stem.conv.weight" in tensors:
         return
     problem = None
+    if PERIODS in tensors:  # DINOv3's
+        return
     if "pos_embed" not in tensors:
         problem = "no pos_embed, like models with rotary position embeddings"
     elif has_gammas(tensors) and wrapper not in ("model", "model_ema"):
@@ -155,15 +161,20 @@ def has_gammas(tensors: Tensors) -> bool:
     return any(re.search(r"\.gamma_[12]$", name) for name in tensors)
 
 
-def read_bare(tensors: Tensors, source: str, wrapper: str, is_masked: bool, assumptions: list[str]) -> Weights:
-    """Weights of a file without a config: inferred from shapes, and from what is usual where shapes do not decide."""
+def read_bare(
+    tensors: Tensors, source: str, wrapper: str, is_masked: bool, assumptions: list[str], heads: int | None
+) -> Weights:
+    """Weights of a file without a config: inferred from shapes, and from what is usual where shapes do not decide.
+
+    `heads` are known of rotary models alone.
+    """
     if "stem.conv.weight" in tensors:
         width, channels = tensors["stem.conv.weight"].shape[:2]
         spec = bit_spec(count_blocks_per_stage(tensors, STAGE), width, channels, count_classes(tensors), "timm")
         assumptions.append(f"image size {spec.height}x{spec.width} is assumed: there is no config.json")
     else:
         tensors = split_class_position(tensors)
-        spec = infer_transformer_spec(tensors, source, assumptions)
+        spec = infer_transformer_spec(tensors, source, assumptions, heads)
     values, guess = guess_normalization(tensors, wrapper, is_masked)
     mean, std = (for_channels(each, spec.channels) for each in values)
     about = About("timm state dict", source, mean, std)
@@ -171,8 +182,7 @@ def read_bare(tensors: Tensors, source: str, wrapper: str, is_masked: bool, assu
 
 
 def plain_tensor_name(name: str) -> str:
-    name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name)  # DeiT III's first files
-    return "reg_token" if name == "register_tokens" else name
+    return re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name)  # DeiT III's first files
 
 
 def split_class_position(tensors: Tensors) -> Tensors:
@@ -190,11 +200,13 @@ def count_blocks(tensors: Tensors) -> int:
     return len({match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))})
 
 
-def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str]) -> ModelSpec:
+def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str], heads: int | None) -> ModelSpec:
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
-    heads = heads_of(dim, source)
-    assumptions.append(f"{heads} heads (usual for width {dim}) and exact GELU are assumed: there is no config.json")
-    size = Size(dim, count_blocks(tensors), heads, tensors["blocks.0.mlp.fc1.weight"].shape[0])
+    mlp, is_rotary = tensors["blocks.0.mlp.fc2.weight"].shape[1], heads is not None
+    if heads is None:
+        heads = heads_of(dim, source)
+        assumptions.append(f"{heads} heads (usual for width {dim}) and exact GELU are assumed: there is no config.json")
+    size = Size(dim, count_blocks(tensors), heads, mlp)
     family: Literal["vit", "hybrid"] = "hybrid" if any(name.startswith(BACKBONE) for name in tensors) else "vit"
     layers: tuple[int, ...] = ()
     reach = patch  # pixels from one token to the next
@@ -204,7 +216,11 @@ def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str]
         channels, reach = tensors[root].shape[1], patch * 4 * 2 ** max(0, len(layers) - 1)
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     has_class = "cls_token" in tensors
-    side, class_position = find_grid(tensors["pos_embed"].shape[1], int(has_class) + registers, reach, source)
+    if is_rotary:
+        side, class_position = round_to(224, reach, up=False), False
+        assumptions.append(f"image size {side}x{side} is assumed; rotary positions suit any other too")
+    else:
+        side, class_position = find_grid(tensors["pos_embed"].shape[1], int(has_class) + registers, reach, source)
     is_pooled = "fc_norm.weight" in tensors
     head: Literal["cls", "gap", "map"] = "cls" if has_class and not is_pooled else "gap"
     return ModelSpec(
@@ -213,7 +229,8 @@ def infer_transformer_spec(tensors: Tensors, source: str, assumptions: list[str]
         head="map" if "attn_pool.latent" in tensors else head, class_token=has_class, class_position=class_position,
         registers=registers, hidden=len(tensors.get("pre_logits.fc.bias", ())),
         norm="pooled" if is_pooled else "tokens", layer_scale="blocks.0.ls1.gamma" in tensors,
-        qkv_bias="blocks.0.attn.qkv.bias" in tensors, gelu="erf",
+        qkv_bias="blocks.0.attn.qkv.bias" in tensors, gelu="erf", swiglu=len(tensors["blocks.0.mlp.fc1.weight"]) > mlp,
+        positions="rope" if is_rotary else "1d", norm_eps=1e-5 if is_rotary else 1e-6, key_bias=not is_rotary,
         numerics="official" if family == "vit" else "timm",
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch
 from vitctl.config.model import ModelSpec, Size, model_name
 from vitctl.io.atomic import atomic_folder, atomic_write, write_json
 from vitctl.io.capabilities import ANY, Capabilities, Values, allow_any, check_supported
+from vitctl.io.eva import eva_arguments, needs_eva, to_eva
 from vitctl.io.weights import Tensors, Weights
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
@@ -26,10 +27,21 @@ ARCHITECTURES = {  # timm's names; a ViT of other sizes is a vit_base with every
 }  # fmt: skip
 
 
+def architecture_of_any_size(spec: ModelSpec) -> str:
+    """An architecture of timm whose defaults can all be replaced: it ignores arguments that are None."""
+    if spec.norm_eps == 1e-6:
+        return "eva_giant_patch14_224" if needs_eva(spec) else "vit_base_patch16_224"
+    if not needs_eva(spec):
+        return "vit_base_patch32_clip_224"
+    return "vit_small_patch16_dinov3" if spec.layer_scale else "vit_pe_core_tiny_patch16_384"
+
+
 def find_architecture(spec: ModelSpec) -> str | None:
     """timm's architecture with exactly these sizes."""
     if spec.family == "timm":
         return spec.name.removeprefix("timm:").partition(".")[0]
+    if needs_eva(spec) or spec.norm_eps != 1e-6:
+        return None
     size = Size(spec.dim, spec.depth, spec.heads, spec.mlp) if spec.family != "bit" else Size(0, 0, 0, 0)
     return ARCHITECTURES.get(model_name(spec.family, size, spec.patch, spec.layers, spec.factor))
 
@@ -39,6 +51,11 @@ def allow_unless_bit(*values: Any) -> Values:
     return lambda spec: ANY if spec.family == "bit" else values
 
 
+def list_positions(spec: ModelSpec) -> tuple[str, ...]:
+    tables = ("1d", "sincos", "sincos-mae")  # all are a table for timm
+    return ("none",) if spec.family == "bit" else (*tables, "none", "rope", "1d+rope") if needs_eva(spec) else tables
+
+
 CAPABILITIES = Capabilities(
     "timm's layout",
     "write .safetensors or onnx instead",
@@ -46,13 +63,17 @@ CAPABILITIES = Capabilities(
         "family": lambda spec: ("vit", "hybrid", "bit", "timm") if find_architecture(spec) else ("vit",),
         "timm_args": allow_any,
         **dict.fromkeys(("height", "width", "channels", "classes", "patch", "dim", "depth", "heads", "mlp"), allow_any),
-        **dict.fromkeys(("class_token", "class_position", "registers", "layer_scale", "qkv_bias", "gelu"), allow_any),
+        **dict.fromkeys(("class_token", "class_position", "registers", "layer_scale", "qkv_bias"), allow_any),
+        **dict.fromkeys(("qk_norm", "attn_norm", "mlp_norm", "pre_norm"), allow_any),
+        **dict.fromkeys(("rope", "swiglu", "key_bias", "pool_heads", "pool_mlp"), allow_any),  # of its Eva
+        "gelu": lambda spec: ("erf",) if needs_eva(spec) and not (spec.swiglu and spec.head != "map") else ANY,
+        "pool_prefix": lambda spec: (spec.prefix > 0,) if needs_eva(spec) and spec.head == "map" else (False,),
         "layers": lambda spec: ((),) if spec.family == "vit" else ANY,
         "factor": lambda spec: ANY if spec.family == "bit" else (1,),
         "head": lambda spec: ("gap",) if spec.family == "bit" else ANY,
-        "positions": lambda spec: ("none",) if spec.family == "bit" else ("1d", "sincos", "sincos-mae"),  # as a table
-        "norm": allow_unless_bit("tokens", "pooled"),
-        "norm_eps": allow_unless_bit(1e-6),
+        "positions": list_positions,
+        "norm": allow_unless_bit("tokens", "pooled", "none"),
+        "norm_eps": allow_unless_bit(1e-6, 1e-5),
         "numerics": lambda spec: ANY if spec.family in ("vit", "timm") else ("timm",),
     },
     about=("mean", "std"),
@@ -61,7 +82,8 @@ CAPABILITIES = Capabilities(
 
 def save_timm_folder(weights: Weights, folder: Path) -> None:
     config = timm_config(weights)
-    save_model_folder(folder, weights.tensors, {"config.json": config})
+    tensors = to_eva(weights.tensors, weights.spec) if needs_eva(weights.spec) else weights.tensors
+    save_model_folder(folder, tensors, {"config.json": config})
 
 
 def save_model_folder(folder: Path, tensors: Tensors, configs: dict[str, dict[str, Any]]) -> None:
@@ -79,7 +101,7 @@ def timm_config(weights: Weights) -> dict[str, Any]:
     check_supported(weights, CAPABILITIES)
     arguments = model_arguments(spec)
     config: dict[str, Any] = {
-        "architecture": find_architecture(spec) or "vit_base_patch16_224",
+        "architecture": find_architecture(spec) or architecture_of_any_size(spec),
         "num_classes": spec.classes,
         "model_args": arguments,
         "pretrained_cfg": {
@@ -132,18 +154,25 @@ def model_arguments(spec: ModelSpec) -> dict[str, Any]:
         own: dict[str, Any] = json.loads(spec.timm_args or "{}") | {"in_chans": spec.channels}
         sized = own | {"img_size": [spec.height, spec.width]}
         return sized if takes_size(find_architecture(spec) or "", **sized) else own
-    common = {
+    common: dict[str, Any] = {
         "img_size": [spec.height, spec.width],
         "in_chans": spec.channels,
         "global_pool": POOLS[spec.head],
         "class_token": spec.class_token,
-        "fc_norm": spec.norm == "pooled",
         "no_embed_class": not spec.class_position,
-        "act_layer": "gelu_tanh" if spec.gelu == "tanh" else "gelu",
+        "qkv_bias": spec.qkv_bias,
+        "qk_norm": spec.qk_norm,
+        "init_values": 1e-5 if spec.layer_scale else None,
     }
-    more: dict[str, Any] = {"reg_tokens": spec.registers, "qkv_bias": spec.qkv_bias}
-    more |= {"init_values": 1e-5} if spec.layer_scale else {}
-    if spec.family == "hybrid":
-        return common | more
     sizes = {"patch_size": spec.patch, "embed_dim": spec.dim, "depth": spec.depth, "num_heads": spec.heads}
-    return common | sizes | {"mlp_ratio": (spec.mlp + 0.5) / spec.dim} | more
+    if needs_eva(spec):
+        return common | sizes | eva_arguments(spec)
+    common |= {
+        "fc_norm": spec.norm == "pooled",
+        "act_layer": {"tanh": "gelu_tanh", "erf": "gelu", "quick": "quick_gelu"}[spec.gelu],
+        "reg_tokens": spec.registers,
+        "pre_norm": spec.pre_norm,
+        "scale_attn_norm": spec.attn_norm,
+        "scale_mlp_norm": spec.mlp_norm,
+    }
+    return common if spec.family == "hybrid" else common | sizes | {"mlp_ratio": (spec.mlp + 0.5) / spec.dim}

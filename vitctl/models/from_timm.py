@@ -12,22 +12,30 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+from timm.layers import AttentionRope, Mlp, RotaryEmbeddingCat, RotaryEmbeddingDinoV3
 from timm.models import PretrainedCfg
+from timm.models.eva import Eva
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from vitctl.config.model import AS_BIT, ModelSpec, Size, model_name, model_spec
+from vitctl.config.model import AS_BIT, Gelu, ModelSpec, Rope, Size, model_name, model_spec
 from vitctl.errors import ConfigError, WeightsError, causes, did_you_mean
+from vitctl.io.eva import from_eva
 from vitctl.io.state_dict import parse_pretrained_cfg
 from vitctl.io.weights import Weights
-from vitctl.models.create import build_module, check_timm_name, collect_tensors, import_timm
+from vitctl.models.create import build_module, check_same_tensors, check_timm_name, collect_tensors, import_timm
 from vitctl.models.hub import CHECK, NOT_DOWNLOADED, check_reachable
 from vitctl.reporting import mute_loggers
 
 NOT_ARGS = ("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate")  # which are fields of the spec
 CNN_REACH = 32  # pixels that every stage of a CNN divides
 HEADS: dict[str, Literal["cls", "gap", "map"]] = {"token": "cls", "avg": "gap", "map": "map"}
+EVA_PARTS = {
+    "Eva", "PatchEmbed", "Conv2d", "Linear", "LayerNorm", "Identity", "Dropout", "ModuleList", "EvaBlock",
+    "EvaAttention", "AttentionRope", "Mlp", "GluMlp", "SwiGLU", "GELU", "SiLU", "AttentionPoolLatent", "DropPath",
+    "RotaryEmbeddingCat", "RotaryEmbeddingDinoV3",
+}  # fmt: skip
 IDLE = {"Identity", "Dropout", "DropPath", "PatchDropout"}  # the identity in eval mode
 NOT_COMPUTED = {  # attributes of modules that do not change the output for images of the model's own size
     "training", "p", "inplace", "drop_prob", "drop_rate", "scale_by_keep", "grad_checkpointing", "fused_attn",
@@ -48,7 +56,10 @@ def timm_weights(reference: str) -> Weights:
     spec = choose_spec(model, config, resolved)
     about = parse_pretrained_cfg(config, spec, "timm", f"timm:{resolved}")
     origin = {"from": f"timm:{resolved}", "license": config.get("license")}
-    weights = Weights(spec, collect_tensors(model), dataclasses.replace(about, training=origin))
+    tensors = collect_tensors(model)
+    if isinstance(model, Eva) and spec.family != "timm":
+        tensors = from_eva(tensors, spec, in_halves(model))
+    weights = Weights(spec, tensors, dataclasses.replace(about, training=origin))
     return weights.with_notes(f"{name} is {resolved}" if name != resolved else "")
 
 
@@ -134,6 +145,7 @@ def describe_architecture(config: dict[str, Any], source: str) -> tuple[ModelSpe
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             raise WeightsError(f"{source}: timm cannot build {name} from config.json ({text})") from error
     facts = model.pretrained_cfg | {"label_names": config.get("label_names") or stated.get("label_names")}
+    facts |= {"eva_in_halves": in_halves(model)} if isinstance(model, Eva) else {}
     return choose_spec(model, facts, name, arguments), facts
 
 
@@ -145,43 +157,110 @@ def filter_pretrained_cfg(stated: dict[str, Any]) -> dict[str, Any] | None:
 
 def infer_spec(model: nn.Module, config: dict[str, Any]) -> ModelSpec:
     """The spec of a timm model; the error names the first module that ours would compute differently."""
-    if type(model) not in (VisionTransformer, ResNetV2):
+    if type(model) not in (VisionTransformer, ResNetV2, Eva):
         raise WeightsError(f"is timm's {type(model).__name__}, not a plain Vision Transformer")
     try:
-        spec = infer_bit(model, config) if isinstance(model, ResNetV2) else infer_transformer(model)
+        if isinstance(model, ResNetV2):
+            spec = infer_bit(model, config)
+        else:
+            spec = infer_eva(model) if isinstance(model, Eva) else infer_transformer(model)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, ConfigError) as error:
         raise WeightsError(f"is not a plain Vision Transformer or BiT ({type(error).__name__}: {error})") from error
-    with torch.device("meta"):
-        ours = build_module(spec)
-    difference = next(compare_modules(ours, model), None)
+    difference = next(compare_eva(spec, model) if isinstance(model, Eva) else compare_modules(spec, model), None)
     if difference:
         raise WeightsError(f"is not vitctl's {spec.name}: {difference}")
     return spec
 
 
 def infer_transformer(model: Any) -> ModelSpec:
-    embed, block = model.patch_embed, model.blocks[0]
-    size = Size(model.embed_dim, len(model.blocks), block.attn.num_heads, block.mlp.fc1.out_features)
-    backbone = getattr(embed, "backbone", None)
+    backbone = getattr(model.patch_embed, "backbone", None)
     layers = tuple(len(stage.blocks) for stage in getattr(backbone, "stages", ()))
-    first = embed.proj if backbone is None else backbone.stem.conv if layers else backbone.conv
     family: Literal["vit", "hybrid"] = "vit" if backbone is None else "hybrid"
-    return ModelSpec(
-        model_name(family, size, embed.patch_size[0], layers),
-        family,
-        height=embed.img_size[0], width=embed.img_size[1], channels=first.in_channels, classes=model.num_classes,
-        patch=embed.patch_size[0], **vars(size), layers=layers, head=HEADS[model.global_pool],
-        class_token=model.has_class_token,
-        class_position=not model.no_embed_class and model.num_prefix_tokens > 0,
-        registers=model.num_reg_tokens,
-        positions="none" if model.pos_embed is None else "1d",
-        norm="tokens" if isinstance(model.fc_norm, nn.Identity) else "pooled",
-        layer_scale=not isinstance(block.ls1, nn.Identity),
+    block = model.blocks[0]
+    return describe_vit(
+        model, family=family, layers=layers, numerics="official" if backbone is None else "timm",
+        positions="none" if model.pos_embed is None else "1d", class_token=model.has_class_token,
+        registers=model.num_reg_tokens, layer_scale=not isinstance(block.ls1, nn.Identity),
         qkv_bias=block.attn.qkv.bias is not None,
-        gelu="tanh" if gelu_formula(block.mlp.act) == "tanh" else "erf",
-        norm_eps=block.norm1.eps,
-        numerics="official" if backbone is None else "timm",
     )  # fmt: skip
+
+
+def describe_vit(model: Any, **more: Any) -> ModelSpec:
+    """The spec of a ViT or an Eva, whose other attributes are given."""
+    embed, block = model.patch_embed, model.blocks[0]
+    is_gated = not isinstance(block.mlp, Mlp)
+    size = Size(model.embed_dim, len(model.blocks), block.attn.num_heads, block.mlp.fc2.in_features)
+    backbone, layers = getattr(embed, "backbone", None), more.get("layers", ())
+    first = embed.proj if backbone is None else backbone.stem.conv if layers else backbone.conv
+    pool, act = model.attn_pool, gelu_formula(block.mlp.act)
+    norms: dict[Literal["tokens", "pooled", "none"], nn.Module] = {
+        "tokens": model.norm,
+        "pooled": model.fc_norm,
+        "none": nn.LayerNorm(1),
+    }
+    return ModelSpec(
+        model_name(more.get("family", "vit"), size, embed.patch_size[0], layers),
+        height=embed.img_size[0], width=embed.img_size[1], channels=first.in_channels, classes=model.num_classes,
+        patch=embed.patch_size[0], **vars(size), head=HEADS[model.global_pool],
+        class_position=not model.no_embed_class and model.num_prefix_tokens > 0 and model.pos_embed is not None,
+        norm=next(name for name, norm in norms.items() if not isinstance(norm, nn.Identity)),
+        gelu="erf" if act is None or is_gated else act, norm_eps=block.norm1.eps,
+        swiglu=is_gated, qk_norm=not isinstance(block.attn.q_norm, nn.Identity),
+        attn_norm=not isinstance(block.attn.norm, nn.Identity), mlp_norm=not isinstance(block.mlp.norm, nn.Identity),
+        pre_norm=not isinstance(model.norm_pre, nn.Identity),
+        pool_heads=pool.num_heads if pool is not None and pool.num_heads != size.heads else 0,
+        pool_mlp=pool.mlp.fc1.out_features if pool is not None and pool.mlp.fc1.out_features != size.mlp else 0,
+        **more,
+    )  # fmt: skip
+
+
+def infer_eva(model: Any) -> ModelSpec:
+    attention = model.blocks[0].attn
+    key_bias = isinstance(attention, AttentionRope)  # timm's other attention has none
+    if attention.qkv is None:
+        query = attention.q_proj.bias
+    else:
+        query = attention.qkv.bias if key_bias else attention.q_bias
+    positions = "none" if model.pos_embed is None else "1d"
+    if model.rope is not None:
+        positions = "rope" if model.pos_embed is None else "1d+rope"
+    return describe_vit(
+        model, positions=positions, class_token=model.cls_token is not None,
+        registers=0 if model.reg_token is None else model.reg_token.shape[1],
+        layer_scale=model.blocks[0].gamma_1 is not None, qkv_bias=query is not None,
+        pool_prefix=model.attn_pool is not None and model.num_prefix_tokens > 0, key_bias=key_bias or query is None,
+        rope=Rope() if model.rope is None else infer_rope(model.rope),
+    )  # fmt: skip
+
+
+def infer_rope(rope: Any) -> Rope:
+    if type(rope) is RotaryEmbeddingDinoV3 and rope.normalize_coords == "separate" and rope.grid_offset == 0:
+        return Rope("center", rope.temperature, order="yx" if rope.grid_indexing == "ij" else "xy")
+    if type(rope) is not RotaryEmbeddingCat or rope.in_pixels:
+        raise ConfigError(f"its rope is a {type(rope).__name__}")
+    grid = tuple(rope.ref_feat_shape or ())
+    order: Literal["yx", "xy"] = "yx" if rope.grid_indexing == "ij" else "xy"
+    return Rope("index", rope.temperature, grid, rope.grid_offset, order)
+
+
+def compare_eva(spec: ModelSpec, model: Any) -> Iterator[str]:
+    """What ours would compute differently: modules of other kinds, and tensors of other names or shapes."""
+    for name, module in model.named_modules():
+        if type(module).__name__ not in EVA_PARTS:
+            yield f"its {name} is a {type(module).__name__}"
+    if any(getattr(block.attn, "gate", None) is not None for block in model.blocks):
+        yield "its attention has gates"
+    with torch.device("meta"):
+        ours, theirs = collect_tensors(build_module(spec)), from_eva(collect_tensors(model), spec, in_halves(model))
+        try:
+            yield from check_same_tensors(ours, theirs, "its tensors")
+        except WeightsError as error:
+            yield str(error)
+
+
+def in_halves(model: Any) -> bool:
+    """Whether an Eva turns the first half of a head with the second."""
+    return bool(getattr(model.blocks[0].attn, "rotate_half", False))
 
 
 def infer_bit(model: Any, config: dict[str, Any]) -> ModelSpec:
@@ -194,9 +273,10 @@ def infer_bit(model: Any, config: dict[str, Any]) -> ModelSpec:
     )  # fmt: skip
 
 
-def compare_modules(ours: nn.Module, theirs: nn.Module) -> Iterator[str]:
+def compare_modules(spec: ModelSpec, theirs: nn.Module) -> Iterator[str]:
     """Modules of another type and plain attributes of another value, under their names in timm's model."""
-    own = dict(ours.named_modules())
+    with torch.device("meta"):
+        own = dict(build_module(spec).named_modules())
     for name, module in theirs.named_modules():
         mine, kind = own.get(name), type(module).__name__
         if {kind, type(mine).__name__} <= IDLE or (gelu_formula(module) and gelu_formula(module) == gelu_formula(mine)):
@@ -210,9 +290,9 @@ def compare_modules(ours: nn.Module, theirs: nn.Module) -> Iterator[str]:
                 yield f"its {name or 'model'} has {attribute} {value!r}"
 
 
-def gelu_formula(activation: nn.Module | None) -> str | None:
-    """ "erf" or "tanh" for a GELU of torch, timm or vitctl; None for any other activation."""
+def gelu_formula(activation: nn.Module | None) -> Gelu | None:
+    """The formula of a GELU of torch, timm or vitctl; None for any other activation."""
     kind = type(activation).__name__
     if kind == "GELU":
-        return {"none": "erf"}.get(getattr(activation, "approximate", "none"), "tanh")
-    return "tanh" if kind in ("GELUTanh", "TanhGelu") else None
+        return "erf" if getattr(activation, "approximate", "none") == "none" else "tanh"
+    return {"GELUTanh": "tanh", "TanhGelu": "tanh", "QuickGELU": "quick"}.get(kind)  # type: ignore[return-value]

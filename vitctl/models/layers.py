@@ -4,6 +4,7 @@
     2d           a learned row for each column and each row of the grid, half the width each, concatenated
     relative     an embedding for each distance in the sequence, used as additional keys
     sincos       fixed sine and cosine waves of the column and the row, in two versions
+    rope         queries and keys are turned by angles of the row and the column, in every block
 
 Positions are added once at the stem, or to the input of every block (each block has its own table, or all share one).
 """
@@ -13,11 +14,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, PatchEmbed
+from timm.layers import Attention, GluMlp, PatchEmbed
 from torch import nn
 
 from vitctl.config.model import ModelSpec
-from vitctl.models.resize import waves_with_prefix
+from vitctl.models.resize import rope_waves, waves_with_prefix
 from vitctl.patches import patchify_images
 
 LINEAR = 2 * math.sqrt(2 / math.pi)
@@ -141,21 +142,59 @@ class Offsets(nn.Module):
         return F.pad(bias, (self.prefix, 0, self.prefix, 0))
 
 
-class RelativeAttention(Attention):
-    """timm's attention plus the logits of the distances, under the same scale."""
+class RotaryTable(nn.Module):
+    """Turns queries or keys [B, H, T, D/H] by the row and the column of their patch; those of prefix tokens stay."""
+
+    waves: torch.Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        cosines, sines = rope_waves(spec.rope, spec.grid, spec.dim // spec.heads)
+        front = (0, 0, spec.prefix, 0)
+        waves = torch.stack([F.pad(cosines, front, value=1.0), F.pad(sines, front)])  # [2, T, D/H]
+        self.register_buffer("waves", waves, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, dim=-1)
+        turned = x * self.waves[0] + torch.cat([-second, first], dim=-1) * self.waves[1]
+        return turned.to(x.dtype)
+
+
+class TableAttention(Attention):
+    """timm's attention with positions in every block, and perhaps without a bias of the keys."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.offsets: Offsets | None = None  # set by the model: one per layer, or one shared by all
+        self.key_bias = True
+        self.offsets: Offsets | None = None  # set by the model: one per block, or one shared by all
+        self.rotary: RotaryTable | None = None  # one for all
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens [B, T, D] to queries, keys and values [B, H, T, D/H]."""
+        bias = self.qkv.bias
+        if bias is not None and not self.key_bias:
+            query, _, value = bias.chunk(3)
+            bias = torch.cat([query, torch.zeros_like(query), value])
+        qkv = F.linear(x, self.qkv.weight, bias).reshape(*x.shape[:2], 3, self.num_heads, self.head_dim)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys = self.q_norm(queries), self.k_norm(keys)
+        if self.rotary is not None:
+            queries, keys = self.rotary(queries), self.rotary(keys)
+        return queries, keys, values
 
     def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, is_causal: bool = False) -> torch.Tensor:
-        assert self.offsets is not None
         assert not is_causal
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        queries, keys, values = qkv.unbind(0)  # [B, H, T, D/H]
-        bias = self.offsets(queries * self.scale)
+        queries, keys, values = self.project(x)
+        if self.offsets is not None:  # logits of the distances, under the same scale
+            bias = self.offsets(queries * self.scale)
+            attn_mask = bias if attn_mask is None else bias + attn_mask
         dropout = self.attn_drop.p if self.training else 0.0
-        mask = bias if attn_mask is None else bias + attn_mask
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=attn_mask, dropout_p=dropout)
+        return self.proj_drop(self.proj(self.norm(mixed.transpose(1, 2).flatten(2))))  # type: ignore[no-any-return]
+
+
+class SwiGlu(GluMlp):
+    """timm's gated MLP with a SiLU; its first layer holds the gates, then the values."""
+
+    def __init__(self, *args: Any, act_layer: Any = None, **options: Any) -> None:
+        super().__init__(*args, act_layer=nn.SiLU, gate_last=False, **options)

@@ -140,7 +140,7 @@ def check_masked(spec: ModelSpec, objective: str, config: MaskingConfig) -> None
     config.counts(spec.grid[0] * spec.grid[1])
     if objective != "mae":
         return
-    if spec.family == "axial" or spec.positions == "relative" or spec.added != "stem":
+    if spec.family == "axial" or spec.positions == "relative" or spec.is_rotary or spec.added != "stem":
         raise ConfigError(
             f"{spec.name}: mae encodes only the visible patches, so positions must be added at the stem; "
             "use --objective mean-color, or other positions"

@@ -3,6 +3,7 @@
 The official code calls scipy.ndimage.zoom(order=1), which is bilinear interpolation with aligned corners.
 """
 
+import math
 import re
 import zlib
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 from vitctl.config.checks import one_of
 from vitctl.config.interpolate import Method
-from vitctl.config.model import ModelSpec
+from vitctl.config.model import ModelSpec, Rope
 from vitctl.io.weights import Tensors, Weights
 
 Grid = tuple[int, int]
@@ -47,7 +48,8 @@ def describe_method(spec: ModelSpec, method: str) -> str:
         return "timm's own"
     if spec.positions in WAVES:
         return "recomputed"
-    return {"none": "nothing to do", "relative": "bilinear in the distances"}.get(spec.positions, method)
+    idle = {"none": "nothing to do", "rope": "none needed: rotary positions are computed for any grid"}
+    return (idle | {"relative": "bilinear in the distances"}).get(spec.positions, method)
 
 
 def resize_tables(tensors: Tensors, old: ModelSpec, new: ModelSpec, method: Method) -> Tensors:
@@ -56,7 +58,7 @@ def resize_tables(tensors: Tensors, old: ModelSpec, new: ModelSpec, method: Meth
         return tensors
     changed = dict(tensors)
     for name, table in tensors.items():
-        if name == "pos_embed" and old.positions != "1d":
+        if name == "pos_embed" and old.positions in WAVES:
             changed[name] = waves_with_prefix(new).to(table.dtype)
         elif re.fullmatch(rf"pos_embed|{BLOCK}positions\.embed", name):
             changed[name] = resize_table(table, old.grid, new.grid, method)
@@ -142,3 +144,20 @@ def sincos(grid: Grid, dim: int, kind: str = "sincos") -> torch.Tensor:
     y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
     angles = [place.flatten()[:, None] * frequency for place in (x, y)]  # [N, D/4] each
     return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1).float()
+
+
+def rope_waves(rope: Rope, grid: Grid, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines [N, width] of the angles by which a head is turned; both halves of it have the same."""
+    quarter = width // 4
+    frequency = rope.temperature ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    sides = []
+    for axis, count in enumerate(grid):
+        index = torch.arange(count, dtype=torch.float64)
+        if rope.place == "center":
+            sides.append(2 * math.pi * ((index + 0.5) / count * 2 - 1))
+        else:
+            sides.append((index + rope.offset) * (rope.grid[axis] / count if rope.grid else 1.0))
+    y, x = torch.meshgrid(*sides, indexing="ij")
+    places = (y, x) if rope.order == "yx" else (x, y)
+    angles = torch.cat([place.flatten()[:, None] * frequency for place in places] * 2, dim=1)
+    return angles.cos().float(), angles.sin().float()

@@ -7,18 +7,28 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, LayerNorm
+from timm.layers import Attention, AttentionPoolLatent, LayerNorm, Mlp
+from timm.layers.activations import QuickGELU
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from vitctl.config.model import ModelSpec
-from vitctl.models.layers import Offsets, PatchEmbedding, PositionTable, PositionTable2d, RelativeAttention, TanhGelu
+from vitctl.models.layers import (
+    Offsets,
+    PatchEmbedding,
+    PositionTable,
+    PositionTable2d,
+    RotaryTable,
+    SwiGlu,
+    TableAttention,
+    TanhGelu,
+)
 from vitctl.models.resize import WAVES, waves_with_prefix
 from vitctl.models.resnets import HybridEmbedding
 
 POOLS = {"cls": "token", "gap": "avg", "map": "map"}
-GELUS = {"tanh": TanhGelu, "erf": nn.GELU}
+GELUS = {"tanh": TanhGelu, "erf": nn.GELU, "quick": QuickGELU}
 
 
 class PlacedBlock(Block):
@@ -55,38 +65,47 @@ class AxialBlock(nn.Module):
 
 class ViT(VisionTransformer):
     def __init__(self, spec: ModelSpec) -> None:
-        at_stem = spec.added == "stem" and spec.positions in ("1d", *WAVES)
-        hybrid = spec.family == "hybrid"
+        at_stem = spec.added == "stem" and spec.positions in ("1d", "1d+rope", *WAVES)
+        hybrid, has_tables = spec.family == "hybrid", spec.positions == "relative" or spec.is_rotary
+        norm = partial(LayerNorm, eps=spec.norm_eps)
         super().__init__(
             img_size=(spec.height, spec.width), patch_size=spec.patch, in_chans=spec.channels, num_classes=spec.classes,
             global_pool=POOLS[spec.head], embed_dim=spec.dim, depth=spec.depth, num_heads=spec.heads,
-            mlp_ratio=(spec.mlp + 0.5) / spec.dim,  # timm rounds the product down
-            qkv_bias=spec.qkv_bias,
+            mlp_ratio=(spec.mlp * (1 + spec.swiglu) + 0.5) / spec.dim,  # timm rounds the product down
+            qkv_bias=spec.qkv_bias, qk_norm=spec.qk_norm,
+            scale_attn_norm=spec.attn_norm, scale_mlp_norm=spec.mlp_norm, pre_norm=spec.pre_norm,
             init_values=1e-5 if spec.layer_scale else None,
             class_token=spec.class_token,
             pos_embed="learn" if at_stem else "none",
             no_embed_class=not spec.class_position,
             reg_tokens=spec.registers,
-            fc_norm=spec.norm == "pooled",
+            fc_norm=spec.norm == "pooled", final_norm=spec.norm != "none",
             pos_drop_rate=spec.dropout, proj_drop_rate=spec.dropout, drop_path_rate=spec.drop_path, weight_init="skip",
             embed_layer=partial(HybridEmbedding, spec) if hybrid else partial(PatchEmbedding, pad=spec.pad),
-            norm_layer=partial(LayerNorm, eps=spec.norm_eps),
-            act_layer=GELUS[spec.gelu],
+            norm_layer=norm, act_layer=GELUS[spec.gelu], mlp_layer=SwiGlu if spec.swiglu else Mlp,
             block_fn=partial(AxialBlock, spec.grid) if spec.family == "axial" else PlacedBlock,
-            attn_layer=RelativeAttention if spec.positions == "relative" else Attention,
+            attn_layer=TableAttention if has_tables or not spec.key_bias else Attention,
         )  # fmt: skip
         self.spec = spec
+        if spec.head == "map" and (spec.swiglu or spec.pool_heads or spec.pool_mlp):
+            self.attn_pool = AttentionPoolLatent(
+                spec.dim, num_heads=spec.pool_heads or spec.heads, norm_layer=norm, act_layer=GELUS[spec.gelu],
+                mlp_ratio=((spec.pool_mlp or spec.mlp) + 0.5) / spec.dim,
+            )  # fmt: skip
         self.pre_logits: nn.Module = nn.Identity()
         if spec.hidden:  # the pretraining head; the tanh is in the paper's current code
             layers = OrderedDict(fc=nn.Linear(spec.dim, spec.hidden), act=nn.Tanh())
             self.pre_logits = nn.Sequential(layers)
             if spec.classes:
                 self.head = nn.Linear(spec.hidden, spec.classes)
-        if at_stem and spec.positions != "1d":
+        if at_stem and spec.positions in WAVES:
             self.pos_embed = nn.Parameter(waves_with_prefix(spec), requires_grad=False)
         self.positions = PositionTable2d(spec) if spec.added == "stem" and spec.positions == "2d" else None
         if spec.added != "stem":
             self.place_blocks()
+        rotary = RotaryTable(spec) if spec.is_rotary else None
+        for attention in (block.attn for block in self.blocks if spec.family != "axial"):
+            attention.rotary, attention.key_bias = rotary, spec.key_bias
 
     def place_blocks(self) -> None:
         """Gives every block its positions: a table of its own, or the shared one."""
@@ -103,6 +122,9 @@ class ViT(VisionTransformer):
     def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
         tokens = super()._pos_embed(x)
         return tokens if self.positions is None else self.pos_drop(tokens + self.positions())  # type: ignore[no-any-return]
+
+    def pool(self, x: torch.Tensor, pool_type: str | None = None) -> torch.Tensor:
+        return self.attn_pool(x) if self.spec.pool_prefix else super().pool(x, pool_type)  # type: ignore[no-any-return]
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         x = self.pre_logits(self.fc_norm(self.pool(x)))  # [B, D], or [B, R] with a pre-logits layer

@@ -4,11 +4,11 @@ import math
 import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from vitctl.config.model import SIZES, ModelSpec
+from vitctl.config.model import SIZES, Gelu, ModelSpec
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io.weights import Weights
 from vitctl.patches import square_grid
@@ -17,9 +17,10 @@ from vitctl.reporting import format_count
 Config = dict[str, Any]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 quote_value = reprlib.repr
-GELUS: dict[str, Literal["tanh", "erf"]] = {
-    "gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}  # fmt: skip
-DINO_EPS = 1e-6  # of DINOv2
+GELUS: dict[str, Gelu] = {
+    "gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh", "quick_gelu": "quick",
+}  # fmt: skip
+DINO_EPS, DINO_3_EPS = 1e-6, 1e-5  # of DINOv2; of DINOv3
 EPS, HEADS, PIXELS = 1e-12, 12, 224  # the defaults of transformers for what config.json leaves out
 SAME = "use the config.json that was saved with these tensors"
 CROPPING = ("Bit", "CLIP", "Perceiver")  # processors that crop by default
@@ -51,7 +52,7 @@ def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> Non
         raise WeightsError(f"{name} is {tensor.dtype}, {tensor.layout}; save it as float32, float16 or bfloat16")
 
 
-def assume_config(spec: ModelSpec, positions: int, assumptions: list[str]) -> ModelSpec:
+def assume_config(spec: ModelSpec, positions: int | None, assumptions: list[str]) -> ModelSpec:
     """Without a config.json: assumes the values that shapes do not determine."""
     heads = next((size.heads for size in SIZES.values() if size.dim == spec.dim), 0)
     if not heads:
@@ -59,7 +60,8 @@ def assume_config(spec: ModelSpec, positions: int, assumptions: list[str]) -> Mo
             f"the number of heads is unknown for width {spec.dim}: name the file model.safetensors or "
             "pytorch_model.bin, and put a config.json with num_attention_heads next to it"
         )
-    grid = square_grid(positions, (1,))
+    prefix = 1 + spec.registers * spec.class_position
+    grid = (PIXELS // spec.patch, 1) if positions is None else square_grid(positions, (prefix,))
     if grid is None:
         raise WeightsError(f"the grid is unknown: {positions} positions are no class token and square; add config.json")
     pixels = grid[0] * spec.patch
@@ -70,20 +72,30 @@ def assume_config(spec: ModelSpec, positions: int, assumptions: list[str]) -> Mo
     return replace(spec, heads=heads, height=pixels, width=pixels)
 
 
-def apply_config(spec: ModelSpec, positions: int, config: Config) -> ModelSpec:
+def apply_config(spec: ModelSpec, positions: int | None, config: Config) -> ModelSpec:
     heads = read_int("num_attention_heads", config.get("num_attention_heads"), HEADS)
     height, width = image_size(config.get("image_size"))
     pooling = config.get("pooler_act", "tanh")
     if spec.hidden and pooling not in ("tanh", None):
         raise WeightsError(f"config.json says pooler_act {quote_value(pooling)}; vitctl supports tanh only")
     eps = read_float(config, "layer_norm_eps", spec.norm_eps)
-    spec = replace(spec, heads=heads, gelu=gelu_of(config.get("hidden_act")), norm_eps=eps)
+    if spec.swiglu and config.get("model_type") == "dinov3_vit" and config.get("hidden_act") != "silu":
+        raise WeightsError(
+            "config.json says use_gated_mlp with a hidden_act that is not silu; vitctl supports silu only"
+        )
+    gelu = "erf" if spec.swiglu else gelu_of(config.get("hidden_act"))
+    spec = replace(spec, heads=heads, gelu=gelu, norm_eps=eps)
     check_agreement(spec, config)
-    check_positions(spec.patch, height, width, positions)
-    return replace(spec, height=height, width=width)
+    if height % spec.patch or width % spec.patch:
+        raise WeightsError(
+            f"config.json says image_size {height}x{width}; patches of {spec.patch} do not divide it; {SAME}"
+        )
+    spec = replace(spec, height=height, width=width)
+    check_positions(spec, positions)
+    return spec
 
 
-def gelu_of(name: Any) -> Literal["tanh", "erf"]:
+def gelu_of(name: Any) -> Gelu:
     if name is None:
         return "erf"
     if not isinstance(name, str) or name not in GELUS:
@@ -112,14 +124,12 @@ def check_agreement(spec: ModelSpec, config: Config) -> None:
         raise WeightsError(f"config.json and the tensors disagree: it says {both}; {SAME}")
 
 
-def check_positions(patch: int, height: int, width: int, positions: int) -> None:
-    if height % patch or width % patch:
-        raise WeightsError(f"config.json says image_size {height}x{width}; patches of {patch} do not divide it; {SAME}")
-    expected = (height // patch) * (width // patch) + 1
-    if positions != expected:
+def check_positions(spec: ModelSpec, positions: int | None) -> None:
+    expected = spec.tokens - (0 if spec.class_position else spec.registers)
+    if positions not in (None, expected):
         raise WeightsError(
-            f"config.json says image_size {height}x{width}, which needs {expected} positions with the class token, "
-            f"but embeddings.position_embeddings has {positions}; {SAME}"
+            f"config.json says image_size {spec.height}x{spec.width}, which needs {expected} positions with the class "
+            f"token, but embeddings.position_embeddings has {positions}; {SAME}"
         )
 
 
@@ -163,7 +173,7 @@ def make_config(weights: Weights) -> Config:
         "num_hidden_layers": spec.depth,
         "num_attention_heads": spec.heads,
         "intermediate_size": spec.mlp,
-        "hidden_act": "gelu" if spec.gelu == "erf" else "gelu_pytorch_tanh",
+        "hidden_act": {"erf": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}[spec.gelu],
         "layer_norm_eps": spec.norm_eps,
         "image_size": spec.height if spec.height == spec.width else [spec.height, spec.width],
         "patch_size": spec.patch,

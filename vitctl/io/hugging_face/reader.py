@@ -1,18 +1,20 @@
 """Reads a checkpoint of Hugging Face, after checking all of it."""
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from vitctl.config.model import ModelSpec, Size, model_name
+from vitctl.config.model import ModelSpec, Rope, Size, model_name, model_spec
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.hugging_face import config as hf
 from vitctl.io.hugging_face.names import HFTensorRow, Naming, detect_naming, hf_tensor_rows
 from vitctl.io.weights import About, Tensors, Weights, decoder_note, describe_differences, zero_head_note
 
-TYPES = ("vit", "vit_mae", "dinov2", "dinov2_with_registers")  # supported model types: MAE's encoder is a plain ViT
+TYPES = ("vit", "vit_mae", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit")  # MAE's encoder is a plain ViT
+TEACHERS = ("cls_classifier", "distillation_classifier")  # of DeiT: the mean of both is its answer
 
 
 def read_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config | None, source: str) -> Weights:
@@ -28,13 +30,16 @@ def parse_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config
     naming = detect_naming(tensors)
     check_kind(naming, config)
     own, extra, notes = split_off_decoder(tensors, naming)
+    heads = {name: own.pop(name) for name in list(own) if name.startswith(TEACHERS)}
     assumptions, guesses = list[str](), list[str]()
     spec = infer_hf_spec(own, naming, config, assumptions)
     renamed = rename_hf_tensors(own, list(hf_tensor_rows(spec, naming)))
-    if spec.registers:  # the class token's position is added before they are inserted
+    if spec.registers and spec.positions == "1d" and not spec.class_position:  # added before they are inserted
         table = renamed["pos_embed"]
         renamed |= {"cls_token": renamed["cls_token"] + table[:, :1], "pos_embed": table[:, 1:].contiguous()}
     mean, std = hf.read_normalization(preprocessor, spec.channels, guesses)
+    if heads:
+        spec, renamed = with_two_heads(spec, renamed, heads)
     names, fit = hf.class_names(config or {}, spec.classes), hf.read_fit(preprocessor)
     about = About("Hugging Face ViT", source, mean, std, names, fit=fit)
     weights = Weights(spec, renamed, about, extra, (), tuple(assumptions), ", ".join(guesses))
@@ -56,8 +61,16 @@ def check_types(tensors: Any, config: Any, preprocessor: Any) -> None:
 
 def check_kind(naming: Naming, config: hf.Config | None) -> None:
     kind, is_dino = str((config or {}).get("model_type")), naming.is_dino
-    if config and config.get("model_type") and kind.startswith("dinov2") != is_dino:
-        what = "DINOv2" if is_dino else "a ViT"
+    if (
+        config
+        and config.get("model_type")
+        and (kind.startswith("dinov2"), kind == "dinov3_vit")
+        != (
+            is_dino and not naming.is_rotary,
+            naming.is_rotary,
+        )
+    ):
+        what = ("DINOv3" if naming.is_rotary else "DINOv2") if is_dino else "a ViT"
         raise WeightsError(f"config.json says model_type {kind!r}, but its tensors are those of {what}; {hf.SAME}")
 
 
@@ -66,7 +79,8 @@ def split_off_decoder(tensors: Tensors, naming: Naming) -> tuple[Tensors, Tensor
     root = naming.prefix
     mask, ids = f"{root}embeddings.mask_token", f"{root}embeddings.position_ids"
     extra = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
-    own = {name: tensor for name, tensor in tensors.items() if name not in extra and name not in (mask, ids)}
+    own = {name: each for name, each in tensors.items() if name not in extra and name not in (mask, ids)}
+    own = {name: each for name, each in own.items() if each.numel()}  # no registers are a tensor without values
     head = ""
     if naming.is_dino and "classifier.weight" in own:
         own = {name: tensor for name, tensor in own.items() if not name.startswith("classifier.")}
@@ -78,30 +92,46 @@ def split_off_decoder(tensors: Tensors, naming: Naming) -> tuple[Tensors, Tensor
 
 
 def infer_hf_spec(tensors: Tensors, naming: Naming, config: hf.Config | None, assumptions: list[str]) -> ModelSpec:
-    root = naming.prefix
-    dim, channels, patch, other = shape_of(tensors, f"{root}embeddings.patch_embeddings.projection.weight", 4)
+    root, facts = naming.prefix, config or {}
+    dim, channels, patch, other = shape_of(tensors, f"{root}{naming.patches}.weight", 4)
     if patch != other:
         raise WeightsError(f"its patches are {patch}x{other}; vitctl supports square patches only")
     depth = depth_of(tensors, naming)
-    if any(re.search(r"\.mlp\.(weights_in|gate_proj)\.", name) for name in tensors):
-        raise WeightsError("it has gated MLPs; use timm's own: --from timm:vit_giant_patch14_dinov2")
-    token = f"{root}embeddings.register_tokens"
+    token = root + naming.registers
     registers = shape_of(tensors, token, 3)[1] if token in tensors else 0
-    mlp, _ = shape_of(tensors, f"{root}{naming.layers}.0.{naming.fc1}.weight", 2)
-    biases = {f"{root}{naming.layers}.{index}.{part}.bias" for index in range(depth) for part in naming.attention}
-    classes = classes_of(tensors, config or {})
-    hidden = 0 if classes else length_of(tensors, f"{root}pooler.dense")
-    positions = shape_of(tensors, f"{root}embeddings.position_embeddings", 3)[1]
+    rows = sum(shape_of(tensors, f"{root}{naming.layers}.0.{part}.weight", 2)[0] for part in naming.fc1)
+    mlp = shape_of(tensors, f"{root}{naming.layers}.0.{naming.fc2}.weight", 2)[1]
+    has_bias = [f"{root}{naming.layers}.0.{part}.bias" in tensors for part in naming.attention]
+    classes = classes_of(tensors, facts)
+    positions = None if naming.is_rotary else shape_of(tensors, f"{root}embeddings.position_embeddings", 3)[1]
     spec = ModelSpec(
         "vit", height=patch, width=patch, channels=channels, classes=classes, patch=patch, dim=dim, depth=depth,
-        heads=1, mlp=mlp, hidden=hidden, qkv_bias=not biases.isdisjoint(tensors), gelu="erf",
-        norm_eps=hf.DINO_EPS if naming.is_dino else hf.EPS, layer_scale=naming.is_dino, registers=registers,
-        class_position=not registers,
+        heads=1, mlp=mlp, hidden=0 if classes else length_of(tensors, f"{root}pooler.dense"), qkv_bias=has_bias[0],
+        key_bias=has_bias[1] or not has_bias[0], swiglu=rows == 2 * mlp, gelu="erf",
+        norm_eps=hf.DINO_3_EPS if naming.is_rotary else hf.DINO_EPS if naming.is_dino else hf.EPS,
+        layer_scale=naming.is_dino, registers=registers, class_position=naming.is_distilled or not registers,
     )  # fmt: skip
     spec = (
         hf.assume_config(spec, positions, assumptions) if config is None else hf.apply_config(spec, positions, config)
     )
+    if naming.is_rotary:
+        temperature = hf.read_float(facts, "rope_theta", Rope().temperature)
+        spec = replace(spec, positions="rope", class_position=False, rope=Rope(temperature=temperature))
     return replace(spec, name=model_name("vit", Size(dim, depth, spec.heads, mlp), patch))
+
+
+def with_two_heads(spec: ModelSpec, tensors: Tensors, heads: Tensors) -> tuple[ModelSpec, Tensors]:
+    """A distilled DeiT with the heads of both tokens, which timm builds. Its epsilon is DeiT's own."""
+    own = {"dist_token" if name == "reg_token" else name: value for name, value in tensors.items()}
+    for theirs, ours in zip(TEACHERS, ("head", "head_dist"), strict=True):
+        own |= {f"{ours}.{kind}": heads[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
+    args = {
+        "embed_dim": spec.dim, "depth": spec.depth, "num_heads": spec.heads, "patch_size": spec.patch,
+        "mlp_ratio": (spec.mlp + 0.5) / spec.dim,
+    }  # fmt: skip
+    sizes = {name: getattr(spec, name) for name in ("height", "width", "channels", "patch")}
+    name, classes = "timm:deit_base_distilled_patch16_224", len(own["head.bias"])
+    return model_spec(name, classes=classes, timm_args=json.dumps(args, sort_keys=True), **sizes), own
 
 
 def shape_of(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
@@ -147,4 +177,7 @@ def rename_hf_tensors(tensors: Tensors, table: list[HFTensorRow]) -> Tensors:
     for name, shape in shapes.items():
         hf.check_tensor(name, tensors[name], shape)
     parts = {row.ours: [tensors[name].detach() for name in row.theirs] for row in table}
+    for row in table:
+        if row.zero is not None:
+            parts[row.ours].insert(row.zero, torch.zeros_like(parts[row.ours][0]))
     return {name: torch.cat(several) if len(several) > 1 else several[0] for name, several in parts.items()}

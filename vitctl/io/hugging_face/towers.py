@@ -1,12 +1,11 @@
 """The image towers of CLIP and SigLIP in transformers, to timm's names. Their text towers are left out."""
 
-import json
 import re
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from vitctl.config.model import ModelSpec, Size, model_name, model_spec
+from vitctl.config.model import ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.hugging_face import config as hf
 from vitctl.io.weights import About, Tensors, Weights
@@ -25,7 +24,6 @@ NAMES = (  # theirs, ours
     (r"head\.layernorm\.", "attn_pool.norm."),
     (r"head\.mlp\.", "attn_pool.mlp."),
 )
-ACTIVATIONS = {"quick_gelu": "vit_base_patch32_clip_quickgelu_224", "gelu": "vit_base_patch32_clip_224"}  # CLIP's
 
 
 def is_tower(names: Any) -> bool:
@@ -82,16 +80,14 @@ def tower_spec(tensors: Tensors, config: hf.Config) -> ModelSpec:
     wrong = [name for name, size in sizes.items() if config.get(name) not in (None, size)]
     if wrong:
         raise WeightsError(f"config.json says {wrong[0]} {config[wrong[0]]}, the tensors {sizes[wrong[0]]}; {hf.SAME}")
-    common: dict[str, Any] = {"height": height, "width": width, "channels": channels, "classes": 0, "patch": patch}
-    if "attn_pool.latent" in tensors:
-        gelu: Literal["tanh", "erf"] = hf.gelu_of(config.get("hidden_act", "gelu_pytorch_tanh"))
-        return ModelSpec(
-            model_name("vit", Size(dim, depth, heads, mlp), patch), dim=dim, depth=depth, heads=heads, mlp=mlp,
-            head="map", class_token=False, class_position=False, gelu=gelu,
-            norm_eps=hf.read_float(config, "layer_norm_eps", 1e-6), **common,
-        )  # fmt: skip
-    activation, eps = config.get("hidden_act", "quick_gelu"), hf.read_float(config, "layer_norm_eps", 1e-5)
-    if activation not in ACTIVATIONS or eps != 1e-5:
-        raise WeightsError(f"hidden_act {hf.quote_value(activation)} with layer_norm_eps {eps:g} is not CLIP's")
-    args = {"embed_dim": dim, "depth": depth, "num_heads": heads, "patch_size": patch, "mlp_ratio": (mlp + 0.5) / dim}
-    return model_spec(f"timm:{ACTIVATIONS[activation]}", timm_args=json.dumps(args, sort_keys=True), **common)
+    is_siglip = "attn_pool.latent" in tensors
+    if is_siglip:
+        more: dict[str, Any] = {"head": "map", "class_token": False, "class_position": False}
+    else:
+        more = {"pre_norm": True}
+    gelu, eps = ("gelu_pytorch_tanh", 1e-6) if is_siglip else ("quick_gelu", 1e-5)  # if config.json has none
+    return ModelSpec(
+        model_name("vit", Size(dim, depth, heads, mlp), patch), height=height, width=width, channels=channels,
+        classes=0, patch=patch, dim=dim, depth=depth, heads=heads, mlp=mlp,
+        gelu=hf.gelu_of(config.get("hidden_act", gelu)), norm_eps=hf.read_float(config, "layer_norm_eps", eps), **more,
+    )  # fmt: skip

@@ -19,6 +19,7 @@ from vitctl.data.patchifier.image_file import open_image
 from vitctl.io import official, timm_folder
 from vitctl.io.atomic import atomic_write
 from vitctl.io.capabilities import check_supported
+from vitctl.io.eva import needs_eva
 from vitctl.io.hugging_face import writer as hugging_face
 from vitctl.io.save import save_as
 from vitctl.io.weights import HALF, About, Weights
@@ -65,7 +66,8 @@ def check_format(weights: Weights, config: ExportConfig) -> None:
         check_opset(config.opset)
     if config.dynamic_size:
         check_any_size(weights.spec)
-    if config.format not in GRAPHS:
+    is_own = config.format == "safetensors" and needs_eva(weights.spec)  # timm reads no such file
+    if config.format not in GRAPHS and not is_own:
         check_supported(fold_for_npz(weights) if config.format == "npz" else weights, CAPABILITIES[config.format])
 
 
@@ -82,6 +84,8 @@ def write_export(
 def write_for_timm(weights: Weights, out: Path) -> Written:
     save_as(weights, out, "vitctl")
     spec = weights.spec
+    if needs_eva(spec):  # timm has other names for its tensors; --format timm writes those
+        return own_format(weights, out)
     return Written(lambda: load_timm(spec, out), TIMM, timm_line(spec, out), describe_input(weights))
 
 
@@ -103,6 +107,11 @@ def write_hf_folder(weights: Weights, out: Path) -> Written:
 
 def write_npz(weights: Weights, out: Path) -> Written:
     save_as(weights, out, "npz")
+    return own_format(weights, out)
+
+
+def own_format(weights: Weights, out: Path) -> Written:
+    """A file that vitctl itself reads."""
     return Written(lambda: load_model(out), OWN_READER, f"vitctl.load_model({str(out)!r})", describe_input(weights))
 
 

@@ -190,7 +190,7 @@ def cells_scaling(s: Setting) -> Iterator[Cell]:
 
 def cells_positions(s: Setting) -> Iterator[Cell]:
     kinds = [("none", "stem"), *((kind, added) for kind in ("1d", "2d") for added in ("stem", "every", "shared")),
-             ("relative", "every"), ("relative", "shared")]  # fmt: skip
+             ("relative", "every"), ("relative", "shared"), ("rope", "stem")]  # fmt: skip
     for kind, added in kinds:
         factors: Factors = {"positions": kind, "added": added}
         settings = (*s.shape, f"positions={kind}", f"shape.added={added}")
