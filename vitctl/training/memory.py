@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitctl.errors import RunError, is_out_of_memory
 from vitctl.machine import memory_bytes
@@ -25,7 +26,8 @@ def find_micro_batch(
 ) -> int:
     """The largest divisor of a rank's share of the batch that fits; an even one if there is any, so that mixup's
     pairs stay together."""
-    few = examples.part(0, min(2, len(examples)))  # a batch norm needs two images
+    needed = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
+    few = examples.part(0, min(needed, len(examples)))
     image_bytes = measure_saved_bytes(model, objective, few, precision, device) / len(few)
     most = int(free_bytes(device) * SHARE / max(image_bytes, 1))
     if device.type == "cpu":
