@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,12 +31,13 @@ FAMILIES = {  # and the resolution at which each is fine-tuned, if not its own
     "vit_relpos_small_patch16_224": None, "cait_xxs24_224": None, "samvit_base_patch16": None,
     "vit_small_patch16_384": None, "flexivit_small": None,
 }  # fmt: skip
+COUNTS = {"train": 20, "val": 4}  # images of each class
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_goes_the_whole_way(name: str, vitctl: Callable[..., Any], folder: Folder, tmp_path: Path) -> None:
-    folder({f"{split}/{kind}": 20 for split in ("train", "val") for kind in "ab"}, ending="jpg")
+    folder({f"{split}/{kind}": count for split, count in COUNTS.items() for kind in "ab"}, ending="jpg")
     theirs, repository = save_with_noise(name, tmp_path / "hub")
     ours, random = load_model(repository), torch.Generator().manual_seed(1)
     images = torch.randn(1, 3, ours.spec.height, ours.spec.width, generator=random)  # type: ignore[union-attr]
@@ -44,6 +46,8 @@ def test_it_goes_the_whole_way(name: str, vitctl: Callable[..., Any], folder: Fo
         features = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
         assert distance(features, compute_pre_logits(ours, images)) < 1e-5
     res = ("--res", str(FAMILIES[name])) if FAMILIES[name] else ()
+    if name.startswith("samvit"):  # one image at 1024 needs more than 20 GB
+        res = ("--set", "checkpointing=true")
     line = ("finetune", "--from", f"timm:{name}", "--data", "pictures", "--steps", "3", "--batch", "4", *res,
             "--set", "save_every=1", "--set", "eval_every=0", "--json")  # fmt: skip
     with serving(tmp_path / "hub") as server:
@@ -53,7 +57,7 @@ def test_it_goes_the_whole_way(name: str, vitctl: Callable[..., Any], folder: Fo
         kill_at_first_checkpoint((*line, "--out", "killed"), env, tmp_path)
         again = vitctl("finetune", "--resume", "killed", "--json", env=env, before=("timeout", "1800"))
     assert json.loads(again.out)["digest"] == whole["digest"]
-    assert vitctl("evaluate", "--from", "whole", "--json").json["pictures"] == 40
+    assert vitctl("evaluate", "--from", "whole", "--json").json["pictures"] == 2 * COUNTS["val"]
     for kind in ("onnx", "timm"):
         assert vitctl("export", "--from", "whole", "--format", kind, "--set", "pictures=8", "--json").json[
             "comparison"
@@ -91,3 +95,38 @@ def kill_at_first_checkpoint(line: tuple[str, ...], env: dict[str, str], place: 
         while running.poll() is None and not list((place / "killed/checkpoints").glob("step-*.safetensors")):
             time.sleep(0.05)
         os.kill(running.pid, signal.SIGKILL) if running.poll() is None else None
+
+
+SHARED: dict[str, dict[str, Any]] = {  # small models of timm
+    "vit_small_patch16_dinov3": {"embed_dim": 48, "depth": 2, "num_heads": 4},
+    "eva02_tiny_patch14_224": {"embed_dim": 48, "depth": 2, "num_heads": 4, "patch_size": 16},
+    "swin_tiny_patch4_window7_224": {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]},
+    "resnet18": {},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARED)
+def test_two_ranks_train_it_as_one_does(name: str, vitctl: Callable[..., Any], folder: Folder, tmp_path: Path) -> None:
+    """DDP and FSDP; stopped and resumed with the other way to share it. Batch norms see other images, so only end."""
+    folder({f"{split}/{kind}": count for split, count in COUNTS.items() for kind in "ab"}, ending="jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = timm.create_model(name, **SHARED[name])
+    save_for_hf(model, tmp_path / "w", safe_serialization=True, model_args=SHARED[name])
+    line = ("finetune", "--from", "w", "--data", "pictures", "--steps", "4", "--batch", "8", "--precision", "float32",
+            "--set", "eval_every=0", "--set", "log_every=1", "--set", "save_every=2", "--json")  # fmt: skip
+    answers = {}
+    for out, flags in (("one", ()), ("ddp", ("--devices", "2")), ("fsdp", ("--devices", "2", "--parallel", "fsdp"))):
+        answers[out] = vitctl(*line, "--out", out, *flags).json
+        assert answers[out]["ranks"] == 1 + (out != "one")
+    shutil.copytree(tmp_path / "ddp", tmp_path / "resumed")
+    for path in (*(tmp_path / "resumed").glob("*.safetensors"), tmp_path / "resumed" / "result.json"):
+        path.unlink()
+    max((tmp_path / "resumed" / "checkpoints").iterdir()).unlink()
+    again = vitctl("finetune", "--resume", "resumed", "--devices", "2", "--parallel", "fsdp", "--json").json
+    for told in (answers["ddp"], answers["fsdp"], again):
+        if name != "resnet18":
+            assert told["loss"] == pytest.approx(answers["one"]["loss"], rel=1e-3)
+            assert told["val_loss"] == pytest.approx(answers["one"]["val_loss"], rel=1e-3)
+    assert again["val_loss"] == pytest.approx(answers["ddp"]["val_loss"], rel=1e-4)

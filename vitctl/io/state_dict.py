@@ -48,6 +48,7 @@ STRANGERS = (  # parts of other models, by patterns of names
     (r"^norm_pre\.", "a norm before the first block"),
     (r"\.bn\d\.|running_mean", "batch normalization"),
 )
+DISAGREE = "its tensors are not those that its config.json describes"
 NAME_IT = (
     "put it in a folder as model.safetensors or pytorch_model.bin, with a config.json of timm's "
     '{"architecture": NAME, "model_args": {...}}, such as num_heads; or use --from timm:NAME'
@@ -122,7 +123,10 @@ def read_architecture(
     guess = "" if is_stated else f"timm's for {config['architecture']}"
     own = raw if spec.family == "timm" else split_class_position(tensors)
     if "eva_in_halves" in pretrained and spec.family != "timm":
-        own = from_eva(tensors, spec, pretrained["eva_in_halves"])
+        try:
+            own = from_eva(tensors, spec, pretrained["eva_in_halves"])
+        except RuntimeError as error:
+            raise ValueError(f"{DISAGREE}: {error}") from error
     return Weights(spec, own, about, normalization_guess=guess)
 
 

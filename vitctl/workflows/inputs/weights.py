@@ -14,6 +14,7 @@ from vitctl.io.checkpoint import checkpoint_weights, is_checkpoint
 from vitctl.io.recognize import catch_parse_errors, open_weights
 from vitctl.io.run_directory import LATEST, is_run, open_run
 from vitctl.io.run_weights import newest_with_weights, run_weights, split_reference
+from vitctl.io.state_dict import DISAGREE
 from vitctl.io.weights import Weights, override_normalization
 from vitctl.reporting import Reporter
 
@@ -143,6 +144,7 @@ def check_complete(weights: Weights, what: str, allow_missing: bool) -> Weights:
 
     with torch.device("meta"):
         expected = collect_tensors(build_module(weights.spec))
+    what += f": {DISAGREE}" if weights.about.format == "timm folder" and not allow_missing else ""
     notes = check_same_tensors(expected, weights.tensors, what, allow_missing)
     fitting = {name: tensor for name, tensor in weights.tensors.items() if name in expected}
     return replace(weights, tensors=fitting).with_notes(*notes)
