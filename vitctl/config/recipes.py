@@ -82,8 +82,9 @@ def for_data(row: Recipe, model: ModelSpec, examples: int) -> Recipe:
     if row.name != ANY_WEIGHTS:
         return row
     batch = 2 ** min(7, max(3, int(math.log2(max(1, examples / 8)))))
-    epochs = min(40, max(5, round(900 / math.sqrt(examples))))
-    lr = float(f"{5e-4 * math.sqrt(batch / 128 * 384 / max(model.dim, 192)):.2g}")
+    epochs = min(40 if examples >= 64 else 30, max(5, round(900 / math.sqrt(examples))))
+    haste = max(1.0, 500 / (epochs * math.ceil(examples / batch)))  # of few images, each step has to do more
+    lr = float(f"{5e-4 * math.sqrt(haste * batch / 128 * 384 / max(model.dim, 192)):.2g}")
     optim, drop_path = replace(row.config.optim, lr=lr), 0.1 if examples >= 1000 else 0.0
     return replace(row, config=replace(row.config, batch=batch, epochs=epochs, optim=optim, drop_path=drop_path))
 

@@ -29,11 +29,14 @@ from vitctl.models.exports.quantize import quantize
 from vitctl.models.exports.torch_file import TorchProgram, write_program
 
 DYNAMIC = torch.export.Dim.DYNAMIC
+SAM = {"embed_dim": 48, "depth": 2, "num_heads": 4, "global_attn_indexes": [1]}
 SMALL: dict[str, dict[str, Any]] = {
     "vit-mu/16": {},
     "vit-mu/8": {"head": "gap", "positions": "2d", "registers": 2},
     "axial-vit-mu/16": {},
     "r+vit-mu/16": {"width": 64},
+    "vit-mu/4": {"positions": "1d+rope", "registers": 1, "swiglu": True, "key_bias": False},
+    "timm:samvit_base_patch16": {"timm_args": json.dumps(SAM)},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitctl.errors import ConfigError, WeightsError
+from vitctl.errors import ConfigError, UsageError, WeightsError, causes
 from vitctl.io.atomic import atomic_write
 from vitctl.models.exports.checksum import DATA, UNSET, WHOLE, is_sealed, seal
 from vitctl.models.exports.exported import ExportedModel
@@ -48,12 +48,19 @@ def check_opset(opset: int) -> None:
 
 def export_onnx_graph(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int) -> Any:
     table: dict[Any, Any] = {torch.ops.aten._upsample_bicubic2d_aa.default: bicubic_antialias}
+    for layer in graph.modules():  # torch translates fused attention for heads on an axis of their own
+        if type(layer).__module__.endswith("vision_transformer_sam") and hasattr(layer, "fused_attn"):
+            layer.fused_attn = False  # type: ignore[assignment]
     with mute_loggers("torch.onnx", "onnxscript"), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        return torch.onnx.export(
-            graph, (example,), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], dynamic_shapes=(free,),
-            opset_version=opset, custom_translation_table=table, verbose=False,
-        )  # fmt: skip
+        try:
+            return torch.onnx.export(
+                graph, (example,), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], dynamic_shapes=(free,),
+                opset_version=opset, custom_translation_table=table, verbose=False,
+            )  # fmt: skip
+        except (torch.onnx.errors.OnnxExporterError, AssertionError) as error:
+            cause = " ".join(str(next(reversed(list(causes(error))))).split())
+            raise UsageError(f"torch cannot translate this model to ONNX ({cause:.120}); --format torch can") from error
 
 
 def bicubic_antialias(x: Any, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None) -> Any:
