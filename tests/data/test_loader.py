@@ -232,7 +232,7 @@ def test_labels_that_are_overwritten_while_they_are_read_are_an_error(
 def test_a_file_that_is_cut_while_it_is_read_is_an_error(split: Any, tmp_path: Path, packed: bool) -> None:
     if packed:
         compressed(tmp_path / "a.h5")
-    stream = Loader(PatchFile(tmp_path / "a.h5").split("train"), 8).stream()
+    stream = Loader(PatchFile(tmp_path / "a.h5").split("train"), 8, ahead=1).stream()  # nothing is read meanwhile
     next(stream)
     os.truncate(tmp_path / "a.h5", (tmp_path / "a.h5").stat().st_size // 2)
     with pytest.raises(DataError, match=r"a\.h5: was truncated while it was being read"):

@@ -61,7 +61,7 @@ class Split:
         if out is None:
             out = np.empty((len(rows), self.geometry.count, self.geometry.values), np.uint8)
         for segment, where, local in self.parts(rows):
-            with explain_damage(segment.path):
+            with explain_damage(segment):
                 gather(segment.column("patches"), local, out, where)
         return out
 
@@ -96,7 +96,7 @@ class Split:
         if rows is None:
             columns = []
             for segment in self.segments:
-                with explain_damage(segment.path):
+                with explain_damage(segment):
                     columns.append(segment.read(name, 0, segment.rows))
             if not columns:
                 return np.empty((0, DIGEST), np.uint8) if name == "digests" else np.empty(0, np.int64)
@@ -104,7 +104,7 @@ class Split:
         rows = self.check_rows(rows)
         out: Any = None
         for segment, where, local in self.parts(rows):
-            with explain_damage(segment.path):
+            with explain_damage(segment):
                 values = np.asarray(segment.column(name))[local]
             if out is None:
                 out = np.empty((len(rows), *values.shape[1:]), values.dtype)
@@ -115,7 +115,7 @@ class Split:
         """A whole column in pieces, in order."""
         for segment in self.segments:
             for start in range(0, segment.rows, CHUNK):
-                with explain_damage(segment.path):
+                with explain_damage(segment):
                     piece = segment.read(name, start, min(start + CHUNK, segment.rows))
                 yield piece
 

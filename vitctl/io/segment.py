@@ -135,8 +135,9 @@ def load_filters() -> bool:
 
 
 @contextmanager
-def explain_damage(path: Path) -> Iterator[None]:
+def explain_damage(segment: Segment) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:  # HDF5's, for a chunk that cannot be unpacked
-        raise DataError(f"{path}: has damaged images; vitctl info --verify lists them") from error
+        segment.check_length(stamp_of(segment.path)[1])  # it may have been cut while it was read
+        raise DataError(f"{segment.path}: has damaged images; vitctl info --verify lists them") from error
