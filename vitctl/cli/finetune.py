@@ -16,8 +16,9 @@ def finetune(result: "TrainResult") -> "list[Table]":
     """Fine-tune weights for other classes, and at a higher resolution.
 
     The head is a new one unless --keep-head is given; positions are interpolated as in the paper's code. Without
-    --recipe, vitctl uses SGD as in the paper, for a number of steps that depends on the number of images.
+    --recipe, vitctl uses AdamW with settings that follow from the number of images; for official .npz weights, and from
+    100,000 images on, SGD as in the paper.
 
-    Example: [bold]vitctl finetune --from weights.npz --data flowers/ --res 384 --lr 0.003,0.01,0.03[/bold]
+    Example: [bold]vitctl finetune --from timm:vit_small_patch16_dinov3 --data photos/[/bold]
     """
     return train_tables(result)
