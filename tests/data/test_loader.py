@@ -27,7 +27,8 @@ GEOMETRY = Geometry(4, 16, 24, 3)
 def write(path: Path, rows: int = ROWS, seed: int = 0) -> np.ndarray[Any, Any]:
     """A patch file of random images; returns them as [M, H, W, C]."""
     images = np.random.default_rng(seed).integers(0, 256, (rows, 16, 24, 3), dtype=np.uint8)
-    split = SplitContent(rows, rows, np.arange(rows), np.array([b"n"] * rows), np.zeros((rows, DIGEST), np.uint8))
+    names, digests = np.array([b"n"] * rows), np.zeros((rows, DIGEST), np.uint8)
+    split = SplitContent(rows, rows, np.arange(rows), names, digests, np.ones((rows, 2), np.int32))
     header = Header(GEOMETRY, tuple(map(str, range(ROWS))), "crop", "", "", "", "", Sampled(0, (0,) * 3, (0,) * 3))
     extents = write_skeleton(path, header, {"train": split}, Notes())
     with open(path, "r+b") as file:
@@ -124,7 +125,7 @@ def test_a_patch_that_does_not_divide_is_an_error_before_the_first_batch(split: 
 def test_invalid_batches_and_empty_splits_are_errors(split: Any) -> None:
     with pytest.raises(ConfigError, match="multiple of 3"):
         Loader(split, 8, world=3)
-    empty = type(split)("val", [], GEOMETRY)
+    empty = type(split)("val", [], split.header)
     with pytest.raises(DataError, match="val is empty"):
         Loader(empty, 8)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -16,21 +17,28 @@ from vitctl.errors import DataError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.patch_format import DIGEST, Geometry, Header, Notes, Sampled, image_digest
 from vitctl.io.patch_writer import (
-    RowCodec,
+    EncodedRows,
+    RowEncoder,
     SplitContent,
-    filter_options,
     row_extents,
-    write_compressed,
+    write_encoded,
     write_index,
     write_skeleton,
 )
+from vitctl.io.subset import Subset
+from vitctl.patches import patchify_images
 
 GEOMETRY = Geometry(patch=4, height=8, width=12, channels=3)
 
 
-def header(geometry: Geometry = GEOMETRY, classes: tuple[str, ...] = ("cat", "dög")) -> Header:
+def header(geometry: Geometry = GEOMETRY, classes: tuple[str, ...] = ("cat", "dög"), **more: str) -> Header:
     sampled = Sampled(2, (255,) * geometry.channels, (65025,) * geometry.channels)
-    return Header(geometry, classes, "crop", "somewhere", "vitctl test", "options", "plan", sampled)
+    whole = Header(geometry, classes, "crop", "somewhere", "vitctl test", "options", "plan", sampled)
+    return dataclasses.replace(whole, **more)
+
+
+def encoded_rows(content: list[bytes]) -> EncodedRows:
+    return EncodedRows(np.array([len(each) for each in content]), iter(content))
 
 
 def rows(count: int, geometry: Geometry = GEOMETRY, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -40,7 +48,8 @@ def rows(count: int, geometry: Geometry = GEOMETRY, seed: int = 0) -> np.ndarray
 def content(values: np.ndarray[Any, Any], capacity: int | None = None) -> SplitContent:
     names = np.array([f"cat/{number}.png".encode() for number in range(len(values))], "S12")
     digests = np.array([np.frombuffer(image_digest(row), np.uint8) for row in values]).reshape(-1, DIGEST)
-    return SplitContent(capacity or len(values), len(values), np.arange(len(values)) % 2, names, digests)
+    sizes = np.tile(np.array([30, 40], np.int32), (len(values), 1))
+    return SplitContent(capacity or len(values), len(values), np.arange(len(values)) % 2, names, digests, sizes)
 
 
 def write(path: Path, splits: dict[str, np.ndarray[Any, Any]], notes: Notes | None = None) -> PatchFile:
@@ -111,6 +120,7 @@ def test_rows_are_where_planned_however_many_were_rejected(tmp_path: Path, data:
             np.zeros(rows_left, np.int64),
             np.array([b"n"] * rows_left),
             np.zeros((rows_left, DIGEST), np.uint8),
+            np.ones((rows_left, 2), np.int32),
         )
     extents = write_skeleton(
         tmp_path / "s.h5", header(shape), contents, Notes([("name", "reason")] * data.draw(st.integers(0, 40)))
@@ -142,13 +152,123 @@ def test_the_digest_depends_on_every_part_of_the_content(tmp_path: Path) -> None
 @pytest.mark.parametrize("codec", ["gzip", "lzf", "zstd", "lz4"])
 def test_compressed_rows_round_trip_with_the_digest_of_the_plain_file(tmp_path: Path, codec: str) -> None:
     values = np.concatenate([rows(3) // 64, rows(3)])  # rows that shrink, and noise that does not
-    packer = RowCodec(GEOMETRY, codec, 4)
-    chunks = {"train": iter([packer.encode(row) for row in values])}
-    write_compressed(tmp_path / "z.h5", header(), {"train": content(values)}, Notes(), chunks, filter_options(codec, 4))
+    encoder = RowEncoder(GEOMETRY, codec, 4, 95)
+    chunks = encoded_rows([encoder.encode(row) for row in values])
+    write_encoded(tmp_path / "z.h5", header(codec=codec), {"train": content(values)}, Notes(), {"train": chunks}, 4)
     file = PatchFile(tmp_path / "z.h5")
     order = np.array([5, 0, 3, 3])
     assert np.array_equal(file.split("train").patches(order), values[order])
     assert file.digest == write(tmp_path / "p.h5", {"train": values}).digest
+
+
+JPEG = Geometry(patch=16, height=64, width=48, channels=3)
+
+
+def smooth(count: int, geometry: Geometry = JPEG) -> np.ndarray[Any, Any]:
+    """Images [count, H, W, C] that JPEG keeps almost as they are."""
+    ramp = np.add.outer(np.arange(geometry.height), np.arange(geometry.width))
+    start = np.arange(count)[:, None, None, None] * 20 + np.arange(geometry.channels) * 9
+    return (ramp[None, :, :, None] + start).clip(0, 255).astype(np.uint8)
+
+
+def write_jpeg_file(path: Path, images: np.ndarray[Any, Any], geometry: Geometry = JPEG) -> PatchFile:
+    encoder = RowEncoder(geometry, "jpeg", 4, 95)
+    contents = [encoder.encode(patchify_images(image, geometry.patch)) for image in images]
+    values = rows(len(images), geometry)
+    write_encoded(path, header(geometry, codec="jpeg"), {"train": content(values)}, Notes(),
+                  {"train": encoded_rows(contents)}, 4)  # fmt: skip
+    return PatchFile(path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_row_of_jpeg_decodes_to_one_stored_image(tmp_path: Path, channels: int) -> None:
+    geometry = dataclasses.replace(JPEG, channels=channels)
+    images = smooth(5, geometry)
+    file = write_jpeg_file(tmp_path / "a.h5", images, geometry)
+    split, order = file.split("train"), np.array([4, 0, 2, 2])
+    assert file.codec == "jpeg"
+    decoded = split.images(order)
+    assert np.abs(decoded.astype(int) - images[order]).max() <= 4
+    assert np.array_equal(split.patches(order), patchify_images(decoded, 16))
+    half = split.images(order, (32, 20))
+    assert half.shape == (4, 32, 24, channels)
+    assert np.abs(half.astype(int) - images[order, 1::2, 1::2]).max() <= 6
+    assert split.images(order, (33, 20)).shape == (4, 64, 48, channels)
+    subset = Subset(split, np.array([3, 1]), "part")
+    assert np.array_equal(subset.images(np.array([1])), split.images(np.array([1])))
+
+
+def test_an_index_over_jpegs_reads_like_one_file(tmp_path: Path) -> None:
+    images = smooth(9)
+    paths = [tmp_path / f"s-{number}.h5" for number in range(3)]
+    for path, part in zip(paths, np.split(images, [2, 7]), strict=True):
+        write_jpeg_file(path, part)
+    write_index(tmp_path / "index.h5", paths, header(JPEG, codec="jpeg"), Notes())
+    split, one = PatchFile(tmp_path / "index.h5").split("train"), write_jpeg_file(tmp_path / "one.h5", images)
+    order = np.array([8, 0, 2, 6, 7, 1])
+    assert np.array_equal(split.images(order), one.split("train").images(order))
+    with h5py.File(tmp_path / "index.h5") as index, h5py.File(tmp_path / "one.h5") as whole:
+        assert np.array_equal(index["train/starts"], whole["train/starts"])
+        assert np.array_equal(index["train/encoded"], whole["train/encoded"])
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [([0, 5], "starts has 2 numbers for 3 rows"), ([0, 9, 4, 20], "has damaged images"), ([0, 1, 2, 10**9], "damaged")],
+)
+def test_jpeg_rows_outside_of_the_file_are_damage(tmp_path: Path, starts: list[int], message: str) -> None:
+    write_jpeg_file(tmp_path / "a.h5", smooth(3))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["train/starts"]
+        file["train/starts"] = np.array(starts)
+    with pytest.raises(DataError, match=message):
+        PatchFile(tmp_path / "a.h5").split("train").images(np.arange(3))
+
+
+def test_a_jpeg_of_another_size_is_damage(tmp_path: Path) -> None:
+    file = write_jpeg_file(tmp_path / "a.h5", smooth(3))
+    start, end = file.split("train").segments[0].column("starts")[1:3].tolist()
+    other = RowEncoder(dataclasses.replace(JPEG, width=16), "jpeg", 4, 50).encode(
+        rows(1, dataclasses.replace(JPEG, width=16))[0] // 64
+    )
+    assert len(other) <= end - start
+    with h5py.File(tmp_path / "a.h5", "r+") as opened:
+        opened["train/encoded"][start : start + len(other)] = np.frombuffer(other, np.uint8)
+    split = PatchFile(tmp_path / "a.h5").split("train")
+    split.images(np.array([0, 2]))
+    with pytest.raises(DataError, match="has damaged images"):
+        split.images(np.array([1]))
+
+
+def test_whole_images_have_the_sizes_of_their_originals(tmp_path: Path) -> None:
+    values = {"train": rows(3)}
+    assert write(tmp_path / "a.h5", values).split("train").sizes(np.array([1])).tolist() == [[8, 12]]
+    contents = {"train": content(values["train"])}
+    write_skeleton(tmp_path / "b.h5", header(fit="whole"), contents, Notes())
+    assert PatchFile(tmp_path / "b.h5").split("train").sizes().tolist() == [[30, 40]] * 3
+
+
+def test_sets_and_numbers_of_labels_round_trip(tmp_path: Path) -> None:
+    sets = np.array([[1, 0], [0, 0], [1, 1]], np.uint8)
+    packed, numbers = np.packbits(sets, axis=1, bitorder="little"), np.array([0.5, np.nan, -3.0])
+    plain = content(rows(3))
+    for name, part in (
+        ("sets", dataclasses.replace(plain, labels=np.array([0, -2, 0]), label_sets=packed)),
+        ("numbers", dataclasses.replace(plain, labels=np.full(3, -1), targets=numbers)),
+    ):
+        write_skeleton(tmp_path / f"{name}.h5", header(task=name), {"train": part}, Notes())
+    split = PatchFile(tmp_path / "sets.h5").split("train")
+    assert split.label_sets(np.array([2, 1])).tolist() == [[1, 1], [0, 0]]
+    assert split.labels().tolist() == [0, -2, 0]
+    assert np.array_equal(PatchFile(tmp_path / "numbers.h5").split("train").targets(), numbers, equal_nan=True)
+
+
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    sparse(tmp_path / "a.h5", 5)
+    file = PatchFile(tmp_path / "a.h5")
+    assert (file.codec, file.header.task, file.header.is_whole) == ("raw", "classes", False)
+    assert file.split("train").sizes().tolist() == [[8, 12]] * 5
+    assert file.split("train").images(np.array([1])).shape == (1, 8, 12, 3)
 
 
 def shards(tmp_path: Path, counts: list[int]) -> tuple[PatchFile, np.ndarray[Any, Any]]:
@@ -308,8 +428,8 @@ def test_other_files_give_one_line(tmp_path: Path, spoil: Any, message: str) -> 
 def test_another_version_and_another_format_are_rejected(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", {"train": rows(2)})
     with h5py.File(tmp_path / "a.h5", "r+") as file:
-        file.attrs["version"] = 2
-    with pytest.raises(DataError, match="patch file version 2, but this vitctl reads version 1; update vitctl, or"):
+        file.attrs["version"] = 3
+    with pytest.raises(DataError, match="patch file version 3, but this vitctl reads version 2 and version 1; update"):
         PatchFile(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["format"] = "vitctl.features"

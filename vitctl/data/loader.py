@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from vitctl.config.checks import at_least, one_of
+from vitctl.data.augmentation.resampling import center_axes, resample
 from vitctl.data.order import at
 from vitctl.errors import ConfigError, DataError
 from vitctl.io.patch_file import Split
@@ -31,11 +32,12 @@ class Batch:
     labels: torch.Tensor  # int64 [B], -1 = none
     rows: torch.Tensor  # int64 [B], row numbers: with `epochs`, the key of all random choices for these images
     epochs: torch.Tensor  # int64 [B]
+    sizes: torch.Tensor  # int64 [B, 2], height and width of the originals
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copies pixels and labels to the device. If they are pinned, the copy overlaps with the device's work.
 
-        `rows` and `epochs` stay on the CPU, where random numbers are computed, so that nothing waits for the device.
+        The others stay on the CPU, where random numbers are computed, so that nothing waits for the device.
         """
         pixels, labels = (value.to(device, non_blocking=True) for value in (self.pixels, self.labels))
         return replace(self, pixels=pixels, labels=labels)
@@ -46,11 +48,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class View:
-    """The form of the pixels in a batch, independent of the file's patch size and resolution."""
+    """The form of the pixels in a batch, independent of the file's patch size, resolution and fit."""
 
     form: Literal["patches", "images"] = "patches"
     patch: int | None = None  # the default is that of the file
     res: tuple[int, int] | None = None  # height and width; the default is that of the file
+    center: float | None = 1.0  # of whole images, the share of the short side that is taken; None: all, squashed
 
     def __post_init__(self) -> None:
         one_of("view.form", self.form, ("patches", "images"))
@@ -87,6 +90,9 @@ class Loader:
         self.view = view or View()
         self.patch = self.view.patch or split.geometry.patch
         self.res = self.view.res or (split.geometry.height, split.geometry.width)
+        # JPEGs may be decoded at a fraction of their size: twice what is shown, as a center may be half of a long side.
+        # The crops of training need all of it.
+        self.least = None if self.view.center is None else (2 * self.res[0], 2 * self.res[1])
         if self.view.form == "patches":
             check_grid(*self.res, self.patch)
 
@@ -129,29 +135,52 @@ class Loader:
 
     def gather(self, rows: Ints, epochs: Ints) -> Batch:
         """Reads a batch in a thread. If the CPU trains, no torch operation runs here: its threads would compete."""
-        pixels, labels = torch.from_numpy(self.split.patches(rows)), torch.from_numpy(self.split.labels(rows))
-        batch = Batch(pixels, labels, torch.from_numpy(rows), torch.from_numpy(epochs))
+        split = self.split
+        pixels = split.images(rows, self.least) if split.encoded else split.patches(rows)
+        labels, sizes = torch.from_numpy(split.labels(rows)), torch.from_numpy(split.sizes(rows))
+        batch = Batch(torch.from_numpy(pixels), labels, torch.from_numpy(rows), torch.from_numpy(epochs), sizes)
         if self.device.type == "cpu":
             return batch
-        batch = replace(batch, pixels=self.shape_images(pixels))
+        batch = replace(batch, pixels=self.shape_images(batch))
         return batch.pin() if self.device.type == "cuda" else batch
 
     def ready(self, batch: Batch) -> Batch:
         """Finishes a batch from `gather` in the calling thread: on the device, in the form of the view."""
         if self.device.type != "cpu":
             return batch.to(self.device)
-        return replace(batch, pixels=self.shape_images(batch.pixels))
+        return replace(batch, pixels=self.shape_images(batch))
 
-    def shape_images(self, patches: torch.Tensor) -> torch.Tensor:
-        """The file's patches [B, N, P*P*C] to the form of the view."""
-        shape = self.split.geometry
-        same_res = self.res == (shape.height, shape.width)
-        if self.view.form == "patches" and same_res and self.patch == shape.patch:
-            return patches
-        images = unpatchify_images(patches, shape.height, shape.width, shape.patch)
-        if not same_res:
+    def shape_images(self, batch: Batch) -> torch.Tensor:
+        """The pixels of `batch`, patches [B, N, P*P*C] of the file or decoded images, in the form of the view."""
+        shape, images = self.split.geometry, batch.pixels
+        center = self.view.center if self.split.header.is_whole else None
+        same_res = self.res == (shape.height, shape.width) and center is None
+        if not self.split.encoded:
+            if self.view.form == "patches" and same_res and self.patch == shape.patch:
+                return images
+            images = unpatchify_images(images, shape.height, shape.width, shape.patch)
+        if center is not None:
+            images = take_center(images, batch.sizes.numpy(), self.res, center)
+        elif tuple(images.shape[1:3]) != self.res:
             images = resize_images(images, *self.res)
         return images if self.view.form == "images" else patchify_images(images, self.patch)
+
+
+def take_center(images: torch.Tensor, sizes: Ints, res: tuple[int, int], share: float) -> torch.Tensor:
+    """Of squashed images [B, h, w, C] the center in true shape, of this share of the largest such box: [B, *res, C].
+
+    That is a resize of the short side followed by a central crop. `sizes` [B, 2] are those of the originals.
+    """
+    rows, columns = center_axes(sizes, res, share)
+    stored = images.permute(0, 3, 1, 2)
+    high, wide = (side / sizes[:, axis] for axis, side in enumerate(stored.shape[2:]))
+    return resample(stored, rows.scale(high), columns.scale(wide), "bicubic").permute(0, 2, 3, 1)
+
+
+def read_images(split: Split, rows: Ints, res: tuple[int, int] | None = None) -> np.ndarray[Any, Any]:
+    """uint8 [B, H, W, C]: these rows as a model sees them, at `res` or at the stored resolution."""
+    loader = Loader(split, len(rows), view=View("images", res=res), shuffle=False)
+    return loader.fetch(rows, np.zeros_like(rows)).pixels.numpy()
 
 
 def resize_images(images: torch.Tensor, height: int, width: int) -> torch.Tensor:

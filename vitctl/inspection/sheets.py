@@ -80,14 +80,16 @@ class SheetRow:
 
 
 def draw_sheet(title: str, subtitle: str, rows: Sequence[SheetRow], cell: int = 144) -> Image.Image:
-    """A contact sheet: a label and images in each row. Small images are enlarged by a whole factor."""
+    """A contact sheet: a label and images in each row. Small images are enlarged by a whole factor, and images of
+    several shapes share a cell that holds each of them."""
     gap, margin, top = 8, 36, 108
-    height, width = rows[0].pictures[0].shape[:2]
-    longer = max(height, width)
-    scale = max(1, cell // longer)
-    height, width = height * scale, width * scale
-    if scale == 1 and longer > 2 * cell:
-        height, width = round(height * 2 * cell / longer), round(width * 2 * cell / longer)
+    shapes = np.array([image.shape[:2] for row in rows for image in row.pictures])
+    longer = int(shapes.max())
+    scale: float = max(1, cell // longer)
+    smooth = scale == 1
+    if smooth and longer > 2 * cell:
+        scale = 2 * cell / longer
+    height, width = (round(side * scale) for side in shapes.max(0).tolist())
     columns = max(len(row.pictures) for row in rows)
     gutter = max([0, *(label_width(row) for row in rows)])
     size = (2 * margin + gutter + columns * (width + gap) - gap, top + len(rows) * (height + gap) + margin)
@@ -99,9 +101,10 @@ def draw_sheet(title: str, subtitle: str, rows: Sequence[SheetRow], cell: int = 
         pen.text((margin, middle - 2), shorten_label(row.label), INK, font(18, bold=True), anchor="ls")
         pen.text((margin, middle + 6), row.detail, QUIET, font(14), anchor="la")
         for column, image in enumerate(row.pictures):
-            x = margin + gutter + column * (width + gap)
-            sheet.paste(make_image(image, (width, height), smooth=scale == 1), (x, y))
-            pen.rectangle((x - 1, y - 1, x + width, y + height), outline=LINE)  # the edge of an image on white
+            high, wide = (max(1, round(side * scale)) for side in image.shape[:2])
+            left, above = margin + gutter + column * (width + gap) + (width - wide) // 2, y + (height - high) // 2
+            sheet.paste(make_image(image, (wide, high), smooth), (left, above))
+            pen.rectangle((left - 1, above - 1, left + wide, above + high), outline=LINE)  # its edge on white
     return sheet
 
 

@@ -64,6 +64,13 @@ class FileFormat:
     split: Mapping[str, Field]
     index: Mapping[str, Field] | None = None  # the fields of a split in an index over shards
     sizes: Callable[[h5py.File], dict[str, int]] = lambda file: {}  # lengths that follow from the attributes
+    older: "FileFormat | None" = None  # the version before, which is read too
+
+    def versions(self) -> "Iterator[FileFormat]":
+        """All versions that can be read, the newest first."""
+        yield self
+        if self.older:
+            yield from self.older.versions()
 
 
 def is_hdf5(path: Path) -> bool:
@@ -128,11 +135,7 @@ def check_contents(file: h5py.File, path: Path, form: FileFormat) -> None:
         what = f"its format is {format!r}" if format else "HDF5 without a format attribute"
         raise DataError(f"{path}: not a {form.noun} ({what}); create one with {form.maker}")
     check_fields(file.attrs, {"version": form.attributes["version"]}, {})
-    if file.attrs["version"] != form.version:
-        raise DataError(
-            f"{path}: {form.noun} version {file.attrs['version']}, but this vitctl reads version {form.version}; "
-            f"update vitctl, or recreate the file with {form.maker}"
-        )
+    form = form_of_version(int(file.attrs["version"]), path, form)
     check_links(file)
     check_fields(file.attrs, {name: field for name, field in form.attributes.items() if not field.shape}, {})
     sizes = form.sizes(file)
@@ -144,6 +147,17 @@ def check_contents(file: h5py.File, path: Path, form: FileFormat) -> None:
     fields = form.index if form.index and SHARDS in file else form.split
     for name in splits:
         check_fields(file[name], fields, dict(sizes))
+
+
+def form_of_version(version: int, path: Path, form: FileFormat) -> FileFormat:
+    for each in form.versions():
+        if each.version == version:
+            return each
+    known = " and ".join(f"version {each.version}" for each in form.versions())
+    raise DataError(
+        f"{path}: {form.noun} version {version}, but this vitctl reads {known}; "
+        f"update vitctl, or recreate the file with {form.maker}"
+    )
 
 
 def check_links(file: h5py.File) -> None:

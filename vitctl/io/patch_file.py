@@ -1,15 +1,21 @@
-"""The patch file: uint8 patches [M, N, P*P*C] of each split in one memory-mapped HDF5 file.
+"""The patch file: the patches of images, uint8 [M, N, P*P*C], in one memory-mapped HDF5 file; or a JPEG per image.
 
-    /                 format, version, patch, height, width, channels, fit, mean, std, source, created_by, digest, ...
-    /class_names      [K] text
-    /rejects          [R] (name, reason)
-    /leaks            [L] (split, name, other_split, other_name): the same image in two splits
-    /<split>/patches  uint8 [M, N, P*P*C]      contiguous, or chunked by image when compressed
-    /<split>/labels   int64 [M]                -1 = none
-    /<split>/names    text  [M]                where each image came from
-    /<split>/digests  uint8 [M, 16]            the first half of the SHA-256 of each image's patches
+    /                   format, version, patch, height, width, channels, fit, codec, task, mean, std, digest, ...
+    /class_names        [K] text
+    /rejects            [R] (name, reason)
+    /leaks              [L] (split, name, other_split, other_name): the same image in two splits
+    /<split>/patches    uint8 [M, N, P*P*C]    contiguous, or chunked by image when compressed
+    /<split>/encoded    uint8 [bytes]          with the codec jpeg, in place of patches: one JPEG after another
+    /<split>/starts     int64 [M + 1]          where each begins, and the end of the last
+    /<split>/sizes      int32 [M, 2]           height and width of the original
+    /<split>/labels     int64 [M]              -1 = unknown; of a set: its first class, or -2 if it is empty
+    /<split>/label_sets uint8 [M, ceil(K / 8)] if a label is a set of classes: a bit per class, the first one lowest
+    /<split>/targets    float64 [M]            if a label is a number; NaN = unknown
+    /<split>/names      text  [M]              where each image came from
+    /<split>/digests    uint8 [M, 16]          the first half of the SHA-256 of each image's patches, or of its JPEG
 
 An index over shards has the same groups as virtual datasets, and also `/shards` and `/<split>/shard_rows`.
+Version 1 has no codec, task, encoded, starts, sizes, label_sets and targets.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,19 +28,22 @@ import numpy as np
 
 from vitctl.errors import DataError, did_you_mean
 from vitctl.io.hdf5 import SHARDS, check_label_range, open_checked, split_names, text
+from vitctl.io.jpeg import check_decoded, decode_jpeg, decode_scaled, divisor_for
 from vitctl.io.patch_format import (
     CHUNK,
     DIGEST,
+    EMPTY_SET,
     MOST_ROWS,
     PATCHES,
     Bytes,
     Geometry,
+    Header,
     content_digest,
     read_header,
     split_place,
 )
 from vitctl.io.segment import Segment, explain_damage
-from vitctl.patches import unpatchify_images
+from vitctl.patches import patchify_images, unpatchify_images
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -42,9 +51,10 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 class Split:
     """The rows of one split, across its shards if there are several."""
 
-    def __init__(self, name: str, segments: Sequence[Segment], geometry: Geometry, classes: int | None = None) -> None:
-        self.name, self.geometry, self.classes = name, geometry, classes
-        self.lowest_label = -1  # 0 once every image is known to have a label
+    def __init__(self, name: str, segments: Sequence[Segment], header: Header) -> None:
+        self.name, self.header, self.geometry = name, header, header.geometry
+        self.classes = len(header.class_names)
+        self.lowest_label = EMPTY_SET if header.task == "sets" else -1  # 0 once every image is known to have a label
         self.segments = [segment for segment in segments if segment.rows]
         self.starts = np.cumsum([0] + [segment.rows for segment in self.segments])
 
@@ -55,20 +65,76 @@ class Split:
     def __len__(self) -> int:
         return self.rows
 
+    @property
+    def encoded(self) -> bool:
+        """Whether rows are JPEGs: then images are decoded, and patches are made of them."""
+        return self.header.codec == "jpeg"
+
     def patches(self, rows: Ints, out: Bytes | None = None) -> Bytes:
         """uint8 [B, N, P*P*C]: a copy of these rows, in this order."""
-        rows = self.check_rows(rows)
+        rows = self.file_rows(rows)
         if out is None:
             out = np.empty((len(rows), self.geometry.count, self.geometry.values), np.uint8)
+        if self.encoded:
+            out[:] = patchify_images(self.decode(rows), self.geometry.patch)
+            return out
         for segment, where, local in self.parts(rows):
             with explain_damage(segment):
                 gather(segment.column("patches"), local, out, where)
         return out
 
-    def images(self, rows: Ints) -> Bytes:
-        """uint8 [B, H, W, C]."""
+    def images(self, rows: Ints, least: tuple[int, int] | None = None) -> Bytes:
+        """uint8 [B, H, W, C]; of JPEGs perhaps half of H and W or less, if these are `least` or more."""
         shape = self.geometry
+        if self.encoded:
+            return self.decode(self.file_rows(rows), divisor_for((shape.height, shape.width), least) if least else 1)
         return unpatchify_images(self.patches(rows), shape.height, shape.width, shape.patch)
+
+    def decode(self, rows: Ints, divisor: int = 1) -> Bytes:
+        """uint8 [B, H / divisor, W / divisor, C] of rows of the file."""
+        shape = self.geometry
+        size = shape.height // divisor, shape.width // divisor, shape.channels
+        out = np.empty((len(rows), *size), np.uint8)
+        for segment, where, local in self.parts(rows):
+            with explain_damage(segment):
+                places = range(len(rows)) if isinstance(where, slice) else where
+                for place, content in zip(places, segment.encoded(local), strict=True):
+                    scaled = decode_scaled(content, size[2], divisor) if divisor > 1 else decode_jpeg(content, size[2])
+                    out[place] = check_decoded(scaled, size)
+        return out
+
+    def encoded_rows(self, rows: Ints) -> list[Any]:
+        """The JPEGs of these rows [B], as bytes-like objects."""
+        rows = self.file_rows(rows)
+        out: list[Any] = [None] * len(rows)
+        for segment, where, local in self.parts(rows):
+            with explain_damage(segment):
+                for place, content in zip(np.arange(len(rows))[where], segment.encoded(local), strict=True):
+                    out[place] = content
+        return out
+
+    def sizes(self, rows: Ints | None = None) -> Ints:
+        """int64 [B, 2]: height and width of the originals of these rows, or of the whole split.
+
+        Where rows are not whole images, nothing but the stored image is left: its size.
+        """
+        if self.header.is_whole:
+            return np.asarray(self.take("sizes", rows), np.int64)
+        count = self.rows if rows is None else len(rows)
+        return np.tile(np.array([self.geometry.height, self.geometry.width]), (count, 1))
+
+    def label_sets(self, rows: Ints | None = None) -> Bytes:
+        """uint8 [B, K]: 1 for the classes of each image."""
+        packed = self.take("label_sets", rows)
+        return np.unpackbits(packed, axis=1, count=self.classes, bitorder="little")
+
+    def targets(self, rows: Ints | None = None) -> Any:
+        """float64 [B]: the numbers of the images."""
+        return np.asarray(self.take("targets", rows), np.float64)
+
+    def has(self, name: str) -> bool:
+        """Whether the file has this column."""
+        return all(segment.has(name) for segment in self.segments)
 
     def labels(self, rows: Ints | None = None) -> Ints:
         """int64 [B] of these rows, or of the whole split: class numbers, or -1."""
@@ -99,9 +165,9 @@ class Split:
                 with explain_damage(segment):
                     columns.append(segment.read(name, 0, segment.rows))
             if not columns:
-                return np.empty((0, DIGEST), np.uint8) if name == "digests" else np.empty(0, np.int64)
+                return self.empty_column(name)
             return columns[0] if len(columns) == 1 else np.concatenate(columns)
-        rows = self.check_rows(rows)
+        rows = self.file_rows(rows)
         out: Any = None
         for segment, where, local in self.parts(rows):
             with explain_damage(segment):
@@ -109,15 +175,26 @@ class Split:
             if out is None:
                 out = np.empty((len(rows), *values.shape[1:]), values.dtype)
             out[where] = values
-        return np.empty(0, np.int64) if out is None else out
+        return self.empty_column(name) if out is None else out
+
+    def empty_column(self, name: str) -> Any:
+        widths = {"digests": DIGEST, "sizes": 2, "label_sets": -(-self.classes // 8)}
+        kind = np.uint8 if name in ("digests", "label_sets") else np.float64 if name == "targets" else np.int64
+        return np.empty((0, widths[name]) if name in widths else 0, kind)
 
     def slices(self, name: str) -> Iterator[Any]:
-        """A whole column in pieces, in order."""
+        """A whole column in pieces, in order; nothing if the file lacks it."""
         for segment in self.segments:
             for start in range(0, segment.rows, CHUNK):
                 with explain_damage(segment):
+                    if not segment.has(name):
+                        break
                     piece = segment.read(name, start, min(start + CHUNK, segment.rows))
                 yield piece
+
+    def file_rows(self, rows: Ints) -> Ints:
+        """Rows of this split as rows of the file's split, which a subset numbers otherwise."""
+        return self.check_rows(rows)
 
     def check_rows(self, rows: Ints) -> Ints:
         rows, count = np.asarray(rows), int(self.starts[-1])  # a subset passes rows of the whole split, too
@@ -173,9 +250,12 @@ class PatchFile:
         counts = [group["labels"].shape[0]] if shards is None else group["shard_rows"][:].tolist()
         if not all(0 <= count < MOST_ROWS for count in counts):
             raise ValueError(f"{name}/shard_rows has an impossible number of rows")
-        geometry, files = self.header.geometry, [self.path] if shards is None else shards
-        segments = [Segment(path, name, rows, geometry) for path, rows in zip(files, counts, strict=True)]
-        return Split(name, segments, geometry, len(self.header.class_names))
+        files, pixels = (
+            [self.path] if shards is None else shards,
+            "encoded" if self.header.codec == "jpeg" else "patches",
+        )
+        segments = [Segment(path, name, rows, self.geometry, pixels) for path, rows in zip(files, counts, strict=True)]
+        return Split(name, segments, self.header)
 
     @property
     def geometry(self) -> Geometry:
@@ -219,9 +299,11 @@ class PatchFile:
         return content_digest(self.geometry, self.class_names, rows, lambda name, column: splits[name].slices(column))
 
     @property
-    def compressed(self) -> bool:
+    def codec(self) -> str:
+        """raw, jpeg, or the compression of the rows; files of version 1 do not name it."""
         first = next((segment for split in self.splits.values() for segment in split.segments), None)
-        return first is not None and first.place("patches") is None
+        in_chunks = self.header.codec == "raw" and first is not None and first.place("patches") is None
+        return "compressed" if in_chunks else self.header.codec
 
     def count_stored_bytes(self) -> int:
         return self.path.stat().st_size + sum(path.stat().st_size for path in self.files if path != self.path)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import h5py
@@ -16,8 +16,13 @@ from vitctl.patches import check_grid
 DIGEST = 16  # bytes of an image's digest
 CHUNK = 65536  # rows of labels, names or digests that are processed at once
 TEXTS = ("fit", "source", "created_by", "options", "plan")  # text attributes of the header
+TEXTS_2 = ("codec", "task")  # since version 2
 NUMBERS = ("patch", "height", "width", "channels", "pixels", "duplicates", "leaked")
-FIELDS = ("patches", "labels", "names", "digests")
+COLUMNS = ("labels", "names", "digests", "sizes", "label_sets", "targets")  # of a split, in the order of the digest
+PIXELS = ("patches", "encoded", "starts")
+TASKS = ("classes", "sets", "numbers")
+TRAINED = 224  # the resolution of models and of training where nothing names one, if the images have as much
+EMPTY_SET = -2  # in labels: the set of classes is known, and empty
 MOST_ROWS = 1 << 48  # of a shard: the sum over shards must not overflow int64
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -91,6 +96,24 @@ class Header:
     sampled: Sampled
     duplicates: int = 0  # images that equal an earlier one of their split
     leaked: int = 0  # images of val and test that are in an earlier split too
+    codec: str = "raw"  # of the rows
+    task: str = "classes"  # what the labels are: a class, a set of classes, or a number
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a row is a whole image, squashed, so that crops are drawn in coordinates of the original."""
+        return self.fit == "whole"
+
+    @property
+    def model_fit(self) -> str:
+        """How a model trained on these rows takes images: of whole ones, it is evaluated on the center."""
+        return "crop" if self.is_whole else self.fit
+
+    @property
+    def training_res(self) -> tuple[int, int]:
+        """Height and width of training where nothing names them: whole images have more, so that crops are sharp."""
+        height, width = self.geometry.height, self.geometry.width
+        return (min(height, TRAINED), min(width, TRAINED)) if self.is_whole else (height, width)
 
     @property
     def is_digits(self) -> bool:
@@ -125,7 +148,9 @@ def read_geometry(file: h5py.File) -> Geometry:
 def read_header(file: h5py.File) -> Header:
     attrs = file.attrs
     names = tuple(text(name) for name in file["class_names"][:])
-    texts: dict[str, Any] = {name: text(attrs[name]) for name in TEXTS}
+    texts: dict[str, Any] = {name: text(attrs[name]) for name in (*TEXTS, *TEXTS_2) if name in attrs}
+    if texts.get("task", "classes") not in TASKS:
+        raise ValueError(f"task is {texts['task']!r}")
     rest = {"duplicates": int(attrs["duplicates"]), "leaked": int(attrs["leaked"])}
     return Header(read_geometry(file), names, sampled=read_sampled(attrs), **(texts | rest))
 
@@ -144,15 +169,15 @@ def read_sampled(attrs: Any) -> Sampled:
 def content_digest(
     geometry: Geometry, class_names: Sequence[str], rows: Mapping[str, int], slices: Callable[[str, str], Iterator[Any]]
 ) -> str:
-    """SHA-256 over geometry, class names, labels, names and image digests: the same for plain and compressed files.
+    """SHA-256 over geometry, class names and the columns of all splits: the same for raw and compressed files.
 
-    `slices(split, column)` yields a column in pieces.
+    `slices(split, column)` yields a column in pieces, or nothing if the file lacks it.
     """
     header = asdict(geometry) | {"classes": list(class_names)}
     total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for split in sorted(rows, key=split_place):
         total.update(f"{split} {rows[split]}".encode())
-        for name in FIELDS[1:]:
+        for name in COLUMNS:
             for piece in slices(split, name):
                 total.update(np.ascontiguousarray(piece).tobytes())
     return total.hexdigest()
@@ -168,30 +193,47 @@ def image_digest(row: Bytes) -> bytes:
 
 
 TEXT, NUMBER = Field("text"), Field("integers")
-PATCHES = FileFormat(
+ATTRIBUTES = {
+    **dict.fromkeys(("format", *TEXTS, "digest"), TEXT),
+    **dict.fromkeys(("version", *NUMBERS), NUMBER),
+    **dict.fromkeys(("sums", "squares"), Field("integers", ("C",))),
+}
+SPLIT_1 = {
+    "patches": Field("bytes", ("M", "N", "P*P*C"), by_row=True),
+    "labels": Field("integers", ("M",)),
+    "names": Field("text", ("M",), optional=True),
+    "digests": Field("bytes", ("M", DIGEST), optional=True),
+}
+PATCHES_1 = FileFormat(
     "vitctl.patches",
     1,
     "patch file",
     "vitctl patchify",
-    attributes={
-        **dict.fromkeys(("format", *TEXTS, "digest"), TEXT),
-        **dict.fromkeys(("version", *NUMBERS), NUMBER),
-        **dict.fromkeys(("sums", "squares"), Field("integers", ("C",))),
-    },
+    attributes=ATTRIBUTES,
     root={
         "class_names": Field("text", ("K",)),
         "rejects": Field("pairs of text", ("R",), optional=True),
         "leaks": Field("fours of text", ("L",), optional=True),
         SHARDS: Field("text", ("shards",), optional=True),
     },
-    split={
-        "patches": Field("bytes", ("M", "N", "P*P*C"), by_row=True),
-        "labels": Field("integers", ("M",)),
-        "names": Field("text", ("M",), optional=True),
-        "digests": Field("bytes", ("M", DIGEST), optional=True),
-    },
+    split=SPLIT_1,
     index={"shard_rows": Field("integers", ("shards",))},
     sizes=lambda file: read_sizes(read_geometry(file)),
+)
+PATCHES = replace(
+    PATCHES_1,
+    version=2,
+    attributes={**ATTRIBUTES, **dict.fromkeys(TEXTS_2, TEXT)},
+    split={
+        **SPLIT_1,
+        "patches": replace(SPLIT_1["patches"], optional=True),
+        "encoded": Field("bytes", ("bytes",), optional=True),
+        "starts": Field("integers", ("M+1",), optional=True),
+        "sizes": Field("integers", ("M", 2)),
+        "label_sets": Field("bytes", ("M", "K/8"), optional=True),
+        "targets": Field("floats", ("M",), optional=True),
+    },
+    older=PATCHES_1,
 )
 
 

@@ -1,4 +1,4 @@
-"""Writes patch files: plain ones around their rows, compressed ones, and indexes over shards."""
+"""Writes patch files: raw ones around their rows, those of encoded rows, and indexes over shards."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,12 +9,15 @@ import h5py
 import numpy as np
 
 from vitctl.errors import DataError
+from vitctl.io.hdf5 import create_hdf5
+from vitctl.io.jpeg import encode_jpeg
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.patch_format import (
     CHUNK,
-    FIELDS,
+    COLUMNS,
     PATCHES,
     TEXTS,
+    TEXTS_2,
     Bytes,
     Extent,
     Geometry,
@@ -23,6 +26,7 @@ from vitctl.io.patch_format import (
     content_digest,
     split_place,
 )
+from vitctl.patches import unpatchify_images
 
 PAGE = 4096  # rows begin on a page, so that maps and writes are aligned
 FRONT = 65536  # bytes at the front for HDF5's own structures
@@ -39,6 +43,9 @@ class SplitContent:
     labels: Any  # int64 [rows]; this and the others are arrays or maps, read by slices
     names: Any
     digests: Any
+    sizes: Any  # int32 [rows, 2]
+    label_sets: Any = None  # uint8 [rows, ceil(K / 8)]
+    targets: Any = None  # float64 [rows]
 
 
 def align(size: int) -> int:
@@ -96,12 +103,13 @@ def write_skeleton(path: Path, header: Header, splits: Mapping[str, SplitContent
 
 def write_contents(file: h5py.File, header: Header, splits: Mapping[str, SplitContent], notes: Notes) -> None:
     for name, split in splits.items():
-        for field_name in FIELDS[1:]:
-            write_column(file[name], field_name, getattr(split, field_name), split.rows)
+        for field_name in COLUMNS:
+            if (values := getattr(split, field_name)) is not None:
+                write_column(file[name], field_name, values, split.rows)
 
     def slices(split: str, name: str) -> Iterator[Any]:
-        column = file[split][name]
-        return (column[start : start + CHUNK] for start in range(0, column.shape[0], CHUNK))
+        column = file[split].get(name, ())
+        return (column[start : start + CHUNK] for start in range(0, len(column), CHUNK))
 
     write_root(file, header, notes, {name: split.rows for name, split in splits.items()}, slices)
 
@@ -111,7 +119,7 @@ def write_root(file: h5py.File, header: Header, notes: Notes, rows: Mapping[str,
     file.attrs.update({"format": PATCHES.name, "version": PATCHES.version, **asdict(header.geometry)})
     file.attrs.update({"mean": np.array(header.mean), "std": np.array(header.std), "pixels": sampled.pixels})
     file.attrs.update({"sums": np.array(sampled.sums, np.int64), "squares": np.array(sampled.squares, np.int64)})
-    file.attrs.update({name: getattr(header, name) for name in (*TEXTS, "duplicates", "leaked")})
+    file.attrs.update({name: getattr(header, name) for name in (*TEXTS, *TEXTS_2, "duplicates", "leaked")})
     file.attrs["digest"] = content_digest(header.geometry, header.class_names, rows, slices)
     file.create_dataset("class_names", data=np.array(header.class_names, dtype=object), dtype=text)
     write_text_table(file, "rejects", ("name", "reason"), notes.rejects)
@@ -142,8 +150,11 @@ def write_index(path: Path, shards: Sequence[Path], header: Header, notes: Notes
             group = file.create_group(split)
             group.create_dataset("shard_rows", data=np.array(rows, np.int64))
             like = next(part.splits[split] for part in parts if split in part.splits)
-            for name in FIELDS:
-                add_virtual(group, name, names, rows, like)
+            if like.encoded:
+                add_encoded(group, names, [part.splits.get(split) for part in parts])
+            for name in COLUMNS if like.encoded else ("patches", *COLUMNS):
+                if like.has(name):
+                    add_virtual(group, name, names, rows, like)
 
         def slices(split: str, name: str) -> Iterator[Any]:
             for part in parts:
@@ -151,6 +162,18 @@ def write_index(path: Path, shards: Sequence[Path], header: Header, notes: Notes
                     yield from part.splits[split].slices(name)
 
         write_root(file, header, notes, {split: sum(rows) for split, rows in counts.items()}, slices)
+
+
+def add_encoded(group: h5py.Group, shards: Sequence[str], splits: Sequence[Split | None]) -> None:
+    """The JPEGs of all shards as one dataset, and where each row begins in it."""
+    starts, lengths = [np.zeros(1, np.int64)], []
+    for split in splits:
+        own = np.concatenate([segment.column("starts") for segment in split.segments]) if split else np.zeros(1, int)
+        starts.append(own[1:] + starts[-1][-1])
+        lengths.append(int(own[-1]))
+    group.create_dataset("starts", data=np.concatenate(starts))
+    like = next(split for split in splits if split)
+    add_virtual(group, "encoded", shards, lengths, like)
 
 
 def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Sequence[int], like: Split) -> None:
@@ -171,17 +194,23 @@ def add_virtual(group: h5py.Group, name: str, shards: Sequence[str], rows: Seque
     h5py.h5d.create(group.id, name.encode(), kind, h5py.h5s.create_simple(shape), plist)
 
 
-class RowCodec:
-    """Compresses chunks in any process, outside the file that will hold them, with HDF5's filters in memory."""
+class RowEncoder:
+    """Encodes single rows, in any process: a JPEG, or a chunk that HDF5's filters compress in memory."""
 
-    def __init__(self, geometry: Geometry, codec: str, level: int) -> None:
-        self.options = filter_options(codec, level)
-        self.file = h5py.File("row", "w", driver="core", backing_store=False)
-        shape = (1, geometry.count, geometry.values)
-        self.scratch = self.file.create_dataset("row", shape, np.uint8, chunks=shape, **self.options)
+    def __init__(self, geometry: Geometry, codec: str, level: int, quality: int) -> None:
+        self.geometry, self.quality, self.jpeg = geometry, quality, codec == "jpeg"
+        if not self.jpeg:
+            self.file = h5py.File("row", "w", driver="core", backing_store=False)
+            shape = (1, geometry.count, geometry.values)
+            self.scratch = self.file.create_dataset(
+                "row", shape, np.uint8, chunks=shape, **filter_options(codec, level)
+            )
 
     def encode(self, row: Bytes) -> bytes:
-        """Four bytes of HDF5's filter mask, then the chunk. Rows that do not shrink stay uncompressed."""
+        """A JPEG of patches [N, P*P*C]; or four bytes of HDF5's filter mask, then the chunk, perhaps uncompressed."""
+        if self.jpeg:
+            shape = self.geometry
+            return encode_jpeg(unpatchify_images(row, shape.height, shape.width, shape.patch), self.quality)
         self.scratch[0] = row
         self.scratch.flush()
         mask, chunk = self.scratch.id.read_direct_chunk((0, 0, 0))
@@ -200,20 +229,44 @@ def filter_options(codec: str, level: int) -> dict[str, Any]:
     return dict(hdf5plugin.Zstd(clevel=level) if codec == "zstd" else hdf5plugin.LZ4())
 
 
-def write_compressed(
+@dataclass(frozen=True)
+class EncodedRows:
+    """The rows of one split, in their final order."""
+
+    lengths: Any  # int64 [rows], bytes
+    content: Iterator[bytes]
+
+
+def write_encoded(
     path: Path,
     header: Header,
     splits: Mapping[str, SplitContent],
     notes: Notes,
-    chunks: Mapping[str, Iterator[bytes]],
-    options: dict[str, Any],
+    rows: Mapping[str, EncodedRows],
+    level: int,
 ) -> None:
-    """Writes a whole file from compressed rows."""
-    geometry = header.geometry
-    with h5py.File(path, "w") as file:
-        for name, split in splits.items():
-            shape = (split.rows, geometry.count, geometry.values)
-            data = file.create_group(name).create_dataset("patches", shape, np.uint8, chunks=(1, *shape[1:]), **options)
-            for row, chunk in enumerate(chunks[name]):
-                data.id.write_direct_chunk((row, 0, 0), chunk[4:], int.from_bytes(chunk[:4], "little"))
+    """Writes a whole file from encoded rows."""
+    with create_hdf5(path) as file:
+        for name in splits:
+            group = file.create_group(name)
+            if header.codec == "jpeg":
+                write_jpegs(group, rows[name])
+            else:
+                write_chunks(group, rows[name], header, level)
         write_contents(file, header, splits, notes)
+
+
+def write_chunks(group: h5py.Group, rows: EncodedRows, header: Header, level: int) -> None:
+    shape = (len(rows.lengths), header.geometry.count, header.geometry.values)
+    options = filter_options(header.codec, level)
+    data = group.create_dataset("patches", shape, np.uint8, chunks=(1, *shape[1:]), **options)
+    for row, chunk in enumerate(rows.content):
+        data.id.write_direct_chunk((row, 0, 0), chunk[4:], int.from_bytes(chunk[:4], "little"))
+
+
+def write_jpegs(group: h5py.Group, rows: EncodedRows) -> None:
+    starts = np.concatenate([[0], np.cumsum(rows.lengths)])  # [M + 1]
+    data = group.create_dataset("encoded", (int(starts[-1]),), np.uint8)
+    for start, content in zip(starts.tolist(), rows.content, strict=False):
+        data[start : start + len(content)] = np.frombuffer(content, np.uint8)
+    group.create_dataset("starts", data=starts)

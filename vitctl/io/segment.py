@@ -14,7 +14,7 @@ import numpy as np
 
 from vitctl.errors import DataError
 from vitctl.io.hdf5 import SHARDS, open_checked, open_hdf5
-from vitctl.io.patch_format import FIELDS, PATCHES, Geometry, read_geometry
+from vitctl.io.patch_format import COLUMNS, PATCHES, PIXELS, Geometry, read_geometry
 from vitctl.machine import CUT_SHORT, watch_mapped_file
 
 
@@ -35,11 +35,12 @@ class Segment:
     split: str
     rows: int
     geometry: Geometry
+    pixels: str = "patches"  # the column of the rows: patches, or encoded
     _places: dict[str, SegmentPlace | None] = field(default_factory=dict, repr=False)  # None: in chunks
     _stamp: tuple[int, ...] = field(default=(), repr=False)
 
     def column(self, name: str) -> Any:
-        """patches, labels, names or digests: a read-only map of the file, or an HDF5 dataset if in chunks."""
+        """The rows, or one of the COLUMNS: a read-only map of the file, or an HDF5 dataset if in chunks."""
         place = self.place(name)
         if place is None:
             data = open_chunked(self.path, self._stamp, f"{self.split}/{name}", os.getpid())
@@ -67,10 +68,22 @@ class Segment:
             raise DataError(f"{self.path}: {CUT_SHORT}")
         return out
 
-    def place(self, name: str) -> SegmentPlace | None:
+    def has(self, name: str) -> bool:
         if not self._places:
             self._places, self._stamp = self.read_places()
-        if name not in self._places:
+        return name in self._places
+
+    def encoded(self, rows: Any) -> list[Any]:
+        """The bytes of these rows [B] of a file of JPEGs."""
+        starts, content = np.asarray(self.column("starts")), self.column("encoded")
+        ends = starts[rows + 1].tolist()
+        places = list(zip(starts[rows].tolist(), ends, strict=True))
+        if not all(0 <= start < end <= len(content) for start, end in places):
+            raise OSError("a row lies outside of the file")
+        return [content[start:end].data for start, end in places]
+
+    def place(self, name: str) -> SegmentPlace | None:
+        if not self.has(name):
             raise DataError(f"{self.path}: damaged ({self.split}/{name} is missing); recreate it with vitctl patchify")
         return self._places[name]
 
@@ -87,10 +100,16 @@ class Segment:
                 raise DataError(f"{self.path}: is an index, not a shard; list its shards instead")
             if self.split not in file or file[self.split]["labels"].shape[0] != self.rows:
                 raise DataError(f"{self.path}: split {self.split} does not match its index; recreate the index")
+            if self.pixels not in file[self.split]:
+                raise DataError(
+                    f"{self.path}: damaged ({self.split}/{self.pixels} is missing); recreate it with vitctl patchify"
+                )
             if (geometry := read_geometry(file)) != self.geometry:
                 raise DataError(f"{self.path}: has {geometry}, but its index has {self.geometry}; recreate the index")
             group = file[self.split]
-            return {name: find_segment(group[name]) for name in FIELDS if name in group}, stamp
+            if "starts" in group and len(group["starts"]) != self.rows + 1:
+                raise ValueError(f"{self.split}/starts has {len(group['starts'])} numbers for {self.rows} rows")
+            return {name: find_segment(group[name]) for name in (*PIXELS, *COLUMNS) if name in group}, stamp
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:

@@ -29,7 +29,8 @@ class Feed:
         augment = config.augment
         plain = takes_patches(spec) and not augment.mixes_labels and augment == AugmentConfig()
         res = (spec.height, spec.width)
-        view = View("patches", spec.patch, res) if plain else View("images")
+        view = View("patches", spec.patch, res) if plain else View("images", center=None)
+        self.is_whole = split.header.is_whole
         self.augment = None if plain else Augment(augment, config.seed, res)
         self.mixing = Mixing(augment, config.seed) if augment.mixes_labels else None
         self.loader = Loader(
@@ -49,7 +50,10 @@ class Feed:
         return self.examples(self.loader.at(step))
 
     def pixels(self, batch: Batch) -> torch.Tensor:
-        return self.augment(batch.pixels, batch.epochs, batch.rows) if self.augment else batch.pixels
+        if not self.augment:
+            return batch.pixels
+        sizes = batch.sizes if self.is_whole else None
+        return self.augment(batch.pixels, batch.epochs, batch.rows, sizes)
 
     def examples(self, batch: Batch) -> Examples:
         pixels, targets = self.pixels(batch), batch.labels

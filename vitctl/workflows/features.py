@@ -254,10 +254,10 @@ def features_size(config: FeaturesConfig, weights: Weights | None) -> Res | None
 
 def random_weights(config: FeaturesConfig, data: PatchFile) -> Weights:
     """A randomly initialized model, as a baseline."""
-    height, width = config.res or (None, None)
     shape = data.geometry
+    height, width = config.res or data.header.training_res
     name = (config.source or "").removeprefix(RANDOM)
-    spec = model_spec(name, height=height or shape.height, width=width or shape.width, channels=shape.channels)
+    spec = model_spec(name, height=height, width=width, channels=shape.channels)
     model = create_model(spec, seed=config.seed)
     mean, std = ((value[0],) * shape.channels for value in HALF)
     about = override_normalization(

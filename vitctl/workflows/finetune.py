@@ -93,7 +93,7 @@ def transfer_weights(
         weights.about,
         source="",
         class_names=data.file.class_names,
-        fit=data.file.header.fit,
+        fit=data.file.header.model_fit,
         training=training,
         created_by=f"vitctl {__version__}",
     )

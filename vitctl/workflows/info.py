@@ -51,6 +51,8 @@ class PatchFileInfo:
     leaks: list[dict[str, str]]
     shards: int
     compressed: bool
+    codec: str
+    task: str
     bytes: int
     source: str
     created_by: str
@@ -193,7 +195,8 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
         rejected=[{"name": name, "reason": reason} for name, reason in rejects],
         duplicates=header.duplicates, leaked=header.leaked,
         leaks=[dict(zip(("split", "name", "other_split", "other_name"), leak, strict=True)) for leak in leaks],
-        shards=len(file.files) if file.files != [file.path] else 0, compressed=file.compressed,
+        shards=len(file.files) if file.files != [file.path] else 0, compressed=file.codec != "raw",
+        codec=file.codec, task=header.task,
         bytes=file.count_stored_bytes(), source=header.source, created_by=header.created_by, digest=file.digest,
         verified=verified,
     )  # fmt: skip

@@ -67,7 +67,7 @@ def continue_weights(weights: Weights, config: SelfsupConfig, data: Data) -> Wei
     """The encoder of these weights, for the images of the data and without a head."""
     check_unlabeled(config)
     geometry, before = data.file.geometry, weights.digest()
-    height, width = config.res or (geometry.height, geometry.width)
+    height, width = config.res or data.file.header.training_res
     weights = replace_head(adapt_weights(weights, height, width, geometry.channels), 0)
     spec, tensors = weights.spec, weights.tensors
     if spec.head == "map":  # its pooling would need labels
@@ -77,7 +77,7 @@ def continue_weights(weights: Weights, config: SelfsupConfig, data: Data) -> Wei
     check_masked(spec, config.objective, config.masking)
     training = describe_training(config, data) | {"from_digest": before, "before": weights.about.training}
     about = replace(
-        weights.about, source="", training=training, fit=data.file.header.fit, created_by=f"vitctl {__version__}"
+        weights.about, source="", training=training, fit=data.file.header.model_fit, created_by=f"vitctl {__version__}"
     )
     return with_objective(replace(weights, spec=spec, tensors=tensors, about=about, notes=()), config)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vitctl.config.augment import augmentation
 from vitctl.errors import DataError
@@ -30,7 +31,7 @@ def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int
         start = 0 if label >= 0 else number * COLUMNS
         chosen = draw_random_rows(of_class, start + COLUMNS, seed)[start:]
         name = class_name(file, label)
-        rows.append(SheetRow(name, format_count(len(of_class), "image") if name else "", list(split.images(chosen))))
+        rows.append(SheetRow(name, format_count(len(of_class), "image") if name else "", in_true_shape(split, chosen)))
     about = f"{split.name}: {format_count(split.rows, 'image')}"
     if len(present):
         about += f" of {format_count(len(present), 'class')}"
@@ -46,8 +47,9 @@ def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, pat
     config = augmentation(preset)
     split = file.split(split_name or next(iter(file.splits)))
     chosen = draw_random_rows(np.arange(split.rows), CLASSES, seed)
-    augmented = [augment_rows(Augment(config, seed, None), split, chosen, epoch) for epoch in range(COLUMNS)]
-    columns = [split.images(chosen), *augmented]
+    augment = Augment(config, seed, file.header.training_res if file.header.is_whole else None)
+    columns: list[Any] = [in_true_shape(split, chosen)]
+    columns += [augment_rows(augment, split, chosen, epoch) for epoch in range(COLUMNS)]
     rows = [
         SheetRow(class_name(file, label), "", [column[number] for column in columns])
         for number, label in enumerate(split.labels(chosen).tolist())
@@ -63,10 +65,26 @@ def augment_rows(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: 
     from vitctl.data.augmentation.mixing import Mixing
 
     samples = torch.from_numpy(rows)
-    images = augment(torch.from_numpy(split.images(rows)), epoch, samples)
+    sizes = torch.from_numpy(split.sizes(rows)) if split.header.is_whole else None
+    images = augment(torch.from_numpy(split.images(rows)), epoch, samples, sizes)
     if augment.config.mixes_labels:
         images = Mixing(augment.config, augment.seed).plan(epoch, samples, *images.shape[1:3]).images(images)
     return np.asarray(images.numpy())
+
+
+def in_true_shape(split: Split, rows: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """The images of these rows [h, w, C] in the shape of their originals, as long as they are stored."""
+    images, longest = split.images(rows), max(split.geometry.height, split.geometry.width)
+    shapes = [np.maximum(1, size * longest // size.max()) for size in split.sizes(rows)]
+    return [resize_pixels(image, *shape.tolist()) for image, shape in zip(images, shapes, strict=True)]
+
+
+def resize_pixels(pixels: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    resized = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    return resized.reshape(height, width, pixels.shape[-1])
 
 
 def class_name(file: PatchFile, label: int) -> str:

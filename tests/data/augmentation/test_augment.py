@@ -145,9 +145,14 @@ def test_a_flip_is_the_same_with_and_without_resampling(config: AugmentConfig) -
     assert torch.equal(Augment(config, 0)(images, 0, samples), expected)
 
 
+def sides(count: int, size: tuple[int, int]) -> np.ndarray:
+    """The heights and the widths of `count` images of one size."""
+    return np.tile(size, (count, 1)).T
+
+
 @pytest.mark.parametrize("size", [(600, 600), (500, 1100)])
 def test_inception_boxes_are_those_of_torchvision(size: tuple[int, int]) -> None:
-    ours = inception_boxes(AugmentConfig(crop_area=(0.05, 1.0)), draws(4000), *size)
+    ours = inception_boxes(AugmentConfig(crop_area=(0.05, 1.0)), draws(4000), *sides(4000, size))
     torch.manual_seed(0)
     image = torch.empty(1, *size)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.05, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
@@ -162,7 +167,7 @@ def test_inception_boxes_are_those_of_torchvision(size: tuple[int, int]) -> None
 
 def test_inception_areas_and_ratios_are_uniform_where_all_fit() -> None:
     config = AugmentConfig(crop_area=(0.05, 0.5), crop_ratio=(0.75, 4 / 3))
-    top, left, height, width = inception_boxes(config, draws(4000), 300, 300).T
+    top, left, height, width = inception_boxes(config, draws(4000), *sides(4000, (300, 300))).T
     assert kstest((height * width / 90000 - 0.05) / 0.45, "uniform").pvalue > 0.01
     assert kstest((np.log(width / height) - np.log(0.75)) / np.log(16 / 9), "uniform").pvalue > 0.01
     assert kstest(top / (300 - height), "uniform").pvalue > 0.01
@@ -170,13 +175,13 @@ def test_inception_areas_and_ratios_are_uniform_where_all_fit() -> None:
 
 
 def test_where_no_box_fits_the_crop_is_the_largest_in_the_center() -> None:
-    boxes = inception_boxes(AugmentConfig(crop_area=(1.0, 1.0)), draws(5), 100, 400)
+    boxes = inception_boxes(AugmentConfig(crop_area=(1.0, 1.0)), draws(5), *sides(5, (100, 400)))
     assert np.allclose(boxes, [0, (400 - 400 / 3) / 2, 100, 400 / 3])
 
 
 def test_resize_small_is_a_crop_of_the_resized_image() -> None:
     config = AugmentConfig(crop="resize-small", crop_small=2.0)
-    rows, columns = draw_frame(config, draws(500), (100, 60), (10, 10))
+    rows, columns = draw_frame(config, draws(500), np.tile([100, 60], (500, 1)), (10, 10))
     assert np.allclose(rows.pace, 3)  # 60 pixels become 20
     tops, lefts = rows.centers[:, 0] / 3 - 0.5, columns.centers[:, 0] / 3 - 0.5
     assert set(np.rint(tops).astype(int)) == set(range(24))  # 33 rows, 10 of them seen
@@ -205,7 +210,7 @@ def test_the_simple_crop_is_padded_by_reflection() -> None:
 
 
 def test_windows_are_anywhere_alike_often() -> None:
-    starts = draw_window(draws(9000).uniform("crop-place")[:, 0], 20, 12, 0)[:, 0]
+    starts = draw_window(draws(9000).uniform("crop-place")[:, 0], np.full(9000, 20), 12, 0)[:, 0]
     assert chisquare(np.bincount(starts, minlength=9)).pvalue > 0.01
 
 

@@ -69,8 +69,9 @@ def make(source: Path, out: Path, existing: Existing = "refuse", shard: int = 0,
     return out.read_bytes()
 
 
-def test_images_names_labels_and_rejects_are_right(photos: Path, tmp_path: Path) -> None:
-    make(photos, tmp_path / "a.h5")
+@pytest.mark.parametrize(("fit", "box"), [("crop", (4, 0, 44, 40)), ("whole", None)])
+def test_images_names_labels_and_rejects_are_right(photos: Path, tmp_path: Path, fit: Any, box: Any) -> None:
+    make(photos, tmp_path / "a.h5", fit=fit)
     file = PatchFile(tmp_path / "a.h5")
     assert {name: split.rows for name, split in file.splits.items()} == {"train": 57, "val": 16}
     assert file.class_names == ("cat", "dog")
@@ -83,8 +84,10 @@ def test_images_names_labels_and_rejects_are_right(photos: Path, tmp_path: Path)
         assert len(set(names)) == split.rows
         for name, label, image in zip(names, split.labels(), split.images(every), strict=True):
             assert file.class_names[label] == Path(name).parent.name
-            expected = Image.open(photos / name).crop((4, 0, 44, 40)).resize((16, 16), Image.Resampling.BICUBIC)
+            original = Image.open(photos / name)
+            expected = original.crop(box or (0, 0, *original.size)).resize((16, 16), Image.Resampling.BICUBIC)
             assert np.abs(image.astype(int) - np.asarray(expected).astype(int)).max() <= 1
+        assert split.sizes().tolist() == [[40, 48] if fit == "whole" else [16, 16]] * split.rows
     assert file.leaks() == [("val", "val/dog/same.png", "train", "train/cat/001.png")]
     assert file.header.leaked == 1
 
@@ -252,7 +255,7 @@ def test_gaps_are_filled_from_the_end_and_every_good_row_stays(
     names = ("train", "val", "test")
     counts = {name: count for name, (count, _) in zip(names, splits, strict=False)}
     extents = {name: Extent(0, count) for name, count in counts.items()}
-    layout = RowLayout(RowPlan(Path(), Geometry(1, 1, 1, 1), counts, (), (), (), (), ""), extents, 1)
+    layout = RowLayout(RowPlan(Path(), Geometry(1, 1, 1, 1), "crop", "raw", counts, (), (), (), (), ""), extents, 1)
     begins = layout.split_starts()
     bad = {
         name: {row for row in rejected if row < count} for name, (count, rejected) in zip(names, splits, strict=False)
@@ -291,7 +294,7 @@ def unfinished(photos: Path, out: Path, **options: Any) -> Workspace:
 
 def test_other_options_cannot_resume_a_build(photos: Path, tmp_path: Path) -> None:
     unfinished(photos, tmp_path / "a.h5")
-    with pytest.raises(UsageError, match="fit was 'crop' and is 'pad'"):
+    with pytest.raises(UsageError, match="fit was 'auto' and is 'pad'"):
         make(photos, tmp_path / "a.h5", existing="resume", fit="pad")
 
 

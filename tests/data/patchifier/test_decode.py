@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from vitctl.data.patchifier import decode as decoding
-from vitctl.data.patchifier.decode import Target, crop_box, decode, fit, plain_jpeg_size
+from vitctl.data.patchifier.decode import Target, crop_box, decode, fit
+from vitctl.data.patchifier.image_file import plain_jpeg_format
 from vitctl.errors import DataError
 
 Pixels = np.ndarray[Any, Any]
@@ -225,10 +226,10 @@ def test_pillows_own_limit_is_left_as_it_was() -> None:
 )
 def test_sizes_are_read_from_markers_as_pillow_reads_them(options: dict[str, Any]) -> None:
     for image in (photo(31, 57), photo(31, 57).convert("L")):
-        assert plain_jpeg_size(encoded(image, "JPEG", **options)) == (57, 31)
-    assert plain_jpeg_size(encoded(photo().convert("CMYK"), "JPEG", **options)) is None
+        assert plain_jpeg_format(encoded(image, "JPEG", **options)) == (57, 31, len(image.getbands()))
+    assert plain_jpeg_format(encoded(photo().convert("CMYK"), "JPEG", **options)) is None
     content = encoded(photo(), "JPEG", **options)
-    assert all(plain_jpeg_size(content[:length]) in (None, (64, 48)) for length in range(0, 400))
+    assert all(plain_jpeg_format(content[:length]) in (None, (64, 48, 3)) for length in range(0, 400))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -236,5 +237,5 @@ def test_without_the_quick_decoder_the_pixels_are_the_same(monkeypatch: pytest.M
     """torchvision means to drop it."""
     content, target = encoded(photo(150, 211), "JPEG", quality=92), Target(64, 64, channels)
     quick = decode(content, target)
-    monkeypatch.setattr(decoding, "DECODE_JPEG", None)
+    monkeypatch.setattr(decoding, "HAS_JPEG", False)
     assert difference(quick, decode(content, target)) <= 1

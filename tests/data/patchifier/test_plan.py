@@ -8,7 +8,7 @@ import pytest
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
-from vitctl.data.patchifier.plan import RowPlan, largest_patch, make_plan
+from vitctl.data.patchifier.plan import RowPlan, make_plan
 from vitctl.data.patchifier.workspace import Build
 from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
 from vitctl.errors import ConfigError, DataError
@@ -31,7 +31,7 @@ class Listed(Source):
         return "nothing is listed"
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes:
-        raise NotImplementedError
+        raise DataError("has no bytes")
 
 
 def plan(
@@ -150,12 +150,12 @@ def test_a_class_list_that_names_none_of_them_is_a_mistake(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("native", "options", "expected"),
     [
-        (None, {}, (16, 224, 224, 3)),
+        (None, {}, (16, 352, 352, 3)),
         (None, {"res": Res(192, 256), "patch": 32}, (32, 192, 256, 3)),
         ((28, 28, 1), {}, (7, 28, 28, 1)),
         ((32, 32, 3), {}, (8, 32, 32, 3)),
         ((28, 28, 1), {"channels": 3, "res": Res(224)}, (16, 224, 224, 3)),
-        ((512, 512, 3), {}, (16, 224, 224, 3)),
+        ((512, 512, 3), {}, (16, 352, 352, 3)),
     ],
 )
 def test_geometry(tmp_path: Path, native: Any, options: dict[str, Any], expected: tuple[int, ...]) -> None:
@@ -166,11 +166,6 @@ def test_geometry(tmp_path: Path, native: Any, options: dict[str, Any], expected
 def test_a_resolution_that_sixteen_does_not_divide_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nearest are 208x208 and 224x224"):
         plan(tmp_path, images({"a": 1}), res=Res(220))
-
-
-@pytest.mark.parametrize(("side", "patch"), [(8, 2), (28, 7), (32, 8), (64, 16), (96, 16), (7, 1), (13, 1)])
-def test_small_images_get_a_patch_that_leaves_sixteen(side: int, patch: int) -> None:
-    assert largest_patch(side, side) == patch
 
 
 def test_nothing_found_is_an_error(tmp_path: Path) -> None:

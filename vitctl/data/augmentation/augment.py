@@ -11,7 +11,7 @@ import torch
 
 from vitctl.config.augment import AugmentConfig
 from vitctl.data.augmentation.operations import HIGHEST, SPACES, apply, box_mask
-from vitctl.data.augmentation.resampling import Axis, reflect, resample, to_device
+from vitctl.data.augmentation.resampling import Axis, center_axes, reflect, resample, to_device
 from vitctl.randomness import Draws
 
 ATTEMPTS = 10  # random boxes to try, as in torchvision and timm
@@ -25,15 +25,23 @@ class Augment:
         """`res`: height and width of the result, if they differ from those of the images."""
         self.config, self.seed, self.res = config, seed, res
 
-    def __call__(self, images: torch.Tensor, epoch: int | torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self,
+        images: torch.Tensor,
+        epoch: int | torch.Tensor,
+        samples: torch.Tensor,
+        sizes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """uint8 [B, H, W, C] -> uint8 [B, h, w, C].
 
-        Keep `samples` [B], and `epoch` if it is [B], on the CPU, where they are read.
+        With `sizes` [B, 2], the images are squashed ones of originals of these sizes, in whose coordinates crops are
+        drawn. Keep `sizes`, `samples` [B], and `epoch` if it is [B], on the CPU, where they are read.
         """
         epochs = epoch.cpu().numpy() if isinstance(epoch, torch.Tensor) else epoch
         draws = Draws(self.seed, epochs, samples.cpu().numpy())
         config, res = self.config, self.res or (images.shape[1], images.shape[2])
-        pixels = crop_and_resize(config, draws, images.permute(0, 3, 1, 2), res)  # [B, C, h, w]
+        true = None if sizes is None else sizes.numpy()
+        pixels = crop_and_resize(config, draws, images.permute(0, 3, 1, 2), res, true)  # [B, C, h, w]
         for layer in range(config.randaug_layers):
             pixels = apply(pixels, *randaug(config, draws, layer))
         if config.three:
@@ -51,56 +59,67 @@ class Augment:
 # --- crop and resize -------------------------------------------------------------------------------------------------
 
 
-def crop_and_resize(config: AugmentConfig, draws: Draws, images: torch.Tensor, res: tuple[int, int]) -> torch.Tensor:
+def crop_and_resize(
+    config: AugmentConfig, draws: Draws, images: torch.Tensor, res: tuple[int, int], sizes: np.ndarray | None
+) -> torch.Tensor:
     """Crop, flip and resize: [B, C, H, W] -> [B, C, h, w]."""
     height, width = images.shape[-2:]
     flips = draws.uniform("flip")[:, 0] < config.flip  # [B]
-    if config.crop == "none" and res == (height, width):
+    if config.crop == "none" and res == (height, width) and sizes is None:
         if not config.flip:
             return images
         flags = to_device(flips, images.device)[:, None, None, None]
         return torch.where(flags, images.flip(-1), images)
-    rows, columns = draw_frame(config, draws, (height, width), res)
+    if config.crop == "none" and sizes is not None:
+        rows, columns = center_axes(sizes, res)
+    else:
+        true = np.tile(np.array([height, width]), (len(images), 1)) if sizes is None else sizes
+        rows, columns = draw_frame(config, draws, true, res)
+    if sizes is not None:
+        rows, columns = rows.scale(height / sizes[:, 0]), columns.scale(width / sizes[:, 1])
     return resample(images, rows, columns.flip(flips), config.filter)
 
 
-def draw_frame(config: AugmentConfig, draws: Draws, size: tuple[int, int], res: tuple[int, int]) -> tuple[Axis, Axis]:
-    """Where the rows and columns of the crops, at resolution `res`, lie in images of `size`."""
+def draw_frame(config: AugmentConfig, draws: Draws, sizes: np.ndarray, res: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Where the rows and columns of the crops, at resolution `res`, lie in images of `sizes` [B, 2]."""
+    heights, widths = sizes.T
     if config.crop == "inception":
-        top, left, height, width = inception_boxes(config, draws, *size).T
+        top, left, height, width = inception_boxes(config, draws, heights, widths).T
         return Axis.box(top, height, res[0]), Axis.box(left, width, res[1])
     places = draws.uniform("crop-place", 2).astype(np.float64)  # [B, 2]
     if config.crop == "none":
         start = np.zeros(len(places))
-        return Axis.box(start, start + size[0], res[0]), Axis.box(start, start + size[1], res[1])
+        return Axis.box(start, start + heights, res[0]), Axis.box(start, start + widths, res[1])
     simple = config.crop == "simple"
-    pace = min(size[0] / res[0], size[1] / res[1]) / (1.0 if simple else config.crop_small)
+    pace = np.minimum(heights / res[0], widths / res[1]) / (1.0 if simple else config.crop_small)  # [B]
     pad = config.crop_pad if simple else 0
-    rows = draw_window(places[:, 0], grow_side(size[0], pace, res[0]), res[0], pad)
-    columns = draw_window(places[:, 1], grow_side(size[1], pace, res[1]), res[1], pad)
-    paces = np.full(len(places), pace)
-    return Axis.pick(rows, paces), Axis.pick(columns, paces)
+    rows = draw_window(places[:, 0], grow_side(heights, pace, res[0]), res[0], pad)
+    columns = draw_window(places[:, 1], grow_side(widths, pace, res[1]), res[1], pad)
+    return Axis.pick(rows, pace), Axis.pick(columns, pace)
 
 
-def grow_side(size: int, pace: float, res: int) -> int:
-    return max(res, math.floor(size / pace + 1e-6))  # 1e-6: a quotient of floats may fall just short
+def grow_side(sizes: np.ndarray, pace: np.ndarray, res: int) -> np.ndarray:
+    grown: np.ndarray = np.maximum(res, np.floor(sizes / pace + 1e-6)).astype(np.int64)  # 1e-6: it may fall just short
+    return grown
 
 
-def draw_window(places: np.ndarray, size: int, out: int, pad: int) -> np.ndarray:
-    """int64 [B, out]: `out` consecutive ones of `size` pixels, with `pad` reflected pixels at each border."""
-    start = np.floor(places * (size + 2 * pad - out + 1)).astype(np.int64) - pad
-    return reflect(start[:, None] + np.arange(out), size)
+def draw_window(places: np.ndarray, sizes: np.ndarray, out: int, pad: int) -> np.ndarray:
+    """int64 [B, out]: `out` consecutive ones of `sizes` pixels, with `pad` reflected pixels at each border."""
+    start = np.floor(places * (sizes + 2 * pad - out + 1)).astype(np.int64) - pad
+    return reflect(start[:, None] + np.arange(out), sizes[:, None])
 
 
-def inception_boxes(config: AugmentConfig, draws: Draws, height: int, width: int) -> np.ndarray:
+def inception_boxes(config: AugmentConfig, draws: Draws, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """float64 [B, 4]: top, left, height, width, of random area and ratio. If no attempt fits, a large center crop."""
-    areas = uniform_between(config.crop_area, draws.uniform("crop-area", ATTEMPTS)) * height * width  # [B, ATTEMPTS]
+    shares = uniform_between(config.crop_area, draws.uniform("crop-area", ATTEMPTS))  # [B, ATTEMPTS]
+    areas = shares * heights[:, None] * widths[:, None]
     ratios = log_uniform_between(config.crop_ratio, draws.uniform("crop-ratio", ATTEMPTS))
     sides = np.stack([np.sqrt(areas / ratios), np.sqrt(areas * ratios)], axis=-1)  # [B, ATTEMPTS, 2]
-    size = np.array([height, width])
-    fits = np.all(sides <= size, axis=-1)
+    size = np.stack([heights, widths], axis=1)  # [B, 2]
+    fits = np.all(sides <= size[:, None], axis=-1)
     low, high = config.crop_ratio
-    whole = (min(height, width / low), min(width, height * high))  # the largest box within the allowed ratios
+    # the largest box within the allowed ratios
+    whole = np.stack([np.minimum(heights, widths / low), np.minimum(widths, heights * high)], axis=1)
     any_fits = fits.any(axis=1)[:, None]
     chosen = np.where(any_fits, pick_first_fit(sides, fits), whole)  # [B, 2]
     places = np.where(any_fits, draws.uniform("crop-place", 2), 0.5)

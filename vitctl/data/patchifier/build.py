@@ -34,6 +34,7 @@ from vitctl.io.patch_format import DIGEST
 from vitctl.io.patch_writer import filter_options, row_extents
 from vitctl.reporting import Reporter, format_size
 
+SIZE = 8  # bytes of a height and a width
 BLOCK_BYTES = 8 << 20  # of rows in a block
 SYNC_SECONDS = 2.0  # between two writes of the journal
 
@@ -41,8 +42,8 @@ SYNC_SECONDS = 2.0  # between two writes of the journal
 def build_patch_file(build: Build, reporter: Reporter) -> RowPlan:
     """Writes `build.out`. The plan that it returns holds the notes and warnings to show."""
     space, config = build.space, build.config
-    if config.compress:
-        filter_options(config.codec, config.level)  # reports a codec that is not installed before the long scan
+    if config.wanted_codec not in ("auto", "raw", "jpeg"):
+        filter_options(config.wanted_codec, config.level)  # reports a codec that is not installed before the long scan
     with space.hold(reporter):
         space.begin(build_inputs(build), build.existing)
         try:
@@ -93,8 +94,8 @@ def prepare_layout(build: Build, plan: RowPlan) -> RowLayout:
     space = build.space
     extents = row_extents(space.folder, plan.geometry, plan.splits)
     layout = RowLayout(plan, extents, min(max(BLOCK_BYTES // plan.geometry.row, 16), 256))
-    lengths = {space.digests: plan.total * DIGEST}
-    if build.config.compress:
+    lengths = {space.digests: plan.total * DIGEST, space.sizes: plan.total * SIZE}
+    if plan.codec != "raw":
         space.blocks.mkdir(exist_ok=True)
     else:
         lengths[space.rows] = layout.end
@@ -106,7 +107,7 @@ def prepare_layout(build: Build, plan: RowPlan) -> RowLayout:
             if length > free:
                 raise NoSpace(
                     f"{build.out}: needs {format_size(length)}, but its disk has {format_size(free)} free; choose "
-                    "another disk for OUT, a smaller --res, --limit or --compress"
+                    "another disk for OUT, --codec jpeg, a smaller --res or --limit"
                 )
         with open(path, "ab") as file:
             file.truncate(max(length, file.tell()))
@@ -133,11 +134,11 @@ def decode_blocks(build: Build, layout: RowLayout, journal: Journal, reporter: R
                 stop_at_reject(plan, result.rejects, config)
                 bar.advance(len(layout.rows(result.number)), rejects=rejected)
                 if time.monotonic() - written > SYNC_SECONDS:
-                    journal.write(space.rows, space.digests)
+                    journal.write(space.rows, space.digests, space.sizes)
                     written = time.monotonic()
     finally:
         results.close()
-        journal.write(space.rows, space.digests)
+        journal.write(space.rows, space.digests, space.sizes)
 
 
 def stop_at_reject(plan: RowPlan, rejects: list[tuple[int, str]], config: PatchifyConfig) -> None:

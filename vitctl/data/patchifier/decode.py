@@ -7,7 +7,6 @@ half, a quarter or an eighth.
 
 import io
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,19 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from vitctl.data.patchifier.image_file import NO_IMAGE, PILLOW, PROGRAMS, check_pixels, open_image
+from vitctl.data.patchifier.image_file import (
+    NO_IMAGE,
+    ORIENTATION,
+    PILLOW,
+    PROGRAMS,
+    check_pixels,
+    open_image,
+    orientation_of,
+    plain_jpeg_format,
+)
 from vitctl.errors import DataError
+from vitctl.io.jpeg import decode_jpeg, jpeg_operator
 from vitctl.machine import C_STDERR
-
-ORIENTATION = 0x0112  # EXIF tag
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers of a frame, which holds the size
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,11 @@ def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[
 
 
 def decode_bytes(content: bytes, target: Target) -> np.ndarray[Any, Any]:
-    size = plain_jpeg_size(content)
-    if size and DECODE_JPEG and not is_large(size, target):
+    plain = plain_jpeg_format(content)
+    size = plain and plain[:2]
+    if size and HAS_JPEG and not is_large(size, target):
         check_pixels(size, target.max_pixels)
-        return fit(decode_plain_jpeg(content, target.channels), target)
+        return fit(decode_jpeg(content, target.channels), target)
     with PILLOW:
         return decode_by_pillow(content, target)
 
@@ -70,54 +77,17 @@ def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
         if jpeg and is_large(image.size, target):
             return decode_reduced(image, target)
         rotated = orientation_of(image) not in (0, 1)
-        if jpeg and DECODE_JPEG and not rotated:
-            return fit(decode_plain_jpeg(content, target.channels), target)
+        if jpeg and HAS_JPEG and not rotated:
+            return fit(decode_jpeg(content, target.channels), target)
         upright = ImageOps.exif_transpose(image) if rotated else image
         return fit(convert_channels(flatten(upright), target.channels), target)
 
 
 def is_large(size: tuple[int, int], target: Target) -> bool:
     """Whether the decoder may halve a JPEG and still leave more pixels than the target."""
-    return target.draft and target.fit == "crop" and size[0] > 2 * target.width and size[1] > 2 * target.height
-
-
-def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a gray or color JPEG without EXIF, from its markers. None: ask Pillow, which is slower."""
-    at = 2
-    if not content.startswith(b"\xff\xd8\xff"):
-        return None
-    while at + 10 <= len(content) and content[at] == 0xFF:
-        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4])
-        if marker in FRAMES:
-            height, width = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
-            return (width, height) if content[at + 9] in (1, 3) else None
-        if content[at + 4 : at + 8] == b"Exif" or not 0xC0 <= marker <= 0xFE or marker == 0xDA:
-            return None
-        at += 2 + length
-    return None
-
-
-def orientation_of(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # the pixels may be fine although the EXIF is broken
-        return 1
-
-
-def quick_jpeg_decoder() -> Callable[[torch.Tensor, int], torch.Tensor] | None:
-    """torchvision's operator, without its deprecated wrapper. None if this release does not have it."""
-    try:
-        import torchvision.io  # noqa: F401 - registers the operator
-
-        return torch.ops.image.decode_jpeg
-    except (ImportError, AttributeError):
-        return None
-
-
-def decode_plain_jpeg(content: bytes, channels: int) -> np.ndarray[Any, Any]:
-    assert DECODE_JPEG is not None
-    pixels = DECODE_JPEG(torch.frombuffer(bytearray(content), dtype=torch.uint8), channels)  # [C, H, W]
-    return np.asarray(pixels.permute(1, 2, 0).numpy())
+    return (
+        target.draft and target.fit in ("crop", "whole") and size[0] > 2 * target.width and size[1] > 2 * target.height
+    )
 
 
 def decode_reduced(image: Image.Image, target: Target) -> np.ndarray[Any, Any]:
@@ -130,9 +100,10 @@ def decode_reduced(image: Image.Image, target: Target) -> np.ndarray[Any, Any]:
     mode = "L" if target.channels == 1 else "RGB"
     orientation = orientation_of(image)
     size = (target.height, target.width) if orientation in (5, 6, 7, 8) else (target.width, target.height)
-    left, top, crop_width, crop_height = crop_box(width, height, *size)
+    whole = 0, 0, width, height
+    left, top, crop_width, crop_height = whole if target.fit == "whole" else crop_box(width, height, *size)
     reduced = image.draft(mode, (2 * width * size[0] // crop_width, 2 * height * size[1] // crop_height))
-    box = reduced[1] if reduced else (0, 0, width, height)
+    box = reduced[1] if reduced else whole
     image.load()
     x, y = (box[2] - box[0]) / width, (box[3] - box[1]) / height
     right, bottom = min((left + crop_width) * x, image.width), min((top + crop_height) * y, image.height)
@@ -178,7 +149,7 @@ def convert_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[
 def fit(pixels: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
     """uint8 [h, w, C] to [H, W, C]: a centered crop with its aspect ratio, or the whole image, squashed or padded."""
     height, width = pixels.shape[:2]
-    if target.fit == "squash" or (height, width) == (target.height, target.width):
+    if target.fit in ("squash", "whole") or (height, width) == (target.height, target.width):
         return resize(pixels, target.height, target.width)
     if target.fit == "crop":
         left, top, crop_width, crop_height = crop_box(width, height, target.width, target.height)
@@ -225,4 +196,4 @@ def explain_reject(error: Exception) -> str:
     return (text or type(error).__name__)[:200]
 
 
-DECODE_JPEG = quick_jpeg_decoder()
+HAS_JPEG = jpeg_operator() is not None

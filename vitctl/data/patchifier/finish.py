@@ -13,14 +13,14 @@ import numpy as np
 from vitctl import __version__
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.data.patchifier.duplicates import find_copies
-from vitctl.data.patchifier.worker import RowLayout, read_chunks, write_rows_at
+from vitctl.data.patchifier.worker import RowLayout, read_chunks, read_lengths, write_rows_at
 from vitctl.data.patchifier.workspace import Build, Journal, Workspace
 from vitctl.data.sources.names import printable
 from vitctl.errors import DataError
 from vitctl.io import patch_writer
 from vitctl.io.atomic import flush_file, flush_folder, write_bytes
 from vitctl.io.patch_format import CHUNK, DIGEST, Header, Notes, Sampled
-from vitctl.io.patch_writer import SplitContent
+from vitctl.io.patch_writer import EncodedRows, SplitContent
 
 COPY = 1 << 20
 
@@ -36,11 +36,11 @@ def finish(build: Build, layout: RowLayout, journal: Journal) -> None:
     if not any(len(order) for order in orders.values()):
         name, reason = plan.column("name")[0].decode(), rejects[0][1]
         raise DataError(f"none of the {plan.total} images could be read; the first is {name}: {reason}")
-    if config.compress:
+    if plan.codec != "raw":
         target = space.folder / "whole.h5"
-        chunks = {name: chunks_of(space, layout, order) for name, order in orders.items()}
-        options = patch_writer.filter_options(config.codec, config.level)
-        patch_writer.write_compressed(target, *contents(build, layout, journal, orders), chunks, options)
+        rows = {name: EncodedRows(lengths_of(space, layout, order), chunks_of(space, layout, order))
+                for name, order in orders.items()}  # fmt: skip
+        patch_writer.write_encoded(target, *contents(build, layout, journal, orders), rows, config.level)
     else:
         target = space.rows
         fill_gaps(layout, orders, space)
@@ -143,6 +143,7 @@ def contents(
         plan.column("label"),
         plan.column("name"),
         np.memmap(build.space.digests, np.uint8, "r", shape=(plan.total, DIGEST)),
+        np.memmap(build.space.sizes, np.int32, "r", shape=(plan.total, 2)),
     )
     splits = {
         name: SplitContent(plan.splits[name], len(order), *(Column(column, order) for column in columns))
@@ -153,7 +154,8 @@ def contents(
     header = Header(
         geometry=plan.geometry,
         class_names=plan.class_names,
-        fit=config.fit,
+        fit=plan.fit,
+        codec=plan.codec,
         source=printable(config.source),
         created_by=f"vitctl {__version__}",
         options=options_digest(config),
@@ -185,8 +187,14 @@ def sum_samples(journal: Journal, channels: int) -> Sampled:
     return Sampled(sum(result.pixels for result in results), *columns)
 
 
+def lengths_of(space: Workspace, layout: RowLayout, order: Order) -> np.ndarray[Any, Any]:
+    """int64 [rows]: the lengths of the encoded rows in their final order."""
+    lengths = np.concatenate([read_lengths(space.blocks / f"{number:08d}") for number in range(layout.blocks)])
+    return np.asarray(lengths[order[: len(order)]])
+
+
 def chunks_of(space: Workspace, layout: RowLayout, order: Order) -> Iterator[bytes]:
-    """Compressed rows in their final order; one block's file is in memory at a time."""
+    """Encoded rows in their final order; one block's file is in memory at a time."""
     number, chunks = -1, list[bytes]()
     for start in range(0, len(order), CHUNK):
         for row in order[start : start + CHUNK].tolist():

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vitctl.config.patchify import SPLITS, PatchifyConfig
+from vitctl.data.patchifier.stored import choose_format, choose_sample
 from vitctl.data.patchifier.workspace import Build
 from vitctl.data.sources.contract import FoundImage, Refused, Source
 from vitctl.errors import DataError, did_you_mean
@@ -33,10 +34,6 @@ NUMBERS = ("split", "label", "file", "offset", "size", "key", "end")  # int64 co
 WHERE = ("label", "file", "offset", "size")  # int64 columns of a plan
 NO_CLASS, UNKNOWN = -1, -2
 BATCH = 65536
-PHOTO = 224  # default height and width of photos
-SMALL = 96  # arrays of images up to this size keep their own size by default
-LARGEST_PATCH = 16
-FEWEST = 16  # patches in a small image with the default patch size
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,8 @@ class RowPlan:
 
     folder: Path
     geometry: Geometry
+    fit: str
+    codec: str
     splits: dict[str, int]  # rows planned
     class_names: tuple[str, ...]
     refused: tuple[tuple[str, str], ...]
@@ -77,7 +76,6 @@ class RowPlan:
 def make_plan(build: Build, reporter: Reporter) -> RowPlan:
     """Scans the source, unless another shard's build has, and writes the plan of one shard."""
     config, folder = build.config, build.space.plan
-    geometry = choose_geometry(build.source, config)
     scan = Scan(build.scratch / "scan")
     if not scan.load():
         with reporter.progress("scan", None, "files") as bar:
@@ -85,14 +83,19 @@ def make_plan(build: Build, reporter: Reporter) -> RowPlan:
     classes = Classes(scan, build.source.class_names, config)
     splits = assign_splits(scan, classes, config)
     folder.mkdir(parents=True, exist_ok=True)
+    sample = choose_sample(scan.count)
+    places = np.stack([scan.column(name)[sample] for name in ("file", "offset", "size")], 1)
+    stored = choose_format(build, scan.names(sample), places, sum(map(len, splits.values())))
     plan = RowPlan(
         folder,
-        geometry,
+        stored.geometry,
+        stored.fit,
+        stored.codec,
         write_rows(scan, classes, splits, build),
         classes.names,
         tuple(scan.refused + classes.refused if build.shard == 0 else []),
-        tuple(scan.notes + classes.notes),
-        tuple(classes.warnings + find_emptied_classes(splits, classes)),
+        tuple(scan.notes + classes.notes + list(stored.notes)),
+        tuple(classes.warnings + find_emptied_classes(splits, classes) + list(stored.warnings)),
         scan.digest(classes.final, splits),
     )
     plan.save()
@@ -367,22 +370,3 @@ def write_rows(scan: Scan, classes: Classes, splits: Mapping[str, Ints], build: 
     if not counts:
         raise DataError(f"shard {shard} of {shards} would be empty; use fewer shards")
     return counts
-
-
-def choose_geometry(source: Source, config: PatchifyConfig) -> Geometry:
-    """The configured geometry; by default 224x224 in patches of 16, and small arrays at their own size."""
-    height, width = config.res or (source.native[:2] if source.native and is_small(source) else (PHOTO, PHOTO))
-    channels = config.channels or (1 if source.native and source.native[2] == 1 else 3)
-    patch = config.patch or (LARGEST_PATCH if config.res else largest_patch(height, width))
-    return Geometry(patch, height, width, channels)
-
-
-def is_small(source: Source) -> bool:
-    return source.native is not None and max(source.native[:2]) <= SMALL
-
-
-def largest_patch(height: int, width: int) -> int:
-    """The largest patch of at most 16 that divides both sides and leaves FEWEST patches; if none does, any number."""
-    fits = [patch for patch in range(1, LARGEST_PATCH + 1) if height % patch == 0 and width % patch == 0]
-    enough = [patch for patch in fits if height * width >= FEWEST * patch * patch]
-    return (enough or fits)[-1]

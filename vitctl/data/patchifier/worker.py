@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from vitctl.data.patchifier.image_file import plain_jpeg_format, read_size, read_whole
 from vitctl.data.patchifier.plan import RowPlan
 from vitctl.data.patchifier.workspace import BlockResult, Build
 from vitctl.errors import DataError, RunError
 from vitctl.io.atomic import write_bytes
 from vitctl.io.patch_format import DIGEST, Extent, image_digest
-from vitctl.io.patch_writer import RowCodec
+from vitctl.io.patch_writer import RowEncoder
 
 # Errors of a single file. Any other error, such as EIO, may hit every file and must not reject them one by one.
 OF_ONE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG)
@@ -64,61 +65,78 @@ class Worker:
 
         plan, config, shape = layout.plan, build.config, layout.plan.geometry
         self.source, self.layout, self.space, self.config = build.source, layout, build.space, config
-        self.target = Target(shape.height, shape.width, shape.channels, config.fit, config.draft, config.max_pixels)
-        self.rows = self.digests = -1
+        self.target = Target(shape.height, shape.width, shape.channels, plan.fit, config.draft, config.max_pixels)
+        self.rows = self.digests = self.sizes = -1
         self.names = np.asarray(plan.column("name"))  # indexing one row of a plain array is faster than of a memmap
         self.where = [np.asarray(plan.column(name)) for name in ("file", "offset", "size")]
-        self.codec = RowCodec(shape, config.codec, config.level) if config.compress else None
-        if not self.codec:
+        encoded = plan.codec != "raw"
+        self.encoder = RowEncoder(shape, plan.codec, config.level, config.quality) if encoded else None
+        if not self.encoder:
             self.rows = os.open(self.space.rows, os.O_RDWR)
-        self.digests = os.open(self.space.digests, os.O_RDWR)
+        self.digests, self.sizes = (os.open(path, os.O_RDWR) for path in (self.space.digests, self.space.sizes))
 
     def block(self, number: int) -> BlockResult:
         result = BlockResult(number)
         rows = self.layout.rows(number)
         digests = np.zeros((len(rows), DIGEST), np.uint8)
+        sizes = np.zeros((len(rows), 2), np.int32)
         chunks: list[bytes] = []
         for row in rows:
             try:
-                patches = self.read(row)
+                original = self.read(row)
+                patches = self.decode(original, row)
+                sizes[row - rows.start] = read_size(original)
             except DataError as error:
                 result.rejects.append((row, str(error)))
                 chunks.append(b"")
                 continue
-            digests[row - rows.start] = np.frombuffer(image_digest(patches), np.uint8)
             if self.layout.is_sampled(row):
                 self.measure(patches, result)
-            if self.codec:
-                chunks.append(self.codec.encode(patches))
+            stored: Any = patches
+            if self.encoder:
+                chunks.append(self.encode(original, patches))
+                stored = np.frombuffer(chunks[-1], np.uint8) if self.encoder.jpeg else patches
             else:
                 write_rows_at(self.rows, patches, self.layout.offset(row))
-        if self.codec:
-            sizes = np.array([len(chunks), *map(len, chunks)], np.int64)
-            write_bytes(self.space.blocks / f"{number:08d}", sizes.tobytes() + b"".join(chunks))
+            digests[row - rows.start] = np.frombuffer(image_digest(stored), np.uint8)
+        if self.encoder:
+            lengths = np.array([len(chunks), *map(len, chunks)], np.int64)
+            write_bytes(self.space.blocks / f"{number:08d}", lengths.tobytes() + b"".join(chunks))
         write_rows_at(self.digests, digests, rows.start * DIGEST)
+        write_rows_at(self.sizes, sizes, rows.start * sizes[:1].nbytes)
         return result
 
-    def read(self, row: int) -> np.ndarray[Any, Any]:
-        """uint8 [N, P*P*C]"""
-        from vitctl.data.patchifier.decode import decode
-        from vitctl.data.patchifier.image_file import read_whole
-        from vitctl.patches import patchify_images
-
+    def read(self, row: int) -> Any:
+        """The encoded bytes of an image, or its pixels."""
         name = self.names[row].decode()
         file, offset, length = (int(column[row]) for column in self.where)
         try:
-            content = read_whole(self.source.read(name, file, offset, length), self.target.max_pixels)
+            return read_whole(self.source.read(name, file, offset, length), self.target.max_pixels)
         except OSError as error:
             if error.errno in OF_ONE_FILE and self.source_exists():
                 raise DataError(error.strerror) from error
             raise RunError(f"{name}: cannot be read ({error.strerror}); once it can, add --resume") from error
+
+    def decode(self, content: Any, row: int) -> np.ndarray[Any, Any]:
+        """uint8 [N, P*P*C]"""
+        from vitctl.data.patchifier.decode import decode
+        from vitctl.patches import patchify_images
+
         try:
             return patchify_images(decode(content, self.target), self.layout.plan.geometry.patch)
         except MemoryError as error:
             raise RunError(
-                f"{name}: too large for the memory; add --resume with fewer --workers, or start over with a "
-                "lower --set max_pixels"
+                f"{self.names[row].decode()}: too large for the memory; add --resume with fewer --workers, or start "
+                "over with a lower --set max_pixels"
             ) from error
+
+    def encode(self, original: Any, patches: np.ndarray[Any, Any]) -> bytes:
+        """The row as it is stored. An original JPEG that already has the stored size is kept as it is."""
+        assert self.encoder
+        is_jpeg = self.encoder.jpeg and isinstance(original, bytes)
+        if is_jpeg and plain_jpeg_format(original) == (self.target.width, self.target.height, self.target.channels):
+            return bytes(original)
+        return self.encoder.encode(patches)
 
     def source_exists(self) -> bool:
         """False if the whole source is gone, as when a disk is unmounted: then no image is to blame."""
@@ -138,7 +156,7 @@ class Worker:
         result.sums, result.squares = (totals + [result.sums or [0], result.squares or [0]]).tolist()
 
     def __del__(self) -> None:
-        for handle in (self.rows, self.digests):
+        for handle in (self.rows, self.digests, self.sizes):
             if handle >= 0:
                 os.close(handle)
 
@@ -150,9 +168,15 @@ def write_rows_at(handle: int, values: np.ndarray[Any, Any], offset: int) -> Non
         view, offset = view[written:], offset + written
 
 
+def read_lengths(path: Path) -> np.ndarray[Any, Any]:
+    """int64 [rows]: the lengths of the encoded rows in a block's file, 0 for a rejected image."""
+    with open(path, "rb") as file:
+        count = int.from_bytes(file.read(8), "little")
+        return np.frombuffer(file.read(8 * count), np.int64)
+
+
 def read_chunks(path: Path) -> list[bytes]:
-    """The compressed rows of a block's file: their number, their sizes (int64 each), then the chunks."""
-    content = path.read_bytes()
-    count = int(np.frombuffer(content, np.int64, 1)[0])
-    ends = (np.cumsum(np.frombuffer(content, np.int64, count, 8)) + 8 * (count + 1)).tolist()
-    return [content[start:end] for start, end in zip([8 * (count + 1), *ends[:-1]], ends, strict=True)]
+    """The encoded rows of a block's file: their number, their lengths (int64 each), then the rows."""
+    content, lengths = path.read_bytes(), read_lengths(path)
+    ends = 8 * (len(lengths) + 1) + np.cumsum(lengths)
+    return [content[start:end] for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]

@@ -48,9 +48,10 @@ class Workspace:
         self.folder, self.lock, self.discarded = (
             out.with_name(f".{out.name}.{ending}") for ending in ("building", "lock", "discarded")
         )
-        names = ("plan", "blocks", "rows", "digests", "journal", "filled", "skeleton.h5", "made_of.json")
+        names = ("plan", "blocks", "rows", "digests", "sizes", "journal", "filled", "skeleton.h5", "made_of.json")
         paths = (self.folder / name for name in names)
-        self.plan, self.blocks, self.rows, self.digests, self.journal, self.filled, self.skeleton, self.inputs = paths
+        self.plan, self.blocks, self.rows, self.digests, self.sizes, self.journal, *rest = paths
+        self.filled, self.skeleton, self.inputs = rest
 
     def begin(self, inputs: dict[str, Any], existing: Existing) -> None:
         """Creates the folder, or checks that the build in it had the same inputs. Call it with the lock held."""

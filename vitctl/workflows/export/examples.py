@@ -9,13 +9,14 @@ import torch
 
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
+from vitctl.data.loader import read_images
 from vitctl.data.patchifier.decode import convert_channels
 from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 from vitctl.workflows.inputs.data import choose_data
-from vitctl.workflows.inputs.samples import choose_held_out, resize_samples, space_evenly
+from vitctl.workflows.inputs.samples import choose_held_out, fit_samples, space_evenly
 from vitctl.workflows.inputs.weights import data_of_run
 
 FEW, MANY = 32, 1000
@@ -37,7 +38,7 @@ class ExampleImages:
         """Images of train, in batches."""
         rows = space_evenly(self.train.rows, count)
         for part in np.split(rows, range(batch, len(rows), batch)):
-            yield resize_samples(self.train.images(part), self.spec)
+            yield fit_samples(self.train, part, self.spec)
 
 
 def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) -> ExampleImages:
@@ -53,10 +54,10 @@ def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) 
     if not split.rows:
         raise DataError(f"{file.path}: has no images to compare on; use other --data")
     rows = space_evenly(split.rows, config.pictures or (FEW if config.precision == "float32" else MANY))
-    images, labels = split.images(rows), model_labels(weights, file, split.labels(rows))
-    stored = np.stack([convert_channels(image, weights.spec.channels) for image in images[:STORED]])
+    labels = model_labels(weights, file, split.labels(rows))
+    stored = np.stack([convert_channels(each, weights.spec.channels) for each in read_images(split, rows[:STORED])])
     return ExampleImages(
-        str(file.path), name, resize_samples(images, weights.spec), stored, labels, train, weights.spec
+        str(file.path), name, fit_samples(split, rows, weights.spec), stored, labels, train, weights.spec
     )
 
 

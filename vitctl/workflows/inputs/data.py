@@ -11,16 +11,18 @@ from pathlib import Path
 from vitctl.config.model import ModelSpec
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
-from vitctl.data.patchifier.plan import PHOTO, is_small, largest_patch
+from vitctl.data.patchifier.stored import MOST, PHOTO, STEP, is_small
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, UsageError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile
+from vitctl.patches import round_to
 from vitctl.reporting import Reporter
 from vitctl.workflows.inputs.samples import choose_held_out
 from vitctl.workflows.patchify import patchify
 
 DEFAULT = "data.h5"
+MARGIN = 7  # 448 is stored for 384, as 256 is for 224
 
 
 def choose_data(flag: str | None, reporter: Reporter, trained_on: str | None = None, size: Res | None = None) -> Path:
@@ -81,18 +83,28 @@ def patchify_source(path: Path, text: str) -> PatchFile:
 
 
 def covers(file: PatchFile, size: Res | None) -> bool:
-    """Whether its images need not be enlarged. Small arrays exist at one size only."""
+    """Whether its images need not be enlarged, or a larger file would only enlarge them itself."""
     stored = file.geometry
     if size is None or (stored.height >= size.height and stored.width >= size.width):
         return True
-    return is_small(open_source(file.header.source))
+    return keeps_originals(file) if file.header.is_whole else is_small(open_source(file.header.source))
+
+
+def keeps_originals(file: PatchFile) -> bool:
+    """Whether hardly an image has been reduced."""
+    stored, total, kept = [file.geometry.height, file.geometry.width], 0, 0
+    for split in file.splits.values():
+        for sizes in split.slices("sizes"):
+            total, kept = total + len(sizes), kept + int((sizes <= stored).all(1).sum())
+    return kept >= MOST * total
 
 
 def config_for(text: str, path: Path, size: Res | None) -> PatchifyConfig:
-    """Photos at the size needed, small arrays at their own."""
+    """At the size that vitctl patchify chooses; where more is needed, at that and a margin, so that crops are sharp."""
     if size is None or max(size) <= PHOTO or is_small(open_source(text)):
         return PatchifyConfig(source=text, out=str(path))
-    return PatchifyConfig(source=text, out=str(path), res=size, patch=largest_patch(*size))
+    height, width = (round_to(side + side // MARGIN, STEP, up=True) for side in size)
+    return PatchifyConfig(source=text, out=str(path), res=Res(height, width))
 
 
 def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.model import ModelSpec
+from vitctl.data.loader import read_images
 from vitctl.data.patchifier.decode import Target, convert_channels, fit
-from vitctl.io.patch_file import PatchFile
+from vitctl.io.patch_file import PatchFile, Split
 
 HELD_OUT = ("test", "val")  # the first that has images
 Bytes = np.ndarray[Any, Any]
@@ -27,7 +28,8 @@ def space_evenly(rows: int, count: int) -> Bytes:
     return np.linspace(0, rows - 1, min(rows, count)).round().astype(np.int64)
 
 
-def resize_samples(images: Bytes, spec: ModelSpec) -> Bytes:
-    """uint8 [B, h, w, c] to [B, H, W, C]."""
+def fit_samples(split: Split, rows: Bytes, spec: ModelSpec) -> Bytes:
+    """uint8 [B, H, W, C]: these rows in the size and channels of the model."""
     target = Target(spec.height, spec.width, spec.channels)
+    images = read_images(split, rows, (spec.height, spec.width)) if split.header.is_whole else split.images(rows)
     return np.stack([fit(convert_channels(image, spec.channels), target) for image in images])

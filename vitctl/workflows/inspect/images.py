@@ -15,7 +15,7 @@ from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, format_count
 from vitctl.workflows.inputs.data import choose_data, warn_enlarged
-from vitctl.workflows.inputs.samples import choose_held_out, resize_samples, space_evenly
+from vitctl.workflows.inputs.samples import choose_held_out, fit_samples, space_evenly
 from vitctl.workflows.inputs.weights import data_of_run
 
 Bytes = np.ndarray[Any, Any]
@@ -49,7 +49,7 @@ def take_from_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -
     names = [caption_for(file, split, row) for row in rows]
     figure_indices = [int(place) for place in space_evenly(len(rows), config.shown)]
     return InspectedImages(
-        resize_samples(split.images(rows), spec), names, figure_indices, str(file.path), file.digest, file, split.name
+        fit_samples(split, rows, spec), names, figure_indices, str(file.path), file.digest, file, split.name
     )
 
 

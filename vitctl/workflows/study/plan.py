@@ -57,12 +57,13 @@ def plan_study(
 def make_setting(config: StudyConfig, data: Data, folder: Path) -> tuple[Setting, list[str]]:
     """The setting before it is fitted to the budget, and notes. Images become squares that all patch sizes divide."""
     geometry = data.file.geometry
-    side = min(geometry.height, geometry.width)
+    height, width = data.file.header.training_res
+    side = min(height, width)
     unit = HYBRID if side >= LARGE else 8
     side = max(unit, round(side / unit) * unit)
     notes = []
-    if (geometry.height, geometry.width) != (side, side) and config.scale != "paper":
-        notes.append(f"images of {geometry.height}x{geometry.width} are resized to {side}x{side}")
+    if (height, width) != (side, side) and config.scale != "paper":
+        notes.append(f"images of {height}x{width} are resized to {side}x{side}")
     val_setting = () if data.val is None or data.val.name == "val" else (f"val={data.val.name}",)
     setting = Setting(
         config=config,

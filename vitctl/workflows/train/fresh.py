@@ -31,7 +31,7 @@ def make_fresh_weights(
         std,
         data.file.class_names if spec.classes else (),
         training=describe_training(config, data),
-        fit=data.file.header.fit,
+        fit=data.file.header.model_fit,
         created_by=f"vitctl {__version__}",
     )
     return Weights(spec, collect_tensors(model), about)
@@ -49,7 +49,7 @@ def describe_training(config: TrainConfig, data: Data) -> dict[str, Any]:
 
 def fresh_spec(config: FreshConfig, data: Data, classes: int, norm: Norm | None = None) -> ModelSpec:
     geometry, shape = data.file.geometry, config.shape.changes()
-    height, width = config.res or (geometry.height, geometry.width)
+    height, width = config.res or data.file.header.training_res
     options: dict[str, Any] = {
         "height": height,
         "width": width,

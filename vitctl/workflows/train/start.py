@@ -16,9 +16,9 @@ from vitctl.config.option import as_dict
 from vitctl.config.recipes import ANY_WEIGHTS, PAPER_TRANSFER, Recipe, choose, for_data, recipe
 from vitctl.config.res import Res
 from vitctl.config.train import FREE, RunOptions, SelfsupConfig, TrainConfig
-from vitctl.data.patchifier.plan import PHOTO
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.patch_format import TRAINED
 from vitctl.io.run_directory import RunDirectory, create_run, is_run, lock_run, new_folder, open_run
 from vitctl.io.weights import Weights
 from vitctl.models.adapt_timm import can_resize
@@ -94,7 +94,7 @@ def start(
         draft = request.over(named.config if named else type(request)())
         size = draft.res
         if request.command == "finetune" and not size:
-            size = affordable_res(base, named, device, Res(PHOTO))
+            size = affordable_res(base, named, device, Res(TRAINED))
         data = open_data(draft, ranks, reporter, size)
         config = settle_device(build_config(request, named, base, data, device, reporter), device)
         weights = begin(config, data)
@@ -208,8 +208,7 @@ def build_config(
     config = dataclasses.replace(request.over(row.config), recipe=row.name)
     reporter.note(f"recipe: {row.name} ({reason}){describe_choice(config)}")
     if row.name == ANY_WEIGHTS and not config.res:
-        stored = data.file.geometry
-        size = affordable_res(base, row, device, Res(stored.height, stored.width))
+        size = affordable_res(base, row, device, Res(*data.file.header.training_res))
         if size != base.spec.res:
             reporter.note(f"resolution: {size} on a CPU; --res {base.spec.res} is that of the weights")
             config = dataclasses.replace(config, res=size)
