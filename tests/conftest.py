@@ -103,13 +103,14 @@ def picture(seed: int, height: int = 40, width: int = 48, channels: int = 3) -> 
 def folder(tmp_path: Path) -> Folder:
     """Makes class folders: `folder({"train/cat": 3, "val/cat": 1})`; every image is another."""
 
-    def make(counts: dict[str, int], root: str = "pictures", ending: str = "png") -> Path:
+    def make(counts: dict[str, int], root: str = "pictures", ending: str = "png", scale: int = 1) -> Path:
         seed = 0
         for place, count in counts.items():
             where = tmp_path / root / place
             where.mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                Image.fromarray(picture(seed)).save(where / f"{number:03d}.{ending}")
+                image = Image.fromarray(picture(seed))
+                image.resize((image.width * scale, image.height * scale)).save(where / f"{number:03d}.{ending}")
                 seed += 1
         return tmp_path / root
 

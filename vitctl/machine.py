@@ -51,6 +51,21 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def compute_alone() -> bool:
+    """In the calling thread, and in no other, OpenMP starts no more threads. True if it accepted.
+
+    torch's own setting would also change the products of the thread that trains.
+    """
+    try:
+        import torch
+
+        torch.get_num_threads()  # its first call in a thread applies torch's setting, which must not follow later
+        ctypes.CDLL(None).omp_set_num_threads(1)
+    except (OSError, AttributeError, TypeError):  # another OpenMP, or Windows
+        return False
+    return True
+
+
 class CStderr:
     """Drops what C libraries print to stderr while a thread is inside: libjpeg and libtiff print about damaged images.
 

@@ -156,15 +156,15 @@ def test_killed_runs_go_on_where_they_were(ran: Run, data: str, newest: str, tmp
 def test_photos_are_patchified_for_the_weights_and_enlarged_ones_are_warned_of(
     ran: Run, folder: Any, tmp_path: Path
 ) -> None:
-    folder({"train/one": 3, "train/two": 3, "val/one": 2, "val/two": 2})
-    wide = create_model("vit-mu/14", height=252, width=252, classes=2)
+    folder({"train/one": 3, "train/two": 3, "val/one": 2, "val/two": 2}, scale=10)
+    wide = create_model("vit-mu/14", height=392, width=392, classes=2)
     save_weights(weights_of(wide), tmp_path / "wide.safetensors")
     told = ran("features", "--from", "wide.safetensors", "--data", "pictures", "--out", "f.h5")
     assert "patchifying it to pictures.h5" in told.stderr
     assert "enlarged" not in told.stderr
-    assert PatchFile("pictures.h5").geometry.height == 252
+    assert PatchFile("pictures.h5").geometry.height == 448
     told = ran("fewshot", "--from", "wide.safetensors", "--from", "pixels", "--data", "pictures", "--shots", "1")
     assert "using pictures.h5" in told.stderr
     ran("patchify", "pictures", "small.h5", "--res", "28", "--patch", "14")
     told = ran("features", "--from", "wide.safetensors", "--data", "small.h5", "--out", "g.h5", "--quiet")
-    assert "warning: small.h5: images stored at 28x28 are enlarged to 252x252" in told.stderr
+    assert "warning: small.h5: images stored at 28x28 are enlarged to 392x392" in told.stderr

@@ -38,7 +38,8 @@ def test_json_keys_are_pinned(vitctl: Run, folder: Folder) -> None:
     folder({"cat": 2})
     assert set(vitctl("patchify", "pictures", *SMALL, "--json").json["data"]) == {
         "path", "kind", "splits", "classes", "class_names", "height", "width", "channels", "patch", "patches", "fit",
-        "mean", "std", "rejects", "rejected", "duplicates", "leaked", "leaks", "shards", "compressed", "bytes",
+        "mean", "std", "rejects", "rejected", "duplicates", "leaked", "leaks", "shards", "compressed", "codec",
+        "codec_bytes", "task", "originals", "bytes",
         "source", "created_by", "digest", "verified"}  # fmt: skip
 
 

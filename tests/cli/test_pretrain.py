@@ -143,22 +143,34 @@ def test_a_refused_run_leaves_no_folder(refused: Callable[..., str], data: str, 
     assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]
 
 
-def test_photos_are_patchified_for_the_resolution_of_recipe_or_flag(ran: Run, folder: Run, tmp_path: Path) -> None:
-    folder({"train/one": 3, "train/two": 3, "val/one": 1, "val/two": 1})
+def test_photos_are_patchified_once_for_many_resolutions(ran: Run, folder: Run, tmp_path: Path) -> None:
+    """Up to what vitctl patchify stores, 352; above it another file is made, with a margin for the crops."""
+    folder({"train/one": 3, "train/two": 3, "val/one": 1, "val/two": 1}, scale=10)
     line = ("pretrain", "--data", "pictures", "--dry-run", "--set", "shape.depth=1", "--batch", "2")
     small = ran(*line, "--model", "vit-mu/16")
     assert "patchifying it to pictures.h5" in small.stderr
-    large = ran(*line, "--model", "vit-mu/14", "--res", "252")
-    assert "patchifying it to pictures-252.h5" in large.stderr
-    assert "enlarged" not in small.stderr + large.stderr
-    with h5py.File(tmp_path / "pictures-252.h5") as file:
-        assert (file.attrs["height"], file.attrs["patch"]) == (252, 14)
-    assert "using pictures-252.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=252").stderr
-    assert "using pictures.h5" in ran(*line, "--model", "vit-mu/16", "--res", "64").stderr
-    named = ran(
-        "pretrain", "--data", "pictures.h5", "--dry-run", "--model", "vit-mu/16", "--res", "256", "--batch", "2"
-    )
-    assert "warning: pictures.h5: images stored at 224x224 are enlarged to 256x256" in named.stderr
+    assert "224x224" not in small.stderr
+    for res in ("128", "224", "320"):
+        told = ran(*line, "--model", "vit-mu/16", "--res", res)
+        assert "using pictures.h5" in told.stderr
+        assert "enlarged" not in told.stderr
+    large = ran(*line, "--model", "vit-mu/14", "--res", "392")
+    assert "patchifying it to pictures-392.h5" in large.stderr
+    assert "enlarged" not in large.stderr
+    with h5py.File(tmp_path / "pictures.h5") as one, h5py.File(tmp_path / "pictures-392.h5") as other:
+        assert (one.attrs["height"], one.attrs["fit"], other.attrs["height"]) == (352, "whole", 448)
+    assert "using pictures-392.h5" in ran(*line, "--model", "vit-mu/14", "--set", "res=392").stderr
+    named = ran(*line[:2], "pictures.h5", *line[3:], "--model", "vit-mu/16", "--res", "384")
+    assert "warning: pictures.h5: images stored at 352x352 are enlarged to 384x384; vitctl patchify" in named.stderr
+
+
+def test_small_photos_are_stored_as_they_are_and_trained_in_whole_patches(ran: Run, folder: Run) -> None:
+    folder({"train/one": 3, "train/two": 3, "val/one": 1, "val/two": 1})
+    line = ("pretrain", "--data", "pictures", "--dry-run", "--set", "shape.depth=1", "--batch", "2")
+    told = ran(*line, "--model", "vit-mu/14").stderr
+    assert "images are 40x48: stored at 48" in told
+    assert "images stored at 48x48 are enlarged to 56x56; the originals have no more pixels" in told
+    assert "using pictures.h5" in ran(*line, "--model", "vit-mu/14", "--res", "252").stderr
 
 
 @pytest.mark.parametrize("path", [".", "./", "../pictures/.", "train/.."])
@@ -243,7 +255,7 @@ def test_an_output_that_is_there_stays_unless_overwritten(
     [
         (("--recipe", "smal"), 2, "recipe 'smal' is unknown; did you mean 'small'?"),
         (("--recipe", "vtab-1k"), 2, "recipe vtab-1k is for finetune; vitctl recipes lists those for pretrain"),
-        (("--model", "vit-mu/7"), 2, "patches of 7 do not divide an image of 16x16"),
+        (("--model", "vit-mu/7", "--res", "16"), 2, "patches of 7 do not divide an image of 16x16"),
         (("--model", "vit-q/8"), 2, "vit-q/8"),
         (("--epochs", "3"), 2, "both steps and epochs are given"),
         (("--set", "optim.lrr=1"), 2, "there is no field 'lrr'; did you mean 'lr'?"),

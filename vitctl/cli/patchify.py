@@ -42,13 +42,19 @@ def patch_file_tables(info: "PatchFileInfo", more: dict[str, str]) -> "list[Tabl
     shape = f"{info.height}x{info.width}x{info.channels}, {info.patches} patches of {info.patch}x{info.patch}"
     about = {
         "images": f"{shape}, fit {info.fit}",
+        **describe_original_sizes(info),
         "classes": join_names(info.class_names),
         "mean, std": "  ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in zip(info.mean, info.std, strict=True)),
         "rejects": str(info.rejects),
         "duplicates": f"{info.duplicates} inside a split, {info.leaked} across splits",
         "size": format_size(info.bytes)
         + (f" in {info.shards} shards" if info.shards else "")
-        + (", compressed" if info.compressed else ""),
+        + (f", {info.codec}" if info.compressed else "")
+        + "".join(
+            f"; as {codec} {'' if codec == 'raw' else 'about '}{format_size(size)}"
+            for codec, size in info.codec_bytes.items()
+            if codec != info.codec
+        ),
         "digest": info.digest,
         "source": f"{info.source}, by {info.created_by}",
     }
@@ -56,6 +62,21 @@ def patch_file_tables(info: "PatchFileInfo", more: dict[str, str]) -> "list[Tabl
         about["verified"] = "every image is intact"
     columns = ["split", "images", "labeled", "classes", "images per class"]
     return [columns_table(info.path, columns, splits, columns[1:]), facts_table(about | more)]
+
+
+def describe_original_sizes(info: "PatchFileInfo") -> dict[str, str]:
+    """The row about the originals, if the file knows them."""
+    sizes = info.originals
+    if sizes is None:
+        return {}
+    smallest, median, largest = ("x".join(map(str, each)) for each in (sizes.smallest, sizes.median, sizes.largest))
+    if smallest == largest:
+        text = f"{median} pixels"
+    else:
+        text = f"{smallest} to {largest}, median {median}; {sizes.wide:.0%} wide, {sizes.high:.0%} high"
+    if sizes.cut:
+        text += f"; a centered square cuts {sizes.cut:.0%} away"
+    return {"originals": text + (f"; {sizes.reduced:.0%} reduced" if sizes.reduced else "")}
 
 
 def join_names(names: list[str]) -> str:

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from vitctl.config.checks import at_least, one_of
-from vitctl.data.augmentation.resampling import center_axes, resample
+from vitctl.data.augmentation.augment import Augment
+from vitctl.data.augmentation.frames import Frames, frame_centers
 from vitctl.data.order import at
 from vitctl.errors import ConfigError, DataError
 from vitctl.io.patch_file import Split
-from vitctl.machine import cores
+from vitctl.machine import compute_alone, cores
 from vitctl.patches import check_grid, patchify_images, unpatchify_images
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -32,7 +33,6 @@ class Batch:
     labels: torch.Tensor  # int64 [B], -1 = none
     rows: torch.Tensor  # int64 [B], row numbers: with `epochs`, the key of all random choices for these images
     epochs: torch.Tensor  # int64 [B]
-    sizes: torch.Tensor  # int64 [B, 2], height and width of the originals
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copies pixels and labels to the device. If they are pinned, the copy overlaps with the device's work.
@@ -53,7 +53,7 @@ class View:
     form: Literal["patches", "images"] = "patches"
     patch: int | None = None  # the default is that of the file
     res: tuple[int, int] | None = None  # height and width; the default is that of the file
-    center: float | None = 1.0  # of whole images, the share of the short side that is taken; None: all, squashed
+    center: float = 1.0  # of whole images, the share of the short side that is taken
 
     def __post_init__(self) -> None:
         one_of("view.form", self.form, ("patches", "images"))
@@ -71,6 +71,7 @@ class Loader:
         seed: int = 0,
         shuffle: bool = True,
         view: View | None = None,
+        crop: Augment | None = None,
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
@@ -87,12 +88,10 @@ class Loader:
         self.split, self.batch, self.seed, self.shuffle, self.ahead = split, batch, seed, shuffle, ahead
         self.rank, self.share = rank, batch // world
         self.device = torch.device(device)
+        self.crop = crop  # of whole images; of others, the batch is cropped later, on the device
         self.view = view or View()
         self.patch = self.view.patch or split.geometry.patch
         self.res = self.view.res or (split.geometry.height, split.geometry.width)
-        # JPEGs may be decoded at a fraction of their size: twice what is shown, as a center may be half of a long side.
-        # The crops of training need all of it.
-        self.least = None if self.view.center is None else (2 * self.res[0], 2 * self.res[1])
         if self.view.form == "patches":
             check_grid(*self.res, self.patch)
 
@@ -134,50 +133,55 @@ class Loader:
         return self.ready(self.gather(rows, epochs))
 
     def gather(self, rows: Ints, epochs: Ints) -> Batch:
-        """Reads a batch in a thread. If the CPU trains, no torch operation runs here: its threads would compete."""
-        split = self.split
-        pixels = split.images(rows, self.least) if split.encoded else split.patches(rows)
-        labels, sizes = torch.from_numpy(split.labels(rows)), torch.from_numpy(split.sizes(rows))
-        batch = Batch(torch.from_numpy(pixels), labels, torch.from_numpy(rows), torch.from_numpy(epochs), sizes)
+        """Reads a batch in a thread, which computes alone: more threads would compete with those that train."""
+        labels = torch.from_numpy(self.split.labels(rows))
+        batch = Batch(self.read(rows, epochs), labels, torch.from_numpy(rows), torch.from_numpy(epochs))
         if self.device.type == "cpu":
             return batch
-        batch = replace(batch, pixels=self.shape_images(batch))
+        batch = replace(batch, pixels=self.shape_images(batch.pixels))
         return batch.pin() if self.device.type == "cuda" else batch
+
+    def read(self, rows: Ints, epochs: Ints) -> torch.Tensor:
+        """uint8: patches as they are stored, decoded images, or the frames of whole images."""
+        split = self.split
+        if not split.header.is_whole:
+            return torch.from_numpy(split.images(rows, self.res) if split.encoded else split.patches(rows))
+        sizes, stored = split.sizes(rows), (split.geometry.height, split.geometry.width)
+        if self.crop:
+            return cut_frames(split, rows, self.crop.frames(rows, epochs, sizes, stored))
+        return cut_frames(split, rows, frame_centers(sizes, stored, self.res, self.view.center))
 
     def ready(self, batch: Batch) -> Batch:
         """Finishes a batch from `gather` in the calling thread: on the device, in the form of the view."""
         if self.device.type != "cpu":
             return batch.to(self.device)
-        return replace(batch, pixels=self.shape_images(batch))
+        return replace(batch, pixels=self.shape_images(batch.pixels))
 
-    def shape_images(self, batch: Batch) -> torch.Tensor:
-        """The pixels of `batch`, patches [B, N, P*P*C] of the file or decoded images, in the form of the view."""
-        shape, images = self.split.geometry, batch.pixels
-        center = self.view.center if self.split.header.is_whole else None
-        same_res = self.res == (shape.height, shape.width) and center is None
-        if not self.split.encoded:
+    def shape_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What `read` returns, patches [B, N, P*P*C] or images, in the form of the view."""
+        shape = self.split.geometry
+        if pixels.ndim == 3:
+            same_res = self.res == (shape.height, shape.width)
             if self.view.form == "patches" and same_res and self.patch == shape.patch:
-                return images
-            images = unpatchify_images(images, shape.height, shape.width, shape.patch)
-        if center is not None:
-            images = take_center(images, batch.sizes.numpy(), self.res, center)
-        elif tuple(images.shape[1:3]) != self.res:
-            images = resize_images(images, *self.res)
-        return images if self.view.form == "images" else patchify_images(images, self.patch)
+                return pixels
+            pixels = unpatchify_images(pixels, shape.height, shape.width, shape.patch)
+        if tuple(pixels.shape[1:3]) != self.res:
+            pixels = resize_images(pixels, *self.res)
+        return pixels if self.view.form == "images" else patchify_images(pixels, self.patch)
 
 
-def take_center(images: torch.Tensor, sizes: Ints, res: tuple[int, int], share: float) -> torch.Tensor:
-    """Of squashed images [B, h, w, C] the center in true shape, of this share of the largest such box: [B, *res, C].
+def cut_frames(split: Split, rows: Ints, frames: Frames) -> torch.Tensor:
+    """uint8 [B, h, w, C], one image at a time."""
+    stored = split.geometry.height, split.geometry.width
+    divisors = frames.divisors(stored) if split.encoded else np.ones_like(rows)
+    windows = frames.windows(stored, divisors).tolist()
+    out = np.empty((len(rows), *frames.res, split.geometry.channels), np.uint8)
+    for index, (row, window, divisor) in enumerate(zip(rows.tolist(), windows, divisors.tolist(), strict=True)):
+        out[index] = frames.cut(index, torch.from_numpy(split.window(row, window, divisor))).numpy()
+    return torch.from_numpy(out)
 
-    That is a resize of the short side followed by a central crop. `sizes` [B, 2] are those of the originals.
-    """
-    rows, columns = center_axes(sizes, res, share)
-    stored = images.permute(0, 3, 1, 2)
-    high, wide = (side / sizes[:, axis] for axis, side in enumerate(stored.shape[2:]))
-    return resample(stored, rows.scale(high), columns.scale(wide), "bicubic").permute(0, 2, 3, 1)
 
-
-def read_images(split: Split, rows: Ints, res: tuple[int, int] | None = None) -> np.ndarray[Any, Any]:
+def load_images(split: Split, rows: Ints, res: tuple[int, int] | None = None) -> np.ndarray[Any, Any]:
     """uint8 [B, H, W, C]: these rows as a model sees them, at `res` or at the stored resolution."""
     loader = Loader(split, len(rows), view=View("images", res=res), shuffle=False)
     return loader.fetch(rows, np.zeros_like(rows)).pixels.numpy()
@@ -194,7 +198,7 @@ class Ahead:
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
-        self.pool = ThreadPoolExecutor(min(loader.ahead, cores()), "vitctl-loader")
+        self.pool = ThreadPoolExecutor(min(loader.ahead, cores()), "vitctl-loader", compute_alone)
         self.futures: deque[Future[Batch]] = deque()
 
     def __enter__(self) -> "Ahead":

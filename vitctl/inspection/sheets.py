@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -80,32 +81,38 @@ class SheetRow:
 
 
 def draw_sheet(title: str, subtitle: str, rows: Sequence[SheetRow], cell: int = 144) -> Image.Image:
-    """A contact sheet: a label and images in each row. Small images are enlarged by a whole factor, and images of
-    several shapes share a cell that holds each of them."""
+    """A contact sheet: a label and images in each row, as high as the highest and as wide as the widest of a column.
+
+    Small images are enlarged by a whole factor.
+    """
     gap, margin, top = 8, 36, 108
-    shapes = np.array([image.shape[:2] for row in rows for image in row.pictures])
-    longer = int(shapes.max())
-    scale: float = max(1, cell // longer)
-    smooth = scale == 1
-    if smooth and longer > 2 * cell:
-        scale = 2 * cell / longer
-    height, width = (round(side * scale) for side in shapes.max(0).tolist())
-    columns = max(len(row.pictures) for row in rows)
+    longer = max(max(image.shape[:2]) for row in rows for image in row.pictures)
+    scale: float = 2 * cell / longer if longer > 2 * cell else max(1, cell // longer)
+    smooth = longer > cell // 2
+    pictures = [[scale_image(image, scale, smooth) for image in row.pictures] for row in rows]
+    heights = [max(image.height for image in row) for row in pictures]
+    widths = [max(image.width for image in column if image) for column in zip_longest(*pictures)]
     gutter = max([0, *(label_width(row) for row in rows)])
-    size = (2 * margin + gutter + columns * (width + gap) - gap, top + len(rows) * (height + gap) + margin)
+    size = (2 * margin + gutter + sum(widths) + gap * (len(widths) - 1), top + sum(heights) + gap * len(rows) + margin)
     sheet, pen = start_sheet(size, margin, (title, 26, True, margin - 8), (subtitle, 16, False, margin + 28))
     pen.line((margin, top - 14, sheet.width - margin, top - 14), LINE, 1)
-    for number, row in enumerate(rows):
-        y = top + number * (height + gap)
-        middle = y + height // 2
+    y = top
+    for row, images, height in zip(rows, pictures, heights, strict=True):
+        middle, x = y + height // 2, margin + gutter
         pen.text((margin, middle - 2), shorten_label(row.label), INK, font(18, bold=True), anchor="ls")
         pen.text((margin, middle + 6), row.detail, QUIET, font(14), anchor="la")
-        for column, image in enumerate(row.pictures):
-            high, wide = (max(1, round(side * scale)) for side in image.shape[:2])
-            left, above = margin + gutter + column * (width + gap) + (width - wide) // 2, y + (height - high) // 2
-            sheet.paste(make_image(image, (wide, high), smooth), (left, above))
-            pen.rectangle((left - 1, above - 1, left + wide, above + high), outline=LINE)  # its edge on white
+        for image, width in zip(images, widths, strict=False):
+            left, above = x + (width - image.width) // 2, y + (height - image.height) // 2
+            sheet.paste(image, (left, above))
+            pen.rectangle((left - 1, above - 1, left + image.width, above + image.height), outline=LINE)  # on white
+            x += width + gap
+        y += height + gap
     return sheet
+
+
+def scale_image(pixels: Array, scale: float, smooth: bool) -> Image.Image:
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    return make_image(pixels, (width, height), smooth)
 
 
 def label_width(row: SheetRow) -> int:

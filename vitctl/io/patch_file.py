@@ -90,6 +90,23 @@ class Split:
             return self.decode(self.file_rows(rows), divisor_for((shape.height, shape.width), least) if least else 1)
         return unpatchify_images(self.patches(rows), shape.height, shape.width, shape.patch)
 
+    def window(self, row: int, window: tuple[int, int, int, int], divisor: int = 1) -> Bytes:
+        """uint8 [h, w, C]: the window (top, left, height, width) of one image, of a JPEG at a fraction of its size."""
+        top, left, height, width = window
+        rows, shape = self.file_rows(np.array([row])), self.geometry
+        if self.encoded:
+            return self.decode(rows, divisor)[0, top : top + height, left : left + width]
+        ((segment, _, local),) = self.parts(rows)
+        side = shape.patch
+        first, last = (top // side, left // side), (-(-(top + height) // side), -(-(left + width) // side))
+        with explain_damage(segment):
+            patches = np.asarray(segment.column("patches")[int(local[0])])
+        grid = patches.reshape(shape.height // side, shape.width // side, side, side, shape.channels)
+        tiles = grid[first[0] : last[0], first[1] : last[1]].swapaxes(1, 2)  # a view: only these are copied
+        pixels = tiles.reshape((last[0] - first[0]) * side, (last[1] - first[1]) * side, shape.channels)
+        top, left = top - first[0] * side, left - first[1] * side
+        return pixels[top : top + height, left : left + width]
+
     def decode(self, rows: Ints, divisor: int = 1) -> Bytes:
         """uint8 [B, H / divisor, W / divisor, C] of rows of the file."""
         shape = self.geometry
@@ -98,18 +115,18 @@ class Split:
         for segment, where, local in self.parts(rows):
             with explain_damage(segment):
                 places = range(len(rows)) if isinstance(where, slice) else where
-                for place, content in zip(places, segment.encoded(local), strict=True):
+                for place, content in zip(places, segment.read_jpegs(local), strict=True):
                     scaled = decode_scaled(content, size[2], divisor) if divisor > 1 else decode_jpeg(content, size[2])
                     out[place] = check_decoded(scaled, size)
         return out
 
-    def encoded_rows(self, rows: Ints) -> list[Any]:
+    def read_jpegs(self, rows: Ints) -> list[Any]:
         """The JPEGs of these rows [B], as bytes-like objects."""
         rows = self.file_rows(rows)
         out: list[Any] = [None] * len(rows)
         for segment, where, local in self.parts(rows):
             with explain_damage(segment):
-                for place, content in zip(np.arange(len(rows))[where], segment.encoded(local), strict=True):
+                for place, content in zip(np.arange(len(rows))[where], segment.read_jpegs(local), strict=True):
                     out[place] = content
         return out
 

@@ -250,7 +250,7 @@ def write_encoded(
         for name in splits:
             group = file.create_group(name)
             if header.codec == "jpeg":
-                write_jpegs(group, rows[name])
+                write_jpeg_rows(group, rows[name])
             else:
                 write_chunks(group, rows[name], header, level)
         write_contents(file, header, splits, notes)
@@ -264,7 +264,7 @@ def write_chunks(group: h5py.Group, rows: EncodedRows, header: Header, level: in
         data.id.write_direct_chunk((row, 0, 0), chunk[4:], int.from_bytes(chunk[:4], "little"))
 
 
-def write_jpegs(group: h5py.Group, rows: EncodedRows) -> None:
+def write_jpeg_rows(group: h5py.Group, rows: EncodedRows) -> None:
     starts = np.concatenate([[0], np.cumsum(rows.lengths)])  # [M + 1]
     data = group.create_dataset("encoded", (int(starts[-1]),), np.uint8)
     for start, content in zip(starts.tolist(), rows.content, strict=False):

@@ -73,7 +73,7 @@ class Segment:
             self._places, self._stamp = self.read_places()
         return name in self._places
 
-    def encoded(self, rows: Any) -> list[Any]:
+    def read_jpegs(self, rows: Any) -> list[Any]:
         """The bytes of these rows [B] of a file of JPEGs."""
         starts, content = np.asarray(self.column("starts")), self.column("encoded")
         ends = starts[rows + 1].tolist()

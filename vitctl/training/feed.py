@@ -29,8 +29,8 @@ class Feed:
         augment = config.augment
         plain = takes_patches(spec) and not augment.mixes_labels and augment == AugmentConfig()
         res = (spec.height, spec.width)
-        view = View("patches", spec.patch, res) if plain else View("images", center=None)
-        self.is_whole = split.header.is_whole
+        view = View("patches", spec.patch, res) if plain else View("images", res=res if split.header.is_whole else None)
+        self.cropped = split.header.is_whole
         self.augment = None if plain else Augment(augment, config.seed, res)
         self.mixing = Mixing(augment, config.seed) if augment.mixes_labels else None
         self.loader = Loader(
@@ -38,6 +38,7 @@ class Feed:
             config.batch,
             seed=config.seed,
             view=view,
+            crop=self.augment,
             rank=ranks.rank,
             world=ranks.world,
             device=device,
@@ -50,10 +51,7 @@ class Feed:
         return self.examples(self.loader.at(step))
 
     def pixels(self, batch: Batch) -> torch.Tensor:
-        if not self.augment:
-            return batch.pixels
-        sizes = batch.sizes if self.is_whole else None
-        return self.augment(batch.pixels, batch.epochs, batch.rows, sizes)
+        return self.augment(batch.pixels, batch.epochs, batch.rows, self.cropped) if self.augment else batch.pixels
 
     def examples(self, batch: Batch) -> Examples:
         pixels, targets = self.pixels(batch), batch.labels

@@ -15,6 +15,7 @@ from vitctl.io.hdf5 import format_of, is_hdf5
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.patch_format import image_digest
 from vitctl.reporting import Reporter, SilentReporter, format_count
+from vitctl.workflows.originals import OriginalsInfo, describe_originals, sizes_by_codec
 
 LISTED = 1000  # rejects in a result, at most; the file has all of them
 VERIFIED = 64  # images checked at once
@@ -53,6 +54,8 @@ class PatchFileInfo:
     compressed: bool
     codec: str
     task: str
+    codec_bytes: dict[str, int]  # of all rows by codec
+    originals: OriginalsInfo | None  # of version 2
     bytes: int
     source: str
     created_by: str
@@ -196,7 +199,7 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
         duplicates=header.duplicates, leaked=header.leaked,
         leaks=[dict(zip(("split", "name", "other_split", "other_name"), leak, strict=True)) for leak in leaks],
         shards=len(file.files) if file.files != [file.path] else 0, compressed=file.codec != "raw",
-        codec=file.codec, task=header.task,
+        codec=file.codec, task=header.task, codec_bytes=sizes_by_codec(file), originals=describe_originals(file),
         bytes=file.count_stored_bytes(), source=header.source, created_by=header.created_by, digest=file.digest,
         verified=verified,
     )  # fmt: skip

@@ -63,10 +63,12 @@ def augment_rows(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: 
     import torch
 
     from vitctl.data.augmentation.mixing import Mixing
+    from vitctl.data.loader import Loader, View
 
     samples = torch.from_numpy(rows)
-    sizes = torch.from_numpy(split.sizes(rows)) if split.header.is_whole else None
-    images = augment(torch.from_numpy(split.images(rows)), epoch, samples, sizes)
+    loader = Loader(split, len(rows), view=View("images", res=augment.res), crop=augment)
+    images = loader.fetch(rows, np.full(len(rows), epoch)).pixels
+    images = augment(images, epoch, samples, cropped=split.header.is_whole)
     if augment.config.mixes_labels:
         images = Mixing(augment.config, augment.seed).plan(epoch, samples, *images.shape[1:3]).images(images)
     return np.asarray(images.numpy())

@@ -181,7 +181,7 @@ def test_where_no_box_fits_the_crop_is_the_largest_in_the_center() -> None:
 
 def test_resize_small_is_a_crop_of_the_resized_image() -> None:
     config = AugmentConfig(crop="resize-small", crop_small=2.0)
-    rows, columns = draw_frame(config, draws(500), np.tile([100, 60], (500, 1)), (10, 10))
+    rows, columns = draw_frame(config, draws(500), (100, 60), (10, 10))
     assert np.allclose(rows.pace, 3)  # 60 pixels become 20
     tops, lefts = rows.centers[:, 0] / 3 - 0.5, columns.centers[:, 0] / 3 - 0.5
     assert set(np.rint(tops).astype(int)) == set(range(24))  # 33 rows, 10 of them seen
@@ -210,7 +210,7 @@ def test_the_simple_crop_is_padded_by_reflection() -> None:
 
 
 def test_windows_are_anywhere_alike_often() -> None:
-    starts = draw_window(draws(9000).uniform("crop-place")[:, 0], np.full(9000, 20), 12, 0)[:, 0]
+    starts = draw_window(draws(9000).uniform("crop-place")[:, 0], 20, 12, 0)[:, 0]
     assert chisquare(np.bincount(starts, minlength=9)).pvalue > 0.01
 
 

@@ -5,13 +5,15 @@ are the same for every device and the CPU never waits for the device. No operati
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from vitctl.config.augment import AugmentConfig
+from vitctl.data.augmentation.frames import Frames, frame_boxes, frame_centers, frame_whole, resize_short_side
 from vitctl.data.augmentation.operations import HIGHEST, SPACES, apply, box_mask
-from vitctl.data.augmentation.resampling import Axis, center_axes, reflect, resample, to_device
+from vitctl.data.augmentation.resampling import Axis, reflect, resample, to_device
 from vitctl.randomness import Draws
 
 ATTEMPTS = 10  # random boxes to try, as in torchvision and timm
@@ -26,22 +28,19 @@ class Augment:
         self.config, self.seed, self.res = config, seed, res
 
     def __call__(
-        self,
-        images: torch.Tensor,
-        epoch: int | torch.Tensor,
-        samples: torch.Tensor,
-        sizes: torch.Tensor | None = None,
+        self, images: torch.Tensor, epoch: int | torch.Tensor, samples: torch.Tensor, cropped: bool = False
     ) -> torch.Tensor:
         """uint8 [B, H, W, C] -> uint8 [B, h, w, C].
 
-        With `sizes` [B, 2], the images are squashed ones of originals of these sizes, in whose coordinates crops are
-        drawn. Keep `sizes`, `samples` [B], and `epoch` if it is [B], on the CPU, where they are read.
+        Keep `samples` [B], and `epoch` if it is [B], on the CPU, where they are read. `cropped` images are the frames
+        of whole ones, already.
         """
         epochs = epoch.cpu().numpy() if isinstance(epoch, torch.Tensor) else epoch
         draws = Draws(self.seed, epochs, samples.cpu().numpy())
         config, res = self.config, self.res or (images.shape[1], images.shape[2])
-        true = None if sizes is None else sizes.numpy()
-        pixels = crop_and_resize(config, draws, images.permute(0, 3, 1, 2), res, true)  # [B, C, h, w]
+        pixels = images.permute(0, 3, 1, 2)
+        if not cropped:
+            pixels = crop_and_resize(config, draws, pixels, res)  # [B, C, h, w]
         for layer in range(config.randaug_layers):
             pixels = apply(pixels, *randaug(config, draws, layer))
         if config.three:
@@ -55,58 +54,72 @@ class Augment:
             pixels = erase(config, draws, pixels)
         return pixels.permute(0, 2, 3, 1).contiguous()
 
+    def frames(self, rows: np.ndarray, epochs: np.ndarray, sizes: np.ndarray, stored: tuple[int, int]) -> Frames:
+        """The crops and flips of whole images, stored at one size, whose originals have `sizes` [B, 2]."""
+        return draw_frames(self.config, Draws(self.seed, epochs, rows), sizes, stored, self.res or stored)
+
 
 # --- crop and resize -------------------------------------------------------------------------------------------------
 
 
-def crop_and_resize(
-    config: AugmentConfig, draws: Draws, images: torch.Tensor, res: tuple[int, int], sizes: np.ndarray | None
-) -> torch.Tensor:
+def draw_frames(
+    config: AugmentConfig, draws: Draws, sizes: np.ndarray, stored: tuple[int, int], res: tuple[int, int]
+) -> Frames:
+    """As torchvision crops the originals; without crops, the centers."""
+    flips = draws.uniform("flip")[:, 0] < config.flip  # [B]
+    if config.crop == "none":
+        return replace(frame_centers(sizes, stored, res), flip=flips, filter=config.filter)
+    if config.crop == "inception":
+        window = frame_boxes(inception_boxes(config, draws, *sizes.T), sizes, stored)
+        size = np.tile(np.array(res), (len(sizes), 1))
+        return Frames(window, size, np.zeros_like(size), flips, res, config.filter)
+    small, pad = (1.0, config.crop_pad) if config.crop == "simple" else (config.crop_small, 0)
+    size = resize_short_side(sizes, (round(res[0] * small), round(res[1] * small)))
+    room = size + 2 * pad - np.array(res) + 1
+    start = np.floor(draws.uniform("crop-place", 2).astype(np.float64) * room).astype(np.int64) - pad
+    return Frames(frame_whole(sizes, stored), size, start, flips, res, config.filter)
+
+
+def crop_and_resize(config: AugmentConfig, draws: Draws, images: torch.Tensor, res: tuple[int, int]) -> torch.Tensor:
     """Crop, flip and resize: [B, C, H, W] -> [B, C, h, w]."""
     height, width = images.shape[-2:]
     flips = draws.uniform("flip")[:, 0] < config.flip  # [B]
-    if config.crop == "none" and res == (height, width) and sizes is None:
+    if config.crop == "none" and res == (height, width):
         if not config.flip:
             return images
         flags = to_device(flips, images.device)[:, None, None, None]
         return torch.where(flags, images.flip(-1), images)
-    if config.crop == "none" and sizes is not None:
-        rows, columns = center_axes(sizes, res)
-    else:
-        true = np.tile(np.array([height, width]), (len(images), 1)) if sizes is None else sizes
-        rows, columns = draw_frame(config, draws, true, res)
-    if sizes is not None:
-        rows, columns = rows.scale(height / sizes[:, 0]), columns.scale(width / sizes[:, 1])
+    rows, columns = draw_frame(config, draws, (height, width), res)
     return resample(images, rows, columns.flip(flips), config.filter)
 
 
-def draw_frame(config: AugmentConfig, draws: Draws, sizes: np.ndarray, res: tuple[int, int]) -> tuple[Axis, Axis]:
-    """Where the rows and columns of the crops, at resolution `res`, lie in images of `sizes` [B, 2]."""
-    heights, widths = sizes.T
+def draw_frame(config: AugmentConfig, draws: Draws, size: tuple[int, int], res: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Where the rows and columns of the crops, at resolution `res`, lie in images of `size`."""
     if config.crop == "inception":
-        top, left, height, width = inception_boxes(config, draws, heights, widths).T
+        sides = (np.full(len(draws.samples), side) for side in size)
+        top, left, height, width = inception_boxes(config, draws, *sides).T
         return Axis.box(top, height, res[0]), Axis.box(left, width, res[1])
     places = draws.uniform("crop-place", 2).astype(np.float64)  # [B, 2]
     if config.crop == "none":
         start = np.zeros(len(places))
-        return Axis.box(start, start + heights, res[0]), Axis.box(start, start + widths, res[1])
+        return Axis.box(start, start + size[0], res[0]), Axis.box(start, start + size[1], res[1])
     simple = config.crop == "simple"
-    pace = np.minimum(heights / res[0], widths / res[1]) / (1.0 if simple else config.crop_small)  # [B]
+    pace = min(size[0] / res[0], size[1] / res[1]) / (1.0 if simple else config.crop_small)
     pad = config.crop_pad if simple else 0
-    rows = draw_window(places[:, 0], grow_side(heights, pace, res[0]), res[0], pad)
-    columns = draw_window(places[:, 1], grow_side(widths, pace, res[1]), res[1], pad)
-    return Axis.pick(rows, pace), Axis.pick(columns, pace)
+    rows = draw_window(places[:, 0], grow_side(size[0], pace, res[0]), res[0], pad)
+    columns = draw_window(places[:, 1], grow_side(size[1], pace, res[1]), res[1], pad)
+    paces = np.full(len(places), pace)
+    return Axis.pick(rows, paces), Axis.pick(columns, paces)
 
 
-def grow_side(sizes: np.ndarray, pace: np.ndarray, res: int) -> np.ndarray:
-    grown: np.ndarray = np.maximum(res, np.floor(sizes / pace + 1e-6)).astype(np.int64)  # 1e-6: it may fall just short
-    return grown
+def grow_side(size: int, pace: float, res: int) -> int:
+    return max(res, math.floor(size / pace + 1e-6))  # 1e-6: a quotient of floats may fall just short
 
 
-def draw_window(places: np.ndarray, sizes: np.ndarray, out: int, pad: int) -> np.ndarray:
-    """int64 [B, out]: `out` consecutive ones of `sizes` pixels, with `pad` reflected pixels at each border."""
-    start = np.floor(places * (sizes + 2 * pad - out + 1)).astype(np.int64) - pad
-    return reflect(start[:, None] + np.arange(out), sizes[:, None])
+def draw_window(places: np.ndarray, size: int, out: int, pad: int) -> np.ndarray:
+    """int64 [B, out]: `out` consecutive ones of `size` pixels, with `pad` reflected pixels at each border."""
+    start = np.floor(places * (size + 2 * pad - out + 1)).astype(np.int64) - pad
+    return reflect(start[:, None] + np.arange(out), size)
 
 
 def inception_boxes(config: AugmentConfig, draws: Draws, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:

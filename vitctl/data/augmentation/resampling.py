@@ -32,20 +32,8 @@ class Axis:
         """The pixels with the numbers `pixels`, int64 [B, out], of the whole image resized to `pace`."""
         return cls((pixels + 0.5) * pace[:, None], pace)
 
-    def scale(self, factors: np.ndarray) -> "Axis":
-        """The same places where the image has been resized by these factors [B]."""
-        return Axis(self.centers * factors[:, None], self.pace * factors)
-
     def flip(self, flags: np.ndarray) -> "Axis":
         return Axis(np.where(flags[:, None], self.centers[:, ::-1], self.centers), self.pace)
-
-
-def center_axes(sizes: np.ndarray, res: tuple[int, int], share: float = 1.0) -> tuple[Axis, Axis]:
-    """The centered boxes with the shape of `res` in images of `sizes` [B, 2], of this share of the largest such box."""
-    pace = share * np.minimum(sizes[:, 0] / res[0], sizes[:, 1] / res[1])  # [B], original pixels per output pixel
-    spans = [(side, pace * out) for side, out in zip(sizes.T, res, strict=True)]
-    rows, columns = (Axis.box((side - span) / 2, span, out) for (side, span), out in zip(spans, res, strict=True))
-    return rows, columns
 
 
 @dataclass(frozen=True)
@@ -116,11 +104,11 @@ def blur_taps(sigmas: np.ndarray, size: int) -> Taps:
     return Taps(np.broadcast_to(pixels, shape).copy(), np.broadcast_to(round_weights(weights), shape).copy())
 
 
-def reflect(pixels: np.ndarray, size: np.ndarray | int) -> np.ndarray:
+def reflect(pixels: np.ndarray, size: int) -> np.ndarray:
     """Maps pixels outside of the image to their reflections; the border pixel itself is not repeated."""
-    period = np.maximum(2 * size - 2, 1)
+    period = max(2 * size - 2, 1)
     folded = pixels % period
-    return np.where(size > 1, np.minimum(folded, period - folded), 0)
+    return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(pixels)
 
 
 def round_weights(weights: np.ndarray) -> np.ndarray:

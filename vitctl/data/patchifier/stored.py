@@ -20,7 +20,7 @@ from vitctl.reporting import format_size
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 PHOTO = 352  # default height and width of photos: few crops at 224 are enlargements
-SMALL = 96  # images of one size up to this one keep it by default
+SMALL = 96  # squares of one size up to this one keep it by default
 STEP = 16  # other stored sizes are multiples of it
 MOST = 0.95  # the share of images that the default size does not reduce
 LARGEST_PATCH = 16
@@ -56,13 +56,13 @@ def choose_format(build: Build, names: Sequence[bytes], places: Ints, rows: int)
 
 
 def choose_res(source: Source, sizes: Ints) -> Res:
-    """352x352, or what the images have: small ones of one size keep it, of others the longest sides decide."""
+    """352x352, or what the images have: small squares of one size keep it, of others the longest sides decide."""
     if source.native:
         return Res(*source.native[:2]) if is_small(source) else Res(PHOTO)
     if not len(sizes):
         return Res(PHOTO)
-    if sizes.max() <= SMALL and (sizes == sizes[0]).all():
-        return Res(*sizes[0].tolist())
+    if sizes.max() <= SMALL and (sizes == sizes[0, 0]).all():
+        return Res(int(sizes[0, 0]))
     longest = int(np.quantile(sizes.max(1), MOST, method="higher"))
     return Res(min(PHOTO, round_to(longest, STEP, up=True)))
 

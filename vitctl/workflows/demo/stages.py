@@ -20,7 +20,7 @@ from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.predict import PredictConfig
 from vitctl.config.res import Res
 from vitctl.config.train import FinetuneConfig, PretrainConfig, SelfsupConfig
-from vitctl.data.loader import read_images
+from vitctl.data.loader import load_images
 from vitctl.errors import DataError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile, Split
@@ -254,7 +254,7 @@ def predict_stage(demo: Demo) -> Stage:
 def write_images(split: Split, names: tuple[str, ...], folder: Path) -> None:
     """Write some held-out images as PNG files, in a folder per class."""
     rows = balance_classes(split.labels(), SHOWN)
-    for row, pixels, label in zip(rows.tolist(), read_images(split, rows), split.labels(rows).tolist(), strict=True):
+    for row, pixels, label in zip(rows.tolist(), load_images(split, rows), split.labels(rows).tolist(), strict=True):
         class_name = names[label] if 0 <= label < len(names) else "others"
         name = class_name if Path(class_name).name == class_name and class_name != ".." else "others"
         (folder / name).mkdir(parents=True, exist_ok=True)

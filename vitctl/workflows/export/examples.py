@@ -9,7 +9,7 @@ import torch
 
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
-from vitctl.data.loader import read_images
+from vitctl.data.loader import load_images
 from vitctl.data.patchifier.decode import convert_channels
 from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
@@ -55,7 +55,7 @@ def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) 
         raise DataError(f"{file.path}: has no images to compare on; use other --data")
     rows = space_evenly(split.rows, config.pictures or (FEW if config.precision == "float32" else MANY))
     labels = model_labels(weights, file, split.labels(rows))
-    stored = np.stack([convert_channels(each, weights.spec.channels) for each in read_images(split, rows[:STORED])])
+    stored = np.stack([convert_channels(each, weights.spec.channels) for each in load_images(split, rows[:STORED])])
     return ExampleImages(
         str(file.path), name, fit_samples(split, rows, weights.spec), stored, labels, train, weights.spec
     )

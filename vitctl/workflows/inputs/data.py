@@ -110,9 +110,10 @@ def config_for(text: str, path: Path, size: Res | None) -> PatchifyConfig:
 def warn_enlarged(file: PatchFile, spec: ModelSpec, reporter: Reporter) -> None:
     stored = file.geometry
     if spec.height > stored.height or spec.width > stored.width:
+        remedy = f"vitctl patchify {file.header.source} OTHER.h5 --res {Res(spec.height, spec.width)} keeps more detail"
         reporter.warn(
             f"{file.path}: images stored at {stored.height}x{stored.width} are enlarged to {spec.height}x{spec.width}; "
-            f"vitctl patchify {file.header.source} OTHER.h5 --res {Res(spec.height, spec.width)} keeps more detail"
+            + ("the originals have no more pixels" if file.header.is_whole and keeps_originals(file) else remedy)
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vitctl.config.model import ModelSpec
-from vitctl.data.loader import read_images
+from vitctl.data.loader import load_images
 from vitctl.data.patchifier.decode import Target, convert_channels, fit
 from vitctl.io.patch_file import PatchFile, Split
 
@@ -31,5 +31,5 @@ def space_evenly(rows: int, count: int) -> Bytes:
 def fit_samples(split: Split, rows: Bytes, spec: ModelSpec) -> Bytes:
     """uint8 [B, H, W, C]: these rows in the size and channels of the model."""
     target = Target(spec.height, spec.width, spec.channels)
-    images = read_images(split, rows, (spec.height, spec.width)) if split.header.is_whole else split.images(rows)
+    images = load_images(split, rows, (spec.height, spec.width)) if split.header.is_whole else split.images(rows)
     return np.stack([fit(convert_channels(image, spec.channels), target) for image in images])

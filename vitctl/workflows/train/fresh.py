@@ -8,6 +8,7 @@ from vitctl.config.model import ModelSpec, Norm, model_spec
 from vitctl.config.train import PretrainConfig, SelfsupConfig, TrainConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
 from vitctl.models.create import collect_tensors, create_model
+from vitctl.patches import round_to
 from vitctl.workflows.train.start import Base, Data
 
 OWN = "vit"  # a shape that has no name
@@ -47,9 +48,17 @@ def describe_training(config: TrainConfig, data: Data) -> dict[str, Any]:
     }
 
 
+def fit_patches(config: FreshConfig, height: int, width: int) -> tuple[int, int]:
+    """The resolution of training where nothing names one: that of the data, in whole patches."""
+    if config.pad or config.model.startswith(("bit-", "timm:")):
+        return height, width
+    reach = model_spec(config.model).reach
+    return round_to(height, reach, up=True), round_to(width, reach, up=True)
+
+
 def fresh_spec(config: FreshConfig, data: Data, classes: int, norm: Norm | None = None) -> ModelSpec:
     geometry, shape = data.file.geometry, config.shape.changes()
-    height, width = config.res or data.file.header.training_res
+    height, width = config.res or fit_patches(config, *data.file.header.training_res)
     options: dict[str, Any] = {
         "height": height,
         "width": width,
