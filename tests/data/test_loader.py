@@ -12,13 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
+from vitctl.config.augment import augmentation
+from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.res import Res
+from vitctl.data.augmentation.augment import Augment
+from vitctl.data.cuts import can_decode, cut_frames, cut_on_device
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import ConfigError, DataError
-from vitctl.io.patch_file import PatchFile
+from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.patch_format import DIGEST, Geometry, Header, Notes, Sampled
 from vitctl.io.patch_writer import SplitContent, write_index, write_skeleton
 from vitctl.models.input import normalize
 from vitctl.patches import patchify_images, unpatchify_images
+from vitctl.workflows.patchify import patchify
 
 ROWS = 37
 GEOMETRY = Geometry(4, 16, 24, 3)
@@ -239,3 +245,61 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(split: Any, tmp_path: P
     with pytest.raises(DataError, match=r"a\.h5: was truncated while it was being read"):
         for _ in range(10):
             next(stream)
+
+
+# --- whole images ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["raw", "jpeg"])
+def whole(folder: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Split:
+    """Wide images of 96x80 pixels, stored whole at 64x64."""
+    source = folder({"train/cat": 9, "train/dog": 9}, scale=2)
+    config = PatchifyConfig(source=str(source), out=str(tmp_path / "whole.h5"), res=Res(64), codec=request.param)
+    patchify(config)
+    return PatchFile(tmp_path / "whole.h5").split("train")
+
+
+def test_the_view_of_whole_images_is_their_center_in_true_shape(whole: Split) -> None:
+    """Patches of any size and images at any resolution are those of the centers; the originals are 80 high, 96 wide."""
+    squashed = whole.images(np.arange(18))
+    assert whole.sizes().tolist() == [[80, 96]] * 18
+    for res in (32, 64):
+        images = next(iter(Loader(whole, 18, view=View("images", res=(res, res)), shuffle=False).once())).pixels
+        patches = next(iter(Loader(whole, 18, view=View("patches", 8, (res, res)), shuffle=False).once())).pixels
+        assert torch.equal(patches, patchify_images(images, 8))
+        for image, pixels in zip(images.numpy(), squashed, strict=True):
+            restored = Image.fromarray(pixels).resize((96, 80), Image.Resampling.BICUBIC).crop((8, 0, 88, 80))
+            expected = np.asarray(restored.resize((res, res), Image.Resampling.BICUBIC)).astype(int)
+            assert np.abs(image.astype(int) - expected).mean() < 8
+
+
+def test_crops_of_whole_images_do_not_depend_on_batch_ranks_or_step(whole: Split) -> None:
+    augment = Augment(augmentation("inception"), 3, (24, 24))
+
+    def crops(batch: int, **more: Any) -> dict[tuple[int, int], torch.Tensor]:
+        loader = Loader(whole, batch, seed=3, view=View("images", res=(24, 24)), crop=augment, **more)
+        batches = take(loader, 36 // batch)
+        return {
+            (row, epoch): pixels
+            for each in batches
+            for row, epoch, pixels in zip(each.rows.tolist(), each.epochs.tolist(), each.pixels, strict=True)
+        }
+
+    one = crops(6)
+    assert len(one) == 36
+    for other in (crops(9), crops(6, rank=0, world=2) | crops(6, rank=1, world=2)):
+        assert other.keys() == one.keys()
+        assert all(torch.equal(one[key], pixels) for key, pixels in other.items())
+    assert not torch.equal(one[0, 0], one[0, 1])  # another epoch, another crop
+
+
+def test_what_a_device_decodes_is_cut_as_on_the_cpu(whole: Split) -> None:
+    """With the CPU as the device: CUDA runs the same lines with its own decoder."""
+    if not whole.encoded:
+        pytest.skip("raw rows need no decoder")
+    rows = np.array([3, 0, 17, 3])
+    augment = Augment(augmentation("inception"), 3, (48, 48))
+    frames = augment.frames(rows, np.arange(4), whole.sizes(rows), (64, 64))
+    assert (frames.divisors((64, 64)) == 1).all()
+    assert torch.equal(cut_on_device(whole, rows, frames, torch.device("cpu")), cut_frames(whole, rows, frames))
+    assert not can_decode(torch.device("cpu"))

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from vitctl.config.checks import at_least, one_of
 from vitctl.data.augmentation.augment import Augment
-from vitctl.data.augmentation.frames import Frames, frame_centers
+from vitctl.data.augmentation.frames import frame_centers
+from vitctl.data.cuts import can_decode, cut_frames, cut_on_device
 from vitctl.data.order import at
 from vitctl.errors import ConfigError, DataError
 from vitctl.io.patch_file import Split
@@ -89,6 +90,7 @@ class Loader:
         self.rank, self.share = rank, batch // world
         self.device = torch.device(device)
         self.crop = crop  # of whole images; of others, the batch is cropped later, on the device
+        self.decodes = split.encoded and split.header.is_whole and can_decode(self.device)  # on the device
         self.view = view or View()
         self.patch = self.view.patch or split.geometry.patch
         self.res = self.view.res or (split.geometry.height, split.geometry.width)
@@ -139,17 +141,19 @@ class Loader:
         if self.device.type == "cpu":
             return batch
         batch = replace(batch, pixels=self.shape_images(batch.pixels))
-        return batch.pin() if self.device.type == "cuda" else batch
+        return batch.pin() if self.device.type == "cuda" and not self.decodes else batch
 
     def read(self, rows: Ints, epochs: Ints) -> torch.Tensor:
         """uint8: patches as they are stored, decoded images, or the frames of whole images."""
-        split = self.split
+        split, shape = self.split, self.split.geometry
         if not split.header.is_whole:
             return torch.from_numpy(split.images(rows, self.res) if split.encoded else split.patches(rows))
-        sizes, stored = split.sizes(rows), (split.geometry.height, split.geometry.width)
+        sizes, stored = split.sizes(rows), (shape.height, shape.width)
         if self.crop:
-            return cut_frames(split, rows, self.crop.frames(rows, epochs, sizes, stored))
-        return cut_frames(split, rows, frame_centers(sizes, stored, self.res, self.view.center))
+            frames = self.crop.frames(rows, epochs, sizes, stored)
+        else:
+            frames = frame_centers(sizes, stored, self.res, self.view.center)
+        return cut_on_device(split, rows, frames, self.device) if self.decodes else cut_frames(split, rows, frames)
 
     def ready(self, batch: Batch) -> Batch:
         """Finishes a batch from `gather` in the calling thread: on the device, in the form of the view."""
@@ -168,17 +172,6 @@ class Loader:
         if tuple(pixels.shape[1:3]) != self.res:
             pixels = resize_images(pixels, *self.res)
         return pixels if self.view.form == "images" else patchify_images(pixels, self.patch)
-
-
-def cut_frames(split: Split, rows: Ints, frames: Frames) -> torch.Tensor:
-    """uint8 [B, h, w, C], one image at a time."""
-    stored = split.geometry.height, split.geometry.width
-    divisors = frames.divisors(stored) if split.encoded else np.ones_like(rows)
-    windows = frames.windows(stored, divisors).tolist()
-    out = np.empty((len(rows), *frames.res, split.geometry.channels), np.uint8)
-    for index, (row, window, divisor) in enumerate(zip(rows.tolist(), windows, divisors.tolist(), strict=True)):
-        out[index] = frames.cut(index, torch.from_numpy(split.window(row, window, divisor))).numpy()
-    return torch.from_numpy(out)
 
 
 def load_images(split: Split, rows: Ints, res: tuple[int, int] | None = None) -> np.ndarray[Any, Any]:

@@ -4,7 +4,7 @@ Both decoders release the interpreter lock, so that threads decode in parallel.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,19 @@ def decode_jpeg(content: Any, channels: int) -> np.ndarray[Any, Any]:
         return decode_scaled(content, channels, 1)
     pixels = decode(torch.frombuffer(bytearray(content), dtype=torch.uint8), channels)  # [C, H, W]
     return np.asarray(pixels.permute(1, 2, 0).numpy())
+
+
+def decode_on_device(contents: "Sequence[Any]", channels: int, device: "torch.device") -> "list[torch.Tensor]":
+    """Several JPEGs to uint8 [C, H, W] each, on a device: CUDA has a decoder of its own in torchvision."""
+    import torch
+
+    encoded = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
+    decode = jpeg_operator()
+    if decode is None:
+        raise AttributeError("torchvision has no JPEG decoder")
+    if device.type == "cuda":
+        return list(torch.ops.image.decode_jpegs_cuda(encoded, channels, device))
+    return [decode(each, channels) for each in encoded]
 
 
 def decode_scaled(content: Any, channels: int, divisor: int) -> np.ndarray[Any, Any]:

@@ -60,7 +60,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def order(source: Path, out: Path, **options: Any) -> Build:
-    config = PatchifyConfig(source=str(source), out=str(out), res=RES, patch=4, **{"workers": 1, **options})
+    config = PatchifyConfig(source=str(source), out=str(out), **{"res": RES, "patch": 4, "workers": 1, **options})
     return Build(open_source(config.source), config, out)
 
 
@@ -115,6 +115,34 @@ def test_compressing_changes_no_content(photos: Path, tmp_path: Path, codec: str
     assert plain.digest == packed.digest
     rows = np.arange(57)
     assert np.array_equal(plain.split("train").patches(rows), packed.split("train").patches(rows))
+
+
+@pytest.mark.parametrize("fit", ["whole", "crop"])
+def test_a_file_of_jpegs_is_the_same_whatever_makes_it(photos: Path, tmp_path: Path, fit: str) -> None:
+    one = make(photos, tmp_path / "a.h5", codec="jpeg", fit=fit)
+    assert make(photos, tmp_path / "b.h5", codec="jpeg", fit=fit, workers=2) == one
+    make(photos, tmp_path / "raw.h5", fit=fit)
+    raw, packed = PatchFile(tmp_path / "raw.h5"), PatchFile(tmp_path / "a.h5")
+    assert (raw.codec, packed.codec) == ("raw", "jpeg")
+    assert packed.digest == packed.compute_digest() != raw.digest
+    for name, split in raw.splits.items():
+        rows, other = np.arange(split.rows), packed.split(name)
+        assert split.names(rows) == other.names(rows)
+        assert np.array_equal(split.sizes(), other.sizes())
+        assert [image_digest(np.frombuffer(each, np.uint8)) for each in other.read_jpegs(rows)] == [
+            each.tobytes() for each in other.digests()
+        ]
+        assert np.abs(split.images(rows).astype(int) - other.images(rows)).mean() < 8  # the images are noise
+
+
+def test_a_jpeg_of_the_stored_size_is_kept_as_it_is(folder: Folder, tmp_path: Path) -> None:
+    source = folder({"cat": 4}, ending="jpg")  # 48x40
+    Image.open(source / "cat/000.jpg").convert("L").save(source / "cat/gray.jpg")
+    make(source, tmp_path / "a.h5", codec="jpeg", res=Res(40, 48), patch=8)
+    split = PatchFile(tmp_path / "a.h5").split("train")
+    rows = np.arange(split.rows)
+    for name, content in zip(split.names(rows), split.read_jpegs(rows), strict=True):
+        assert (bytes(content) == (source / name).read_bytes()) == (name != "cat/gray.jpg")
 
 
 # --------------------------------------------------------------------------------------------------- killed anywhere
@@ -176,7 +204,11 @@ def calls_of(work: Callable[[], None]) -> int:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python's warning that a forked child has only this thread
-@pytest.mark.parametrize("options", [{}, {"compress": True}, {"shards": 2}], ids=["plain", "compressed", "sharded"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compress": True}, {"shards": 2}, {"codec": "jpeg"}, {"codec": "jpeg", "shards": 2, "fit": "crop"}],
+    ids=["raw", "compressed", "sharded", "jpeg", "sharded jpeg"],
+)
 @pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_write_and_resumed_it_is_the_same_file(
     photos: Path, tmp_path: Path, options: dict[str, Any], stride: int
@@ -211,13 +243,16 @@ def test_killed_at_any_write_and_resumed_it_is_the_same_file(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("options", [[], ["--shards", "3"], ["--compress"]], ids=["plain", "sharded", "compressed"])
-def test_fifty_kills_of_the_real_command(folder: Folder, tmp_path: Path, workers: int, options: list[str]) -> None:
+@pytest.mark.parametrize("options", ["", "--shards 3", "--fit crop"])
+@pytest.mark.parametrize("codec", ["raw", "jpeg", "gzip"])
+def test_fifty_kills_of_the_real_command(
+    folder: Folder, tmp_path: Path, workers: int, options: str, codec: str
+) -> None:
     """SIGKILL to `vitctl patchify` at random moments, each followed by --resume, until it is through."""
     source = folder({f"train/{name}": 150 for name in "abcd"}, ending="jpg")
     (source / "train/a/000.jpg").write_bytes(b"\xff\xd8\xff no image")
-    command = [sys.executable, "-m", "vitctl", "patchify", str(source), "out.h5", "--res", "96", *options]
-    command += ["--workers", str(workers)]
+    command = [sys.executable, "-m", "vitctl", "patchify", str(source), "out.h5", "--res", "96"]
+    command += ["--workers", str(workers), "--codec", codec, *options.split()]
 
     def digests() -> list[str]:
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(tmp_path.glob("out*.h5"))]
