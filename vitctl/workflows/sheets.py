@@ -50,8 +50,10 @@ class Members:
     def __init__(self, split: Split) -> None:
         self.labels = split.labels()
         self.packed = split.take("label_sets", None) if split.header.task == "sets" else None  # uint8 [M, K / 8]
-        present = self.labels[self.labels >= 0] if self.packed is None else np.arange(split.classes)
-        self.present = np.array([label for label in np.unique(present).tolist() if len(self.rows(label))], np.int64)
+        if self.packed is None:
+            self.present = np.unique(self.labels[self.labels >= 0])
+        else:
+            self.present = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(self.packed), bitorder="little"))
 
     def rows(self, label: int) -> np.ndarray[Any, Any]:
         """The rows of this class; for -1, those whose label is unknown."""
@@ -61,15 +63,17 @@ class Members:
 
 
 def draw_numbers(file: PatchFile, split: Split, seed: int) -> Any:
-    """One row of random images for each of twelve equal parts of the sorted numbers."""
+    """One row of random images for each of up to twelve equal parts of the sorted numbers."""
     targets = split.targets()
     known = np.flatnonzero(~np.isnan(targets))
     order = known[np.argsort(targets[known], kind="stable")]
     rows = []
-    for part in np.array_split(order, min(CLASSES, len(order))) if len(order) else [np.arange(split.rows)]:
+    count = min(CLASSES, math.ceil(len(order) / COLUMNS))
+    for part in np.array_split(order, count) if count else [np.arange(split.rows)]:
         chosen = draw_random_rows(part, COLUMNS, seed)
         chosen = chosen[np.argsort(targets[chosen], kind="stable")]
-        name = f"{targets[part[0]]:.4g} to {targets[part[-1]]:.4g}" if len(order) else ""
+        low, high = (f"{targets[part[place]]:.4g}" for place in (0, -1))
+        name = "" if not count else low if low == high else f"{low} to {high}"
         rows.append(SheetRow(name, format_count(len(part), "image"), in_true_shape(split, chosen)))
     about = f"{split.name}: {format_count(len(order), 'image')} with a number  ·  {file.geometry}"
     return draw_sheet(file.path.name, about, rows)

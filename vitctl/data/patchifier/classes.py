@@ -31,6 +31,8 @@ class Classes:
         if scan.task == "sets":
             self.final = self.assign_sets(listed, numbered_names, config)
         elif scan.task == "numbers":
+            if listed:
+                raise DataError(f"--classes {config.classes}: lists classes, but the labels are numbers")
             self.final = np.full(scan.count, NO_CLASS)
         elif scan.numbered:
             self.final = self.keep_numbers(scan, listed or numbered_names, config)

@@ -108,6 +108,8 @@ class ImageTree(Source):
         if self.requested != "folder" or not useful:
             self.remark(layout, evidence)
             return layout
+        if layout.labels and not any(table.label or table.split for table in useful):
+            return layout  # columns of 0 and 1 may be about anything, where folders are classes
         if layout.labels:
             readings = {"manifest": f"what {useful[0].name} lists", layout.kind: "folders that are classes"}
             raise several_readings(self.tree.where, readings)
