@@ -197,7 +197,8 @@ class LabelTally:
     lists: int = 0
     spaces: int = 0
     example: str = ""  # a label with the separator
-    whole: set[str] = field(default_factory=set)  # labels without it, at most CLASSES
+    names: set[str] = field(default_factory=set)  # labels without it that are no numbers, at most CLASSES
+    numbers: set[str] = field(default_factory=set)  # those that are class numbers
     parts: set[str] = field(default_factory=set)
 
     def add(self, label: str | float | tuple[str, ...], mark: str) -> None:
@@ -210,24 +211,33 @@ class LabelTally:
             self.lists += 1
             self.class_numbers += all(map(is_number, label))
             return
-        parts = divide(label, mark)
-        self.class_numbers += all(map(is_number, parts)) if mark in label else is_number(label)
+        if label in self.names:
+            return
         self.spaces += " " in label
         if mark in label:
+            parts = divide(label, mark)
+            self.class_numbers += all(map(is_number, parts))
             self.example = self.example or label
             self.parts.update(parts[: CLASSES - len(self.parts)])
         elif is_float(label):
+            self.numbers |= {label} if is_number(label) else set()
+            self.class_numbers += is_number(label)
             self.floats += 1
             self.fractions += not float(label).is_integer()
-        if mark not in label and len(self.whole) < CLASSES:
-            self.whole.add(label)
+        elif len(self.names) < CLASSES:
+            self.names.add(label)
+
+    @property
+    def divides(self) -> bool:
+        """Whether a part of a label is also the whole label of another image."""
+        return not self.parts.isdisjoint(self.names | self.numbers)
 
     def task(self, hints: Hints) -> Literal["classes", "sets", "numbers"]:
         if hints.labels != "auto":
             return hints.labels
         if self.fractions and self.floats > NUMERIC * self.labels:
             return "numbers"
-        return "sets" if self.lists or self.parts & self.whole else "classes"
+        return "sets" if self.lists or self.divides else "classes"
 
     def describe(self, table: ManifestTable) -> Iterator[str]:
         """Notes about what was decided where the user has not."""
@@ -270,7 +280,7 @@ def check_table(tree: Tree, table: ManifestTable) -> ManifestTable:
             tally.add(row.label, table.hints.mark)
     task = "sets" if table.classes else tally.task(table.hints)
     numbered = 0 < tally.labels == tally.class_numbers and not table.classes
-    divided = task == "sets" and (table.hints.labels == "sets" or bool(tally.parts & tally.whole))
+    divided = task == "sets" and (table.hints.labels == "sets" or tally.divides)
     table = replace(table, task=task, divided=divided, numbered=numbered, has_splits=has_splits)
     return replace(table, notes=tuple(tally.describe(table)))
 
