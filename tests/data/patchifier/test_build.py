@@ -28,10 +28,12 @@ from vitctl.data.patchifier import build as building
 from vitctl.data.patchifier import worker as working
 from vitctl.data.patchifier.build import build_patch_file
 from vitctl.data.patchifier.finish import final_orders
+from vitctl.data.patchifier.merge import merge_copies
 from vitctl.data.patchifier.plan import RowPlan
+from vitctl.data.patchifier.scan import Scan
 from vitctl.data.patchifier.worker import RowLayout, Worker
 from vitctl.data.patchifier.workspace import BlockResult, Build, Existing, Journal, Workspace
-from vitctl.data.sources import open_source
+from vitctl.data.sources import Hints, open_source
 from vitctl.errors import DataError, NoSpace, OutputExists, RunError, UsageError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.patch_format import Extent, Geometry, image_digest
@@ -59,9 +61,21 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "SYNC_SECONDS", 0.0)
 
 
+@pytest.fixture
+def tagged(photos: Path) -> Path:
+    """The photos in a manifest with sets of classes: the unreadable ones too, and one set is unknown, one empty."""
+    names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
+    tags = (["abcdef"[bit] for bit in range(6) if row % 37 >> bit & 1] for row in range(len(names)))
+    cells = ["|".join(each) or "|" for each in tags]
+    cells[5] = ""
+    lines = [f"{name},{cell},{name.split('/')[0]}\n" for name, cell in zip(names, cells, strict=True)]
+    (photos / "list.csv").write_text("path,label,split\n" + "".join(lines))
+    return photos / "list.csv"
+
+
 def order(source: Path, out: Path, **options: Any) -> Build:
     config = PatchifyConfig(source=str(source), out=str(out), **{"res": RES, "patch": 4, "workers": 1, **options})
-    return Build(open_source(config.source), config, out)
+    return Build(open_source(config.source, hints=Hints.of(config)), config, out)
 
 
 def make(source: Path, out: Path, existing: Existing = "refuse", shard: int = 0, **options: Any) -> bytes:
@@ -104,6 +118,70 @@ def test_workers_do_not_change_a_byte(photos: Path, tmp_path: Path) -> None:
     alone = make(photos, tmp_path / "a.h5")
     assert make(photos, tmp_path / "b.h5", workers=2) == alone
     assert make(photos, tmp_path / "c.h5", workers=3) == alone
+
+
+@pytest.mark.parametrize("shards", [None, 3])
+def test_sets_stay_with_their_images_when_some_are_rejected(tagged: Path, tmp_path: Path, shards: int | None) -> None:
+    expected = {name: cell for name, cell, _ in (line.split(",") for line in tagged.read_text().split()[1:])}
+    seen = 0
+    for shard in range(shards or 1):
+        make(tagged, tmp_path / f"{shard}.h5", shard=shard, shards=shards)
+        file = PatchFile(tmp_path / f"{shard}.h5")
+        assert (file.header.task, file.class_names) == ("sets", tuple("abcdef"))
+        assert file.compute_digest() == file.digest
+        for split in file.splits.values():
+            names = split.names(np.arange(split.rows))
+            for name, label, members in zip(names, split.labels(), split.label_sets(), strict=True):
+                cell = expected[name]
+                assert "|".join(np.array(list("abcdef"))[members == 1]) == cell.strip("|")
+                assert label == (-1 if cell == "" else -2 if cell == "|" else "abcdef".index(cell[0]))
+                seen += 1
+    assert seen == len(expected) - 5
+
+
+def test_numbers_stay_with_their_images_when_some_are_rejected(photos: Path, tmp_path: Path) -> None:
+    names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
+    drawn = np.random.default_rng(0).normal(size=len(names)).tolist()
+    values = dict(zip(names, drawn, strict=True))
+    (photos / "list.csv").write_text("path,age\n" + "".join(f"{name},{value!r}\n" for name, value in values.items()))
+    make(photos / "list.csv", tmp_path / "a.h5", target_column="age", split=("val=0.2",))
+    file = PatchFile(tmp_path / "a.h5")
+    assert (file.header.task, file.class_names) == ("numbers", ())
+    for split in file.splits.values():
+        assert split.targets().tolist() == [values[name] for name in split.names(np.arange(split.rows))]
+        assert (split.labels() == -1).all()
+
+
+def test_equal_files_become_one_image_of_all_their_classes(folder: Folder, tmp_path: Path) -> None:
+    root = folder({"train/cat": 4, "train/dog": 3, "train/owl": 1, "val/cat": 2})
+    shutil.copy(root / "train/cat/001.png", root / "train/dog/copy.png")
+    shutil.copy(root / "train/cat/001.png", root / "train/owl/copy.png")
+    shutil.copy(root / "train/cat/002.png", root / "train/cat/again.png")
+    shutil.copy(root / "train/cat/003.png", root / "val/cat/leak.png")
+    build = order(root, tmp_path / "a.h5", merge_copies=True)
+    assert build_patch_file(build, SilentReporter()).notes[0] == "merged 3 equal files: 1 image of several classes"
+    file = PatchFile(tmp_path / "a.h5")
+    split = file.split("train")
+    names = split.names(np.arange(split.rows))
+    assert len(names) == 8
+    assert not [name for name in names if "copy" in name or "again" in name]
+    members = dict(zip(names, split.label_sets().tolist(), strict=True))
+    assert (file.class_names, members["train/cat/001.png"]) == (("cat", "dog", "owl"), [1, 1, 1])
+    assert sum(map(sum, members.values())) == 10
+    assert file.split("val").rows == 3  # a copy in another split is a leak, and stays
+    assert (file.header.duplicates, file.header.leaked) == (0, 1)
+
+
+def test_files_that_cannot_be_read_are_not_equal(folder: Folder, tmp_path: Path) -> None:
+    """A place in an archive that is damaged: both are rejected by name, and neither takes the label of the other."""
+    root = folder({"cat": 2, "dog": 2})
+    build = order(root, tmp_path / "a.h5", merge_copies=True)
+    scan = Scan(tmp_path / "scan")
+    scan.run(build.source, SilentReporter())
+    for name in ("cat/001.png", "dog/001.png"):
+        (root / name).unlink()
+    assert merge_copies(scan, build.source, SilentReporter()).startswith("merged 0 equal files")
+    assert (scan.column("split") >= 0).all()
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lzf", "zstd", "lz4"])
@@ -213,6 +291,17 @@ def calls_of(work: Callable[[], None]) -> int:
 def test_killed_at_any_write_and_resumed_it_is_the_same_file(
     photos: Path, tmp_path: Path, options: dict[str, Any], stride: int
 ) -> None:
+    resume_after_kills(photos, tmp_path, options, stride)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("options", [{}, {"merge_copies": True}, {"shards": 2}], ids=["plain", "merged", "sharded"])
+def test_killed_with_sets_it_is_the_same_file(tagged: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    resume_after_kills(tagged, tmp_path, options, 7)
+
+
+def resume_after_kills(photos: Path, tmp_path: Path, options: dict[str, Any], stride: int) -> None:
     shard = 1 if "shards" in options else 0
     whole = make(photos, tmp_path / "whole.h5", shard=shard, **options)
     out = tmp_path / "out.h5"

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.data.patchifier.plan import RowPlan, make_plan
 from vitctl.data.patchifier.workspace import Build
+from vitctl.data.sources import Hints
 from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting, Source
 from vitctl.errors import ConfigError, DataError
 from vitctl.reporting import SilentReporter
@@ -190,3 +193,104 @@ def test_memory_is_not_a_matter_of_names(tmp_path: Path, folder: Callable[..., P
     assert planned.total == 200_000
     assert peak < 200_000 * 110  # the names alone are longer
     assert np.array_equal(np.sort(planned.column("offset")), np.arange(200_000))
+
+
+def sets(planned: RowPlan) -> list[list[str]]:
+    """The names of the classes in the sets of all rows."""
+    bits = np.unpackbits(planned.column("label_sets"), axis=1, count=len(planned.class_names), bitorder="little")
+    return [[planned.class_names[label] for label in np.flatnonzero(row)] for row in bits]
+
+
+def test_sets_have_a_bit_per_class_and_their_lowest_as_label(tmp_path: Path) -> None:
+    found: list[Any] = [("c", "a"), (), None, ("b",), "c"]
+    planned = plan(tmp_path, [FoundImage(str(row), label) for row, label in enumerate(found)])
+    assert (planned.task, planned.class_names) == ("sets", ("a", "b", "c"))
+    assert sets(planned) == [["a", "c"], [], [], ["b"], ["c"]]
+    assert [label for _, label in named(planned)] == [0, -2, -1, 1, 2]
+    assert RowPlan.load(planned.folder) == planned
+
+
+def test_many_classes_take_many_bytes(tmp_path: Path) -> None:
+    labels = [tuple(range(row, 40, 7)) for row in range(40)]
+    planned = plan(tmp_path, [FoundImage(str(row), label) for row, label in enumerate(labels)])
+    assert planned.column("label_sets").shape == (40, 5)
+    assert sets(planned) == [[str(each) for each in label] for label in labels]
+
+
+def test_numbers_keep_every_bit_and_have_no_classes(tmp_path: Path) -> None:
+    values = [0.1, -1.0, None, 1e300]
+    planned = plan(tmp_path, [FoundImage(str(row), value) for row, value in enumerate(values)], limit=4)
+    assert (planned.task, planned.class_names) == ("numbers", ())
+    assert planned.column("targets").tolist()[:2] == [0.1, -1.0]
+    assert np.isnan(planned.column("targets")[2])
+    assert [label for _, label in named(planned)] == [-1] * 4
+    (tmp_path / "names").write_text("a\n")
+    with pytest.raises(DataError, match="lists classes, but the labels are numbers"):
+        plan(tmp_path, [FoundImage("a", 0.5)], classes=str(tmp_path / "names"))
+    with pytest.raises(DataError, match="some labels are decimals and some are classes; --set labels=numbers"):
+        plan(tmp_path, [FoundImage("a", 0.5), FoundImage("b", 1)])
+
+
+def test_a_set_with_a_class_that_train_lacks_is_refused(tmp_path: Path) -> None:
+    found: list[Sighting] = [FoundImage("1", ("a", "b"), "train"), FoundImage("2", ("a", "z"), "val")]
+    planned = plan(tmp_path, [*found, FoundImage("3", ("b",), "val"), Declared("empty", "train")])
+    assert planned.refused == (("2", "class 'z' is not in train"),)
+    assert planned.splits == {"train": 1, "val": 1}
+    assert planned.warnings == ("class 'empty' has no image", "classes that are not in train: z")
+    numbers: list[Sighting] = [FoundImage("1", (0, 3), "train"), FoundImage("2", (0, 2), "val")]
+    planned = plan(tmp_path, numbers)
+    assert (planned.refused, planned.class_names) == ((("2", "class '2' is not in train"),), ("0", "1", "2", "3"))
+    assert plan(tmp_path, numbers, source={"names": tuple("wxyz")}).refused == ()
+    refused = plan(tmp_path, numbers, source={"names": tuple("xyz")}).refused
+    assert refused == (("1", "class '3' is not in the class names"),)
+
+
+def test_a_list_of_classes_orders_sets_and_refuses_others(tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("b\nunused\na\n")
+    found: list[Sighting] = [FoundImage("1", ("a", "b")), FoundImage("2", ("a", "z"))]
+    planned = plan(tmp_path, found, classes=str(tmp_path / "names"))
+    assert (planned.class_names, sets(planned)) == (("b", "unused", "a"), [["b", "a"]])
+    assert planned.refused == (("2", f"class 'z' is not in {tmp_path}/names"),)
+    (tmp_path / "names").write_text("daisies\n")
+    with pytest.raises(DataError, match="lacks a class of every image; the first is class 'a' is not in"):
+        plan(tmp_path, found, classes=str(tmp_path / "names"))
+
+
+def test_sets_are_cut_and_limited_by_their_lowest_class(tmp_path: Path) -> None:
+    labels: list[Any] = [("a", "b")] * 20 + [("b",)] * 10 + [()] * 10
+    found: list[Sighting] = [FoundImage(str(row), label) for row, label in enumerate(labels)]
+    planned = plan(tmp_path, found, split=("val=0.2",))
+    assert Counter(label for _, label in named(planned)[32:]) == {0: 4, 1: 2, -2: 2}
+    limited = plan(tmp_path, found, limit=9)
+    assert Counter(label for _, label in named(limited)) == {0: 3, 1: 3, -2: 3}
+
+
+def test_the_plan_of_other_sets_is_another_plan(tmp_path: Path) -> None:
+    first: tuple[tuple[str, ...], ...] = (("a",), ("a", "b"))
+    one, other = (plan(tmp_path, [FoundImage("1", label), FoundImage("2", ("a", "b"))]) for label in first)
+    assert one.column("label").tolist() == other.column("label").tolist()
+    assert one.digest != other.digest
+
+
+label = st.one_of(st.none(), st.frozensets(st.sampled_from("abcdefghijk")).map(lambda each: tuple(sorted(each))))
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(label, min_size=1, max_size=30).filter(any))
+def test_any_sets_come_out_as_they_went_in(tmp_path: Path, labels: list[Any]) -> None:
+    planned = plan(tmp_path, [FoundImage(str(row), label) for row, label in enumerate(labels)])
+    assert sets(planned) == [list(label or ()) for label in labels]
+    assert [label == -1 for _, label in named(planned)] == [label is None for label in labels]
+
+
+def test_the_user_makes_sets_or_numbers_of_class_folders(tmp_path: Path) -> None:
+    def planned(labels: Any) -> RowPlan:
+        source = Listed([FoundImage(name, name) for name in ("7", "12.5", "cat")])
+        source.apply(Hints(labels=labels))
+        build = Build(source, PatchifyConfig(source="listed", labels=labels), tmp_path / f"{labels}.h5")
+        return make_plan(build, SilentReporter())
+
+    assert sets(planned("sets")) == [["7"], ["12.5"], ["cat"]]
+    numbers = planned("numbers")
+    assert numbers.column("targets").tolist() == [7.0, 12.5]
+    assert numbers.refused == (("cat", "its label 'cat' is not a finite number"),)

@@ -89,7 +89,7 @@ class Arrays(Source):
             for row, label in enumerate(self.labels(part)):
                 yield FoundImage(f"{part.images.name}/{row:06d}", label, part.split, number, row)
 
-    def labels(self, part: ArraySplit) -> Iterator[str | int | None]:
+    def labels(self, part: ArraySplit) -> Iterator[str | int | float | None]:
         if part.labels is None:
             yield from (None for _ in range(part.images.shape[0]))
             return
@@ -97,6 +97,9 @@ class Arrays(Source):
         step = max(CHUNK // values.itemsize, 1)
         for start in range(0, len(values), step):
             piece = values[start : start + step]
+            if self.hints.labels == "numbers" and piece.dtype.kind in "iuf":
+                yield from map(float, piece)
+                continue
             yield from map(as_label, integer_labels(piece, f"{self.file.path}: {part.labels.name}"))
 
     def read(self, name: str, file: int, offset: int, size: int) -> Values:
