@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import groupby
 from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for_handles
 from typing import Any
@@ -40,9 +41,9 @@ def run_blocks(
     with ignore_ctrl_c():
         context = start_context()
     pool = ProcessPoolExecutor(workers, context, become_worker, (build, layout))
-    waiting: set[Future[BlockResult]] = set()
+    waiting: set[Future[list[BlockResult]]] = set()
     try:
-        yield from in_flight(pool, todo, 2 * workers, waiting)
+        yield from in_flight(pool, list(group_blocks(build, layout, todo, workers)), 2 * workers, waiting)
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process died, perhaps because the memory was full; add --resume with fewer --workers"
@@ -51,7 +52,8 @@ def run_blocks(
         pool.shutdown(wait=True, cancel_futures=True)
         for future in waiting:
             if not future.cancelled() and future.exception() is None:
-                late(future.result())
+                for result in future.result():
+                    late(result)
 
 
 @contextmanager
@@ -67,14 +69,26 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def group_blocks(build: Build, layout: RowLayout, todo: list[int], workers: int) -> Iterator[list[int]]:
+    """Blocks that begin in the same row group of a Parquet file go to one worker, so that it is read only once.
+
+    A worker gets at most a fourth of its share at a time, because a file may be a single row group.
+    """
+    most = max(len(todo) // (4 * workers), 1) if build.source.in_groups else 1
+    columns = [layout.plan.column(name) for name in ("file", "offset")]
+    for _, group in groupby(todo, lambda number: [int(column[layout.rows(number).start]) for column in columns]):
+        numbers = list(group)
+        yield from (numbers[start : start + most] for start in range(0, len(numbers), most))
+
+
 def in_flight(
-    pool: ProcessPoolExecutor, todo: list[int], most: int, waiting: set[Future[BlockResult]]
+    pool: ProcessPoolExecutor, todo: list[list[int]], most: int, waiting: set[Future[list[BlockResult]]]
 ) -> Iterator[BlockResult]:
-    """Keeps `most` blocks submitted. `waiting` holds those whose results were not yielded yet."""
+    """Keeps `most` groups of blocks submitted. `waiting` holds those whose results were not yielded yet."""
     queue = iter(todo)
     while True:
-        for number in queue:
-            waiting.add(pool.submit(run_block, number))
+        for numbers in queue:
+            waiting.add(pool.submit(run_group, numbers))
             if len(waiting) >= most:
                 break
         if not waiting:
@@ -82,7 +96,7 @@ def in_flight(
         ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
         for future in ready:
             waiting.discard(future)
-            yield future.result()
+            yield from future.result()
 
 
 def start_context() -> Any:
@@ -132,6 +146,6 @@ def watch_parent() -> None:
         os._exit(1)
 
 
-def run_block(number: int) -> BlockResult:
+def run_group(numbers: list[int]) -> list[BlockResult]:
     assert _worker is not None
-    return _worker.block(number)
+    return [_worker.block(number) for number in numbers]
