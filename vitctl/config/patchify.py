@@ -36,7 +36,9 @@ MANIFEST = ("root", "path_column", "label_column")
 
 @dataclass(frozen=True, kw_only=True)
 class PatchifyConfig:
-    source: str = option(..., "A folder, archive, manifest, shards, arrays or Parquet; or digits.", argument=True)
+    source: str = option(
+        ..., "A folder, archive, manifest, shards, arrays or Parquet; an address or hf:NAME; or digits.", argument=True
+    )
     out: str = option("data.h5", "The patch file.", argument=True)
     res: Res | None = option(
         None, "Resolution; auto is 224, or the size of small arrays.", metavar="N|HxW", none="auto", default="auto"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import groupby
 from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for_handles
 from typing import Any
@@ -18,6 +17,8 @@ from vitctl.data.patchifier.worker import RowLayout, Worker
 from vitctl.data.patchifier.workspace import BlockResult, Build
 from vitctl.errors import RunError
 from vitctl.machine import cores, exit_on_bus_error, keep_freed_memory
+
+RUN = 8  # blocks: finished ones are in the journal only when their whole run is
 
 
 def workers_for(config: PatchifyConfig, blocks: int) -> int:
@@ -70,15 +71,21 @@ def one_thread() -> Iterator[None]:
 
 
 def group_blocks(build: Build, layout: RowLayout, todo: list[int], workers: int) -> Iterator[list[int]]:
-    """Blocks that begin in the same row group of a Parquet file go to one worker, so that it is read only once.
+    """Runs of neighboring blocks, each for one worker, if the source reads more than it is asked for.
 
-    A worker gets at most a fourth of its share at a time, because a file may be a single row group.
+    A run ends where another row group of a Parquet file begins, or after a fourth of a worker's share at the latest.
     """
-    most = max(len(todo) // (4 * workers), 1) if build.source.in_groups else 1
+    most = max(len(todo) // (4 * workers), 1) if build.source.reads_ahead else 1
     columns = [layout.plan.column(name) for name in ("file", "offset")]
-    for _, group in groupby(todo, lambda number: [int(column[layout.rows(number).start]) for column in columns]):
-        numbers = list(group)
-        yield from (numbers[start : start + most] for start in range(0, len(numbers), most))
+    run: list[int] = []
+    before: list[int] = []
+    for number in todo:
+        place = [int(column[layout.rows(number).start]) for column in columns]
+        if len(run) >= most or (len(run) >= RUN and place != before):
+            yield run
+            run = []
+        run, before = [*run, number], place
+    yield run
 
 
 def in_flight(

@@ -56,7 +56,7 @@ class Source(ABC):
     kind: str
     native: tuple[int, int, int] | None = None  # height, width, channels, if the images are arrays of one size
     class_names: tuple[str, ...] | None = None  # if labels are numbers and the source names them
-    in_groups = False  # whether images with the same `file` and `offset` are read together
+    reads_ahead = False  # whether reading an image reads its neighbors too
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         """Unpacks into the folder `spool` what cannot be read in place.

@@ -20,7 +20,7 @@ GROUPS = 1  # row groups cached per process: a worker reads neighboring rows
 
 class Parquet(Source):
     kind = "parquet"
-    in_groups = True
+    reads_ahead = True
 
     def __init__(self, paths: Sequence[Place], where: str, splits: Sequence[str | None] | None = None) -> None:
         """`splits`: of each file, if its name does not tell."""

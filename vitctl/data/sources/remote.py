@@ -31,6 +31,7 @@ PIECE = 1 << 23  # bytes of one request to a store whose answers come whole or n
 NEAR = 1 << 20  # bytes: a read that starts this close behind the last one continues it
 AHEAD = 1 << 22  # bytes that a continued read fetches at most; as many behind it are kept
 THREADS = 16  # that open the files of a pattern
+PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # the extra remote
 VERSIONS = ("ETag", "etag", "blob_id", "generation", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 RESERVED = "%:/?#[]@!$&'()*+,;=~"  # characters of an address that is encoded already
 AT_COMMIT = r"hf://[^@]+@[0-9a-f]{40}/"  # addresses of files that cannot change
@@ -300,7 +301,9 @@ def open_file_system(url: str) -> tuple[Any, str]:
             options["client_kwargs"] = {"auto_decompress": False, "trust_env": True, **chosen}
         return cast(tuple[Any, str], url_to_fs(url, **options))
     except ImportError as error:
-        raise DataError(f"{where}: needs a package that is missing; pip install 'vitctl[remote]'") from error
+        package = PACKAGES.get(url.partition("://")[0])
+        advice = f"{package}, which is missing: pip install {package}" if package else error_text(error)
+        raise DataError(f"{where}: needs {advice}") from error
     except ValueError as error:
         raise DataError(f"{where}: has a protocol that fsspec does not know") from error
 

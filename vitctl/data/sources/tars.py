@@ -8,6 +8,7 @@ from typing import BinaryIO
 from vitctl.data.sources.archives import Archive, member
 from vitctl.data.sources.contract import Entry, Refused, Source
 from vitctl.data.sources.files import LargeFile, Place, name_damaged_file
+from vitctl.data.sources.remote import RemoteFile
 from vitctl.reporting import Reporter
 
 BLOCK = tarfile.BLOCKSIZE
@@ -31,6 +32,7 @@ class TarSource(Source):
 
     def __init__(self, paths: Sequence[Place], where: str) -> None:
         self.where, self.tars = where, [Tar(path) for path in paths]
+        self.reads_ahead = isinstance(self.tars[0].file, RemoteFile)
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         for tar in self.tars:
