@@ -6,6 +6,7 @@
     │   └── OutputExists        the output exists already
     ├── InputError          3   an input is missing, corrupt, of another version, or does not fit
     │   ├── DataError           images, patch files
+    │   ├── ChangedSource       a source that changed while it was read
     │   └── WeightsError        models
     ├── RunError            4   the work started and failed
     │   ├── NoSpace             the disk is full
@@ -43,6 +44,10 @@ class InputError(VitctlError):
 
 class DataError(InputError):
     pass
+
+
+class ChangedSource(InputError):
+    """No DataError, because that may be the fault of one image."""
 
 
 class WeightsError(InputError):

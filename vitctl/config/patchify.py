@@ -42,7 +42,9 @@ LABELS = ("labels", "separator", "uncertain", "target_column", "class_columns", 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchifyConfig:
-    source: str = option(..., "A folder, archive, manifest, shards, arrays or Parquet; or digits.", argument=True)
+    source: str = option(
+        ..., "A folder, archive, manifest, shards, arrays or Parquet; an address or hf:NAME; or digits.", argument=True
+    )
     out: str = option("data.h5", "The patch file.", argument=True)
     res: Res | None = option(
         None, "Stored resolution; auto is 352, or the size of the images if they are smaller.", metavar="N|HxW",

@@ -18,6 +18,7 @@ from vitctl.data.patchifier.duplicates import find_copies, find_relabeled
 from vitctl.data.patchifier.finish import options_digest
 from vitctl.data.patchifier.workspace import Build, Existing
 from vitctl.data.sources import Hints, open_source
+from vitctl.data.sources.addresses import hide_secrets
 from vitctl.data.sources.contract import Source
 from vitctl.errors import DataError, Interrupted, OutputExists, Terminated
 from vitctl.io.atomic import atomic_write
@@ -69,6 +70,7 @@ def make(config: PatchifyConfig, reporter: Reporter, existing: Existing) -> Path
     if config.shard == "index":
         return make_index(config, reporter, existing)
     source = open_source(config.source, config.kind, Hints.of(config))
+    config = dataclasses.replace(config, source=hide_secrets(config.source))  # it is stored
     config = with_defaults(config, source, reporter)
     if config.shard is not None:
         shard = int(config.shard)

@@ -36,8 +36,6 @@ def test_unknown_kinds_and_paths(tmp_path):
     (tmp_path / "flowers").mkdir()
     with pytest.raises(DataError, match=r"flower does not exist; did you mean 'flowers'"):
         open_source(str(tmp_path / "flower"))
-    with pytest.raises(DataError, match="is a URL; download it first"):
-        open_source("https://example.org/a.tar")
 
 
 @pytest.mark.parametrize(

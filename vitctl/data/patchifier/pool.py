@@ -18,6 +18,8 @@ from vitctl.data.patchifier.workspace import BlockResult, Build
 from vitctl.errors import RunError
 from vitctl.machine import cores, exit_on_bus_error, keep_freed_memory
 
+RUN = 8  # blocks: finished ones are in the journal only when their whole run is
+
 
 def workers_for(config: PatchifyConfig, blocks: int) -> int:
     """The configured number; by default one per core, or one if starting more would not pay off."""
@@ -40,9 +42,9 @@ def run_blocks(
     with ignore_ctrl_c():
         context = start_context()
     pool = ProcessPoolExecutor(workers, context, become_worker, (build, layout))
-    waiting: set[Future[BlockResult]] = set()
+    waiting: set[Future[list[BlockResult]]] = set()
     try:
-        yield from in_flight(pool, todo, 2 * workers, waiting)
+        yield from in_flight(pool, list(group_blocks(build, layout, todo, workers)), 2 * workers, waiting)
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process died, perhaps because the memory was full; add --resume with fewer --workers"
@@ -51,7 +53,8 @@ def run_blocks(
         pool.shutdown(wait=True, cancel_futures=True)
         for future in waiting:
             if not future.cancelled() and future.exception() is None:
-                late(future.result())
+                for result in future.result():
+                    late(result)
 
 
 @contextmanager
@@ -67,14 +70,32 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def group_blocks(build: Build, layout: RowLayout, todo: list[int], workers: int) -> Iterator[list[int]]:
+    """Runs of neighboring blocks, each for one worker, if the source reads more than it is asked for.
+
+    A run ends where another row group of a Parquet file begins, or after a fourth of a worker's share at the latest.
+    """
+    most = max(len(todo) // (4 * workers), 1) if build.source.reads_ahead else 1
+    columns = [layout.plan.column(name) for name in ("file", "offset")]
+    run: list[int] = []
+    before: list[int] = []
+    for number in todo:
+        place = [int(column[layout.rows(number).start]) for column in columns]
+        if len(run) >= most or (len(run) >= RUN and place != before):
+            yield run
+            run = []
+        run, before = [*run, number], place
+    yield run
+
+
 def in_flight(
-    pool: ProcessPoolExecutor, todo: list[int], most: int, waiting: set[Future[BlockResult]]
+    pool: ProcessPoolExecutor, todo: list[list[int]], most: int, waiting: set[Future[list[BlockResult]]]
 ) -> Iterator[BlockResult]:
-    """Keeps `most` blocks submitted. `waiting` holds those whose results were not yielded yet."""
+    """Keeps `most` groups of blocks submitted. `waiting` holds those whose results were not yielded yet."""
     queue = iter(todo)
     while True:
-        for number in queue:
-            waiting.add(pool.submit(run_block, number))
+        for numbers in queue:
+            waiting.add(pool.submit(run_group, numbers))
             if len(waiting) >= most:
                 break
         if not waiting:
@@ -82,7 +103,7 @@ def in_flight(
         ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
         for future in ready:
             waiting.discard(future)
-            yield future.result()
+            yield from future.result()
 
 
 def start_context() -> Any:
@@ -132,6 +153,6 @@ def watch_parent() -> None:
         os._exit(1)
 
 
-def run_block(number: int) -> BlockResult:
+def run_group(numbers: list[int]) -> list[BlockResult]:
     assert _worker is not None
-    return _worker.block(number)
+    return [_worker.block(number) for number in numbers]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vitctl.data.sources.contract import Entry, Refused, Tree, everywhere
-from vitctl.data.sources.files import File, LargeFile, hash_values
+from vitctl.data.sources.files import File, LargeFile, Place, hash_values
 from vitctl.data.sources.names import (
     TABLES,
     Parts,
@@ -31,7 +31,7 @@ COLUMNS = "path, reason, is_folder, file, offset, size"
 class Archive(Tree):
     """Reading through an archive may take an hour, and it may hold millions of members. So the index is on disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path, self.where = path, str(path)
         self.original = self.file = File.at(path)  # `file` becomes the unpacked copy of a compressed archive
         self.spool: Path | None = None  # set by `prepare`

@@ -1,12 +1,11 @@
 """One tar per class, in a folder or in another tar such as ImageNet's ILSVRC2012_img_train.tar. Read in place."""
 
 import io
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple, cast
 
 from vitctl.data.sources.contract import Declared, FoundImage, Refused, Sighting
-from vitctl.data.sources.files import Window
+from vitctl.data.sources.files import Place, Window
 from vitctl.data.sources.image_tree import SkippedFiles
 from vitctl.data.sources.names import extension, is_image_name, is_junk, join_parts, printable
 from vitctl.data.sources.tars import TarSource, headers, tar_entry
@@ -22,7 +21,7 @@ class ClassTar(NamedTuple):
 class ClassTars(TarSource):
     kind = "class-tars"
 
-    def __init__(self, paths: list[Path], where: str, nested: bool) -> None:
+    def __init__(self, paths: Sequence[Place], where: str, nested: bool) -> None:
         """`nested`: there is one path, a tar of tars."""
         super().__init__(paths, where)
         self.nested, self.skipped = nested, SkippedFiles()

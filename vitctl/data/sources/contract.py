@@ -57,6 +57,7 @@ class Source(ABC):
     kind: str
     native: tuple[int, int, int] | None = None  # height, width, channels, if the images are arrays of one size
     class_names: tuple[str, ...] | None = None  # if labels are numbers and the source names them
+    reads_ahead = False  # whether reading an image reads its neighbors too
     hints = Hints()
 
     def apply(self, hints: Hints) -> None:

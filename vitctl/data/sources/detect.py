@@ -11,19 +11,23 @@ from typing import BinaryIO
 
 from vitctl.config.checks import one_of
 from vitctl.config.patchify import KINDS
+from vitctl.data.sources.addresses import hide_secrets, is_address
 from vitctl.data.sources.arrays import Arrays
 from vitctl.data.sources.cifar import Cifar, cifar_version, refuse_pickles
 from vitctl.data.sources.class_tars import ClassTars
 from vitctl.data.sources.contract import Entry, Source, several_readings
 from vitctl.data.sources.digits import Digits
-from vitctl.data.sources.files import compression, first_unpacked, name_damaged_file
+from vitctl.data.sources.files import Place, compression, first_unpacked, name_damaged_file, open_unpacked
 from vitctl.data.sources.folder import Folder, list_folder
+from vitctl.data.sources.hub_datasets import find_hub_dataset
 from vitctl.data.sources.idx import Idx, idx_sets
 from vitctl.data.sources.image_tree import ImageTree
 from vitctl.data.sources.labels import LARGEST_LABEL, Hints, json_to_label
 from vitctl.data.sources.names import IMAGE_EXTENSIONS, TABLES, Parts, extension, is_junk, split_name
 from vitctl.data.sources.parquet import Parquet
 from vitctl.data.sources.patterns import describe_missing, is_pattern, match_files
+from vitctl.data.sources.remote import RemoteFile, match_addresses
+from vitctl.data.sources.remote_folder import RemoteFolder
 from vitctl.data.sources.tars import BLOCK, Tar, headers, starts_as_tar, tar_entry
 from vitctl.data.sources.webdataset import WebDataset
 from vitctl.data.sources.zips import Zip
@@ -96,8 +100,8 @@ def source_at(text: str, kind: str) -> Source:
         raise several_readings(text, {"digits": "scikit-learn's digits", "folder": "the folder or file ./digits"})
     if kind == "digits" or (text == "digits" and kind == "auto"):
         return Digits()
-    if "://" in text:
-        raise DataError(f"{text}: is a URL; download it first, and name the file")
+    if is_address(text):
+        return open_remote(text, kind)
     path = Path(text).expanduser()
     if is_pattern(str(path)):
         return open_files(match_files(str(path)), kind, text)
@@ -109,7 +113,23 @@ def source_at(text: str, kind: str) -> Source:
     return open_files([path], kind, text)
 
 
-def open_files(paths: list[Path], kind: str, where: str) -> Source:
+def open_remote(text: str, kind: str) -> Source:
+    """The source at an address, or at a pattern of addresses, or a data set of the hub."""
+    where = hide_secrets(text)
+    if text.startswith("hf:") and not text.startswith("hf://"):
+        one_of("kind", kind, ("auto", "parquet"))
+        dataset = find_hub_dataset(text)
+        source = Parquet(dataset.files, where, dataset.splits)
+        source.remarks += dataset.notes
+        return source
+    files = match_addresses(text)
+    form = form_of(files[0])
+    if form not in REMOTE and form not in UNREAD:
+        raise DataError(f"{files[0]}: is of the format {form}, which is not read from afar; download it, and name it")
+    return open_files(files, kind, where)
+
+
+def open_files(paths: Sequence[Place], kind: str, where: str) -> Source:
     """One file, or several of the same format. `where` is how error messages name them."""
     form = form_of(paths[0])
     if form in UNREAD:
@@ -122,7 +142,7 @@ def open_files(paths: list[Path], kind: str, where: str) -> Source:
     return opener(paths, kind, where)
 
 
-def form_of(path: Path) -> str:
+def form_of(path: Place) -> str:
     """The format of a file, from its first bytes."""
     start = first_unpacked(path, BLOCK)
     form = next((form for magic, form in MAGIC.items() if start.startswith(magic)), None)
@@ -130,7 +150,7 @@ def form_of(path: Path) -> str:
         return "tar"
     if compression(path) and form != "idx":
         return "packed"
-    if form == "zip" and holds_arrays(path):
+    if form == "zip" and isinstance(path, Path) and holds_arrays(path):
         return "npz"
     return form or "text"
 
@@ -141,7 +161,7 @@ def holds_arrays(path: Path) -> bool:
     return bool(first) and all(isinstance(entry, Entry) and extension(entry.parts[-1]) == "npy" for entry in first)
 
 
-def open_tars(paths: list[Path], kind: str, where: str) -> Source:
+def open_tars(paths: Sequence[Place], kind: str, where: str) -> Source:
     if kind == "auto":
         kind = kind_of_tars(paths, where)
     if kind == "webdataset":
@@ -186,9 +206,9 @@ class TarPreview:
         return not self.images_by_key.isdisjoint(self.labels_by_key)
 
 
-def preview_tar(path: Path) -> TarPreview:
+def preview_tar(path: Place) -> TarPreview:
     preview = TarPreview()
-    with name_damaged_file(str(path)), (compression(path) or open)(path, "rb") as stream:
+    with name_damaged_file(str(path)), open_unpacked(path) as stream:
         for header in islice(headers(stream, str(path)), MEMBERS):
             entry = tar_entry(header)
             if isinstance(entry, Entry) and not entry.is_folder and not any(map(is_junk, entry.parts)):
@@ -198,7 +218,7 @@ def preview_tar(path: Path) -> TarPreview:
     return preview
 
 
-def kind_of_tars(paths: Sequence[Path], where: str) -> str:
+def kind_of_tars(paths: Sequence[Place], where: str) -> str:
     """webdataset, class-tars, or folder. The first tar decides for all."""
     preview = preview_tar(paths[0])
     refuse_packed(where, preview.names)
@@ -232,41 +252,44 @@ def are_numbered(names: Sequence[str]) -> bool:
     return len({re.sub(r"\d+", "#", name) for name in names}) == 1
 
 
-def is_nested(path: Path) -> bool:
+def is_nested(path: Place) -> bool:
     preview = preview_tar(path)
     return preview.tars > preview.images
 
 
-def open_zip_source(paths: list[Path], kind: str, where: str) -> Source:
+def open_zip_source(paths: Sequence[Place], kind: str, where: str) -> Source:
     first = islice(Zip(paths[0]).walk(), MEMBERS)
     refuse_packed(where, {entry.parts[-1] for entry in first if isinstance(entry, Entry) and not entry.is_folder})
     return ImageTree(Zip(paths[0]), "folder" if kind == "auto" else kind)
 
 
-def open_parquet(paths: list[Path], kind: str, where: str) -> Source:
-    homes = {path.parent.parent if split_name(path.parent.name) else path.parent for path in paths}
+def open_parquet(paths: Sequence[Place], kind: str, where: str) -> Source:
+    folders = [path.rpartition("/")[0] for path in map(str, paths)]
+    homes = {each.rpartition("/")[0] if split_name(each.rpartition("/")[2]) else each for each in folders}
     if len(homes) > 1:
-        raise DataError(f"{where}: holds several data sets ({', '.join(sorted(map(str, homes)))}); name one of them")
+        raise DataError(f"{where}: holds several data sets ({', '.join(sorted(homes))}); name one of them")
     return Parquet(paths, where)
 
 
-def open_idx(paths: list[Path], kind: str, where: str) -> Source:
+def open_idx(paths: Sequence[Place], kind: str, where: str) -> Source:
     """The data set that the named file belongs to."""
-    folder, name = paths[0].parent, paths[0].name
+    folder, name = Path(paths[0].parent), paths[0].name
     own = [names for names in idx_sets(os.listdir(folder)).values() if name in names]
     if not own:
         raise DataError(f"{where}: an IDX file, but not named like one of MNIST's, such as train-images-idx3-ubyte")
     return Idx([folder / each for each in own[0]], where)
 
 
-def open_manifest(path: Path) -> Source:
-    return ImageTree(Folder(path.parent), "manifest", Entry((path.name,)))
+def open_manifest(path: Place) -> Source:
+    tree = RemoteFolder(path) if isinstance(path, RemoteFile) else Folder(Path(path.parent))
+    return ImageTree(tree, "manifest", Entry((path.name,)))
 
 
-FORMS: dict[str, tuple[tuple[str, ...], Callable[[list[Path], str, str], Source]]] = {
+REMOTE = ("tar", "parquet", "text")
+FORMS: dict[str, tuple[tuple[str, ...], Callable[[Sequence[Place], str, str], Source]]] = {
     "tar": ((*TREES, "webdataset", "class-tars"), open_tars),
     "zip": (TREES, open_zip_source),
-    "npz": (("arrays",), lambda paths, kind, where: Arrays(paths[0])),
+    "npz": (("arrays",), lambda paths, kind, where: Arrays(Path(str(paths[0])))),
     "parquet": (("parquet",), open_parquet),
     "idx": (("idx",), open_idx),
     "text": (("manifest",), lambda paths, kind, where: open_manifest(paths[0])),

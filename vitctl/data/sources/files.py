@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -59,10 +59,12 @@ class File:
 
     path: str
     size: int
-    modified: int
+    modified: int | str  # nanoseconds; for a remote file, what its server tells versions apart by
 
     @classmethod
-    def at(cls, path: Path | str) -> "File":
+    def at(cls, path: "Place | str") -> "File":
+        if isinstance(path, File):
+            return path
         check_regular_file(path)
         with name_damaged_file(str(path)):
             status = os.stat(path)
@@ -71,6 +73,21 @@ class File:
     @property
     def name(self) -> str:
         return os.path.basename(self.path)
+
+    @property
+    def parent(self) -> PurePath:
+        return PurePath(self.path).parent
+
+    def __str__(self) -> str:
+        return self.path
+
+    def find_beside(self, name: str) -> "File | None":
+        """The file of that name in the same folder, if there is one."""
+        path = os.path.join(os.path.dirname(self.path), name)
+        return File.at(path) if os.path.isfile(path) else None
+
+    def open(self) -> BinaryIO:
+        return open(self.path, "rb")
 
     def read(self, offset: int, size: int) -> bytes:
         check_size(size)
@@ -100,11 +117,14 @@ class File:
 
     def unpack_into(self, spool: Path, reporter: Reporter) -> "File":
         """The file itself, or its uncompressed content in `spool`, which is written once."""
-        packed = compression(self.path)
+        packed = compression(self)
         if packed is None:
             return self
-        with open(self.path, "rb") as raw, packed(raw) as stream:
+        with self.open() as raw, packed(raw) as stream:
             return spool_stream(cast(BinaryIO, stream), raw, self, self.name, spool, reporter)
+
+
+Place = Path | File
 
 
 @dataclass
@@ -213,18 +233,29 @@ class Window(io.RawIOBase):
         return count
 
 
-def compression(path: Path | str) -> Any:
+def compression(path: Place | str) -> Any:
     """The function that opens a compressed file, chosen by its first bytes. None if it is not compressed."""
-    check_regular_file(path)
-    with name_damaged_file(str(path)), open(path, "rb") as file:
+    with name_damaged_file(str(path)), File.at(path).open() as file:
         start = file.read(6)
     return next((opener for magic, opener in PACKED.items() if start.startswith(magic)), None)
 
 
-def first_unpacked(path: Path | str, count: int) -> bytes:
+def first_unpacked(path: Place | str, count: int) -> bytes:
     """The first bytes of the file's uncompressed content."""
-    with name_damaged_file(str(path)), (compression(path) or open)(path, "rb") as file:
-        return cast(bytes, file.read(count))
+    with name_damaged_file(str(path)), open_unpacked(path) as file:
+        return file.read(count)
+
+
+@contextmanager
+def open_unpacked(path: Place | str) -> Iterator[BinaryIO]:
+    """The file's uncompressed content as a stream."""
+    packed = compression(path)
+    with File.at(path).open() as raw:
+        if packed is None:
+            yield raw
+        else:
+            with packed(raw) as stream:
+                yield stream
 
 
 def spool_stream(stream: BinaryIO, raw: Any, origin: File, name: str, spool: Path, reporter: Reporter) -> File:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, TextIO
 
+from vitctl.data.sources.addresses import hide_secrets, holds_secrets
 from vitctl.data.sources.contract import Declared, Entry, FoundImage, Refused, Sighting, Tree
 from vitctl.data.sources.labels import TRUTHS, Hints, Label, as_number, divide, make_set
 from vitctl.data.sources.names import (
@@ -297,12 +298,14 @@ def find_image(row: ManifestRow, tree: Tree, table: ManifestTable, find: Find) -
     parts = tree.place(row.path, table.base)
     if parts is None:
         entry: Entry | str = "leads out of the archive"
+    elif holds_secrets(row.path):
+        entry = "holds a password or a signature, which the patch file would store"
     elif table.has_splits and row.split is None:
         entry = "has no split"
     else:
         entry = find_file(parts, find) if parts else "has no path"
     if isinstance(entry, str):
-        return refusal(table, row.line, f"{printable(row.path)} {entry}".strip())
+        return refusal(table, row.line, f"{printable(hide_secrets(row.path))} {entry}".strip())
     try:
         label = read_cell(row.label, table)
     except DataError as error:

@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from vitctl.data.sources.contract import FoundImage, Refused, Sighting, Source
-from vitctl.data.sources.files import File, name_damaged_file
+from vitctl.data.sources.files import File, Place, Window, name_damaged_file
 from vitctl.data.sources.labels import Hints, value_to_label
 from vitctl.data.sources.names import printable
+from vitctl.data.sources.remote import RemoteFile
 from vitctl.data.sources.webdataset import splits_of
 from vitctl.errors import DataError
 
@@ -21,11 +21,13 @@ GROUPS = 1  # row groups cached per process: a worker reads neighboring rows
 
 class Parquet(Source):
     kind = "parquet"
+    reads_ahead = True
 
-    def __init__(self, paths: list[Path], where: str) -> None:
+    def __init__(self, paths: Sequence[Place], where: str, splits: Sequence[str | None] | None = None) -> None:
+        """`splits`: of each file, if its name does not tell."""
         self.where = where
         self.files = [File.at(path) for path in paths]
-        self.splits, self.remarks = splits_of(paths, "files")
+        self.splits, self.remarks = splits_of(paths, "files") if splits is None else (list(splits), [])
         schema = open_parquet_file(self.files[0], os.getpid()).schema_arrow
         image = self.choose("image", [field.name for field in schema if is_image(field.type)], IMAGES)
         if image is None:
@@ -109,7 +111,7 @@ def arrow_errors() -> tuple[type[Exception], ...]:
 @lru_cache(maxsize=16)
 def open_parquet_file(file: File, process: int) -> Any:
     with name_damaged_file(file.path, *arrow_errors()):
-        return pyarrow().parquet.ParquetFile(file.path)
+        return pyarrow().parquet.ParquetFile(Window(file, 0, file.size) if isinstance(file, RemoteFile) else file.path)
 
 
 @lru_cache(maxsize=GROUPS)

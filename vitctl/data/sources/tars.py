@@ -1,13 +1,14 @@
 """Tars, read in place by offset and size. A compressed one is unpacked once, to a plain tar."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from vitctl.data.sources.archives import Archive, member
 from vitctl.data.sources.contract import Entry, Refused, Source
-from vitctl.data.sources.files import LargeFile, name_damaged_file
+from vitctl.data.sources.files import LargeFile, Place, name_damaged_file
+from vitctl.data.sources.remote import RemoteFile
 from vitctl.reporting import Reporter
 
 BLOCK = tarfile.BLOCKSIZE
@@ -19,7 +20,7 @@ class Tar(Archive):
         self.file = self.original.unpack_into(spool, reporter)
 
     def members(self) -> Iterator[Entry | Refused]:
-        with name_damaged_file(self.where), open(self.file.path, "rb") as stream:
+        with name_damaged_file(self.where), self.file.open() as stream:
             yield from map(tar_entry, headers(stream, self.where))
 
     def read(self, name: str, file: int, offset: int, size: int) -> bytes | LargeFile:
@@ -29,8 +30,9 @@ class Tar(Archive):
 class TarSource(Source):
     """Images in several tars. `FoundImage.file` is the index of the tar."""
 
-    def __init__(self, paths: list[Path], where: str) -> None:
+    def __init__(self, paths: Sequence[Place], where: str) -> None:
         self.where, self.tars = where, [Tar(path) for path in paths]
+        self.reads_ahead = isinstance(self.tars[0].file, RemoteFile)
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         for tar in self.tars:

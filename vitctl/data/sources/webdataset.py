@@ -1,11 +1,10 @@
 """WebDataset shards: tars in which neighbors with the same key form a sample, 0001.jpg with 0001.cls or 0001.json."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vitctl.data.sources.contract import Entry, FoundImage, Refused, Sighting
-from vitctl.data.sources.files import File, name_damaged_file
+from vitctl.data.sources.files import File, Place, name_damaged_file
 from vitctl.data.sources.labels import LABEL_KEYS, LARGEST_LABEL, Label, json_to_label, text_to_label
 from vitctl.data.sources.names import IMAGE_EXTENSIONS, join_parts, printable, split_in
 from vitctl.data.sources.tars import TarSource
@@ -33,10 +32,10 @@ class Sample:
 class WebDataset(TarSource):
     kind = "webdataset"
 
-    def __init__(self, paths: list[Path], where: str) -> None:
+    def __init__(self, paths: Sequence[Place], where: str) -> None:
         super().__init__(paths, where)
         self.splits, self.remarks = splits_of(paths, "shards")
-        self.class_names = class_names_in(paths[0].parent)
+        self.class_names = class_names_beside(paths[0])
         self.unlabeled = self.empty = 0
 
     def sightings(self) -> Iterator[Sighting]:
@@ -100,7 +99,7 @@ class WebDataset(TarSource):
         return notes
 
 
-def splits_of(paths: list[Path], noun: str) -> tuple[list[str | None], list[str]]:
+def splits_of(paths: Sequence[Place], noun: str) -> tuple[list[str | None], list[str]]:
     """The split in the name of each file or its folder, if all have one; and a note if only some do."""
     splits = [split_in(path.name) or split_in(path.parent.name) for path in paths]
     unnamed = [path.name for path, split in zip(paths, splits, strict=True) if split is None]
@@ -110,11 +109,12 @@ def splits_of(paths: list[Path], noun: str) -> tuple[list[str | None], list[str]
     return [None] * len(paths), [note] if len(unnamed) < len(paths) else []
 
 
-def class_names_in(folder: Path) -> tuple[str, ...] | None:
+def class_names_beside(shard: Place) -> tuple[str, ...] | None:
     """The class names, one per line, from a file next to the shards."""
     for name in NAME_FILES:
-        if (folder / name).is_file():
-            with name_damaged_file(str(folder / name)):
-                lines = (folder / name).read_text(encoding="utf-8-sig", errors="surrogateescape").rstrip().splitlines()
-            return tuple(printable(line.strip()) for line in lines)
+        file = File.at(shard).find_beside(name)
+        if file is not None:
+            with name_damaged_file(file.path):
+                text = file.read(0, file.size).decode("utf-8-sig", "surrogateescape")
+            return tuple(printable(line.strip()) for line in text.rstrip().splitlines())
     return None

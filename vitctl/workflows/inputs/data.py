@@ -13,6 +13,7 @@ from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.data.patchifier.stored import MOST, PHOTO, STEP, is_small
 from vitctl.data.sources import open_source
+from vitctl.data.sources.addresses import hide_secrets, is_address, name_of_address
 from vitctl.errors import DataError, UsageError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile
@@ -76,15 +77,17 @@ def as_patch_file(text: str, why: str, reporter: Reporter, size: Res | None = No
         return path
     elif path.suffix in (".h5", ".hdf5"):
         return path  # whoever opens it says what is wrong with it
+    elif is_address(text):
+        path = Path(f"{name_of_address(text)}.h5")
     else:
         path = default_patch_file(path)
     if path.exists() and not covers(patchify_source(path, text), size):
         path = path.with_stem(f"{path.stem}-{size}")
     if path.exists():
         patchify_source(path, text)
-        reporter.note(f"data: {text} ({why}), using {path}")
+        reporter.note(f"data: {hide_secrets(text)} ({why}), using {path}")
         return path
-    reporter.note(f"data: {text} ({why}), patchifying it to {path}")
+    reporter.note(f"data: {hide_secrets(text)} ({why}), patchifying it to {path}")
     patchify(config_for(text, path, size), reporter, resume=True)
     return path
 
@@ -98,11 +101,13 @@ def default_patch_file(path: Path) -> Path:
 def patchify_source(path: Path, text: str) -> PatchFile:
     """The patch file next to `text`. It may have been made in another directory, by another relative path."""
     file = PatchFile(path)
+    if file.header.source == hide_secrets(text):
+        return file
     stated, actual = Path(file.header.source), Path(text).resolve()
     if stated.resolve() != actual and actual.parts[-len(stated.parts) :] != stated.parts:
         raise DataError(
-            f"{path}: exists but was made from {file.header.source}, not from {text}; use --data {path}, "
-            f"or another file with vitctl patchify {text} OTHER.h5"
+            f"{path}: exists but was made from {file.header.source}, not from {hide_secrets(text)}; use --data {path}, "
+            f"or another file with vitctl patchify {hide_secrets(text)} OTHER.h5"
         )
     return file
 
