@@ -51,12 +51,13 @@ def info(
     from vitctl.errors import UsageError
     from vitctl.io.outputs import check_output
     from vitctl.io.patch_file import PatchFile
+    from vitctl.io.patch_format import TASKS
     from vitctl.workflows.info import PatchFileInfo, describe
     from vitctl.workflows.inputs.data import choose_data
     from vitctl.workflows.sheets import KINDS, augmentation_sheet, contact_sheet
 
     log = reporter(quiet)
-    path = path or str(choose_data(None, log))
+    path = path or str(choose_data(None, log, tasks=TASKS))
     if augment and not sheet:
         raise UsageError("--augment needs --sheet FILE.png")
     check_output(sheet, path, ending=tuple(KINDS))

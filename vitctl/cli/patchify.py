@@ -7,7 +7,7 @@ from vitctl.config.patchify import PatchifyConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vitctl.workflows.info import PatchFileInfo
+    from vitctl.workflows.info import PatchFileInfo, SplitInfo
     from vitctl.workflows.patchify import PatchifyResult
 
 
@@ -30,20 +30,14 @@ def patch_file_tables(info: "PatchFileInfo", more: dict[str, str]) -> "list[Tabl
     from vitctl.reporting import format_size
 
     splits = [
-        [
-            name,
-            f"{split.pictures:,}",
-            f"{split.labelled:,}",
-            str(split.classes),
-            f"{split.smallest_class:,}-{split.largest_class:,}",
-        ]
+        {"split": name, "images": f"{split.pictures:,}", "labeled": f"{split.labelled:,}"} | label_columns(info, split)
         for name, split in info.splits.items()
     ]
     shape = f"{info.height}x{info.width}x{info.channels}, {info.patches} patches of {info.patch}x{info.patch}"
     about = {
         "images": f"{shape}, fit {info.fit}",
         **describe_original_sizes(info),
-        "classes": join_names(info.class_names),
+        "classes": join_names(info.class_names) if info.task != "numbers" else "none: a label is a number",
         "mean, std": "  ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in zip(info.mean, info.std, strict=True)),
         "rejects": str(info.rejects),
         "duplicates": f"{info.duplicates} inside a split, {info.leaked} across splits",
@@ -60,8 +54,22 @@ def patch_file_tables(info: "PatchFileInfo", more: dict[str, str]) -> "list[Tabl
     }
     if info.verified:
         about["verified"] = "every image is intact"
-    columns = ["split", "images", "labeled", "classes", "images per class"]
-    return [columns_table(info.path, columns, splits, columns[1:]), facts_table(about | more)]
+    columns, rows = list(splits[0]), [list(each.values()) for each in splits]
+    return [columns_table(info.path, columns, rows, columns[1:]), facts_table(about | more)]
+
+
+def label_columns(info: "PatchFileInfo", split: "SplitInfo") -> dict[str, str]:
+    """What the table of splits says about labels."""
+    if info.task == "numbers":
+        numbers = split.numbers
+        names = ("min", "mean", "std", "max")
+        return {name: f"{getattr(numbers, name):.5g}" if numbers else "" for name in names}
+    columns = {"classes": str(split.classes), "images per class": f"{split.smallest_class:,}-{split.largest_class:,}"}
+    if split.sets:
+        sets = split.sets
+        columns["classes per image"] = f"{sets.least}-{sets.most}, mean {sets.mean:.3g}"
+        columns["of none"] = f"{sets.empty:,}"
+    return columns
 
 
 def describe_original_sizes(info: "PatchFileInfo") -> dict[str, str]:

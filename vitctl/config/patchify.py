@@ -34,7 +34,10 @@ StoredFit = Literal["whole", "crop", "squash", "pad"]
 Compression = Literal["gzip", "lzf", "zstd", "lz4"]
 Codec = Literal["auto", "raw", "jpeg", "gzip", "lzf", "zstd", "lz4"]
 SPLITS = ("train", "val", "test")
-MANIFEST = ("root", "path_column", "label_column")
+LABELED = ("auto", "manifest", "webdataset", "parquet", "folder", "flat")  # kinds whose labels can be chosen by name
+MANIFEST = {"root": ("auto", "manifest"), "path_column": ("auto", "manifest"), "label_column": LABELED,
+            "target_column": LABELED, "class_columns": ("auto", "manifest")}  # fmt: skip
+LABELS = ("labels", "separator", "uncertain", "target_column", "class_columns", "merge_copies")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +80,20 @@ class PatchifyConfig:
         default="auto",
     )  # fmt: skip
     compress: bool = option(False, "The same as --codec gzip.")
+    merge_copies: bool = option(
+        False, "Make equal files in several class folders one image with several labels. Reads every file once more."
+    )
     kind: Kind = setting("auto", "how the source is read; auto looks at it")
     root: str | None = setting(None, "manifest: the folder that its paths are relative to; default: its own")
     path_column: str | None = setting(None, "manifest: the column with the paths")
-    label_column: str | None = setting(None, "manifest: the column with the labels")
+    label_column: str | None = setting(None, "table: the column with the labels")
+    target_column: str | None = setting(None, "table: the column with the numbers to predict")
+    class_columns: tuple[str, ...] = setting((), "manifest: the columns of 0 and 1, one per class; all takes every one")
+    labels: Literal["auto", "classes", "sets", "numbers"] = setting(
+        "auto", "an image has one class, a set of classes, or a number; auto looks at the labels"
+    )
+    separator: str | None = setting(None, "text between the classes of a set: | by default; space for a space")
+    uncertain: Literal["refuse", "yes", "no"] = setting("refuse", "what -1 means in class_columns")
     seed: Seed = setting(0, "random seed of split and limit")
     max_pixels: MaxPixels = setting(89_478_485, "an image with more pixels is refused before it is decoded")
     draft: bool = setting(True, "decode JPEGs over twice the target at a fraction of their size")
@@ -90,9 +103,11 @@ class PatchifyConfig:
     def __post_init__(self) -> None:
         require(self.out.strip(" ./") != "" and not self.out.endswith("/"), f"OUT {self.out!r} names no file")
         check_config(self)
-        for name in MANIFEST:
-            fits = getattr(self, name) is None or self.kind in ("auto", "manifest")
-            require(fits, f"{name} is for a manifest, not for kind={self.kind}")
+        for name, kinds in MANIFEST.items():
+            require(
+                not getattr(self, name) or self.kind in kinds, f"{name} is for a manifest, not for kind={self.kind}"
+            )
+        self.check_labels()
         require(self.channels in (None, 1, 3), f"channels is {self.channels}; 1 or 3 can be stored")
         if self.res:
             check_grid(self.res.height, self.res.width, self.patch or 16)
@@ -100,6 +115,18 @@ class PatchifyConfig:
         require(lossless, f"--compress stores rows without loss; --codec is {self.codec}")
         require(sum(self.parts.values()) < 1, "--split leaves nothing for train")
         self.check_shards()
+
+    def check_labels(self) -> None:
+        numbers, sets = self.target_column is not None, self.separator is not None or self.class_columns != ()
+        require(not (numbers and self.label_column), "choose one of label_column and target_column")
+        require(not (numbers and self.class_columns), "choose one of class_columns and target_column")
+        require(not (self.class_columns and self.label_column), "choose one of class_columns and label_column")
+        require(self.labels in ("auto", "numbers") or not numbers, f"target_column holds numbers, not {self.labels}")
+        require(
+            self.labels in ("auto", "sets") or not sets, f"separator and class_columns make sets, not {self.labels}"
+        )
+        merges = not (self.merge_copies and (numbers or self.labels in ("classes", "numbers")))
+        require(merges, "--merge-copies makes sets of classes")
 
     def check_shards(self) -> None:
         require(self.shard is None or self.shards is not None, "--shard needs --shards K")
@@ -129,7 +156,8 @@ class PatchifyConfig:
     def content(self) -> dict[str, object]:
         """The fields that determine the bytes of the file: they must be the same in a resumed build."""
         free = {"out", "workers", "on_error", "shard"}
-        free |= {name for name in MANIFEST if getattr(self, name) is None}  # files that are older than these fields
+        newer = (*MANIFEST, *LABELS)  # fields that older files lack
+        free |= {name for name in newer if getattr(self, name) == type(self).__dataclass_fields__[name].default}
         values = {name: value for name, value in vars(self).items() if name not in free}
         values |= {"fit": self.fit or "auto", "codec": self.wanted_codec}
         return values | {"res": str(self.res) if self.res else "auto"}

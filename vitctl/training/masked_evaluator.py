@@ -83,10 +83,10 @@ class MaskedEvaluator:
         return {"val_loss": loss_sum / count} | top1
 
     def probe_rows(self) -> tuple[Any, Any]:
-        """The rows of train used as shots, and the rows of val to test on; empty if labels are missing."""
+        """The rows of train used as shots, and the rows of val to test on; empty without labels of one class."""
         none = np.empty(0, np.int64)
         train, val, shots = self.env.train, self.env.val, self.config.probe
-        if val is None or not shots:
+        if val is None or not shots or train.header.task != "classes":
             return none, none
         labels, truth = train.labels(), val.labels()
         classes = int(max(labels.max(initial=-1), truth.max(initial=-1))) + 1

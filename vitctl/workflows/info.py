@@ -19,6 +19,27 @@ from vitctl.workflows.originals import OriginalsInfo, describe_originals, sizes_
 
 LISTED = 1000  # rejects in a result, at most; the file has all of them
 VERIFIED = 64  # images checked at once
+COUNTED = 4096  # images whose sets are counted at once
+
+
+@dataclass(frozen=True)
+class SetsInfo:
+    """Of the images whose set of classes is known: how many classes they have."""
+
+    least: int
+    mean: float
+    most: int
+    empty: int  # images of no class
+
+
+@dataclass(frozen=True)
+class NumbersInfo:
+    """The numbers to predict."""
+
+    min: float
+    mean: float
+    std: float
+    max: float
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,8 @@ class SplitInfo:
     classes: int  # classes that have images
     smallest_class: int
     largest_class: int
+    sets: SetsInfo | None = None  # if a label is a set of classes
+    numbers: NumbersInfo | None = None  # if a label is a number
 
 
 @dataclass(frozen=True)
@@ -206,12 +229,43 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
 
 
 def describe_split(split: Split, classes: int) -> SplitInfo:
+    if split.header.task == "sets":
+        return describe_sets(split)
+    if split.header.task == "numbers":
+        return describe_numbers(split)
     counts = np.zeros(max(classes, 1), np.int64)
     for labels in split.label_slices():
         counts += np.bincount(labels + 1, minlength=len(counts) + 1)[1:]  # label -1 means no class
+    return SplitInfo(split.rows, int(counts.sum()), *describe_counts(counts))
+
+
+def describe_counts(counts: np.ndarray[Any, Any]) -> tuple[int, int, int]:
+    """How many classes have images, and the images of the smallest and the largest of them."""
     present = counts[counts > 0]
-    smallest = int(present.min()) if len(present) else 0
-    return SplitInfo(split.rows, int(counts.sum()), len(present), smallest, int(counts.max()))
+    return len(present), int(present.min(initial=counts.max())), int(counts.max())
+
+
+def describe_sets(split: Split) -> SplitInfo:
+    """An image counts for each of its classes."""
+    counts, sizes = np.zeros(max(split.classes, 1), np.int64), [np.empty(0, np.int64)]
+    for start in range(0, split.rows, COUNTED):
+        rows = np.arange(start, min(start + COUNTED, split.rows))
+        sets = split.label_sets(rows[split.labels(rows) != -1])
+        counts[: split.classes] += sets.sum(0, dtype=np.int64)
+        sizes.append(sets.sum(1, dtype=np.int64))
+    known = np.concatenate(sizes)
+    most, empty = int(known.max(initial=0)), int((known == 0).sum())
+    about = SetsInfo(int(known.min(initial=most)), float(known.mean()) if len(known) else 0.0, most, empty)
+    return SplitInfo(split.rows, len(known), *describe_counts(counts), sets=about)
+
+
+def describe_numbers(split: Split) -> SplitInfo:
+    values = split.targets()
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return SplitInfo(split.rows, 0, 0, 0, 0)
+    about = NumbersInfo(*(float(each) for each in (values.min(), values.mean(), values.std(), values.max())))
+    return SplitInfo(split.rows, len(values), 0, 0, 0, numbers=about)
 
 
 def name_in_split(split: str, name: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from vitctl.config.patchify import SPLITS, PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.data.patchifier.build import build_patch_file
-from vitctl.data.patchifier.duplicates import find_copies
+from vitctl.data.patchifier.duplicates import find_copies, find_relabeled
 from vitctl.data.patchifier.finish import options_digest
 from vitctl.data.patchifier.workspace import Build, Existing
 from vitctl.data.sources import Hints, open_source
@@ -51,8 +51,11 @@ def patchify(
         code = 143 if isinstance(error, Terminated) else 130
         raise Interrupted("stopped; finished images are saved", code) from error
     elapsed = time.perf_counter() - started
-    info = describe_patch_file(PatchFile(path))
+    file = PatchFile(path)
+    info = describe_patch_file(file)
     report_findings(info, reporter)
+    if info.duplicates and info.task == "classes":
+        report_relabeled(file, reporter)
     count = sum(split.pictures for split in info.splits.values())
     return PatchifyResult(str(path), info, elapsed, count / elapsed)
 
@@ -65,7 +68,7 @@ def make(config: PatchifyConfig, reporter: Reporter, existing: Existing) -> Path
         check_replaceable(path, PATCHES.name)
     if config.shard == "index":
         return make_index(config, reporter, existing)
-    source = open_source(config.source, config.kind, Hints(config.root, config.path_column, config.label_column))
+    source = open_source(config.source, config.kind, Hints.of(config))
     config = with_defaults(config, source, reporter)
     if config.shard is not None:
         shard = int(config.shard)
@@ -201,3 +204,17 @@ def report_findings(info: PatchFileInfo, reporter: Reporter) -> None:
         reporter.warn(f"{format_count(info.leaked, 'image')} {verb} in two splits: {first} is {copy}{more}")
     if info.duplicates:
         reporter.warn(f"exact copies within a split: {format_count(info.duplicates, 'image')}")
+
+
+def report_relabeled(file: PatchFile, reporter: Reporter) -> None:
+    """Warns about equal images of several classes: a model cannot learn both."""
+    for split in file.splits.values():
+        pairs = find_relabeled(split.digests(), split.labels())
+        if not len(pairs):
+            continue
+        copy, first = (name_in_split(split.name, name) for name in split.names(pairs[0]))
+        images = format_count(len(pairs), "image")
+        reporter.warn(
+            f"{images} of {split.name} equal one of another class: {copy} is {first}; --merge-copies makes equal files "
+            "one image with several labels"
+        )

@@ -20,14 +20,18 @@ KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int = 0) -> None:
-    """One row of random images per class; without labels, rows of random images."""
+    """One row of random images per class, to which an image of several belongs more than once; without labels, rows of
+    random images; of numbers, rows from the lowest to the highest."""
     split = file.split(split_name or next(iter(file.splits)))
-    labels = split.labels()
-    present = np.unique(labels[labels >= 0])
+    if file.header.task == "numbers":
+        save_sheet(draw_numbers(file, split, seed), path)
+        return
+    members = Members(split)
+    present = members.present
     rows: list[SheetRow] = []
     unlabeled = [-1] * math.ceil(min(split.rows, 4 * COLUMNS) / COLUMNS)
     for number, label in enumerate(pick_evenly(present, CLASSES) or unlabeled):
-        of_class = np.flatnonzero(labels == label)
+        of_class = members.rows(label)
         start = 0 if label >= 0 else number * COLUMNS
         chosen = draw_random_rows(of_class, start + COLUMNS, seed)[start:]
         name = class_name(file, label)
@@ -38,6 +42,46 @@ def contact_sheet(file: PatchFile, split_name: str | None, path: Path, seed: int
         if len(rows) < len(present):
             about += f", {len(rows)} shown"
     save_sheet(draw_sheet(file.path.name, f"{about}  ·  {file.geometry}", rows), path)
+
+
+class Members:
+    """The images of each class, of one or of several per image."""
+
+    def __init__(self, split: Split) -> None:
+        self.labels = split.labels()
+        self.packed = split.take("label_sets", None) if split.header.task == "sets" else None  # uint8 [M, K / 8]
+        present = self.labels[self.labels >= 0] if self.packed is None else np.arange(split.classes)
+        self.present = np.array([label for label in np.unique(present).tolist() if len(self.rows(label))], np.int64)
+
+    def rows(self, label: int) -> np.ndarray[Any, Any]:
+        """The rows of this class; for -1, those whose label is unknown."""
+        if self.packed is None or label < 0:
+            return np.flatnonzero(self.labels == label)
+        return np.flatnonzero(self.packed[:, label >> 3] >> (label & 7) & 1)
+
+
+def draw_numbers(file: PatchFile, split: Split, seed: int) -> Any:
+    """One row of random images for each of twelve equal parts of the sorted numbers."""
+    targets = split.targets()
+    known = np.flatnonzero(~np.isnan(targets))
+    order = known[np.argsort(targets[known], kind="stable")]
+    rows = []
+    for part in np.array_split(order, min(CLASSES, len(order))) if len(order) else [np.arange(split.rows)]:
+        chosen = draw_random_rows(part, COLUMNS, seed)
+        chosen = chosen[np.argsort(targets[chosen], kind="stable")]
+        name = f"{targets[part[0]]:.4g} to {targets[part[-1]]:.4g}" if len(order) else ""
+        rows.append(SheetRow(name, format_count(len(part), "image"), in_true_shape(split, chosen)))
+    about = f"{split.name}: {format_count(len(order), 'image')} with a number  ·  {file.geometry}"
+    return draw_sheet(file.path.name, about, rows)
+
+
+def label_names(file: PatchFile, split: Split, rows: np.ndarray[Any, Any]) -> list[str]:
+    """The class of each image, its classes, or its number."""
+    if file.header.task == "numbers":
+        return ["" if np.isnan(value) else f"{value:.4g}" for value in split.targets(rows)]
+    if file.header.task == "sets":
+        return [", ".join(file.class_names[label] for label in np.flatnonzero(each)) for each in split.label_sets(rows)]
+    return [class_name(file, label) for label in split.labels(rows).tolist()]
 
 
 def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, path: Path, seed: int = 0) -> None:
@@ -51,8 +95,8 @@ def augmentation_sheet(file: PatchFile, split_name: str | None, preset: str, pat
     columns: list[Any] = [in_true_shape(split, chosen)]
     columns += [augment_rows(augment, split, chosen, epoch) for epoch in range(COLUMNS)]
     rows = [
-        SheetRow(class_name(file, label), "", [column[number] for column in columns])
-        for number, label in enumerate(split.labels(chosen).tolist())
+        SheetRow(name, "", [column[number] for column in columns])
+        for number, name in enumerate(label_names(file, split, chosen))
     ]
     about = f"first column: the stored image; then epochs 0 to {COLUMNS - 1}  ·  {config.summary()}"
     save_sheet(draw_sheet(f"{file.path.name}: {preset}", about, rows), path)

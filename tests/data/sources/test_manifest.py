@@ -138,7 +138,9 @@ def test_the_root_and_the_columns_can_be_said(make, tmp_path, look, monkeypatch)
     scan = hinted(look, root / "list.csv", root="set/im")
     assert scan.placed() == {"im/1.jpg": (None, None)}
     assert scan.source.notes() == [
-        "list.csv: read without labels; --set label_column=NAME chooses their column: Id, x"]  # fmt: skip
+        "list.csv: read without labels; --set label_column=NAME chooses their column, "
+        "target_column=NAME one of numbers, "
+        "class_columns=A,B one of 0 and 1 per class: Id, x"]  # fmt: skip
     (root / "list.csv").write_text("mine,label\n1.jpg,cat\n")
     assert hinted(look, root, root="set/im", path="mine").placed() == {"im/1.jpg": ("cat", None)}
     (root / "list.jsonl").write_text('{"mine": "im/1.jpg", "path": "x"}\n')
@@ -191,10 +193,10 @@ def test_malformed_lines(listed):
         "[1]",
         '{"path": 3}',
         '{"label": "x"}',
-        '{"path": "a/2.jpg", "label": [1]}',
+        '{"path": "a/2.jpg", "label": [1, [2]]}',
         '{"path": "\\ud800"}',
         "[" * 100_000,
-        '{"path": "a/2.jpg", "label": 1.5}',
+        '{"path": "a/2.jpg", "label": true}',
     ]
     scan = listed("\n".join(rows), "list.jsonl")
     assert set(scan.reasons()) == {f"list.jsonl line {line}" for line in range(2, 10)}

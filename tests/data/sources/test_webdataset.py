@@ -35,7 +35,7 @@ def test_a_shard(look, make, tmp_path):
     ]
     assert list(scan.read().values()) == [b"0", b"1", b"2", b"4", b"5"]
     assert scan.source.notes() == [
-        "2 samples without a label (.cls, or .json with label, class, cls)",
+        "2 samples without a label (.cls, or .json with label, class, cls, labels, classes, tags)",
         "skipped 1 sample without an image",
     ]
 

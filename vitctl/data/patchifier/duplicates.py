@@ -43,6 +43,26 @@ def find_copies(digests: Mapping[str, Digests]) -> Copies:
     return Copies(duplicates, leaked, pairs)
 
 
+def find_relabeled(digests: Digests, labels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """int64 [n, 2]: the images of a split that equal an earlier one with another label, and that one."""
+    first = find_first_copies(digests, np.zeros(len(digests), np.int64))
+    rows = np.flatnonzero((first != np.arange(len(first))) & (labels != labels[first]) & (labels >= 0))
+    rows = rows[labels[first[rows]] >= 0]
+    return np.stack([rows, first[rows]], 1)
+
+
+def find_first_copies(digests: Digests, split: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """int64 [M]: for each image, the first one of its split that equals it, or itself."""
+    first = np.arange(len(digests))
+    for _, row, values in buckets([digests], -(-len(digests) // BUCKET)):
+        order = np.lexsort((row, split[row], values[:, 1], values[:, 0]))
+        row, values = row[order], values[order]
+        same = (values[1:] == values[:-1]).all(axis=1) & (split[row[1:]] == split[row[:-1]])
+        begins = np.flatnonzero(np.concatenate(([True], ~same)[: 1 + len(same)])) if len(row) else row
+        first[row] = np.repeat(row[begins], np.diff(np.append(begins, len(row))))
+    return first
+
+
 def buckets(digests: list[Digests], count: int) -> Iterator[tuple[Any, Any, Any]]:
     """(split number [m], row [m], digest as two words [m, 2]) of the images in each of `count` equal digest ranges."""
     for bucket in range(count):

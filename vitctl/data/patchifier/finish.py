@@ -145,10 +145,15 @@ def contents(
         np.memmap(build.space.digests, np.uint8, "r", shape=(plan.total, DIGEST)),
         np.memmap(build.space.sizes, np.int32, "r", shape=(plan.total, 2)),
     )
+    task_column = {"sets": "label_sets", "numbers": "targets"}.get(plan.task)
+    more = {task_column: plan.column(task_column)} if task_column else {}
     splits = {
-        name: SplitContent(plan.splits[name], len(order), *(Column(column, order) for column in columns))
+        name: SplitContent(
+            plan.splits[name], len(order), *(Column(column, order) for column in columns),
+            **{each: Column(values, order) for each, values in more.items()},
+        )
         for name, order in orders.items()
-    }
+    }  # fmt: skip
     copies = find_copies({name: split.digests for name, split in splits.items()})
     rejects = [(columns[1][row].decode(), reason) for row, reason in journal.rejects()]
     header = Header(
@@ -156,6 +161,7 @@ def contents(
         class_names=plan.class_names,
         fit=plan.fit,
         codec=plan.codec,
+        task=plan.task,
         source=printable(config.source),
         created_by=f"vitctl {__version__}",
         options=options_digest(config),

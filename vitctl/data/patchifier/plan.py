@@ -4,36 +4,29 @@ It is stored as columns on disk. So a data set of any size can be planned, worke
 build that was killed resumes with the plan that it started with.
 """
 
-import hashlib
 import json
 import shutil
-import zlib
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from vitctl.config.patchify import SPLITS, PatchifyConfig
+from vitctl.data.patchifier.classes import UNKNOWN, Classes
+from vitctl.data.patchifier.merge import merge_copies
+from vitctl.data.patchifier.scan import BATCH, Ints, Scan
 from vitctl.data.patchifier.stored import choose_format, choose_sample
 from vitctl.data.patchifier.workspace import Build
-from vitctl.data.sources.contract import FoundImage, Refused, Source
-from vitctl.errors import DataError, did_you_mean
+from vitctl.errors import DataError
 from vitctl.io.atomic import flush_file, write_json
-from vitctl.io.files import check_regular_file
-from vitctl.io.patch_format import Geometry
+from vitctl.io.patch_format import EMPTY_SET, Geometry
 from vitctl.randomness import scramble, stream
-from vitctl.reporting import Reporter, format_count
+from vitctl.reporting import Reporter
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-NUMBERS = ("split", "label", "file", "offset", "size", "key", "end")  # int64 columns of a scan
 WHERE = ("label", "file", "offset", "size")  # int64 columns of a plan
-NO_CLASS, UNKNOWN = -1, -2
-BATCH = 65536
 
 
 @dataclass(frozen=True)
@@ -50,17 +43,22 @@ class RowPlan:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     digest: str  # of the part that all shards share: plans with the same digest divide the same rows
+    task: str = "classes"
 
     @property
     def total(self) -> int:
         return sum(self.splits.values())
 
     def column(self, name: str) -> Any:
-        """label, file, offset or size: int64 [total]; name: bytes [total]."""
+        """label, file, offset or size: int64 [total]; name: bytes [total]; and what the task adds: label_sets, uint8
+        [total, ceil(K / 8)], or targets, float64 [total]."""
         path = self.folder / name
-        if name != "name":
-            return np.memmap(path, np.int64, "r") if self.total else np.empty(0, np.int64)
-        return np.memmap(path, f"S{path.stat().st_size // self.total}", "r") if self.total else np.empty(0, "S1")
+        if name == "name":
+            return np.memmap(path, f"S{path.stat().st_size // self.total}", "r") if self.total else np.empty(0, "S1")
+        if name == "label_sets":
+            return np.memmap(path, np.uint8, "r", shape=(self.total, -(-len(self.class_names) // 8)))
+        kind = np.float64 if name == "targets" else np.int64
+        return np.memmap(path, kind, "r") if self.total else np.empty(0, kind)
 
     def save(self) -> None:
         write_json(self.folder / "plan.json", {**asdict(self), "folder": ""})
@@ -78,8 +76,10 @@ def make_plan(build: Build, reporter: Reporter) -> RowPlan:
     config, folder = build.config, build.space.plan
     scan = Scan(build.scratch / "scan")
     if not scan.load():
-        with reporter.progress("scan", None, "files") as bar:
-            scan.run(build.source, bar.advance)
+        scan.run(build.source, reporter)
+        if config.merge_copies:
+            scan.notes.append(merge_copies(scan, build.source, reporter))
+        scan.save()
     classes = Classes(scan, build.source.class_names, config)
     splits = assign_splits(scan, classes, config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +97,7 @@ def make_plan(build: Build, reporter: Reporter) -> RowPlan:
         tuple(scan.notes + classes.notes + list(stored.notes)),
         tuple(classes.warnings + find_emptied_classes(splits, classes) + list(stored.warnings)),
         scan.digest(classes.final, splits),
+        scan.task,
     )
     plan.save()
     if not build.shared:
@@ -108,195 +109,9 @@ def find_emptied_classes(splits: Mapping[str, Ints], classes: "Classes") -> list
     """Warnings about classes that had images, but none of them is left in train."""
     if "train" not in splits or not classes.names:
         return []
-    before, after = (np.unique(values[values >= 0]) for values in (classes.final, classes.final[splits["train"]]))
+    usable = np.flatnonzero(classes.final != UNKNOWN)
+    before, after = (np.flatnonzero(classes.count(rows)) for rows in (usable, splits["train"]))
     return [f"class {classes.names[label]!r} has no image left in train" for label in np.setdiff1d(before, after)[:5]]
-
-
-class Scan:
-    """The source's images, in its order: columns on disk, and in memory only what stays small.
-
-    All attributes but `folder` are stored in scan.json.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.count = self.widest = 0
-        self.refused: list[tuple[str, str]] = []
-        self.labels: dict[str, int] = {}  # class name -> its number in the column "label"
-        self.splits: dict[str | None, int] = {}
-        self.declared: dict[str | None, list[str]] = {}  # split -> its class folders
-        self.numbered = False  # the source's labels are numbers
-        self.notes: list[str] = []
-
-    def load(self) -> bool:
-        """Reads the scan that the folder holds; False if it holds none that is complete."""
-        path = self.folder / "scan.json"
-        if not path.exists():
-            return False
-        vars(self).update(json.loads(path.read_text()))
-        self.refused = [(name, reason) for name, reason in self.refused]
-        self.splits, self.declared = dict(self.splits), dict(self.declared)
-        return True
-
-    def save(self) -> None:
-        values = {name: value for name, value in vars(self).items() if name != "folder"}
-        values |= {name: list(values[name].items()) for name in ("splits", "declared")}  # a key may be None
-        write_json(self.folder / "scan.json", values)
-
-    def digest(self, labels: Ints, splits: Mapping[str, Ints]) -> str:
-        """The digest of names, labels and splits."""
-        digest = hashlib.sha256()
-        with open(self.folder / "scan.names", "rb") as names:
-            while piece := names.read(1 << 20):
-                digest.update(piece)
-        for column in (self.column("end"), labels, *splits.values()):
-            for start in range(0, len(column), BATCH):
-                digest.update(np.ascontiguousarray(column[start : start + BATCH]).data)
-        return digest.hexdigest()
-
-    def run(self, source: Source, advance: Any) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        with ExitStack() as stack:
-            paths = {name: self.folder / f"scan.{name}" for name in (*NUMBERS, "names")}
-            files = {name: stack.enter_context(open(path, "wb")) for name, path in paths.items()}
-            columns = {name: array("q") for name in NUMBERS}
-
-            def write_columns() -> None:
-                advance(len(columns["key"]))
-                for name, values in columns.items():
-                    values.tofile(files[name])
-                    del values[:]
-
-            for sighting in source.scan():
-                if isinstance(sighting, FoundImage):
-                    self.add(sighting, columns, files["names"])
-                elif isinstance(sighting, Refused):
-                    self.refused.append((sighting.name, sighting.reason))
-                else:
-                    self.declared.setdefault(sighting.split, []).append(sighting.label)
-                if len(columns["key"]) >= BATCH:
-                    write_columns()
-            write_columns()
-        self.notes = source.notes()
-        self.save()
-
-    def add(self, image: FoundImage, columns: Mapping[str, "array[int]"], names: BinaryIO) -> None:
-        name = image.name.encode("utf-8", "backslashreplace")
-        names.write(name)
-        self.count += 1
-        self.widest = max(self.widest, len(name))
-        split, label = self.splits.setdefault(image.split, len(self.splits)), self.number(image.label)
-        values = (split, label, image.file, image.offset, image.size, zlib.crc32(name), names.tell())
-        for column, value in zip(NUMBERS, values, strict=True):
-            columns[column].append(value)
-
-    def number(self, label: str | int | None) -> int:
-        if label is None:
-            return NO_CLASS
-        if isinstance(label, int):
-            self.numbered = True
-            return label
-        return self.labels.setdefault(label, len(self.labels))
-
-    def column(self, name: str) -> Any:
-        return np.memmap(self.folder / f"scan.{name}", np.int64, "r")
-
-    def names(self, rows: Ints) -> list[bytes]:
-        ends, blob = self.column("end"), np.memmap(self.folder / "scan.names", np.uint8, "r")
-        starts = np.where(rows > 0, ends[rows - 1], 0)
-        return [blob[start:end].tobytes() for start, end in zip(starts, ends[rows], strict=True)]
-
-
-class Classes:
-    """The list of classes, which train decides, and the final label of every scanned image (`final`, int64 [count])."""
-
-    def __init__(self, scan: Scan, numbered_names: tuple[str, ...] | None, config: PatchifyConfig) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-        self.refused: list[tuple[str, str]] = []
-        listed = read_class_names(config.classes) if config.classes else None
-        if scan.numbered and scan.labels:
-            raise DataError(f"{config.source}: some labels are numbers and some are names; use one kind")
-        if scan.numbered:
-            self.final = self.keep_numbers(scan, listed or numbered_names, config)
-        else:
-            self.final = self.assign_numbers(scan, listed, config)
-
-    def keep_numbers(self, scan: Scan, names: tuple[str, ...] | None, config: PatchifyConfig) -> Ints:
-        """Labels that are numbers stay as they are. Without names, train's largest number decides how many."""
-        labels = np.array(scan.column("label"), np.int64)
-        if labels.min() < NO_CLASS:
-            raise DataError(f"{config.source}: label {labels.min()} is negative; only -1, for no label, may be")
-        train = scan.splits.get("train", scan.splits.get(None))
-        counts = np.bincount(labels[(labels >= 0) & ((scan.column("split") == train) | (train is None))])
-        self.names = names or tuple(str(number) for number in range(len(counts)))
-        if names and labels.max() >= len(names):
-            raise DataError(f"{config.source}: has label {labels.max()}, but only {len(names)} class names")
-        self.warn_empty(self.names, {self.names[number]: int(count) for number, count in enumerate(counts)})
-        outside = np.setdiff1d(labels[labels >= 0], np.flatnonzero(counts)) if not names else np.empty(0, np.int64)
-        if not len(outside):
-            return labels
-        final = np.where(np.isin(labels, outside), UNKNOWN, labels)
-        self.refuse(scan, final, list(map(str, outside)), dict(enumerate(map(str, range(labels.max() + 1)))))
-        return final
-
-    def assign_numbers(self, scan: Scan, listed: tuple[str, ...] | None, config: PatchifyConfig) -> Ints:
-        """Numbers the class names. Images of classes that train lacks are refused by name."""
-        labels, by_number = scan.column("label"), {number: name for name, number in scan.labels.items()}
-        train = scan.splits.get("train", scan.splits.get(None))
-        in_train = np.unique(labels[scan.column("split") == train]) if train is not None else np.unique(labels)
-        known = {by_number[number] for number in in_train.tolist() if number >= 0}
-        known |= set(scan.declared.get("train", scan.declared.get(None, [])))
-        self.names = listed or tuple(sorted(known))
-        position = {name: number for number, name in enumerate(self.names)}
-        final_numbers = [position.get(by_number[number], UNKNOWN) for number in range(len(by_number))]
-        final: Ints = np.array([*final_numbers, NO_CLASS], np.int64)[labels]  # label -1 picks the last entry, NO_CLASS
-        images = np.bincount(labels[labels >= 0], minlength=len(by_number)).tolist()
-        counts = Counter({by_number[number]: count for number, count in enumerate(images)})
-        self.warn_empty(known | set(listed or ()), counts)
-        outside = sorted(set(counts) - set(self.names))
-        if listed:
-            self.note_skipped(outside, counts, known, config)
-        elif outside:
-            self.refuse(scan, final, outside, by_number)
-        return final
-
-    def warn_empty(self, known: Iterable[str], counts: Mapping[str, int]) -> None:
-        self.warnings += [f"class {name!r} has no image" for name in sorted(known) if not counts.get(name)]
-
-    def note_skipped(
-        self, outside: list[str], counts: Mapping[str, int], known: set[str], config: PatchifyConfig
-    ) -> None:
-        """Adds a note about classes that --classes does not list."""
-        if set(outside) >= known:
-            raise DataError(
-                f"{config.classes}: names none of the classes; {did_you_mean(self.names[0], sorted(known))}"
-            )
-        if outside:
-            images = format_count(sum(counts[name] for name in outside), "image")
-            classes = format_count(len(outside), "class")
-            self.notes.append(f"skipped {images} of {classes} that {config.classes} does not list")
-
-    def refuse(self, scan: Scan, final: Ints, outside: list[str], by_number: Mapping[int, str]) -> None:
-        rows = np.flatnonzero(final == UNKNOWN)
-        labels = scan.column("label")[rows]
-        for name, label in zip(scan.names(rows), labels.tolist(), strict=True):
-            self.refused.append((name.decode(), f"class {by_number[label]!r} is not in train"))
-        more = f" and {len(outside) - 5} more" if len(outside) > 5 else ""
-        self.warnings.append(f"classes that are not in train: {', '.join(outside[:5])}{more}")
-
-
-def read_class_names(path: str) -> tuple[str, ...]:
-    check_regular_file(path)
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--classes {path}: cannot be read ({error})") from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names or len(set(names)) != len(names):
-        raise DataError(f"--classes {path}: must hold one class name per line, each once")
-    return names
 
 
 def assign_splits(scan: Scan, classes: Classes, config: PatchifyConfig) -> dict[str, Ints]:
@@ -314,17 +129,18 @@ def assign_splits(scan: Scan, classes: Classes, config: PatchifyConfig) -> dict[
 
 
 def ranks(rows: Ints, scan: Scan, labels: Ints, seed: int, purpose: str) -> tuple[Ints, Ints]:
-    """The rank of each row within its class, int64 [rows], and the size of its class.
+    """The rank of each row within its class, the lowest one of a set, int64 [rows], and the size of that class.
 
     The shuffle depends on names alone, so an image keeps its split when others are added.
     """
     shuffled = scramble(scan.column("key")[rows] ^ stream(seed, purpose))
-    order = np.lexsort((shuffled, labels[rows]))
-    sizes = np.bincount(labels[rows] + 1)  # images without a label form a class of their own here
+    own = labels[rows] - EMPTY_SET  # images without a label form a class of their own here, and so do empty sets
+    order = np.lexsort((shuffled, own))
+    sizes = np.bincount(own)
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
     rank = np.empty(len(rows), np.int64)
     rank[order] = np.arange(len(rows)) - np.repeat(starts, sizes)
-    return rank, sizes[labels[rows] + 1]
+    return rank, sizes[own]
 
 
 def cut_parts(rows: Ints, scan: Scan, labels: Ints, config: PatchifyConfig) -> dict[str, Ints]:
@@ -354,8 +170,9 @@ def write_rows(scan: Scan, classes: Classes, splits: Mapping[str, Ints], build: 
     folder, shard, shards = build.space.plan, build.shard, build.config.shards or 1
     counts: dict[str, int] = {}
     columns = {"label": classes.final, **{name: scan.column(name) for name in WHERE[1:]}}
+    extra = {"classes": (), "sets": ("label_sets",), "numbers": ("targets",)}[scan.task]
     with ExitStack() as stack:
-        files = {name: stack.enter_context(open(folder / name, "wb")) for name in (*WHERE, "name")}
+        files = {name: stack.enter_context(open(folder / name, "wb")) for name in (*WHERE, *extra, "name")}
         for split, rows in splits.items():
             own = rows[len(rows) * shard // shards : len(rows) * (shard + 1) // shards]
             if len(own):
@@ -364,8 +181,10 @@ def write_rows(scan: Scan, classes: Classes, splits: Mapping[str, Ints], build: 
                 part = own[start : start + BATCH]
                 for name in WHERE:
                     columns[name][part].tofile(files[name])
+                for name in extra:
+                    (classes.pack(part) if name == "label_sets" else scan.column("target")[part]).tofile(files[name])
                 np.array(scan.names(part), f"S{max(scan.widest, 1)}").tofile(files["name"])
-    for name in (*WHERE, "name"):
+    for name in files:
         flush_file(folder / name)
     if not counts:
         raise DataError(f"shard {shard} of {shards} would be empty; use fewer shards")

@@ -57,7 +57,7 @@ class Archive(Tree):
         for entry in self.entries():
             if isinstance(entry, Entry) and not entry.is_folder:
                 name = entry.parts[-1]
-                if is_image_name(name) or extension(name) in TABLES:
+                if is_image_name(name) or extension(name) in TABLES or extension(name) == "json":
                     yield entry
 
     @contextmanager

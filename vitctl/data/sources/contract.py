@@ -14,6 +14,7 @@ from typing import TextIO
 import numpy as np
 
 from vitctl.data.sources.files import LargeFile
+from vitctl.data.sources.labels import Hints, Label
 from vitctl.data.sources.names import Parts, relative_parts
 from vitctl.errors import DataError
 from vitctl.reporting import Reporter
@@ -24,7 +25,7 @@ class FoundImage:
     """An image and where its bytes are. `file`, `offset` and `size` are arguments of the source's own `read`."""
 
     name: str  # path inside the source, with "/", and encodable as UTF-8; the same path may occur twice
-    label: str | int | None = None  # class name, or class number if the source has numbers
+    label: Label = None  # class name, class number, a tuple of these for a set, or a float to predict
     split: str | None = None  # "train", "val", "test", or None if the source has no splits
     file: int = 0
     offset: int = 0
@@ -56,6 +57,11 @@ class Source(ABC):
     kind: str
     native: tuple[int, int, int] | None = None  # height, width, channels, if the images are arrays of one size
     class_names: tuple[str, ...] | None = None  # if labels are numbers and the source names them
+    hints = Hints()
+
+    def apply(self, hints: Hints) -> None:
+        """Takes the user's settings for labels, before the scan."""
+        self.hints = hints
 
     def prepare(self, spool: Path, reporter: Reporter) -> None:
         """Unpacks into the folder `spool` what cannot be read in place.
@@ -133,7 +139,8 @@ class Tree(ABC):
 
     @abstractmethod
     def survey(self) -> Iterator[Entry]:
-        """Every table, at least one image of every folder that has some, and empty folders if they can be listed."""
+        """Every table, at least one image and one .json of every folder that has some, and empty folders if they can
+        be listed."""
 
     @abstractmethod
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:

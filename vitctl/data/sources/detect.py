@@ -20,12 +20,12 @@ from vitctl.data.sources.files import compression, first_unpacked, name_damaged_
 from vitctl.data.sources.folder import Folder, list_folder
 from vitctl.data.sources.idx import Idx, idx_sets
 from vitctl.data.sources.image_tree import ImageTree
-from vitctl.data.sources.manifest import Hints
+from vitctl.data.sources.labels import LARGEST_LABEL, Hints, json_to_label
 from vitctl.data.sources.names import IMAGE_EXTENSIONS, TABLES, Parts, extension, is_junk, split_name
 from vitctl.data.sources.parquet import Parquet
 from vitctl.data.sources.patterns import describe_missing, is_pattern, match_files
 from vitctl.data.sources.tars import BLOCK, Tar, headers, starts_as_tar, tar_entry
-from vitctl.data.sources.webdataset import LARGEST_LABEL, WebDataset, label_in
+from vitctl.data.sources.webdataset import WebDataset
 from vitctl.data.sources.zips import Zip
 from vitctl.errors import DataError
 from vitctl.io.files import check_regular_file
@@ -67,12 +67,18 @@ def open_source(text: str, kind: str = "auto", hints: Hints | None = None) -> So
     """The source at a path or a pattern of paths, or 'digits'. `kind` decides if it can be read in several ways."""
     one_of("kind", kind, KINDS)
     hints = hints or Hints()
-    source = source_at(text, "manifest" if kind == "auto" and hints != Hints() else kind)
-    if isinstance(source, ImageTree):
-        source.hints = hints
-        if source.manifest:
-            check_manifest(source, source.manifest)
+    of_table = hints.names_paths or (hints.label is not None and not holds_parquet(text))
+    source = source_at(text, "manifest" if kind == "auto" and of_table else kind)
+    source.apply(hints)
+    if isinstance(source, ImageTree) and source.manifest:
+        check_manifest(source, source.manifest)
     return source
+
+
+def holds_parquet(text: str) -> bool:
+    """Whether a column that the user names may be one of Parquet files."""
+    path = Path(text).expanduser()
+    return extension(text) == "parquet" or (path.is_dir() and bool(shards_below(path)["parquet"]))
 
 
 def check_manifest(source: ImageTree, at: Entry) -> None:
@@ -154,21 +160,30 @@ class TarPreview:
     tars: int = 0
     images: int = 0
     labeled: bool = False  # by .cls files, which only WebDataset uses
-    json_labeled: bool = False
+    images_by_key: set[str] = field(default_factory=set)
+    labels_by_key: set[str] = field(default_factory=set)  # of .json files with a label
     folders: set[Parts] = field(default_factory=set)  # that hold images
     names: set[str] = field(default_factory=set)
 
     def add(self, entry: Entry, stream: BinaryIO) -> None:
-        kind = extension(entry.parts[-1])
+        kind, key = extension(entry.parts[-1]), "/".join(entry.parts).rpartition(".")[0]
         self.names.add(entry.parts[-1])
         self.tars += kind == "tar"
         self.labeled |= kind == "cls"
         if kind in IMAGE_EXTENSIONS:
             self.images += 1
             self.folders.add(entry.parts[:-1])
+            self.images_by_key.add(key)
         if kind == "json" and not self.json_labeled:
             stream.seek(entry.offset)
-            self.json_labeled = label_in(stream.read(min(entry.size, LARGEST_LABEL))) is not None
+            with suppress(DataError):  # a label that cannot be used is none
+                if json_to_label(stream.read(min(entry.size, LARGEST_LABEL)), Hints()) is not None:
+                    self.labels_by_key.add(key)
+
+    @property
+    def json_labeled(self) -> bool:
+        """Whether a .json beside an image has a label; one of its own describes the whole set."""
+        return not self.images_by_key.isdisjoint(self.labels_by_key)
 
 
 def preview_tar(path: Path) -> TarPreview:

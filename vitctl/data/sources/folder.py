@@ -39,6 +39,9 @@ class Folder(Tree):
             if image is not None:
                 yield Entry((*parts, image))
             yield from (Entry((*parts, name)) for name in listing.files if extension(name) in TABLES)
+            json = next((name for name in listing.files if extension(name) == "json"), None)
+            if json is not None:
+                yield Entry((*parts, json))
 
     def entries(self, enters: Callable[[Parts], bool] = everywhere) -> Iterator[Entry | Refused]:
         for parts, listing in self.walk(enters):

@@ -3,14 +3,16 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from vitctl.data.sources.contract import Declared, Entry, FoundImage, Refused, Sighting, Source, Tree, several_readings
 from vitctl.data.sources.files import LargeFile
+from vitctl.data.sources.labels import LABEL_KEYS, LARGEST_LABEL, Label, json_to_label
 from vitctl.data.sources.layouts import Evidence, FolderLayout, FolderRole, Misplaced, common_start, layout_of
 from vitctl.data.sources.manifest import (
-    Hints,
+    Find,
     ManifestTable,
     check_table,
     list_columns,
@@ -18,7 +20,16 @@ from vitctl.data.sources.manifest import (
     no_paths,
     table_at,
 )
-from vitctl.data.sources.names import TABLES, Parts, extension, is_image_name, join_parts, printable, split_name
+from vitctl.data.sources.names import (
+    TABLES,
+    Parts,
+    extension,
+    is_image_name,
+    join_parts,
+    on_disk,
+    printable,
+    split_name,
+)
 from vitctl.errors import DataError
 from vitctl.reporting import Reporter, format_count
 
@@ -65,8 +76,8 @@ class ImageTree(Source):
     def __init__(self, tree: Tree, kind: str = "folder", manifest: Entry | None = None) -> None:
         self.tree, self.requested, self.manifest = tree, kind, manifest
         self.kind = kind
-        self.hints = Hints()
         self.table_read: ManifestTable | None = None
+        self.has_json = False
         self.skipped = SkippedFiles()
         self.remarks: list[str] = []
 
@@ -77,9 +88,10 @@ class ImageTree(Source):
         self.skipped, self.remarks = SkippedFiles(), []
         plan = self.plan()
         if isinstance(plan, ManifestTable):
+            plan = check_table(self.tree, plan)
             self.kind, self.table_read = "manifest", plan
             self.remark_labels(plan)
-            yield from list_images(self.tree, check_table(self.tree, plan))
+            yield from list_images(self.tree, plan)
         else:
             self.kind = plan.kind
             yield from self.sightings_of(plan)
@@ -109,6 +121,8 @@ class ImageTree(Source):
         for entry in self.tree.survey():
             if entry.is_folder:
                 evidence.add_empty(entry.parts)
+            elif extension(entry.parts[-1]) == "json":
+                self.has_json = True
             elif extension(entry.parts[-1]) not in TABLES:
                 evidence.add(entry.parts[:-1])
             elif len(tables) < MANY:
@@ -121,7 +135,7 @@ class ImageTree(Source):
 
     def has_labels(self, table: ManifestTable) -> bool:
         """Whether it has labels or splits of images. A column named id or name alone may be about anything."""
-        if not (table.label or table.split):
+        if not (table.label or table.classes or table.split):
             return False
         return table.explicit or any(
             isinstance(each, FoundImage) for each in islice(list_images(self.tree, table), FEW)
@@ -140,11 +154,13 @@ class ImageTree(Source):
         return tables[0]
 
     def remark_labels(self, table: ManifestTable) -> None:
+        self.remarks += table.notes
         others = [name for name in table.columns if name not in ("", table.path, table.split)]
-        if table.label is None and others:
+        if table.label is None and others and not table.classes:
             columns = list_columns(others)
             self.remarks.append(
-                f"{table.name}: read without labels; --set label_column=NAME chooses their column: {columns}"
+                f"{table.name}: read without labels; --set label_column=NAME chooses their column, "
+                f"target_column=NAME one of numbers, class_columns=A,B one of 0 and 1 per class: {columns}"
             )
 
     def remark(self, layout: FolderLayout, evidence: Evidence) -> None:
@@ -157,6 +173,38 @@ class ImageTree(Source):
 
     def sightings_of(self, layout: FolderLayout) -> Iterator[Sighting]:
         """The images with the labels and splits of their folders, each class before its first image."""
+        if self.has_json and (layout.kind == "flat" or layout.flat):
+            yield from self.sightings_with_json(layout)
+            return
+        yield from self.sightings_in_folders(layout)
+
+    def sightings_with_json(self, layout: FolderLayout) -> Iterator[Sighting]:
+        """The same; an image without a class folder has the label in key.json beside key.jpg, if there is one."""
+        labeled = unlabeled = 0
+        with self.tree.lookup() as find:
+            for sighting in self.sightings_in_folders(layout):
+                if isinstance(sighting, FoundImage) and sighting.label is None:
+                    try:
+                        sighting = replace(sighting, label=self.read_sidecar(sighting, find))
+                    except DataError as error:
+                        yield Refused(sighting.name, f"in its .json, {error}")
+                        continue
+                    labeled, unlabeled = labeled + (sighting.label is not None), unlabeled + (sighting.label is None)
+                yield sighting
+        if labeled:
+            del self.skipped.kinds["json"]
+            rest = f"; {format_count(unlabeled, 'image')} without ({', '.join(LABEL_KEYS)})" if unlabeled else ""
+            self.remarks.append(f"labels come from the .json files beside the images{rest}")
+
+    def read_sidecar(self, image: FoundImage, find: Find) -> Label:
+        *folders, name = on_disk(image.name).split("/")
+        entry = find((*folders, f"{name.rpartition('.')[0]}.json")) if "." in name else ""
+        if isinstance(entry, str):
+            return None
+        with self.tree.text(entry) as text:
+            return json_to_label(text.read(LARGEST_LABEL), self.hints)
+
+    def sightings_in_folders(self, layout: FolderLayout) -> Iterator[Sighting]:
         declared: set[FolderRole] = set()
         for entry in self.tree.entries(lambda folder: self.enters(layout, folder)):
             if isinstance(entry, Refused):

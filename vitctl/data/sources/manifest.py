@@ -2,14 +2,17 @@
 
 import csv
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TextIO
+from typing import Literal, TextIO
 
-from vitctl.data.sources.contract import Entry, FoundImage, Refused, Sighting, Tree
+from vitctl.data.sources.contract import Declared, Entry, FoundImage, Refused, Sighting, Tree
+from vitctl.data.sources.labels import TRUTHS, Hints, Label, as_number, divide, make_set
 from vitctl.data.sources.names import (
+    CLASSES,
     IMAGE_EXTENSIONS,
     Parts,
     extension,
@@ -25,35 +28,28 @@ from vitctl.reporting import printable_text
 Find = Callable[[Parts], Entry | str]
 EXPLICIT = (  # names of columns of paths, as used by pandas, Kaggle and fastai, in letters and digits only
     "path", "filepath", "imagepath", "imgpath", "file", "filename", "imagefile", "imgfile", "imagename", "imgname",
-    "image", "img", "picture", "photo", "fname",
+    "image", "img", "picture", "photo", "fname", "imageindex",
 )  # fmt: skip
 LOOSE = ("imageid", "imgid", "fileid", "id", "idcode", "name")  # may hold paths or something else
 LABELS = (
     "label", "class", "target", "category", "labelname", "classname", "categoryname", "labels", "labelid", "classid",
-    "categoryid", "breed", "species", "diagnosis",
+    "categoryid", "breed", "species", "diagnosis", "findinglabels", "classes", "tags",
 )  # fmt: skip
+SEVERAL = ("labels", "classes", "tags")  # names of columns that suggest several labels in a cell
 SPLIT_COLUMNS = ("split", "set", "subset")
 COMMON = ("jpg", "jpeg", "png")
 EXTENSIONS = (*COMMON, *sorted(IMAGE_EXTENSIONS.difference(COMMON)))  # in the order in which they are tried
 DELIMITERS = ",\t;|"
 HEADER = 1 << 16  # characters of a first line, at most
 SHOWN = 12  # columns in an error
-
-
-@dataclass(frozen=True)
-class Hints:
-    """The user's settings for a manifest."""
-
-    root: str | None = None  # the folder that its paths are relative to
-    path: str | None = None  # the column of paths
-    label: str | None = None  # the column of labels
+NUMERIC = 0.9  # the share of cells that are numbers in a column of numbers
 
 
 @dataclass(frozen=True)
 class ManifestRow:
     line: int
     path: str
-    label: str | None
+    label: str | float | tuple[str, ...] | None  # a cell, or the classes of a list or of several columns
     split: str | None
 
 
@@ -69,8 +65,12 @@ class ManifestTable:
     label: str | None
     split: str | None
     delimiter: str | None  # None for JSON lines
-    numbered: bool = False  # every label is a number
+    classes: tuple[str, ...] = ()  # the columns of 0 and 1, one per class, in place of a column of labels
+    task: Literal["classes", "sets", "numbers"] = "classes"
+    divided: bool = False  # cells hold several classes
+    numbered: bool = False  # every label is a class number
     has_splits: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -92,7 +92,34 @@ def table_at(tree: Tree, at: Entry, hints: Hints) -> ManifestTable | None:
         raise DataError(
             f"{printable(at.parts[-1])}: has no column {hints.label!r}; its columns: {list_columns(columns)}"
         )
-    return ManifestTable(at, base_of(tree, at, hints), hints, tuple(columns), path, label, split, delimiter)
+    table = ManifestTable(at, base_of(tree, at, hints), hints, tuple(columns), path, label, split, delimiter)
+    return table if label else replace(table, classes=find_class_columns(tree, table))
+
+
+def find_class_columns(tree: Tree, table: ManifestTable) -> tuple[str, ...]:
+    """The columns that the user names, or all others if these hold nothing but 0 and 1; at least two."""
+    hints = table.hints
+    named = [find_column(table.columns, name) or name for name in hints.columns if hints.columns != ("all",)]
+    if missing := [name for name in named if name not in table.columns]:
+        raise DataError(f"{table.name}: has no column {missing[0]!r}; its columns: {list_columns(table.columns)}")
+    others = [name for name in table.columns if name not in ("", table.path, table.split)]
+    if named or len(others) < 2 or hints.label is not None or hints.labels not in ("auto", "sets"):
+        return tuple(named)
+    ones: set[str] = set()
+    for row in raw_rows(tree, table):
+        if isinstance(row, Refused):
+            continue
+        truths = {name: truth_of(row[1].get(name)) for name in others}
+        ones |= {name for name, truth in truths.items() if truth != "blank"}
+        others = [name for name in others if truths[name]]
+        if len(others) < len(truths) and (hints.columns != ("all",) or not others):
+            return ()
+    return tuple(name for name in others if name in ones)
+
+
+def truth_of(cell: object) -> str | None:
+    """yes, no, uncertain or blank; None for anything else."""
+    return TRUTHS.get("" if cell is None else str(cell).strip().lower())
 
 
 def read_table_header(tree: Tree, at: Entry, hints: Hints) -> tuple[list[str], str | None]:
@@ -159,9 +186,77 @@ def list_columns(columns: Sequence[str]) -> str:
     return ", ".join(names) + (", ..." if len(columns) > SHOWN else "") or "no columns"
 
 
+@dataclass
+class LabelTally:
+    """What the labels of a table look like."""
+
+    labels: int = 0
+    class_numbers: int = 0
+    floats: int = 0
+    fractions: int = 0  # floats that are not whole
+    lists: int = 0
+    spaces: int = 0
+    example: str = ""  # a label with the separator
+    whole: set[str] = field(default_factory=set)  # labels without it, at most CLASSES
+    parts: set[str] = field(default_factory=set)
+
+    def add(self, label: str | float | tuple[str, ...], mark: str) -> None:
+        self.labels += 1
+        if isinstance(label, float):
+            self.floats += 1
+            self.fractions += math.isfinite(label) and not label.is_integer()
+            return
+        if isinstance(label, tuple):
+            self.lists += 1
+            self.class_numbers += all(map(is_number, label))
+            return
+        parts = divide(label, mark)
+        self.class_numbers += all(map(is_number, parts)) if mark in label else is_number(label)
+        self.spaces += " " in label
+        if mark in label:
+            self.example = self.example or label
+            self.parts.update(parts[: CLASSES - len(self.parts)])
+        elif is_float(label):
+            self.floats += 1
+            self.fractions += not float(label).is_integer()
+        if mark not in label and len(self.whole) < CLASSES:
+            self.whole.add(label)
+
+    def task(self, hints: Hints) -> Literal["classes", "sets", "numbers"]:
+        if hints.labels != "auto":
+            return hints.labels
+        if self.fractions and self.floats > NUMERIC * self.labels:
+            return "numbers"
+        return "sets" if self.lists or self.parts & self.whole else "classes"
+
+    def describe(self, table: ManifestTable) -> Iterator[str]:
+        """Notes about what was decided where the user has not."""
+        where, mark = f"{table.name}: column {table.label}", table.hints.mark
+        if table.classes:
+            columns = list_columns(table.classes)
+            yield f"{table.name}: the columns of 0 and 1 are classes, of which an image has any number: {columns}"
+        if not table.label or table.hints.labels != "auto":
+            return
+        if table.task == "numbers":
+            yield f"{where} is read as numbers to predict (--set labels=classes reads them as class names)"
+        elif self.example and table.task == "sets":
+            yield f"{where} is read as sets of classes: {self.example!r} (--set labels=classes keeps such names whole)"
+        elif self.example:
+            yield f"{where}: {self.example!r} is read as one class (--set labels=sets divides it at {mark})"
+        elif table.task == "classes" and self.spaces and normalize_name(table.label) in SEVERAL:
+            yield f"{where}: labels with spaces are read as one class (--set separator=space divides them)"
+
+
+def is_float(text: str) -> bool:
+    try:
+        return math.isfinite(float(text)) and "_" not in text
+    except ValueError:
+        return False
+
+
 def check_table(tree: Tree, table: ManifestTable) -> ManifestTable:
-    """Checks all splits before the first image, and whether all labels are numbers."""
-    numbered = labeled = has_splits = False
+    """Checks all splits before the first image, and finds out what the labels are."""
+    tally, has_splits = LabelTally(), False
     for row in read_rows(tree, table):
         if not isinstance(row, ManifestRow):
             continue
@@ -172,13 +267,17 @@ def check_table(tree: Tree, table: ManifestTable) -> ManifestTable:
                 + did_you_mean(row.split.lower(), ("train", "val", "test"))
             )
         if row.label is not None:
-            numbered = (numbered or not labeled) and is_number(row.label)
-            labeled = True
-    return replace(table, numbered=numbered, has_splits=has_splits)
+            tally.add(row.label, table.hints.mark)
+    task = "sets" if table.classes else tally.task(table.hints)
+    numbered = 0 < tally.labels == tally.class_numbers and not table.classes
+    divided = task == "sets" and (table.hints.labels == "sets" or bool(tally.parts & tally.whole))
+    table = replace(table, task=task, divided=divided, numbered=numbered, has_splits=has_splits)
+    return replace(table, notes=tuple(tally.describe(table)))
 
 
 def list_images(tree: Tree, table: ManifestTable) -> Iterator[Sighting]:
-    """The images that the table lists, in its order."""
+    """The images that the table lists, in its order; before them, the classes that have a column."""
+    yield from (Declared(printable(name)) for name in table.classes)
     with tree.lookup() as find:
         for row in read_rows(tree, table):
             yield row if isinstance(row, Refused) else find_image(row, tree, table, find)
@@ -194,9 +293,28 @@ def find_image(row: ManifestRow, tree: Tree, table: ManifestTable, find: Find) -
         entry = find_file(parts, find) if parts else "has no path"
     if isinstance(entry, str):
         return refusal(table, row.line, f"{printable(row.path)} {entry}".strip())
-    label = row.label and (parse_label(row.label) if table.numbered else printable(row.label))
+    try:
+        label = read_cell(row.label, table)
+    except DataError as error:
+        return refusal(table, row.line, f"in column {table.label}, {error}" if table.label else str(error))
     split = row.split and split_name(row.split)
     return FoundImage(join_parts(entry.parts), label, split, entry.file, entry.offset, entry.size)
+
+
+def read_cell(label: str | float | tuple[str, ...] | None, table: ManifestTable) -> Label:
+    if label is None:
+        return None
+    if table.task == "numbers":
+        return as_number(label)
+    if isinstance(label, float):
+        raise DataError(f"the label {label} is neither a name nor a class number; --set labels=numbers predicts it")
+    parse = parse_label if table.numbered else printable
+    if table.task == "sets":
+        members = label if isinstance(label, tuple) else divide(label, table.hints.mark) if table.divided else [label]
+        return make_set(map(parse, members))
+    if isinstance(label, tuple):
+        raise DataError("the label is a list; --set labels=sets reads several classes per image")
+    return parse(label)
 
 
 def find_file(parts: Parts, find: Find) -> Entry | str:
@@ -215,11 +333,17 @@ def refusal(table: ManifestTable, line: int, reason: str) -> Refused:
 
 
 def read_rows(tree: Tree, table: ManifestTable) -> Iterator[ManifestRow | Refused]:
+    for row in raw_rows(tree, table):
+        yield row if isinstance(row, Refused) else parse_row(row[1], table, row[0])
+
+
+def raw_rows(tree: Tree, table: ManifestTable) -> Iterator[tuple[int, Mapping[str, object]] | Refused]:
+    """The number of each line, and its cells by column."""
     with tree.text(table.at) as text:
         yield from csv_rows(text, table) if table.delimiter else json_rows(text, table)
 
 
-def csv_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refused]:
+def csv_rows(text: TextIO, table: ManifestTable) -> Iterator[tuple[int, Mapping[str, object]] | Refused]:
     reader = csv.reader(text, delimiter=table.delimiter or ",")
     columns = [name.strip() for name in next(reader)]
     while True:
@@ -235,12 +359,10 @@ def csv_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refus
         if len(values) != len(columns):
             yield refusal(table, reader.line_num, f"has {len(values)} values, but the header has {len(columns)}")
             continue
-        cells = dict(zip(columns, values, strict=True))
-        row = [None if name is None else cells[name] for name in (table.path, table.label, table.split)]
-        yield parse_row(row, table, reader.line_num)
+        yield reader.line_num, dict(zip(columns, values, strict=True))
 
 
-def json_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refused]:
+def json_rows(text: TextIO, table: ManifestTable) -> Iterator[tuple[int, Mapping[str, object]] | Refused]:
     for line, content in enumerate(text, 1):
         if not content.strip():
             continue
@@ -248,26 +370,51 @@ def json_rows(text: TextIO, table: ManifestTable) -> Iterator[ManifestRow | Refu
             values = json.loads(content)
         except (ValueError, RecursionError):
             values = None
-        if not isinstance(values, dict):
-            yield refusal(table, line, "not a JSON object")
-            continue
-        keys = meanings(tuple(values), table.hints)
-        yield parse_row([None if key is None else values[key] for key in keys], table, line)
+        yield (line, values) if isinstance(values, dict) else refusal(table, line, "not a JSON object")
 
 
-def parse_row(row: Sequence[object], table: ManifestTable, line: int) -> ManifestRow | Refused:
-    path, label, split = row
+def parse_row(cells: Mapping[str, object], table: ManifestTable, line: int) -> ManifestRow | Refused:
+    names = (table.path, table.label, table.split) if table.delimiter else meanings(tuple(cells), table.hints)
+    path, label, split = (None if name is None else cells[name] for name in names)
     if isinstance(path, int) and not isinstance(path, bool):  # an identifier
         path = str(path)
     if not isinstance(path, str) or not is_encodable(path):
         return refusal(table, line, "has no path")
-    if isinstance(label, bool) or not isinstance(label, str | int | None) or not is_encodable(str(label)):
-        return refusal(table, line, "its label is neither a name nor a number")
+    try:
+        text = join_truths(cells, table) if table.classes else label_text(label)
+    except DataError as error:
+        return refusal(table, line, str(error))
     if not isinstance(split, str | None) or not is_encodable(split or ""):
         return refusal(table, line, "its split is not a name")
-    return ManifestRow(
-        line, path.strip(), None if label is None else str(label).strip() or None, (split or "").strip() or None
-    )
+    return ManifestRow(line, path.strip(), text, (split or "").strip() or None)
+
+
+def label_text(label: object) -> str | float | tuple[str, ...] | None:
+    """A cell's text, or that of each value in a JSON list; JSON's floats as they are."""
+    if isinstance(label, list):
+        texts = [label_text(each) for each in label]
+        if any(isinstance(each, tuple | float) for each in texts):
+            raise DataError("its list of labels holds something that is neither a name nor a class number")
+        return tuple(each for each in texts if isinstance(each, str))
+    if isinstance(label, float):
+        return label
+    if isinstance(label, bool) or not isinstance(label, str | int | None) or not is_encodable(str(label)):
+        raise DataError("its label is neither a name nor a number")
+    return None if label is None else str(label).strip() or None
+
+
+def join_truths(cells: Mapping[str, object], table: ManifestTable) -> tuple[str, ...] | None:
+    """The classes whose columns hold 1; None if all of them are blank."""
+    truths = {name: truth_of(cells.get(name)) for name in table.classes}
+    uncertain = table.hints.uncertain
+    for name, truth in truths.items():
+        if truth is None:
+            raise DataError(f"column {name} holds {printable(str(cells[name]))[:40]!r}, which is neither 0 nor 1")
+        if truth == "uncertain" and uncertain == "refuse":
+            raise DataError(f"column {name} holds -1; --set uncertain=no or =yes decides what that means")
+    if all(truth == "blank" for truth in truths.values()):
+        return None
+    return tuple(name for name, truth in truths.items() if (uncertain if truth == "uncertain" else truth) == "yes")
 
 
 def is_encodable(value: str) -> bool:

@@ -7,14 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vitctl.data.sources.contract import FoundImage, Sighting, Source
+from vitctl.data.sources.contract import FoundImage, Refused, Sighting, Source
 from vitctl.data.sources.files import File, name_damaged_file
-from vitctl.data.sources.names import as_label, printable
+from vitctl.data.sources.labels import Hints, value_to_label
+from vitctl.data.sources.names import printable
 from vitctl.data.sources.webdataset import splits_of
 from vitctl.errors import DataError
 
 IMAGES = ("image", "img", "picture", "jpg", "png")  # names of columns, the most likely first
-LABELS = ("label", "labels", "class", "target", "category", "fine_label")
+LABELS = ("label", "labels", "class", "target", "category", "fine_label", "classes", "tags")
 GROUPS = 1  # row groups cached per process: a worker reads neighboring rows
 
 
@@ -33,7 +34,16 @@ class Parquet(Source):
         classes = class_labels(schema)
         by_name = [name for name in schema.names if name.lower() in LABELS and name != image]
         self.image, self.label = image, self.choose("label", list(classes) or by_name, LABELS)
+        self.classes, self.columns = classes, [name for name in schema.names if name != image]
         self.class_names = classes.get(self.label or "")
+
+    def apply(self, hints: Hints) -> None:
+        super().apply(hints)
+        if hints.label is not None:
+            if hints.label not in self.columns:
+                raise DataError(f"{self.where}: has no column {hints.label!r}; its columns: {', '.join(self.columns)}")
+            self.label, self.class_names = hints.label, self.classes.get(hints.label)
+            self.remarks = [remark for remark in self.remarks if not remark.startswith("label column")]
 
     def choose(self, what: str, columns: list[str], likely: tuple[str, ...]) -> str | None:
         """The most likely column, with a note if there are others."""
@@ -49,7 +59,12 @@ class Parquet(Source):
                 labels, paths = self.read_labels(file, group)
                 for row, (label, path) in enumerate(zip(labels, paths, strict=True)):
                     name = f"{file.name}/{done + row:06d}" + (f"/{path}" if path else "")
-                    yield FoundImage(printable(name), as_label(label), self.splits[number], number, group, row)
+                    try:
+                        value = value_to_label(label, self.hints)
+                    except DataError as error:
+                        yield Refused(printable(name), f"in column {self.label}, {error}")
+                        continue
+                    yield FoundImage(printable(name), value, self.splits[number], number, group, row)
                 done += len(labels)
 
     def read_labels(self, file: File, group: int) -> tuple[list[Any], list[str | None]]:
@@ -116,9 +131,18 @@ def class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
-            name: tuple(map(printable, feature["names"]))
+            name: tuple(map(printable, label["names"]))
             for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in schema.names
+            if name in schema.names and (label := class_label(feature))
         }
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}  # no such metadata
+
+
+def class_label(feature: Any) -> dict[str, Any] | None:
+    """The class label that a feature is, or is a list of; None for other features."""
+    if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+        feature = feature.get("feature")
+    elif isinstance(feature, list) and len(feature) == 1:
+        feature = feature[0]
+    return feature if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None

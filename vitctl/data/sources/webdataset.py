@@ -1,19 +1,18 @@
 """WebDataset shards: tars in which neighbors with the same key form a sample, 0001.jpg with 0001.cls or 0001.json."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitctl.data.sources.contract import Entry, FoundImage, Refused, Sighting
 from vitctl.data.sources.files import File, name_damaged_file
-from vitctl.data.sources.names import IMAGE_EXTENSIONS, as_label, join_parts, parse_label, printable, split_in
+from vitctl.data.sources.labels import LABEL_KEYS, LARGEST_LABEL, Label, json_to_label, text_to_label
+from vitctl.data.sources.names import IMAGE_EXTENSIONS, join_parts, printable, split_in
 from vitctl.data.sources.tars import TarSource
+from vitctl.errors import DataError
 from vitctl.reporting import format_count
 
-LABEL_KEYS = ("label", "class", "cls")
 NAME_FILES = ("classes.txt", "classnames.txt")
-LARGEST_LABEL = 1 << 24  # bytes of a .json
 
 
 @dataclass
@@ -22,10 +21,10 @@ class Sample:
 
     key: str = ""
     image: Entry | None = None
-    labels: dict[str, Entry] = field(default_factory=dict)  # cls or json
+    labels: dict[str, Entry] = field(default_factory=dict)  # cls, json or txt
 
     def add(self, kind: str, entry: Entry) -> None:
-        if kind in ("cls", "json"):
+        if kind in ("cls", "json", "txt"):
             self.labels[kind] = entry
         elif kind in IMAGE_EXTENSIONS and self.image is None:
             self.image = entry
@@ -61,20 +60,27 @@ class WebDataset(TarSource):
                 sample.add(kind.lower(), entry)
         yield sample
 
-    def sight_sample(self, sample: Sample, number: int) -> Iterator[FoundImage]:
+    def sight_sample(self, sample: Sample, number: int) -> Iterator[FoundImage | Refused]:
         if sample.image is None:
             self.empty += sample.key != ""
             return
-        label = self.label(sample, self.tars[number].file)
-        self.unlabeled += label is None
         name = f"{self.name(number)}/{join_parts(sample.image.parts)}"
+        try:
+            label = self.label(sample, self.tars[number].file)
+        except DataError as error:
+            yield Refused(name, str(error))
+            return
+        self.unlabeled += label is None
         yield FoundImage(name, label, self.splits[number], number, sample.image.offset, sample.image.size)
 
-    def label(self, sample: Sample, file: File) -> str | int | None:
-        for kind in ("cls", "json"):
+    def label(self, sample: Sample, file: File) -> Label:
+        """A .txt is mostly a caption, so it is a label only if the user says what labels are."""
+        for kind in ("cls", "json") if self.hints.labels == "auto" else ("cls", "json", "txt"):
             if entry := sample.labels.get(kind):
                 content = file.read(entry.offset, min(entry.size, LARGEST_LABEL))
-                return label_in(content) if kind == "json" else parse_label(content.decode("utf-8", "surrogateescape"))
+                if kind == "json":
+                    return json_to_label(content, self.hints)
+                return text_to_label(content.decode("utf-8", "surrogateescape"), self.hints)
         return None
 
     def name(self, number: int) -> str:
@@ -102,17 +108,6 @@ def splits_of(paths: list[Path], noun: str) -> tuple[list[str | None], list[str]
         return splits, []
     note = f"{unnamed[0]}: no split in its name, so all {noun} are read as one set"
     return [None] * len(paths), [note] if len(unnamed) < len(paths) else []
-
-
-def label_in(text: bytes) -> str | int | None:
-    """The label in a sample's JSON."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(values, dict):
-        return None
-    return next((as_label(values[key]) for key in LABEL_KEYS if key in values), None)
 
 
 def class_names_in(folder: Path) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ from vitctl.data.sources import open_source
 from vitctl.errors import DataError, UsageError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile
+from vitctl.io.patch_format import TASKS
 from vitctl.patches import round_to
 from vitctl.reporting import Reporter
 from vitctl.workflows.inputs.samples import choose_held_out
@@ -25,11 +26,35 @@ DEFAULT = "data.h5"
 MARGIN = 7  # 448 is stored for 384, as 256 is for 224
 
 
-def choose_data(flag: str | None, reporter: Reporter, trained_on: str | None = None, size: Res | None = None) -> Path:
+def choose_data(
+    flag: str | None,
+    reporter: Reporter,
+    trained_on: str | None = None,
+    size: Res | None = None,
+    tasks: tuple[str, ...] = ("classes",),
+) -> Path:
     """The flag, else $VITCTL_DATA, else ./data.h5, else what the weights were trained on, else the embedded digits.
 
-    Images that are not in a patch file yet are patchified, at `size` if that is known.
+    Images that are not in a patch file yet are patchified, at `size` if that is known. Labels that are not of one of
+    these tasks are refused.
     """
+    path = find_data(flag, reporter, trained_on, size)
+    if tasks != TASKS:
+        check_task(PatchFile(path), tasks)
+    return path
+
+
+def check_task(file: PatchFile, tasks: tuple[str, ...]) -> None:
+    words = {"classes": "one class", "sets": "a set of classes", "numbers": "a number"}
+    if file.header.task not in tasks:
+        needed = " or ".join(words[task] for task in tasks)
+        raise DataError(
+            f"{file.path}: has {words[file.header.task]} per image, but this command needs {needed}; "
+            "vitctl selfsup needs no labels"
+        )
+
+
+def find_data(flag: str | None, reporter: Reporter, trained_on: str | None, size: Res | None) -> Path:
     default = DEFAULT if Path(DEFAULT).exists() else None
     for text, why in (
         (flag, "--data"),

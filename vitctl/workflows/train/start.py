@@ -18,7 +18,7 @@ from vitctl.config.res import Res
 from vitctl.config.train import FREE, RunOptions, SelfsupConfig, TrainConfig
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.patch_format import TRAINED
+from vitctl.io.patch_format import TASKS, TRAINED
 from vitctl.io.run_directory import RunDirectory, create_run, is_run, lock_run, new_folder, open_run
 from vitctl.io.weights import Weights
 from vitctl.models.adapt_timm import can_resize
@@ -152,14 +152,14 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
     """The first rank patchifies what must be patchified, for images of this size; the others wait for it."""
     if not ranks.first:
         ranks.barrier()
-    path = choose_data(config.data, reporter, size=size)
+    has_labels = not isinstance(config, SelfsupConfig)
+    path = choose_data(config.data, reporter, size=size, tasks=("classes",) if has_labels else TASKS)
     if ranks.first:
         ranks.barrier()
     file = PatchFile(path)
     train = file.split(config.split)
     if not train.rows:
         raise DataError(f"{path}: split {config.split} is empty")
-    has_labels = not isinstance(config, SelfsupConfig)
     if has_labels and len(file.class_names) < 2:
         raise DataError(f"{path}: has {format_count(len(file.class_names), 'class')}; training needs at least two")
     val = file.splits.get(config.val)
