@@ -48,10 +48,10 @@ def info(
     from pathlib import Path
 
     from vitctl.cli.console import print_result, reporter
+    from vitctl.config.patchify import TASKS
     from vitctl.errors import UsageError
     from vitctl.io.outputs import check_output
     from vitctl.io.patch_file import PatchFile
-    from vitctl.io.patch_format import TASKS
     from vitctl.workflows.info import PatchFileInfo, describe
     from vitctl.workflows.inputs.data import choose_data
     from vitctl.workflows.sheets import KINDS, augmentation_sheet, contact_sheet

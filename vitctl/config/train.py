@@ -231,7 +231,9 @@ class LabeledConfig(TrainConfig):
     """Training with labels."""
 
     norm: Norm | None = setting(None, "last norm: before the pooling (tokens) or after it (pooled)")
-    loss: Literal["softmax", "sigmoid"] = setting("softmax", "cross-entropy, or one binary loss per class")
+    loss: Literal["softmax", "sigmoid", "squared"] = setting(
+        "softmax", "cross-entropy, or one binary loss per class; sets of classes need sigmoid, and numbers squared"
+    )
     smoothing: Share = setting(0.0, "label smoothing")
     # Zeros, as in the paper, cost Adam many steps on little data.
     head_std: Amount = setting(0.0, "deviation of the first weights of the head; 0 is a head of zeros")

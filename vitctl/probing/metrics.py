@@ -4,7 +4,7 @@ A metric that has nothing to average is NaN: no images, or no class that occurs.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,6 +16,24 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 UNKNOWN = 0.5  # the threshold of a class without positives: val says nothing of it, and the score is a probability
 COLUMNS = 64  # classes that are copied at once: a column of a large table is far apart in memory
 VALUES = 1 << 24  # of a table that are compared at once
+WORDS = {  # what people call each metric, and how it is printed
+    "top1": ("top-1", ".2%"),
+    "mean_average_precision": ("mAP", ".2%"),
+    "micro_f1": ("micro F1", ".2%"),
+    "macro_f1": ("macro F1", ".2%"),
+    "exact_match": ("exact match", ".2%"),
+    "r_squared": ("R²", ".4f"),
+    "mean_absolute_error": ("mean absolute error", ".4g"),
+    "root_mean_square_error": ("root mean square error", ".4g"),
+    "loss": ("loss", ".4f"),
+}
+MAIN = {"classes": "top1", "sets": "mean_average_precision", "numbers": "r_squared"}  # it compares models
+
+
+def describe_metrics(values: Mapping[str, float], *names: str) -> str:
+    """ "mAP 61.20%, loss 0.1234": these metrics, or all that are known."""
+    known = [name for name in WORDS if name in values and (not names or name in names)]
+    return ", ".join(f"{WORDS[name][0]} {values[name]:{WORDS[name][1]}}" for name in known)
 
 
 @dataclass(frozen=True)

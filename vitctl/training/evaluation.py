@@ -21,6 +21,8 @@ class Evaluation:
     values: dict[str, float]  # for the log
     summary: str
     score: float  # higher is better: it chooses the best weights
+    thresholds: tuple[float, ...] = ()  # of sets, the best ones
+    figure: str = ""  # beside the progress bar
 
 
 @dataclass(frozen=True)

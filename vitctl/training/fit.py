@@ -37,6 +37,7 @@ class Fitted:
     loss: float  # the last logged one
     val: dict[str, float]  # the last evaluation
     best: float | None
+    best_val: dict[str, float]  # the evaluation of the best step
     best_step: int | None
     micro_batch: int
     digest: str
@@ -189,10 +190,16 @@ class Fit:
         return Fitted(
             steps=state.step,
             loss=logged[-1]["loss"],
-            val={name: value for name, value in evaluated[-1].items() if name != "step"} if evaluated else {},
+            val=figures_of(evaluated[-1:]),
             best=state.best if evaluated else None,
+            best_val=figures_of([line for line in evaluated if line["step"] == state.best_step]),
             best_step=state.best_step if evaluated else None,
             micro_batch=state.micro_batch,
             digest=digest,
             images_per_s=rate,
         )
+
+
+def figures_of(lines: list[dict[str, float]]) -> dict[str, float]:
+    """What an evaluation has logged; empty where there was none."""
+    return {name: value for line in lines[-1:] for name, value in line.items() if name != "step"}

@@ -27,8 +27,8 @@ class Batchlike(Protocol):
 @dataclass(frozen=True)
 class Examples:
     pixels: torch.Tensor  # uint8, [B, ...]
-    targets: torch.Tensor  # [B], or [B, K] if labels are mixed or smoothed
-    labels: torch.Tensor  # int64 [B]
+    targets: torch.Tensor  # [B], or [B, K] if labels are mixed, smoothed or sets; of numbers, [B, 1]
+    labels: torch.Tensor  # int64 [B]; of sets and numbers they say nothing
     first: int
 
     def __len__(self) -> int:
@@ -54,9 +54,9 @@ class Objective(Protocol):
 
 
 class Supervised:
-    def __init__(self, normalize: Normalize, loss: Literal["softmax", "sigmoid"] = "softmax") -> None:
+    def __init__(self, normalize: Normalize, loss: Literal["softmax", "sigmoid", "squared"] = "softmax") -> None:
         self.normalize = normalize
-        self.loss = {"softmax": softmax, "sigmoid": sigmoid}[loss]
+        self.loss = {"softmax": softmax, "sigmoid": sigmoid, "squared": mean_square}[loss]
 
     def __call__(self, model: nn.Module, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(self.normalize(examples.pixels)).float()  # [B, K]
@@ -113,6 +113,11 @@ class PatchValues:
 
 def softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, targets)
+
+
+def mean_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of outputs and standardized numbers [B, 1]."""
+    return F.mse_loss(outputs, targets)
 
 
 def sigmoid(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

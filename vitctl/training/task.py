@@ -17,10 +17,11 @@ from vitctl.models.lora import add_adapters
 from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import quick_attention
 from vitctl.training.environment import Environment
-from vitctl.training.evaluation import Evaluation, evaluate_batches, use_weights
+from vitctl.training.evaluation import Evaluation, compute_logits, evaluate_batches, use_weights
 from vitctl.training.feed import Feed, check_split_labels, eval_batches
 from vitctl.training.objective import Objective, Supervised
 from vitctl.training.optimizers import head_of, layers_of
+from vitctl.training.outputs import collect_outputs, measure_outputs
 from vitctl.training.state import State
 
 LORA_FROM = 384  # the width of ViT-S
@@ -39,7 +40,7 @@ class TrainTask:
 
 
 def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment) -> TrainTask:
-    """Classification, starting from `weights`."""
+    """Training with labels, starting from `weights`."""
     spec = weights.spec
     check_split_labels(env.train, spec.classes)
     model = build_module(spec)
@@ -54,10 +55,10 @@ def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment)
         tokens=spec.tokens,
         flops=count(spec).flops,
         objective=Supervised(normalize, config.loss),
-        feed=Feed(env.train, config, spec, env.ranks, env.device),
+        feed=Feed(env.train, config, spec, env.ranks, env.device, weights.about.target),
         evaluate=partial(evaluate_on_val, model, normalize, env),
         weights=lambda tensors: replace(weights, tensors=merge_adapters(tensors, lora.scale) if lora else tensors),
-        counts_correct=not config.augment.mixes_labels,  # a mixed image has two correct classes
+        counts_correct=weights.about.task == "classes" and not config.augment.mixes_labels,  # then there are two
     )
 
 
@@ -72,7 +73,11 @@ def evaluate_on_val(model: nn.Module, normalize: Normalizer, env: Environment, s
         return None
     with use_weights(model, state.ema):
         batches = eval_batches(env.val, normalize.spec, evaluation_batch(state), env.ranks, env.device)
-        return evaluate_batches(model, batches, normalize, env.precision, env.device, env.ranks).to_evaluation()
+        if normalize.about.task == "classes":
+            return evaluate_batches(model, batches, normalize, env.precision, env.device, env.ranks).to_evaluation()
+        pairs = compute_logits(model, batches, normalize, env.precision, env.device)
+        outputs = collect_outputs(pairs, env.val.rows, normalize.spec.classes, env.ranks)
+    return measure_outputs(normalize.about, outputs, env.val).to_evaluation()
 
 
 def prepare_model(model: nn.Module, config: TrainConfig, env: Environment) -> nn.Module:

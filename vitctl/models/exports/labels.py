@@ -1,7 +1,7 @@
 """The metadata of an exported file: its model, its input and its classes."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError, WeightsError
@@ -29,7 +29,7 @@ def export_labels(weights: Weights, *, any_size: bool, preprocessing: bool, prec
         "takes_bytes": json.dumps(preprocessing),
         "digest": weights.digest(),
         "spec": json.dumps(spec.as_dict()),
-        "about": json.dumps(asdict(about)),
+        "about": json.dumps(about.as_dict()),
     }
 
 

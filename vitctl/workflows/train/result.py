@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vitctl.inspection.charts import draw_curves
@@ -53,7 +53,10 @@ class TrainResult(RunResult):
     top5: float | None
     best_top1: float | None
     best_step: int | None
-    tried: dict[str, float]  # lr -> accuracy on the held-out part of train
+    tried: dict[str, float]  # lr -> accuracy, mAP or R² on the held-out part of train
+    task: str = "classes"
+    scores: dict[str, float] = field(default_factory=dict)  # all metrics on val, of the last step
+    best_scores: dict[str, float] = field(default_factory=dict)  # of the best one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +118,19 @@ def make_result(
 def make_train_result(
     started: Started[Any], env: Environment, fitted: Fitted, start_time: float, tried: dict[str, float] | None = None
 ) -> TrainResult:
-    spec, data = started.weights.spec, started.data
+    spec, data, task = started.weights.spec, started.data, started.weights.about.task
+    scores, best = (
+        {name.removeprefix("val_"): value for name, value in each.items()} for each in (fitted.val, fitted.best_val)
+    )
     more = {
         "classes": len(data.file.class_names),
+        "task": task,
+        "scores": scores,
+        "best_scores": best,
         "lr": started.config.optim.lr,
         "top1": fitted.val.get("val_top1"),
         "top5": fitted.val.get("val_top5"),
-        "best_top1": fitted.best,
+        "best_top1": best.get("top1"),
         "best_step": fitted.best_step,
         "tried": tried or {},
     }
