@@ -15,7 +15,8 @@ from vitctl.config.model import ModelSpec
 from vitctl.config.option import as_dict
 from vitctl.config.recipes import ANY_WEIGHTS, PAPER_TRANSFER, Recipe, choose, for_data, recipe
 from vitctl.config.res import Res
-from vitctl.config.train import FREE, RunOptions, SelfsupConfig, TrainConfig
+from vitctl.config.train import FREE, LabeledConfig, RunOptions, TrainConfig
+from vitctl.data.balance import describe_skew
 from vitctl.data.patchifier.plan import PHOTO
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
@@ -24,7 +25,7 @@ from vitctl.io.weights import Weights
 from vitctl.models.adapt_timm import can_resize
 from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import choose_precision
-from vitctl.training.feed import check_split_labels
+from vitctl.training.feed import check_every_class, check_split_labels
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.inputs.data import choose_data
 from vitctl.workflows.inputs.weights import RUNS
@@ -159,8 +160,7 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
     train = file.split(config.split)
     if not train.rows:
         raise DataError(f"{path}: split {config.split} is empty")
-    has_labels = not isinstance(config, SelfsupConfig)
-    if has_labels and len(file.class_names) < 2:
+    if isinstance(config, LabeledConfig) and len(file.class_names) < 2:
         raise DataError(f"{path}: has {format_count(len(file.class_names), 'class')}; training needs at least two")
     val = file.splits.get(config.val)
     if val is None or not val.rows:
@@ -169,10 +169,20 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
             f"--split {config.val}=0.1 holds some out"
         )
         val = None
-    for split in (train, val) if has_labels else ():
-        if split:
-            check_split_labels(split, len(file.class_names))
+    if isinstance(config, LabeledConfig):
+        check_labels(config, file, train, val, reporter)
     return Data(path, file, train, val)
+
+
+def check_labels(config: LabeledConfig, file: PatchFile, train: Split, val: Split | None, reporter: Reporter) -> None:
+    names = file.class_names
+    if val:
+        check_split_labels(val, len(names))
+    counts = check_split_labels(train, len(names))
+    check_every_class(train, config, counts, names)
+    skew = describe_skew(train.name, counts, names)
+    if skew:
+        reporter.note(f"{skew}; " + (config.correction or "--balance sqrt or full draws small classes more often"))
 
 
 def find_named_recipe(request: TrainConfig) -> Recipe | None:
