@@ -1,6 +1,6 @@
 """Turns a patch file into the batches of training steps and evaluations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from vitctl.config.model import ModelSpec
 from vitctl.config.train import LabeledConfig, TrainConfig
 from vitctl.data.augmentation.augment import Augment
 from vitctl.data.augmentation.mixing import Mixing, MixPlan
+from vitctl.data.balance import BalancedOrder
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import DataError
 from vitctl.io.patch_file import Ints, Split
 from vitctl.models.input import takes_patches
+from vitctl.reporting import format_count
 from vitctl.training.evaluation import EvalBatch
 from vitctl.training.objective import Examples
 from vitctl.training.ranks import Ranks
@@ -53,6 +55,7 @@ class Feed:
             rank=ranks.rank,
             world=ranks.world,
             device=device,
+            order=balanced_order(split, config, spec.classes),
         )
 
     def __call__(self, step: int) -> Iterator[Examples]:
@@ -98,19 +101,42 @@ def smooth_sets(sets: torch.Tensor, smoothing: float) -> torch.Tensor:
     return sets * (1 - smoothing) + smoothing / 2 if smoothing else sets
 
 
-def check_split_labels(split: Split, classes: int) -> None:
+def balanced_order(split: Split, config: TrainConfig, classes: int) -> BalancedOrder | None:
+    if not isinstance(config, LabeledConfig) or config.balance == "none":
+        return None
+    return BalancedOrder(split.labels(), classes, config.balance, config.seed)
+
+
+def check_split_labels(split: Split, classes: int) -> Ints:
+    """The number of images of each class [classes], after checking that every image has a label."""
     if not split.rows:
         raise DataError(f"split {split.name} is empty")
-    task, unlabeled, highest = split.header.task, 0, 0
+    task, unlabeled, highest, counts = split.header.task, 0, 0, np.zeros(classes, np.int64)
     for labels in split.slices("targets") if task == "numbers" else split.label_slices():
         unlabeled += int((np.isnan(labels) if task == "numbers" else labels == NO_LABEL).sum())
-        highest = max(highest, int(labels.max())) if task == "classes" else highest
+        if task == "classes":
+            highest = max(highest, int(labels.max()))
+            counts += np.bincount(labels.clip(0, classes - 1), minlength=classes)
+    for packed in split.slices("label_sets") if task == "sets" else ():
+        counts += np.unpackbits(packed, axis=1, count=classes, bitorder="little").sum(0, dtype=np.int64)
     if unlabeled:
         raise DataError(f"split {split.name}: {unlabeled} of {split.rows} images have no label; give them one")
     if highest >= classes:
         raise DataError(f"split {split.name}: has a label {highest}, but the model has {classes} classes")
     if task == "classes":
         split.lowest_label = 0  # from now on, reading a label of -1 is an error
+    return counts
+
+
+def check_every_class(split: Split, config: LabeledConfig, counts: Ints, names: Sequence[str]) -> None:
+    """What makes up for the sizes of the classes needs an image of each."""
+    empty = np.flatnonzero(counts == 0)
+    if config.correction and len(empty):
+        named = ", ".join(names[number] if names else f"class {number}" for number in empty[:3])
+        raise DataError(
+            f"split {split.name}: has no images of {format_count(len(empty), 'class')} ({named}), which "
+            f"{config.correction} needs; add some, or patchify the data without"
+        )
 
 
 def eval_batches(

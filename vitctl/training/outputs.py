@@ -30,7 +30,8 @@ VALUES = 1 << 22  # of a table in double precision at once
 
 
 class OutputReport(Protocol):
-    def to_evaluation(self) -> Evaluation: ...
+    def to_evaluation(self, best: str) -> Evaluation:
+        """`best`: what chooses the best weights, by its name in LabeledConfig."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class SetReport:
     scores: SetScores
     thresholds: Any  # float64 [K]
 
-    def to_evaluation(self) -> Evaluation:
-        score = self.scores.mean_average_precision
-        if math.isnan(score):  # no image of val has a class
+    def to_evaluation(self, best: str) -> Evaluation:
+        score = {"top1": self.scores.mean_average_precision, "macro_f1": self.scores.macro_f1}.get(best, math.nan)
+        if math.isnan(score):  # also where no image of val has a class
             score = score_of_loss(self.loss)
         return make_evaluation("sets", {"loss": self.loss, **vars(self.scores)}, score, self.thresholds.tolist())
 
@@ -65,7 +66,7 @@ class NumberReport:
     mean_absolute_error: float
     root_mean_square_error: float
 
-    def to_evaluation(self) -> Evaluation:
+    def to_evaluation(self, best: str) -> Evaluation:
         return make_evaluation("numbers", vars(self), score_of_loss(self.loss))  # it chooses what R² would choose
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import torch
 
@@ -16,7 +16,8 @@ from vitctl.config.option import as_dict
 from vitctl.config.patchify import TASKS
 from vitctl.config.recipes import ANY_WEIGHTS, PAPER_TRANSFER, Recipe, choose, for_data, recipe
 from vitctl.config.res import Res
-from vitctl.config.train import FREE, LabeledConfig, RunOptions, SelfsupConfig, TrainConfig
+from vitctl.config.train import FREE, Best, LabeledConfig, RunOptions, TrainConfig
+from vitctl.data.balance import describe_skew
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.patch_format import TRAINED
@@ -25,13 +26,14 @@ from vitctl.io.weights import Weights
 from vitctl.models.adapt_timm import can_resize
 from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import choose_precision
-from vitctl.training.feed import check_split_labels
+from vitctl.training.feed import check_every_class, check_split_labels
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.inputs.data import LABEL_WORDS, choose_data
 from vitctl.workflows.inputs.weights import RUNS
 
 GRID = 7  # patches a side, at least, where a smaller resolution is chosen
 LOSSES = {"classes": ("softmax", "sigmoid"), "sets": ("sigmoid",), "numbers": ("squared",)}
+BEST = {"classes": get_args(Best), "sets": ("top1", "macro_f1", "loss"), "numbers": ("top1", "loss")}
 UNDECIDED = 0.5  # a threshold that no val split has chosen
 WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
 Config = TypeVar("Config", bound=TrainConfig)
@@ -155,7 +157,6 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
     """The first rank patchifies what must be patchified, for images of this size; the others wait for it."""
     if not ranks.first:
         ranks.barrier()
-    has_labels = not isinstance(config, SelfsupConfig)
     path = choose_data(config.data, reporter, size=size, tasks=TASKS)
     if ranks.first:
         ranks.barrier()
@@ -163,10 +164,8 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
     train = file.split(config.split)
     if not train.rows:
         raise DataError(f"{path}: split {config.split} is empty")
-    least = {"classes": 2, "sets": 1, "numbers": 0}[file.header.task]
-    if has_labels and len(file.class_names) < least:
-        needed = "at least two" if least == 2 else "at least one"
-        raise DataError(f"{path}: has {format_count(len(file.class_names), 'class')}; training needs {needed}")
+    if isinstance(config, LabeledConfig):
+        check_class_count(file)
     val = file.splits.get(config.val)
     if val is None or not val.rows:
         reporter.warn(
@@ -174,10 +173,30 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
             f"--split {config.val}=0.1 holds some out"
         )
         val = None
-    for split in (train, val) if has_labels else ():
-        if split:
-            check_split_labels(split, count_outputs(file))
+    if isinstance(config, LabeledConfig):
+        check_labels(config, file, train, val, reporter)
     return Data(path, file, train, val)
+
+
+def check_class_count(file: PatchFile) -> None:
+    task, count = file.header.task, len(file.class_names)
+    if count < {"classes": 2, "sets": 1, "numbers": 0}[task]:
+        needed = "at least two" if task == "classes" else "at least one"
+        raise DataError(f"{file.path}: has {format_count(count, 'class')}; training needs {needed}")
+
+
+def check_labels(config: LabeledConfig, file: PatchFile, train: Split, val: Split | None, reporter: Reporter) -> None:
+    names, task = file.class_names, file.header.task
+    if task != "classes" and config.correction:
+        raise ConfigError(f"{file.path}: has {LABEL_WORDS[task]} per image; {config.correction} needs one class")
+    if val:
+        check_split_labels(val, count_outputs(file))
+    counts = check_split_labels(train, count_outputs(file))
+    check_every_class(train, config, counts, names)
+    skew = describe_skew(train.name, counts, names) if names else ""
+    advice = config.correction or "--balance sqrt or full draws small classes more often"
+    if skew:
+        reporter.note(f"{skew}; {advice}" if task == "classes" else skew)
 
 
 def count_outputs(file: PatchFile) -> int:
@@ -245,6 +264,8 @@ def settle_loss(config: Config, request: Config, file: PatchFile, reporter: Repo
     if not isinstance(config, LabeledConfig) or not isinstance(request, LabeledConfig):
         return config
     task = file.header.task
+    if config.best not in BEST[task]:
+        raise ConfigError(f"{file.path}: has {LABEL_WORDS[task]} per image; best is {' or '.join(BEST[task])}")
     fitting = LOSSES[task]
     if config.loss in fitting:
         return config
