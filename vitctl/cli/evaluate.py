@@ -23,11 +23,17 @@ def evaluate(result: "EvaluateResult") -> "list[Table]":
     from vitctl.reporting import format_duration
 
     low, high = result.top1_ci95
+    balanced = (
+        f"{result.balanced:.2%}, mean accuracy of the classes; macro F1 {result.macro_f1:.2%}"
+        if result.balanced is not None
+        else ""
+    )
     facts = {
         "weights": f"{result.weights}, {result.model} at {result.res[0]}x{result.res[1]}",
         "data": f"{result.data}, split {result.split}, {result.pictures:,} images",
         "top-1": f"{result.top1:.2%}, 95% interval {low:.2%} to {high:.2%}",
         **({"top-5": f"{result.top5:.2%}"} if result.classes > 5 else {}),
+        **({"balanced": balanced} if balanced else {}),
         "loss": f"{result.loss:.4f}",
         "calibration": f"expected calibration error {result.calibration_error:.2%}, 15 bins",
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "

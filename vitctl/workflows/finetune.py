@@ -24,7 +24,7 @@ from vitctl.workflows.train.result import TrainResult, make_train_result
 from vitctl.workflows.train.run import run_training
 from vitctl.workflows.train.start import Base, Data, Started
 
-Score = tuple[float, float]  # accuracy, and the negative loss, which breaks ties
+Score = tuple[float, float, float]  # what chooses, top-1, and the negative loss, which breaks ties
 DEV = (
     (10_000, 0.10),
     (100_000, 0.02),
@@ -65,7 +65,7 @@ def finetune(
             config = with_lr(config, max(tried, key=lambda lr: (*tried[lr], -lr)))
             reporter.note(f"lr {config.optim.lr:g} was best on the held-out part; training on all {env.train.rows:,}")
         fitted = Fit(config, make_labeled_task(config, started.weights, env), env, started.run).train()
-        named = {f"{lr:g}": top1 for lr, (top1, _) in tried.items()}
+        named = {f"{lr:g}": top1 for lr, (_, top1, _) in tried.items()}
         return make_train_result(replace(started, config=config), env, fitted, start_time, named)
 
     return run_training(config, options or RunOptions(), reporter, TrainResult, choose, begin, fit)
@@ -175,7 +175,8 @@ def run_lr_trial(config: FinetuneConfig, weights: Weights, env: Environment, run
     env.reporter.note(
         f"lr {config.optim.lr:g}: top-1 {run.result['top1']:.2%}, loss {run.result['loss']:.4f} on the held-out part"
     )
-    return float(run.result["top1"]), -float(run.result["loss"])
+    value = float(run.result[config.best])
+    return -value if config.best == "loss" else value, float(run.result["top1"]), -float(run.result["loss"])
 
 
 def with_lr(config: FinetuneConfig, lr: float) -> FinetuneConfig:

@@ -1,5 +1,6 @@
 """`vitctl info`: describes patch files, feature files, weights and run directories, and verifies their contents."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vitctl.data.balance import describe_skew
 from vitctl.errors import DataError
 from vitctl.io import run_directory
 from vitctl.io.feature_file import FEATURES, FeatureFile
@@ -27,6 +29,7 @@ class SplitInfo:
     classes: int  # classes that have images
     smallest_class: int
     largest_class: int
+    skew: str  # what the smallest and the largest class have, if they differ much
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
     rejects, leaks = file.rejects(LISTED), file.leaks()
     return PatchFileInfo(
         path=str(file.path), kind="patches",
-        splits={name: describe_split(split, len(header.class_names)) for name, split in file.splits.items()},
+        splits={name: describe_split(split, header.class_names) for name, split in file.splits.items()},
         classes=len(header.class_names), class_names=list(header.class_names), height=shape.height, width=shape.width,
         channels=shape.channels, patch=shape.patch, patches=shape.count, fit=header.fit, mean=list(header.mean),
         std=list(header.std), rejects=file.reject_count,
@@ -199,13 +202,14 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
     )  # fmt: skip
 
 
-def describe_split(split: Split, classes: int) -> SplitInfo:
-    counts = np.zeros(max(classes, 1), np.int64)
+def describe_split(split: Split, names: Sequence[str]) -> SplitInfo:
+    counts = np.zeros(max(len(names), 1), np.int64)
     for labels in split.label_slices():
         counts += np.bincount(labels + 1, minlength=len(counts) + 1)[1:]  # label -1 means no class
     present = counts[counts > 0]
     smallest = int(present.min()) if len(present) else 0
-    return SplitInfo(split.rows, int(counts.sum()), len(present), smallest, int(counts.max()))
+    skew = describe_skew(split.name, counts, names)
+    return SplitInfo(split.rows, int(counts.sum()), len(present), smallest, int(counts.max()), skew)
 
 
 def name_in_split(split: str, name: str) -> str:
