@@ -155,7 +155,10 @@ def test_an_empty_class_cannot_be_drawn(here: Run, folder: Callable[..., Path], 
 
 def test_one_of_them_is_enough(refused: Callable[..., str]) -> None:
     line = refused("pretrain", "--balance", "full", "--set", "loss_weights=effective", code=2)
-    assert line == "error: --balance full and loss_weights=effective do the same in two ways; choose one of them"
+    assert line == (
+        "error: --balance full and loss_weights=effective make up for the sizes of the classes in different ways; "
+        "choose one of them"
+    )
     line = refused("pretrain", "--set", "logit_adjustment=1", "--set", "loss=sigmoid", code=2)
     assert line == "error: logit_adjustment=1 is of the softmax loss; use --balance, or --set loss=softmax"
 

@@ -42,7 +42,7 @@ class Feed:
             rank=ranks.rank,
             world=ranks.world,
             device=device,
-            order=balanced_order(split, config, spec.classes),
+            order=choose_order(split, config, spec.classes),
         )
 
     def __call__(self, step: int) -> Iterator[Examples]:
@@ -69,7 +69,7 @@ def smooth_labels(labels: torch.Tensor, classes: int, smoothing: float) -> torch
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
 
 
-def balanced_order(split: Split, config: TrainConfig, classes: int) -> BalancedOrder | None:
+def choose_order(split: Split, config: TrainConfig, classes: int) -> BalancedOrder | None:
     if not isinstance(config, LabeledConfig) or config.balance == "none":
         return None
     return BalancedOrder(split.labels(), classes, config.balance, config.seed)
