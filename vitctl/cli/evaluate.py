@@ -27,10 +27,16 @@ def evaluate(result: "EvaluateResult | SetsResult | NumbersResult") -> "list[Tab
     if not isinstance(result, EvaluateResult):
         return output_tables(result)
     low, high = result.top1_ci95
+    balanced = (
+        f"{result.balanced:.2%}, mean accuracy of the classes; macro F1 {result.macro_f1:.2%}"
+        if result.balanced is not None
+        else ""
+    )
     facts = {
         **source_rows(result),
         "top-1": f"{result.top1:.2%}, 95% interval {low:.2%} to {high:.2%}",
         **({"top-5": f"{result.top5:.2%}"} if result.classes > 5 else {}),
+        **({"balanced": balanced} if balanced else {}),
         "loss": f"{result.loss:.4f}",
         "calibration": f"expected calibration error {result.calibration_error:.2%}, 15 bins",
         "on": describe_speed(result),

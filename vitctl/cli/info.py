@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from vitctl.workflows.info import FeatureFileInfo, Info, PatchFileInfo, RunInfo, WeightsInfo
 
+SHARES = ("top1", "top5", "balanced", "macro_f1")
+
 
 def info(
     path: Annotated[
@@ -109,7 +111,7 @@ def run_tables(result: "RunInfo") -> "list[Table]":
     about |= {"finished": "yes" if result.finished else "no"} | config_rows(result.config)
     answer = result.result or {}
     numbers = {
-        name: f"{value:.2%}" if "top1" in name or "top5" in name else f"{value:,.6g}"
+        name: f"{value:.2%}" if name.endswith(SHARES) else f"{value:,.6g}"
         for name, value in answer.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in result.config
     }

@@ -259,7 +259,10 @@ class LabeledConfig(TrainConfig):
         if self.freeze is not None:
             word_or_number("freeze", self.freeze, "backbone", "a number of blocks", Range(0, 10_000))
         corrections = self.corrections()
-        require(len(corrections) < 2, f"{' and '.join(corrections)} do the same in two ways; choose one of them")
+        require(
+            len(corrections) < 2,
+            f"{' and '.join(corrections)} make up for the sizes of the classes in different ways; choose one of them",
+        )
         require(
             self.loss == "softmax" or self.balance != "none" or not corrections,
             f"{self.correction} is of the softmax loss; use --balance, or --set loss=softmax",

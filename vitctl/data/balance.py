@@ -59,14 +59,14 @@ class BalancedOrder:
         keys = scramble(blocks + scramble(epochs * STEP))
         slots = shuffle_positions(inside - starts, sizes, self.seed, keys, "block")
         mine, lines = np.unique(blocks, return_inverse=True)  # the blocks of this batch
-        before, after = self.drawn_before(mine), self.drawn_before(mine + 1)
+        before, after = self.count_before(mine), self.count_before(mine + 1)
         bounds = after - before + (mine * self.block)[:, None]  # [blocks, K + 1]: where classes end, over all blocks
         found = np.searchsorted(bounds[:, 1:].ravel(), slots + starts, side="right")
         classes = found - lines * len(self.counts)
         turns = slots + starts - bounds[lines, classes] + before[lines, classes + 1] - before[lines, classes]
         return classes, turns
 
-    def drawn_before(self, blocks: Ints) -> Ints:
+    def count_before(self, blocks: Ints) -> Ints:
         """[B, K + 1]: how many positions before a block are of the first k classes."""
         starts = np.where(blocks == self.blocks, self.rows, blocks * self.block)
         drawn: Ints = starts[:, None] * self.ends // self.rows

@@ -55,7 +55,7 @@ class Feed:
             rank=ranks.rank,
             world=ranks.world,
             device=device,
-            order=balanced_order(split, config, spec.classes),
+            order=choose_order(split, config, spec.classes),
         )
 
     def __call__(self, step: int) -> Iterator[Examples]:
@@ -101,7 +101,7 @@ def smooth_sets(sets: torch.Tensor, smoothing: float) -> torch.Tensor:
     return sets * (1 - smoothing) + smoothing / 2 if smoothing else sets
 
 
-def balanced_order(split: Split, config: TrainConfig, classes: int) -> BalancedOrder | None:
+def choose_order(split: Split, config: TrainConfig, classes: int) -> BalancedOrder | None:
     if not isinstance(config, LabeledConfig) or config.balance == "none":
         return None
     return BalancedOrder(split.labels(), classes, config.balance, config.seed)

@@ -36,8 +36,7 @@ class Fitted:
     steps: int
     loss: float  # the last logged one
     val: dict[str, float]  # the last evaluation
-    best: float | None
-    best_val: dict[str, float]  # the evaluation of the best step
+    best: dict[str, float]  # the evaluation that was best
     best_step: int | None
     micro_batch: int
     digest: str
@@ -186,20 +185,15 @@ class Fit:
             save_weights(weights, self.run.weights)
         metrics = self.run.metrics() if self.run else self.recorder.lines
         logged = [line for line in metrics if "loss" in line]
-        evaluated = [line for line in metrics if "val_loss" in line]
+        evaluated = {int(line["step"]): line for line in metrics if "val_loss" in line}
+        last = evaluated[max(evaluated)] if evaluated else {}
         return Fitted(
             steps=state.step,
             loss=logged[-1]["loss"],
-            val=figures_of(evaluated[-1:]),
-            best=state.best if evaluated else None,
-            best_val=figures_of([line for line in evaluated if line["step"] == state.best_step]),
+            val={name: value for name, value in last.items() if name != "step"},
+            best=evaluated.get(state.best_step, {}),
             best_step=state.best_step if evaluated else None,
             micro_batch=state.micro_batch,
             digest=digest,
             images_per_s=rate,
         )
-
-
-def figures_of(lines: list[dict[str, float]]) -> dict[str, float]:
-    """What an evaluation has logged; empty where there was none."""
-    return {name: value for line in lines[-1:] for name, value in line.items() if name != "step"}

@@ -53,6 +53,8 @@ class EvaluateResult:
     top1: float
     top1_ci95: list[float]
     top5: float
+    balanced: float | None
+    macro_f1: float | None
     loss: float
     calibration_error: float
     per_class: list[ClassScore]
@@ -224,7 +226,8 @@ def make_evaluate_result(
         weights=ready.path, weights_digest=ready.digest, model=ready.spec.name, res=list(ready.spec.res),
         data=str(file.path), data_digest=file.digest, split=split.name, pictures=report.pictures,
         classes=ready.spec.classes, top1=report.top1, top1_ci95=list(report.interval), top5=report.top5,
-        loss=report.loss, calibration_error=report.calibration_error, per_class=report.per_class, crops=config.crops,
+        balanced=report.balanced, macro_f1=report.macro_f1, loss=report.loss,
+        calibration_error=report.calibration_error, per_class=report.per_class, crops=config.crops,
         labels=config.labels, confusion=config.confusion, precision=ready.precision, device=ready.device.type,
         images_per_s=split.rows / seconds, elapsed_s=elapsed,
     )  # fmt: skip

@@ -28,7 +28,7 @@ from vitctl.workflows.train.result import TrainResult, make_train_result
 from vitctl.workflows.train.run import run_training
 from vitctl.workflows.train.start import Base, Data, Started, answer_fields, count_outputs
 
-Score = tuple[float, float]  # the main metric of the labels, and the negative loss, which breaks ties
+Score = tuple[float, float, float]  # what chooses, the main metric of the labels, and the negative loss
 DEV = (
     (10_000, 0.10),
     (100_000, 0.02),
@@ -69,7 +69,7 @@ def finetune(
             config = with_lr(config, max(tried, key=lambda lr: (*tried[lr], -lr)))
             reporter.note(f"lr {config.optim.lr:g} was best on the held-out part; training on all {env.train.rows:,}")
         fitted = Fit(config, make_labeled_task(config, started.weights, env), env, started.run).train()
-        named = {f"{lr:g}": score for lr, (score, _) in tried.items()}
+        named = {f"{lr:g}": score for lr, (_, score, _) in tried.items()}
         return make_train_result(replace(started, config=config), env, fitted, start_time, named)
 
     return run_training(config, options or RunOptions(), reporter, TrainResult, choose, begin, fit)
@@ -186,9 +186,11 @@ def run_lr_trial(config: FinetuneConfig, weights: Weights, env: Environment, run
                 path.unlink(missing_ok=True)
         env.ranks.barrier()
     assert run.result is not None
-    main = MAIN[weights.about.task]
-    env.reporter.note(f"lr {config.optim.lr:g}: {describe_metrics(run.result, main, 'loss')} on the held-out part")
-    return float(run.result.get(main, 0.0)), -float(run.result["loss"])
+    main, scores = MAIN[weights.about.task], run.result
+    env.reporter.note(f"lr {config.optim.lr:g}: {describe_metrics(scores, main, 'loss')} on the held-out part")
+    best, loss = main if config.best == "top1" else config.best, float(scores["loss"])
+    value = -loss if best == "loss" else float(scores.get(best, 0.0))  # which the held-out part may say nothing of
+    return value, float(scores.get(main, 0.0)), -loss
 
 
 def with_lr(config: FinetuneConfig, lr: float) -> FinetuneConfig:

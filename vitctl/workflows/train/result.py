@@ -51,7 +51,11 @@ class TrainResult(RunResult):
     lr: float
     top1: float | None  # on val, of the last step
     top5: float | None
-    best_top1: float | None
+    balanced: float | None = None  # mean accuracy of the classes
+    macro_f1: float | None = None
+    best_top1: float | None  # on val, of the best step
+    best_balanced: float | None = None
+    best_macro_f1: float | None = None
     best_step: int | None
     tried: dict[str, float]  # lr -> accuracy, mAP or R² on the held-out part of train
     task: str = "classes"
@@ -120,7 +124,7 @@ def make_train_result(
 ) -> TrainResult:
     spec, data, task = started.weights.spec, started.data, started.weights.about.task
     scores, best = (
-        {name.removeprefix("val_"): value for name, value in each.items()} for each in (fitted.val, fitted.best_val)
+        {name.removeprefix("val_"): value for name, value in each.items() if name != "step"} for each in (fitted.val, fitted.best)
     )
     more = {
         "classes": len(data.file.class_names),
@@ -130,7 +134,11 @@ def make_train_result(
         "lr": started.config.optim.lr,
         "top1": fitted.val.get("val_top1"),
         "top5": fitted.val.get("val_top5"),
-        "best_top1": best.get("top1"),
+        "balanced": fitted.val.get("val_balanced"),
+        "macro_f1": fitted.val.get("val_macro_f1"),
+        "best_top1": fitted.best.get("val_top1"),
+        "best_balanced": fitted.best.get("val_balanced"),
+        "best_macro_f1": fitted.best.get("val_macro_f1"),
         "best_step": fitted.best_step,
         "tried": tried or {},
     }
