@@ -124,7 +124,8 @@ def make_train_result(
 ) -> TrainResult:
     spec, data, task = started.weights.spec, started.data, started.weights.about.task
     scores, best = (
-        {name.removeprefix("val_"): value for name, value in each.items() if name != "step"} for each in (fitted.val, fitted.best)
+        {name.removeprefix("val_"): value for name, value in each.items() if name != "step"}
+        for each in (fitted.val, fitted.best)
     )
     more = {
         "classes": len(data.file.class_names),
