@@ -45,7 +45,7 @@ def test_sets_from_a_manifest_to_info(vitctl: Run, listed: Callable[..., str], t
     data = vitctl("info", "data.h5", "--verify", "--json").json
     assert (data["task"], data["class_names"], data["verified"]) == ("sets", ["cat", "dog", "owl"], True)
     assert data["splits"]["train"] == {
-        "pictures": 8, "labelled": 7, "classes": 3, "smallest_class": 2, "largest_class": 3, "numbers": None,
+        "pictures": 8, "labelled": 7, "classes": 3, "smallest_class": 2, "largest_class": 3, "skew": "", "numbers": None,
         "sets": {"least": 0, "mean": pytest.approx(8 / 7), "most": 2, "empty": 1}}  # fmt: skip
     assert "classes per image" in vitctl("info", "data.h5").out
     for extra in ([], ["--augment", "augreg-medium2"]):
@@ -67,7 +67,7 @@ def test_numbers_from_a_manifest_to_info(vitctl: Run, listed: Callable[..., str]
     kept = np.array([1.5, 2, -3, 7, 8])
     assert (data["task"], data["classes"]) == ("numbers", 0)
     assert data["splits"]["train"] == {
-        "pictures": 6, "labelled": 5, "classes": 0, "smallest_class": 0, "largest_class": 0, "sets": None,
+        "pictures": 6, "labelled": 5, "classes": 0, "smallest_class": 0, "largest_class": 0, "skew": "", "sets": None,
         "numbers": {"min": -3.0, "mean": pytest.approx(kept.mean()), "std": pytest.approx(kept.std()), "max": 8.0},
     }  # fmt: skip
     assert "none: a label is a number" in vitctl("info", "data.h5").out
@@ -124,9 +124,7 @@ def test_commands_that_need_one_class_per_image_say_so(
     listed(age=list(range(10)))
     vitctl("patchify", "list.csv", "numbers.h5", *SMALL, "--set", "target_column=age")
     for arguments in (
-        ("pretrain", "--steps", "1"), ("finetune", "--from", newest), ("evaluate", "--from", newest),
         ("fewshot", "--from", newest), ("features", "--from", newest), ("inspect", "--from", newest),
-        ("export", "--from", newest, "--out", "x.onnx"),
     ):  # fmt: skip
         for data, label in (("sets.h5", "a set of classes"), ("numbers.h5", "a number")):
             line = refused(*arguments, "--data", data, code=3)

@@ -30,7 +30,7 @@ def test_a_folder_becomes_a_file_and_json_says_what_is_in_it(vitctl: Run, folder
     data = answer["data"]
     assert data["splits"]["train"] == {
         "pictures": 7, "labelled": 7, "classes": 2, "smallest_class": 3, "largest_class": 4,
-        "sets": None, "numbers": None}  # fmt: skip
+        "sets": None, "numbers": None, "skew": ""}  # fmt: skip
     assert (data["class_names"], data["patch"], data["height"], data["rejects"]) == (["cat", "dog"], 4, 16, 0)
     assert vitctl("info", "out.h5", "--json").json["digest"] == data["digest"]
 

@@ -25,7 +25,7 @@ def test_a_folder_with_labels(ran: Run, newest: str, blots: Path) -> None:
     told = json.loads(ran("predict", str(blots / "val"), "--precision", "float32", "--json").stdout)
     assert set(told) == {
         "command", "version", "weights", "weights_digest", "model", "res", "pictures", "predictions", "unreadable",
-        "labelled", "top1", "csv", "sheet", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
+        "labelled", "top1", "task", "csv", "sheet", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
     assert (told["pictures"], told["labelled"], told["unreadable"]) == (30, 30, [])
     for each in told["predictions"]:
         assert [set(answer) for answer in each["top"]] == [{"name", "probability"}] * 3

@@ -16,6 +16,7 @@ from vitctl.config.augment import augmentation
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.data.augmentation.augment import Augment
+from vitctl.data.balance import BalancedOrder
 from vitctl.data.cuts import can_decode, cut_frames, cut_on_device
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import ConfigError, DataError
@@ -94,6 +95,20 @@ def test_ranks_share_the_same_global_batches(split: Any, world: int) -> None:
     for step, batch in enumerate(alone):
         assert torch.equal(batch.rows, torch.cat([share[step].rows for share in shares]))
         assert torch.equal(batch.pixels, torch.cat([share[step].pixels for share in shares]))
+
+
+@pytest.mark.parametrize("balance", ["sqrt", "full"])
+def test_a_balanced_order_is_the_same_on_ranks_after_a_resume_and_in_other_batches(split: Any, balance: Any) -> None:
+    order = BalancedOrder(np.arange(ROWS) // 12, 4, balance, 5)
+    alone = take(Loader(split, 8, order=order), 12)
+    for world in (2, 4):
+        shares = [take(Loader(split, 8, rank=rank, world=world, order=order), 5, first=7) for rank in range(world)]
+        for step, batch in enumerate(alone[7:]):
+            for name in ("rows", "epochs", "pixels"):
+                parts = [getattr(share[step], name) for share in shares]
+                assert torch.equal(getattr(batch, name), torch.cat(parts))
+    rows = torch.cat([batch.rows for batch in take(Loader(split, 12, order=order), 8)])
+    assert torch.equal(rows, torch.cat([batch.rows for batch in alone]))
 
 
 @pytest.mark.parametrize("world", [1, 3])

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from vitctl.workflows.info import FeatureFileInfo, Info, PatchFileInfo, RunInfo, WeightsInfo
 
+SHARES = ("top1", "top5", "balanced", "macro_f1")
+
 
 def info(
     path: Annotated[
@@ -48,10 +50,10 @@ def info(
     from pathlib import Path
 
     from vitctl.cli.console import print_result, reporter
+    from vitctl.config.patchify import TASKS
     from vitctl.errors import UsageError
     from vitctl.io.outputs import check_output
     from vitctl.io.patch_file import PatchFile
-    from vitctl.io.patch_format import TASKS
     from vitctl.workflows.info import PatchFileInfo, describe
     from vitctl.workflows.inputs.data import choose_data
     from vitctl.workflows.sheets import KINDS, augmentation_sheet, contact_sheet
@@ -109,7 +111,7 @@ def run_tables(result: "RunInfo") -> "list[Table]":
     about |= {"finished": "yes" if result.finished else "no"} | config_rows(result.config)
     answer = result.result or {}
     numbers = {
-        name: f"{value:.2%}" if "top1" in name or "top5" in name else f"{value:,.6g}"
+        name: f"{value:.2%}" if name.endswith(SHARES) else f"{value:,.6g}"
         for name, value in answer.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in result.config
     }

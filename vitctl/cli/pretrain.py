@@ -25,15 +25,29 @@ def pretrain(result: "TrainResult") -> "list[Table]":
 
 def train_tables(result: "TrainResult") -> "list[Table]":
     from vitctl.cli.console import facts_table
+    from vitctl.probing.metrics import MAIN, describe_metrics
 
-    rows = run_rows(result, f"{result.data}, {result.classes} classes")
+    what = "numbers" if result.task == "numbers" else f"{result.classes} classes"
+    rows = run_rows(result, f"{result.data}, {what}")
     if result.tried:
-        rows["tried"] = ", ".join(f"lr {lr}: {score:.2%}" for lr, score in result.tried.items())
+        main = MAIN[result.task]
+        tried = {lr: describe_metrics({main: score}, main) for lr, score in result.tried.items()}
+        rows["tried"] = ", ".join(f"lr {lr}: {score.removeprefix('top-1 ')}" for lr, score in tried.items())
     rows["loss"] = f"{result.loss:.4f}"
     if result.top1 is not None and result.best_top1 is not None:
         top5 = f", top-5 {result.top5:.2%}" if result.classes > 5 else ""
-        rows["val"] = f"top-1 {result.top1:.2%}{top5}, loss {result.val_loss:.4f}"
-        rows["best"] = f"top-1 {result.best_top1:.2%} at step {result.best_step:,}"
+        classes = join_shares(result.balanced, result.macro_f1)
+        rows["val"] = f"top-1 {result.top1:.2%}{top5}{classes}, loss {result.val_loss:.4f}"
+        classes = join_shares(result.best_balanced, result.best_macro_f1)
+        rows["best"] = f"top-1 {result.best_top1:.2%}{classes} at step {result.best_step:,}"
+    elif result.scores:
+        rows["val"] = describe_metrics(result.scores)
+        rows["best"] = f"{describe_metrics(result.best_scores, MAIN[result.task])} at step {result.best_step:,}"
     if result.weights:
         rows["weights"] = result.weights
     return [facts_table(rows)]
+
+
+def join_shares(balanced: float | None, macro_f1: float | None) -> str:
+    """None in a run of an older version."""
+    return "" if balanced is None else f", balanced {balanced:.2%}, macro F1 {macro_f1:.2%}"

@@ -14,7 +14,7 @@ class PredictConfig(DeviceConfig, PrecisionConfig, WeightsConfig):
     pictures: tuple[str, ...] = option(
         ..., "Files, folders, quoted patterns, or - for names on stdin.", metavar="IMAGE...", argument=True
     )
-    top: Count = option(5, "Classes shown for each image.", metavar="N")
+    top: Count = option(5, "Classes shown for each image; of a set, all are.", metavar="N")
     csv: str | None = option(None, "Write one line per image to this file.", metavar="FILE.csv")
     sheet: str | None = option(
         None, "Draw the images with their predictions, correct and wrong ones in color.", metavar="FILE.png"

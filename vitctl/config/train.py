@@ -37,6 +37,7 @@ from vitctl.errors import ConfigError
 # These fields may change when a run is resumed: they do not decide what it ends in.
 FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_every", "tensorboard")
 Lr = Annotated[float, Range(0, 1000, above=True)]
+Best = Literal["top1", "macro_f1", "balanced", "loss"]
 Length = Annotated[float, Range(0, 1_000_000_000)]
 
 
@@ -231,16 +232,55 @@ class LabeledConfig(TrainConfig):
     """Training with labels."""
 
     norm: Norm | None = setting(None, "last norm: before the pooling (tokens) or after it (pooled)")
-    loss: Literal["softmax", "sigmoid"] = setting("softmax", "cross-entropy, or one binary loss per class")
+    loss: Literal["softmax", "sigmoid", "squared"] = setting(
+        "softmax", "cross-entropy, or one binary loss per class; sets of classes need sigmoid, and numbers squared"
+    )
     smoothing: Share = setting(0.0, "label smoothing")
     # Zeros, as in the paper, cost Adam many steps on little data.
     head_std: Amount = setting(0.0, "deviation of the first weights of the head; 0 is a head of zeros")
     freeze: str | None = setting(None, "backbone: all but the head; N: the stem and the first N blocks")
+    balance: Literal["none", "sqrt", "full"] = option(
+        "none", "Draw images of small classes more often: all classes equally (full), or in proportion to the root of "
+        "their sizes (sqrt).", default="none",
+    )  # fmt: skip
+    loss_weights: Literal["none", "effective"] = setting(
+        "none", "weights of the classes in the loss; effective: by the effective number of images (arXiv 1901.05555)"
+    )
+    logit_adjustment: Amount = setting(
+        0.0, "in the loss, add this times the log of a class's share to its logit (arXiv 2007.07314); 0 is off"
+    )
+    best: Best = setting(
+        "top1", "what chooses the best weights on val, top1 meaning mAP of sets and R² of numbers; balanced: the mean "
+        "accuracy of the classes"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.freeze is not None:
             word_or_number("freeze", self.freeze, "backbone", "a number of blocks", Range(0, 10_000))
+        corrections = self.corrections()
+        require(
+            len(corrections) < 2,
+            f"{' and '.join(corrections)} make up for the sizes of the classes in different ways; choose one of them",
+        )
+        require(
+            self.loss == "softmax" or self.balance != "none" or not corrections,
+            f"{self.correction} is of the softmax loss; use --balance, or --set loss=softmax",
+        )
+
+    def corrections(self) -> list[str]:
+        """What makes up for different sizes of the classes, as it is written on the command line."""
+        values = {
+            f"--balance {self.balance}": self.balance != "none",
+            f"loss_weights={self.loss_weights}": self.loss_weights != "none",
+            f"logit_adjustment={self.logit_adjustment:g}": self.logit_adjustment != 0,
+        }
+        return [text for text, is_used in values.items() if is_used]
+
+    @property
+    def correction(self) -> str:
+        """The one that is used, or nothing."""
+        return next(iter(self.corrections()), "")
 
 
 @dataclass(frozen=True, kw_only=True)

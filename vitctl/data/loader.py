@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from vitctl.config.checks import at_least, one_of
 from vitctl.data.augmentation.augment import Augment
 from vitctl.data.augmentation.frames import frame_centers
+from vitctl.data.balance import BalancedOrder
 from vitctl.data.cuts import can_decode, cut_frames, cut_on_device
 from vitctl.data.order import at
 from vitctl.errors import ConfigError, DataError
@@ -33,7 +34,7 @@ class Batch:
     pixels: torch.Tensor  # uint8, patches [B, N, P*P*C] or images [B, H, W, C]
     labels: torch.Tensor  # int64 [B], -1 = none
     rows: torch.Tensor  # int64 [B], row numbers: with `epochs`, the key of all random choices for these images
-    epochs: torch.Tensor  # int64 [B]
+    epochs: torch.Tensor  # int64 [B]; in a balanced order, the pass over the rows of a class
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copies pixels and labels to the device. If they are pinned, the copy overlaps with the device's work.
@@ -77,6 +78,7 @@ class Loader:
         world: int = 1,
         device: torch.device | str = "cpu",
         ahead: int = 3,
+        order: BalancedOrder | None = None,
     ) -> None:
         if batch < 1 or batch % world:
             raise ConfigError(f"batch is {batch}; with {world} ranks, it must be a multiple of {world}")
@@ -87,7 +89,7 @@ class Loader:
         if not split.rows:
             raise DataError(f"split {split.name} is empty")
         self.split, self.batch, self.seed, self.shuffle, self.ahead = split, batch, seed, shuffle, ahead
-        self.rank, self.share = rank, batch // world
+        self.rank, self.share, self.order = rank, batch // world, order
         self.device = torch.device(device)
         self.crop = crop  # of whole images; of others, the batch is cropped later, on the device
         self.decodes = split.encoded and split.header.is_whole and can_decode(self.device)  # on the device
@@ -109,7 +111,8 @@ class Loader:
     def keys(self, step: int) -> tuple[Ints, Ints]:
         """Row and epoch of each sample in this rank's share, int64 [B] each."""
         start = step * self.batch + self.rank * self.share
-        return at(np.arange(start, start + self.share), self.split.rows, self.seed, self.shuffle)
+        positions = np.arange(start, start + self.share)
+        return self.order.at(positions) if self.order else at(positions, self.split.rows, self.seed, self.shuffle)
 
     def stream(self, first: int = 0) -> Iterator[Batch]:
         """The batches of steps `first`, first + 1, ... without end."""

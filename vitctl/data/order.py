@@ -10,23 +10,25 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 ROUNDS = 8
 
 
-def shuffle_positions(positions: Ints, rows: int, seed: int, epochs: Ints) -> Ints:
+def shuffle_positions(positions: Ints, rows: int | Ints, seed: int, epochs: Ints, purpose: str = "order") -> Ints:
     """The row at each position of its epoch: a bijection of range(rows), keyed by (seed, epoch).
 
-    A Feistel network permutes the next power of two. Results outside of range(rows) are permuted until they are inside.
+    `rows` is one number, or [B]: positions of several shuffles at once. A Feistel network permutes the next power of
+    two. Results outside of range(rows) are permuted until they are inside.
     """
-    left = max(rows - 1, 1).bit_length() // 2
-    right = max(rows - 1, 1).bit_length() - left
-    keys = scramble(epochs + scramble_int(stream(seed, "order")))  # [B]
+    rows = np.broadcast_to(rows, positions.shape)
+    bits = np.frexp(np.maximum(rows - 1, 1))[1].astype(np.int64)  # the bit length of rows - 1
+    left, right = bits // 2, bits - bits // 2
+    keys = scramble(epochs + scramble_int(stream(seed, purpose)))  # [B]
     shuffled = network(positions, keys, left, right)
     outside = np.flatnonzero(shuffled >= rows)
     while outside.size:
-        shuffled[outside] = network(shuffled[outside], keys[outside], left, right)
-        outside = outside[shuffled[outside] >= rows]
+        shuffled[outside] = network(shuffled[outside], keys[outside], left[outside], right[outside])
+        outside = outside[shuffled[outside] >= rows[outside]]
     return shuffled
 
 
-def network(values: Ints, keys: Ints, left: int, right: int) -> Ints:
+def network(values: Ints, keys: Ints, left: Ints, right: Ints) -> Ints:
     """One keyed bijection of [0, 2^(left+right))."""
     high, low = values >> right, values & ((1 << right) - 1)
     for number in range(0, ROUNDS, 2):

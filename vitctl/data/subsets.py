@@ -23,6 +23,7 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """Holds out a share of every class: (the rest, the held-out part)."""
     order, turn = group_by_class(split, seed, "dev")
     labels = split.labels()
+    labels = labels - labels.min()  # an empty set is -2, an image with a number -1
     is_held_out = turn < np.round(share * np.bincount(labels)[labels[order]])
     held_out, rest = np.sort(order[is_held_out]), np.sort(order[~is_held_out])
     if not len(held_out) or not len(rest):

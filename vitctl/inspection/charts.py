@@ -30,6 +30,7 @@ class Page:
 PAGE = Page()
 COLORS = (PAGE.main, PAGE.second, "#2b8a3e", "#8a2b7d", "#7a7a7a", "#b8860b")  # of lines, in this order
 MARKS = "osD^vP"
+NUMBERS = "R²"  # a panel that may be below zero
 
 
 @contextmanager
@@ -97,6 +98,8 @@ def curves(metrics: list[dict[str, Any]], title: str, top1: str) -> Any:
         "loss": {"train": "loss", "val": "val_loss"},
         top1: {"train": "top1", "val": "val_top1"},
         "top-1 accuracy of the probe": {"val": "probe_top1"},
+        "mAP": {"val": "val_mean_average_precision"},
+        NUMBERS: {"val": "val_r_squared"},
     }
     series = {label: {name: points(metrics, key) for name, key in lines.items()} for label, lines in panels.items()}
     logged = {label: lines for label, lines in series.items() if any(steps for steps, _ in lines.values())}
@@ -130,12 +133,14 @@ def panel(axes: Any, label: str, lines: dict[str, Points]) -> None:
         steps, values = lines["val"]
         if steps:
             best = int(np.argmax(values))
-            axes.plot(steps[best], values[best], label=f"best: {values[best]:.1%} at step {steps[best]:,}",
+            shown = f"{values[best]:.3f}" if label == NUMBERS else f"{values[best]:.1%}"
+            axes.plot(steps[best], values[best], label=f"best: {shown} at step {steps[best]:,}",
                       color=PAGE.second, marker="o", markersize=8, fillstyle="none", linestyle="none")  # fmt: skip
+    if label not in ("loss", NUMBERS):
         show_percent(axes.yaxis)
     low, high = min(drawn), max(drawn)
     margin = 0.08 * (high - low) or 0.05
-    axes.set_ylim(max(0.0, low - margin), high + margin)
+    axes.set_ylim(low - margin if label == NUMBERS else max(0.0, low - margin), high + margin)
     axes.legend(frameon=False)
 
 

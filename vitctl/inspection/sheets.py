@@ -129,7 +129,7 @@ def shorten_label(label: str) -> str:
 class Verdict:
     pixels: Array  # uint8 [H, W, C]
     answer: str
-    probability: float
+    probability: float | None
     label: str | None  # the true class, if it is known
 
     @property
@@ -162,7 +162,7 @@ def paste_verdict(sheet: Any, pen: Any, verdict: Verdict, place: tuple[int, int]
     sheet.paste(make_image(verdict.pixels, size, smooth=not small), place)
     if not has_label:
         pen.rectangle((x - 1, y - 1, x + width, y + height), outline=LINE)
-    share = f"{verdict.probability:.0%}"
+    share = "" if verdict.probability is None else f"{verdict.probability:.0%}"
     room = width - font(14).getlength(share) - 8
     below = y + height + frame + 6
     pen.text((x, below), fit_text(printable_text(verdict.answer), room, 14, True), verdict.color, font(14, True))

@@ -6,7 +6,6 @@ any number of them.
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def is_checkpoint(path: Path) -> bool:
 
 def weights_facts(weights: Weights) -> dict[str, Any]:
     """The facts that turn the tensors of a checkpoint into weights."""
-    return {"spec": weights.spec.as_dict(), "about": asdict(weights.about)}
+    return {"spec": weights.spec.as_dict(), "about": weights.about.as_dict()}
 
 
 def checkpoint_weights(path: Path) -> Weights:

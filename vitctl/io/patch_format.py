@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from vitctl.config.checks import at_least
+from vitctl.config.patchify import TASKS
 from vitctl.io.hdf5 import SHARDS, Field, FileFormat, text
 from vitctl.patches import check_grid
 
@@ -20,7 +21,6 @@ TEXTS_2 = ("codec", "task")  # since version 2
 NUMBERS = ("patch", "height", "width", "channels", "pixels", "duplicates", "leaked")
 COLUMNS = ("labels", "names", "digests", "sizes", "label_sets", "targets")  # of a split, in the order of the digest
 PIXELS = ("patches", "encoded", "starts")
-TASKS = ("classes", "sets", "numbers")
 TRAINED = 224  # the resolution of models and of training where nothing names one, if the images have as much
 EMPTY_SET = -2  # in labels: the set of classes is known, and empty
 MOST_ROWS = 1 << 48  # of a shard: the sum over shards must not overflow int64

@@ -7,10 +7,12 @@ tensors, and no shape must be guessed.
 
 import hashlib
 import json
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 
 from vitctl.config.model import ModelSpec
-from vitctl.config.patchify import FITS
+from vitctl.config.patchify import FITS, TASKS
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.atomic import atomic_write
 from vitctl.reporting import format_count
@@ -52,6 +54,17 @@ class About:
     created_by: str = ""
     fit: str = "crop"  # how images of another shape were resized, as in vitctl patchify
     layout: str = ""  # of an official file, which is written in the same layout again
+    task: str = "classes"  # what a label is: one class, a set of classes, or a number
+    thresholds: tuple[float, ...] = ()  # of sets: a class is in the answer from this probability on
+    target: tuple[float, ...] = ()  # of numbers: mean and deviation; a model's output is (number - mean) / deviation
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields; of those that 0.2 did not have, only the ones that say something: files stay as they were."""
+        fields = asdict(self)
+        return {name: value for name, value in fields.items() if name not in SINCE_03 or value != SINCE_03[name]}
+
+
+SINCE_03 = dict(dropwhile(lambda item: item[0] != "task", asdict(About("")).items()))
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
 
 def save_weights(weights: Weights, path: Path) -> str:
     """Writes vitctl's file with its digest, and returns the digest. A thread computes it during the writing."""
-    spec, about = json.dumps(weights.spec.as_dict()), json.dumps(asdict(weights.about))
+    spec, about = json.dumps(weights.spec.as_dict()), json.dumps(weights.about.as_dict())
     metadata = {"format": FORMAT, "version": str(VERSION), "digest": "", "spec": spec, "about": about}
     tensors = weights.tensors | {f"extra.{name}": tensor for name, tensor in weights.extra.items()}
     with ThreadPoolExecutor(1, "vitctl-digest") as pool:
@@ -207,11 +220,32 @@ def about_from(fields: dict[str, Any], spec: ModelSpec) -> About:
         "class_names": is_list_of(str, about.class_names) and len(about.class_names) in (0, spec.classes),
         "history": is_list_of(dict, about.history),
         "training": isinstance(about.training, dict),
+        **check_answer_fields(about, spec),
     }
     wrong = next((name for name, good in kinds.items() if not good), None) or ("fit" if about.fit not in FITS else None)
     if wrong:
         raise ValueError(f"{wrong} is {reprlib.repr(getattr(about, wrong))}")
-    return replace(about, mean=mean, std=std, class_names=tuple(about.class_names), history=tuple(about.history))
+    lists: dict[str, Any] = {
+        name: tuple(getattr(about, name)) for name in ("class_names", "history", "thresholds", "target")
+    }
+    return replace(about, mean=mean, std=std, **lists)
+
+
+def check_answer_fields(about: About, spec: ModelSpec) -> dict[str, bool]:
+    """Whether each field that turns outputs into answers is valid."""
+    numbers = int, float
+    thresholds, target = about.thresholds, about.target
+    count, scale = {"sets": (spec.classes, 0), "numbers": (0, 2)}.get(about.task, (0, 0))
+    return {
+        "task": about.task in TASKS and (about.task != "numbers" or spec.classes == 1),
+        "thresholds": is_list_of(numbers, thresholds)
+        and len(thresholds) == count
+        and all(0 <= each <= 1 for each in thresholds),
+        "target": is_list_of(numbers, target)
+        and len(target) == scale
+        and all(map(math.isfinite, target))
+        and (not target or target[1] > 0),
+    }
 
 
 def is_list_of(kind: type | tuple[type, ...], values: Any) -> bool:

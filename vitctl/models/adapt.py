@@ -13,6 +13,7 @@ from vitctl.models.initialize import init_head
 from vitctl.models.resize import TABLES, resize_weights
 from vitctl.reporting import format_count
 
+NO_ANSWERS: dict[str, Any] = {"class_names": (), "task": "classes", "thresholds": (), "target": ()}  # of a new head
 FIRST = (  # the layer that reads pixels, in every family
     "patch_embed.backbone.stem.conv.weight",
     "patch_embed.backbone.conv.weight",
@@ -127,7 +128,7 @@ def replace_head(weights: Weights, classes: int, std: float = 0.0, seed: int = 0
     elif classes:
         tensors |= new_head(weights, classes, std, seed)
     method = (f"normal {std:g}" if std else "zeros") + (f", as {why}" if why else "")
-    return replace(record(weights, "head", spec.classes, classes, method, class_names=()), spec=new, tensors=tensors)
+    return replace(record(weights, "head", spec.classes, classes, method, **NO_ANSWERS), spec=new, tensors=tensors)
 
 
 def classes_differ(weights: Weights, names: tuple[str, ...]) -> str:
@@ -149,7 +150,7 @@ def classes_differ(weights: Weights, names: tuple[str, ...]) -> str:
 def keep_head(weights: Weights, names: tuple[str, ...]) -> Weights:
     """Keeps the head, with its rows in the order of `names`, which must be its own classes."""
     own, tensors, method = weights.about.class_names, weights.tensors, "kept"
-    if not own:
+    if names and not own:
         method = "kept; the weights have no class names, so their order is assumed to be that of the data"
     elif own != names:
         rows, head = {name: row for row, name in enumerate(own)}, adapt_timm.head_names(weights)

@@ -1,14 +1,18 @@
 """Evaluation of a model. Every image is counted once, on any number of ranks."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from vitctl.io.weights import Tensors
+from vitctl.probing.metrics import ClassCounts
 from vitctl.training.device import Precision, autocast
 from vitctl.training.objective import Normalize
 from vitctl.training.ranks import Ranks
@@ -21,6 +25,8 @@ class Evaluation:
     values: dict[str, float]  # for the log
     summary: str
     score: float  # higher is better: it chooses the best weights
+    thresholds: tuple[float, ...] = ()  # of sets, the best ones
+    figure: str = ""  # beside the progress bar
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,19 @@ class Score:
     loss: float  # cross-entropy, in nats
     top1: float
     top5: float
+    balanced: float  # the mean accuracy of the classes
+    macro_f1: float
 
-    def to_evaluation(self) -> Evaluation:
-        values = {"val_loss": self.loss, "val_top1": self.top1, "val_top5": self.top5}
-        return Evaluation(values, f"val top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f}", self.top1)
+    def to_evaluation(self, best: str) -> Evaluation:
+        """`best`: what chooses the best weights, by its name in LabeledConfig."""
+        values = {name: getattr(self, name) for name in ("loss", "top1", "top5", "balanced", "macro_f1")}
+        summary = (
+            f"val top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, balanced {self.balanced:.2%}, "
+            f"macro F1 {self.macro_f1:.2%}, loss {self.loss:.4f}"
+        )
+        # The geometric mean of the probability of the right class: a score that is higher for a lower loss.
+        score = math.exp(-self.loss) if best == "loss" else values[best]
+        return Evaluation({f"val_{name}": value for name, value in values.items()}, summary, score)
 
 
 @dataclass(frozen=True)
@@ -54,12 +69,15 @@ def evaluate_batches(
     device: torch.device,
     ranks: Ranks,
 ) -> Score:
-    sums = [0.0, 0.0, 0.0, 0.0]
+    sums, counts = [0.0, 0.0, 0.0, 0.0], np.zeros((3, 1))
     for batch, logits in compute_logits(model, batches, normalize, precision, device):
         if batch.counts:
             sums = [total + value for total, value in zip(sums, sum_scores(logits, batch.labels), strict=True)]
-    count, loss, first, fifth = ranks.sum(sums)
-    return Score(int(count), loss / count, first / count, fifth / count)
+        counts = counts + batch.counts * count_answers(logits, batch.labels)
+    count, loss, first, fifth, *rest = ranks.sum([*sums, *counts.ravel().tolist()])
+    classes = ClassCounts(*np.reshape(rest, (3, -1)))
+    balanced, macro_f1 = classes.balanced_accuracy, classes.macro_f1
+    return Score(int(count), loss / count, first / count, fifth / count, balanced, macro_f1)
 
 
 @torch.no_grad()
@@ -80,6 +98,12 @@ def sum_scores(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
     five = (logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None]).any(-1) | first
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return [float(len(labels)), float(loss), float(first.sum()), float(five.sum())]
+
+
+def count_answers(logits: torch.Tensor, labels: torch.Tensor) -> Any:
+    """[3, K]: images, correct, and predictions of each class."""
+    truth, predicted = labels.cpu().numpy(), logits.argmax(-1).cpu().numpy()
+    return np.stack(list(vars(ClassCounts.of_labels(truth, predicted, logits.shape[-1])).values()))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Turns a patch file into the batches of training steps and evaluations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,21 +10,34 @@ from vitctl.config.augment import AugmentConfig
 from vitctl.config.model import ModelSpec
 from vitctl.config.train import LabeledConfig, TrainConfig
 from vitctl.data.augmentation.augment import Augment
-from vitctl.data.augmentation.mixing import Mixing
+from vitctl.data.augmentation.mixing import Mixing, MixPlan
+from vitctl.data.balance import BalancedOrder
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import DataError
-from vitctl.io.patch_file import Split
+from vitctl.io.patch_file import Ints, Split
 from vitctl.models.input import takes_patches
+from vitctl.reporting import format_count
 from vitctl.training.evaluation import EvalBatch
 from vitctl.training.objective import Examples
 from vitctl.training.ranks import Ranks
+
+NO_LABEL = -1
 
 
 class Feed:
     """The examples of each step, starting at any step: a function of (data, seed, step) only."""
 
-    def __init__(self, split: Split, config: TrainConfig, spec: ModelSpec, ranks: Ranks, device: torch.device) -> None:
-        self.config, self.spec, self.ranks = config, spec, ranks
+    def __init__(
+        self,
+        split: Split,
+        config: TrainConfig,
+        spec: ModelSpec,
+        ranks: Ranks,
+        device: torch.device,
+        target: tuple[float, ...] = (),
+    ) -> None:
+        """`target`: mean and deviation of numbers."""
+        self.config, self.spec, self.ranks, self.target = config, spec, ranks, target
         self.smoothing = config.smoothing if isinstance(config, LabeledConfig) else 0.0
         augment = config.augment
         plain = takes_patches(spec) and not augment.mixes_labels and augment == AugmentConfig()
@@ -42,6 +55,7 @@ class Feed:
             rank=ranks.rank,
             world=ranks.world,
             device=device,
+            order=choose_order(split, config, spec.classes),
         )
 
     def __call__(self, step: int) -> Iterator[Examples]:
@@ -54,31 +68,75 @@ class Feed:
         return self.augment(batch.pixels, batch.epochs, batch.rows, self.cropped) if self.augment else batch.pixels
 
     def examples(self, batch: Batch) -> Examples:
-        pixels, targets = self.pixels(batch), batch.labels
+        pixels, plan = self.pixels(batch), None
         if self.mixing:
             plan = self.mixing.plan(batch.epochs, batch.rows, self.spec.height, self.spec.width)
             pixels = plan.images(pixels)
-            targets = plan.targets(batch.labels, self.spec.classes, self.smoothing)
-        elif self.smoothing:
-            targets = smooth_labels(batch.labels, self.spec.classes, self.smoothing)
-        return Examples(pixels, targets, batch.labels, self.ranks.rank * self.loader.share)
+        return Examples(pixels, self.targets(batch, plan), batch.labels, self.ranks.rank * self.loader.share)
+
+    def targets(self, batch: Batch, plan: MixPlan | None) -> torch.Tensor:
+        """What the loss compares with: mixed if the images are, and smoothed."""
+        if self.loader.split.header.task != "classes":
+            values = self.read_targets(batch.rows.numpy()).to(batch.labels.device)
+            return plan.mix(values) if plan else values
+        if plan:
+            return plan.targets(batch.labels, self.spec.classes, self.smoothing)
+        return smooth_labels(batch.labels, self.spec.classes, self.smoothing) if self.smoothing else batch.labels
+
+    def read_targets(self, rows: Ints) -> torch.Tensor:
+        """Sets, float32 [B, K], 1 for the classes of an image; or standardized numbers, float32 [B, 1]."""
+        split = self.loader.split
+        if split.header.task == "sets":
+            return smooth_sets(torch.from_numpy(split.label_sets(rows)).float(), self.smoothing)
+        mean, deviation = self.target
+        return torch.from_numpy((split.targets(rows)[:, None] - mean) / deviation).float()
 
 
 def smooth_labels(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
 
 
-def check_split_labels(split: Split, classes: int) -> None:
+def smooth_sets(sets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Each class by itself is in the set or not: both get a half of the smoothing."""
+    return sets * (1 - smoothing) + smoothing / 2 if smoothing else sets
+
+
+def choose_order(split: Split, config: TrainConfig, classes: int) -> BalancedOrder | None:
+    if not isinstance(config, LabeledConfig) or config.balance == "none":
+        return None
+    return BalancedOrder(split.labels(), classes, config.balance, config.seed)
+
+
+def check_split_labels(split: Split, classes: int) -> Ints:
+    """The number of images of each class [classes], after checking that every image has a label."""
     if not split.rows:
         raise DataError(f"split {split.name} is empty")
-    unlabeled, highest = 0, 0
-    for labels in split.label_slices():
-        unlabeled, highest = unlabeled + int((labels < 0).sum()), max(highest, int(labels.max()))
+    task, unlabeled, highest, counts = split.header.task, 0, 0, np.zeros(classes, np.int64)
+    for labels in split.slices("targets") if task == "numbers" else split.label_slices():
+        unlabeled += int((np.isnan(labels) if task == "numbers" else labels == NO_LABEL).sum())
+        if task == "classes":
+            highest = max(highest, int(labels.max()))
+            counts += np.bincount(labels.clip(0, classes - 1), minlength=classes)
+    for packed in split.slices("label_sets") if task == "sets" else ():
+        counts += np.unpackbits(packed, axis=1, count=classes, bitorder="little").sum(0, dtype=np.int64)
     if unlabeled:
         raise DataError(f"split {split.name}: {unlabeled} of {split.rows} images have no label; give them one")
     if highest >= classes:
         raise DataError(f"split {split.name}: has a label {highest}, but the model has {classes} classes")
-    split.lowest_label = 0  # from now on, reading a label of -1 is an error
+    if task == "classes":
+        split.lowest_label = 0  # from now on, reading a label of -1 is an error
+    return counts
+
+
+def check_every_class(split: Split, config: LabeledConfig, counts: Ints, names: Sequence[str]) -> None:
+    """What makes up for the sizes of the classes needs an image of each."""
+    empty = np.flatnonzero(counts == 0)
+    if config.correction and len(empty):
+        named = ", ".join(names[number] if names else f"class {number}" for number in empty[:3])
+        raise DataError(
+            f"split {split.name}: has no images of {format_count(len(empty), 'class')} ({named}), which "
+            f"{config.correction} needs; add some, or patchify the data without"
+        )
 
 
 def eval_batches(

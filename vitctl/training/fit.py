@@ -36,7 +36,7 @@ class Fitted:
     steps: int
     loss: float  # the last logged one
     val: dict[str, float]  # the last evaluation
-    best: float | None
+    best: dict[str, float]  # the evaluation that was best
     best_step: int | None
     micro_batch: int
     digest: str
@@ -185,12 +185,13 @@ class Fit:
             save_weights(weights, self.run.weights)
         metrics = self.run.metrics() if self.run else self.recorder.lines
         logged = [line for line in metrics if "loss" in line]
-        evaluated = [line for line in metrics if "val_loss" in line]
+        evaluated = {int(line["step"]): line for line in metrics if "val_loss" in line}
+        last = evaluated[max(evaluated)] if evaluated else {}
         return Fitted(
             steps=state.step,
             loss=logged[-1]["loss"],
-            val={name: value for name, value in evaluated[-1].items() if name != "step"} if evaluated else {},
-            best=state.best if evaluated else None,
+            val={name: value for name, value in last.items() if name != "step"},
+            best=evaluated.get(state.best_step, {}),
             best_step=state.best_step if evaluated else None,
             micro_batch=state.micro_batch,
             digest=digest,

@@ -86,7 +86,10 @@ class MaskedEvaluator:
         """The rows of train used as shots, and the rows of val to test on; empty without labels of one class."""
         none = np.empty(0, np.int64)
         train, val, shots = self.env.train, self.env.val, self.config.probe
-        if val is None or not shots or train.header.task != "classes":
+        if val is None or not shots:
+            return none, none
+        if train.header.task != "classes":
+            self.env.reporter.note("probe: left out, as it needs one class per image")
             return none, none
         labels, truth = train.labels(), val.labels()
         classes = int(max(labels.max(initial=-1), truth.max(initial=-1))) + 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,8 @@ class Batchlike(Protocol):
 @dataclass(frozen=True)
 class Examples:
     pixels: torch.Tensor  # uint8, [B, ...]
-    targets: torch.Tensor  # [B], or [B, K] if labels are mixed or smoothed
-    labels: torch.Tensor  # int64 [B]
+    targets: torch.Tensor  # [B], or [B, K] if labels are mixed, smoothed or sets; of numbers, [B, 1]
+    labels: torch.Tensor  # int64 [B]; of sets and numbers they say nothing
     first: int
 
     def __len__(self) -> int:
@@ -54,9 +54,9 @@ class Objective(Protocol):
 
 
 class Supervised:
-    def __init__(self, normalize: Normalize, loss: Literal["softmax", "sigmoid"] = "softmax") -> None:
-        self.normalize = normalize
-        self.loss = {"softmax": softmax, "sigmoid": sigmoid}[loss]
+    def __init__(self, normalize: Normalize, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        """`loss`: of logits [B, K] and targets [B] or [B, K]."""
+        self.normalize, self.loss = normalize, loss
 
     def __call__(self, model: nn.Module, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(self.normalize(examples.pixels)).float()  # [B, K]
@@ -113,6 +113,25 @@ class PatchValues:
 
 def softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, targets)
+
+
+def mean_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of outputs and standardized numbers [B, 1]."""
+    return F.mse_loss(outputs, targets)
+
+
+def softmax_weighted(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Every class's term of the cross-entropy times its weight [K], and the mean over the batch.
+
+    The mean is not divided by the weights of the batch, as in torch: the loss would depend on the micro-batch.
+    """
+    loss = F.cross_entropy(logits, targets, weights, reduction="sum")
+    return loss / len(logits)
+
+
+def softmax_adjusted(logits: torch.Tensor, targets: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+    """With logits that are higher [K] for frequent classes, so that the model itself need not make them so."""
+    return F.cross_entropy(logits + added, targets)
 
 
 def sigmoid(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

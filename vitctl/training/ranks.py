@@ -39,6 +39,12 @@ class Ranks:
         dist.all_reduce(total, group=cpu_group())
         return [float(each) for each in total]
 
+    def add_tensors(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of the tensors of all ranks, which are on the CPU."""
+        if self.world > 1:
+            dist.all_reduce(tensor, group=cpu_group())
+        return tensor
+
     def max(self, value: float) -> float:
         if self.world == 1:
             return value

@@ -66,9 +66,12 @@ class Recorder:
             return {}
         self.write({"step": state.step, **evaluation.values})
         self.env.reporter.note(f"step {state.step:,}: {evaluation.summary}")
+        state.thresholds = evaluation.thresholds
         if evaluation.score > state.best:
             state.best, state.best_step = evaluation.score, state.step
             self.save_best(state)
+        if evaluation.figure:
+            return {"val": evaluation.figure}
         accuracies = {name: evaluation.values.get(f"{name}_top1") for name in ("val", "probe")}
         return {name: f"{accuracy:.1%}" for name, accuracy in accuracies.items() if accuracy is not None}
 
@@ -91,7 +94,8 @@ class Recorder:
         training = weights.about.training | {
             "step": state.step, "average": state.ema is not None, "eval_batch": evaluation_batch(state)
         }  # fmt: skip
-        return replace(weights, about=replace(weights.about, training=training))
+        thresholds = state.thresholds or weights.about.thresholds
+        return replace(weights, about=replace(weights.about, training=training, thresholds=thresholds))
 
     def save_if_due(self, state: State) -> None:
         if self.is_checkpoint_due(state):

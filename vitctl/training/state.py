@@ -58,6 +58,7 @@ class State:
     best_step: int = 0
     micro_batch: int = 0  # part of the state, because it determines the order of sums and the seeds of dropout
     sums: StepSums = field(default_factory=StepSums)
+    thresholds: tuple[float, ...] = ()  # of sets, by the last evaluation
 
     def facts(self) -> dict[str, Any]:
         """The numbers of a checkpoint. Copies, because they are written in the background during training."""
@@ -87,6 +88,7 @@ class State:
                 tensor.copy_(distribute(tensors[name], tensor))
         self.restore_optimizer(optim)
         self.sums = StepSums.from_dict(facts["tally"])
+        self.thresholds = tuple(facts.get("weights", {}).get("about", {}).get("thresholds", ()))
         for name in FACTS:
             setattr(self, name, facts[name])
 

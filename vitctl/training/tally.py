@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from vitctl.errors import RunError
+from vitctl.probing.metrics import ClassCounts
 from vitctl.training.ranks import Ranks
 
 BINS = 15  # of confidence, as in Guo et al. 2017
@@ -28,6 +29,8 @@ class Report:
     top1: float
     interval: tuple[float, float]  # 95%, Wilson's
     top5: float
+    balanced: float | None  # mean accuracy of the classes that occur
+    macro_f1: float | None  # both None where an image may have several correct classes
     loss: float
     calibration_error: float
     per_class: list[ClassScore]
@@ -87,12 +90,15 @@ class Tally:
     def report(self, names: list[str]) -> Report:
         pictures, loss, right, five = self.sums.tolist()
         count, confidence, hits = self.bins
+        counts = ClassCounts(*self.of_class.numpy()) if self.sets is None else None
         error = float((confidence - hits).abs().sum() / count.sum()) if pictures else math.nan
         return Report(
             pictures=int(pictures),
             top1=right / pictures,
             interval=wilson(right, pictures),
             top5=five / pictures,
+            balanced=counts.balanced_accuracy if counts else None,
+            macro_f1=counts.macro_f1 if counts else None,
             loss=loss / pictures,
             calibration_error=error,
             per_class=self.scores(names),

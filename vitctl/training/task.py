@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from torch import nn
 
 from vitctl.config.model import ModelSpec
 from vitctl.config.train import FinetuneConfig, LabeledConfig, LoraConfig, TrainConfig
+from vitctl.data.balance import effective_weights, log_priors
+from vitctl.data.order import Ints
 from vitctl.io.adapters import DOWN, UP, merge_adapters
 from vitctl.io.weights import Tensors, Weights
 from vitctl.models.count import count
@@ -17,10 +20,19 @@ from vitctl.models.lora import add_adapters
 from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import quick_attention
 from vitctl.training.environment import Environment
-from vitctl.training.evaluation import Evaluation, evaluate_batches, use_weights
-from vitctl.training.feed import Feed, check_split_labels, eval_batches
-from vitctl.training.objective import Objective, Supervised
+from vitctl.training.evaluation import Evaluation, compute_logits, evaluate_batches, use_weights
+from vitctl.training.feed import Feed, check_every_class, check_split_labels, eval_batches
+from vitctl.training.objective import (
+    Objective,
+    Supervised,
+    mean_square,
+    sigmoid,
+    softmax,
+    softmax_adjusted,
+    softmax_weighted,
+)
 from vitctl.training.optimizers import head_of, layers_of
+from vitctl.training.outputs import collect_outputs, measure_outputs
 from vitctl.training.state import State
 
 LORA_FROM = 384  # the width of ViT-S
@@ -39,9 +51,10 @@ class TrainTask:
 
 
 def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment) -> TrainTask:
-    """Classification, starting from `weights`."""
+    """Training with labels, starting from `weights`."""
     spec = weights.spec
-    check_split_labels(env.train, spec.classes)
+    counts = check_split_labels(env.train, spec.classes)
+    check_every_class(env.train, config, counts, weights.about.class_names)
     model = build_module(spec)
     load_tensors(model, weights.tensors, weights.about.source or spec.name)
     lora = config.lora if isinstance(config, FinetuneConfig) and config.lora.rank else None
@@ -53,12 +66,26 @@ def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment)
         model=model,
         tokens=spec.tokens,
         flops=count(spec).flops,
-        objective=Supervised(normalize, config.loss),
-        feed=Feed(env.train, config, spec, env.ranks, env.device),
-        evaluate=partial(evaluate_on_val, model, normalize, env),
+        objective=Supervised(normalize, make_loss(config, counts, env.device)),
+        feed=Feed(env.train, config, spec, env.ranks, env.device, weights.about.target),
+        evaluate=partial(evaluate_on_val, model, normalize, env, config.best),
         weights=lambda tensors: replace(weights, tensors=merge_adapters(tensors, lora.scale) if lora else tensors),
-        counts_correct=not config.augment.mixes_labels,  # a mixed image has two correct classes
+        counts_correct=weights.about.task == "classes" and not config.augment.mixes_labels,  # then there are two
     )
+
+
+def make_loss(
+    config: LabeledConfig, counts: Ints, device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The loss of logits and targets. `counts` [K]: images of each class."""
+    if config.loss_weights != "none":
+        return partial(
+            softmax_weighted, weights=torch.tensor(effective_weights(counts), dtype=torch.float32).to(device)
+        )
+    if config.logit_adjustment:
+        added = torch.tensor(config.logit_adjustment * log_priors(counts), dtype=torch.float32)
+        return partial(softmax_adjusted, added=added.to(device))
+    return {"softmax": softmax, "sigmoid": sigmoid, "squared": mean_square}[config.loss]
 
 
 def evaluation_batch(state: State) -> int:
@@ -67,12 +94,18 @@ def evaluation_batch(state: State) -> int:
     return 2 * state.micro_batch
 
 
-def evaluate_on_val(model: nn.Module, normalize: Normalizer, env: Environment, state: State) -> Evaluation | None:
+def evaluate_on_val(
+    model: nn.Module, normalize: Normalizer, env: Environment, best: str, state: State
+) -> Evaluation | None:
     if env.val is None:
         return None
     with use_weights(model, state.ema):
         batches = eval_batches(env.val, normalize.spec, evaluation_batch(state), env.ranks, env.device)
-        return evaluate_batches(model, batches, normalize, env.precision, env.device, env.ranks).to_evaluation()
+        if normalize.about.task == "classes":
+            return evaluate_batches(model, batches, normalize, env.precision, env.device, env.ranks).to_evaluation(best)
+        pairs = compute_logits(model, batches, normalize, env.precision, env.device)
+        outputs = collect_outputs(pairs, env.val.rows, normalize.spec.classes, env.ranks)
+    return measure_outputs(normalize.about, outputs, env.val).to_evaluation(best)
 
 
 def prepare_model(model: nn.Module, config: TrainConfig, env: Environment) -> nn.Module:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vitctl.config.evaluate import EvaluateConfig
+from vitctl.config.patchify import TASKS
 from vitctl.data.loader import View
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.charts import draw_confusion
@@ -23,6 +24,13 @@ from vitctl.training.feed import check_split_labels, eval_batches
 from vitctl.training.multi_crop import MultiCrop
 from vitctl.training.ranks import Ranks, join_ranks, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
+from vitctl.workflows.evaluate_outputs import (
+    NumbersResult,
+    SetsResult,
+    check_same_task,
+    make_outputs_result,
+    measure_split,
+)
 from vitctl.workflows.inputs.data import choose_data, warn_enlarged
 from vitctl.workflows.inputs.model import Ready, choose_source, ready_from
 from vitctl.workflows.inputs.samples import choose_held_out
@@ -45,6 +53,8 @@ class EvaluateResult:
     top1: float
     top1_ci95: list[float]
     top5: float
+    balanced: float | None
+    macro_f1: float | None
     loss: float
     calibration_error: float
     per_class: list[ClassScore]
@@ -57,22 +67,26 @@ class EvaluateResult:
     elapsed_s: float
 
 
-def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> EvaluateResult:
+def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> EvaluateResult | SetsResult | NumbersResult:
     reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     check_output(config.confusion, config.data, ending=".png")
     device = choose_device(config.device, ranks_here())
     with join_ranks(device) as ranks:
         source = choose_source(config.source, reporter, config.allow_missing, config.mean, config.std)
-        file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), source.spec.res))
+        file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), source.spec.res, TASKS))
         split = choose_split(file, config.split)
         ready = ready_from(
             source, reporter, file.geometry.channels, precision=config.precision, device=device,
             allow_missing=config.allow_missing,
         )  # fmt: skip
         warn_enlarged(file, ready.spec, reporter)
-        numbers = class_numbers(ready, file, reporter)
+        check_same_task(config, ready, file)
+        task = ready.about.task
+        numbers = class_numbers(ready, file, reporter) if task != "numbers" else torch.zeros(1, dtype=torch.int64)
         if not config.labels:
             check_split_labels(split, len(numbers))
+        if task != "classes":
+            return evaluate_outputs(config, ready, file, split, numbers, ranks, reporter, start_time)
         tally = Tally(ready.spec.classes, answer_sets(config, ready, split))
         if config.confusion and tally.confusion is None:
             raise UsageError(
@@ -81,7 +95,9 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
         started = time.perf_counter()
         with reporter.progress("evaluate", split.rows) as bar:
             batches = renumber_labels(make_batches(ready, split, config, ranks), numbers, bar)
-            predict_batches(tally, batches, ready, config)
+            for batch, logits in predict_batches(batches, ready, config):
+                if batch.counts:
+                    tally.add(logits, batch.labels, batch.rows)
         seconds = time.perf_counter() - started
         tally.gather(ranks)
     report = tally.report(names_of(ready, file))
@@ -90,14 +106,27 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     return make_evaluate_result(config, ready, file, split, report, seconds, time.perf_counter() - start_time)
 
 
-def predict_batches(tally: Tally, batches: Iterable[EvalBatch], ready: Ready, config: EvaluateConfig) -> None:
+def evaluate_outputs(
+    config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, numbers: torch.Tensor, ranks: Ranks,
+    reporter: Reporter, start_time: float,
+) -> SetsResult | NumbersResult:  # fmt: skip
+    """Of sets and numbers."""
+    started = time.perf_counter()
+    with reporter.progress("evaluate", split.rows) as bar:
+        pairs = predict_batches(show_progress(make_batches(ready, split, config, ranks), bar), ready, config)
+        metrics = measure_split(pairs, ready, split, numbers, ranks)
+    now = time.perf_counter()
+    return make_outputs_result(config, ready, file, split, metrics, now - started, now - start_time)
+
+
+def predict_batches(
+    batches: Iterable[EvalBatch], ready: Ready, config: EvaluateConfig
+) -> Iterator[tuple[EvalBatch, torch.Tensor]]:
     model, normalize = ready.model, ready.normalize
     if config.crops > 1:
-        size = (ready.spec.height, ready.spec.width)
-        model, normalize = MultiCrop(ready.model, ready.normalize, size, config.crops), lambda pixels: pixels
-    for batch, logits in compute_logits(model, batches, normalize, ready.autocast, ready.device):
-        if batch.counts:
-            tally.add(logits, batch.labels, batch.rows)
+        size, task = (ready.spec.height, ready.spec.width), ready.about.task
+        model, normalize = MultiCrop(ready.model, ready.normalize, size, config.crops, task), lambda pixels: pixels
+    return compute_logits(model, batches, normalize, ready.autocast, ready.device)
 
 
 def make_batches(ready: Ready, split: Split, config: EvaluateConfig, ranks: Ranks) -> Iterator[EvalBatch]:
@@ -116,8 +145,13 @@ def batch_in_training(about: About) -> int | None:
 def renumber_labels(batches: Iterable[EvalBatch], numbers: torch.Tensor, bar: Progress) -> Iterator[EvalBatch]:
     """Replace each label of the data by the model's number for its class; -1 (no label) stays -1."""
     table = torch.cat([numbers, torch.tensor([-1])])  # index -1 is the last element
-    for batch in batches:
+    for batch in show_progress(batches, bar):
         yield replace(batch, labels=table[batch.labels.cpu()])
+
+
+def show_progress(batches: Iterable[EvalBatch], bar: Progress) -> Iterator[EvalBatch]:
+    for batch in batches:
+        yield batch
         bar.advance(len(batch.labels) if batch.counts else 0)
 
 
@@ -192,7 +226,8 @@ def make_evaluate_result(
         weights=ready.path, weights_digest=ready.digest, model=ready.spec.name, res=list(ready.spec.res),
         data=str(file.path), data_digest=file.digest, split=split.name, pictures=report.pictures,
         classes=ready.spec.classes, top1=report.top1, top1_ci95=list(report.interval), top5=report.top5,
-        loss=report.loss, calibration_error=report.calibration_error, per_class=report.per_class, crops=config.crops,
+        balanced=report.balanced, macro_f1=report.macro_f1, loss=report.loss,
+        calibration_error=report.calibration_error, per_class=report.per_class, crops=config.crops,
         labels=config.labels, confusion=config.confusion, precision=ready.precision, device=ready.device.type,
         images_per_s=split.rows / seconds, elapsed_s=elapsed,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from typing import Any
 
 from vitctl import __version__
 from vitctl.config.model import ModelSpec, model_spec
@@ -9,22 +10,25 @@ from vitctl.config.option import with_fields
 from vitctl.config.train import FinetuneConfig, RunOptions
 from vitctl.data.subsets import hold_out
 from vitctl.errors import UsageError
+from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights
 from vitctl.models.adapt import adapt_weights, classes_differ, keep_head, pool_norm, record, replace_head
 from vitctl.models.adapt_timm import has_rate, meta_module
 from vitctl.models.lora import add_adapters
+from vitctl.probing.metrics import MAIN, describe_metrics
 from vitctl.reporting import Reporter, SilentReporter
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
 from vitctl.training.task import make_labeled_task
+from vitctl.workflows.inputs.data import LABEL_WORDS
 from vitctl.workflows.inputs.weights import choose_weights, tell_changes
 from vitctl.workflows.train.fresh import describe_training
 from vitctl.workflows.train.result import TrainResult, make_train_result
 from vitctl.workflows.train.run import run_training
-from vitctl.workflows.train.start import Base, Data, Started
+from vitctl.workflows.train.start import Base, Data, Started, answer_fields, count_outputs
 
-Score = tuple[float, float]  # accuracy, and the negative loss, which breaks ties
+Score = tuple[float, float, float]  # what chooses, the main metric of the labels, and the negative loss
 DEV = (
     (10_000, 0.10),
     (100_000, 0.02),
@@ -65,7 +69,7 @@ def finetune(
             config = with_lr(config, max(tried, key=lambda lr: (*tried[lr], -lr)))
             reporter.note(f"lr {config.optim.lr:g} was best on the held-out part; training on all {env.train.rows:,}")
         fitted = Fit(config, make_labeled_task(config, started.weights, env), env, started.run).train()
-        named = {f"{lr:g}": top1 for lr, (top1, _) in tried.items()}
+        named = {f"{lr:g}": score for lr, (_, score, _) in tried.items()}
         return make_train_result(replace(started, config=config), env, fitted, start_time, named)
 
     return run_training(config, options or RunOptions(), reporter, TrainResult, choose, begin, fit)
@@ -82,7 +86,7 @@ def transfer_weights(
     height, width = config.res or (weights.spec.height, weights.spec.width)
     before = weights.digest()
     weights = adapt_weights(weights, height, width, geometry.channels)
-    weights = with_head(weights, config, data.file.class_names)
+    weights, answers = with_head(weights, config, data)
     weights = with_norm(with_rates(weights, config, asked), config.norm)
     weights = replace(weights, spec=with_pooling(weights.spec, config.head))
     training = describe_training(config, data) | {"from_digest": before, "before": weights.about.training}
@@ -92,7 +96,7 @@ def transfer_weights(
     about = replace(
         weights.about,
         source="",
-        class_names=data.file.class_names,
+        **answers,
         fit=data.file.header.model_fit,
         training=training,
         created_by=f"vitctl {__version__}",
@@ -100,14 +104,24 @@ def transfer_weights(
     return replace(weights, about=about, extra={}, notes=())
 
 
-def with_head(weights: Weights, config: FinetuneConfig, names: tuple[str, ...]) -> Weights:
-    """A new head, unless the old one is kept and has the classes of the data."""
-    differ = "" if config.keep_head == "never" else classes_differ(weights, names)
+def with_head(weights: Weights, config: FinetuneConfig, data: Data) -> tuple[Weights, dict[str, Any]]:
+    """A new head, unless the old one is kept and has the classes of the data; and what its answers are."""
+    answers, names = answer_fields(data), data.file.class_names
+    differ = "" if config.keep_head == "never" else answers_differ(weights, data.file)
     if differ and config.keep_head == "always":
         raise UsageError(f"--keep-head: {differ}; leave it out for a new head")
     if differ or config.keep_head == "never":
-        return replace_head(weights, len(names), config.head_std, config.seed, differ)
-    return keep_head(weights, names)
+        return replace_head(weights, count_outputs(data.file), config.head_std, config.seed, differ), answers
+    kept = keep_head(weights, names)
+    return kept, answers | {"target": kept.about.target}
+
+
+def answers_differ(weights: Weights, file: PatchFile) -> str:
+    """Why the head does not fit these labels; empty if it does."""
+    own, task = weights.about.task, file.header.task
+    if weights.spec.classes and own != task:
+        return f"the weights answer with {LABEL_WORDS[own]} and the data has {LABEL_WORDS[task]} per image"
+    return classes_differ(weights, file.class_names) if task != "numbers" or not weights.spec.classes else ""
 
 
 def with_rates(weights: Weights, config: FinetuneConfig, asked: frozenset[str]) -> Weights:
@@ -172,10 +186,11 @@ def run_lr_trial(config: FinetuneConfig, weights: Weights, env: Environment, run
                 path.unlink(missing_ok=True)
         env.ranks.barrier()
     assert run.result is not None
-    env.reporter.note(
-        f"lr {config.optim.lr:g}: top-1 {run.result['top1']:.2%}, loss {run.result['loss']:.4f} on the held-out part"
-    )
-    return float(run.result["top1"]), -float(run.result["loss"])
+    main, scores = MAIN[weights.about.task], run.result
+    env.reporter.note(f"lr {config.optim.lr:g}: {describe_metrics(scores, main, 'loss')} on the held-out part")
+    best, loss = main if config.best == "top1" else config.best, float(scores["loss"])
+    value = -loss if best == "loss" else float(scores.get(best, 0.0))  # which the held-out part may say nothing of
+    return value, float(scores.get(main, 0.0)), -loss
 
 
 def with_lr(config: FinetuneConfig, lr: float) -> FinetuneConfig:

@@ -1,5 +1,6 @@
 """`vitctl info`: describes patch files, feature files, weights and run directories, and verifies their contents."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vitctl.data.balance import describe_skew
 from vitctl.errors import DataError
 from vitctl.io import run_directory
 from vitctl.io.feature_file import FEATURES, FeatureFile
@@ -49,6 +51,7 @@ class SplitInfo:
     classes: int  # classes that have images
     smallest_class: int
     largest_class: int
+    skew: str = ""  # what the smallest and the largest class have, if they differ much
     sets: SetsInfo | None = None  # if a label is a set of classes
     numbers: NumbersInfo | None = None  # if a label is a number
 
@@ -214,7 +217,7 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
     rejects, leaks = file.rejects(LISTED), file.leaks()
     return PatchFileInfo(
         path=str(file.path), kind="patches",
-        splits={name: describe_split(split, len(header.class_names)) for name, split in file.splits.items()},
+        splits={name: describe_split(split, header.class_names) for name, split in file.splits.items()},
         classes=len(header.class_names), class_names=list(header.class_names), height=shape.height, width=shape.width,
         channels=shape.channels, patch=shape.patch, patches=shape.count, fit=header.fit, mean=list(header.mean),
         std=list(header.std), rejects=file.reject_count,
@@ -228,15 +231,15 @@ def describe_patch_file(file: PatchFile, verified: bool | None = None) -> PatchF
     )  # fmt: skip
 
 
-def describe_split(split: Split, classes: int) -> SplitInfo:
+def describe_split(split: Split, names: Sequence[str]) -> SplitInfo:
     if split.header.task == "sets":
-        return describe_sets(split)
+        return describe_sets(split, names)
     if split.header.task == "numbers":
         return describe_numbers(split)
-    counts = np.zeros(max(classes, 1), np.int64)
+    counts = np.zeros(max(len(names), 1), np.int64)
     for labels in split.label_slices():
         counts += np.bincount(labels + 1, minlength=len(counts) + 1)[1:]  # label -1 means no class
-    return SplitInfo(split.rows, int(counts.sum()), *describe_counts(counts))
+    return SplitInfo(split.rows, int(counts.sum()), *describe_counts(counts), describe_skew(split.name, counts, names))
 
 
 def describe_counts(counts: np.ndarray[Any, Any]) -> tuple[int, int, int]:
@@ -245,7 +248,7 @@ def describe_counts(counts: np.ndarray[Any, Any]) -> tuple[int, int, int]:
     return len(present), int(present.min(initial=counts.max())), int(counts.max())
 
 
-def describe_sets(split: Split) -> SplitInfo:
+def describe_sets(split: Split, names: Sequence[str]) -> SplitInfo:
     """An image counts for each of its classes."""
     counts, sizes = np.zeros(max(split.classes, 1), np.int64), [np.empty(0, np.int64)]
     for start in range(0, split.rows, COUNTED):
@@ -256,7 +259,9 @@ def describe_sets(split: Split) -> SplitInfo:
     known = np.concatenate(sizes)
     most, empty = int(known.max(initial=0)), int((known == 0).sum())
     about = SetsInfo(int(known.min(initial=most)), float(known.mean()) if len(known) else 0.0, most, empty)
-    return SplitInfo(split.rows, len(known), *describe_counts(counts), sets=about)
+    return SplitInfo(
+        split.rows, len(known), *describe_counts(counts), describe_skew(split.name, counts, names), sets=about
+    )
 
 
 def describe_numbers(split: Split) -> SplitInfo:

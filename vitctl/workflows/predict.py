@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from vitctl.inspection.sheets import Verdict, draw_predictions
 from vitctl.io.atomic import atomic_write
 from vitctl.io.csv_cells import text_cell
 from vitctl.io.outputs import check_output
-from vitctl.io.weights import Weights
+from vitctl.io.weights import About, Weights
+from vitctl.models.answers import compute_numbers, compute_probabilities
 from vitctl.reporting import Reporter, SilentReporter, format_count
 from vitctl.training.device import autocast, choose_device
 from vitctl.training.ranks import Ranks
@@ -39,8 +40,9 @@ class ImagePrediction:
 @dataclass(frozen=True)
 class Prediction:
     path: str
-    label: str | None  # its folder, if that is named after a class of the model
-    top: list[ImagePrediction]
+    label: str | None  # its folder, if that is named after a class of the model which answers with one class
+    top: list[ImagePrediction]  # of a set, all its classes
+    number: float | None = None  # of a model that answers with numbers
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class PredictResult:
     device: str
     images_per_s: float
     elapsed_s: float
+    task: str = "classes"
 
 
 @overload
@@ -79,7 +82,7 @@ def predict(
     *,
     source: str | Path | Weights | nn.Module | None = None,
     top: int = 5,
-) -> list[list[ImagePrediction]]: ...
+) -> list[Any]: ...
 
 
 def predict(
@@ -88,8 +91,10 @@ def predict(
     *,
     source: str | Path | Weights | nn.Module | None = None,
     top: int = 5,
-) -> PredictResult | list[list[ImagePrediction]]:
+) -> PredictResult | list[Any]:
     """The command, by its config; or the classes of PIL images, uint8 arrays and files, the likeliest first.
+
+    Of a model that answers with sets, these are the classes of the set; of one that answers with numbers, numbers.
 
     `source` is what --from takes, or a model of `vitctl.load_model`.
     """
@@ -104,11 +109,10 @@ def predict(
         flag = None if source is None else str(source)
         ready = choose_model(flag, reporter or SilentReporter(), device=choose_device("auto", Ranks()))
     pixels = Preprocess(ready.spec, ready.about).to_bytes(images)
-    names = list_class_names(ready)
-    return [
-        [ImagePrediction(names[number], value) for value, number in zip(values, numbers, strict=True)]
-        for values, numbers in rank_classes(check_has_head(ready), pixels, min(top, len(names)))
-    ]
+    outputs, names = compute_outputs(check_has_head(ready), pixels), list_class_names(ready)
+    if ready.about.task == "numbers":
+        return list(map(float, compute_numbers(ready.about, outputs)))
+    return list(choose_classes(ready.about, outputs, names, top))
 
 
 def list_class_names(ready: Ready) -> list[str]:
@@ -116,13 +120,26 @@ def list_class_names(ready: Ready) -> list[str]:
 
 
 @torch.no_grad()
-def rank_classes(ready: Ready, pixels: np.ndarray[Any, Any], top: int) -> Iterator[tuple[list[float], list[int]]]:
-    """The highest probabilities of each image [B, H, W, C] and their classes."""
+def compute_outputs(ready: Ready, pixels: np.ndarray[Any, Any]) -> torch.Tensor:
+    """float32 [B, K] of images [B, H, W, C]."""
     with autocast(ready.autocast, ready.device):
-        logits = ready.model(ready.normalize(torch.from_numpy(pixels).to(ready.device))).float()
+        logits: torch.Tensor = ready.model(ready.normalize(torch.from_numpy(pixels).to(ready.device))).float()
     check_finite_logits(logits)
-    probabilities, numbers = logits.softmax(1).topk(top, dim=1)  # [B, top]
-    return zip(probabilities.tolist(), numbers.tolist(), strict=True)
+    return logits
+
+
+def choose_classes(about: About, outputs: torch.Tensor, names: list[str], top: int) -> Iterator[list[ImagePrediction]]:
+    """The classes of each image, the likeliest first: `top` of them, or all whose probability reaches the threshold."""
+    probabilities = compute_probabilities(about, outputs).cpu()
+    is_set = about.task == "sets"
+    ranked = probabilities.topk(len(names) if is_set else min(top, len(names)), dim=1)
+    for values, numbers in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True):
+        pairs = zip(values, numbers, strict=True)
+        yield [
+            ImagePrediction(names[number], value)
+            for value, number in pairs
+            if not is_set or value >= about.thresholds[number]
+        ]
 
 
 def predict_files(config: PredictConfig, reporter: Reporter) -> PredictResult:
@@ -180,8 +197,7 @@ class Session:
             return
         with atomic_write(Path(self.config.csv)) as path, open(path, "w", newline="", encoding="utf-8") as file:
             self.table = csv.writer(file)
-            ranks = range(1, self.top + 1)
-            self.table.writerow(["path", "label", *(f"{column}{rank}" for rank in ranks for column in COLUMNS)])
+            self.table.writerow(self.header)
             yield
 
     def take(self, batch: list[Preview]) -> list[Unreadable]:
@@ -190,31 +206,67 @@ class Session:
         self.unreadable += bad
         self.owed += sum(each.path in self.on_sheet for each in bad)
         good = [each for each in batch if each.pixels is not None]
-        for each, (values, numbers) in zip(good, self.rank(good), strict=True):
-            top = [ImagePrediction(self.names[number], value) for value, number in zip(values, numbers, strict=True)]
-            self.add(Prediction(each.path, self.label_of(each.path), top), each.pixels)
+        for each, prediction in zip(good, self.predict(good), strict=True):
+            self.add(prediction, each.pixels)
         return bad
 
-    def rank(self, good: list[Preview]) -> Iterable[tuple[list[float], list[int]]]:
-        return rank_classes(self.ready, np.stack([each.pixels for each in good]), self.top) if good else ()  # type: ignore[misc]
+    def predict(self, good: list[Preview]) -> Iterator[Prediction]:
+        if not good:
+            return
+        outputs, about = compute_outputs(self.ready, np.stack([each.pixels for each in good])), self.ready.about  # type: ignore[misc]
+        if about.task == "numbers":
+            for each, number in zip(good, compute_numbers(about, outputs).tolist(), strict=True):
+                yield Prediction(each.path, None, [], number)
+            return
+        for each, top in zip(good, choose_classes(about, outputs, self.names, self.top), strict=True):
+            yield Prediction(each.path, self.label_of(each.path), top)
 
     def label_of(self, path: str) -> str | None:
-        folder = Path(path).parent.name
-        return folder if folder in self.ready.about.class_names else None
+        """A folder names one class, which is no answer of a model that answers with sets."""
+        folder, about = Path(path).parent.name, self.ready.about
+        return folder if about.task == "classes" and folder in about.class_names else None
+
+    @property
+    def header(self) -> list[str]:
+        """Of the table."""
+        if self.ready.about.task != "classes":
+            return ["path", "number"] if self.ready.about.task == "numbers" else ["path", "classes", "probabilities"]
+        ranks = range(1, self.top + 1)
+        return ["path", "label", *(f"{column}{rank}" for rank in ranks for column in COLUMNS)]
+
+    def cells(self, prediction: Prediction) -> list[str]:
+        """Of a line of the table, without the path."""
+        shares = [f"{each.probability:.6f}" for each in prediction.top]
+        if prediction.number is not None:
+            return [repr(prediction.number)]
+        if self.ready.about.task == "sets":
+            return [text_cell("|".join(each.name for each in prediction.top) or EMPTY), "|".join(shares)]
+        pairs = zip(prediction.top, shares, strict=True)
+        return [
+            text_cell(prediction.label or ""),
+            *(cell for each, share in pairs for cell in (text_cell(each.name), share)),
+        ]
 
     def add(self, prediction: Prediction, pixels: Any) -> None:
-        best = prediction.top[0]
         self.answered += 1
         self.labelled += prediction.label is not None
-        self.right += prediction.label == best.name
+        self.right += prediction.label is not None and prediction.label == prediction.top[0].name
         if self.config.kept is None or len(self.predictions) < self.config.kept:
             self.predictions.append(prediction)
         if prediction.path in self.on_sheet or self.owed:
             self.owed -= prediction.path not in self.on_sheet
-            self.verdicts.append(Verdict(pixels, best.name, best.probability, prediction.label))
+            self.verdicts.append(self.verdict(prediction, pixels))
         if self.table:
-            cells = [cell for each in prediction.top for cell in (text_cell(each.name), f"{each.probability:.6f}")]
-            self.table.writerow([text_cell(prediction.path), text_cell(prediction.label or ""), *cells])
+            self.table.writerow([text_cell(prediction.path), *self.cells(prediction)])
+
+    def verdict(self, prediction: Prediction, pixels: Any) -> Verdict:
+        """On the sheet: the likeliest class and its probability, all classes of a set, or the number."""
+        top = prediction.top
+        if prediction.number is not None:
+            return Verdict(pixels, f"{prediction.number:.8g}", None, None)
+        if self.ready.about.task == "sets" and len(top) != 1:
+            return Verdict(pixels, ", ".join(each.name for each in top) or EMPTY, None, None)
+        return Verdict(pixels, top[0].name, top[0].probability, prediction.label)
 
     @property
     def top1(self) -> float | None:
@@ -240,7 +292,9 @@ class Session:
             pictures=self.answered, predictions=self.predictions, unreadable=self.unreadable, labelled=self.labelled,
             top1=self.top1, csv=self.config.csv, sheet=self.config.sheet, precision=ready.precision,
             device=ready.device.type, images_per_s=self.answered / seconds, elapsed_s=elapsed,
+            task=ready.about.task,
         )  # fmt: skip
 
 
 COLUMNS = ("class", "probability")
+EMPTY = "none"  # how an empty set is written

@@ -9,7 +9,7 @@ from vitctl.training.task import make_labeled_task
 from vitctl.workflows.train.fresh import choose_fresh_model, fresh_spec, make_fresh_weights
 from vitctl.workflows.train.result import TrainResult, make_train_result
 from vitctl.workflows.train.run import run_training
-from vitctl.workflows.train.start import Data, Started
+from vitctl.workflows.train.start import Data, Started, count_outputs
 
 
 def pretrain(
@@ -31,7 +31,7 @@ def pretrain(
 
 
 def make_pretraining_weights(config: PretrainConfig, data: Data) -> Weights:
-    spec = fresh_spec(config, data, len(data.file.class_names), config.norm)
+    spec = fresh_spec(config, data, count_outputs(data.file), config.norm)
     return make_fresh_weights(spec, config, data, head_bias=config.head_bias, head_std=config.head_std)
 
 

@@ -45,8 +45,12 @@ class MixPlan:
         smooth = torch.full((len(labels), classes), smoothing / classes, device=labels.device)  # float32 [B, K]
         smooth.scatter_(1, labels.clamp(min=0)[:, None], 1 - smoothing + smoothing / classes)
         smooth *= known
-        own = to_device(self.lam, labels.device)[:, None]
-        return own * smooth + (1 - own) * smooth[to_device(self.partner, labels.device)]
+        return self.mix(smooth)
+
+    def mix(self, targets: torch.Tensor) -> torch.Tensor:
+        """[B, ...] in the shares of the images."""
+        own = to_device(self.lam, targets.device)[:, None]
+        return own * targets + (1 - own) * targets[to_device(self.partner, targets.device)]
 
 
 class Mixing:

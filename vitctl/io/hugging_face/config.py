@@ -23,6 +23,7 @@ GELUS: dict[str, Gelu] = {
 DINO_EPS, DINO_3_EPS = 1e-6, 1e-5  # of DINOv2; of DINOv3
 EPS, HEADS, PIXELS = 1e-12, 12, 224  # the defaults of transformers for what config.json leaves out
 SAME = "use the config.json that was saved with these tensors"
+SETS = "multi_label_classification"
 CROPPING = ("Bit", "CLIP", "Perceiver")  # processors that crop by default
 
 
@@ -164,6 +165,12 @@ def class_names(config: Config, classes: int) -> tuple[str, ...]:
     return () if made_up else tuple(map(str, names))
 
 
+def answer_kind(config: Config, classes: int) -> dict[str, Any]:
+    """The fields of About that say whether the answer is a set; transformers knows no thresholds."""
+    is_set = classes and config.get("problem_type") == SETS
+    return {"task": "sets", "thresholds": (0.5,) * classes} if is_set else {}
+
+
 def make_config(weights: Weights) -> Config:
     spec = weights.spec
     config: Config = {
@@ -195,7 +202,7 @@ def label_config(weights: Weights) -> Config:
             "Hugging Face needs one for each class"
         )
     labels = names or tuple(f"LABEL_{index}" for index in range(classes))
-    return {
+    return ({"problem_type": SETS} if weights.about.task == "sets" else {}) | {
         "id2label": {str(index): name for index, name in enumerate(labels)},
         "label2id": {name: index for index, name in enumerate(labels)},
     }

@@ -41,7 +41,8 @@ def parse_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config
     if heads:
         spec, renamed = with_two_heads(spec, renamed, heads)
     names, fit = hf.class_names(config or {}, spec.classes), hf.read_fit(preprocessor)
-    about = About("Hugging Face ViT", source, mean, std, names, fit=fit)
+    answers = hf.answer_kind(config or {}, spec.classes)
+    about = About("Hugging Face ViT", source, mean, std, names, fit=fit, **answers)
     weights = Weights(spec, renamed, about, extra, (), tuple(assumptions), ", ".join(guesses))
     return weights.with_notes(*notes, zero_head_note(renamed))
 

@@ -1,7 +1,7 @@
 """The metadata of an exported file: its model, its input and its classes."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from vitctl.config.model import ModelSpec
 from vitctl.errors import ConfigError, WeightsError
@@ -29,8 +29,20 @@ def export_labels(weights: Weights, *, any_size: bool, preprocessing: bool, prec
         "takes_bytes": json.dumps(preprocessing),
         "digest": weights.digest(),
         "spec": json.dumps(spec.as_dict()),
-        "about": json.dumps(asdict(about)),
+        "about": json.dumps(about.as_dict()),
+        **describe_answers(about),
     }
+
+
+def describe_answers(about: About) -> dict[str, str]:
+    """For other readers: how outputs become answers where these are no single class."""
+    if about.task == "sets":
+        answer = "a class is in the answer where sigmoid(output) is at least its threshold"
+        return {"task": about.task, "answer": answer, "thresholds": json.dumps(about.thresholds)}
+    if about.task == "numbers":
+        mean, deviation = about.target
+        return {"task": about.task, "answer": f"output * {deviation!r} + {mean!r}", "target": json.dumps(about.target)}
+    return {}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from vitctl.errors import DataError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.reporting import Reporter, format_count
-from vitctl.workflows.evaluate import evaluate
+from vitctl.workflows.evaluate import EvaluateResult, evaluate
 from vitctl.workflows.export import export
 from vitctl.workflows.fewshot import fewshot
 from vitctl.workflows.inputs.data import choose_judge_split
@@ -161,6 +161,7 @@ def interpolate_stage(demo: Demo) -> Stage:
         InterpolateConfig(res=size, source=str(source), out=str(out), plot=str(plot)), demo.reporter, overwrite=True
     )
     scored = evaluate(EvaluateConfig(source=str(out), data=str(demo.data), device=demo.config.device), demo.reporter)
+    assert isinstance(scored, EvaluateResult)
     text = (
         f"The same weights for images of {size} pixels: the table of positions grows from {FIRST}x{FIRST} to "
         f"{SECOND}x{SECOND}, as the paper's authors do it. Each tile shows how similar one position is to all others, "

@@ -14,6 +14,7 @@ from vitctl.data.patchifier.decode import Target, fit, resize
 from vitctl.errors import RunError
 from vitctl.io.weights import About, Weights
 from vitctl.models.adapt import adapt_weights
+from vitctl.probing.metrics import r_squared
 from vitctl.reporting import Reporter
 from vitctl.workflows.export.examples import ExampleImages
 from vitctl.workflows.export.formats import images_of
@@ -41,12 +42,12 @@ class LoadedExport:
 class Comparison:
     pictures: int
     batches: list[int]
-    answers: str  # which outputs are compared: logits, or the features of a model without a head
+    answers: str  # which outputs are compared: logits, standardized numbers, or features of a model without a head
     max_difference: float  # of the outputs
     mean_difference: float
     largest_logit: float  # or feature
     allowed: float | None  # upper bound of max_difference
-    agreement: float  # in top-1; of features, the lowest cosine similarity
+    agreement: float  # in top-1; of numbers, R²; of features, the lowest cosine similarity
     top1_model: float | None  # on the same images; None if the model does not have their classes
     top1_export: float | None
     agrees: bool
@@ -61,6 +62,8 @@ class Comparison:
     def describe_agreement(self) -> str:
         if self.answers == "features":
             return f"cosine similarity is at least {self.agreement:.6g}"
+        if self.answers == "numbers":
+            return f"R² between them is {self.agreement:.6f}"
         return f"top-1 agrees on {round(self.agreement * self.pictures):,} of {self.pictures:,} images"
 
     def accuracy(self) -> str:
@@ -93,7 +96,7 @@ def compare_export(
     alone = [exported(picture) for picture in torch.split(pixels[:ALONE], BATCHES[0])]
     gaps.append((torch.cat(alone) - expected[:ALONE]).abs().flatten())
     gaps += [gap.abs().flatten() for gap in compare_other_size(exported, weights, pictures.bytes[:ALONE], config)]
-    return summarize_comparison(expected, actual, torch.cat(gaps), pictures.labels, config, weights.spec)
+    return summarize_comparison(expected, actual, torch.cat(gaps), pictures.labels, config, weights)
 
 
 def check_all_finite(actual: torch.Tensor, config: ExportConfig) -> None:
@@ -133,10 +136,13 @@ def summarize_comparison(
     gaps: torch.Tensor,
     labels: torch.Tensor | None,
     config: ExportConfig,
-    spec: ModelSpec,
+    weights: Weights,
 ) -> Comparison:
+    spec = weights.spec
     largest, difference = float(expected.abs().max()), float(gaps.max())
-    if spec.classes:
+    if weights.about.task == "numbers":
+        agreement = r_squared(expected, actual)
+    elif spec.classes:
         agreement = float((actual.argmax(1) == expected.argmax(1)).double().mean())
     else:
         agreement = float(torch.cosine_similarity(actual.double(), expected.double()).min())
@@ -148,7 +154,7 @@ def summarize_comparison(
     return Comparison(
         pictures=len(expected),
         batches=list(BATCHES),
-        answers="logits" if spec.classes else "features",
+        answers={"numbers": "numbers"}.get(weights.about.task, "logits") if spec.classes else "features",
         max_difference=difference,
         mean_difference=float(gaps.mean()),
         largest_logit=largest,

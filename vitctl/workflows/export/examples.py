@@ -9,6 +9,7 @@ import torch
 
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
+from vitctl.config.patchify import TASKS
 from vitctl.data.loader import load_images
 from vitctl.data.patchifier.decode import convert_channels
 from vitctl.errors import DataError, UsageError
@@ -42,7 +43,7 @@ class ExampleImages:
 
 
 def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) -> ExampleImages:
-    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), weights.spec.res))
+    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), weights.spec.res, TASKS))
     own = weights.about.class_names
     if config.precision == "int8" and not config.data and own and not set(file.class_names) <= set(own):
         raise UsageError(
@@ -62,8 +63,8 @@ def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) 
 
 
 def model_labels(weights: Weights, file: PatchFile, labels: Bytes) -> torch.Tensor | None:
-    """The labels as the model's own class numbers; None unless it has all classes of the data."""
+    """The labels as the model's own class numbers; None unless it has all classes of the data, one per image."""
     own = weights.about.class_names
-    if not own or not set(file.class_names) <= set(own) or (labels < 0).any():
+    if not own or not set(file.class_names) <= set(own) or (labels < 0).any() or file.header.task != "classes":
         return None
     return torch.tensor([own.index(name) for name in file.class_names])[torch.from_numpy(labels)]

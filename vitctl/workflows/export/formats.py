@@ -16,6 +16,7 @@ from torch import nn
 from vitctl.config.export import GRAPHS, ExportConfig
 from vitctl.config.model import ModelSpec
 from vitctl.data.patchifier.image_file import open_image
+from vitctl.errors import UsageError
 from vitctl.io import official, timm_folder
 from vitctl.io.atomic import atomic_write
 from vitctl.io.capabilities import check_supported
@@ -38,6 +39,8 @@ CAPABILITIES = {
     "safetensors": timm_folder.CAPABILITIES, "timm": timm_folder.CAPABILITIES, "hf": hugging_face.CAPABILITIES,
     "npz": official.CAPABILITIES,
 }  # fmt: skip
+
+FORGETFUL = ("timm", "hf", "npz")  # formats without vitctl's metadata
 
 
 class Preprocessor(Protocol):
@@ -66,6 +69,11 @@ def check_format(weights: Weights, config: ExportConfig) -> None:
         check_opset(config.opset)
     if config.dynamic_size:
         check_any_size(weights.spec)
+    if weights.about.task == "numbers" and config.format in FORGETFUL:
+        raise UsageError(
+            f"{config.format} cannot store the scale of the numbers that these weights answer with; "
+            "write onnx, torch or .safetensors"
+        )
     is_own = config.format == "safetensors" and needs_eva(weights.spec)  # timm reads no such file
     if config.format not in GRAPHS and not is_own:
         check_supported(fold_for_npz(weights) if config.format == "npz" else weights, CAPABILITIES[config.format])
@@ -77,6 +85,11 @@ def write_export(
     reporter.note(f"export: {out}, {config.format}, {config.precision}")
     if config.format in GRAPHS:
         return write_graph(weights, config, out, pictures, reporter)
+    if weights.about.task == "sets" and config.format in FORGETFUL:
+        reader = "at 0.5" if config.format == "hf" else "as one class per image"
+        reporter.note(
+            f"{config.format} stores no thresholds: the outputs need a sigmoid, and vitctl reads them {reader}"
+        )
     stored = weights_to_store(weights, config)
     return WRITERS[config.format](stored, out)
 

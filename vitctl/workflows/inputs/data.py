@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from vitctl.config.model import ModelSpec
-from vitctl.config.patchify import PatchifyConfig
+from vitctl.config.patchify import TASKS, PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.data.patchifier.stored import MOST, PHOTO, STEP, is_small
 from vitctl.data.sources import open_source
@@ -17,13 +17,13 @@ from vitctl.data.sources.addresses import hide_secrets, is_address, name_of_addr
 from vitctl.errors import DataError, UsageError
 from vitctl.io.hdf5 import is_hdf5
 from vitctl.io.patch_file import PatchFile
-from vitctl.io.patch_format import TASKS
 from vitctl.patches import round_to
 from vitctl.reporting import Reporter
 from vitctl.workflows.inputs.samples import choose_held_out
 from vitctl.workflows.patchify import patchify
 
 DEFAULT = "data.h5"
+LABEL_WORDS = {"classes": "one class", "sets": "a set of classes", "numbers": "a number"}
 MARGIN = 7  # 448 is stored for 384, as 256 is for 224
 
 
@@ -46,11 +46,10 @@ def choose_data(
 
 
 def check_task(file: PatchFile, tasks: tuple[str, ...]) -> None:
-    words = {"classes": "one class", "sets": "a set of classes", "numbers": "a number"}
     if file.header.task not in tasks:
-        needed = " or ".join(words[task] for task in tasks)
+        needed = " or ".join(LABEL_WORDS[task] for task in tasks)
         raise DataError(
-            f"{file.path}: has {words[file.header.task]} per image, but this command needs {needed}; "
+            f"{file.path}: has {LABEL_WORDS[file.header.task]} per image, but this command needs {needed}; "
             "vitctl selfsup needs no labels"
         )
 

@@ -9,7 +9,7 @@ from vitctl.config.train import PretrainConfig, SelfsupConfig, TrainConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.patches import round_to
-from vitctl.workflows.train.start import Base, Data
+from vitctl.workflows.train.start import Base, Data, answer_fields
 
 OWN = "vit"  # a shape that has no name
 FreshConfig = PretrainConfig | SelfsupConfig  # those that start from scratch
@@ -30,7 +30,7 @@ def make_fresh_weights(
         "a fresh model",
         mean,
         std,
-        data.file.class_names if spec.classes else (),
+        **(answer_fields(data) if spec.classes else {}),
         training=describe_training(config, data),
         fit=data.file.header.model_fit,
         created_by=f"vitctl {__version__}",

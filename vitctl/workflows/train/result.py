@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vitctl.inspection.charts import draw_curves
@@ -51,9 +51,16 @@ class TrainResult(RunResult):
     lr: float
     top1: float | None  # on val, of the last step
     top5: float | None
-    best_top1: float | None
+    balanced: float | None = None  # mean accuracy of the classes
+    macro_f1: float | None = None
+    best_top1: float | None  # on val, of the best step
+    best_balanced: float | None = None
+    best_macro_f1: float | None = None
     best_step: int | None
-    tried: dict[str, float]  # lr -> accuracy on the held-out part of train
+    tried: dict[str, float]  # lr -> accuracy, mAP or R² on the held-out part of train
+    task: str = "classes"
+    scores: dict[str, float] = field(default_factory=dict)  # all metrics on val, of the last step
+    best_scores: dict[str, float] = field(default_factory=dict)  # of the best one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +122,24 @@ def make_result(
 def make_train_result(
     started: Started[Any], env: Environment, fitted: Fitted, start_time: float, tried: dict[str, float] | None = None
 ) -> TrainResult:
-    spec, data = started.weights.spec, started.data
+    spec, data, task = started.weights.spec, started.data, started.weights.about.task
+    scores, best = (
+        {name.removeprefix("val_"): value for name, value in each.items() if name != "step"}
+        for each in (fitted.val, fitted.best)
+    )
     more = {
         "classes": len(data.file.class_names),
+        "task": task,
+        "scores": scores,
+        "best_scores": best,
         "lr": started.config.optim.lr,
         "top1": fitted.val.get("val_top1"),
         "top5": fitted.val.get("val_top5"),
-        "best_top1": fitted.best,
+        "balanced": fitted.val.get("val_balanced"),
+        "macro_f1": fitted.val.get("val_macro_f1"),
+        "best_top1": fitted.best.get("val_top1"),
+        "best_balanced": fitted.best.get("val_balanced"),
+        "best_macro_f1": fitted.best.get("val_macro_f1"),
         "best_step": fitted.best_step,
         "tried": tried or {},
     }

@@ -6,30 +6,35 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import torch
 
 from vitctl import __version__
 from vitctl.config.model import ModelSpec
 from vitctl.config.option import as_dict
+from vitctl.config.patchify import TASKS
 from vitctl.config.recipes import ANY_WEIGHTS, PAPER_TRANSFER, Recipe, choose, for_data, recipe
 from vitctl.config.res import Res
-from vitctl.config.train import FREE, RunOptions, SelfsupConfig, TrainConfig
+from vitctl.config.train import FREE, Best, LabeledConfig, RunOptions, TrainConfig
+from vitctl.data.balance import describe_skew
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
-from vitctl.io.patch_format import TASKS, TRAINED
+from vitctl.io.patch_format import TRAINED
 from vitctl.io.run_directory import RunDirectory, create_run, is_run, lock_run, new_folder, open_run
 from vitctl.io.weights import Weights
 from vitctl.models.adapt_timm import can_resize
 from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import choose_precision
-from vitctl.training.feed import check_split_labels
+from vitctl.training.feed import check_every_class, check_split_labels
 from vitctl.training.ranks import Ranks
-from vitctl.workflows.inputs.data import choose_data
+from vitctl.workflows.inputs.data import LABEL_WORDS, choose_data
 from vitctl.workflows.inputs.weights import RUNS
 
 GRID = 7  # patches a side, at least, where a smaller resolution is chosen
+LOSSES = {"classes": ("softmax", "sigmoid"), "sets": ("sigmoid",), "numbers": ("squared",)}
+BEST = {"classes": get_args(Best), "sets": ("top1", "macro_f1", "loss"), "numbers": ("top1", "loss")}
+UNDECIDED = 0.5  # a threshold that no val split has chosen
 WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -152,16 +157,15 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
     """The first rank patchifies what must be patchified, for images of this size; the others wait for it."""
     if not ranks.first:
         ranks.barrier()
-    has_labels = not isinstance(config, SelfsupConfig)
-    path = choose_data(config.data, reporter, size=size, tasks=("classes",) if has_labels else TASKS)
+    path = choose_data(config.data, reporter, size=size, tasks=TASKS)
     if ranks.first:
         ranks.barrier()
     file = PatchFile(path)
     train = file.split(config.split)
     if not train.rows:
         raise DataError(f"{path}: split {config.split} is empty")
-    if has_labels and len(file.class_names) < 2:
-        raise DataError(f"{path}: has {format_count(len(file.class_names), 'class')}; training needs at least two")
+    if isinstance(config, LabeledConfig):
+        check_class_count(file)
     val = file.splits.get(config.val)
     if val is None or not val.rows:
         reporter.warn(
@@ -169,10 +173,49 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
             f"--split {config.val}=0.1 holds some out"
         )
         val = None
-    for split in (train, val) if has_labels else ():
-        if split:
-            check_split_labels(split, len(file.class_names))
+    if isinstance(config, LabeledConfig):
+        check_labels(config, file, train, val, reporter)
     return Data(path, file, train, val)
+
+
+def check_class_count(file: PatchFile) -> None:
+    task, count = file.header.task, len(file.class_names)
+    if count < {"classes": 2, "sets": 1, "numbers": 0}[task]:
+        needed = "at least two" if task == "classes" else "at least one"
+        raise DataError(f"{file.path}: has {format_count(count, 'class')}; training needs {needed}")
+
+
+def check_labels(config: LabeledConfig, file: PatchFile, train: Split, val: Split | None, reporter: Reporter) -> None:
+    names, task = file.class_names, file.header.task
+    if task != "classes" and config.correction:
+        raise ConfigError(f"{file.path}: has {LABEL_WORDS[task]} per image; {config.correction} needs one class")
+    if val:
+        check_split_labels(val, count_outputs(file))
+    counts = check_split_labels(train, count_outputs(file))
+    check_every_class(train, config, counts, names)
+    skew = describe_skew(train.name, counts, names) if names else ""
+    advice = config.correction or "--balance sqrt or full draws small classes more often"
+    if skew:
+        reporter.note(f"{skew}; {advice}" if task == "classes" else skew)
+
+
+def count_outputs(file: PatchFile) -> int:
+    """Of a model that is trained on these labels: one per class, or a number."""
+    return 1 if file.header.task == "numbers" else len(file.class_names)
+
+
+def answer_fields(data: Data) -> dict[str, Any]:
+    """What weights say about their answers before training: of sets, each threshold is in the middle."""
+    task, names = data.file.header.task, data.file.class_names
+    thresholds = (UNDECIDED,) * len(names) if task == "sets" else ()
+    target = measure_targets(data.train) if task == "numbers" else ()
+    return {"task": task, "class_names": names, "thresholds": thresholds, "target": target}
+
+
+def measure_targets(train: Split) -> tuple[float, float]:
+    """Mean and deviation of the numbers of a split; 1 where they are all equal."""
+    values = train.targets()
+    return float(values.mean()), float(values.std()) or 1.0
 
 
 def find_named_recipe(request: TrainConfig) -> Recipe | None:
@@ -206,6 +249,7 @@ def build_config(
         row = choose(request.command, base.spec, rows, objective, digits=is_digits, paper=base.is_paper)
         reason = f"for {format_count(rows, 'image')}"
     config = dataclasses.replace(request.over(row.config), recipe=row.name)
+    config = settle_loss(config, request, data.file, reporter)
     reporter.note(f"recipe: {row.name} ({reason}){describe_choice(config)}")
     if row.name == ANY_WEIGHTS and not config.res:
         size = affordable_res(base, row, device, Res(*data.file.header.training_res))
@@ -213,6 +257,25 @@ def build_config(
             reporter.note(f"resolution: {size} on a CPU; --res {base.spec.res} is that of the weights")
             config = dataclasses.replace(config, res=size)
     return fit_warmup(config, rows, reporter)
+
+
+def settle_loss(config: Config, request: Config, file: PatchFile, reporter: Reporter) -> Config:
+    """Sets of classes and numbers have one loss each, in place of the recipe's."""
+    if not isinstance(config, LabeledConfig) or not isinstance(request, LabeledConfig):
+        return config
+    task = file.header.task
+    if config.best not in BEST[task]:
+        raise ConfigError(f"{file.path}: has {LABEL_WORDS[task]} per image; best is {' or '.join(BEST[task])}")
+    fitting = LOSSES[task]
+    if config.loss in fitting:
+        return config
+    if "loss" in request.named:
+        raise ConfigError(
+            f"{file.path}: has {LABEL_WORDS[task]} per image, which loss={config.loss} is not for; "
+            f"use loss={' or '.join(fitting)}"
+        )
+    reporter.note(f"loss: {fitting[0]}, as labels are {LABEL_WORDS[task]} per image")
+    return dataclasses.replace(config, loss=fitting[0])  # type: ignore[arg-type]
 
 
 def describe_choice(config: TrainConfig) -> str:

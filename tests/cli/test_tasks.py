@@ -1,0 +1,250 @@
+"""Labels that are sets of classes or numbers, from a manifest to an exported file and back, by the real command."""
+
+import csv
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import clean_environment
+from vitctl.io.patch_file import PatchFile
+from vitctl.io.recognize import open_weights
+from vitctl.io.weights import save_weights
+from vitctl.probing.metrics import best_thresholds
+from vitctl.workflows.inputs.weights import load_model, load_weights
+
+Run = Callable[..., Any]
+NAMES = ("red", "green", "blue")
+SPLITS = {"train": 96, "val": 40, "test": 32}
+MODEL = ("--model", "vit-mu/8", "--recipe", "digits", "--batch", "16", "--device", "cpu", "--precision", "float32")
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> None:
+    """sets.csv: the colors of each noisy image, which may be none; numbers.csv: how bright its red is."""
+    random, sets, numbers, one = np.random.default_rng(0), [], [], []
+    (tmp_path / "images").mkdir()
+    for split, count in SPLITS.items():
+        for number in range(count):
+            colors = random.integers(0, 2, 3)
+            pixels = random.integers(0, 180, (16, 16, 3)) + 30 * colors
+            name = f"images/{split}{number:03d}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name)
+            sets.append((name, split, *colors.tolist()))
+            numbers.append((name, split, 1e6 + pixels[..., 0].mean()))
+            one.append((name, split, NAMES[colors.argmax()]))
+    columns = {"sets": NAMES, "numbers": ("red",), "one": ("label",)}
+    for name, rows in (("sets", sets), ("numbers", numbers), ("one", one)):
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("path", "split", *columns[name]), *rows])
+
+
+@pytest.fixture
+def sets(ran: Run, manifests: None) -> str:
+    ran("patchify", "sets.csv", "sets.h5", "--res", "16", "--patch", "8", "--set", "class_columns=all")
+    return "sets.h5"
+
+
+@pytest.fixture
+def numbers(ran: Run, manifests: None) -> str:
+    ran("patchify", "numbers.csv", "numbers.h5", "--res", "16", "--patch", "8", "--set", "target_column=red")
+    return "numbers.h5"
+
+
+def kill_at_step(line: tuple[str, ...], place: Path, checkpoint: Path) -> None:
+    """Starts the command and kills it once it has written this checkpoint."""
+    process = subprocess.Popen([sys.executable, "-m", "vitctl", *line], cwd=place, env=clean_environment(place))
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def digests(run: Path) -> list[str]:
+    files = [run / name for name in ("best.safetensors", "weights.safetensors", "metrics.jsonl")]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
+def scores(told: dict[str, Any]) -> list[float]:
+    names = ("mean_average_precision", "micro_f1", "macro_f1", "exact_match", "loss")
+    return [told[name] for name in names]
+
+
+def test_sets_go_from_a_manifest_to_onnx_and_back(vitctl: Run, manifests: None, tmp_path: Path) -> None:
+    vitctl("patchify", "sets.csv", "sets.h5", "--res", "16", "--patch", "8", "--set", "class_columns=all")
+    assert vitctl("info", "sets.h5", "--json").json["task"] == "sets"
+    line = ("pretrain", "--data", "sets.h5", *MODEL, "--steps", "60")
+    line += ("--set", "save_every=10", "--set", "eval_every=20", "--set", "smoothing=0.1", "--set", "augment.mixup=0.2")
+    whole = vitctl(*line, "--out", "whole", "--json").json
+    kill_at_step((*line, "--out", "run"), tmp_path, tmp_path / "run/checkpoints/step-000000030.safetensors")
+    assert not (tmp_path / "run/weights.safetensors").exists()
+    told = vitctl("pretrain", "--resume", "run", "--json").json
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+    assert (told["task"], told["scores"], told["digest"]) == ("sets", whole["scores"], whole["digest"])
+    assert told["scores"]["mean_average_precision"] > 0.9
+
+    thresholds = load_weights(tmp_path / "run").about.thresholds
+    assert len(thresholds) == 3
+    assert thresholds != (0.5, 0.5, 0.5)
+    val = vitctl("evaluate", "--from", "run:last", "--data", "sets.h5", "--split", "val", "--precision", "float32",
+                 "--json").json  # fmt: skip
+    assert scores(val) == pytest.approx([told["scores"][name] for name in (
+        "mean_average_precision", "micro_f1", "macro_f1", "exact_match", "loss")], rel=1e-6)  # fmt: skip
+    vitctl("export", "--from", "run", "--data", "sets.h5", "--out", "model.onnx")
+    found = [
+        vitctl("evaluate", "--from", name, "--data", "sets.h5", "--precision", "float32", "--json").json
+        for name in ("run", "model.onnx")
+    ]
+    assert scores(found[1]) == pytest.approx(scores(found[0]), rel=1e-5)
+    assert [each["threshold"] for each in found[1]["per_class"]] == list(thresholds)
+    images = [f"images/test{number:03d}.png" for number in range(32)]
+    told = [
+        vitctl("predict", *images, "--from", name, "--precision", "float32", "--json").json["predictions"]
+        for name in ("run", "model.onnx")
+    ]
+    answers = [[{each["name"] for each in prediction["top"]} for prediction in one] for one in told]
+    assert answers[0] == answers[1]
+    file = PatchFile(tmp_path / "sets.h5")
+    truth = [{file.class_names[number] for number in np.flatnonzero(each)} for each in file.split("test").label_sets()]
+    assert np.mean([one == other for one, other in zip(answers[0], truth, strict=True)]) == found[0]["exact_match"]
+
+
+def test_thresholds_are_the_best_on_val_and_predict_answers_by_them(ran: Run, sets: str, tmp_path: Path) -> None:
+    ran("pretrain", "--data", sets, *MODEL, "--steps", "20", "--out", "run")
+    file, model = PatchFile(tmp_path / sets), load_model(tmp_path / "run/weights.safetensors")
+    val, thresholds = file.split("val"), model.about.thresholds
+    with torch.no_grad():
+        probabilities = model(model.preprocess(list(val.images(np.arange(40))))).sigmoid().numpy()
+    assert thresholds == pytest.approx(best_thresholds(probabilities, val.label_sets().astype(bool)), abs=1e-5)
+    images = [f"images/val{number:03d}.png" for number in range(40)]
+    ran("predict", *images, "--from", "run:last", "--precision", "float32", "--csv", "a.csv", "--sheet", "a.png")
+    with open(tmp_path / "a.csv") as table:
+        told = [row["classes"] for row in csv.DictReader(table)]
+    for answer, row in zip(told, probabilities, strict=True):
+        chosen = sorted(np.flatnonzero(row >= thresholds), key=lambda number: -row[number])
+        assert answer == ("|".join(file.class_names[number] for number in chosen) or "none")
+
+
+def test_an_empty_set_is_an_answer(ran: Run, sets: str, tmp_path: Path) -> None:
+    ran("pretrain", "--data", sets, *MODEL, "--steps", "2", "--out", "run")
+    weights = load_weights(tmp_path / "run")
+    save_weights(replace(weights, about=replace(weights.about, thresholds=(1.0, 1.0, 1.0))), tmp_path / "w.safetensors")
+    told = ran("predict", "images/val000.png", "--from", "w.safetensors", "--csv", "a.csv", "--sheet", "a.png").stdout
+    assert "none" in told
+    assert (tmp_path / "a.csv").read_text().splitlines() == ["path,classes,probabilities", "images/val000.png,none,"]
+
+
+def test_without_val_each_threshold_is_one_half(ran: Run, sets: str, tmp_path: Path) -> None:
+    ran("pretrain", "--data", sets, *MODEL, "--steps", "2", "--out", "run", "--set", "val=absent")
+    assert load_weights(tmp_path / "run").about.thresholds == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_numbers_go_from_a_manifest_to_an_export_and_back(ran: Run, numbers: str, format: str, tmp_path: Path) -> None:
+    line = ("pretrain", "--data", numbers, *MODEL, "--steps", "120", "--set", "augment.mixup=0.1", "--json")
+    told = json.loads(ran(*line, "--out", "run").stdout)
+    assert told["scores"]["r_squared"] > 0.9
+    assert told["top1"] is None
+    out = "model.onnx" if format == "onnx" else "model.pt2"
+    ran("export", "--from", "run", "--data", numbers, "--format", format, "--out", out)
+    for name in ("run", out):
+        line = ("evaluate", "--from", name, "--data", numbers, "--split", "val", "--precision", "float32", "--json")
+        found = json.loads(ran(*line).stdout)
+        assert found["r_squared"] == pytest.approx(told["best_scores"]["r_squared"], abs=1e-5)
+        assert found["mean_absolute_error"] == pytest.approx(told["best_scores"]["mean_absolute_error"], rel=1e-3)
+    line = ("predict", *[f"images/val{number:03d}.png" for number in range(40)], "--from", out, "--json")
+    answers = [each["number"] for each in json.loads(ran(*line).stdout)["predictions"]]
+    truth = PatchFile(tmp_path / numbers).split("val").targets()
+    assert np.abs(answers - truth).mean() == pytest.approx(found["mean_absolute_error"], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sets", "numbers"])
+def test_weights_are_finetuned_with_the_rates_that_are_tried(ran: Run, kind: str, sets: str, numbers: str) -> None:
+    data = f"{kind}.h5"
+    ran("pretrain", "--data", data, *MODEL, "--steps", "20", "--out", "run")
+    line = ("finetune", "--from", "run", "--data", data, "--batch", "16", "--device", "cpu", "--json", "--steps", "20")
+    told = json.loads(ran(*line, "--lr", "0.001,0.01", "--out", "tried").stdout)
+    assert set(told["tried"]) == {"0.001", "0.01"}
+    kept = json.loads(ran(*line, "--keep-head", "--out", "kept").stdout)
+    assert kept["task"] == kind
+    other = {"sets": numbers, "numbers": sets}[kind]
+    refusal = ran("finetune", "--from", "run", "--data", other, "--keep-head", code=2).stderr
+    assert "the weights answer with a" in refusal
+    moved = json.loads(ran(*line[:3], "--data", other, *line[5:], "--out", "moved").stdout)
+    assert moved["task"] != kind
+
+
+def test_other_objectives_take_sets_as_they_are(ran: Run, sets: str) -> None:
+    line = ("selfsup", "--data", sets, "--model", "vit-mu/8", "--steps", "2", "--batch", "8", "--device", "cpu")
+    assert "needs one class per image" in ran(*line, "--out", "run").stderr
+    ran("finetune", "--from", "run", "--data", sets, "--steps", "2", "--batch", "8", "--device", "cpu")
+
+
+def test_two_ranks_score_as_one(vitctl: Run, sets: str, numbers: str, tmp_path: Path) -> None:
+    """40 images of val in batches of 7: the ranks have different numbers of them."""
+    for data in (sets, numbers):
+        line = (
+            "pretrain",
+            "--data",
+            data,
+            *MODEL,
+            "--micro-batch",
+            "4",
+            "--steps",
+            "4",
+            "--set",
+            "eval_every=2",
+            "--json",
+        )
+        one, two = (vitctl(*line, "--json", "--devices", count, "--out", f"{data}{count}").json for count in ("1", "2"))
+        assert one["scores"] == pytest.approx(two["scores"], rel=1e-4)
+        abouts = [open_weights(tmp_path / f"{data}{count}/weights.safetensors").about for count in (1, 2)]
+        assert abouts[0].thresholds == pytest.approx(abouts[1].thresholds, abs=1e-4)
+
+
+def test_what_does_not_fit_is_one_line(refused: Callable[..., str], ran: Run, sets: str, numbers: str) -> None:
+    ran("patchify", "one.csv", "one.h5", "--res", "16", "--patch", "8")
+    for name in ("sets", "numbers", "one"):
+        ran("pretrain", "--data", f"{name}.h5", *MODEL, "--steps", "2", "--out", name)
+    words = {"sets": "a set of classes", "numbers": "a number", "one": "one class"}
+    for name, word in words.items():
+        for other, its in words.items():
+            if name != other:
+                line = refused("evaluate", "--from", name, "--data", f"{other}.h5", code=3)
+                assert f"{other}.h5: has {its} per image, but the model answers with {word}" in line
+    line = ("pretrain", "--steps", "1", "--data")
+    assert "loss=softmax is not for; use loss=sigmoid" in refused(*line, sets, "--set", "loss=softmax", code=2)
+    assert "use loss=squared" in refused(*line, numbers, "--set", "loss=sigmoid", code=2)
+    assert "use loss=softmax or sigmoid" in refused(*line, "one.h5", "--set", "loss=squared", code=2)
+    assert "--balance full needs one class" in refused(*line, sets, "--balance", "full", code=2)
+    assert "best is top1 or macro_f1 or loss" in refused(*line, sets, "--set", "best=balanced", code=2)
+    figure = ("--confusion", "c.png")
+    assert "--confusion: needs one class" in refused("evaluate", "--data", sets, "--from", "sets", *figure, code=2)
+    assert "cannot store the scale" in refused(
+        "export", "--from", "numbers", "--data", numbers, "--format", "timm", code=2
+    )
+    assert "this command needs one class" in refused("fewshot", "--from", "sets", "--data", sets, code=3)
+
+
+def test_a_threshold_outside_of_0_and_1_is_one_line(
+    refused: Callable[..., str], ran: Run, sets: str, tmp_path: Path
+) -> None:
+    ran("pretrain", "--data", sets, *MODEL, "--steps", "2", "--out", "run", "--set", "val=absent")
+    content = (tmp_path / "run/weights.safetensors").read_bytes()
+    for bad in (b"1.5", b"-.5"):
+        broken = content.replace(b'\\"thresholds\\": [0.5,', b'\\"thresholds\\": [' + bad + b",")
+        assert broken != content
+        (tmp_path / "bad.safetensors").write_bytes(broken)
+        line = refused("evaluate", "--from", "bad.safetensors", "--data", sets, code=3)
+        assert "its metadata is damaged" in line

@@ -1,0 +1,95 @@
+"""What `vitctl evaluate` measures where a label is a set of classes or a number."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitctl.config.evaluate import EvaluateConfig
+from vitctl.errors import DataError, UsageError
+from vitctl.io.patch_file import PatchFile, Split
+from vitctl.training.evaluation import EvalBatch
+from vitctl.training.outputs import SetClassScore, collect_outputs, measure_numbers, measure_sets, score_classes
+from vitctl.training.ranks import Ranks
+from vitctl.workflows.inputs.data import LABEL_WORDS
+from vitctl.workflows.inputs.model import Ready
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    weights: str
+    weights_digest: str
+    model: str
+    res: list[int]
+    data: str
+    data_digest: str
+    split: str
+    pictures: int
+    task: str
+    loss: float
+    crops: int
+    precision: str
+    device: str
+    images_per_s: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetsResult(Evaluated):
+    classes: int  # of the data
+    mean_average_precision: float | None  # None if no image has a class
+    micro_f1: float | None
+    macro_f1: float | None
+    exact_match: float
+    per_class: list[SetClassScore]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumbersResult(Evaluated):
+    r_squared: float | None  # None of a single image
+    mean_absolute_error: float
+    root_mean_square_error: float
+
+
+def check_same_task(config: EvaluateConfig, ready: Ready, file: PatchFile) -> None:
+    own, task = ready.about.task, file.header.task
+    if own != task:
+        raise DataError(
+            f"{file.path}: has {LABEL_WORDS[task]} per image, but the model answers with {LABEL_WORDS[own]}; "
+            "train a new head with vitctl finetune"
+        )
+    for name in ("labels", "confusion"):
+        if task != "classes" and getattr(config, name):
+            raise UsageError(f"--{name}: needs one class per image; {file.path} has {LABEL_WORDS[task]}")
+
+
+def measure_split(
+    pairs: Iterable[tuple[EvalBatch, torch.Tensor]], ready: Ready, split: Split, numbers: Any, ranks: Ranks
+) -> dict[str, Any]:
+    """The metrics, by their names in the result. `numbers`: the model's number for each class of the data."""
+    about, outputs = ready.about, collect_outputs(pairs, split.rows, ready.spec.classes, ranks)
+    if about.task == "numbers":
+        return replace_nan(vars(measure_numbers(about, outputs, split.targets())))
+    truth, outputs, thresholds = split.label_sets().astype(bool), outputs[:, numbers], np.array(about.thresholds)
+    report = measure_sets(about, outputs, truth, thresholds[numbers])
+    table = score_classes(about, outputs, truth, report.thresholds, list(split.header.class_names))
+    return {"classes": len(table), "per_class": table, **replace_nan({"loss": report.loss, **vars(report.scores)})}
+
+
+def replace_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def make_outputs_result(
+    config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, metrics: dict[str, Any], seconds: float,
+    elapsed: float,
+) -> SetsResult | NumbersResult:  # fmt: skip
+    kind = SetsResult if ready.about.task == "sets" else NumbersResult
+    return kind(
+        weights=ready.path, weights_digest=ready.digest, model=ready.spec.name, res=list(ready.spec.res),
+        data=str(file.path), data_digest=file.digest, split=split.name, pictures=split.rows, task=ready.about.task,
+        crops=config.crops, precision=ready.precision, device=ready.device.type, images_per_s=split.rows / seconds,
+        elapsed_s=elapsed, **metrics,
+    )  # fmt: skip
