@@ -45,7 +45,8 @@ def test_sets_from_a_manifest_to_info(vitctl: Run, listed: Callable[..., str], t
     data = vitctl("info", "data.h5", "--verify", "--json").json
     assert (data["task"], data["class_names"], data["verified"]) == ("sets", ["cat", "dog", "owl"], True)
     assert data["splits"]["train"] == {
-        "pictures": 8, "labelled": 7, "classes": 3, "smallest_class": 2, "largest_class": 3, "skew": "", "numbers": None,
+        "pictures": 8, "labelled": 7, "classes": 3, "smallest_class": 2, "largest_class": 3, "skew": "",
+        "numbers": None,
         "sets": {"least": 0, "mean": pytest.approx(8 / 7), "most": 2, "empty": 1}}  # fmt: skip
     assert "classes per image" in vitctl("info", "data.h5").out
     for extra in ([], ["--augment", "augreg-medium2"]):
