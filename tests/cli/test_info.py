@@ -62,6 +62,38 @@ def test_verify_finds_a_chunk_that_cannot_be_unpacked(vitctl: Run, folder: Folde
     assert "1 image damaged (train/cat/003.png)" in answer.error
 
 
+def test_verify_finds_one_bit_of_a_jpeg(vitctl: Run, folder: Folder, tmp_path: Path) -> None:
+    folder({"cat": 5})
+    vitctl("patchify", "pictures", "--codec", "jpeg")
+    assert vitctl("info", "data.h5", "--verify", "--json").json["verified"] is True
+    segment = PatchFile(tmp_path / "data.h5").split("train").segments[0]
+    place, starts = segment.place("encoded"), segment.column("starts")
+    assert place is not None
+    with open(tmp_path / "data.h5", "r+b") as file:
+        file.seek(place.offset + int(starts[4]) - 9)
+        before = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([before ^ 4]))
+    answer = vitctl("info", "data.h5", "--verify", code=3)
+    assert "1 image damaged (train/cat/003.png)" in answer.error
+
+
+def test_info_shows_the_originals_and_the_size_by_codec(vitctl: Run, folder: Folder) -> None:
+    folder({"cat": 5}, scale=10)  # 480x400
+    answer = vitctl("patchify", "pictures", "--json").json["data"]
+    assert answer["originals"] == {
+        "smallest": [400, 480], "median": [400, 480], "largest": [400, 480], "wide": 1.0, "high": 0.0,
+        "cut": pytest.approx(1 / 6), "reduced": 1.0}  # fmt: skip
+    assert answer["codec_bytes"]["raw"] == 5 * 352 * 352 * 3
+    told = vitctl("info", "data.h5").out
+    assert "originals   400x480 pixels; a centered square cuts 17% away; 100% reduced" in told
+    assert "; as jpeg about " in told
+    packed = vitctl("patchify", "pictures", "jpeg.h5", "--codec", "jpeg", "--json").json["data"]
+    assert packed["codec"] == "jpeg"
+    assert packed["codec_bytes"]["jpeg"] == pytest.approx(answer["codec_bytes"]["jpeg"])
+    assert packed["bytes"] - packed["codec_bytes"]["jpeg"] < 2**17
+
+
 def test_what_is_no_artifact_is_one_line(vitctl: Run, tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("hello")
     for name, message in (

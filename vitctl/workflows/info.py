@@ -299,7 +299,7 @@ def verify_patch_file(file: PatchFile, reporter: Reporter) -> None:
 
 def find_damaged_rows(split: Split, rows: np.ndarray[Any, Any]) -> list[str]:
     try:
-        patches = split.patches(rows)
+        stored = [np.array(each) for each in split.read_jpegs(rows)] if split.encoded else split.patches(rows)
     except DataError:  # a compressed chunk that cannot be unpacked: try the images one by one
         return (
             split.names(rows)
@@ -307,6 +307,6 @@ def find_damaged_rows(split: Split, rows: np.ndarray[Any, Any]) -> list[str]:
             else [each for row in rows for each in find_damaged_rows(split, row[None])]
         )
     with ThreadPoolExecutor(2) as pool:
-        digests = list(pool.map(image_digest, patches))
+        digests = list(pool.map(image_digest, stored))
     wrong = [row for row, new, old in zip(rows, digests, split.digests(rows), strict=True) if new != old.tobytes()]
     return split.names(np.array(wrong, np.int64))
