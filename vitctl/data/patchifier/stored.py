@@ -100,13 +100,13 @@ def describe_sizes(sizes: Ints) -> str:
 
 
 def choose_codec(build: Build, geometry: Geometry, rows: int) -> tuple[str, list[str]]:
-    """The codec, and a note if raw rows would take too much. The free disk decides only where one process writes all:
-    the shards of several machines must agree."""
+    """The codec, and a note if raw rows would take too much. The free disk decides only where there is a single file:
+    all shards must agree, on several machines too."""
     if build.config.wanted_codec != "auto":
         return build.config.wanted_codec, []
     raw = rows * geometry.row
     limit = RAW_LIMIT
-    if build.config.shard is None:
+    if build.config.shards is None:
         limit = min(limit, shutil.disk_usage(build.space.folder).free // FREE_SHARE)
     if raw <= limit:
         return "raw", []
