@@ -186,8 +186,8 @@ def test_the_keys_of_weights(vitctl: Run, tiny: Weights, tmp_path: Path) -> None
     answer = vitctl("info", "w.safetensors", "--json").json
     assert set(answer) == {
         "command", "version", "path", "kind", "ours", "format", "model", "spec", "grid", "tokens", "parameters",
-        "dtypes", "classes", "class_names", "mean", "std", "source", "history", "training", "apart", "notes", "bytes",
-        "digest"}  # fmt: skip
+        "dtypes", "classes", "class_names", "task", "thresholds", "target", "mean", "std", "source", "history",
+        "training", "apart", "notes", "bytes", "digest"}  # fmt: skip
     assert (answer["kind"], answer["ours"], answer["model"]) == ("weights", True, "vit-mu/16")
     assert (answer["grid"], answer["tokens"], answer["parameters"]) == ([3, 3], 10, 37_827)
     assert (answer["class_names"], answer["dtypes"]) == (["cat", "dog", "owl"], ["float32"])

@@ -26,8 +26,8 @@ SHORT = (*QUICK, "--steps", "6", "--set", "save_every=2")
 KEYS = {
     "command", "version", "run", "model", "res", "recipe", "data", "data_digest", "classes", "parameters", "steps",
     "epochs", "batch", "micro_batch", "ranks", "device", "precision", "seed", "lr", "loss", "top1", "top5", "val_loss",
-    "balanced", "macro_f1", "best_top1", "best_balanced", "best_macro_f1", "best_step", "tried", "weights", "digest",
-    "images_per_s", "ceiling_share", "elapsed_s"}  # fmt: skip
+    "balanced", "macro_f1", "best_top1", "best_balanced", "best_macro_f1", "best_step", "tried", "task", "scores",
+    "best_scores", "weights", "digest", "images_per_s", "ceiling_share", "elapsed_s"}  # fmt: skip
 
 
 def lines(run: Path) -> list[dict[str, float]]:

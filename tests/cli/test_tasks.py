@@ -229,8 +229,8 @@ def test_what_does_not_fit_is_one_line(refused: Callable[..., str], ran: Run, se
     assert "use loss=softmax or sigmoid" in refused(*line, "one.h5", "--set", "loss=squared", code=2)
     assert "--balance full needs one class" in refused(*line, sets, "--balance", "full", code=2)
     assert "best is top1 or macro_f1 or loss" in refused(*line, sets, "--set", "best=balanced", code=2)
-    figure = ("--confusion", "c.png")
-    assert "--confusion: needs one class" in refused("evaluate", "--data", sets, "--from", "sets", *figure, code=2)
+    line = ("evaluate", "--data", sets, "--from", "sets", "--confusion", "c.png")
+    assert "--confusion: needs one class" in refused(*line, code=2)
     assert "cannot store the scale" in refused(
         "export", "--from", "numbers", "--data", numbers, "--format", "timm", code=2
     )

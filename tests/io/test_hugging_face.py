@@ -251,6 +251,13 @@ def test_class_names_are_in_the_order_of_their_numbers() -> None:
     assert read(tensors, config).about.class_names == names
 
 
+def test_a_model_of_sets_is_a_multi_label_classification() -> None:
+    tensors, config, _ = export(task="sets", thresholds=(0.25,) * SPEC.classes)
+    assert config["problem_type"] == "multi_label_classification"
+    about = read(tensors, config).about
+    assert (about.task, about.thresholds) == ("sets", (0.5,) * SPEC.classes)  # transformers knows no thresholds
+
+
 def test_made_up_class_names_are_dropped() -> None:
     tensors, config, _ = export()
     assert config["id2label"]["4"] == "LABEL_4"

@@ -81,6 +81,7 @@ def test_another_version_is_rejected(tmp_path: Path) -> None:
         {"std": [math.nan] * 3}, {"std": [math.inf] * 3}, {"std": [-1.0] * 3}, {"std": 0.5}, {"mean": [10**400] * 3},
         {"class_names": "abcd"}, {"class_names": ["a"]}, {"class_names": [1, 2, 3, 4]}, {"history": [1]},
         {"history": {"a": 1}}, {"training": []}, {"fit": "stretch"}, {"fit": ["crop"]}, {"source": 1}, {"layout": None},
+        {"task": "tags"}, {"task": ["sets"]}, {"task": "numbers"}, {"thresholds": [0.5]}, {"target": [0.0, 1.0]},
     ],
     ids=str,
 )  # fmt: skip

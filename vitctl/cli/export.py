@@ -23,9 +23,10 @@ def export(result: "ExportResult") -> "list[Table]":
     from vitctl.workflows.export.files import OWN
 
     compared, prepared = result.comparison, result.preprocessing
+    answer = "a number" if compared.answers == "numbers" else f"{result.classes:,} classes"
     facts = {
         "written": f"{result.out}, {format_size(result.bytes)}",
-        "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {result.classes:,} classes, {result.precision}",
+        "model": f"{result.model} at {result.res[0]}x{result.res[1]}, {answer}, {result.precision}",
         "takes": result.input,
         "compared": f"by {result.runtime}, on {compared.pictures:,} images of {result.data}",
         compared.answers: f"up to {compared.max_difference:.2g} apart, {compared.mean_difference:.2g} on average; "

@@ -171,6 +171,11 @@ def weights_tables(result: "WeightsInfo") -> "list[Table]":
     about |= architecture(result)
     if result.class_names:
         about["classes"] = join_names(result.class_names)
+    if result.task == "sets":
+        low, high = min(result.thresholds), max(result.thresholds)
+        about["answer"] = f"a set of classes, at thresholds of {low:.3f} to {high:.3f}"
+    if result.task == "numbers":
+        about["answer"] = "a number, of mean {:.6g} and deviation {:.6g} in training".format(*result.target)
     about["mean, std"] = "  ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in zip(result.mean, result.std, strict=True))
     if result.ours and result.source:
         about["source"] = f"{result.source}, {result.format}"

@@ -235,7 +235,7 @@ def check_answer_fields(about: About, spec: ModelSpec) -> dict[str, bool]:
     """Whether each field that turns outputs into answers is valid."""
     numbers = int, float
     thresholds, target = about.thresholds, about.target
-    count, scale = {"sets": (spec.classes, 0), "numbers": (0, 2)}.get(about.task, (0, 0))
+    count, scale = {"sets": (spec.classes, 0), "numbers": (0, 2)}.get(str(about.task), (0, 0))
     return {
         "task": about.task in TASKS and (about.task != "numbers" or spec.classes == 1),
         "thresholds": is_list_of(numbers, thresholds)

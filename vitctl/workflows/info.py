@@ -115,6 +115,9 @@ class WeightsInfo:
     dtypes: list[str]
     classes: int
     class_names: list[str]
+    task: str
+    thresholds: list[float]
+    target: list[float]
     mean: list[float]
     std: list[float]
     source: str
@@ -182,7 +185,8 @@ def describe_weights(reference: str) -> WeightsInfo:
         path=reference, kind="weights", ours=bool(weights.stated), format=about.format, model=spec.name,
         spec=spec.as_dict(), grid=list(spec.grid), tokens=spec.tokens, parameters=weights.parameters,
         dtypes=sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values()}),
-        classes=spec.classes, class_names=list(about.class_names), mean=list(about.mean), std=list(about.std),
+        classes=spec.classes, class_names=list(about.class_names), task=about.task,
+        thresholds=list(about.thresholds), target=list(about.target), mean=list(about.mean), std=list(about.std),
         source=about.source, history=list(about.history), training=about.training, apart=sorted(weights.extra),
         notes=list(weights.remarks),
         bytes=sum(tensor.nbytes for tensor in (*weights.tensors.values(), *weights.extra.values())),
