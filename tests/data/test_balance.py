@@ -150,7 +150,7 @@ def test_weights_of_the_loss_are_those_of_the_paper_with_mean_one_over_the_image
     paper = np.array([(1 - BETA) / (1 - BETA**count) for count in counts])
     np.testing.assert_allclose(weights / weights[0], paper / paper[0], rtol=1e-9)
     assert (weights * counts).sum() / sum(counts) == pytest.approx(1)
-    assert np.exp(log_priors(np.array(counts))) == pytest.approx(np.array(counts) / sum(counts))
+    assert np.exp(log_priors(np.array(counts), 0.0)) == pytest.approx(np.array(counts) / sum(counts))
 
 
 def test_skewed_means_more_than_ten_times() -> None:

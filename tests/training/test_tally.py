@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, top_k_accuracy_score
 
 from vitctl.training.ranks import Ranks
 from vitctl.training.tally import Tally, wilson
@@ -35,6 +35,8 @@ def test_the_same_as_scikit_learn_and_torch() -> None:
     assert report.top1 == pytest.approx(top_k_accuracy_score(labels, logits, k=1))
     assert report.top5 == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
     assert report.loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-6)
+    assert report.balanced == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)), abs=1e-12)
+    assert report.macro_f1 == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"), abs=1e-12)
     np.testing.assert_array_equal(report.confusion, confusion_matrix(labels, logits.argmax(1)))
     for number, each in enumerate(report.per_class):
         mine = labels == number
@@ -76,6 +78,7 @@ def test_several_right_answers_and_images_without_one() -> None:
     sets[2, [2, 3]] = True  # right; the last has no answer and does not count
     report = tallied(logits, torch.tensor([6, 1, 2, -1]), sets=sets).report(NAMES)
     assert (report.pictures, report.top1) == (3, pytest.approx(2 / 3))
+    assert (report.balanced, report.macro_f1) == (None, None)
     chance = logits.double().softmax(1)
     wanted = -(math.log(chance[0, [0, 5]].sum()) + math.log(chance[1, 0]) + math.log(chance[2, [2, 3]].sum())) / 3
     assert report.loss == pytest.approx(wanted)

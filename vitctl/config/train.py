@@ -263,6 +263,7 @@ class LabeledConfig(TrainConfig):
             len(corrections) < 2,
             f"{' and '.join(corrections)} make up for the sizes of the classes in different ways; choose one of them",
         )
+        require(self.smoothing < 1 or not corrections, f"smoothing is 1; {self.correction} needs less")
         require(
             self.loss == "softmax" or self.balance != "none" or not corrections,
             f"{self.correction} is of the softmax loss; use --balance, or --set loss=softmax",

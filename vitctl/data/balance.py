@@ -87,8 +87,9 @@ def effective_weights(counts: Ints) -> Any:
     return weights * counts.sum() / (weights * counts).sum()
 
 
-def log_priors(counts: Ints) -> Any:
-    return np.log(counts / counts.sum())
+def log_priors(counts: Ints, smoothing: float) -> Any:
+    """The log of each class's share of the targets [K], as smoothing leaves it."""
+    return np.log((1 - smoothing) * counts / counts.sum() + smoothing / len(counts))
 
 
 def describe_skew(split: str, counts: Ints, names: Sequence[str]) -> str:

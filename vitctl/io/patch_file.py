@@ -103,7 +103,7 @@ class Split:
             patches = np.asarray(segment.column("patches")[int(local[0])])
         grid = patches.reshape(shape.height // side, shape.width // side, side, side, shape.channels)
         tiles = grid[first[0] : last[0], first[1] : last[1]].swapaxes(1, 2)  # a view: only these are copied
-        pixels = tiles.reshape((last[0] - first[0]) * side, (last[1] - first[1]) * side, shape.channels)
+        pixels = tiles.copy().reshape((last[0] - first[0]) * side, (last[1] - first[1]) * side, shape.channels)
         top, left = top - first[0] * side, left - first[1] * side
         return pixels[top : top + height, left : left + width]
 

@@ -115,6 +115,7 @@ def softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, targets)
 
 
+<<<<<<< HEAD
 def mean_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Of outputs and standardized numbers [B, 1]."""
     return F.mse_loss(outputs, targets)
@@ -122,11 +123,19 @@ def mean_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def softmax_weighted(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Every class's term of the cross-entropy times its weight [K], and the mean over the batch.
+=======
+def softmax_weighted(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """The cross-entropy of each image times the weight [K] of its class, or of its two classes if it is mixed.
+>>>>>>> imbalance
 
-    The mean is not divided by the weights of the batch, as in torch: the loss would depend on the micro-batch.
+    Smoothing is taken back for the weight: most of it goes to classes that the image is not of, and small classes have
+    large weights. The mean is not divided by the weights of the batch, as torch does it: it would depend on the
+    micro-batch.
     """
-    loss = F.cross_entropy(logits, targets, weights, reduction="sum")
-    return loss / len(logits)
+    own = weights[targets] if targets.ndim == 1 else (targets @ weights - smoothing * weights.mean()) / (1 - smoothing)
+    return (own * F.cross_entropy(logits, targets, reduction="none")).mean()
 
 
 def softmax_adjusted(logits: torch.Tensor, targets: torch.Tensor, added: torch.Tensor) -> torch.Tensor:

@@ -79,11 +79,10 @@ def make_loss(
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The loss of logits and targets. `counts` [K]: images of each class."""
     if config.loss_weights != "none":
-        return partial(
-            softmax_weighted, weights=torch.tensor(effective_weights(counts), dtype=torch.float32).to(device)
-        )
+        weights = torch.tensor(effective_weights(counts), dtype=torch.float32)
+        return partial(softmax_weighted, weights=weights.to(device), smoothing=config.smoothing)
     if config.logit_adjustment:
-        added = torch.tensor(config.logit_adjustment * log_priors(counts), dtype=torch.float32)
+        added = torch.tensor(config.logit_adjustment * log_priors(counts, config.smoothing), dtype=torch.float32)
         return partial(softmax_adjusted, added=added.to(device))
     return {"softmax": softmax, "sigmoid": sigmoid, "squared": mean_square}[config.loss]
 
