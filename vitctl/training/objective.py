@@ -115,20 +115,15 @@ def softmax(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, targets)
 
 
-<<<<<<< HEAD
 def mean_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Of outputs and standardized numbers [B, 1]."""
     return F.mse_loss(outputs, targets)
 
 
-def softmax_weighted(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Every class's term of the cross-entropy times its weight [K], and the mean over the batch.
-=======
 def softmax_weighted(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
 ) -> torch.Tensor:
     """The cross-entropy of each image times the weight [K] of its class, or of its two classes if it is mixed.
->>>>>>> imbalance
 
     Smoothing is taken back for the weight: most of it goes to classes that the image is not of, and small classes have
     large weights. The mean is not divided by the weights of the batch, as torch does it: it would depend on the
