@@ -79,7 +79,7 @@ def blots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def blots_h5(blots: Path) -> Path:
     out = blots.with_name("blots.h5")
-    patchify(PatchifyConfig(source=str(blots), out=str(out), res=Res(16), patch=8, workers=1))
+    patchify(PatchifyConfig(source=str(blots), out=str(out), res=Res(16), patch=8, fit="crop", workers=1))
     return out
 
 

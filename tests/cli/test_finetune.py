@@ -146,7 +146,7 @@ def test_what_is_done_to_fit_is_told(ran: Run, blots: Path, newest: str) -> None
     told = ran(*SHORT, "--data", "gray.h5", "--res", "32", "--json").stderr
     assert "weights: positions [2, 2] to [4, 4], recomputed" in told
     assert "weights: channels 3 to 1, sum" in told
-    assert "warning: gray.h5: images stored at 16x16 are enlarged to 32x32; vitctl patchify" in told
+    assert "warning: gray.h5: images stored at 16x16 are enlarged to 32x32; the originals have no more pixels" in told
 
 
 def test_what_is_frozen_stays_as_it_was_to_the_bit(ran: Run, data: str, newest: str, tmp_path: Path) -> None:
