@@ -153,10 +153,10 @@ class Handler(BaseHTTPRequestHandler):
         with open(file, "rb") as stream:
             stream.seek(start)
             content = stream.read((end - start) // (2 if is_cut else 1))
-        self.wfile.write(content)
-        with self.state.lock:
+        with self.state.lock:  # before the client has it all, and looks
             self.state.cuts += is_cut
             self.state.sent += len(content)
+        self.wfile.write(content)
         if is_cut:
             self.wfile.flush()
             self.close_connection = True

@@ -69,6 +69,7 @@ def test_killed_balanced_runs_end_in_the_bytes_of_an_undisturbed_one(
         number += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", ["sqrt", "full"])
 def test_two_ranks_train_on_the_images_of_one_and_count_the_same(
     vitctl: Run, skewed: str, tmp_path: Path, balance: str

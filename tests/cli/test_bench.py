@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 Run = Callable[..., Any]
@@ -16,11 +17,11 @@ def test_data_measures_both_sides_and_keeps_the_figures(vitctl: Run, tmp_path: P
         "command", "version", "run", "machine", "cores", "libraries", "figures", "ratios", "left_out", "remarks",
         "elapsed_s"}  # fmt: skip
     figures = {figure["name"]: figure for figure in answer["figures"]}
-    assert {"patchify, 1 core", "torchvision on PIL, 1 core", "loader, uint8", "row gather from RAM"} <= set(figures)
+    assert {"patchify, 1 core", "torchvision on PIL, 1 core", "rows, uint8", "row gather from RAM"} <= set(figures)
     assert all(0 < figure["min"] <= figure["median"] <= figure["max"] for figure in figures.values())
     assert all(figure["runs"] == 2 for figure in figures.values())
     pairs = {(ratio["name"], ratio["against"]) for ratio in answer["ratios"]}
-    assert ("loader, uint8", "ImageFolder in timm's loader") in pairs
+    assert ("crops of whole rows", "ImageFolder in timm's loader") in pairs
     stored = json.loads((tmp_path / "run" / "result.json").read_text())
     assert stored["figures"] == answer["figures"]
     with Image.open(tmp_path / "run" / "bench.png") as figure:
@@ -28,6 +29,7 @@ def test_data_measures_both_sides_and_keeps_the_figures(vitctl: Run, tmp_path: P
     assert "vitctl" not in vitctl("info", "run").err
 
 
+@pytest.mark.slow
 def test_images_may_be_given(vitctl: Run, folder: Callable[..., Path]) -> None:
     folder({"cat": 4}, ending="jpg")
     figures = vitctl("bench", "data", "--data", "pictures", "--rounds", "1", "--json", *TINY).json["figures"]
@@ -46,6 +48,7 @@ def test_train_runs_both_loops_on_the_same_images(vitctl: Run) -> None:
     assert any("of the matrix ceiling" in line for line in answer["remarks"])
 
 
+@pytest.mark.slow
 def test_train_takes_images_of_any_number_of_classes(vitctl: Run, folder: Callable[..., Path]) -> None:
     folder({f"class{number}": 2 for number in range(7)}, ending="jpg")
     small = ["--set", "train=vit-ti/16@32x4", "--set", "train_images=8"]

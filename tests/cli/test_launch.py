@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> 
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
-@pytest.mark.parametrize("victim", ["0", "1"])
+@pytest.mark.parametrize("victim", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_killed_rank_is_one_line_that_goes_on(vitctl: Any, tmp_path: Path, data: str, victim: str) -> None:
     process = started(tmp_path, *TRAINING)
     checkpoints = tmp_path / "run" / "checkpoints"

@@ -110,7 +110,7 @@ def test_the_same_bytes_as_from_the_disk(
     assert content_of(tmp_path / "remote.h5") == content_of(tmp_path / "disk.h5")
 
 
-@pytest.mark.parametrize("name", ["hf:me/blots", "hf:me/converted/default"])
+@pytest.mark.parametrize("name", ["hf:me/blots", pytest.param("hf:me/converted/default", marks=pytest.mark.slow)])
 def test_a_data_set_of_the_hub(name: str, server: Loopback, served: Path, vitctl: Run, tmp_path: Path) -> None:
     server.cut_every = 9  # the hub's client waits a second after each
     folder = served / ("datasets/me/blots" if name == "hf:me/blots" else "datasets/me/converted@refs")
@@ -121,6 +121,7 @@ def test_a_data_set_of_the_hub(name: str, server: Loopback, served: Path, vitctl
     assert content_of(tmp_path / "hub.h5") == content_of(tmp_path / "disk.h5")
 
 
+@pytest.mark.slow
 def test_data_by_address_is_patchified_here(server: Loopback, vitctl: Run, tmp_path: Path) -> None:
     line = ("pretrain", "--model", "vit-mu/4", "--res", "16", "--recipe", "digits", "--steps", "1", "--data")
     vitctl(*line, "hf:me/blots:train", "--out", "a", "--set", "eval_every=0", env=server.hub(tmp_path), before=OWN,
@@ -143,7 +144,7 @@ def kill(line: tuple[str, ...], env: dict[str, str], place: Path, when: Callable
     return is_running
 
 
-@pytest.mark.parametrize("source", [PATTERN, "train-{000..001}.tar"])
+@pytest.mark.parametrize("source", [pytest.param(PATTERN, marks=pytest.mark.slow), "train-{000..001}.tar"])
 def test_kills_change_no_byte(source: str, server: Loopback, served: Path, vitctl: Run, tmp_path: Path) -> None:
     vitctl("patchify", f"{served}/{source}", "disk.h5", *SMALL)
     line = ("patchify", f"{server.address}/{source}", "remote.h5", *SMALL, "--resume")

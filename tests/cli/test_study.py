@@ -27,6 +27,7 @@ from vitctl.workflows.study.speed import measure_image_rates
 Run = Callable[..., Any]
 TINY = ("--data", "digits", "--steps", "2", "--seeds", "1", "--set", "size=mu", "--set", "batch=4")
 LARGER = ("36x36", "100x100")
+QUICK = ("head", "optimizer", "resolution")  # to price within a budget
 ON_DIGITS = [name for name in NAMES if name != "vtab"]
 
 
@@ -42,8 +43,11 @@ def cells(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("cells/*/cell.json"))}
 
 
-@pytest.mark.parametrize("scale", ["budget", "paper"])
-@pytest.mark.parametrize("name", ON_DIGITS)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [(name, "paper") for name in ON_DIGITS]
+    + [pytest.param(name, "budget", marks=[] if name in QUICK else pytest.mark.slow) for name in ON_DIGITS],
+)
 def test_every_grid_is_priced_before_it_runs(studied: Run, tmp_path: Path, name: str, scale: str) -> None:
     found = studied(name, "--data", "digits", "--scale", scale, "--dry-run")
     assert (found["done"], found["rows"]) == (0, [])

@@ -150,7 +150,7 @@ def test_without_val_each_threshold_is_one_half(ran: Run, sets: str, tmp_path: P
     assert load_weights(tmp_path / "run").about.thresholds == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("format", ["torch", "onnx"])
+@pytest.mark.parametrize("format", [pytest.param("torch", marks=pytest.mark.slow), "onnx"])
 def test_numbers_go_from_a_manifest_to_an_export_and_back(ran: Run, numbers: str, format: str, tmp_path: Path) -> None:
     line = ("pretrain", "--data", numbers, *MODEL, "--steps", "120", "--set", "augment.mixup=0.1", "--json")
     told = json.loads(ran(*line, "--out", "run").stdout)
@@ -169,7 +169,7 @@ def test_numbers_go_from_a_manifest_to_an_export_and_back(ran: Run, numbers: str
     assert np.abs(answers - truth).mean() == pytest.approx(found["mean_absolute_error"], rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["sets", "numbers"])
+@pytest.mark.parametrize("kind", ["sets", pytest.param("numbers", marks=pytest.mark.slow)])
 def test_weights_are_finetuned_with_the_rates_that_are_tried(ran: Run, kind: str, sets: str, numbers: str) -> None:
     data = f"{kind}.h5"
     ran("pretrain", "--data", data, *MODEL, "--steps", "20", "--out", "run")
@@ -191,6 +191,7 @@ def test_other_objectives_take_sets_as_they_are(ran: Run, sets: str) -> None:
     ran("finetune", "--from", "run", "--data", sets, "--steps", "2", "--batch", "8", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_two_ranks_score_as_one(vitctl: Run, sets: str, numbers: str, tmp_path: Path) -> None:
     """40 images of val in batches of 7: the ranks have different numbers of them."""
     for data in (sets, numbers):

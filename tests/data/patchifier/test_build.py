@@ -284,7 +284,13 @@ def calls_of(work: Callable[[], None]) -> int:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python's warning that a forked child has only this thread
 @pytest.mark.parametrize(
     "options",
-    [{}, {"compress": True}, {"shards": 2}, {"codec": "jpeg"}, {"codec": "jpeg", "shards": 2, "fit": "crop"}],
+    [
+        {},
+        {"compress": True},
+        {"shards": 2},
+        {"codec": "jpeg"},
+        pytest.param({"codec": "jpeg", "shards": 2, "fit": "crop"}, marks=pytest.mark.slow),
+    ],
     ids=["raw", "compressed", "sharded", "jpeg", "sharded jpeg"],
 )
 @pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
@@ -296,7 +302,15 @@ def test_killed_at_any_write_and_resumed_it_is_the_same_file(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("options", [{}, {"merge_copies": True}, {"shards": 2}], ids=["plain", "merged", "sharded"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"merge_copies": True},
+        pytest.param({"shards": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["plain", "merged", "sharded"],
+)
 def test_killed_with_sets_it_is_the_same_file(tagged: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     resume_after_kills(tagged, tmp_path, options, 7)
 
