@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ from vitctl.training.multi_crop import MultiCrop
 from vitctl.training.ranks import Ranks, join_ranks, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
 from vitctl.workflows.evaluate_outputs import (
+    Evaluated,
     NumbersResult,
     SetsResult,
     check_same_task,
+    describe_evaluation,
     make_outputs_result,
     measure_split,
 )
@@ -39,32 +42,18 @@ from vitctl.workflows.inputs.weights import data_of_run
 BATCH, LARGEST_BATCH = 64, 1024
 
 
-@dataclass(frozen=True)
-class EvaluateResult:
-    weights: str
-    weights_digest: str
-    model: str
-    res: list[int]
-    data: str
-    data_digest: str
-    split: str
-    pictures: int
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult(Evaluated):
     classes: int
     top1: float
     top1_ci95: list[float]
     top5: float
     balanced: float | None
     macro_f1: float | None
-    loss: float
     calibration_error: float
     per_class: list[ClassScore]
-    crops: int
     labels: str | None
     confusion: str | None
-    precision: str
-    device: str
-    images_per_s: float
-    elapsed_s: float
 
 
 def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> EvaluateResult | SetsResult | NumbersResult:
@@ -103,7 +92,8 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     report = tally.report(names_of(ready, file))
     if config.confusion and ranks.first:
         draw_evaluation(report, names_of(ready, file), config, f"{ready.spec.name} on {file.path.name}, {split.name}")
-    return make_evaluate_result(config, ready, file, split, report, seconds, time.perf_counter() - start_time)
+    shared = describe_evaluation(config, ready, file, split, seconds, time.perf_counter() - start_time)
+    return make_evaluate_result(config, shared, ready.spec.classes, report)
 
 
 def evaluate_outputs(
@@ -116,7 +106,8 @@ def evaluate_outputs(
         pairs = predict_batches(show_progress(make_batches(ready, split, config, ranks), bar), ready, config)
         metrics = measure_split(pairs, ready, split, numbers, ranks)
     now = time.perf_counter()
-    return make_outputs_result(config, ready, file, split, metrics, now - started, now - start_time)
+    shared = describe_evaluation(config, ready, file, split, now - started, now - start_time)
+    return make_outputs_result(shared, metrics)
 
 
 def predict_batches(
@@ -220,14 +211,11 @@ def draw_evaluation(report: Report, names: list[str], config: EvaluateConfig, ti
 
 
 def make_evaluate_result(
-    config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, report: Report, seconds: float, elapsed: float
+    config: EvaluateConfig, shared: dict[str, Any], classes: int, report: Report
 ) -> EvaluateResult:
     return EvaluateResult(
-        weights=ready.path, weights_digest=ready.digest, model=ready.spec.name, res=list(ready.spec.res),
-        data=str(file.path), data_digest=file.digest, split=split.name, pictures=report.pictures,
-        classes=ready.spec.classes, top1=report.top1, top1_ci95=list(report.interval), top5=report.top5,
-        balanced=report.balanced, macro_f1=report.macro_f1, loss=report.loss,
-        calibration_error=report.calibration_error, per_class=report.per_class, crops=config.crops,
-        labels=config.labels, confusion=config.confusion, precision=ready.precision, device=ready.device.type,
-        images_per_s=split.rows / seconds, elapsed_s=elapsed,
+        **shared | {"pictures": report.pictures}, classes=classes, top1=report.top1, top1_ci95=list(report.interval),
+        top5=report.top5, balanced=report.balanced, macro_f1=report.macro_f1, loss=report.loss,
+        calibration_error=report.calibration_error, per_class=report.per_class, labels=config.labels,
+        confusion=config.confusion,
     )  # fmt: skip

@@ -82,14 +82,17 @@ def replace_nan(values: dict[str, float]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
-def make_outputs_result(
-    config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, metrics: dict[str, Any], seconds: float,
-    elapsed: float,
-) -> SetsResult | NumbersResult:  # fmt: skip
-    kind = SetsResult if ready.about.task == "sets" else NumbersResult
-    return kind(
-        weights=ready.path, weights_digest=ready.digest, model=ready.spec.name, res=list(ready.spec.res),
-        data=str(file.path), data_digest=file.digest, split=split.name, pictures=split.rows, task=ready.about.task,
-        crops=config.crops, precision=ready.precision, device=ready.device.type, images_per_s=split.rows / seconds,
-        elapsed_s=elapsed, **metrics,
-    )  # fmt: skip
+def make_outputs_result(shared: dict[str, Any], metrics: dict[str, Any]) -> SetsResult | NumbersResult:
+    return (SetsResult if shared["task"] == "sets" else NumbersResult)(**shared, **metrics)
+
+
+def describe_evaluation(
+    config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, seconds: float, elapsed: float
+) -> dict[str, Any]:
+    """The fields of every result but the metrics."""
+    return {
+        "weights": ready.path, "weights_digest": ready.digest, "model": ready.spec.name, "res": list(ready.spec.res),
+        "data": str(file.path), "data_digest": file.digest, "split": split.name, "pictures": split.rows,
+        "task": ready.about.task, "crops": config.crops, "precision": ready.precision, "device": ready.device.type,
+        "images_per_s": split.rows / seconds, "elapsed_s": elapsed,
+    }  # fmt: skip
