@@ -31,7 +31,8 @@ def test_it_finds_what_the_run_found(ran: Run, data: str, newest: str, trained: 
     told = json.loads(ran("evaluate", "--from", f"{newest}:last", "--precision", "float32", "--json").stdout)
     assert set(told) == {
         "command", "version", "weights", "weights_digest", "model", "res", "data", "data_digest", "split", "pictures",
-        "task", "classes", "top1", "top1_ci95", "top5", "balanced", "macro_f1", "loss", "calibration_error", "per_class",
+        "task", "classes", "top1", "top1_ci95",
+        "top5", "balanced", "macro_f1", "loss", "calibration_error", "per_class",
         "crops", "labels", "confusion", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
     named = f"{newest}:last"
     assert (told["command"], told["weights"], told["data"], told["split"]) == ("evaluate", named, "data.h5", "val")
