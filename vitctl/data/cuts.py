@@ -12,10 +12,10 @@ def cut_frames(split: Split, rows: Ints, frames: Frames) -> torch.Tensor:
     """uint8 [B, h, w, C], one image at a time."""
     stored = split.geometry.height, split.geometry.width
     divisors = frames.divisors(stored) if split.encoded else np.ones_like(rows)
-    windows = frames.windows(stored, divisors).tolist()
+    pieces = split.windows(rows, frames.windows(stored, divisors), divisors)
     out = np.empty((len(rows), *frames.res, split.geometry.channels), np.uint8)
-    for index, (row, window, divisor) in enumerate(zip(rows.tolist(), windows, divisors.tolist(), strict=True)):
-        out[index] = frames.cut(index, torch.from_numpy(split.window(row, window, divisor))).numpy()
+    for index, pixels in enumerate(pieces):
+        out[index] = frames.cut(index, torch.from_numpy(pixels)).numpy()
     return torch.from_numpy(out)
 
 

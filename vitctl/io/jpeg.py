@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from vitctl.io.jpeg_tiles import Window, cut_tiles, tile_blocks
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,7 +23,8 @@ def encode_jpeg(pixels: np.ndarray[Any, Any], quality: int) -> bytes:
     """uint8 [H, W, C] to a JPEG whose colors are not subsampled."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     content = io.BytesIO()
-    image.save(content, "JPEG", quality=quality, subsampling=CHROMA_444, optimize=True)
+    tiles = tile_blocks(image.width)  # the pixels are the same; see jpeg_tiles
+    image.save(content, "JPEG", quality=quality, subsampling=CHROMA_444, optimize=True, restart_marker_blocks=tiles)
     return content.getvalue()
 
 
@@ -34,6 +37,18 @@ def decode_jpeg(content: Any, channels: int) -> np.ndarray[Any, Any]:
         return decode_scaled(content, channels, 1)
     pixels = decode(torch.frombuffer(bytearray(content), dtype=torch.uint8), channels)  # [C, H, W]
     return np.asarray(pixels.permute(1, 2, 0).numpy())
+
+
+def decode_window(content: Any, shape: tuple[int, int, int], window: Window, divisor: int = 1) -> np.ndarray[Any, Any]:
+    """uint8 [h, w, C]: this window of a JPEG that decodes to `shape` at a fraction of its size; a view of more."""
+    top, left, height, width = window
+    cut = cut_tiles(content, window) if divisor == 1 else None
+    if cut is None:
+        pixels = decode_scaled(content, shape[2], divisor) if divisor > 1 else decode_jpeg(content, shape[2])
+        return check_decoded(pixels, shape)[top : top + height, left : left + width]
+    tiles, (above, before, *size) = cut
+    pixels = check_decoded(decode_jpeg(tiles, shape[2]), (size[0], size[1], shape[2]))
+    return pixels[top - above : top - above + height, left - before : left - before + width]
 
 
 def decode_on_device(contents: "Sequence[Any]", channels: int, device: "torch.device") -> "list[torch.Tensor]":
@@ -54,7 +69,7 @@ def decode_scaled(content: Any, channels: int, divisor: int) -> np.ndarray[Any, 
     with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
         if divisor > 1:
             image.draft(None, (image.width // divisor, image.height // divisor))
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        pixels = np.array(image.convert("L" if channels == 1 else "RGB"))  # a copy that may be written to
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -28,7 +28,8 @@ import numpy as np
 
 from vitctl.errors import DataError, did_you_mean
 from vitctl.io.hdf5 import SHARDS, check_label_range, open_checked, split_names, text
-from vitctl.io.jpeg import check_decoded, decode_jpeg, decode_scaled, divisor_for
+from vitctl.io.jpeg import check_decoded, decode_jpeg, decode_scaled, decode_window, divisor_for
+from vitctl.io.jpeg_tiles import Window
 from vitctl.io.patch_format import (
     CHUNK,
     DIGEST,
@@ -90,27 +91,24 @@ class Split:
             return self.decode(self.file_rows(rows), divisor_for((shape.height, shape.width), least) if least else 1)
         return unpatchify_images(self.patches(rows), shape.height, shape.width, shape.patch)
 
-    def window(self, row: int, window: tuple[int, int, int, int], divisor: int = 1) -> Bytes:
-        """uint8 [h, w, C]: the window (top, left, height, width) of one image, of a JPEG at a fraction of its size."""
-        top, left, height, width = window
-        rows, shape = self.file_rows(np.array([row])), self.geometry
-        if self.encoded:
-            return self.decode(rows, divisor)[0, top : top + height, left : left + width]
-        ((segment, _, local),) = self.parts(rows)
-        side = shape.patch
-        first, last = (top // side, left // side), (-(-(top + height) // side), -(-(left + width) // side))
-        with explain_damage(segment):
-            patches = np.asarray(segment.column("patches")[int(local[0])])
-        grid = patches.reshape(shape.height // side, shape.width // side, side, side, shape.channels)
-        tiles = grid[first[0] : last[0], first[1] : last[1]].swapaxes(1, 2)  # a view: only these are copied
-        pixels = tiles.copy().reshape((last[0] - first[0]) * side, (last[1] - first[1]) * side, shape.channels)
-        top, left = top - first[0] * side, left - first[1] * side
-        return pixels[top : top + height, left : left + width]
+    def windows(self, rows: Ints, windows: Ints, divisors: Ints) -> Iterator[Bytes]:
+        """uint8 [h, w, C] of each: the window (top, left, height, width) of one image, of a JPEG at a fraction of its
+        size. It may be a view of something larger."""
+        places = self.file_rows(rows)
+        owners = np.searchsorted(self.starts, places, side="right") - 1
+        local = (places - self.starts[owners]).tolist()
+        contents = self.read_jpegs(rows) if self.encoded else []
+        for index, (window, divisor) in enumerate(zip(windows.tolist(), divisors.tolist(), strict=True)):
+            segment = self.segments[owners[index]]
+            with explain_damage(segment):
+                if self.encoded:
+                    yield decode_window(contents[index], self.decoded_shape(divisor), window, divisor)
+                else:
+                    yield take_window(np.asarray(segment.column("patches")[local[index]]), self.geometry, window)
 
     def decode(self, rows: Ints, divisor: int = 1) -> Bytes:
         """uint8 [B, H / divisor, W / divisor, C] of rows of the file."""
-        shape = self.geometry
-        size = shape.height // divisor, shape.width // divisor, shape.channels
+        size = self.decoded_shape(divisor)
         out = np.empty((len(rows), *size), np.uint8)
         for segment, where, local in self.parts(rows):
             with explain_damage(segment):
@@ -119,6 +117,9 @@ class Split:
                     scaled = decode_scaled(content, size[2], divisor) if divisor > 1 else decode_jpeg(content, size[2])
                     out[place] = check_decoded(scaled, size)
         return out
+
+    def decoded_shape(self, divisor: int) -> tuple[int, int, int]:
+        return self.geometry.height // divisor, self.geometry.width // divisor, self.geometry.channels
 
     def read_jpegs(self, rows: Ints) -> list[Any]:
         """The JPEGs of these rows [B], as bytes-like objects."""
@@ -231,6 +232,18 @@ class Split:
         for number in np.unique(owner):
             where = np.flatnonzero(owner == number)
             yield self.segments[number], where, rows[where] - self.starts[number]
+
+
+def take_window(patches: Bytes, shape: Geometry, window: Window) -> Bytes:
+    """uint8 [h, w, C] of an image's patches [N, P*P*C], of which only those in the window are copied."""
+    top, left, height, width = window
+    side = shape.patch
+    first, last = (top // side, left // side), (-(-(top + height) // side), -(-(left + width) // side))
+    grid = patches.reshape(shape.height // side, shape.width // side, side, side, shape.channels)
+    tiles = grid[first[0] : last[0], first[1] : last[1]].swapaxes(1, 2)
+    pixels = tiles.copy().reshape((last[0] - first[0]) * side, (last[1] - first[1]) * side, shape.channels)
+    top, left = top - first[0] * side, left - first[1] * side
+    return pixels[top : top + height, left : left + width]
 
 
 def gather(source: Any, rows: Ints, out: Bytes, where: Any) -> None:

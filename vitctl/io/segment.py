@@ -157,6 +157,6 @@ def load_filters() -> bool:
 def explain_damage(segment: Segment) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:  # HDF5's, for a chunk that cannot be unpacked
+    except (OSError, RuntimeError, LookupError) as error:  # HDF5's, for a chunk that cannot be unpacked
         segment.check_length(stamp_of(segment.path)[1])  # it may have been cut while it was read
         raise DataError(f"{segment.path}: has damaged images; vitctl info --verify lists them") from error

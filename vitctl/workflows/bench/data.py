@@ -35,7 +35,7 @@ from vitctl.workflows.bench.measure import CaseTable, Measurement, time_seconds
 from vitctl.workflows.bench.peers import AREA, PEERS, Loads, is_installed
 from vitctl.workflows.patchify import patchify
 
-RES, STORED = 224, 352
+RES = 224
 IMAGENET = 1_281_167
 LARGE_SET = 32  # times as many images as are timed
 WARM_UP = 4  # batches
@@ -74,7 +74,7 @@ def bench_data(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterato
     )
     rows = np.array(squares.patches(np.arange(min(squares.rows, 2 * config.batch))))
     decoder, large_decoder = Decoder(folder / "small.work", small), Decoder(folder / "large.work", large)
-    encoded = [np.array(each) for each in jpeg.read_jpegs(np.arange(min(jpeg.rows, len(small))))]
+    encoded = [np.array(each) for each in jpeg.read_jpegs(np.linspace(0, jpeg.rows - 1, len(small), dtype=int))]
 
     def gather() -> Iterator[Any]:
         """The limit: rows that are in memory already, copied into a batch."""
@@ -109,7 +109,7 @@ def bench_data(config: BenchConfig, folder: Path, reporter: Reporter) -> Iterato
 
 
 def store_images(folder: Path, out: Path, **options: Any) -> Split:
-    patchify(PatchifyConfig(source=str(folder), out=str(out), res=Res(STORED), **options), SilentReporter())
+    patchify(PatchifyConfig(source=str(folder), out=str(out), **options), SilentReporter())
     return PatchFile(out).split("train")
 
 

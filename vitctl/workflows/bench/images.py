@@ -30,7 +30,8 @@ def find_or_write_jpegs(config: BenchConfig, folder: Path, width: int, height: i
     jpegs = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg") and path.is_file()]
     if not jpegs:
         raise DataError(f"{config.data}: contains no JPEG; pass a folder of JPEGs, or omit --data")
-    readable = list(itertools.islice(filter(can_be_decoded, jpegs), config.pictures))
+    spread = jpegs[:: max(1, len(jpegs) // config.pictures)]  # over all classes
+    readable = list(itertools.islice(filter(can_be_decoded, spread), config.pictures))
     if not readable:
         raise DataError(f"{config.data}: none of its {len(jpegs)} JPEGs can be decoded; pass another folder")
     return readable
