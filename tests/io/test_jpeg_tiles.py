@@ -49,7 +49,7 @@ def test_tiles_keep_the_pixels_and_add_one_percent():
     assert len(plain.getvalue()) < len(tiled) < 1.01 * len(plain.getvalue())
 
 
-@pytest.mark.parametrize("width, blocks", [(352, 11), (224, 7), (448, 8), (384, 8), (350, 11), (32, 4), (296, 37)])
+@pytest.mark.parametrize(("width", "blocks"), [(352, 11), (224, 7), (448, 8), (384, 8), (350, 11), (32, 4), (296, 37)])
 def test_tiles_divide_a_row_of_blocks(width, blocks):
     assert tile_blocks(width) == blocks
     assert -(-width // 8) % blocks == 0
