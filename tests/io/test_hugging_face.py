@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from vitctl.config.eval_crop import EvalCrop
 from vitctl.config.model import ModelSpec
 from vitctl.errors import OutputExists, UsageError, WeightsError
 from vitctl.io import hugging_face
@@ -441,14 +442,14 @@ def normalized(preprocessor: dict[str, Any], spec: ModelSpec = SPEC) -> tuple[tu
 
 
 @pytest.mark.parametrize(("fit", "size", "kind", "back"), [
-    ("crop", (32, 32), "PerceiverImageProcessor", "crop"), ("squash", (32, 32), "ViTImageProcessor", "squash"),
+    ("crop", (32, 32), "CLIPImageProcessor", "crop"), ("squash", (32, 32), "ViTImageProcessor", "squash"),
     ("crop", (32, 48), "ViTImageProcessor", "squash"), ("pad", (32, 32), "ViTImageProcessor", "squash"),
 ])  # fmt: skip
 def test_the_fit_round_trips(fit: str, size: tuple[int, int], kind: str, back: str) -> None:
     """No processor crops to another shape or pads with white: the export squashes instead, and warns."""
     tensors, config, preprocessor = export(SPEC.replace(height=size[0], width=size[1]), fit=fit)
     assert preprocessor["image_processor_type"] == kind
-    assert preprocessor.get("crop_size") == (preprocessor["size"] if back == "crop" else None)
+    assert preprocessor.get("crop_size") == ({"height": 32, "width": 32} if back == "crop" else None)
     assert read(tensors, config, preprocessor).about.fit == back
 
 
@@ -463,6 +464,37 @@ def test_the_fit_round_trips(fit: str, size: tuple[int, int], kind: str, back: s
 def test_the_fit_of_other_processors(preprocessor: dict[str, Any] | None, fit: str) -> None:
     tensors, config, _ = export()
     assert read(tensors, config, preprocessor).about.fit == fit
+
+
+@pytest.mark.parametrize(("crop", "written"), [
+    (EvalCrop("crop", 0.5), ({"shortest_edge": 64}, 3)), (EvalCrop("squash", 0.5), ({"height": 64, "width": 64}, 3)),
+    (EvalCrop("crop", 1.0, "bilinear"), ({"shortest_edge": 32}, 2)),
+])  # fmt: skip
+def test_the_share_and_the_filter_round_trip(crop: EvalCrop, written: tuple[Any, int]) -> None:
+    tensors, config, preprocessor = export(fit=crop.fit, crop_pct=crop.share, interpolation=crop.filter)
+    assert (preprocessor["size"], preprocessor["resample"]) == written
+    assert preprocessor["crop_size"] == {"height": 32, "width": 32}
+    assert read(tensors, config, preprocessor).about.eval_crop == crop
+
+
+@pytest.mark.parametrize(("preprocessor", "crop"), [
+    # facebook/deit-small-patch16-224, facebook/dinov2-small, facebook/convnext-tiny-224 and its 384
+    ({"image_processor_type": "DeiTImageProcessor", "size": {"height": 256, "width": 256}, "do_center_crop": True,
+      "crop_size": {"height": 224, "width": 224}, "resample": 3}, EvalCrop("squash", 0.875)),
+    ({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}, "do_center_crop": True,
+      "crop_size": {"height": 224, "width": 224}, "resample": 3}, EvalCrop("crop", 0.875)),
+    ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.875,
+      "resample": 3}, EvalCrop("crop", 0.875)),
+    ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}, "resample": 3},
+     EvalCrop("squash")),
+    ({"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}, "resample": 2},
+     EvalCrop("squash", 1.0, "bilinear")),
+    ({"image_processor_type": "PerceiverImageProcessor", "size": {"height": 224, "width": 224},
+      "crop_size": {"height": 256, "width": 256}}, EvalCrop("crop", 0.875)),
+])  # fmt: skip
+def test_the_evaluation_crops_of_published_processors(preprocessor: dict[str, Any], crop: EvalCrop) -> None:
+    tensors, config, _ = export()
+    assert read(tensors, config, preprocessor).about.eval_crop == crop
 
 
 def test_mean_and_std_are_of_pixels_from_0_to_1() -> None:

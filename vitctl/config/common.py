@@ -8,6 +8,7 @@ from vitctl.config.option import option
 
 Precision = Literal["auto", "float32", "bf16"]
 FROM = "A file or folder of weights, a run, or timm:NAME. Default: $VITCTL_FROM, or else the newest run."
+EVAL_CROP = "The central share of an image that an evaluation takes, such as 0.875, or a protocol, such as mae."
 DATA = "A patch file, digits, or any source that patchify takes."
 
 
@@ -21,6 +22,10 @@ class PixelConfig:
     std: tuple[Std, ...] = option(
         (), "Standard deviation of the training pixels, in the same way.", metavar="N[,N,N]", commas=True, late=True
     )
+    eval_crop: str = option("", f"{EVAL_CROP} Default: what the weights say.", metavar="SHARE|NAME", late=True)
+
+
+AS_STATED = PixelConfig()
 
 
 @dataclass(frozen=True, kw_only=True)

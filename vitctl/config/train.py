@@ -225,6 +225,7 @@ class FreshConfig(Partial):
     shape: ShapeConfig = subconfig(ShapeConfig)
     hidden: bool = setting(False, "a hidden layer in the head, as wide as the model (pre-logits)")
     pad: bool = setting(False, "pad images that are no multiple of the patch size")
+    eval_crop: str = setting("", "the central share of an image that evaluations take, such as 0.875, or a protocol")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from vitctl.config.checks import at_least, one_of
+from vitctl.config.eval_crop import SHORT_SIDE, EvalCrop
 from vitctl.data.augmentation.augment import Augment
-from vitctl.data.augmentation.frames import frame_centers
+from vitctl.data.augmentation.frames import centers_of, frame_centers
 from vitctl.data.balance import BalancedOrder
 from vitctl.data.cuts import can_decode, cut_frames, cut_on_device
 from vitctl.data.order import at
@@ -55,7 +56,7 @@ class View:
     form: Literal["patches", "images"] = "patches"
     patch: int | None = None  # the default is that of the file
     res: tuple[int, int] | None = None  # height and width; the default is that of the file
-    center: float = 1.0  # of whole images, the share of the short side that is taken
+    eval_crop: EvalCrop = SHORT_SIDE  # where no random crop is taken
 
     def __post_init__(self) -> None:
         one_of("view.form", self.form, ("patches", "images"))
@@ -94,8 +95,9 @@ class Loader:
         self.crop = crop  # of whole images; of others, the batch is cropped later, on the device
         self.decodes = split.encoded and split.header.is_whole and can_decode(self.device)  # on the device
         self.view = view or View()
+        self.res: tuple[int, int] = self.view.res or (split.geometry.height, split.geometry.width)
+        self.outer = self.view.eval_crop.outer_size(*self.res)  # before the center is taken
         self.patch = self.view.patch or split.geometry.patch
-        self.res = self.view.res or (split.geometry.height, split.geometry.width)
         if self.view.form == "patches":
             check_grid(*self.res, self.patch)
 
@@ -150,12 +152,12 @@ class Loader:
         """uint8: patches as they are stored, decoded images, or the frames of whole images."""
         split, shape = self.split, self.split.geometry
         if not split.header.is_whole:
-            return torch.from_numpy(split.images(rows, self.res) if split.encoded else split.patches(rows))
+            return torch.from_numpy(split.images(rows, self.outer) if split.encoded else split.patches(rows))
         sizes, stored = split.sizes(rows), (shape.height, shape.width)
         if self.crop:
             frames = self.crop.frames(rows, epochs, sizes, stored)
         else:
-            frames = frame_centers(sizes, stored, self.res, self.view.center)
+            frames = frame_centers(sizes, stored, self.res, self.view.eval_crop)
         return cut_on_device(split, rows, frames, self.device) if self.decodes else cut_frames(split, rows, frames)
 
     def ready(self, batch: Batch) -> Batch:
@@ -168,12 +170,12 @@ class Loader:
         """What `read` returns, patches [B, N, P*P*C] or images, in the form of the view."""
         shape = self.split.geometry
         if pixels.ndim == 3:
-            same_res = self.res == (shape.height, shape.width)
+            same_res = self.outer == self.res == (shape.height, shape.width)
             if self.view.form == "patches" and same_res and self.patch == shape.patch:
                 return pixels
             pixels = unpatchify_images(pixels, shape.height, shape.width, shape.patch)
-        if tuple(pixels.shape[1:3]) != self.res:
-            pixels = resize_images(pixels, *self.res)
+        if not self.split.header.is_whole:
+            pixels = take_center(pixels, self.res, self.view.eval_crop)
         return pixels if self.view.form == "images" else patchify_images(pixels, self.patch)
 
 
@@ -183,10 +185,19 @@ def load_images(split: Split, rows: Ints, res: tuple[int, int] | None = None) ->
     return loader.fetch(rows, np.zeros_like(rows)).pixels.numpy()
 
 
-def resize_images(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """uint8 [B, H, W, C] to [B, height, width, C]: antialiased bicubic, as in the patchifier."""
+def take_center(images: torch.Tensor, res: tuple[int, int], crop: EvalCrop) -> torch.Tensor:
+    """uint8 [B, H, W, C], which fit the model's shape already, to [B, *res, C], or with the border."""
+    outer, (height, width) = crop.outer_size(*res), crop.result_size(*res)
+    if tuple(images.shape[1:3]) != outer:
+        images = resize_images(images, *outer, crop.filter)
+    top, left = centers_of(np.array(outer), res, crop).tolist()
+    return images[:, top : top + height, left : left + width]
+
+
+def resize_images(images: torch.Tensor, height: int, width: int, mode: str = "bicubic") -> torch.Tensor:
+    """uint8 [B, H, W, C] to [B, height, width, C], antialiased as in the patchifier."""
     batch = images.permute(0, 3, 1, 2)
-    return F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+    return F.interpolate(batch, size=(height, width), mode=mode, antialias=True).permute(0, 2, 3, 1)
 
 
 class Ahead:

@@ -48,6 +48,12 @@ class Origin:
     class_names: tuple[str, ...]
     mean: tuple[float, ...] = ()  # the normalization of the images
     std: tuple[float, ...] = ()
+    eval_crop: str = ""  # what was taken of the images, unless all of their short sides
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON; files of whole images stay as those of 0.2."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self)))
+        return fields if self.eval_crop else {name: fields[name] for name in fields if name != "eval_crop"}
 
 
 FEATURES = FileFormat(
@@ -93,7 +99,7 @@ class FeatureFile:
 
 def read_origin(content: str) -> Origin:
     """Checks every field against its annotation."""
-    values: dict[str, Any] = {"mean": [], "std": []} | json.loads(content)
+    values: dict[str, Any] = {"mean": [], "std": [], "eval_crop": ""} | json.loads(content)
     for name, kind in get_type_hints(Origin).items():
         if not is_of(values.get(name), kind):
             raise ValueError(f"origin field {name} is {str(values.get(name))[:40]!r}")
@@ -115,7 +121,7 @@ class Parts:
     def __init__(self, out: Path, origin: Origin, anew: bool = False) -> None:
         self.out, self.origin = out, origin
         self.folder = out.with_name(f"{out.name}.partial")
-        fields = json.loads(json.dumps(dataclasses.asdict(origin)))
+        fields = origin.as_dict()
         if self.folder.exists() and (anew or not self.has_origin(fields)):
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vitctl.config.eval_crop import PROTOCOLS
 from vitctl.config.model import ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.capabilities import ANY, Capabilities, allow, allow_any, check_supported
@@ -135,6 +136,8 @@ def read_official(arrays: Arrays, source: str, allow_missing: bool = False) -> W
     layout += ", layers stacked" if is_stacked else ""
     mean, std = (for_channels(values, spec.channels) for values in HALF)
     about = About(f"official npz ({layout})", source, mean, std, layout=layout)
+    if "big_vision" in layout:
+        about = about.with_eval_crop(PROTOCOLS["big_vision"])
     return Weights(spec, tensors, about, notes=tuple(notes)).with_notes(zero_head_note(tensors))
 
 

@@ -102,13 +102,13 @@ class Split:
             segment = self.segments[owners[index]]
             with explain_damage(segment):
                 if self.encoded:
-                    yield decode_window(contents[index], self.decoded_shape(divisor), window, divisor)
+                    yield decode_window(contents[index], self.shape_at(divisor), window, divisor)
                 else:
-                    yield take_window(np.asarray(segment.column("patches")[local[index]]), self.geometry, window)
+                    yield cut_patches(np.asarray(segment.column("patches")[local[index]]), self.geometry, window)
 
     def decode(self, rows: Ints, divisor: int = 1) -> Bytes:
         """uint8 [B, H / divisor, W / divisor, C] of rows of the file."""
-        size = self.decoded_shape(divisor)
+        size = self.shape_at(divisor)
         out = np.empty((len(rows), *size), np.uint8)
         for segment, where, local in self.parts(rows):
             with explain_damage(segment):
@@ -118,7 +118,7 @@ class Split:
                     out[place] = check_decoded(scaled, size)
         return out
 
-    def decoded_shape(self, divisor: int) -> tuple[int, int, int]:
+    def shape_at(self, divisor: int) -> tuple[int, int, int]:
         return self.geometry.height // divisor, self.geometry.width // divisor, self.geometry.channels
 
     def read_jpegs(self, rows: Ints) -> list[Any]:
@@ -234,7 +234,7 @@ class Split:
             yield self.segments[number], where, rows[where] - self.starts[number]
 
 
-def take_window(patches: Bytes, shape: Geometry, window: Window) -> Bytes:
+def cut_patches(patches: Bytes, shape: Geometry, window: Window) -> Bytes:
     """uint8 [h, w, C] of an image's patches [N, P*P*C], of which only those in the window are copied."""
     top, left, height, width = window
     side = shape.patch

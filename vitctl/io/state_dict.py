@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from vitctl.config.eval_crop import FILTERS, EvalCrop
 from vitctl.config.model import AS_BIT, SIZES, ModelSpec, Size, model_name
 from vitctl.errors import ConfigError, WeightsError
 from vitctl.io.dino import PERIODS, count_heads, rename_dino
@@ -33,6 +34,7 @@ from vitctl.patches import round_to, square_grid
 Config = dict[str, Any]
 Describe = Callable[[Config, str], tuple[ModelSpec, Config]]  # config of an architecture to spec and pretrained_cfg
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student", "encoder")
+TIMM_SHARE = 0.875  # timm's crop_pct where a config has none; that of DeiT, MAE and DINO too
 META = ("model", "model_ema", "teacher", "student")  # where DeiT, MAE, BEiT and DINO put the tensors; timm does not
 ROOTS = ("patch_embed.proj.weight", "stem.conv.weight")
 HEAD_WEIGHTS = ("head.weight", "head.fc.weight", "fc.weight", "classifier.weight")  # of timm's models
@@ -181,7 +183,8 @@ def read_bare(
         spec = infer_transformer_spec(tensors, source, assumptions, heads)
     values, guess = guess_normalization(tensors, wrapper, is_masked)
     mean, std = (for_channels(each, spec.channels) for each in values)
-    about = About("timm state dict", source, mean, std)
+    share = TIMM_SHARE if values is IMAGENET and not has_layer_scale(tensors) else 1.0
+    about = About("timm state dict", source, mean, std, crop_pct=share)
     return Weights(spec, tensors, about, assumptions=tuple(assumptions), normalization_guess=guess)
 
 
@@ -272,11 +275,15 @@ def bit_spec(
     return ModelSpec(name, **AS_BIT, **sizes, numerics=numerics)
 
 
+def has_layer_scale(tensors: Tensors) -> bool:
+    return "blocks.0.ls1.gamma" in tensors
+
+
 def guess_normalization(tensors: Tensors, wrapper: str, is_masked: bool) -> tuple[tuple[tuple[float, ...], ...], str]:
     """Mean and std of a file that does not say them: those of the models that it looks like, and the reason."""
     signs = {
         "a mask token or decoder, like MAE and DINOv2": is_masked,
-        "layer scale, like DeiT III and DINOv2": "blocks.0.ls1.gamma" in tensors,
+        "layer scale, like DeiT III and DINOv2": has_layer_scale(tensors),
         "a norm after pooling and a class token, like MAE and BEiT": {"fc_norm.weight", "cls_token"} <= set(tensors),
         f"its tensors under {wrapper!r}, like DeiT, MAE and DINO": wrapper in META,
         "no head, like MAE and DINO": not {"head.weight", "head.fc.weight"} & set(tensors),
@@ -292,7 +299,11 @@ def parse_pretrained_cfg(config: Config, spec: ModelSpec, format: str, source: s
         mean, std = (for_channels(tuple(values), spec.channels) for values in (mean, std))  # timm keeps those of RGB
     mean, std = parse_normalization(mean, std, spec.channels)
     names = parse_class_names(config.get("label_names") or (), spec.classes)
-    return About(format, source, mean, std, names, fit=FITS.get(config.get("crop_mode"), "crop"))
+    share, filter = config.get("crop_pct", TIMM_SHARE), config.get("interpolation")
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"crop_pct is {share!r}; it is a share of an image's sides")
+    crop = EvalCrop(FITS.get(config.get("crop_mode"), "crop"), float(share), filter if filter in FILTERS else "bicubic")
+    return About(format, source, mean, std, names).with_eval_crop(crop)
 
 
 def parse_class_names(names: Any, classes: int) -> tuple[str, ...]:

@@ -109,9 +109,9 @@ def timm_config(weights: Weights) -> dict[str, Any]:
             "fixed_input_size": "img_size" in arguments,
             "mean": list(about.mean),
             "std": list(about.std),
-            "crop_pct": 1.0,  # vitctl resizes the short side to the full size, then crops the center
+            "crop_pct": about.crop_pct,
             "crop_mode": CROP_MODES[about.fit],
-            "interpolation": "bicubic",
+            "interpolation": about.interpolation,
             "num_classes": spec.classes,
             **layer_names(spec),
         },

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vitctl.config.eval_crop import FILTERS, EvalCrop
 from vitctl.config.model import ModelSpec
 from vitctl.config.patchify import FITS, TASKS
 from vitctl.errors import ConfigError, WeightsError
@@ -57,6 +58,15 @@ class About:
     task: str = "classes"  # what a label is: one class, a set of classes, or a number
     thresholds: tuple[float, ...] = ()  # of sets: a class is in the answer from this probability on
     target: tuple[float, ...] = ()  # of numbers: mean and deviation; a model's output is (number - mean) / deviation
+    crop_pct: float = 1.0  # the share of an image's sides that an evaluation takes, as timm's
+    interpolation: str = "bicubic"
+
+    @property
+    def eval_crop(self) -> EvalCrop:
+        return EvalCrop(self.fit, self.crop_pct, self.interpolation)
+
+    def with_eval_crop(self, crop: EvalCrop) -> "About":
+        return replace(self, fit=crop.fit, crop_pct=crop.share, interpolation=crop.filter)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields; of those that 0.2 did not have, only the ones that say something: files stay as they were."""
@@ -220,6 +230,8 @@ def about_from(fields: dict[str, Any], spec: ModelSpec) -> About:
         "class_names": is_list_of(str, about.class_names) and len(about.class_names) in (0, spec.classes),
         "history": is_list_of(dict, about.history),
         "training": isinstance(about.training, dict),
+        "crop_pct": isinstance(about.crop_pct, int | float) and 0 < about.crop_pct <= 1,
+        "interpolation": about.interpolation in FILTERS,
         **check_answer_fields(about, spec),
     }
     wrong = next((name for name, good in kinds.items() if not good), None) or ("fit" if about.fit not in FITS else None)

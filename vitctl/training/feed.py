@@ -1,6 +1,7 @@
 """Turns a patch file into the batches of training steps and evaluations."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from vitctl.data.balance import BalancedOrder
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import DataError
 from vitctl.io.patch_file import Ints, Split
+from vitctl.io.weights import About
 from vitctl.models.input import takes_patches
 from vitctl.reporting import format_count
 from vitctl.training.evaluation import EvalBatch
@@ -139,19 +141,21 @@ def check_every_class(split: Split, config: LabeledConfig, counts: Ints, names: 
         )
 
 
-def eval_batches(
-    split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device, view: View | None = None
-) -> Iterator[EvalBatch]:
+def evaluation_view(spec: ModelSpec, about: About) -> View:
+    form: Literal["patches", "images"] = "patches" if takes_patches(spec) else "images"
+    return View(form, spec.patch, (spec.height, spec.width), about.eval_crop)
+
+
+def eval_batches(split: Split, batch: int, ranks: Ranks, device: torch.device, view: View) -> Iterator[EvalBatch]:
     """A split once. All ranks get the same number of batches, so that none waits for another."""
-    for part, counts in split_batches(split, spec, batch, ranks, device, view):
+    for part, counts in split_batches(split, batch, ranks, device, view):
         yield EvalBatch(part.pixels, part.labels, part.rows, counts)
 
 
 def split_batches(
-    split: Split, spec: ModelSpec, batch: int, ranks: Ranks, device: torch.device, view: View | None = None
+    split: Split, batch: int, ranks: Ranks, device: torch.device, view: View
 ) -> Iterator[tuple[Batch, bool]]:
     """(this rank's part of each batch, whether it counts)."""
-    view = view or View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
     share = max(1, min(batch, -(-split.rows // ranks.world)))
     loader = Loader(
         split, share * ranks.world, view=view, shuffle=False, rank=ranks.rank, world=ranks.world, device=device

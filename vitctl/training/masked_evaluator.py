@@ -72,7 +72,7 @@ class MaskedEvaluator:
 
     def loss(self, val: Split, batch: int) -> dict[str, float]:
         env, sums = self.env, [0.0, 0.0, 0.0]
-        for part, counts in split_batches(val, self.spec, batch, env.ranks, env.device):
+        for part, counts in split_batches(val, batch, env.ranks, env.device, self.view):
             examples = self.hide(part.pixels, part)
             with autocast(env.precision, env.device):
                 loss, correct = self.target.objective(self.model, examples)

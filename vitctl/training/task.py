@@ -21,7 +21,7 @@ from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import quick_attention
 from vitctl.training.environment import Environment
 from vitctl.training.evaluation import Evaluation, compute_logits, evaluate_batches, use_weights
-from vitctl.training.feed import Feed, check_every_class, check_split_labels, eval_batches
+from vitctl.training.feed import Feed, check_every_class, check_split_labels, eval_batches, evaluation_view
 from vitctl.training.objective import (
     Objective,
     Supervised,
@@ -98,8 +98,9 @@ def evaluate_on_val(
 ) -> Evaluation | None:
     if env.val is None:
         return None
+    view = evaluation_view(normalize.spec, normalize.about)
     with use_weights(model, state.ema):
-        batches = eval_batches(env.val, normalize.spec, evaluation_batch(state), env.ranks, env.device)
+        batches = eval_batches(env.val, evaluation_batch(state), env.ranks, env.device, view)
         if normalize.about.task == "classes":
             return evaluate_batches(model, batches, normalize, env.precision, env.device, env.ranks).to_evaluation(best)
         pairs = compute_logits(model, batches, normalize, env.precision, env.device)

@@ -21,7 +21,7 @@ from vitctl.io.weights import About
 from vitctl.reporting import Progress, Reporter, SilentReporter, format_count
 from vitctl.training.device import choose_device
 from vitctl.training.evaluation import EvalBatch, compute_logits
-from vitctl.training.feed import check_split_labels, eval_batches
+from vitctl.training.feed import check_split_labels, eval_batches, evaluation_view
 from vitctl.training.multi_crop import MultiCrop
 from vitctl.training.ranks import Ranks, join_ranks, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     check_output(config.confusion, config.data, ending=".png")
     device = choose_device(config.device, ranks_here())
     with join_ranks(device) as ranks:
-        source = choose_source(config.source, reporter, config.allow_missing, config.mean, config.std)
+        source = choose_source(config.source, reporter, config.allow_missing, config)
         file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), source.spec.res, TASKS))
         split = choose_split(file, config.split)
         ready = ready_from(
@@ -121,10 +121,14 @@ def predict_batches(
 
 
 def make_batches(ready: Ready, split: Split, config: EvaluateConfig, ranks: Ranks) -> Iterator[EvalBatch]:
-    """Batches of the split. Images keep the size of the file if they are cropped later, or by the exported file."""
-    view = View("images") if config.crops > 1 or ready.takes_bytes else None
+    """Batches of the split. Images keep the size of the file if they are cropped later."""
+    view, crop = evaluation_view(ready.spec, ready.about), ready.about.eval_crop
+    if config.crops > 1:
+        view = View("images")
+    elif ready.takes_bytes:  # it takes the center itself
+        view = View("images", res=(ready.spec.height, ready.spec.width), eval_crop=replace(crop, border=True))
     batch = config.batch or batch_in_training(ready.about) or BATCH
-    return eval_batches(split, ready.spec, batch, ranks, ready.device, view)
+    return eval_batches(split, batch, ranks, ready.device, view)
 
 
 def batch_in_training(about: About) -> int | None:

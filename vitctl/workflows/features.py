@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from vitctl import __version__
+from vitctl.config.eval_crop import SHORT_SIDE, EvalCrop
 from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.model import model_spec
 from vitctl.config.res import Res
@@ -27,10 +28,11 @@ from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import HALF, About, Weights, override_normalization
 from vitctl.models.adapt import adapt_weights
 from vitctl.models.create import collect_tensors, create_model
-from vitctl.models.input import Normalizer, takes_patches
+from vitctl.models.input import Normalizer
 from vitctl.probing.frozen import average_layers, check_layers, compute_pre_logits, describe_pooling
 from vitctl.reporting import Progress, Reporter, SilentReporter
 from vitctl.training.device import autocast, choose_device, choose_precision, quick_attention
+from vitctl.training.feed import evaluation_view
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.inputs.data import cache_folder, choose_data, warn_enlarged
 from vitctl.workflows.inputs.weights import choose_weights, data_of_run, load_model, tell_changes
@@ -215,9 +217,10 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, source: Weights | None
     origin = Origin(
         original.digest(), data.digest, spec.name, config.layers, pool, spec.height, spec.width, config.dtype,
         precision, tuple(data.class_names), tuple(weights.about.mean), tuple(weights.about.std),
+        describe_eval_crop(weights.about.eval_crop),
     )  # fmt: skip
     reporter.note(f"features: {describe_pooling(spec, config.layers, pool)}")
-    view = View("patches" if takes_patches(spec) else "images", spec.patch, (spec.height, spec.width))
+    view = evaluation_view(spec, weights.about)
 
     def make() -> Extract:
         with torch.random.fork_rng(devices=[]):  # missing tensors are initialized the same way each time
@@ -241,10 +244,15 @@ def extractor_of(config: FeaturesConfig, data: PatchFile, source: Weights | None
     return Extractor(weights.path, origin, view, make, vectors, weights.about.training.get("data_digest", ""))
 
 
+def describe_eval_crop(crop: EvalCrop) -> str:
+    """Empty for all of the short side, as in files of 0.2."""
+    return "" if crop in (SHORT_SIDE, EvalCrop("squash"), EvalCrop("pad")) else str(crop)
+
+
 def open_source_weights(config: FeaturesConfig, reporter: Reporter) -> Weights | None:
     if config.source == PIXELS or (config.source or "").startswith(RANDOM):
         return None
-    return choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
+    return choose_weights(config.source, reporter, config.allow_missing, config)
 
 
 def features_size(config: FeaturesConfig, weights: Weights | None) -> Res | None:

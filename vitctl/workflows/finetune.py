@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from vitctl import __version__
+from vitctl.config.eval_crop import parse_eval_crop
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.config.option import with_fields
 from vitctl.config.train import FinetuneConfig, RunOptions
@@ -50,13 +51,13 @@ def finetune(
     def choose(config: FinetuneConfig, is_new: bool) -> tuple[FinetuneConfig, Base]:
         if not is_new:
             return config, Base(model_spec("vit-b/16"))  # unused: a run that is resumed knows its own model
-        loaded.append(choose_weights(config.source, reporter, False, config.mean, config.std))
+        loaded.append(choose_weights(config.source, reporter, False, config))
         base = Base(loaded[0].spec, loaded[0].about.format.startswith("official"))
         return with_fields(config, source=loaded[0].path), base
 
     def begin(config: FinetuneConfig, data: Data) -> Weights:
         if not loaded:
-            weights = choose_weights(config.source, reporter, False, config.mean, config.std)
+            weights = choose_weights(config.source, reporter, False, config)
             return transfer_weights(weights, config, data, asked)
         weights = transfer_weights(loaded[0], config, data, asked)
         tell_changes(loaded[0], weights, reporter)
@@ -97,9 +98,10 @@ def transfer_weights(
         weights.about,
         source="",
         **answers,
-        fit=data.file.header.model_fit,
         training=training,
         created_by=f"vitctl {__version__}",
+    ).with_eval_crop(
+        parse_eval_crop(config.eval_crop, replace(weights.about.eval_crop, fit=data.file.header.model_fit))
     )
     return replace(weights, about=about, extra={}, notes=())
 

@@ -41,7 +41,7 @@ def interpolate_positions(
 ) -> InterpolateResult:
     reporter = reporter or SilentReporter()
     started = time.perf_counter()
-    before = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
+    before = choose_weights(config.source, reporter, config.allow_missing, config)
     if config.pad:
         before = replace(before, spec=before.spec.replace(pad=True))
     height, width = config.res

@@ -4,7 +4,7 @@ import csv
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,7 +27,7 @@ from vitctl.training.device import autocast, choose_device
 from vitctl.training.ranks import Ranks
 from vitctl.training.tally import check_finite_logits
 from vitctl.workflows.inputs.model import Ready, check_has_head, choose_model
-from vitctl.workflows.inputs.preprocess import Picture, Preprocess
+from vitctl.workflows.inputs.preprocess import Picture, Preprocess, target_for_model
 from vitctl.workflows.inputs.weights import load_model
 
 
@@ -108,7 +108,7 @@ def predict(
     else:
         flag = None if source is None else str(source)
         ready = choose_model(flag, reporter or SilentReporter(), device=choose_device("auto", Ranks()))
-    pixels = Preprocess(ready.spec, ready.about).to_bytes(images)
+    pixels = Preprocess(ready.spec, ready.about, ready.takes_bytes).to_bytes(images)
     outputs, names = compute_outputs(check_has_head(ready), pixels), list_class_names(ready)
     if ready.about.task == "numbers":
         return list(map(float, compute_numbers(ready.about, outputs)))
@@ -150,7 +150,7 @@ def predict_files(config: PredictConfig, reporter: Reporter) -> PredictResult:
     device = choose_device(config.device, Ranks())
     ready = choose_model(
         config.source, reporter, precision=config.precision, device=device,
-        allow_missing=config.allow_missing, mean=config.mean, std=config.std,
+        allow_missing=config.allow_missing, pixels=config,
     )  # fmt: skip
     session = Session(config, ready, paths)
     started = time.perf_counter()
@@ -170,7 +170,8 @@ def target_of(ready: Ready, config: PredictConfig) -> Target:
     spec = ready.spec
     if spec.channels not in (1, 3):
         raise DataError(f"{ready.path}: the model needs {spec.channels} channels; images have 1 or 3")
-    return Target(spec.height, spec.width, spec.channels, config.fit or ready.about.fit, max_pixels=config.max_pixels)
+    crop = replace(ready.about.eval_crop, fit=config.fit or ready.about.fit)
+    return replace(target_for_model(spec, crop, ready.takes_bytes), max_pixels=config.max_pixels)
 
 
 class Session:

@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import center_crop, resize
 
 from vitctl.config.augment import AugmentConfig
+from vitctl.config.eval_crop import EvalCrop
 from vitctl.data.augmentation.augment import Augment
 from vitctl.data.augmentation.frames import Frames, frame_centers, resize_short_side
 from vitctl.data.patchifier.decode import Target, decode
@@ -96,7 +97,7 @@ def test_evaluation_sees_what_timms_does(size: tuple[int, int], share: float) ->
         image = original(size, seed)
         transform = create_transform(224, interpolation="bicubic", crop_pct=share, mean=(0, 0, 0), std=(1, 1, 1))
         theirs = (transform(Image.fromarray(image)) * 255).round().permute(1, 2, 0)
-        ours = cut(frame_centers(np.array([size]), (STORED, STORED), (224, 224), share), squash(image))
+        ours = cut(frame_centers(np.array([size]), (STORED, STORED), (224, 224), EvalCrop(share=share)), squash(image))
         assert differ(ours, theirs) < 2
 
 
@@ -107,7 +108,7 @@ def test_a_center_is_placed_as_torchvision_does(size: tuple[int, int]) -> None:
     for share, resized in ((0.9, 248), (1.0, 224)):
         batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
         expected = center_crop(resize(batch, [resized], InterpolationMode.BICUBIC, antialias=True), [224, 224])
-        ours = cut(frame_centers(np.array([size]), size, (224, 224), share), image)
+        ours = cut(frame_centers(np.array([size]), size, (224, 224), EvalCrop(share=share)), image)
         assert differ(ours, expected[0].permute(1, 2, 0)) < 0.3  # the kernels for other layouts round otherwise
 
 

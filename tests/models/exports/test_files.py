@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import nn
 
+from vitctl.config.eval_crop import EvalCrop
 from vitctl.config.model import model_spec
-from vitctl.data.patchifier.decode import Target, fit
+from vitctl.data.patchifier.decode import fit
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io.weights import About, Weights
 from vitctl.models.create import collect_tensors, create_model
@@ -27,6 +28,7 @@ from vitctl.models.exports.labels import export_labels
 from vitctl.models.exports.onnx_file import OnnxModel, write_onnx
 from vitctl.models.exports.quantize import quantize
 from vitctl.models.exports.torch_file import TorchProgram, write_program
+from vitctl.workflows.inputs.preprocess import target_for_model
 
 DYNAMIC = torch.export.Dim.DYNAMIC
 SAM = {"embed_dim": 48, "depth": 2, "num_heads": 4, "global_attn_indexes": [1]}
@@ -91,12 +93,14 @@ def test_patches_as_they_lie_in_the_file(kind: str, tmp_path: Path) -> None:
     close(exported, model, torch.randn(3, 6, 16 * 16 * 3))
 
 
-@pytest.mark.parametrize("fitted", ["crop", "squash"])
+@pytest.mark.parametrize(
+    "crop", [EvalCrop(), EvalCrop("squash"), EvalCrop("crop", 0.9, "bilinear"), EvalCrop("squash", 0.875)]
+)
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_preprocessing_inside_is_the_patchifiers(kind: str, fitted: str, tmp_path: Path) -> None:
+def test_preprocessing_inside_is_that_of_predict(kind: str, crop: EvalCrop, tmp_path: Path) -> None:
     """Fitted, resized, rounded and normalized: a byte that lies between two may become the other."""
     model, weights = build_pair("vit-mu/16")
-    weights = replace(weights, about=replace(weights.about, fit=fitted))
+    weights = replace(weights, about=weights.about.with_eval_crop(crop))
     graph = graph_of(build_pair("vit-mu/16")[0], weights.about, any_size=False, preprocessing=True, half=False)
     labels = export_labels(weights, any_size=False, preprocessing=True, precision="float32")
     example = torch.zeros(2, 39, 53, 3, dtype=torch.uint8)
@@ -105,7 +109,7 @@ def test_preprocessing_inside_is_the_patchifiers(kind: str, fitted: str, tmp_pat
     mean, std = (torch.tensor(values) for values in (weights.about.mean, weights.about.std))
     for batch, height, width in ((1, 32, 48), (3, 100, 61), (2, 20, 301)):
         pixels = np.random.default_rng(height).integers(0, 256, (batch, height, width, 3), np.uint8)
-        small = torch.from_numpy(np.stack([fit(each, Target(32, 48, 3, fitted)) for each in pixels]))
+        small = torch.from_numpy(np.stack([fit(each, target_for_model(weights.spec, crop)) for each in pixels]))
         with torch.no_grad():
             expected = model(((small.float() / 255 - mean) / std).permute(0, 3, 1, 2))
             torch.testing.assert_close(exported(torch.from_numpy(pixels)), expected, atol=0.02, rtol=0.02)

@@ -6,13 +6,14 @@ one in the threads that read them, by torch's kernel for bytes: so a crop does n
 be decoded at a fraction of its size where its window has pixels to spare.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vitctl.config.eval_crop import SHORT_SIDE, EvalCrop
 from vitctl.data.augmentation.resampling import reflect
 from vitctl.io.jpeg import SCALES
 
@@ -93,8 +94,21 @@ def resize_short_side(sizes: Ints, least: tuple[int, int]) -> Ints:
     return np.stack([height, width], axis=1)
 
 
-def frame_centers(sizes: Ints, stored: tuple[int, int], res: tuple[int, int], share: float = 1.0) -> Frames:
-    """The centers of images, of this share of the short side: for 0.875, 224 of a short side of 256."""
-    resized = resize_short_side(sizes, (int(res[0] / share), int(res[1] / share)))
-    start = np.rint((resized - np.array(res)) / 2).astype(np.int64)
-    return Frames(frame_whole(sizes, stored), resized, start, np.zeros(len(sizes), bool), res)
+def resize_for_center(sizes: Ints, res: tuple[int, int], crop: EvalCrop) -> Ints:
+    """int64 [B, 2]: what images of `sizes` [B, 2] are resized to before their centers are taken."""
+    outer = crop.outer_size(*res)
+    return resize_short_side(sizes, outer) if crop.fit == "crop" else np.tile(np.array(outer), (len(sizes), 1))
+
+
+def centers_of(sizes: Ints, res: tuple[int, int], crop: EvalCrop = SHORT_SIDE) -> Ints:
+    """int64 [..., 2]: top and left of the centers of images of `sizes` [..., 2], rounded as torchvision does."""
+    starts: Ints = np.rint((sizes - np.array(res)) / 2).astype(np.int64)
+    return starts - centers_of(np.array(crop.outer_size(*res)), res) if crop.border else starts
+
+
+def frame_centers(sizes: Ints, stored: tuple[int, int], res: tuple[int, int], crop: EvalCrop = SHORT_SIDE) -> Frames:
+    """The centers of images, for an evaluation. There is no border to pad, so that those are cropped."""
+    crop = replace(crop, fit="crop") if crop.fit == "pad" else crop
+    resized = resize_for_center(sizes, res, crop)
+    start, out = centers_of(resized, res, crop), crop.result_size(*res)
+    return Frames(frame_whole(sizes, stored), resized, start, np.zeros(len(sizes), bool), out, crop.filter)

@@ -7,7 +7,7 @@ half, a quarter or an eighth.
 
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
+from vitctl.config.eval_crop import SHORT_SIDE, EvalCrop
+from vitctl.data.augmentation.frames import centers_of, resize_for_center
 from vitctl.data.patchifier.image_file import (
     NO_IMAGE,
     ORIENTATION,
@@ -40,6 +42,8 @@ class Target:
     fit: str = "crop"
     draft: bool = True
     max_pixels: int = 89_478_485
+    center: EvalCrop | None = None  # in place of `fit`: resized before it is cropped, as torchvision does
+    filter: str = "bicubic"
 
 
 def decode(content: bytes | np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
@@ -85,9 +89,10 @@ def decode_by_pillow(content: bytes, target: Target) -> np.ndarray[Any, Any]:
 
 def is_large(size: tuple[int, int], target: Target) -> bool:
     """Whether the decoder may halve a JPEG and still leave more pixels than the target."""
-    return (
-        target.draft and target.fit in ("crop", "whole") and size[0] > 2 * target.width and size[1] > 2 * target.height
-    )
+    (height, width), fits = (target.height, target.width), target.fit
+    if target.center:
+        (height, width), fits = size_before_center(size[1], size[0], target), target.center.fit
+    return target.draft and fits in ("crop", "whole") and size[0] > 2 * width and size[1] > 2 * height
 
 
 def decode_reduced(image: Image.Image, target: Target) -> np.ndarray[Any, Any]:
@@ -99,19 +104,25 @@ def decode_reduced(image: Image.Image, target: Target) -> np.ndarray[Any, Any]:
     width, height = image.size
     mode = "L" if target.channels == 1 else "RGB"
     orientation = orientation_of(image)
-    size = (target.height, target.width) if orientation in (5, 6, 7, 8) else (target.width, target.height)
+    turned = replace(target, height=target.width, width=target.height) if orientation in (5, 6, 7, 8) else target
+    size = turned.width, turned.height
     whole = 0, 0, width, height
-    left, top, crop_width, crop_height = whole if target.fit == "whole" else crop_box(width, height, *size)
+    if target.center:
+        size = size_before_center(height, width, turned)[::-1]
+    is_cut = target.fit == "crop" and not target.center
+    left, top, crop_width, crop_height = crop_box(width, height, *size) if is_cut else whole
     reduced = image.draft(mode, (2 * width * size[0] // crop_width, 2 * height * size[1] // crop_height))
     box = reduced[1] if reduced else whole
     image.load()
     x, y = (box[2] - box[0]) / width, (box[3] - box[1]) / height
     right, bottom = min((left + crop_width) * x, image.width), min((top + crop_height) * y, image.height)
-    small = image.convert(mode).resize(size, Image.Resampling.BICUBIC, box=(left * x, top * y, right, bottom))
+    kernel = Image.Resampling[(target.center or target).filter.upper()]
+    small = image.convert(mode).resize(size, kernel, box=(left * x, top * y, right, bottom))
     if orientation not in (0, 1):
         small.getexif()[ORIENTATION] = orientation
         small = ImageOps.exif_transpose(small)
-    return np.asarray(small).reshape(target.height, target.width, target.channels)
+    pixels = np.asarray(small).reshape(small.height, small.width, target.channels)
+    return take_middle(pixels, target, target.center) if target.center else pixels
 
 
 def flatten(image: Image.Image) -> np.ndarray[Any, Any]:
@@ -149,19 +160,37 @@ def convert_channels(pixels: np.ndarray[Any, Any], channels: int) -> np.ndarray[
 def fit(pixels: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
     """uint8 [h, w, C] to [H, W, C]: a centered crop with its aspect ratio, or the whole image, squashed or padded."""
     height, width = pixels.shape[:2]
+    if center := target.center:
+        fits, (high, wide) = "pad" if center.fit == "pad" else "squash", size_before_center(height, width, target)
+        resized = fit(pixels, Target(high, wide, target.channels, fits, filter=center.filter))
+        return take_middle(resized, target, center)
     if target.fit in ("squash", "whole") or (height, width) == (target.height, target.width):
-        return resize(pixels, target.height, target.width)
+        return resize(pixels, target.height, target.width, target.filter)
     if target.fit == "crop":
         left, top, crop_width, crop_height = crop_box(width, height, target.width, target.height)
         crop = pixels[top : top + crop_height, left : left + crop_width]
-        return resize(crop, target.height, target.width)
+        return resize(crop, target.height, target.width, target.filter)
     scale = min(target.height / height, target.width / width)
     inner_height = min(target.height, max(1, round(height * scale)))
     inner_width = min(target.width, max(1, round(width * scale)))
     top, left = (target.height - inner_height) // 2, (target.width - inner_width) // 2
     padded = np.full((target.height, target.width, pixels.shape[2]), 255, np.uint8)
-    padded[top : top + inner_height, left : left + inner_width] = resize(pixels, inner_height, inner_width)
+    inner = resize(pixels, inner_height, inner_width, target.filter)
+    padded[top : top + inner_height, left : left + inner_width] = inner
     return padded
+
+
+def size_before_center(height: int, width: int, target: Target) -> tuple[int, int]:
+    """What an image of this size is resized to before its center is taken."""
+    sizes, res = np.array([[height, width]]), (target.height, target.width)
+    high, wide = resize_for_center(sizes, res, target.center or SHORT_SIDE)[0].tolist()
+    return high, wide
+
+
+def take_middle(pixels: np.ndarray[Any, Any], target: Target, crop: EvalCrop) -> np.ndarray[Any, Any]:
+    height, width = crop.result_size(target.height, target.width)
+    top, left = centers_of(np.array(pixels.shape[:2]), (target.height, target.width), crop).tolist()
+    return pixels[top : top + height, left : left + width]
 
 
 def crop_box(width: int, height: int, target_width: int, target_height: int) -> tuple[int, int, int, int]:
@@ -173,14 +202,14 @@ def crop_box(width: int, height: int, target_width: int, target_height: int) -> 
     return 0, (height - crop) // 2, width, crop
 
 
-def resize(pixels: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
-    """uint8 [h, w, C] to [height, width, C]: antialiased bicubic on bytes."""
+def resize(pixels: np.ndarray[Any, Any], height: int, width: int, mode: str = "bicubic") -> np.ndarray[Any, Any]:
+    """uint8 [h, w, C] to [height, width, C], antialiased, on bytes."""
     if pixels.shape[:2] == (height, width):
         return pixels
     if not pixels.flags.writeable:
         pixels = pixels.copy()  # torch warns when it wraps read-only memory
     batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # [1, C, h, w], channels last: its fast path
-    return F.interpolate(batch, size=(height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    return F.interpolate(batch, size=(height, width), mode=mode, antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def explain_reject(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vitctl.config.eval_crop import EvalCrop
 from vitctl.config.model import SIZES, Gelu, ModelSpec
 from vitctl.errors import UsageError, WeightsError
 from vitctl.io.weights import Weights
@@ -25,6 +26,9 @@ EPS, HEADS, PIXELS = 1e-12, 12, 224  # the defaults of transformers for what con
 SAME = "use the config.json that was saved with these tensors"
 SETS = "multi_label_classification"
 CROPPING = ("Bit", "CLIP", "Perceiver")  # processors that crop by default
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of filters
+SMOOTH = ("ViT", "ConvNext", "DINOv3")  # processors whose default is bilinear
+SQUASHED_FROM = 384  # pixels, by ConvNeXt's processor
 
 
 def read_int(name: str, value: Any, default: int) -> int:
@@ -230,13 +234,33 @@ def read_normalization(
     return tuple(value / white for value in mean), tuple(value / white for value in std)
 
 
-def read_fit(preprocessor: Config | None) -> str:
-    """How images of another shape are resized: "crop" or "squash"."""
+def read_eval_crop(preprocessor: Config | None) -> EvalCrop:
+    """How images are resized, and the share of them that is taken."""
     if preprocessor is None:
-        return "crop"  # the default of vitctl patchify
+        return EvalCrop()
     kind, size = str(preprocessor.get("image_processor_type")), preprocessor.get("size")
     crops = preprocessor.get("do_center_crop", kind.startswith(CROPPING))
-    return "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "squash"
+    by_side = isinstance(size, dict) and "shortest_edge" in size
+    squashes = not by_side and (not crops or (isinstance(size, dict) and not kind.startswith("Perceiver")))
+    default = BILINEAR if kind.startswith(SMOOTH) else BICUBIC
+    filter = "bilinear" if preprocessor.get("resample", default) == BILINEAR else "bicubic"
+    if kind.startswith("ConvNext"):  # the short side of small images, and all of large ones, by its own share
+        if side_of(size) >= SQUASHED_FROM:
+            return EvalCrop("squash", 1.0, filter)
+        return EvalCrop("crop", read_real("crop_pct", preprocessor.get("crop_pct", 224 / 256)), filter)
+    outer, inner = side_of(size), side_of(preprocessor.get("crop_size"))
+    if kind.startswith("Perceiver"):  # crops to a share of the image, then resizes
+        outer, inner = inner, outer
+    share = inner / outer if crops and 0 < inner < outer else 1.0
+    return EvalCrop("squash" if squashes else "crop", share, filter)
+
+
+def side_of(size: Any) -> float:
+    """The shorter side that a processor's size names; 0 if it names none."""
+    if isinstance(size, dict):
+        sides = [size[name] for name in ("shortest_edge", "height", "width") if name in size]
+        size = min(sides) if sides and all(isinstance(side, int) for side in sides) else 0
+    return size if isinstance(size, int) else 0
 
 
 def read_statistics(preprocessor: Config, name: str, channels: int, guesses: list[str]) -> tuple[float, ...]:
@@ -269,15 +293,14 @@ def make_preprocessor(weights: Weights) -> Config:
             f"{spec.name}: mean {list(about.mean)} and std {list(about.std)} do not fit images of "
             f"{format_count(spec.channels, 'channel')}; Hugging Face needs one for each channel"
         )
-    size = {"height": spec.height, "width": spec.width}
-    crops = about.fit == "crop" and spec.height == spec.width
-    # Like vitctl, Perceiver's processor crops the largest square and then resizes. Others resize first, which shifts
-    # pixels by fractions. No processor crops to another shape, or pads with white.
+    size, (height, width) = {"height": spec.height, "width": spec.width}, about.eval_crop.outer_size(*spec.res)
+    by_side = about.fit == "crop" and spec.height == spec.width
+    crops = by_side or about.crop_pct < 1  # CLIP's processor crops after it resizes; none pads with white
     processor: Config = {
-        "image_processor_type": "PerceiverImageProcessor" if crops else "ViTImageProcessor",
+        "image_processor_type": "CLIPImageProcessor" if crops else "ViTImageProcessor",
         "do_resize": True,
-        "size": size,
-        "resample": 3,  # bicubic, like vitctl patchify
+        "size": {"shortest_edge": height} if by_side else {"height": height, "width": width},
+        "resample": BILINEAR if about.interpolation == "bilinear" else BICUBIC,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

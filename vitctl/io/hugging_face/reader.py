@@ -40,9 +40,9 @@ def parse_hf(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Config
     mean, std = hf.read_normalization(preprocessor, spec.channels, guesses)
     if heads:
         spec, renamed = with_two_heads(spec, renamed, heads)
-    names, fit = hf.class_names(config or {}, spec.classes), hf.read_fit(preprocessor)
+    names, crop = hf.class_names(config or {}, spec.classes), hf.read_eval_crop(preprocessor)
     answers = hf.answer_kind(config or {}, spec.classes)
-    about = About("Hugging Face ViT", source, mean, std, names, fit=fit, **answers)
+    about = About("Hugging Face ViT", source, mean, std, names, **answers).with_eval_crop(crop)
     weights = Weights(spec, renamed, about, extra, (), tuple(assumptions), ", ".join(guesses))
     return weights.with_notes(*notes, zero_head_note(renamed))
 

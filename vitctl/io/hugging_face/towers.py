@@ -43,7 +43,7 @@ def read_tower(tensors: Tensors, config: hf.Config | None, preprocessor: hf.Conf
     except (ConfigError, WeightsError, KeyError, IndexError, ValueError) as error:
         raise WeightsError(f"{source}: not an image tower of CLIP or SigLIP ({error})") from error
     kind = "SigLIP" if "attn_pool.latent" in own else "CLIP"
-    about = About(f"Hugging Face {kind}", source, mean, std, fit=hf.read_fit(preprocessor))
+    about = About(f"Hugging Face {kind}", source, mean, std).with_eval_crop(hf.read_eval_crop(preprocessor))
     others = sum(not name.startswith(root) for name in tensors)
     note = f"{kind}'s image tower; {others} tensors of its text tower and projections are left out" if others else ""
     return Weights(spec, own, about, normalization_guess=", ".join(guesses)).with_notes(note)

@@ -90,7 +90,7 @@ class Halved(nn.Module):
 
 
 class Preprocessed(nn.Module):
-    """Takes decoded uint8 images [B, H, W, C] of any size: crops the center or squashes, resizes and normalizes.
+    """Takes decoded uint8 images [B, H, W, C] of any size: resizes them, takes the center and normalizes.
 
     The pixels are those of a patch file: resized with antialiased bicubic interpolation and rounded to bytes.
     """
@@ -100,7 +100,7 @@ class Preprocessed(nn.Module):
 
     def __init__(self, model: nn.Module, spec: ModelSpec, about: About) -> None:
         super().__init__()
-        self.model, self.size, self.crops = model, (spec.height, spec.width), about.fit == "crop"
+        self.model, self.size, self.crop = model, (spec.height, spec.width), about.eval_crop
         if about.fit == "pad":
             raise UsageError(
                 "--with-preprocessing can crop or squash, but this model's images were padded; export without it"
@@ -110,22 +110,25 @@ class Preprocessed(nn.Module):
             self.register_buffer(name, scaled.float().reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = (center_crop(images, *self.size) if self.crops else images).permute(0, 3, 1, 2).float()
-        pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=True).round().clamp(0, 255)
-        return self.model((pixels - self.mean) / self.std)  # type: ignore[no-any-return]
+        outer: tuple[Any, Any] = self.crop.outer_size(*self.size)
+        high, wide = outer
+        rows, columns = images.shape[1], images.shape[2]
+        if self.crop.fit == "crop":  # the short side, as in frames.resize_short_side
+            outer = torch.sym_max(high, wide * rows // columns), torch.sym_max(wide, high * columns // rows)
+        pixels = images.permute(0, 3, 1, 2).float()
+        pixels = F.interpolate(pixels, outer, mode=self.crop.filter, antialias=True).round().clamp(0, 255)
+        return self.model((self.take_middle(pixels, outer) - self.mean) / self.std)  # type: ignore[no-any-return]
+
+    def take_middle(self, pixels: torch.Tensor, outer: tuple[Any, Any]) -> torch.Tensor:
+        """[B, C, H, W] of images resized to `outer`."""
+        if self.crop.fit == "squash" and self.crop.share == 1:
+            return pixels
+        for axis, side, size in zip((2, 3), outer, self.size, strict=True):
+            # index_select keeps the start symbolic; a slice would make it a constant of the graph
+            pixels = pixels.index_select(axis, torch.arange(size) + halve_even(side - size))
+        return pixels
 
 
-def round_half_even(value: Any, by: int) -> Any:
-    """round(value / by) as Python rounds, half to even, in integers that torch.export can trace."""
-    down, rest = value // by, value % by
-    return down + (2 * rest + down % 2) // (by + 1)
-
-
-def center_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The largest centered part of [B, h, w, C] with the aspect ratio height:width."""
-    rows, columns = images.shape[1], images.shape[2]
-    high = torch.sym_max(1, torch.sym_min(rows, round_half_even(columns * height, width)))
-    wide = torch.sym_max(1, torch.sym_min(columns, round_half_even(rows * width, height)))
-    top, left = (rows - high) // 2, (columns - wide) // 2
-    # index_select keeps the size symbolic; a slice would make it a constant of the graph
-    return images.index_select(1, torch.arange(high) + top).index_select(2, torch.arange(wide) + left)
+def halve_even(value: Any) -> Any:
+    """round(value / 2) as Python rounds, half to even, in integers that torch.export can trace."""
+    return value // 2 + value % 2 * (value // 2 % 2)

@@ -16,7 +16,7 @@ def export_labels(weights: Weights, *, any_size: bool, preprocessing: bool, prec
     height, width = ("H", "W") if any_size else (str(spec.height), str(spec.width))
     takes = f"float32 [B, {spec.channels}, {height}, {width}], (pixels / 255 - mean) / std"
     if preprocessing:
-        takes = f"uint8 [B, H, W, {spec.channels}] of any size; fitted by {about.fit} and normalized inside"
+        takes = f"uint8 [B, H, W, {spec.channels}] of any size; {about.eval_crop}, and normalized inside"
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ def check_opset(opset: int) -> None:
 
 
 def export_onnx_graph(graph: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int) -> Any:
-    table: dict[Any, Any] = {torch.ops.aten._upsample_bicubic2d_aa.default: bicubic_antialias}
+    table: dict[Any, Any] = {
+        torch.ops.aten._upsample_bicubic2d_aa.default: partial(resize_antialiased, "cubic"),
+        torch.ops.aten._upsample_bilinear2d_aa.default: partial(resize_antialiased, "linear"),
+    }
     for layer in graph.modules():  # torch translates fused attention for heads on an axis of their own
         if type(layer).__module__.endswith("vision_transformer_sam") and hasattr(layer, "fused_attn"):
             layer.fused_attn = False  # type: ignore[assignment]
@@ -63,17 +67,22 @@ def export_onnx_graph(graph: nn.Module, example: torch.Tensor, free: dict[int, A
             raise UsageError(f"torch cannot translate this model to ONNX ({cause:.120}); --format torch can") from error
 
 
-def bicubic_antialias(x: Any, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None) -> Any:
-    """torch's operator in ONNX, which its exporter cannot translate. Like Pillow's, the kernel has a = -0.5."""
+def resize_antialiased(
+    mode: str, x: Any, size: Any, align_corners: bool, scale_h: Any = None, scale_w: Any = None
+) -> Any:
+    """torch's operator in ONNX, which its exporter cannot translate. Like Pillow's, the cubic kernel has a = -0.5."""
     from onnxscript.onnx_opset import opset18
 
     op: Any = opset18
 
     assert not align_corners
-    batch_and_channels = op.Shape(x, start=0, end=2)
-    sizes = op.Concat(batch_and_channels, op.Constant(value_ints=list(size)), axis=0)
+    sides = [  # computed ones are scalars
+        op.Constant(value_ints=[side]) if isinstance(side, int) else op.Reshape(side, op.Constant(value_ints=[1]))
+        for side in size
+    ]
+    sizes = op.Concat(op.Shape(x, start=0, end=2), *sides, axis=0)
     return op.Resize(x, None, None, sizes, antialias=1, coordinate_transformation_mode="half_pixel",
-                     cubic_coeff_a=-0.5, exclude_outside=1, mode="cubic")  # fmt: skip
+                     cubic_coeff_a=-0.5, exclude_outside=1, mode=mode)  # fmt: skip
 
 
 class OnnxModel(ExportedModel):

@@ -54,7 +54,7 @@ class ExportResult:
 
 def export(config: ExportConfig, reporter: Reporter | None = None, *, overwrite: bool = False) -> ExportResult:
     reporter, start_time = reporter or SilentReporter(), time.perf_counter()
-    weights = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
+    weights = choose_weights(config.source, reporter, config.allow_missing, config)
     weights = fit_to_export(fill_missing(weights, config), config)
     check_format(weights, config)
     check_push(config.push)

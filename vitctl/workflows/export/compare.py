@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from vitctl.config.eval_crop import EvalCrop
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
-from vitctl.data.patchifier.decode import Target, fit, resize
+from vitctl.data.augmentation.frames import centers_of
+from vitctl.data.patchifier.decode import fit, resize
 from vitctl.errors import RunError
 from vitctl.io.weights import About, Weights
 from vitctl.models.adapt import adapt_weights
@@ -18,6 +20,7 @@ from vitctl.probing.metrics import r_squared
 from vitctl.reporting import Reporter
 from vitctl.workflows.export.examples import ExampleImages
 from vitctl.workflows.export.formats import images_of
+from vitctl.workflows.inputs.preprocess import target_for_model
 from vitctl.workflows.inputs.weights import load_model
 
 BATCHES = (1, 8)
@@ -28,14 +31,28 @@ Bytes = np.ndarray[Any, Any]
 
 
 class LoadedExport:
-    """An exported model. It takes bytes [B, H, W, C], and normalizes them unless the export does so itself."""
+    """An exported model. It takes bytes [B, H, W, C] of the model's size, whatever the export itself takes."""
 
     def __init__(self, model: nn.Module, weights: Weights, config: ExportConfig) -> None:
         self.model, self.takes_bytes = model, config.with_preprocessing
         self.about: About = getattr(model, "about", weights.about)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model(pixels if self.takes_bytes else images_of(self.about, pixels)).float()  # type: ignore[no-any-return]
+        return self.ask(surround(pixels, self.about.eval_crop) if self.takes_bytes else images_of(self.about, pixels))
+
+    def ask(self, images: torch.Tensor) -> torch.Tensor:
+        """Of what the export takes."""
+        return self.model(images).float()  # type: ignore[no-any-return]
+
+
+def surround(pixels: torch.Tensor, crop: EvalCrop) -> torch.Tensor:
+    """Bytes [B, h, w, C] whose center, as the preprocessing takes it, is `pixels` [B, H, W, C]."""
+    res = pixels.shape[1], pixels.shape[2]
+    outer = crop.outer_size(*res)
+    top, left = centers_of(np.array(outer), res).tolist()
+    whole = pixels.new_zeros(len(pixels), *outer, pixels.shape[3])
+    whole[:, top : top + res[0], left : left + res[1]] = pixels
+    return whole
 
 
 @dataclass(frozen=True)
@@ -116,9 +133,11 @@ def compare_other_size(
     spec = weights.spec
     if config.with_preprocessing:
         large = np.stack([resize(each, spec.height * 3 // 2 + 1, spec.width * 2 - 1) for each in pixels])
-        target = Target(spec.height, spec.width, spec.channels, weights.about.fit)
+        target = target_for_model(spec, weights.about.eval_crop)
         small = np.stack([fit(each, target) for each in large])
-        yield exported(torch.from_numpy(large)) - load_model(weights)(images_of(weights.about, torch.from_numpy(small)))
+        yield exported.ask(torch.from_numpy(large)) - load_model(weights)(
+            images_of(weights.about, torch.from_numpy(small))
+        )
     if config.dynamic_size:
         height, width = other_size(spec)
         resized = torch.from_numpy(np.stack([resize(each, height, width) for each in pixels]))

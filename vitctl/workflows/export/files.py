@@ -1,20 +1,23 @@
 """Compares the exported model's own preprocessing of image files with vitctl's, by the resulting outputs."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 
+from vitctl.config.eval_crop import EvalCrop
 from vitctl.config.export import ROUNDED, ExportConfig
-from vitctl.data.patchifier.decode import Target, decode, resize
+from vitctl.config.model import ModelSpec
+from vitctl.data.patchifier.decode import decode, resize
 from vitctl.data.patchifier.image_file import open_image
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
 from vitctl.workflows.export.compare import LoadedExport
 from vitctl.workflows.export.examples import Bytes, ExampleImages
 from vitctl.workflows.export.formats import Written
+from vitctl.workflows.inputs.preprocess import target_for_model
 
 OWN = "vitctl as the file says"
 
@@ -55,17 +58,17 @@ def compare_preprocessing(
             theirs = exported.model(preprocessor(files)).float()
         elif exported.takes_bytes:
             by = "the graph"
-            theirs = torch.cat([exported(torch.from_numpy(decode_file(file))[None]) for file in files])
+            theirs = torch.cat([exported.ask(torch.from_numpy(decode_file(file))[None]) for file in files])
         else:
-            theirs = exported(prepare_files(files, weights, exported.about.fit))
+            theirs = exported(prepare_files(files, weights.spec, exported.about.eval_crop))
     except Exception as error:  # from another library, which may not support such images
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    ours = exported(prepare_files(files, weights, weights.about.fit))
+    ours = exported(prepare_files(files, weights.spec, weights.about.eval_crop))
     difference = None if theirs is None else float((theirs - ours).abs().max())
     allowed = max(config.closeness or 0.0, ROUNDED) * max(1.0, float(ours.abs().max()))
     result = Preprocessing(by, len(files), difference, problem, difference is not None and difference <= allowed)
     if not result.agrees:
-        shape = f"{weights.spec.height}x{weights.spec.width}, fit {weights.about.fit}"
+        shape = f"{weights.spec.height}x{weights.spec.width}; {weights.about.eval_crop}"
         reporter.warn(f"{result.summary()}; give it images that already have the model's shape ({shape})")
     return result
 
@@ -89,8 +92,7 @@ def decode_file(file: bytes) -> Bytes:
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def prepare_files(files: list[bytes], weights: Weights, fit: str) -> torch.Tensor:
+def prepare_files(files: list[bytes], spec: ModelSpec, crop: EvalCrop) -> torch.Tensor:
     """uint8 [B, H, W, C], prepared by vitctl."""
-    spec = weights.spec
-    target = Target(spec.height, spec.width, spec.channels, fit, draft=False)
+    target = replace(target_for_model(spec, crop), draft=False)
     return torch.from_numpy(np.stack([decode(file, target) for file in files]))

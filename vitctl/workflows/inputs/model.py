@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vitctl.config.common import AS_STATED, PixelConfig
+from vitctl.config.eval_crop import parse_eval_crop
 from vitctl.config.model import ModelSpec
 from vitctl.errors import DataError, UsageError
 from vitctl.io.files import check_regular_file
@@ -55,11 +57,10 @@ def choose_model(
     precision: str = "auto",
     device: torch.device,
     allow_missing: bool = False,
-    mean: tuple[float, ...] = (),
-    std: tuple[float, ...] = (),
+    pixels: PixelConfig = AS_STATED,
 ) -> Ready:
     """From any reference to weights, or from an exported .onnx or .pt2. It must have a head."""
-    source = choose_source(flag, reporter, allow_missing, mean, std)
+    source = choose_source(flag, reporter, allow_missing, pixels)
     return ready_from(source, reporter, None, precision=precision, device=device, allow_missing=allow_missing)
 
 
@@ -67,14 +68,13 @@ def choose_source(
     flag: str | None,
     reporter: Reporter,
     allow_missing: bool = False,
-    mean: tuple[float, ...] = (),
-    std: tuple[float, ...] = (),
+    pixels: PixelConfig = AS_STATED,
 ) -> Weights | Ready:
     """Weights, or an exported model. Its spec says which images it takes."""
     path = choose_weights_flag(flag)[0] if flag is None else flag
     if Path(path).suffix not in EXPORTS:
-        return choose_weights(flag, reporter, allow_missing, mean, std)
-    ready = open_export(Path(path), reporter, mean, std)
+        return choose_weights(flag, reporter, allow_missing, pixels)
+    ready = open_export(Path(path), reporter, pixels)
     reporter.note(f"weights: {path}, an export of {ready.spec.name}")
     return ready
 
@@ -101,18 +101,23 @@ def ready_from(
     return check_has_head(Ready(model, fitting.spec, fitting.about, source.path, source.digest(), way, device))
 
 
-def open_export(path: Path, reporter: Reporter, mean: tuple[float, ...], std: tuple[float, ...]) -> Ready:
+def open_export(path: Path, reporter: Reporter, pixels: PixelConfig) -> Ready:
     if not path.exists():
         raise make_missing_error(str(path))
     check_regular_file(path)
     model = EXPORTS[path.suffix](path)
     if model.warning:
         reporter.warn(model.warning)
-    if model.takes_bytes and (mean or std):
+    if model.takes_bytes and (pixels.mean or pixels.std or pixels.eval_crop):
         raise UsageError(
-            f"{path}: normalizes its images itself; --mean and --std are for the weights that it is exported from"
+            f"{path}: prepares its images itself; --mean, --std and --eval-crop are for the weights that it is "
+            "exported from"
         )
-    device, about = torch.device("cpu"), override_normalization(model.about, model.spec.channels, mean, std)
+    device, about = (
+        torch.device("cpu"),
+        override_normalization(model.about, model.spec.channels, pixels.mean, pixels.std),
+    )
+    about = about.with_eval_crop(parse_eval_crop(pixels.eval_crop, about.eval_crop))
     return Ready(model, model.spec, about, str(path), model.digest, model.precision, device, model.takes_bytes)
 
 

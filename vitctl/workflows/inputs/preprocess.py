@@ -1,6 +1,7 @@
 """Images in memory or on disk, as a model takes them: prepared exactly as `vitctl predict` prepares files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from vitctl.config.eval_crop import EvalCrop
 from vitctl.config.model import ModelSpec
 from vitctl.data.patchifier.decode import Target, decode, flatten
 from vitctl.data.patchifier.image_file import read_whole
@@ -21,9 +23,9 @@ Picture = str | Path | Image.Image | np.ndarray[Any, Any]  # uint8 [H, W] or [H,
 class Preprocess:
     """`model.preprocess`: one image, or a list of them, to normalized images [B, C, H, W] in float32."""
 
-    def __init__(self, spec: ModelSpec, about: About) -> None:
+    def __init__(self, spec: ModelSpec, about: About, takes_bytes: bool = False) -> None:
         self.about = about
-        self.target = Target(spec.height, spec.width, spec.channels, about.fit)
+        self.target = target_for_model(spec, about.eval_crop, takes_bytes)
 
     def __call__(self, images: Picture | Sequence[Picture]) -> torch.Tensor:
         pixels = torch.from_numpy(self.to_bytes(images))
@@ -41,6 +43,11 @@ class Preprocess:
                 raise TypeError(f"an image is uint8 [H, W] or [H, W, C], not {image.dtype} {list(image.shape)}")
             return decode(image, self.target)
         return decode(read_whole(content_of(str(image)), self.target.max_pixels), self.target)
+
+
+def target_for_model(spec: ModelSpec, crop: EvalCrop, takes_bytes: bool = False) -> Target:
+    """What an image file is decoded to for a model; for an export that takes the center itself, to more."""
+    return Target(spec.height, spec.width, spec.channels, center=replace(crop, border=takes_bytes))
 
 
 def as_list(images: Picture | Sequence[Picture]) -> list[Picture]:

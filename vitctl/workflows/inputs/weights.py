@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitctl.config.common import AS_STATED, PixelConfig
+from vitctl.config.eval_crop import SHORT_SIDE, parse_eval_crop
 from vitctl.config.model import ModelSpec, model_spec
 from vitctl.errors import ConfigError, InputError, UsageError, WeightsError
 from vitctl.io import official
@@ -24,17 +26,15 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
-Numbers = tuple[float, ...]
-
-
 def choose_weights(
-    flag: str | None, reporter: Reporter, allow_missing: bool = False, mean: Numbers = (), std: Numbers = ()
+    flag: str | None, reporter: Reporter, allow_missing: bool = False, pixels: PixelConfig = AS_STATED
 ) -> Weights:
-    """The flag, else $VITCTL_FROM, else the newest run. `mean` and `std` replace those of the weights.
+    """The flag, else $VITCTL_FROM, else the newest run. What `pixels` states replaces what the weights say.
 
     Notes which weights were chosen, and warns about assumptions.
     """
     reference, why = choose_weights_flag(flag)
+    parse_eval_crop(pixels.eval_crop, SHORT_SIDE)  # an error comes before anything is loaded
     try:
         weights = load_weights(reference, allow_missing)
     except WeightsError as error:
@@ -45,11 +45,12 @@ def choose_weights(
         reporter.note(f"weights: {note}")
     for assumption in weights.assumptions:
         reporter.warn(f"weights: {assumption}")
-    return apply_normalization(weights, reporter, mean, std)
+    return apply_pixels(weights, reporter, pixels)
 
 
-def apply_normalization(weights: Weights, reporter: Reporter, mean: Numbers, std: Numbers) -> Weights:
-    """With the given mean and std; warns about values that neither they nor the file state."""
+def apply_pixels(weights: Weights, reporter: Reporter, pixels: PixelConfig) -> Weights:
+    """With the given mean, std and crop; warns about values that neither they nor the file state."""
+    mean, std = pixels.mean, pixels.std
     about, guess = override_normalization(weights.about, weights.spec.channels, mean, std), weights.normalization_guess
     if guess and not (mean and std):
         values = " and ".join(
@@ -58,6 +59,9 @@ def apply_normalization(weights: Weights, reporter: Reporter, mean: Numbers, std
             if not given
         )
         reporter.warn(f"weights: {values} of the pixels assumed ({guess}); if they are others, give --mean and --std")
+    about = about.with_eval_crop(parse_eval_crop(pixels.eval_crop, about.eval_crop))
+    if about.eval_crop != SHORT_SIDE:
+        reporter.note(f"images: {about.eval_crop}; --eval-crop changes it")
     return replace(weights, about=about, normalization_guess="" if mean and std else guess)
 
 

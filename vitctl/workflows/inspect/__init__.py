@@ -59,7 +59,7 @@ def inspect(
     config: InspectConfig, reporter: Reporter | None = None, *, out: str | None = None, overwrite: bool = False
 ) -> InspectResult:
     reporter, start_time = reporter or SilentReporter(), time.perf_counter()
-    original = choose_weights(config.source, reporter, config.allow_missing, config.mean, config.std)
+    original = choose_weights(config.source, reporter, config.allow_missing, config)
     weights = adapt_weights(original, *config.res) if config.res else original
     pictures = open_images(config, weights, reporter)
     device = choose_device(config.device, Ranks())

@@ -15,6 +15,7 @@ from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter, format_count
 from vitctl.workflows.inputs.data import choose_data, warn_enlarged
+from vitctl.workflows.inputs.preprocess import target_for_model
 from vitctl.workflows.inputs.samples import choose_held_out, fit_samples, space_evenly
 from vitctl.workflows.inputs.weights import data_of_run
 
@@ -35,8 +36,7 @@ class InspectedImages:
 def open_images(config: InspectConfig, weights: Weights, reporter: Reporter) -> InspectedImages:
     if not config.images:
         return take_from_file(config, weights.spec, reporter)
-    spec = weights.spec
-    return read_paths(config, Target(spec.height, spec.width, spec.channels, weights.about.fit), reporter)
+    return read_paths(config, target_for_model(weights.spec, weights.about.eval_crop), reporter)
 
 
 def take_from_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -> InspectedImages:

@@ -154,7 +154,7 @@ def extract_layers(
     model: nn.Module, spec: ModelSpec, normalize: Normalizer, split: Split, device: torch.device, bar: Any
 ) -> list[Array]:
     """The features of every layer, [M, D] each."""
-    view = View("images", res=(spec.height, spec.width))
+    view = View("images", res=(spec.height, spec.width), eval_crop=normalize.about.eval_crop)
     features: list[list[Array]] = []
     for part in Loader(split, 32, view=view, shuffle=False, device=device).once():
         pixels = part.pixels if part.pixels.shape[-1] == spec.channels else match_channels(part.pixels, spec.channels)

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from vitctl import __version__
 from vitctl.config.checks import require
+from vitctl.config.eval_crop import EvalCrop, parse_eval_crop
 from vitctl.config.model import ModelSpec, Norm, model_spec
 from vitctl.config.train import PretrainConfig, SelfsupConfig, TrainConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
@@ -32,9 +33,8 @@ def make_fresh_weights(
         std,
         **(answer_fields(data) if spec.classes else {}),
         training=describe_training(config, data),
-        fit=data.file.header.model_fit,
         created_by=f"vitctl {__version__}",
-    )
+    ).with_eval_crop(parse_eval_crop(config.eval_crop, EvalCrop(data.file.header.model_fit)))
     return Weights(spec, collect_tensors(model), about)
 
 
