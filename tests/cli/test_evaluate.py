@@ -33,6 +33,7 @@ def test_it_finds_what_the_run_found(ran: Run, data: str, newest: str, trained: 
         "command", "version", "weights", "weights_digest", "model", "res", "data", "data_digest", "split", "pictures",
         "task", "classes", "top1", "top1_ci95",
         "top5", "balanced", "macro_f1", "loss", "calibration_error", "per_class",
+        "eval_crop", "selected_on_split",
         "crops", "labels", "confusion", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
     named = f"{newest}:last"
     assert (told["command"], told["weights"], told["data"], told["split"]) == ("evaluate", named, "data.h5", "val")
@@ -45,8 +46,12 @@ def test_it_finds_what_the_run_found(ran: Run, data: str, newest: str, trained: 
 def test_the_best_weights_and_every_name_of_the_newest_run(
     ran: Run, data: str, newest: str, trained: TrainResult
 ) -> None:
-    best = json.loads(ran("evaluate", "--from", f"{newest}/best.safetensors", "--batch", "7", "--json").stdout)
+    ask = ("evaluate", "--batch", "7", "--json", "--from")
+    best = json.loads(ran(*ask, f"{newest}/best.safetensors").stdout)
     assert best["top1"] == pytest.approx(trained.best_top1)
+    chosen = [ran(*ask, newest), ran(*ask, newest, "--split", "train"), ran(*ask, f"{newest}:last")]
+    assert [json.loads(each.stdout)["selected_on_split"] for each in chosen] == [True, False, False]
+    assert ["were chosen as the best on val" in each.stderr for each in chosen] == [True, False, False]
     answers = [ran("evaluate", "--from", name, "--split", "train").stdout for name in (newest, "runs", "runs/LATEST")]
     for answer in answers:
         assert "data.h5, split train, 120 images" in answer

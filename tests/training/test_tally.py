@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, top_k_accuracy_score
 
+from vitctl.io.weights import About
+from vitctl.models.answers import compute_probabilities
 from vitctl.training.ranks import Ranks
 from vitctl.training.tally import Tally, wilson
 
@@ -90,3 +92,22 @@ def test_wilson_is_scipys(right: int, more: int) -> None:
     right = min(right, count)
     wanted = binomtest(right, count).proportion_ci(method="wilson")
     assert wilson(right, count) == (pytest.approx(wanted.low, abs=1e-6), pytest.approx(wanted.high, abs=1e-6))
+
+
+def test_probabilities_and_loss_are_those_of_the_loss_in_training() -> None:
+    """With one binary loss per class, a class has a probability of its own: the others do not lower it."""
+    logits, labels = torch.tensor([[2.0, 1.0, -1.0], [-3.0, -2.0, -4.0]]), torch.tensor([0, 2])
+    tally = Tally(3, loss="sigmoid")
+    tally.add(logits, labels, torch.arange(2))
+    report = tally.report(["a", "b", "c"])
+
+    chances = 1 / (1 + np.exp(-logits.double().numpy()))
+    truth = np.eye(3)[labels]
+    expected = -(truth * np.log(chances) + (1 - truth) * np.log(1 - chances)).sum(1).mean()
+    assert report.loss == pytest.approx(expected, rel=1e-12)
+    confidence, right = chances.max(1), np.array([1, 0])
+    assert report.calibration_error == pytest.approx(np.abs(confidence - right).mean(), rel=1e-9)  # each in its own bin
+    np.testing.assert_allclose(
+        compute_probabilities(About("x", loss="sigmoid"), logits).double().numpy(), chances, rtol=1e-6
+    )
+    assert "loss" not in About("x").as_dict()

@@ -137,7 +137,7 @@ def read_official(arrays: Arrays, source: str, allow_missing: bool = False) -> W
     mean, std = (for_channels(values, spec.channels) for values in HALF)
     about = About(f"official npz ({layout})", source, mean, std, layout=layout)
     if "big_vision" in layout:
-        about = about.with_eval_crop(PROTOCOLS["big_vision"])
+        about = replace(about.with_eval_crop(PROTOCOLS["big_vision"]), loss="sigmoid")  # as its vit_i1k and vit_i21k
     return Weights(spec, tensors, about, notes=tuple(notes)).with_notes(zero_head_note(tensors))
 
 

@@ -60,6 +60,11 @@ class About:
     target: tuple[float, ...] = ()  # of numbers: mean and deviation; a model's output is (number - mean) / deviation
     crop_pct: float = 1.0  # the share of an image's sides that an evaluation takes, as timm's
     interpolation: str = "bicubic"
+    loss: str = "softmax"  # or sigmoid: then each class has a probability of its own, though one is the answer
+
+    @property
+    def uses_sigmoid(self) -> bool:
+        return self.task == "sets" or self.loss == "sigmoid"
 
     @property
     def eval_crop(self) -> EvalCrop:
@@ -232,6 +237,7 @@ def about_from(fields: dict[str, Any], spec: ModelSpec) -> About:
         "training": isinstance(about.training, dict),
         "crop_pct": isinstance(about.crop_pct, int | float) and 0 < about.crop_pct <= 1,
         "interpolation": about.interpolation in FILTERS,
+        "loss": about.loss in ("softmax", "sigmoid"),
         **check_answer_fields(about, spec),
     }
     wrong = next((name for name, good in kinds.items() if not good), None) or ("fit" if about.fit not in FITS else None)

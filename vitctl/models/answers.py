@@ -8,8 +8,8 @@ from vitctl.io.weights import About
 
 
 def compute_probabilities(about: About, outputs: torch.Tensor) -> torch.Tensor:
-    """Of each class, [B, K]: they add up to one, or of sets each is between 0 and 1 by itself."""
-    return outputs.sigmoid() if about.task == "sets" else outputs.softmax(1)
+    """Of each class, [B, K], by the loss of the training: they add up to one, or each is between 0 and 1 by itself."""
+    return outputs.sigmoid() if about.uses_sigmoid else outputs.softmax(1)
 
 
 def compute_numbers(about: About, outputs: torch.Tensor) -> Any:

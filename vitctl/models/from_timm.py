@@ -55,6 +55,8 @@ def timm_weights(reference: str) -> Weights:
     config.setdefault("label_names", imagenet_names(model.num_classes))
     spec = choose_spec(model, config, resolved)
     about = parse_pretrained_cfg(config, spec, "timm", f"timm:{resolved}")
+    if resolved.startswith("deit3_"):  # trained with one binary loss per class
+        about = dataclasses.replace(about, loss="sigmoid")
     origin = {"from": f"timm:{resolved}", "license": config.get("license")}
     tensors = collect_tensors(model)
     if isinstance(model, Eva) and spec.family != "timm":

@@ -14,7 +14,7 @@ from torch import nn
 from vitctl.io.weights import Tensors
 from vitctl.probing.metrics import ClassCounts
 from vitctl.training.device import Precision, autocast
-from vitctl.training.objective import Normalize
+from vitctl.training.objective import Normalize, sigmoid
 from vitctl.training.ranks import Ranks
 
 
@@ -68,16 +68,17 @@ def evaluate_batches(
     precision: Precision,
     device: torch.device,
     ranks: Ranks,
+    loss: str = "softmax",
 ) -> Score:
     sums, counts = [0.0, 0.0, 0.0, 0.0], np.zeros((3, 1))
     for batch, logits in compute_logits(model, batches, normalize, precision, device):
         if batch.counts:
-            sums = [total + value for total, value in zip(sums, sum_scores(logits, batch.labels), strict=True)]
+            sums = [total + value for total, value in zip(sums, sum_scores(logits, batch.labels, loss), strict=True)]
         counts = counts + batch.counts * count_answers(logits, batch.labels)
-    count, loss, first, fifth, *rest = ranks.sum([*sums, *counts.ravel().tolist()])
+    count, total_loss, first, fifth, *rest = ranks.sum([*sums, *counts.ravel().tolist()])
     classes = ClassCounts(*np.reshape(rest, (3, -1)))
     balanced, macro_f1 = classes.balanced_accuracy, classes.macro_f1
-    return Score(int(count), loss / count, first / count, fifth / count, balanced, macro_f1)
+    return Score(int(count), total_loss / count, first / count, fifth / count, balanced, macro_f1)
 
 
 @torch.no_grad()
@@ -92,12 +93,15 @@ def compute_logits(
         yield batch, logits
 
 
-def sum_scores(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+def sum_scores(logits: torch.Tensor, labels: torch.Tensor, loss: str = "softmax") -> list[float]:
     """Sums: images, loss, top-1, top-5. Logits in bf16 may tie; argmax breaks ties, as everywhere else."""
     first = logits.argmax(-1) == labels
     five = (logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None]).any(-1) | first
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    return [float(len(labels)), float(loss), float(first.sum()), float(five.sum())]
+    if loss == "sigmoid":
+        total = sigmoid(logits, labels) * len(labels)
+    else:
+        total = F.cross_entropy(logits, labels, reduction="sum")
+    return [float(len(labels)), float(total), float(first.sum()), float(five.sum())]
 
 
 def count_answers(logits: torch.Tensor, labels: torch.Tensor) -> Any:

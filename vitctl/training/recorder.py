@@ -86,7 +86,10 @@ class Recorder:
     def save_best(self, state: State) -> None:
         tensors = state.weights()
         if self.run and self.ranks.first:
-            self.writer.put(save_weights, self.weights_at(state, tensors), self.run.best)
+            weights, val = self.weights_at(state, tensors), self.env.val
+            training = weights.about.training | ({"selected_on": val.name} if val else {})
+            chosen = replace(weights, about=replace(weights.about, training=training))
+            self.writer.put(save_weights, chosen, self.run.best)
 
     def weights_at(self, state: State, tensors: dict[str, torch.Tensor]) -> Weights:
         """Weights of this step, with the facts needed to trace them."""

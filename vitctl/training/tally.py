@@ -38,10 +38,11 @@ class Report:
 
 
 class Tally:
-    """`sets` [M, K]: the correct classes of each row of the split, if there may be several."""
+    """`sets` [M, K]: the correct classes of each row of the split, if there may be several. `loss`: that of the
+    training, by which probabilities and the loss are computed."""
 
-    def __init__(self, classes: int, sets: torch.Tensor | None = None) -> None:
-        self.classes, self.sets = classes, sets
+    def __init__(self, classes: int, sets: torch.Tensor | None = None, loss: str = "softmax") -> None:
+        self.classes, self.sets, self.loss = classes, sets, loss
         self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, top-1, top-5
         self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # images, confidence, correct
         self.of_class = torch.zeros(3, classes, dtype=torch.float64)  # images, correct, predictions
@@ -54,8 +55,12 @@ class Tally:
         right = F.one_hot(labels.clamp(min=0), self.classes).bool() if self.sets is None else self.sets[rows.cpu()]
         known = right.any(1)
         logits, labels, right = logits[known], labels[known], right[known]
-        log_probs = logits.log_softmax(1)
-        loss = -log_probs.masked_fill(~right, -math.inf).logsumexp(1)
+        if self.loss == "sigmoid":
+            log_probs = F.logsigmoid(logits)
+            loss = F.binary_cross_entropy_with_logits(logits, right.double(), reduction="none").sum(1)
+        else:
+            log_probs = logits.log_softmax(1)
+            loss = -log_probs.masked_fill(~right, -math.inf).logsumexp(1)
         answers = logits.argmax(1)
         first = right.gather(1, answers[:, None])[:, 0]
         five = right.gather(1, logits.topk(min(5, self.classes), dim=1).indices).any(1) | first

@@ -102,7 +102,9 @@ def evaluate_on_val(
     with use_weights(model, state.ema):
         batches = eval_batches(env.val, evaluation_batch(state), env.ranks, env.device, view)
         if normalize.about.task == "classes":
-            return evaluate_batches(model, batches, normalize, env.precision, env.device, env.ranks).to_evaluation(best)
+            loss = normalize.about.loss
+            score = evaluate_batches(model, batches, normalize, env.precision, env.device, env.ranks, loss)
+            return score.to_evaluation(best)
         pairs = compute_logits(model, batches, normalize, env.precision, env.device)
         outputs = collect_outputs(pairs, env.val.rows, normalize.spec.classes, env.ranks)
     return measure_outputs(normalize.about, outputs, env.val).to_evaluation(best)

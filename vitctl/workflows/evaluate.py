@@ -31,6 +31,7 @@ from vitctl.workflows.evaluate_outputs import (
     SetsResult,
     check_same_task,
     describe_evaluation,
+    is_selected_on,
     make_outputs_result,
     measure_split,
 )
@@ -69,6 +70,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
             allow_missing=config.allow_missing,
         )  # fmt: skip
         warn_enlarged(file, ready.spec, reporter)
+        warn_selected(ready.about, file, split, reporter)
         check_same_task(config, ready, file)
         task = ready.about.task
         numbers = class_numbers(ready, file, reporter) if task != "numbers" else torch.zeros(1, dtype=torch.int64)
@@ -76,7 +78,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
             check_split_labels(split, len(numbers))
         if task != "classes":
             return evaluate_outputs(config, ready, file, split, numbers, ranks, reporter, start_time)
-        tally = Tally(ready.spec.classes, answer_sets(config, ready, split))
+        tally = Tally(ready.spec.classes, answer_sets(config, ready, split), ready.about.loss)
         if config.confusion and tally.confusion is None:
             raise UsageError(
                 f"--confusion: {ready.spec.classes:,} classes are too many for a figure; use --json instead"
@@ -115,7 +117,7 @@ def predict_batches(
 ) -> Iterator[tuple[EvalBatch, torch.Tensor]]:
     model, normalize = ready.model, ready.normalize
     if config.crops > 1:
-        size, task = (ready.spec.height, ready.spec.width), ready.about.task
+        size, task = (ready.spec.height, ready.spec.width), "sets" if ready.about.uses_sigmoid else ready.about.task
         model, normalize = MultiCrop(ready.model, ready.normalize, size, config.crops, task), lambda pixels: pixels
     return compute_logits(model, batches, normalize, ready.autocast, ready.device)
 
@@ -148,6 +150,14 @@ def show_progress(batches: Iterable[EvalBatch], bar: Progress) -> Iterator[EvalB
     for batch in batches:
         yield batch
         bar.advance(len(batch.labels) if batch.counts else 0)
+
+
+def warn_selected(about: About, file: PatchFile, split: Split, reporter: Reporter) -> None:
+    if is_selected_on(about, file, split):
+        reporter.warn(
+            f"these weights were chosen as the best on {split.name} of this data, so that their result on it is too "
+            "good; the last weights of the run (RUN:last), or another split, are not biased by that"
+        )
 
 
 def choose_split(file: PatchFile, name: str | None) -> Split:

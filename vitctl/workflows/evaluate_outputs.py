@@ -10,6 +10,7 @@ import torch
 from vitctl.config.evaluate import EvaluateConfig
 from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
+from vitctl.io.weights import About
 from vitctl.training.evaluation import EvalBatch
 from vitctl.training.outputs import SetClassScore, collect_outputs, measure_numbers, measure_sets, score_classes
 from vitctl.training.ranks import Ranks
@@ -34,6 +35,8 @@ class Evaluated:
     device: str
     images_per_s: float
     elapsed_s: float
+    eval_crop: str
+    selected_on_split: bool  # whether the weights were chosen by their result on these images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,5 +97,12 @@ def describe_evaluation(
         "weights": ready.path, "weights_digest": ready.digest, "model": ready.spec.name, "res": list(ready.spec.res),
         "data": str(file.path), "data_digest": file.digest, "split": split.name, "pictures": split.rows,
         "task": ready.about.task, "crops": config.crops, "precision": ready.precision, "device": ready.device.type,
-        "images_per_s": split.rows / seconds, "elapsed_s": elapsed,
+        "images_per_s": split.rows / seconds, "elapsed_s": elapsed, "eval_crop": str(ready.about.eval_crop),
+        "selected_on_split": is_selected_on(ready.about, file, split),
     }  # fmt: skip
+
+
+def is_selected_on(about: About, file: PatchFile, split: Split) -> bool:
+    """Whether the weights are the best of a run by this split of this data."""
+    chosen = about.training.get("selected_on") == split.name
+    return chosen and about.training.get("data_digest") == file.digest

@@ -108,7 +108,7 @@ def transfer_weights(
 
 def with_head(weights: Weights, config: FinetuneConfig, data: Data) -> tuple[Weights, dict[str, Any]]:
     """A new head, unless the old one is kept and has the classes of the data; and what its answers are."""
-    answers, names = answer_fields(data), data.file.class_names
+    answers, names = answer_fields(config, data), data.file.class_names
     differ = "" if config.keep_head == "never" else answers_differ(weights, data.file)
     if differ and config.keep_head == "always":
         raise UsageError(f"--keep-head: {differ}; leave it out for a new head")

@@ -6,7 +6,7 @@ from vitctl import __version__
 from vitctl.config.checks import require
 from vitctl.config.eval_crop import EvalCrop, parse_eval_crop
 from vitctl.config.model import ModelSpec, Norm, model_spec
-from vitctl.config.train import PretrainConfig, SelfsupConfig, TrainConfig
+from vitctl.config.train import LabeledConfig, PretrainConfig, SelfsupConfig, TrainConfig
 from vitctl.io.weights import HALF, About, Weights, for_channels
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.patches import round_to
@@ -31,7 +31,7 @@ def make_fresh_weights(
         "a fresh model",
         mean,
         std,
-        **(answer_fields(data) if spec.classes else {}),
+        **(answer_fields(config, data) if isinstance(config, LabeledConfig) else {}),
         training=describe_training(config, data),
         created_by=f"vitctl {__version__}",
     ).with_eval_crop(parse_eval_crop(config.eval_crop, EvalCrop(data.file.header.model_fit)))

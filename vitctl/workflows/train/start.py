@@ -204,12 +204,13 @@ def count_outputs(file: PatchFile) -> int:
     return 1 if file.header.task == "numbers" else len(file.class_names)
 
 
-def answer_fields(data: Data) -> dict[str, Any]:
+def answer_fields(config: LabeledConfig, data: Data) -> dict[str, Any]:
     """What weights say about their answers before training: of sets, each threshold is in the middle."""
     task, names = data.file.header.task, data.file.class_names
     thresholds = (UNDECIDED,) * len(names) if task == "sets" else ()
     target = measure_targets(data.train) if task == "numbers" else ()
-    return {"task": task, "class_names": names, "thresholds": thresholds, "target": target}
+    loss = "sigmoid" if config.loss == "sigmoid" and task == "classes" else "softmax"
+    return {"task": task, "class_names": names, "thresholds": thresholds, "target": target, "loss": loss}
 
 
 def measure_targets(train: Split) -> tuple[float, float]:
