@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import clean_environment
+from vitctl.io.feature_file import FeatureFile
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.recognize import open_weights
 from vitctl.io.weights import save_weights
@@ -189,6 +190,20 @@ def test_other_objectives_take_sets_as_they_are(ran: Run, sets: str) -> None:
     line = ("selfsup", "--data", sets, "--model", "vit-mu/8", "--steps", "2", "--batch", "8", "--device", "cpu")
     assert "needs one class per image" in ran(*line, "--out", "run").stderr
     ran("finetune", "--from", "run", "--data", sets, "--steps", "2", "--batch", "8", "--device", "cpu")
+
+
+def test_a_feature_file_has_the_labels_of_the_data(ran: Run, sets: str, numbers: str) -> None:
+    for data, task in ((sets, "sets"), (numbers, "numbers")):
+        line = ("features", "--from", "pixels", "--data", data, "--out", f"{task}-features.h5", "--export", "npy")
+        assert json.loads(ran(*line, "--json").stdout)["splits"] == {name: [SPLITS[name], 768] for name in SPLITS}
+        file, whole = FeatureFile(f"{task}-features.h5"), PatchFile(data)
+        for name, split in whole.splits.items():
+            truth = split.label_sets() if task == "sets" else split.targets()
+            np.testing.assert_array_equal(file.truth(name), truth)
+            np.testing.assert_array_equal(np.load(f"{task}-features-{name}-labels.npy"), truth)
+            np.testing.assert_array_equal(file.labels(name), split.labels())
+        told = ran("info", f"{task}-features.h5", "--verify").stdout
+        assert {"sets": f"3: {', '.join(whole.class_names)}", "numbers": "none: a label is a number"}[task] in told
 
 
 @pytest.mark.slow

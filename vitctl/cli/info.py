@@ -148,7 +148,7 @@ def feature_tables(result: "FeatureFileInfo") -> "list[Table]":
         "features of": f"the last {result.layers} blocks, {result.pool}"
         if result.pool != "auto"
         else "the head's input",
-        "classes": join_names(result.class_names),
+        "classes": "none: a label is a number" if result.task == "numbers" else join_names(result.class_names),
         "data": f"digest {result.data_digest}",
         "size": f"{format_size(result.bytes)}, by {result.created_by}",
     }

@@ -16,10 +16,11 @@ import torch
 from vitctl import __version__
 from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.model import model_spec
+from vitctl.config.patchify import TASKS
 from vitctl.config.res import Res
 from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
-from vitctl.io.feature_file import EXPORTS, FEATURES, FeatureFile, Origin, Parts, export_paths
+from vitctl.io.feature_file import EXPORTS, FEATURES, TASK_COLUMNS, FeatureFile, Origin, Parts, export_paths
 from vitctl.io.feature_file import export_features as write_export
 from vitctl.io.lock import Held, take
 from vitctl.io.outputs import check_output, check_replaceable
@@ -77,7 +78,7 @@ def features(
     reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     check_export(export)
     weights = open_source_weights(config, reporter)
-    path = choose_data(config.data, reporter, data_of_run(config.source), features_size(config, weights))
+    path = choose_data(config.data, reporter, data_of_run(config.source), features_size(config, weights), TASKS)
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
     stem = out.with_suffix("") if out else Path("features")
@@ -168,8 +169,16 @@ def compute_features(
         for name, split in splits.items():
             for start, values in compute_parts(split, extract, extractor, config, parts, bar):
                 parts.write(name, start, values)
-    columns = {name: (split.labels(), split.names(np.arange(split.rows))) for name, split in splits.items()}
-    return parts.finish(columns, f"vitctl {__version__}"), time.perf_counter() - started
+    return parts.finish(
+        {name: read_columns(split) for name, split in splits.items()}, f"vitctl {__version__}"
+    ), time.perf_counter() - started
+
+
+def read_columns(split: Split) -> dict[str, Any]:
+    """What a feature file has beside the features."""
+    columns = {"labels": split.labels(), "names": split.names(np.arange(split.rows))}
+    column = TASK_COLUMNS.get(split.header.task)
+    return columns | ({column: split.take(column, None)} if column else {})
 
 
 def cache_path(origin: Origin) -> Path:
