@@ -125,7 +125,7 @@ def test_commands_that_need_one_class_per_image_say_so(
     listed(age=list(range(10)))
     vitctl("patchify", "list.csv", "numbers.h5", *SMALL, "--set", "target_column=age")
     for arguments in (
-        ("fewshot", "--from", newest), ("inspect", "--from", newest),
+        ("inspect", "--from", newest),
     ):  # fmt: skip
         for data, label in (("sets.h5", "a set of classes"), ("numbers.h5", "a number")):
             line = refused(*arguments, "--data", data, code=3)

@@ -12,17 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tests.conftest import clean_environment
+from vitctl.config.fewshot import ProbeConfig
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.recognize import open_weights
 from vitctl.io.weights import save_weights
 from vitctl.probing.metrics import best_thresholds
+from vitctl.probing.targets import TargetTask, run_target_trial
 from vitctl.workflows.inputs.weights import load_model, load_weights
 
 Run = Callable[..., Any]
@@ -206,6 +209,76 @@ def test_a_feature_file_has_the_labels_of_the_data(ran: Run, sets: str, numbers:
         assert {"sets": f"3: {', '.join(whole.class_names)}", "numbers": "none: a label is a number"}[task] in told
 
 
+def test_probes_of_sets_from_the_command_to_the_figure(vitctl: Run, sets: str, tmp_path: Path) -> None:
+    probes = [word for name in ("lsr", "lsr-grid", "logreg", "knn") for word in ("--probe", name)]
+    line = ("fewshot", "--data", sets, "--from", "pixels", "--shots", "4", "--shots", "all", *probes)
+    answer = vitctl(*line, "--from", "random:vit-mu/8", "--plot", "shots.png", "--json")
+    told = answer.json
+    assert (told["task"], told["classes"], told["pictures"]) == ("sets", 3, 32)
+    vitctl("features", "--data", sets, "--from", "pixels", "--out", "f.h5")
+    file, config = FeatureFile(tmp_path / "f.h5"), ProbeConfig()
+    rows = {name: file.truth(name).astype(float) for name in ("train", "test")}
+    task = TargetTask("sets", file.features("train"), rows["train"], file.features("test"), rows["test"])
+    for each in told["results"]:
+        if each["weights"] == "pixels":
+            trials = [
+                run_target_trial(task, each["probe"], config, each["shots"], seed["seed"]) for seed in each["seeds"]
+            ]
+            assert [seed["indices"] for seed in each["seeds"]] == [trial.rows.tolist() for trial in trials]
+            assert [seed["scores"] for seed in each["seeds"]] == [pytest.approx(trial.scores) for trial in trials]
+            assert each["mean"] == each["scores"]["mean_average_precision"] == pytest.approx(
+                np.mean([trial.main for trial in trials]))  # fmt: skip
+            assert {seed["top1"] for seed in each["seeds"]} == {None}
+            if each["shots"] is None and each["probe"] != "knn":
+                assert each["mean"] > 0.9
+    assert len(told["differences"]) == 8
+    assert told["closer"][0]["per_class"].keys() == {"red", "green", "blue"}
+    with Image.open(tmp_path / "shots.png") as picture:
+        assert picture.size[0] > 600
+    again = vitctl("fewshot", "--features", "f.h5", *line[5:], "--json").json  # in place of the data
+    assert again["results"] == [
+        {**each, "weights": "f.h5"} for each in told["results"] if each["weights"] == "pixels"
+    ]  # fmt: skip
+    table = vitctl("fewshot", "--features", "f.h5", "--shots", "4").out
+    for word in ("mAP on 32 images of test, 3 classes", "exact match", "macro F1", "lowest average precision"):
+        assert word in table
+
+
+def test_probes_of_numbers(ran: Run, numbers: str) -> None:
+    line = ("fewshot", "--data", numbers, "--from", "pixels", "--probe", "lsr-grid", "--probe", "knn")
+    told = json.loads(ran(*line, "--plot", "shots.png", "--json").stdout)
+    assert [each["shots"] for each in told["results"]] == [10, 25, 10, 25]  # train has no 100 images
+    assert all(len(each["seeds"][0]["indices"]) == each["shots"] for each in told["results"])
+    assert (told["task"], told["closer"], told["classes"]) == ("numbers", [], 0)
+    whole = json.loads(ran(*line, "--shots", "all", "--json").stdout)["results"][0]
+    assert whole["mean"] == whole["scores"]["r_squared"] > 0.8
+    assert whole["scores"]["mean_absolute_error"] < 20
+    table = ran(*line, "--shots", "all").stdout
+    assert "R² on 32 images of test" in table
+    assert "mean absolute error" in table
+
+
+def test_a_part_of_the_only_split_of_sets_and_numbers_is_held_out(ran: Run, sets: str, numbers: str) -> None:
+    for data, words in ((sets, "25% of each class"), (numbers, "24 images of train are held out for it, 25% of all")):
+        answer = ran("fewshot", "--data", data, "--from", "pixels", "--shots", "10", "--set", "test=train", "--json")
+        assert words in answer.stderr
+        told = json.loads(answer.stdout)
+        assert 20 <= told["pictures"] <= 28
+        assert max(row for each in told["results"][0]["seeds"] for row in each["indices"]) < 96
+
+
+def test_labels_that_say_nothing_are_one_line(ran: Run, refused: Callable[..., str], sets: str, numbers: str) -> None:
+    for data in (sets, numbers):
+        ran("features", "--from", "pixels", "--data", data, "--out", f"f-{data}")
+    for split, words in (("test", "no image of test has a class"), ("train", "none of its images has a class")):
+        with h5py.File("f-sets.h5", "a") as file:
+            file[f"{split}/label_sets"][:] = 0
+        assert words in refused("fewshot", "--features", "f-sets.h5", "--shots", "1", code=3)
+    with h5py.File("f-numbers.h5", "a") as file:
+        file["test/targets"][1:] = np.nan
+    assert "has a single labeled image in test" in refused("fewshot", "--features", "f-numbers.h5", code=3)
+
+
 @pytest.mark.slow
 def test_two_ranks_score_as_one(vitctl: Run, sets: str, numbers: str, tmp_path: Path) -> None:
     """40 images of val in batches of 7: the ranks have different numbers of them."""
@@ -250,7 +323,13 @@ def test_what_does_not_fit_is_one_line(refused: Callable[..., str], ran: Run, se
     assert "cannot store the scale" in refused(
         "export", "--from", "numbers", "--data", numbers, "--format", "timm", code=2
     )
-    assert "this command needs one class" in refused("fewshot", "--from", "sets", "--data", sets, code=3)
+    line = ("fewshot", "--from", "pixels", "--data")
+    assert (
+        "--probe ncm: needs one class per image, and the data has a set of classes; use lsr, lsr-grid, knn, logreg"
+        in (refused(*line, sets, "--probe", "ncm", code=2))
+    )
+    assert "has a number; use lsr, lsr-grid, knn" in refused(*line, numbers, "--probe", "logreg", code=2)
+    assert "--shots 97: train has only 96 images" in refused(*line, numbers, "--shots", "97", code=3)
 
 
 def test_a_threshold_outside_of_0_and_1_is_one_line(

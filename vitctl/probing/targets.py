@@ -52,11 +52,12 @@ class TargetTask:
 @dataclass(frozen=True)
 class TargetTrial:
     seed: int
-    scores: dict[str, float]  # metrics by their names in vitctl.probing.metrics
+    scores: dict[str, float]  # metrics by their names in vitctl.probing.metrics, the main one first
     main: float  # the one that compares models
     strength: float | None
     rows: Ints  # the shots
     per_class: Floats  # average precision [K], NaN where no test image has the class; of numbers empty
+    top1: None = None
 
 
 @dataclass(frozen=True)
