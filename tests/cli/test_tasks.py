@@ -19,14 +19,18 @@ import torch
 from PIL import Image
 
 from tests.conftest import clean_environment
+from vitctl.config.export import ExportConfig
 from vitctl.config.fewshot import ProbeConfig
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.recognize import open_weights
 from vitctl.io.weights import save_weights
+from vitctl.models.create import create_model, weights_of
 from vitctl.probing.metrics import best_thresholds
 from vitctl.probing.targets import TargetTask, run_target_trial
+from vitctl.workflows.export.compare import summarize_comparison
 from vitctl.workflows.inputs.weights import load_model, load_weights
+from vitctl.workflows.inspect.images import caption_for
 
 Run = Callable[..., Any]
 NAMES = ("red", "green", "blue")
@@ -105,7 +109,8 @@ def test_sets_go_from_a_manifest_to_onnx_and_back(vitctl: Run, manifests: None, 
                  "--json").json  # fmt: skip
     assert scores(val) == pytest.approx([told["scores"][name] for name in (
         "mean_average_precision", "micro_f1", "macro_f1", "exact_match", "loss")], rel=1e-6)  # fmt: skip
-    vitctl("export", "--from", "run", "--data", "sets.h5", "--out", "model.onnx")
+    shown = vitctl("export", "--from", "run", "--data", "sets.h5", "--out", "model.onnx").out
+    assert "the set of classes agrees on 32 of 32 images" in " ".join(shown.split())
     found = [
         vitctl("evaluate", "--from", name, "--data", "sets.h5", "--precision", "float32", "--json").json
         for name in ("run", "model.onnx")
@@ -256,6 +261,49 @@ def test_probes_of_numbers(ran: Run, numbers: str) -> None:
     table = ran(*line, "--shots", "all").stdout
     assert "R² on 32 images of test" in table
     assert "mean absolute error" in table
+
+
+def test_inspect_leaves_out_only_what_needs_a_class(ran: Run, sets: str, numbers: str) -> None:
+    for data in (sets, numbers):
+        ran("pretrain", "--data", data, *MODEL, "--steps", "2", "--out", "run", "--overwrite")
+        told = json.loads(
+            ran("inspect", "--from", "run", "--data", data, "--out", "seen", "--overwrite", "--json").stdout
+        )
+        figures = ["rollout", "heads", "distance", "filters", "positions", "cka"]
+        assert [Path(each).stem for each in told["figures"]] == figures
+        assert told["left_out"] == ["value of layers: needs shots, and a train split with one class per image, of two"]
+
+
+def test_images_are_captioned_with_their_labels(sets: str, numbers: str) -> None:
+    for data in (sets, numbers):
+        file = PatchFile(data)
+        split = file.split("test")
+        captions = [caption_for(file, split, row) for row in range(split.rows)]
+        if data == numbers:
+            assert captions == [f"{value:.4g}" for value in split.targets()]
+            continue
+        for row, (caption, own) in enumerate(zip(captions, split.label_sets(), strict=True)):
+            names = [file.class_names[number] for number in np.flatnonzero(own)]
+            assert caption == (", ".join(names) or f"test{row:03d}.png")
+
+
+def test_studies_need_one_class_per_image(refused: Callable[..., str], sets: str, numbers: str, tmp_path: Path) -> None:
+    for data, words in ((sets, "a set of classes"), (numbers, "a number")):
+        line = f"{data}: has {words} per image, but a study compares top-1, which needs one class"
+        assert line in refused("study", "scaling", "--data", data, "--dry-run", code=3)
+
+
+def test_an_export_of_sets_is_compared_at_the_thresholds() -> None:
+    weights = weights_of(create_model("vit-mu/8", height=16, width=16, classes=3))
+    about = replace(weights.about, task="sets", class_names=NAMES, thresholds=(0.5, 0.5, 0.9))
+    weights, expected = replace(weights, about=about), torch.tensor([[2.0, 0.1, 1.0], [-1.0, -2.0, -3.0]])
+    for change, agreement in ((-0.2, 0.5), (0.2, 1.0)):  # it is in the set at 0, and in no case the first class
+        actual = expected.clone()
+        actual[0, 1] += change
+        gaps = (actual - expected).abs()
+        found = summarize_comparison(expected, actual, gaps, None, ExportConfig(out="a.onnx"), weights)
+        assert found.agreement == agreement
+        assert f"the set of classes agrees on {round(2 * agreement)} of 2 images" in found.summary()
 
 
 def test_a_part_of_the_only_split_of_sets_and_numbers_is_held_out(ran: Run, sets: str, numbers: str) -> None:

@@ -16,7 +16,6 @@ import torch
 from vitctl import __version__
 from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.model import model_spec
-from vitctl.config.patchify import TASKS
 from vitctl.config.res import Res
 from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
@@ -78,7 +77,7 @@ def features(
     reporter, start_time = reporter or SilentReporter(), time.perf_counter()
     check_export(export)
     weights = open_source_weights(config, reporter)
-    path = choose_data(config.data, reporter, data_of_run(config.source), features_size(config, weights), TASKS)
+    path = choose_data(config.data, reporter, data_of_run(config.source), features_size(config, weights))
     data = PatchFile(path)
     out = Path(config.out) if config.out else None
     stem = out.with_suffix("") if out else Path("features")

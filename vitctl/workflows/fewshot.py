@@ -11,7 +11,6 @@ import numpy as np
 
 from vitctl.config.features import PIXELS, FeaturesConfig
 from vitctl.config.fewshot import SHOTS, FewshotConfig
-from vitctl.config.patchify import TASKS
 from vitctl.config.res import Res
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.charts import draw_shots
@@ -231,7 +230,7 @@ def sources_of(config: FewshotConfig, reporter: Reporter) -> tuple[str, list[Fea
     weights = [open_source_weights(each, reporter) for each in configs]
     sizes = [size for size in map(features_size, configs, weights) if size]
     size = Res(*map(max, zip(*sizes, strict=True))) if sizes else None
-    path = choose_data(config.data, reporter, data_of_run(configs[0].source), size, TASKS)
+    path = choose_data(config.data, reporter, data_of_run(configs[0].source), size)
     data = PatchFile(path)
     if data.header.leaked:
         leaked = format_count(data.header.leaked, "test or val image")
