@@ -17,8 +17,8 @@ from vitctl.workflows.patchify import patchify
 
 Run = Callable[..., Any]
 KEYS = {
-    "command", "version", "data", "data_digest", "weights_digests", "split", "pictures", "classes", "width", "results",
-    "differences", "closer", "short", "plot", "elapsed_s"}  # fmt: skip
+    "command", "version", "data", "data_digest", "weights_digests", "split", "pictures", "task", "classes", "width",
+    "results", "differences", "closer", "short", "plot", "elapsed_s"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

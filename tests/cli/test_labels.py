@@ -118,20 +118,6 @@ def test_settings_that_contradict_one_another_are_one_line(vitctl: Run, folder: 
     assert vitctl("patchify", "pictures", *(part for each in settings for part in ("--set", each)), code=2).error
 
 
-def test_commands_that_need_one_class_per_image_say_so(
-    vitctl: Run, listed: Callable[..., str], newest: str, refused: Callable[..., str]
-) -> None:
-    vitctl("patchify", listed(label=CELLS), "sets.h5", *SMALL)
-    listed(age=list(range(10)))
-    vitctl("patchify", "list.csv", "numbers.h5", *SMALL, "--set", "target_column=age")
-    for arguments in (
-        ("fewshot", "--from", newest), ("features", "--from", newest), ("inspect", "--from", newest),
-    ):  # fmt: skip
-        for data, label in (("sets.h5", "a set of classes"), ("numbers.h5", "a number")):
-            line = refused(*arguments, "--data", data, code=3)
-            assert f"{data}: has {label} per image, but this command needs one class" in line
-
-
 def test_selfsup_needs_no_labels(vitctl: Run, listed: Callable[..., str]) -> None:
     vitctl("patchify", listed(label=CELLS), *SMALL)
     vitctl("selfsup", "--model", "vit-mu/4", "--objective", "mae", "--steps", "2", "--batch", "4")

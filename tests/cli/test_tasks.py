@@ -12,17 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tests.conftest import clean_environment
+from vitctl.config.export import ExportConfig
+from vitctl.config.fewshot import ProbeConfig
+from vitctl.io.feature_file import FeatureFile
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.recognize import open_weights
 from vitctl.io.weights import save_weights
+from vitctl.models.create import create_model, weights_of
 from vitctl.probing.metrics import best_thresholds
+from vitctl.probing.targets import TargetTask, run_target_trial
+from vitctl.workflows.export.compare import summarize_comparison
 from vitctl.workflows.inputs.weights import load_model, load_weights
+from vitctl.workflows.inspect.images import caption_for
 
 Run = Callable[..., Any]
 NAMES = ("red", "green", "blue")
@@ -101,7 +109,8 @@ def test_sets_go_from_a_manifest_to_onnx_and_back(vitctl: Run, manifests: None, 
                  "--json").json  # fmt: skip
     assert scores(val) == pytest.approx([told["scores"][name] for name in (
         "mean_average_precision", "micro_f1", "macro_f1", "exact_match", "loss")], rel=1e-6)  # fmt: skip
-    vitctl("export", "--from", "run", "--data", "sets.h5", "--out", "model.onnx")
+    shown = vitctl("export", "--from", "run", "--data", "sets.h5", "--out", "model.onnx").out
+    assert "the set of classes agrees on 32 of 32 images" in " ".join(shown.split())
     found = [
         vitctl("evaluate", "--from", name, "--data", "sets.h5", "--precision", "float32", "--json").json
         for name in ("run", "model.onnx")
@@ -191,6 +200,133 @@ def test_other_objectives_take_sets_as_they_are(ran: Run, sets: str) -> None:
     ran("finetune", "--from", "run", "--data", sets, "--steps", "2", "--batch", "8", "--device", "cpu")
 
 
+def test_a_feature_file_has_the_labels_of_the_data(ran: Run, sets: str, numbers: str) -> None:
+    for data, task in ((sets, "sets"), (numbers, "numbers")):
+        line = ("features", "--from", "pixels", "--data", data, "--out", f"{task}-features.h5", "--export", "npy")
+        assert json.loads(ran(*line, "--json").stdout)["splits"] == {name: [SPLITS[name], 768] for name in SPLITS}
+        file, whole = FeatureFile(f"{task}-features.h5"), PatchFile(data)
+        for name, split in whole.splits.items():
+            truth = split.label_sets() if task == "sets" else split.targets()
+            np.testing.assert_array_equal(file.truth(name), truth)
+            np.testing.assert_array_equal(np.load(f"{task}-features-{name}-labels.npy"), truth)
+            np.testing.assert_array_equal(file.labels(name), split.labels())
+        told = ran("info", f"{task}-features.h5", "--verify").stdout
+        assert {"sets": f"3: {', '.join(whole.class_names)}", "numbers": "none: a label is a number"}[task] in told
+
+
+def test_probes_of_sets_from_the_command_to_the_figure(vitctl: Run, sets: str, tmp_path: Path) -> None:
+    probes = [word for name in ("lsr", "lsr-grid", "logreg", "knn") for word in ("--probe", name)]
+    line = ("fewshot", "--data", sets, "--from", "pixels", "--shots", "4", "--shots", "all", *probes)
+    answer = vitctl(*line, "--from", "random:vit-mu/8", "--plot", "shots.png", "--json")
+    told = answer.json
+    assert (told["task"], told["classes"], told["pictures"]) == ("sets", 3, 32)
+    vitctl("features", "--data", sets, "--from", "pixels", "--out", "f.h5")
+    file, config = FeatureFile(tmp_path / "f.h5"), ProbeConfig()
+    rows = {name: file.truth(name).astype(float) for name in ("train", "test")}
+    task = TargetTask("sets", file.features("train"), rows["train"], file.features("test"), rows["test"])
+    for each in told["results"]:
+        if each["weights"] == "pixels":
+            trials = [
+                run_target_trial(task, each["probe"], config, each["shots"], seed["seed"]) for seed in each["seeds"]
+            ]
+            assert [seed["indices"] for seed in each["seeds"]] == [trial.rows.tolist() for trial in trials]
+            assert [seed["scores"] for seed in each["seeds"]] == [pytest.approx(trial.scores) for trial in trials]
+            assert each["mean"] == each["scores"]["mean_average_precision"] == pytest.approx(
+                np.mean([trial.main for trial in trials]))  # fmt: skip
+            assert {seed["top1"] for seed in each["seeds"]} == {None}
+            if each["shots"] is None and each["probe"] != "knn":
+                assert each["mean"] > 0.9
+    assert len(told["differences"]) == 8
+    assert told["closer"][0]["per_class"].keys() == {"red", "green", "blue"}
+    with Image.open(tmp_path / "shots.png") as picture:
+        assert picture.size[0] > 600
+    again = vitctl("fewshot", "--features", "f.h5", *line[5:], "--json").json  # in place of the data
+    assert again["results"] == [
+        {**each, "weights": "f.h5"} for each in told["results"] if each["weights"] == "pixels"
+    ]  # fmt: skip
+    table = vitctl("fewshot", "--features", "f.h5", "--shots", "4").out
+    for word in ("mAP on 32 images of test, 3 classes", "exact match", "macro F1", "lowest average precision"):
+        assert word in table
+
+
+def test_probes_of_numbers(ran: Run, numbers: str) -> None:
+    line = ("fewshot", "--data", numbers, "--from", "pixels", "--probe", "lsr-grid", "--probe", "knn")
+    told = json.loads(ran(*line, "--plot", "shots.png", "--json").stdout)
+    assert [each["shots"] for each in told["results"]] == [10, 25, 10, 25]  # train has no 100 images
+    assert all(len(each["seeds"][0]["indices"]) == each["shots"] for each in told["results"])
+    assert (told["task"], told["closer"], told["classes"]) == ("numbers", [], 0)
+    whole = json.loads(ran(*line, "--shots", "all", "--json").stdout)["results"][0]
+    assert whole["mean"] == whole["scores"]["r_squared"] > 0.8
+    assert whole["scores"]["mean_absolute_error"] < 20
+    table = ran(*line, "--shots", "all").stdout
+    assert "R² on 32 images of test" in table
+    assert "mean absolute error" in table
+
+
+def test_inspect_leaves_out_only_what_needs_a_class(ran: Run, sets: str, numbers: str) -> None:
+    for data in (sets, numbers):
+        ran("pretrain", "--data", data, *MODEL, "--steps", "2", "--out", "run", "--overwrite")
+        told = json.loads(
+            ran("inspect", "--from", "run", "--data", data, "--out", "seen", "--overwrite", "--json").stdout
+        )
+        figures = ["rollout", "heads", "distance", "filters", "positions", "cka"]
+        assert [Path(each).stem for each in told["figures"]] == figures
+        assert told["left_out"] == ["value of layers: needs shots, and a train split with one class per image, of two"]
+
+
+def test_images_are_captioned_with_their_labels(sets: str, numbers: str) -> None:
+    for data in (sets, numbers):
+        file = PatchFile(data)
+        split = file.split("test")
+        captions = [caption_for(file, split, row) for row in range(split.rows)]
+        if data == numbers:
+            assert captions == [f"{value:.4g}" for value in split.targets()]
+            continue
+        for row, (caption, own) in enumerate(zip(captions, split.label_sets(), strict=True)):
+            names = [file.class_names[number] for number in np.flatnonzero(own)]
+            assert caption == (", ".join(names) or f"test{row:03d}.png")
+
+
+def test_studies_need_one_class_per_image(refused: Callable[..., str], sets: str, numbers: str, tmp_path: Path) -> None:
+    for data, words in ((sets, "a set of classes"), (numbers, "a number")):
+        line = f"{data}: has {words} per image, but a study compares top-1, which needs one class"
+        assert line in refused("study", "scaling", "--data", data, "--dry-run", code=3)
+
+
+def test_an_export_of_sets_is_compared_at_the_thresholds() -> None:
+    weights = weights_of(create_model("vit-mu/8", height=16, width=16, classes=3))
+    about = replace(weights.about, task="sets", class_names=NAMES, thresholds=(0.5, 0.5, 0.9))
+    weights, expected = replace(weights, about=about), torch.tensor([[2.0, 0.1, 1.0], [-1.0, -2.0, -3.0]])
+    for change, agreement in ((-0.2, 0.5), (0.2, 1.0)):  # it is in the set at 0, and in no case the first class
+        actual = expected.clone()
+        actual[0, 1] += change
+        gaps = (actual - expected).abs()
+        found = summarize_comparison(expected, actual, gaps, None, ExportConfig(out="a.onnx"), weights)
+        assert found.agreement == agreement
+        assert f"the set of classes agrees on {round(2 * agreement)} of 2 images" in found.summary()
+
+
+def test_a_part_of_the_only_split_of_sets_and_numbers_is_held_out(ran: Run, sets: str, numbers: str) -> None:
+    for data, words in ((sets, "25% of each class"), (numbers, "24 images of train are held out for it, 25% of all")):
+        answer = ran("fewshot", "--data", data, "--from", "pixels", "--shots", "10", "--set", "test=train", "--json")
+        assert words in answer.stderr
+        told = json.loads(answer.stdout)
+        assert 20 <= told["pictures"] <= 28
+        assert max(row for each in told["results"][0]["seeds"] for row in each["indices"]) < 96
+
+
+def test_labels_that_say_nothing_are_one_line(ran: Run, refused: Callable[..., str], sets: str, numbers: str) -> None:
+    for data in (sets, numbers):
+        ran("features", "--from", "pixels", "--data", data, "--out", f"f-{data}")
+    for split, words in (("test", "no image of test has a class"), ("train", "none of its images has a class")):
+        with h5py.File("f-sets.h5", "a") as file:
+            file[f"{split}/label_sets"][:] = 0
+        assert words in refused("fewshot", "--features", "f-sets.h5", "--shots", "1", code=3)
+    with h5py.File("f-numbers.h5", "a") as file:
+        file["test/targets"][1:] = np.nan
+    assert "has a single labeled image in test" in refused("fewshot", "--features", "f-numbers.h5", code=3)
+
+
 @pytest.mark.slow
 def test_two_ranks_score_as_one(vitctl: Run, sets: str, numbers: str, tmp_path: Path) -> None:
     """40 images of val in batches of 7: the ranks have different numbers of them."""
@@ -235,7 +371,13 @@ def test_what_does_not_fit_is_one_line(refused: Callable[..., str], ran: Run, se
     assert "cannot store the scale" in refused(
         "export", "--from", "numbers", "--data", numbers, "--format", "timm", code=2
     )
-    assert "this command needs one class" in refused("fewshot", "--from", "sets", "--data", sets, code=3)
+    line = ("fewshot", "--from", "pixels", "--data")
+    assert (
+        "--probe ncm: needs one class per image, and the data has a set of classes; use lsr, lsr-grid, knn, logreg"
+        in (refused(*line, sets, "--probe", "ncm", code=2))
+    )
+    assert "has a number; use lsr, lsr-grid, knn" in refused(*line, numbers, "--probe", "logreg", code=2)
+    assert "--shots 97: train has only 96 images" in refused(*line, numbers, "--shots", "97", code=3)
 
 
 def test_a_threshold_outside_of_0_and_1_is_one_line(

@@ -13,14 +13,23 @@ from vitctl.io.feature_file import FeatureFile, Origin, Parts, explain_full_disk
 
 ORIGIN = Origin("w", "d", "vit-mu/8", 1, "auto", 16, 16, "float32", "float32", ("cat", "dög"))
 VALUES = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-COLUMNS: dict[str, Any] = {"train": (np.array([0, 1, 0, -1, 1]), ["a.png", "ö/b.png", "c.png", "d.png", "e.png"])}
+NAMES = ["a.png", "ö/b.png", "c.png", "d.png", "e.png"]
+COLUMNS: dict[str, Any] = {"train": {"labels": np.array([0, 1, 0, -1, 1]), "names": NAMES}}
+SETS = np.array([[1, 0], [1, 1], [0, 0], [0, 0], [0, 1]], np.uint8)  # the third is empty, the fourth is unknown
+OTHER: dict[str, dict[str, Any]] = {
+    "sets": {
+        "labels": np.array([0, 0, -2, -1, 1]), "names": NAMES,
+        "label_sets": np.packbits(SETS, axis=1, bitorder="little")},
+    "numbers": {
+        "labels": np.full(5, -1), "names": NAMES, "targets": np.array([1.5, -2, 0, np.nan, 1e300])},
+}  # fmt: skip
 
 
-def make(out: Path, origin: Origin = ORIGIN) -> FeatureFile:
+def make(out: Path, origin: Origin = ORIGIN, columns: dict[str, Any] = COLUMNS) -> FeatureFile:
     parts = Parts(out, origin)
     parts.write("train", 3, VALUES[3:])
     parts.write("train", 0, VALUES[:3])
-    return parts.finish(COLUMNS, "a test")
+    return parts.finish(columns, "a test")
 
 
 def test_a_file_round_trips(tmp_path: Path) -> None:
@@ -29,8 +38,58 @@ def test_a_file_round_trips(tmp_path: Path) -> None:
     assert file.splits == {"train": (5, 3)}
     assert np.array_equal(file.features("train"), VALUES)
     assert file.labels("train").tolist() == [0, 1, 0, -1, 1]
-    assert file.names("train") == COLUMNS["train"][1]
+    assert file.names("train") == NAMES
+    assert file.task == "classes"
+    assert file.has_label("train").tolist() == [True, True, True, False, True]
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+@pytest.mark.parametrize("task", ["sets", "numbers"])
+def test_sets_and_numbers_round_trip(tmp_path: Path, task: str) -> None:
+    file = make(tmp_path / "f.h5", columns={"train": OTHER[task]})
+    assert file.task == task
+    np.testing.assert_array_equal(file.truth("train"), SETS if task == "sets" else OTHER[task]["targets"])
+    assert file.labels("train").tolist() == OTHER[task]["labels"].tolist()
+    assert file.has_label("train").tolist() == [True, True, True, False, True]
+
+
+def test_the_bytes_of_classes_do_not_change(tmp_path: Path) -> None:
+    make(tmp_path / "f.h5", replace(ORIGIN, class_names=("cat", "dog")))
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert list(file) == ["origin", "train"]
+        assert list(file["train"]) == ["features", "labels", "names"]
+        assert dict(file.attrs) == {"format": "vitctl.features", "version": 1, "created_by": "a test"}
+
+
+def test_labels_that_contradict_one_another_are_damage(tmp_path: Path) -> None:
+    make(tmp_path / "f.h5", columns={"train": OTHER["sets"]})
+    with h5py.File(tmp_path / "f.h5", "a") as file:
+        file.copy("train", "val")
+        del file["val/label_sets"]
+    with pytest.raises(DataError, match="labels are classes in one split and sets in another"):
+        FeatureFile(tmp_path / "f.h5")
+    with h5py.File(tmp_path / "f.h5", "a") as file:
+        del file["val"]
+        del file["train/label_sets"]
+        file["train/label_sets"] = np.zeros((5, 2), np.uint8)
+    with pytest.raises(DataError, match="label_sets are not of 2 classes"):
+        FeatureFile(tmp_path / "f.h5")
+
+
+@pytest.mark.parametrize("task", ["sets", "numbers"])
+@pytest.mark.parametrize("kind", ["csv", "npy", "parquet"])
+def test_exports_hold_sets_and_numbers(tmp_path: Path, kind: str, task: str) -> None:
+    file = make(tmp_path / "f.h5", columns={"train": OTHER[task]})
+    if kind == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        table = parquet.read_table(export_features(file, kind, tmp_path / "f")[0]).to_pydict()
+        assert table["label"] == {"sets": [[0], [0, 1], [], None, [1]], "numbers": [1.5, -2, 0, None, 1e300]}[task]
+    elif kind == "npy":
+        np.testing.assert_array_equal(np.load(export_features(file, kind, tmp_path / "f")[1]), file.truth("train"))
+    else:
+        lines = export_features(file, kind, tmp_path / "f")[0].read_text(encoding="utf-8").splitlines()
+        cells = {"sets": ["0", "0|1", "|", "", "1"], "numbers": ["1.5", "-2.0", "0.0", "", "1e+300"]}[task]
+        assert [line.split(",")[1] for line in lines[1:]] == cells
 
 
 def test_half_precision_and_more_axes(tmp_path: Path) -> None:
@@ -71,7 +130,7 @@ def test_other_tools_read_the_same_numbers(tmp_path: Path, kind: str) -> None:
         lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
         assert lines[0] == ["name", "label", "f0", "f1", "f2"]
         assert np.array_equal(np.array([line[2:] for line in lines[1:]], np.float32), VALUES)
-        assert [line[0] for line in lines[1:]] == COLUMNS["train"][1]
+        assert [line[0] for line in lines[1:]] == NAMES
 
 
 def test_features_that_overflow_float16_are_not_written(tmp_path: Path) -> None:

@@ -50,7 +50,6 @@ def info(
     from pathlib import Path
 
     from vitctl.cli.console import print_result, reporter
-    from vitctl.config.patchify import TASKS
     from vitctl.errors import UsageError
     from vitctl.io.outputs import check_output
     from vitctl.io.patch_file import PatchFile
@@ -59,7 +58,7 @@ def info(
     from vitctl.workflows.sheets import KINDS, augmentation_sheet, contact_sheet
 
     log = reporter(quiet)
-    path = path or str(choose_data(None, log, tasks=TASKS))
+    path = path or str(choose_data(None, log))
     if augment and not sheet:
         raise UsageError("--augment needs --sheet FILE.png")
     check_output(sheet, path, ending=tuple(KINDS))
@@ -148,7 +147,7 @@ def feature_tables(result: "FeatureFileInfo") -> "list[Table]":
         "features of": f"the last {result.layers} blocks, {result.pool}"
         if result.pool != "auto"
         else "the head's input",
-        "classes": join_names(result.class_names),
+        "classes": "none: a label is a number" if result.task == "numbers" else join_names(result.class_names),
         "data": f"digest {result.data_digest}",
         "size": f"{format_size(result.bytes)}, by {result.created_by}",
     }

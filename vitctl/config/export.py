@@ -39,7 +39,7 @@ class ExportConfig(DataConfig, WeightsConfig):
     )
     calibration: Count = setting(256, "training images that calibrate int8")
     tolerance: Annotated[float, Range(0, 1_000_000)] | None = setting(None, "allowed difference of the logits")
-    agreement: Share = setting(0.9, "share of images for which int8 must have the model's top-1")
+    agreement: Share = setting(0.9, "share of images for which int8 must have the model's top-1, or its whole set")
     pad: bool = setting(False, "pad a resolution that is no multiple of the patch size")
 
     def __post_init__(self) -> None:

@@ -29,7 +29,10 @@ class ProbeConfig:
 @dataclass(frozen=True, kw_only=True)
 class FewshotConfig(ProbeConfig, DataConfig):
     shots: tuple[Count | None, ...] = option(
-        (), "Labeled images per class, or all; repeatable. Default: 1, 5, 10, 25.", metavar="N", none="all"
+        (),
+        "Labeled images per class (of numbers in all), or all; repeatable. Default: 1, 5, 10, 25.",
+        metavar="N",
+        none="all",
     )
     sources: tuple[str, ...] = option(
         (),

@@ -204,8 +204,8 @@ def draw_confusion(counts: Any, names: Sequence[str], path: Path, title: str) ->
     save_figure(figure, path)
 
 
-def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Accuracy of each model and probe over the shots per class; "all" is drawn behind the largest number."""
+def draw_shots(results: list[dict[str, Any]], path: Path, title: str, x_label: str, score: str) -> None:
+    """The score of each model and probe over the shots; "all" is drawn behind the largest number."""
     figure = canvas(6.4, 4, title)
     axes = figure.subplots()
     style_axes(axes)
@@ -223,9 +223,10 @@ def draw_shots(results: list[dict[str, Any]], path: Path, title: str) -> None:
                       markersize=4, capsize=3)  # fmt: skip
     axes.set_xticks(list(x_of.values()), ["all" if shots is None else str(shots) for shots in x_of])
     axes.minorticks_off()
-    axes.set_xlabel("shots per class")
-    axes.set_ylabel("top-1 accuracy, 95% interval")
-    show_percent(axes.yaxis)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(f"{score}, 95% interval")
+    if score != "R²":
+        show_percent(axes.yaxis)
     axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 

@@ -1,8 +1,10 @@
 """Frozen features, HDF5 (`vitctl.features`, version 1).
 
     /<split>/features   [M, D], or [M, N, D] with one vector per patch; float32 or float16
-    /<split>/labels     int64 [M], -1 = none
+    /<split>/labels     int64 [M], -1 = none; of a set: its first class, or -2 if it is empty
     /<split>/names      [M]
+    /<split>/label_sets uint8 [M, ceil(K / 8)] if a label is a set of classes, as in the patch file
+    /<split>/targets    float64 [M]            if a label is a number; NaN = unknown
     /origin             JSON: the fields of Origin
     attributes          format, version, created_by
 
@@ -14,7 +16,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from vitctl.errors import DataError, NoSpace, RunError, is_no_space
 from vitctl.io.atomic import atomic_write, remove_leftovers, write_bytes, write_json
 from vitctl.io.csv_cells import text_cell
 from vitctl.io.hdf5 import Field, FileFormat, check_label_range, create_hdf5, open_checked, split_names, text
+from vitctl.io.patch_format import EMPTY_SET
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -67,8 +70,11 @@ FEATURES = FileFormat(
         "features": Field("floats", ("M", "*")),
         "labels": Field("integers", ("M",)),
         "names": Field("text", ("M",)),
+        "label_sets": Field("bytes", ("M", "K/8"), optional=True),
+        "targets": Field("floats", ("M",), optional=True),
     },
 )
+TASK_COLUMNS = {"sets": "label_sets", "numbers": "targets"}
 
 
 class FeatureFile:
@@ -78,14 +84,33 @@ class FeatureFile:
             self.origin = read_origin(text(file["origin"][()]))
             self.created_by = text(file.attrs["created_by"])
             self.splits = {name: tuple(file[name]["features"].shape) for name in split_names(file)}
+            self.task = find_task([file[name] for name in self.splits], len(self.origin.class_names))
 
     def features(self, split: str) -> Floats:
         return np.asarray(self.column(split, "features"))
 
     def labels(self, split: str) -> Ints:
         labels = np.asarray(self.column(split, "labels"), np.int64)
-        check_label_range(labels, len(self.origin.class_names), f"{self.path}, {split}")
+        lowest = EMPTY_SET if self.task == "sets" else -1
+        check_label_range(labels, len(self.origin.class_names), f"{self.path}, {split}", lowest)
         return labels
+
+    def label_sets(self, split: str) -> Any:
+        """uint8 [M, K]: 1 for the classes of each image."""
+        count = len(self.origin.class_names)
+        return np.unpackbits(self.column(split, "label_sets"), axis=1, count=count, bitorder="little")
+
+    def targets(self, split: str) -> Any:
+        """float64 [M]: the numbers of the images."""
+        return np.asarray(self.column(split, "targets"), np.float64)
+
+    def truth(self, split: str) -> Any:
+        """Whatever a label is: int64 [M], uint8 [M, K] or float64 [M]."""
+        return {"sets": self.label_sets, "numbers": self.targets}.get(self.task, self.labels)(split)
+
+    def has_label(self, split: str) -> Any:
+        """bool [M]: whether the label of each image is known. An empty set is."""
+        return ~np.isnan(self.targets(split)) if self.task == "numbers" else self.labels(split) != -1
 
     def names(self, split: str) -> list[str]:
         return [name.decode("utf-8", "replace") for name in self.column(split, "names")]
@@ -95,6 +120,16 @@ class FeatureFile:
             raise DataError(f"{self.path}: has no split {split!r}; it has {', '.join(self.splits)}")
         with open_checked(self.path, FEATURES) as file:
             return file[split][name][:]
+
+
+def find_task(splits: Sequence[h5py.Group], classes: int) -> str:
+    """What a label is, which must be the same in every split."""
+    tasks = {next((task for task, name in TASK_COLUMNS.items() if name in split), "classes") for split in splits}
+    if len(tasks) > 1:
+        raise ValueError(f"labels are {' in one split and '.join(sorted(tasks))} in another")
+    if tasks == {"sets"} and any(split["label_sets"].shape[1] != -(-classes // 8) for split in splits):
+        raise ValueError(f"label_sets are not of {classes} classes")
+    return tasks.pop()
 
 
 def read_origin(content: str) -> Origin:
@@ -152,16 +187,17 @@ class Parts:
         with explain_full_disk(self.out, self.folder):
             save_array(self.path(split, start, len(features)), values)
 
-    def finish(self, splits: dict[str, tuple[Ints, list[str]]], created_by: str) -> FeatureFile:
-        """Merges the parts with the labels and names of each split, then deletes them."""
+    def finish(self, splits: Mapping[str, Mapping[str, Any]], created_by: str) -> FeatureFile:
+        """Merges the parts with the other columns of each split, then deletes them."""
         with explain_full_disk(self.out, self.folder), atomic_write(self.out) as aside, create_hdf5(aside) as file:
             file.attrs.update({"format": FEATURES.name, "version": FEATURES.version, "created_by": created_by})
             file["origin"] = (self.folder / "origin.json").read_text()
-            for name, (labels, names) in splits.items():
+            for name, columns in splits.items():
                 group = file.create_group(name)
-                self.copy(group, name, len(labels))
-                group.create_dataset("labels", data=labels)
-                group.create_dataset("names", data=names, dtype=h5py.string_dtype())
+                self.copy(group, name, len(columns["labels"]))
+                for column, values in columns.items():
+                    kind = h5py.string_dtype() if column == "names" else None
+                    group.create_dataset(column, data=values, dtype=kind)
         shutil.rmtree(self.folder)
         return FeatureFile(self.out)
 
@@ -218,7 +254,7 @@ def export_features(file: FeatureFile, kind: str, stem: Path) -> list[Path]:
 
 
 def to_npy(file: FeatureFile, split: str, paths: list[Path]) -> None:
-    for path, values in zip(paths, (file.features(split), file.labels(split)), strict=True):
+    for path, values in zip(paths, (file.features(split), file.truth(split)), strict=True):
         save_array(path, values)
 
 
@@ -229,8 +265,23 @@ def to_csv(file: FeatureFile, split: str, paths: list[Path]) -> None:
     with atomic_write(paths[0]) as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle)
         rows.writerow(["name", "label", *(f"f{number}" for number in range(flat.shape[1]))])
-        for name, label, values in zip(file.names(split), file.labels(split), flat, strict=True):
-            rows.writerow([text_cell(name), int(label), *(format(float(value), ".9g") for value in values)])
+        for name, label, values in zip(file.names(split), list_labels(file, split), flat, strict=True):
+            rows.writerow([text_cell(name), label_cell(label), *(format(float(value), ".9g") for value in values)])
+
+
+def list_labels(file: FeatureFile, split: str) -> list[Any]:
+    """The number of a class (-1 if it is unknown), the numbers of the classes of a set, or a number; else None."""
+    truth = file.truth(split)
+    if file.task == "classes":
+        return truth.tolist()  # type: ignore[no-any-return]
+    known = zip(truth, file.has_label(split), strict=True)
+    return [(np.flatnonzero(each).tolist() if each.ndim else float(each)) if is_known else None
+            for each, is_known in known]  # fmt: skip
+
+
+def label_cell(label: Any) -> Any:
+    """A set as in a manifest: an empty one is "|", and an unknown one an empty cell."""
+    return "|".join(map(str, label)) or "|" if isinstance(label, list) else label
 
 
 def to_parquet(file: FeatureFile, split: str, paths: list[Path]) -> None:
@@ -238,6 +289,6 @@ def to_parquet(file: FeatureFile, split: str, paths: list[Path]) -> None:
     from pyarrow import parquet
 
     flat = file.features(split).reshape(file.splits[split][0], -1)
-    columns = {"name": file.names(split), "label": file.labels(split), "features": list(flat)}
+    columns = {"name": file.names(split), "label": list_labels(file, split), "features": list(flat)}
     with atomic_write(paths[0]) as aside:
         parquet.write_table(pyarrow.table(columns), aside)

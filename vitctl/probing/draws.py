@@ -13,6 +13,12 @@ def draw_orders(labels: Ints, classes: int, seed: int) -> list[Ints]:
     return [random.permutation(np.flatnonzero(labels == number)) for number in range(classes)]
 
 
+def draw_member_orders(members: Any, seed: int) -> list[Ints]:
+    """The same for classes [C, M] that share images: `members` is true for the images of each."""
+    random = np.random.default_rng(seed)
+    return [random.permutation(np.flatnonzero(each)) for each in members]
+
+
 def take_shots(order: list[Ints], shots: int | None) -> Ints:
     """The rows of the shots, class by class; all rows for None. A class may have fewer."""
     return np.concatenate([rows[:shots] for rows in order])

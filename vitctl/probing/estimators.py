@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -181,10 +182,15 @@ class PrototypeClassifier(Probe):
         """Normalized features [B, D] to votes [B, K]."""
 
     def predict(self, X: Any) -> Any:
+        best = np.concatenate([votes.argmax(1) for votes in self.vote_parts(X)])
+        return self.classes_[best]
+
+    def vote_parts(self, X: Any) -> Iterator[Floats]:
+        """Votes [B, K] for parts of the images, in order."""
         X = self._features(X)
         step = max(1, AT_ONCE // len(self.numbers_))
-        parts = (normalize_rows(X[start : start + step] - self.mean_) for start in range(0, len(X), step))
-        return self.classes_[np.concatenate([self.votes(part).argmax(1) for part in parts])]
+        for start in range(0, len(X), step):
+            yield self.votes(normalize_rows(X[start : start + step] - self.mean_))
 
 
 class NearestNeighbors(PrototypeClassifier):

@@ -38,6 +38,16 @@ class ProbeTrial:
     rows: Ints  # the shots
     guesses: Ints  # [T]
 
+    @property
+    def main(self) -> float:
+        """What compares models."""
+        return self.top1
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Metrics beside top-1."""
+        return {}
+
 
 PROBES: dict[str, Callable[[ProbeConfig], Any]] = {
     "lsr": lambda config: LeastSquares(config.l2),

@@ -1,8 +1,8 @@
-"""Ridge regression to -1 and 1, for every strength from one eigendecomposition.
+"""Ridge regression, to -1 and 1 or to given targets, for every strength from one eigendecomposition.
 
 W = (X'X + l2 I)^-1 X'Y. With X'X = Q diag(e) Q', each new strength costs one matrix product. With fewer examples than
-features XX' is used instead, because it is smaller. Y is 1 for the class of an example and -1 elsewhere. It is never
-stored: products with it are sums over classes.
+features XX' is used instead, because it is smaller. Of single classes, Y is 1 for the class of an example and -1
+elsewhere. It is never stored: products with it are sums over classes.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 @dataclass(frozen=True)
 class RidgeDecomposition:
     x: Floats  # [N, D]
-    numbers: Ints  # [N], classes; each of 0..K-1 occurs
+    numbers: Any  # int64 [N], classes, of which each of 0..K-1 occurs; or Y itself, [N, K]
     values: Floats  # [min(N, D)], eigenvalues e
     vectors: Floats  # eigenvectors Q
 
     @classmethod
-    def of(cls, x: Floats, numbers: Ints) -> "RidgeDecomposition":
+    def of(cls, x: Floats, numbers: Any) -> "RidgeDecomposition":
         values, vectors = np.linalg.eigh(x @ x.T if len(x) < x.shape[1] else x.T @ x)
         return cls(x, numbers, np.maximum(values, 0), vectors)
 
@@ -55,7 +55,7 @@ class LeaveOneOut:
     own: Floats  # [R, min(N, D)], the examples' rows of Q, or of XQ
     turned: Floats
     values: Floats
-    numbers: Ints  # [R]
+    numbers: Any  # [R], or Y [R, K]
     is_dual: bool
 
     def gaps(self, l2: float) -> Floats:
@@ -69,6 +69,8 @@ class LeaveOneOut:
         diagonal = np.einsum("ij,ij->i", scaled, self.own)[:, None]
         if self.is_dual:  # (XX' + l2 I)^-1 = scaled @ Q'
             return gaps / -diagonal.astype(gaps.dtype)  # type: ignore[no-any-return]
+        if self.numbers.ndim == 2:
+            return (gaps - self.numbers) / np.maximum(1 - diagonal, 1e-12)  # type: ignore[no-any-return]
         gaps += 1  # the target is 1 for an example's class, -1 elsewhere
         gaps[np.arange(len(gaps)), self.numbers] -= 2
         gaps /= np.maximum(1 - diagonal, 1e-12).astype(gaps.dtype)
@@ -82,8 +84,10 @@ class LeaveOneOut:
         return float((gaps.argmax(1) == self.numbers).mean()), square
 
 
-def times_targets(values: Floats, numbers: Ints) -> Floats:
+def times_targets(values: Floats, numbers: Any) -> Floats:
     """values' Y: [N, M] -> [M, K]."""
+    if numbers.ndim == 2:
+        return values.T @ numbers  # type: ignore[no-any-return]
     order = np.argsort(numbers, kind="stable")
     counts = np.bincount(numbers)
     sums = np.add.reduceat(values[order], np.cumsum(counts) - counts, axis=0)  # [K, M]

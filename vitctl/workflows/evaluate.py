@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from vitctl.config.evaluate import EvaluateConfig
-from vitctl.config.patchify import TASKS
 from vitctl.data.loader import View
 from vitctl.errors import DataError, UsageError
 from vitctl.inspection.charts import draw_confusion
@@ -63,7 +62,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     device = choose_device(config.device, ranks_here())
     with join_ranks(device) as ranks:
         source = choose_source(config.source, reporter, config.allow_missing, config)
-        file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), source.spec.res, TASKS))
+        file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), source.spec.res))
         split = choose_split(file, config.split)
         ready = ready_from(
             source, reporter, file.geometry.channels, precision=config.precision, device=device,

@@ -20,7 +20,7 @@ from vitctl.config.model import model_spec
 from vitctl.config.res import Res
 from vitctl.data.loader import Loader, View
 from vitctl.errors import ConfigError, DataError, OutputExists, UsageError
-from vitctl.io.feature_file import EXPORTS, FEATURES, FeatureFile, Origin, Parts, export_paths
+from vitctl.io.feature_file import EXPORTS, FEATURES, TASK_COLUMNS, FeatureFile, Origin, Parts, export_paths
 from vitctl.io.feature_file import export_features as write_export
 from vitctl.io.lock import Held, take
 from vitctl.io.outputs import check_output, check_replaceable
@@ -170,8 +170,16 @@ def compute_features(
         for name, split in splits.items():
             for start, values in compute_parts(split, extract, extractor, config, parts, bar):
                 parts.write(name, start, values)
-    columns = {name: (split.labels(), split.names(np.arange(split.rows))) for name, split in splits.items()}
-    return parts.finish(columns, f"vitctl {__version__}"), time.perf_counter() - started
+    return parts.finish(
+        {name: read_columns(split) for name, split in splits.items()}, f"vitctl {__version__}"
+    ), time.perf_counter() - started
+
+
+def read_columns(split: Split) -> dict[str, Any]:
+    """What a feature file has beside the features."""
+    columns = {"labels": split.labels(), "names": split.names(np.arange(split.rows))}
+    column = TASK_COLUMNS.get(split.header.task)
+    return columns | ({column: split.take(column, None)} if column else {})
 
 
 def cache_path(origin: Origin) -> Path:

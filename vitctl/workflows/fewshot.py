@@ -1,10 +1,11 @@
-"""`vitctl fewshot`: the accuracy of probes that are fitted to frozen features of a few images per class."""
+"""`vitctl fewshot`: the scores of probes that are fitted to frozen features of a few images per class."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from vitctl.inspection.charts import draw_shots
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.outputs import check_output
 from vitctl.io.patch_file import PatchFile
-from vitctl.probing.draws import Ints, draw_orders, split_by_class, take_shots
+from vitctl.probing.draws import Ints, draw_member_orders, draw_orders, split_by_class, take_shots
 from vitctl.probing.fewshot import (
     ProbeTask,
     ProbeTrial,
@@ -24,22 +25,36 @@ from vitctl.probing.fewshot import (
     count_constant_features,
     run_trial,
 )
+from vitctl.probing.metrics import MAIN, describe_metrics
+from vitctl.probing.targets import TARGET_PROBES, TargetTask, TargetTrial, run_target_trial
 from vitctl.reporting import Reporter, SilentReporter, format_count
 from vitctl.workflows.features import RANDOM, extract_features, extractor_of, features_size, open_source_weights
-from vitctl.workflows.inputs.data import choose_data
+from vitctl.workflows.inputs.data import LABEL_WORDS, choose_data
 from vitctl.workflows.inputs.samples import find_held_out
 from vitctl.workflows.inputs.weights import data_of_run
 
 CONFUSED = 5  # pairs of classes in the result
+NUMBER_SHOTS = (10, 25, 100)  # in all
+AXES = {
+    "classes": ("shots per class", "top-1 accuracy"),
+    "sets": ("shots per class", "mAP"),
+    "numbers": ("shots in all", "R²"),
+}
 HELD_OUT_SEED = 0  # the test images are the same for every seed of the shots
 
 
 @dataclass(frozen=True)
 class SeedResult:
     seed: int
-    top1: float
+    top1: float | None  # None of sets and numbers
     l2: float | None  # strength of the regularization; C for logreg
     indices: list[int]  # rows of the train split
+    scores: dict[str, float]  # of sets and numbers
+
+    @property
+    def main(self) -> float:
+        """What compares models."""
+        return next(iter(self.scores.values())) if self.top1 is None else self.top1
 
 
 @dataclass(frozen=True)
@@ -47,15 +62,16 @@ class ProbeResult:
     weights: str
     probe: str
     shots: int | None  # None: all
-    mean: float
+    mean: float  # top-1; of sets mAP, of numbers R²
     ci95: float | None
     optimistic: bool  # the strength was chosen on the test images
     seeds: list[SeedResult]
+    scores: dict[str, float]  # of sets and numbers, the means over the seeds
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean accuracy of `weights` minus that of `against`, on the same draws."""
+    """The mean score of `weights` minus that of `against`, on the same draws."""
 
     weights: str
     against: str
@@ -67,7 +83,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Closer:
-    """Accuracy per class of one model and probe with the most shots, over all seeds."""
+    """Accuracy per class, of sets its average precision, of one model and probe with the most shots, over all seeds."""
 
     weights: str
     probe: str
@@ -83,6 +99,7 @@ class FewshotResult:
     weights_digests: dict[str, str]
     split: str  # the test images
     pictures: int
+    task: str
     classes: int
     width: dict[str, int]
     results: list[ProbeResult]
@@ -110,11 +127,19 @@ class ProbeRows:
     rows: Ints  # labeled rows of the train split
     test: str
     test_rows: Ints  # labeled rows of the test split
-    labels: Ints  # of `rows`
-    truth: Ints  # of `test_rows`
+    labels: Any  # of `rows`, as FeatureFile.truth has them
+    truth: Any  # of `test_rows`
     classes: tuple[str, ...]
+    kind: str  # classes, sets or numbers
 
-    def task(self, file: FeatureFile) -> ProbeTask:
+    @property
+    def counts(self) -> Ints:
+        """The labeled images of each class [K] in train; of numbers, of all [1]."""
+        if self.kind == "classes":
+            return np.bincount(self.labels, minlength=len(self.classes))
+        return np.array([len(self.labels)]) if self.kind == "numbers" else self.labels.sum(0, dtype=np.int64)
+
+    def task(self, file: FeatureFile) -> ProbeTask | TargetTask:
         train = file.features(self.train)[self.rows]
         test = file.features(self.test)[self.test_rows]
         for values in (train, test):
@@ -122,7 +147,10 @@ class ProbeRows:
                 raise DataError(f"{file.path}: has one vector per patch; a probe needs one per image (features --pool)")
             if not np.isfinite(values).all():
                 raise DataError(f"{file.path}: has features that are not finite; extract them with --precision float32")
-        return ProbeTask(train, self.labels, test, self.truth, len(self.classes))
+        if self.kind == "classes":
+            return ProbeTask(train, self.labels, test, self.truth, len(self.classes))
+        targets, truth = (each.reshape(len(each), -1).astype(np.float64) for each in (self.labels, self.truth))
+        return TargetTask(self.kind, train, targets, test, truth)
 
 
 def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: str | None = None) -> FewshotResult:
@@ -130,42 +158,46 @@ def fewshot(config: FewshotConfig, reporter: Reporter | None = None, *, plot: st
     check_output(plot, config.data, config.features, ending=".png")
     data, sources = sources_of(config, reporter)
     rows = choose_probe_rows(config, sources[0].file, reporter)
+    check_probes(config, rows.kind)
     warn_trained(sources, rows, reporter)
     config = with_default_shots(config, rows, reporter)
     short = check_shots(config, rows, reporter)
     trials = dict(run_probes(config, sources, rows, reporter))
     results = [result(config, key, each, rows) for key, each in trials.items()]
     if plot:
-        title = f"{data}, {format_count(len(rows.classes), 'class')}"
-        draw_shots([vars(each) for each in results], Path(plot), title)
+        title = data if rows.kind == "numbers" else f"{data}, {format_count(len(rows.classes), 'class')}"
+        draw_shots([vars(each) for each in results], Path(plot), title, *AXES[rows.kind])
     most = None if None in config.shots else max(shots for shots in config.shots if shots)
     return FewshotResult(
         data=data, data_digest=sources[0].file.origin.data_digest,
         weights_digests={each.name: each.file.origin.weights_digest for each in sources},
-        split=rows.test, pictures=len(rows.test_rows), classes=len(rows.classes),
+        split=rows.test, pictures=len(rows.test_rows), task=rows.kind, classes=len(rows.classes),
         width={each.name: each.file.splits[rows.train][-1] for each in sources},
         results=results, differences=list(pair_differences(results)),
-        closer=[closer(key, each, rows) for key, each in trials.items() if key[2] == most],
+        closer=[closer(key, each, rows) for key, each in trials.items() if key[2] == most and rows.classes],
         short=short, plot=plot, elapsed_s=time.perf_counter() - start_time,
     )  # fmt: skip
 
 
 Key = tuple[str, str, int | None]  # weights, probe, shots
+Trial = ProbeTrial | TargetTrial
 
 
 def run_probes(
     config: FewshotConfig, sources: list[FeatureSource], rows: ProbeRows, reporter: Reporter
-) -> Iterator[tuple[Key, list[ProbeTrial]]]:
+) -> Iterator[tuple[Key, list[Trial]]]:
     total = len(sources) * len(config.probes) * sum(seeds_of(config, shots) for shots in config.shots)
     with reporter.progress("probes", total, "fits") as bar:
         for source in sources:
             task = rows.task(source.file)
             for probe in config.probes:
                 for shots in config.shots:
-                    trials = []
+                    trials: list[Trial] = []
                     for seed in range(seeds_of(config, shots)):
-                        trials.append(run_trial(task, probe, config, shots, seed))
-                        bar.advance(1, probe=probe, shots=shots or "all", top1=f"{trials[-1].top1:.1%}")
+                        run = run_trial if isinstance(task, ProbeTask) else run_target_trial
+                        trials.append(run(task, probe, config, shots, seed))  # type: ignore[arg-type]
+                        score = describe_metrics({MAIN[rows.kind]: trials[-1].main})
+                        bar.advance(1, probe=probe, shots=shots or "all", score=score)
                     yield (source.name, probe, shots), trials
             warn_constant(config, source, task, reporter)
 
@@ -175,9 +207,15 @@ def seeds_of(config: FewshotConfig, shots: int | None) -> int:
     return 1 if shots is None else config.seeds
 
 
-def warn_constant(config: FewshotConfig, source: FeatureSource, task: ProbeTask, reporter: Reporter) -> None:
+def warn_constant(
+    config: FewshotConfig, source: FeatureSource, task: ProbeTask | TargetTask, reporter: Reporter
+) -> None:
     fewest = min((shots for shots in config.shots if shots), default=None)
-    same = count_constant_features(task.train[take_shots(draw_orders(task.labels, task.classes, 0), fewest)])
+    if isinstance(task, ProbeTask):
+        orders = draw_orders(task.labels, task.classes, 0)
+    else:
+        orders = draw_member_orders(task.members, 0)
+    same = count_constant_features(task.train[take_shots(orders, fewest)])
     if same:
         reporter.warn(
             f"{source.name}: {format_count(same, 'feature')} of {task.train.shape[1]} constant over the fewest shots; "
@@ -230,25 +268,43 @@ def open_feature_file(config: FewshotConfig, file: FeatureFile) -> tuple[str, li
 def choose_probe_rows(config: FewshotConfig, file: FeatureFile, reporter: Reporter) -> ProbeRows:
     if config.train not in file.splits:
         raise UsageError(f"there is no split {config.train!r}; choose one of {', '.join(file.splits)}")
-    test = config.test or find_held_out({name: int((file.labels(name) >= 0).sum()) for name in file.splits})
-    labels = file.labels(config.train)
-    rows = np.flatnonzero(labels >= 0)
+    known = {name: np.flatnonzero(file.has_label(name)) for name in file.splits}
+    test = config.test or find_held_out({name: len(rows) for name, rows in known.items()})
+    labels, rows = file.truth(config.train), known[config.train]
     check_has_labels(file, labels[rows])
     if test is None or test == config.train:
         test = config.train
-        rest, part = split_by_class(labels[rows], config.test_share, HELD_OUT_SEED)
+        strata = file.labels(config.train)[rows]  # of sets, the first class of each
+        rest, part = split_by_class(strata - strata.min(initial=0), config.test_share, HELD_OUT_SEED)
         rows, test_rows, truth = rows[rest], rows[part], labels[rows[part]]
         reporter.note(
             f"there is no split to test on: {format_count(len(test_rows), 'image')} of {test} are held out for it, "
-            f"{config.test_share:.0%} of each class"
+            f"{config.test_share:.0%} of {'all' if file.task == 'numbers' else 'each class'}"
         )
     else:
-        truth = file.labels(test)
-        test_rows = np.flatnonzero(truth >= 0)
+        truth = file.truth(test)
+        test_rows = known[test]
         truth = truth[test_rows]
-    if not len(test_rows):
+    check_can_score(file, test, truth)
+    return ProbeRows(config.train, rows, test, test_rows, labels[rows], truth, file.origin.class_names, file.task)
+
+
+def check_can_score(file: FeatureFile, test: str, truth: Any) -> None:
+    if not len(truth):
         raise DataError(f"{file.path}: has no labeled images in {test} to test a probe on")
-    return ProbeRows(config.train, rows, test, test_rows, labels[rows], truth, file.origin.class_names)
+    if file.task == "sets" and not truth.any():
+        raise DataError(f"{file.path}: no image of {test} has a class, so a probe cannot be tested on it")
+    if file.task == "numbers" and len(truth) < 2:
+        raise DataError(f"{file.path}: has a single labeled image in {test}; R² needs two or more")
+
+
+def check_probes(config: FewshotConfig, kind: str) -> None:
+    for probe in config.probes:
+        if kind != "classes" and probe not in TARGET_PROBES[kind]:
+            raise UsageError(
+                f"--probe {probe}: needs one class per image, and the data has {LABEL_WORDS[kind]}; "
+                f"use {', '.join(TARGET_PROBES[kind])}"
+            )
 
 
 def warn_trained(sources: list[FeatureSource], rows: ProbeRows, reporter: Reporter) -> None:
@@ -259,30 +315,37 @@ def warn_trained(sources: list[FeatureSource], rows: ProbeRows, reporter: Report
 
 
 def with_default_shots(config: FewshotConfig, rows: ProbeRows, reporter: Reporter) -> FewshotConfig:
-    """Without --shots: the default shots, up to the size of the largest class."""
+    """Without --shots: the default shots, up to the size of the largest class; all if it has fewer."""
     if config.shots:
         return config
-    most = int(np.bincount(rows.labels).max())
-    shots = tuple(each for each in SHOTS if each <= most)
-    if shots != SHOTS:
-        reporter.note(f"shots: {', '.join(map(str, shots))}; the largest class has {format_count(most, 'image')}")
+    most, usual = int(rows.counts.max()), NUMBER_SHOTS if rows.kind == "numbers" else SHOTS
+    shots: tuple[int | None, ...] = tuple(each for each in usual if each <= most) or (None,)
+    if shots != usual:
+        names = ", ".join(str(each or "all") for each in shots)
+        reporter.note(f"shots: {names}; {name_largest(rows)} has {format_count(most, 'image')}")
     return replace(config, shots=shots)
 
 
-def check_has_labels(file: FeatureFile, labels: Ints) -> None:
+def name_largest(rows: ProbeRows) -> str:
+    return rows.train if rows.kind == "numbers" else "the largest class"
+
+
+def check_has_labels(file: FeatureFile, labels: Any) -> None:
     if not len(labels):
         raise DataError(f"{file.path}: has no labeled images to fit a probe to")
-    if len(np.unique(labels)) < 2:
+    if file.task == "sets" and not labels.any():
+        raise DataError(f"{file.path}: none of its images has a class; a probe needs images of each")
+    if file.task == "classes" and len(np.unique(labels)) < 2:
         raise DataError(f"{file.path}: all its images are of one class; a probe needs two or more classes")
 
 
 def check_shots(config: FewshotConfig, rows: ProbeRows, reporter: Reporter) -> dict[str, int]:
     """Classes with fewer images than the most shots."""
-    counts = np.bincount(rows.labels, minlength=len(rows.classes))
+    counts = rows.counts
     most = max((shots for shots in config.shots if shots), default=0)
     if most > counts.max():
-        raise DataError(f"--shots {most}: the largest class has only {counts.max()} images; use fewer shots")
-    short = {name: int(count) for name, count in zip(rows.classes, counts, strict=True) if count < most}
+        raise DataError(f"--shots {most}: {name_largest(rows)} has only {counts.max()} images; use fewer shots")
+    short = {name: int(count) for name, count in zip(rows.classes, counts, strict=False) if count < most}
     if short:
         names = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
         reporter.warn(
@@ -291,27 +354,36 @@ def check_shots(config: FewshotConfig, rows: ProbeRows, reporter: Reporter) -> d
     return short
 
 
-def result(config: FewshotConfig, key: Key, trials: list[ProbeTrial], rows: ProbeRows) -> ProbeResult:
+def result(config: FewshotConfig, key: Key, trials: list[Trial], rows: ProbeRows) -> ProbeResult:
     weights, probe, shots = key
-    values = [each.top1 for each in trials]
-    seeds = [SeedResult(each.seed, each.top1, each.strength, rows.rows[each.rows].tolist()) for each in trials]
+    values = [each.main for each in trials]
+    seeds = [
+        SeedResult(each.seed, each.top1, each.strength, rows.rows[each.rows].tolist(), each.scores) for each in trials
+    ]
     is_optimistic = probe == "lsr-grid" and config.select == "test"
-    return ProbeResult(weights, probe, shots, float(np.mean(values)), confidence_interval(values), is_optimistic, seeds)
+    scores = {name: float(np.mean([each.scores[name] for each in trials])) for name in trials[0].scores}
+    mean, spread = float(np.mean(values)), confidence_interval(values)
+    return ProbeResult(weights, probe, shots, mean, spread, is_optimistic, seeds, scores)
 
 
 def pair_differences(results: list[ProbeResult]) -> Iterator[Difference]:
     for one, other in combinations(results, 2):
         if (one.probe, one.shots) == (other.probe, other.shots):
-            pairs = [mine.top1 - theirs.top1 for mine, theirs in zip(one.seeds, other.seeds, strict=True)]
+            pairs = [mine.main - theirs.main for mine, theirs in zip(one.seeds, other.seeds, strict=True)]
             mean = float(np.mean(pairs))
             yield Difference(one.weights, other.weights, one.probe, one.shots, mean, confidence_interval(pairs))
 
 
-def closer(key: Key, trials: list[ProbeTrial], rows: ProbeRows) -> Closer:
+def closer(key: Key, trials: list[Trial], rows: ProbeRows) -> Closer:
     names, count = rows.classes, len(rows.classes)
+    if rows.kind == "sets":
+        means = np.mean([each.per_class for each in trials if isinstance(each, TargetTrial)], 0)
+        precisions = {name: float(mean) for name, mean in zip(names, means, strict=True) if not np.isnan(mean)}
+        return Closer(*key, precisions, [])
     table = np.zeros((count, count))  # [true class, predicted class]
     for each in trials:
-        np.add.at(table, (rows.truth, each.guesses), 1)
+        if isinstance(each, ProbeTrial):
+            np.add.at(table, (rows.truth, each.guesses), 1)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     per_class = {name: float(shares[row, row]) for row, name in enumerate(names) if table[row].any()}
     wrong = np.where(np.eye(count, dtype=bool), 0, shares)

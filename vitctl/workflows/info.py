@@ -142,6 +142,7 @@ class FeatureFileInfo:
     dtype: str
     precision: str
     splits: dict[str, list[int]]  # shape of the features
+    task: str
     classes: int
     class_names: list[str]
     bytes: int
@@ -202,8 +203,9 @@ def describe_features(file: FeatureFile, verify: bool) -> FeatureFileInfo:
         path=str(file.path), kind="features", model=origin.model, weights_digest=origin.weights_digest,
         data_digest=origin.data_digest, res=[origin.height, origin.width], layers=origin.layers, pool=origin.pool,
         dtype=origin.dtype, precision=origin.precision,
-        splits={name: list(shape) for name, shape in file.splits.items()}, classes=len(origin.class_names),
-        class_names=list(origin.class_names), bytes=file.path.stat().st_size, created_by=file.created_by,
+        splits={name: list(shape) for name, shape in file.splits.items()}, task=file.task,
+        classes=len(origin.class_names), class_names=list(origin.class_names), bytes=file.path.stat().st_size,
+        created_by=file.created_by,
         verified=True if verify else None,
     )  # fmt: skip
 

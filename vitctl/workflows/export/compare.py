@@ -16,6 +16,7 @@ from vitctl.data.patchifier.decode import fit, resize
 from vitctl.errors import RunError
 from vitctl.io.weights import About, Weights
 from vitctl.models.adapt import adapt_weights
+from vitctl.models.answers import compute_probabilities
 from vitctl.probing.metrics import r_squared
 from vitctl.reporting import Reporter
 from vitctl.workflows.export.examples import ExampleImages
@@ -64,7 +65,8 @@ class Comparison:
     mean_difference: float
     largest_logit: float  # or feature
     allowed: float | None  # upper bound of max_difference
-    agreement: float  # in top-1; of numbers, R²; of features, the lowest cosine similarity
+    agreement: float  # in top-1; of sets, in whole sets; of numbers, R²; of features, the lowest cosine similarity
+    is_set: bool  # what agrees are sets of classes
     top1_model: float | None  # on the same images; None if the model does not have their classes
     top1_export: float | None
     agrees: bool
@@ -81,7 +83,8 @@ class Comparison:
             return f"cosine similarity is at least {self.agreement:.6g}"
         if self.answers == "numbers":
             return f"R² between them is {self.agreement:.6f}"
-        return f"top-1 agrees on {round(self.agreement * self.pictures):,} of {self.pictures:,} images"
+        answer = "the set of classes" if self.is_set else "top-1"
+        return f"{answer} agrees on {round(self.agreement * self.pictures):,} of {self.pictures:,} images"
 
     def accuracy(self) -> str:
         """Counts of correct images; also shares, if there are enough images."""
@@ -144,6 +147,11 @@ def compare_other_size(
         yield exported(resized) - load_model(adapt_weights(weights, height, width))(images_of(weights.about, resized))
 
 
+def choose_sets(about: About, outputs: torch.Tensor) -> Any:
+    """bool [M, K]: the classes that are at their thresholds or above."""
+    return compute_probabilities(about, outputs).double().numpy() >= np.array(about.thresholds)
+
+
 def other_size(spec: ModelSpec) -> tuple[int, int]:
     step = 32 if spec.family == "bit" else spec.patch
     return spec.height + step, spec.width + 2 * step
@@ -158,9 +166,13 @@ def summarize_comparison(
     weights: Weights,
 ) -> Comparison:
     spec = weights.spec
+    is_set = weights.about.task == "sets" and spec.classes > 0
     largest, difference = float(expected.abs().max()), float(gaps.max())
     if weights.about.task == "numbers":
         agreement = r_squared(expected, actual)
+    elif is_set:
+        chosen = [choose_sets(weights.about, each) for each in (expected, actual)]
+        agreement = float((chosen[0] == chosen[1]).all(1).mean())
     elif spec.classes:
         agreement = float((actual.argmax(1) == expected.argmax(1)).double().mean())
     else:
@@ -179,6 +191,7 @@ def summarize_comparison(
         largest_logit=largest,
         allowed=allowed,
         agreement=agreement,
+        is_set=is_set,
         top1_model=top1[0],
         top1_export=top1[1],
         agrees=agrees,  # False for NaN

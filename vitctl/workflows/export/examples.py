@@ -9,7 +9,6 @@ import torch
 
 from vitctl.config.export import ExportConfig
 from vitctl.config.model import ModelSpec
-from vitctl.config.patchify import TASKS
 from vitctl.data.loader import load_images
 from vitctl.data.patchifier.decode import convert_channels
 from vitctl.errors import DataError, UsageError
@@ -43,7 +42,7 @@ class ExampleImages:
 
 
 def choose_examples(weights: Weights, config: ExportConfig, reporter: Reporter) -> ExampleImages:
-    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), weights.spec.res, TASKS))
+    file = PatchFile(choose_data(config.data, reporter, data_of_run(config.source), weights.spec.res))
     own = weights.about.class_names
     if config.precision == "int8" and not config.data and own and not set(file.class_names) <= set(own):
         raise UsageError(

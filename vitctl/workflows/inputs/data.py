@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from vitctl.config.model import ModelSpec
-from vitctl.config.patchify import TASKS, PatchifyConfig
+from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.data.patchifier.stored import MOST, PHOTO, STEP, is_small
 from vitctl.data.sources import open_source
@@ -27,34 +27,11 @@ LABEL_WORDS = {"classes": "one class", "sets": "a set of classes", "numbers": "a
 MARGIN = 7  # 448 is stored for 384, as 256 is for 224
 
 
-def choose_data(
-    flag: str | None,
-    reporter: Reporter,
-    trained_on: str | None = None,
-    size: Res | None = None,
-    tasks: tuple[str, ...] = ("classes",),
-) -> Path:
+def choose_data(flag: str | None, reporter: Reporter, trained_on: str | None = None, size: Res | None = None) -> Path:
     """The flag, else $VITCTL_DATA, else ./data.h5, else what the weights were trained on, else the embedded digits.
 
-    Images that are not in a patch file yet are patchified, at `size` if that is known. Labels that are not of one of
-    these tasks are refused.
+    Images that are not in a patch file yet are patchified, at `size` if that is known.
     """
-    path = find_data(flag, reporter, trained_on, size)
-    if tasks != TASKS:
-        check_task(PatchFile(path), tasks)
-    return path
-
-
-def check_task(file: PatchFile, tasks: tuple[str, ...]) -> None:
-    if file.header.task not in tasks:
-        needed = " or ".join(LABEL_WORDS[task] for task in tasks)
-        raise DataError(
-            f"{file.path}: has {LABEL_WORDS[file.header.task]} per image, but this command needs {needed}; "
-            "vitctl selfsup needs no labels"
-        )
-
-
-def find_data(flag: str | None, reporter: Reporter, trained_on: str | None, size: Res | None) -> Path:
     default = DEFAULT if Path(DEFAULT).exists() else None
     for text, why in (
         (flag, "--data"),

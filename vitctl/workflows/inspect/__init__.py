@@ -104,7 +104,7 @@ def measure_all(
         findings.skipped.append(f"similarity of layers: needs at least {FEWEST} images")
     findings = replace(findings, worth=measure_worth(model, spec, normalize, pictures, config, device, reporter))
     if findings.worth is None:
-        findings.skipped.append("value of layers: needs shots, and a labeled train split with two classes")
+        findings.skipped.append("value of layers: needs shots, and a train split with one class per image, of two")
     return findings
 
 

@@ -18,6 +18,7 @@ from vitctl.workflows.inputs.data import choose_data, warn_enlarged
 from vitctl.workflows.inputs.preprocess import target_for_model
 from vitctl.workflows.inputs.samples import choose_held_out, fit_samples, space_evenly
 from vitctl.workflows.inputs.weights import data_of_run
+from vitctl.workflows.sheets import label_names
 
 Bytes = np.ndarray[Any, Any]
 
@@ -54,8 +55,11 @@ def take_from_file(config: InspectConfig, spec: ModelSpec, reporter: Reporter) -
 
 
 def caption_for(file: PatchFile, split: Split, row: int) -> str:
-    label = int(split.labels(np.array([row]))[0])
-    return file.class_names[label] if label >= 0 else Path(split.names(np.array([row]))[0]).name
+    """The label of an image; its name if it has none, or no class."""
+    one = np.array([row])
+    is_known = file.header.task == "numbers" or split.labels(one)[0] >= 0
+    label = label_names(file, split, one)[0] if is_known else ""
+    return label or Path(split.names(one)[0]).name
 
 
 def read_paths(config: InspectConfig, target: Target, reporter: Reporter) -> InspectedImages:

@@ -129,8 +129,10 @@ def measure_worth(
     model: nn.Module, spec: ModelSpec, normalize: Normalizer, images: InspectedImages, config: InspectConfig,
     device: torch.device, reporter: Reporter,
 ) -> Worth | None:  # fmt: skip
-    """The paper's probe on every layer; None unless train and the inspected images have labels."""
+    """The paper's probe on every layer; None unless train and the inspected images have labels of one class."""
     if images.file is None or not config.shots or "train" not in images.file.splits or images.split == "train":
+        return None
+    if images.file.header.task != "classes":
         return None
     train, test = images.file.split("train"), images.file.split(images.split)
     labels, truth, classes = train.labels(), test.labels(), len(images.file.class_names)

@@ -11,13 +11,13 @@ import torch
 from vitctl import __version__
 from vitctl.config.study import StudyConfig
 from vitctl.config.train import PretrainConfig
-from vitctl.errors import UsageError
+from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.run_directory import RunDirectory, create_run, open_run
 from vitctl.reporting import QuietReporter, Reporter, SilentReporter, format_count
 from vitctl.training.device import choose_device
 from vitctl.training.ranks import Ranks
-from vitctl.workflows.inputs.data import choose_data, choose_judge_split
+from vitctl.workflows.inputs.data import LABEL_WORDS, choose_data, choose_judge_split
 from vitctl.workflows.inputs.weights import RUNS
 from vitctl.workflows.study.cells import tidy
 from vitctl.workflows.study.gather import Group, StudyRow, draw_study_rows, group_cells, groups_of, write_study_csv
@@ -79,12 +79,23 @@ def open_study_data(config: StudyConfig, reporter: Reporter) -> Data:
     """The training data; for vtab, the first of its tasks, from which the cost of all is estimated."""
     if config.name != "vtab":
         path = choose_data(config.data, reporter)
+        check_single_labels(PatchFile(path))
         data_config = PretrainConfig(data=str(path), val=choose_judge_split(PatchFile(path)))
         return open_data(data_config, Ranks(), SilentReporter())
     paths = sorted(Path(config.data).rglob("*.h5")) if config.data else []
     if not paths or not config.source:
         raise UsageError("vtab needs --data, a folder of patch files, and --from, the weights to fine-tune")
+    for path in paths:
+        check_single_labels(PatchFile(path))
     return open_data(PretrainConfig(data=str(paths[0]), val="test"), Ranks(), reporter)
+
+
+def check_single_labels(file: PatchFile) -> None:
+    if file.header.task != "classes":
+        raise DataError(
+            f"{file.path}: has {LABEL_WORDS[file.header.task]} per image, but a study compares top-1, which needs one "
+            "class per image; use vitctl pretrain or finetune"
+        )
 
 
 # --- folder and cells ------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import torch
 from vitctl import __version__
 from vitctl.config.model import ModelSpec
 from vitctl.config.option import as_dict
-from vitctl.config.patchify import TASKS
 from vitctl.config.recipes import ANY_WEIGHTS, PAPER_TRANSFER, Recipe, choose, for_data, recipe
 from vitctl.config.res import Res
 from vitctl.config.train import FREE, Best, LabeledConfig, RunOptions, TrainConfig
@@ -157,7 +156,7 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
     """The first rank patchifies what must be patchified, for images of this size; the others wait for it."""
     if not ranks.first:
         ranks.barrier()
-    path = choose_data(config.data, reporter, size=size, tasks=TASKS)
+    path = choose_data(config.data, reporter, size=size)
     if ranks.first:
         ranks.barrier()
     file = PatchFile(path)
