@@ -475,7 +475,7 @@ def mae_pretraining(name: str, model: str, expected: str = "") -> Recipe:
         epochs=800,
         optim=OptimConfig(name="adam", lr=1.5e-4 * 4096 / 256, beta2=0.95, weight_decay=0.05),
         schedule=ScheduleConfig(kind="cosine", warmup=40 / 800),
-        augment=AugmentConfig(crop="inception", crop_area=(0.2, 1.0), filter="bicubic", flip=0.5),
+        augment=AugmentConfig(crop="random-resized", crop_area=(0.2, 1.0), filter="bicubic", flip=0.5),
     )
     command = f"vitctl selfsup --model {model} --recipe mae/{name} --data imagenet/"
     source = "arXiv 2111.06377, Table 8; mae PRETRAIN.md; the weights that they released have 1,600 epochs"
@@ -501,7 +501,7 @@ DIGITS = PretrainConfig(
     smoothing=0.1,
     optim=OptimConfig(name="adam", lr=1e-3, weight_decay=0.05, decay="lr", clip=1.0),
     schedule=ScheduleConfig(kind="cosine", warmup=0.1),
-    augment=AugmentConfig(crop="inception", crop_area=(0.6, 1.0), crop_ratio=(4 / 5, 5 / 4)),
+    augment=AugmentConfig(crop="random-resized", crop_area=(0.6, 1.0), crop_ratio=(4 / 5, 5 / 4)),
 )
 DIGITS_FINETUNE = FinetuneConfig(
     batch=64,
@@ -521,7 +521,7 @@ MASKED_SMALL = SelfsupConfig(
     positions="sincos",
     optim=OptimConfig(name="adam", lr=1e-3, weight_decay=0.05, clip=1.0),
     schedule=ScheduleConfig(kind="cosine", warmup=0.1),
-    augment=AugmentConfig(crop="inception", crop_area=(0.3, 1.0), filter="bicubic", flip=0.5),
+    augment=AugmentConfig(crop="random-resized", crop_area=(0.3, 1.0), filter="bicubic", flip=0.5),
 )
 OURS = [
     Recipe(
@@ -567,7 +567,7 @@ OURS = [
             drop_path=0.1,
             head_first=0.1,
             optim=replace(DIGITS.optim, lr=5e-4, layer_decay=0.75),
-            augment=AugmentConfig(crop="inception", crop_area=(0.35, 1.0), filter="bicubic", flip=0.5),
+            augment=AugmentConfig(crop="random-resized", crop_area=(0.35, 1.0), filter="bicubic", flip=0.5),
         ),
         tuned="vit-s/16",
     ),

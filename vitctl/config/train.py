@@ -159,6 +159,7 @@ class TrainConfig(Partial):
     schedule: ScheduleConfig = subconfig(ScheduleConfig)
     augment: AugmentConfig = subconfig(AugmentConfig)
     ema: BelowOne = setting(0.0, "decay of the moving average of the weights; 0 is off")
+    ema_ramp: bool = setting(True, "the decay after t steps is at most (1 + t) / (10 + t)")
     limit: Limit | None = setting(None, "train on this many images, spread evenly over the classes")
     seed: Seed = option(0, "Random seed of weights, data order, augmentation and dropout.", metavar="N", default="0")
     precision: Precision = option("auto", "auto is bf16 where the device has it.", default="auto", late=True)

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, get_args
 import torch
 
 from vitctl import __version__
+from vitctl.config.earlier import CONFIG_VERSION, rename_settings, restore_meaning
 from vitctl.config.model import ModelSpec
 from vitctl.config.option import as_dict
 from vitctl.config.patchify import TASKS
@@ -137,7 +138,9 @@ def resume_config(
 ) -> tuple[Config, Data]:
     if run.config["command"] != request.command:
         raise UsageError(f"{run.path}: is a run of vitctl {run.config['command']}, not of {request.command}")
-    then = type(request).from_dict(run.config["config"])
+    version = run.config["config"].get("config_version", 1)
+    then = restore_meaning(type(request).from_dict(run.config["config"]), version)
+    request = rename_settings(request, version)
     config = request.over(then)
     data = open_data(config, ranks, reporter)
     config = settle_device(fit_warmup(config, data.train.rows, reporter), device)
@@ -321,6 +324,7 @@ def find_resumable(options: RunOptions, command: str) -> RunDirectory | None:
 def config_record(config: TrainConfig, model: ModelSpec, data: Data) -> dict[str, Any]:
     """What config.json says: everything that decides what a run ends in."""
     return {
+        "config_version": CONFIG_VERSION,
         "model": model.name,
         **as_dict(config),
         "data": str(data.path),
