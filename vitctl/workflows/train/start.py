@@ -252,6 +252,7 @@ def build_config(
         row = choose(request.command, base.spec, rows, objective, digits=is_digits, paper=base.is_paper)
         reason = f"for {format_count(rows, 'image')}"
     config = dataclasses.replace(request.over(row.config), recipe=row.name)
+    config = settle_hidden(scale_lr(config, request, row, reporter), request, base.spec, reporter)
     config = settle_loss(config, request, data.file, reporter)
     reporter.note(f"recipe: {row.name} ({reason}){describe_choice(config)}")
     if row.name == ANY_WEIGHTS and not config.res:
@@ -260,6 +261,31 @@ def build_config(
             reporter.note(f"resolution: {size} on a CPU; --res {base.spec.res} is that of the weights")
             config = dataclasses.replace(config, res=size)
     return fit_warmup(config, rows, reporter)
+
+
+def scale_lr(config: Config, request: Config, row: Recipe, reporter: Reporter) -> Config:
+    """The lr of a recipe whose source has a rule per batch, for another batch. What was requested stays."""
+    share, optim, schedule = config.batch / row.config.batch, config.optim, config.schedule
+    if not row.follows_batch or share == 1 or "lr" in request.optim.named or getattr(request, "lrs", None):
+        return config
+    optim = dataclasses.replace(optim, lr=optim.lr * share)
+    if "end" not in request.schedule.named:  # a share of the lr, which the source states as an lr
+        schedule = dataclasses.replace(schedule, end=min(1.0, schedule.end / share))
+    reporter.note(
+        f"lr: {optim.lr:g} for a batch of {config.batch:,}, as the recipe has {row.config.optim.lr:g} for "
+        f"{row.config.batch:,}"
+    )
+    return dataclasses.replace(config, optim=optim, schedule=schedule)
+
+
+def settle_hidden(config: Config, request: Config, spec: ModelSpec, reporter: Reporter) -> Config:
+    """Heads without a hidden layer: one that was requested is an error, and that of a recipe is left out."""
+    if not getattr(config, "hidden", False) or spec.family in ("vit", "hybrid"):
+        return config
+    if "hidden" in request.named:
+        raise ConfigError(f"hidden: the head of {spec.name} has no hidden layer; leave it out by --set hidden=false")
+    reporter.warn(f"hidden: the head of {spec.name} has no hidden layer; that of recipe {config.recipe} is left out")
+    return dataclasses.replace(config, hidden=False)  # type: ignore[call-arg]
 
 
 def settle_loss(config: Config, request: Config, file: PatchFile, reporter: Reporter) -> Config:
