@@ -19,6 +19,7 @@ from vitctl.data.augmentation.augment import (
     three,
 )
 from vitctl.data.augmentation.operations import GRAY, SPACES
+from vitctl.data.loader import resize_images
 from vitctl.models.input import normalize
 from vitctl.randomness import Draws
 
@@ -131,6 +132,16 @@ def test_tiny_images_go_through(name: str, shape: tuple[int, int, int]) -> None:
 def test_none_is_nothing() -> None:
     images = pictures(5)
     assert torch.equal(Augment(PRESETS["none"], 0)(images, 0, torch.arange(5)), images)
+
+
+@pytest.mark.parametrize("res", [(20, 14), (60, 50)])
+def test_without_a_crop_a_model_is_trained_on_what_it_is_evaluated_on(res: tuple[int, int]) -> None:
+    """The same filter at another resolution; the two kernels round differently."""
+    images = pictures(9)
+    ours = Augment(AugmentConfig(), 0, res)(images, 0, torch.arange(9))
+    assert (ours.int() - resize_images(images, *res).int()).abs().max() <= 1
+    linear = Augment(AugmentConfig(filter="bilinear"), 0, res)(images, 0, torch.arange(9))
+    assert (linear.int() - resize_images(images, *res).int()).abs().max() > 3
 
 
 def test_flips_are_mirror_images_at_their_rate() -> None:
