@@ -252,9 +252,9 @@ def build_config(
         row = choose(request.command, base.spec, rows, objective, digits=is_digits, paper=base.is_paper)
         reason = f"for {format_count(rows, 'image')}"
     config = dataclasses.replace(request.over(row.config), recipe=row.name)
-    config = settle_hidden(scale_lr(config, request, row, reporter), request, base.spec, reporter)
     config = settle_loss(config, request, data.file, reporter)
     reporter.note(f"recipe: {row.name} ({reason}){describe_choice(config)}")
+    config = settle_hidden(scale_lr(config, request, row, reporter), request, base.spec, reporter)
     if row.name == ANY_WEIGHTS and not config.res:
         size = affordable_res(base, row, device, Res(*data.file.header.training_res))
         if size != base.spec.res:
