@@ -446,3 +446,14 @@ def test_two_ranks_end_in_the_bytes_of_two_undisturbed_ranks(vitctl: Run, tmp_pa
         Running(tmp_path, number, out, "--devices", "2").end()
         vitctl("pretrain", "--resume", out, "--devices", "2")
         assert kept(tmp_path / out) == kept(tmp_path / "whole"), out
+
+
+def test_a_head_that_has_no_hidden_layer_says_so(ran: Run, refused: Any, data: str, tmp_path: Path) -> None:
+    line = ("pretrain", "--model", "axial-vit-mu/8", "--batch", "16", "--steps", "1", "--dry-run")
+    told = ran(*line, "--recipe", "paper/vit-i1k", "--res", "16").stderr
+    assert (
+        "warning: hidden: the head of axial-vit-mu/8 has no hidden layer; that of recipe paper/vit-i1k is left" in told
+    )
+    assert "the head of axial-vit-mu/8 has no hidden layer; leave it out by --set hidden=false" in refused(
+        *line, "--set", "hidden=true", code=2
+    )

@@ -167,3 +167,29 @@ def test_wrong_usage(
 ) -> None:
     assert words in refused(*QUICK, "--steps", "2", *flags, code=code)
     assert not (tmp_path / "run").exists()
+
+
+TINY = (
+    "--model", "vit-mu/4", "--res", "16", "--steps", "2", "--data", "data.h5", "--set", "masking.decoder_dim=16",
+    "--set", "masking.decoder_depth=1", "--set", "masking.decoder_heads=2")  # fmt: skip
+
+
+def test_the_lr_of_maes_recipe_follows_the_batch(ran: Run, data: str, tmp_path: Path) -> None:
+    """main_pretrain.py:166 of MAE: lr = blr * batch / 256, and blr is 1.5e-4 (PRETRAIN.md)."""
+    line = ("selfsup", "--recipe", "mae/pretrain-b", *TINY, "--batch", "32", "--probe", "0")
+    expected = 1.5e-4 * 32 / 256
+    told = ran(*line, "--out", "run").stderr
+    assert f"lr: {expected:g} for a batch of 32, as the recipe has 0.0024 for 4,096" in told
+    for out, more, lr in (("run", (), expected), ("own", ("--lr", "0.001"), 0.001)):
+        if more:
+            assert "lr:" not in ran(*line, *more, "--out", out).stderr
+        config = json.loads((tmp_path / out / "config.json").read_text())["config"]
+        assert config["optim"]["lr"] == pytest.approx(lr)
+    assert ran(*line, "--resume", "run").exit_code == 0  # the same request is the same run
+
+
+def test_a_model_of_maes_recipe_is_maes(ran: Run, data: str, tmp_path: Path) -> None:
+    ran("selfsup", "--recipe", "mae/pretrain-b", *TINY, "--batch", "16", "--probe", "0", "--out", "run")
+    weights = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert (weights.spec.name, weights.spec.gelu, weights.spec.positions) == ("vit-mu/4", "erf", "sincos-mae")
+    assert (weights.about.mean, weights.about.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

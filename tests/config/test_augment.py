@@ -2,12 +2,14 @@ import pytest
 
 from vitctl.config.augment import PRESETS, AugmentConfig, augmentation
 from vitctl.config.overrides import override
+from vitctl.data.augmentation.boxes import LAWS
 from vitctl.errors import ConfigError
 
 NAMES = {
     "none",
     "flip",
     "inception",
+    "random-resized",
     "resize-small",
     "augreg-none",
     "augreg-light1",
@@ -42,6 +44,21 @@ def test_augreg_levels_are_the_published_ones(level: str, layers: int, magnitude
     config = augmentation(f"augreg-{level}")
     assert (config.randaug_layers, config.randaug_magnitude, config.mixup) == (layers, magnitude, mixup)
     assert (config.crop, config.flip, config.randaug_space) == ("inception", 0.5, "tf")
+
+
+def test_each_preset_crops_by_the_law_of_its_source() -> None:
+    """big_vision and the paper call TensorFlow's, timm and torchvision have their own; each with its default ratios."""
+    laws = {name: (config.crop, config.ratio) for name, config in PRESETS.items() if config.crop in LAWS}
+    assert {name for name, law in laws.items() if law == ("inception", (0.75, 1.33))} == {
+        "inception", "vit-s16-i1k", *(name for name in NAMES if name.startswith("augreg"))}  # fmt: skip
+    assert {name for name, law in laws.items() if law == ("random-resized", (3 / 4, 4 / 3))} == {
+        "random-resized", "deit3", "mae-finetune"}  # fmt: skip
+
+
+def test_without_a_crop_the_filter_is_that_of_the_evaluation() -> None:
+    assert [AugmentConfig(crop=crop).kernel for crop in ("none", "inception", "simple")] == [
+        "bicubic", "bilinear", "bilinear"]  # fmt: skip
+    assert AugmentConfig(filter="bilinear").kernel == "bilinear"
 
 
 def test_augreg_none_still_crops_and_flips() -> None:

@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from torch import nn
 
-from vitctl.config.model import ModelSpec
+from vitctl.config.model import Init, ModelSpec
 from vitctl.models.create import build_module, collect_tensors, create_model
 from vitctl.models.initialize import initialize
 
@@ -30,14 +30,16 @@ SPECS = {
 }
 
 
-def init_tensors(name: str, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> dict[str, torch.Tensor]:
+def init_tensors(
+    name: str, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0, init: Init = "official"
+) -> dict[str, torch.Tensor]:
     """Tensors by name, after every number that may be learned was made unusable."""
     model = build_module(SPECS[name])
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if parameter.requires_grad and not is_scale(key):
                 parameter.fill_(math.nan)
-    initialize(model, SPECS[name], seed, head_bias, head_std)
+    initialize(model, SPECS[name], seed, head_bias, head_std, init)
     return collect_tensors(model)
 
 
@@ -102,6 +104,34 @@ def test_other_matrices_have_xaviers_bound() -> None:
         for fc in ("fc1", "fc2"):
             check_uniform(tensors[f"blocks.{layer}.mlp.{fc}.weight"], math.sqrt(6 / (D + MLP)))
     check_uniform(tensors["pre_logits.fc.weight"], math.sqrt(6 / (D + HIDDEN)))
+
+
+@pytest.mark.parametrize("name", ["plain", "map", "every"])
+def test_nothing_is_left_as_it_was_by_maes_init(name: str) -> None:
+    assert [key for key, value in init_tensors(name, init="mae").items() if not value.isfinite().all()] == []
+
+
+def test_mae_begins_as_its_code() -> None:
+    """initialize_weights and _init_weights of models_mae.py (commit efb2a80, lines 65-93): xavier_uniform of every
+    linear layer, so of the fused qkv as one matrix, and of the kernel of the patches as [D, C * P * P]; N(0, 0.02) for
+    the tokens; biases of linear layers are 0. That of the patches, a convolution's, keeps torch's default."""
+    tensors, values = init_tensors("sincos", init="mae"), PATCH**2 * 3
+    check_normal(tensors["cls_token"], 0.02)
+    assert tensors["cls_token"].any()
+    check_uniform(tensors["patch_embed.proj.weight"], math.sqrt(6 / (D + values)))
+    theirs = nn.Conv2d(3, D, PATCH).bias
+    assert theirs is not None
+    assert theirs.abs().max() <= 1 / math.sqrt(values)
+    check_uniform(tensors["patch_embed.proj.bias"], 1 / math.sqrt(values))
+    for layer in range(2):
+        block = f"blocks.{layer}"
+        check_uniform(tensors[f"{block}.attn.qkv.weight"], math.sqrt(6 / (D + 3 * D)))
+        check_uniform(tensors[f"{block}.attn.proj.weight"], math.sqrt(6 / (2 * D)))
+        for fc in ("fc1", "fc2"):
+            check_uniform(tensors[f"{block}.mlp.{fc}.weight"], math.sqrt(6 / (D + MLP)))
+        assert not any(
+            tensors[f"{block}.{each}.bias"].any() for each in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        )
 
 
 def test_a_map_head_begins_as_big_visions() -> None:

@@ -1,5 +1,6 @@
 """What is hidden, and that a model neither learns nor pays where nothing is asked."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,19 @@ def model_of(objective: str, config: MaskingConfig, outputs: int = 5, **options:
     model.encoder.load_state_dict(collect_tensors(create_model(spec, seed=1)), strict=False)
     begin(model, seed=2)
     return model.eval()
+
+
+def test_the_decoder_begins_as_maes() -> None:
+    """models_mae.py, lines 65-93: as the encoder under init=mae, with one law for both."""
+    model = model_of("mae", MaskingConfig(ratio=0.75, decoder_dim=64, decoder_depth=2, decoder_heads=4))
+    bounds = {name: math.sqrt(6 / sum(value.shape)) for name, value in model.named_parameters() if value.ndim == 2}
+    decoder = {name: bound for name, bound in bounds.items() if not name.startswith("encoder.")}
+    assert decoder["decoder_blocks.0.attn.qkv.weight"] == math.sqrt(6 / (4 * 64))
+    for name, bound in decoder.items():
+        largest = model.get_parameter(name).abs().max()
+        assert 0.98 * bound < largest <= bound, name
+    assert model.mask_token.detach().std() == pytest.approx(0.02, rel=0.3)
+    assert not model.decoder_embed.bias.any()
 
 
 def pixels(count: int = 2) -> torch.Tensor:

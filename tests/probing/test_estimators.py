@@ -71,21 +71,27 @@ def test_examples_are_left_out_evenly_from_the_classes() -> None:
 
 
 def test_neighbors_vote_as_dino_counts() -> None:
+    """knn_classifier of DINO's eval_knn.py (commit 7c446df, line 143): features are normalized and not centered,
+    and each of the k nearest votes with exp(cosine / T); T is 0.07 unless set."""
     x, labels = examples(50, 8, 4)
     new, _ = examples(30, 8, 4, seed=2)
-    guesses = NearestNeighbors(k=7, temperature=0.1).fit(x, labels).predict(new)
-    shots, images = ((each - x.mean(0)) for each in (x, new))
-    for row, guess in zip(images, guesses, strict=True):
-        cosines = shots @ row / np.linalg.norm(shots, axis=1) / np.linalg.norm(row)
+    x, new = x + 3.0, new + 3.0  # far from the origin, where centering would change the votes
+    probe = NearestNeighbors(k=7)
+    guesses = probe.fit(x, labels).predict(new)
+    for row, guess in zip(new, guesses, strict=True):
+        cosines = x @ row / np.linalg.norm(x, axis=1) / np.linalg.norm(row)
         votes = np.zeros(4)
         for place in np.argsort(-cosines)[:7]:
-            votes[labels[place]] += np.exp(cosines[place] / 0.1)
+            votes[labels[place]] += np.exp(cosines[place] / 0.07)
         assert votes.argmax() == guess
+    assert (guesses != probe.fit(x - 3.0, labels).predict(new - 3.0)).any()
 
 
 def test_the_nearest_mean_is_the_nearest() -> None:
+    """SimpleShot's CL2N (arXiv 1911.04623, section 3): centered by the mean of the training features, normalized."""
     x, labels = examples(50, 8, 4)
     new, _ = examples(30, 8, 4, seed=2)
+    x, new = x + 3.0, new + 3.0
     unit = [each - x.mean(0) for each in (x, new)]
     shots, images = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in unit)
     means = np.stack([shots[labels == number].mean(0) for number in range(4)])

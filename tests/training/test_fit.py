@@ -168,8 +168,10 @@ def test_dropout_is_a_function_of_step_and_place(file: PatchFile) -> None:
     assert other != one
 
 
-def test_the_average_is_the_one_that_is_promised(file: PatchFile, tmp_path: Path) -> None:
-    """average = keep * average + (1 - keep) * weights, from the weights of step 0 on, in float64."""
+@pytest.mark.parametrize("ramp", [True, False])
+def test_the_average_is_the_one_that_is_promised(file: PatchFile, tmp_path: Path, ramp: bool) -> None:
+    """average = keep * average + (1 - keep) * weights, from the weights of step 0 on, in float64. With the ramp of
+    TensorFlow's ExponentialMovingAverage, keep is at most (1 + t) / (10 + t) at step t."""
     own: list[Tensors] = []
     for steps in range(1, 5):
         config = dataclasses.replace(PLAIN, steps=4, ema=0.0, schedule=ScheduleConfig(kind="constant"))
@@ -178,11 +180,13 @@ def test_the_average_is_the_one_that_is_promised(file: PatchFile, tmp_path: Path
             one.env = dataclasses.replace(one.env, stop=StopsAt(steps) if steps < 4 else Stop())
             one.train()
         own.append(one.state.weights())
-    averaged, _ = train(file, dataclasses.replace(PLAIN, steps=4, ema=0.9, schedule=ScheduleConfig(kind="constant")))
+    config = dataclasses.replace(PLAIN, steps=4, ema=0.9, ema_ramp=ramp, schedule=ScheduleConfig(kind="constant"))
+    averaged, _ = train(file, config)
     for name, first in fresh_weights().tensors.items():
         expected = first.double().numpy()
-        for weights in own:
-            expected = 0.9 * expected + 0.1 * weights[name].double().numpy()
+        for step, weights in enumerate(own, 1):
+            keep = min(0.9, (1 + step) / (10 + step)) if ramp else 0.9
+            expected = keep * expected + (1 - keep) * weights[name].double().numpy()
         np.testing.assert_allclose(averaged[name].numpy(), expected, atol=1e-6)
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from vitctl.config.checks import limits_of
+from vitctl.config.masking import MaskingConfig
 from vitctl.config.model import model_spec
 from vitctl.config.train import OptimConfig
 from vitctl.errors import UsageError
 from vitctl.models.create import build_module
+from vitctl.models.masked import build_masked
 from vitctl.training.optimizers import clip_gradients, gradient_norm, groups, make_optimizer, number_layers, set_lr
 
 SHARES = (0.25, 0.5, 1.0, 0.75, 0.5)
@@ -207,6 +210,19 @@ def test_tables_of_positions_and_tokens_are_not_decayed(options: dict[str, Any])
     assert all(name.endswith(".weight") for name in decayed)
     assert decayed == {n for n, value in model.named_parameters() if n.endswith(".weight") and value.ndim > 1}
     assert all(value.requires_grad for group in found for value in group["params"])
+
+
+def test_tables_are_decayed_where_timm_decays_them() -> None:
+    """MAE's main_pretrain.py (commit efb2a80, line 179) has timm's groups: all but biases and vectors decay."""
+    spec = model_spec("vit-mu/4", height=16, width=16, classes=0, positions="sincos-mae")
+    model = build_masked(spec, "mae", 48, MaskingConfig(decoder_dim=32, decoder_depth=1, decoder_heads=2))
+    names = {id(value): name for name, value in model.named_parameters()}
+    theirs = {group["weight_decay"]: {names[id(value)] for value in group["params"]}
+              for group in param_groups_weight_decay(model, 0.05)}  # fmt: skip
+    ours = {group["weight_decay"]: set(group["names"])
+            for group in groups(model, OptimConfig(weight_decay=0.05, decay_on="tables"))}  # fmt: skip
+    assert ours == theirs
+    assert {"encoder.cls_token", "mask_token"} <= ours[0.05]
 
 
 @pytest.mark.parametrize(("norm", "last"), [("tokens", "norm"), ("pooled", "fc_norm")])

@@ -10,16 +10,22 @@ from vitctl.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Partial):
-    crop: Literal["none", "inception", "resize-small", "simple"] = setting("none", "how a crop is drawn")
-    crop_area: tuple[Share, Share] = setting((0.05, 1.0), "inception: share of the image that a crop covers")
-    crop_ratio: Annotated[tuple[float, float], Range(0, 1000, above=True)] = setting(
-        (3 / 4, 4 / 3), "inception: width / height"
+    crop: Literal["none", "inception", "random-resized", "resize-small", "simple"] = setting(
+        "none", "how a crop is drawn; inception: by TensorFlow's law; random-resized: by torchvision's"
+    )
+    crop_area: tuple[Share, Share] = setting(
+        (0.05, 1.0), "inception, random-resized: share of the image that a crop covers"
+    )
+    crop_ratio: Annotated[tuple[float, float], Range(0, 1000, above=True)] | None = setting(
+        None, "the same: width / height; default: 0.75 to 1.33 (inception), 3/4 to 4/3 (random-resized)"
     )
     crop_small: Annotated[float, Range(1, 1000)] = setting(
         256 / 224, "resize-small: the small side, in units of the resolution"
     )
     crop_pad: Annotated[int, Range(0, 10_000)] = setting(4, "simple: reflected border, in pixels")
-    filter: Literal["bilinear", "bicubic"] = setting("bilinear", "antialiased either way")
+    filter: Literal["bilinear", "bicubic"] | None = setting(
+        None, "antialiased either way; default: bilinear for crops, and without a crop that of the evaluation, bicubic"
+    )
     flip: Share = setting(0.0, "probability of a horizontal flip")
     brightness: Amount = setting(0.0, "color jitter: factors are drawn from 1 ± this")
     contrast: Amount = setting(0.0, "as brightness")
@@ -30,10 +36,15 @@ class AugmentConfig(Partial):
     randaug_magnitude: Amount = setting(10.0, "RandAugment: magnitude")
     randaug_std: Amount = setting(0.0, "RandAugment: deviation of the magnitude")
     randaug_probability: Share = setting(1.0, "RandAugment: probability of each operation")
-    randaug_space: Literal["tf", "timm-inc"] = setting("tf", "RandAugment: whose operations and scales")
+    randaug_space: Literal["tf", "tf-unwrapped", "timm-inc"] = setting(
+        "tf", "RandAugment: whose operations and scales; tf-unwrapped: solarize's threshold may be above 255"
+    )
     three: bool = setting(False, "DeiT III: one of grayscale, solarize, blur")
     erase: Share = setting(0.0, "probability of random erasing")
     erase_area: tuple[Share, Share] = setting((0.02, 1 / 3), "share of the image that is erased")
+    erase_fill: Literal["normal", "bytes"] = setting(
+        "normal", "noise of erasing; normal: N(0, 1) in normalized pixels (timm); bytes: all alike often (1708.04896)"
+    )
     mixup: Amount = setting(0.0, "alpha of mixup, Beta(alpha, alpha); 0 is off")
     cutmix: Amount = setting(0.0, "alpha of cutmix; 0 is off")
     mix_probability: Share = setting(1.0, "probability that a pair is mixed at all")
@@ -44,7 +55,17 @@ class AugmentConfig(Partial):
         for name in ("crop_area", "erase_area"):
             low, high = getattr(self, name)
             require(0 < low <= high <= 1, f"augment.{name} is {low},{high}; it must be 0 < low <= high <= 1")
-        require(self.crop_ratio[0] <= self.crop_ratio[1], "augment.crop_ratio must be 0 < low <= high")
+        require(self.ratio[0] <= self.ratio[1], "augment.crop_ratio must be 0 < low <= high")
+
+    @property
+    def ratio(self) -> tuple[float, float]:
+        """Width / height of a crop."""
+        return self.crop_ratio or ((0.75, 1.33) if self.crop == "inception" else (3 / 4, 4 / 3))
+
+    @property
+    def kernel(self) -> Literal["bilinear", "bicubic"]:
+        """The filter that resizes."""
+        return self.filter or ("bicubic" if self.crop == "none" else "bilinear")
 
     @property
     def mixes_labels(self) -> bool:
@@ -69,8 +90,12 @@ def augmentation(name: str) -> AugmentConfig:
 PRESETS: dict[str, AugmentConfig] = {
     "none": AugmentConfig(),
     "flip": AugmentConfig(flip=0.5),
-    # "An Image is Worth 16x16 Words" (arXiv 2010.11929), through the Inception crop of arXiv 1409.4842, section 6
+    # "An Image is Worth 16x16 Words" (arXiv 2010.11929), through the Inception crop of arXiv 1409.4842, section 6, as
+    # vision_transformer and big_vision call TensorFlow's sample_distorted_bounding_box: its default ratios are 0.75
+    # to 1.33
     "inception": AugmentConfig(crop="inception", crop_area=(0.05, 1.0), flip=0.5),
+    # torchvision's RandomResizedCrop and its defaults
+    "random-resized": AugmentConfig(crop="random-resized", crop_area=(0.08, 1.0), flip=0.5),
     # "Big Transfer" (arXiv 1912.11370), section 3.3; sizes in the ratio 256 to 224 of big_vision's resize_small
     "resize-small": AugmentConfig(crop="resize-small", crop_small=256 / 224, flip=0.5),
     # "How to train your ViT?" (arXiv 2106.10270), section 3.4; the numbers are those of big_vision's
@@ -87,7 +112,7 @@ PRESETS: dict[str, AugmentConfig] = {
     "vit-s16-i1k": AugmentConfig(crop="inception", flip=0.5, randaug_layers=2, randaug_magnitude=10.0, mixup=0.2),
     # "DeiT III: Revenge of the ViT" (arXiv 2204.07118), table 1, ImageNet-1k; deit's README_revenge.md and augment.py
     "deit3": AugmentConfig(
-        crop="inception",
+        crop="random-resized",
         crop_area=(0.08, 1.0),
         filter="bicubic",
         flip=0.5,
@@ -112,7 +137,7 @@ PRESETS: dict[str, AugmentConfig] = {
     # "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377), table 9; mae's FINETUNE.md: --aa
     # rand-m9-mstd0.5-inc1, in which timm leaves out every second operation, --reprob 0.25 --mixup 0.8 --cutmix 1.0
     "mae-finetune": AugmentConfig(
-        crop="inception",
+        crop="random-resized",
         crop_area=(0.08, 1.0),
         filter="bicubic",
         flip=0.5,

@@ -14,7 +14,11 @@ class EvaluateConfig(DeviceConfig, PrecisionConfig, DataConfig, WeightsConfig):
         None, "Batch size. Default: that of the evaluations during training, or else 64.", metavar="N"
     )
     crops: Count = option(1, "Average over 1, 5 or 10 crops; 10 are 5 and their mirror images.", metavar="1|5|10")
-    labels: str | None = option(None, "Several correct labels per image, as in ImageNet-ReaL.", metavar="FILE.json")
+    labels: str | None = option(
+        None,
+        "Several correct labels per image, as in ImageNet-ReaL: names, or the model's numbers of classes.",
+        metavar="FILE.json",
+    )
     confusion: str | None = option(None, "Draw the confusion matrix.", metavar="FILE.png")
 
     def __post_init__(self) -> None:

@@ -18,9 +18,11 @@ from vitctl.config.checks import (
     Count,
     CountOrZero,
     Limit,
+    Mean,
     Range,
     Seed,
     Share,
+    Std,
     Steps,
     StepsOrZero,
     check_config,
@@ -29,7 +31,7 @@ from vitctl.config.checks import (
 )
 from vitctl.config.common import DATA, Precision, SourceConfig
 from vitctl.config.masking import MaskingConfig, Objective
-from vitctl.config.model import Added, Depth, Gelu, Head, Norm, Positions, Width
+from vitctl.config.model import Added, Depth, Gelu, Head, Init, Norm, Positions, Width
 from vitctl.config.option import Partial, option, setting, subconfig, with_fields, with_named
 from vitctl.config.res import Res
 from vitctl.errors import ConfigError
@@ -54,8 +56,8 @@ class OptimConfig(Partial):
     decay: Literal["lr", "fixed", "l2"] = setting(
         "lr", "lr: w -= lr * wd * w (AdamW); fixed: w -= lr / peak * wd * w (big_vision); l2: wd * w is in the gradient"
     )
-    decay_on: Literal["kernels", "all"] = setting(
-        "kernels", "kernels: matrices and convolutions only; all: biases, scales and positions too"
+    decay_on: Literal["kernels", "tables", "all"] = setting(
+        "kernels", "kernels: matrices and convolutions; tables: tokens and positions too; all: biases and scales too"
     )
     layer_decay: AboveZero = setting(1.0, "the lr of a layer is this times the lr of the next one (BEiT, MAE)")
     clip: Annotated[float, Range(0, 1_000_000_000)] = setting(0.0, "largest global norm of the gradient; 0 is off")
@@ -159,7 +161,11 @@ class TrainConfig(Partial):
     schedule: ScheduleConfig = subconfig(ScheduleConfig)
     augment: AugmentConfig = subconfig(AugmentConfig)
     ema: BelowOne = setting(0.0, "decay of the moving average of the weights; 0 is off")
-    limit: Limit | None = setting(None, "train on this many images, spread evenly over the classes")
+    ema_ramp: bool = setting(True, "the decay after t steps is at most (1 + t) / (10 + t)")
+    limit: Limit | None = setting(None, "train on this many images")
+    limit_draw: Literal["even", "fixed"] = setting(
+        "even", "even: as many of each class, by the seed; fixed: as the classes come, the same for every seed (VTAB)"
+    )
     seed: Seed = option(0, "Random seed of weights, data order, augmentation and dropout.", metavar="N", default="0")
     precision: Precision = option("auto", "auto is bf16 where the device has it.", default="auto", late=True)
     eval_every: StepsOrZero | None = setting(
@@ -224,6 +230,9 @@ class FreshConfig(Partial):
     positions: Positions | None = setting(None, "position embeddings; default: the model's")
     shape: ShapeConfig = subconfig(ShapeConfig)
     hidden: bool = setting(False, "a hidden layer in the head, as wide as the model (pre-logits)")
+    init: Init = setting("official", "first weights: as in the paper's code, or as in MAE's")
+    mean: tuple[Mean, ...] = setting((), "mean of the pixels, from 0 to 1; default: 0.5")
+    std: tuple[Std, ...] = setting((), "their standard deviation, in the same way")
     pad: bool = setting(False, "pad images that are no multiple of the patch size")
     eval_crop: str = setting("", "the central share of an image that evaluations take, such as 0.875, or a protocol")
 

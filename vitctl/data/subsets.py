@@ -9,11 +9,16 @@ from vitctl.io.patch_file import Split
 from vitctl.io.subset import Subset
 from vitctl.randomness import Draws
 
+FIXED = 0  # the seed of a draw that is the same in every run
 
-def limit_split(split: Split, count: int | None, seed: int) -> Split:
-    """At most `count` images, spread evenly over the classes."""
+
+def limit_split(split: Split, count: int | None, seed: int, draw: str = "even") -> Split:
+    """At most `count` images: spread evenly over the classes, or (`fixed`) in their frequencies, whatever the seed."""
     if count is None or count >= split.rows:
         return split
+    if draw == "fixed":
+        chosen = np.argsort(split_draws(split.rows, FIXED, "limit-fixed"), kind="stable")[:count]
+        return Subset(split, np.sort(chosen), split.name)
     order, turn = group_by_class(split, seed, "limit")
     chosen = order[np.lexsort((split_draws(split.rows, seed, "limit-ties")[order], turn))[:count]]
     return Subset(split, np.sort(chosen), split.name)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitctl.config.model import ModelSpec, model_spec
+from vitctl.config.model import Init, ModelSpec, model_spec
 from vitctl.errors import ConfigError, UsageError, WeightsError, did_you_mean
 from vitctl.io.weights import HALF, About, Tensors, Weights, for_channels, settle
 from vitctl.models.initialize import initialize
@@ -15,7 +15,13 @@ from vitctl.reporting import format_count
 
 
 def create_model(
-    name: str | ModelSpec, *, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0, **options: Any
+    name: str | ModelSpec,
+    *,
+    seed: int = 0,
+    head_bias: float = 0.0,
+    head_std: float = 0.0,
+    init: Init = "official",
+    **options: Any,
 ) -> nn.Module:
     """A model with the official initialization: `create_model("vit-b/16", height=384, width=384, classes=10)`."""
     spec = name.replace(**options) if isinstance(name, ModelSpec) else model_spec(name, **options)
@@ -23,7 +29,7 @@ def create_model(
         torch.default_generator.manual_seed(seed)
         model = build_module(spec)
     if spec.family != "timm":
-        initialize(model, spec, seed, head_bias, head_std)
+        initialize(model, spec, seed, head_bias, head_std, init)
     elif head_bias:
         nn.init.constant_(model.get_classifier().bias, head_bias)  # type: ignore[operator]
     return model

@@ -1,4 +1,4 @@
-"""The official initialization of every parameter. It depends on the seed only, not on the machine."""
+"""The first values of all parameters, as in the official code or as in MAE's. They depend on the seed alone."""
 
 import math
 import re
@@ -7,11 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from vitctl.config.model import ModelSpec
+from vitctl.config.model import Init, ModelSpec
 from vitctl.randomness import stream
 
+TABLES = ("pos_embed", "embed", "x", "y", "reg_token", "cls_token", "latent")
 
-def initialize(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: float = 0.0, head_std: float = 0.0) -> None:
+
+def initialize(
+    model: nn.Module,
+    spec: ModelSpec,
+    seed: int = 0,
+    head_bias: float = 0.0,
+    head_std: float = 0.0,
+    init: Init = "official",
+) -> None:
     """Re-initializes all parameters from `seed`, in the order of `model.named_parameters()`."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -22,7 +31,7 @@ def initialize(model: nn.Module, spec: ModelSpec, seed: int = 0, head_bias: floa
                 value = init_head(parameter.shape, seed, head_std) if parameter.ndim > 1 else torch.tensor(head_bias)
                 parameter.copy_(value)
             else:
-                init_parameter(name, parameter, random)
+                init_as_mae(name, parameter, spec, random) if init == "mae" else init_parameter(name, parameter, random)
 
 
 def init_head(shape: Sequence[int], seed: int, std: float) -> torch.Tensor:
@@ -51,6 +60,21 @@ def init_parameter(name: str, value: torch.Tensor, random: torch.Generator) -> N
         xavier(value, random)
     elif re.search(r"mlp\.fc[12]\.bias$", name):
         value.normal_(0.0, 1e-6, generator=random)
+    elif leaf == "bias":
+        value.zero_()
+
+
+def init_as_mae(name: str, value: torch.Tensor, spec: ModelSpec, random: torch.Generator) -> None:
+    """As in MAE's models_mae.py: xavier for every matrix, of which a fused qkv is one, and the kernel of the patches is
+    one too; tokens and tables N(0, 0.02); biases zero, but for that of the patches, which keeps torch's."""
+    leaf = name.rpartition(".")[2]
+    if leaf in TABLES:
+        value.normal_(0.0, 0.02, generator=random)
+    elif name == "patch_embed.proj.bias":
+        bound = 1 / math.sqrt(spec.patch**2 * spec.channels)
+        value.uniform_(-bound, bound, generator=random)
+    elif value.ndim in (2, 4):
+        xavier(value.view(len(value), -1), random)
     elif leaf == "bias":
         value.zero_()
 

@@ -37,5 +37,5 @@ def normalize(
     repeats = lines.shape[-1] // len(mean)
     scale, shift = torch.tensor([[1 / (255 * d) for d in std], [-m / d for m, d in zip(mean, std, strict=True)]])
     scale, shift = (each.repeat(repeats).to(pixels.device, dtype, non_blocking=True) for each in (scale, shift))
-    values = lines.to(dtype)
+    values = lines.to(dtype, copy=True)
     return torch.addcmul(shift, values, scale, out=values).view(pixels.shape)  # one pass over memory instead of two

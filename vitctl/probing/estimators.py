@@ -166,13 +166,17 @@ def regression(c: float, warm: bool = False) -> Any:
 
 
 class PrototypeClassifier(Probe):
-    """Compares features with the shots. The mean of the shots is subtracted, and lengths are normalized to one."""
+    """Compares features with the shots. Lengths are normalized to one."""
 
     def fit(self, X: Any, y: Any) -> "PrototypeClassifier":
         X, self.numbers_ = self._examples(X, y)
-        self.mean_ = X.mean(0)
+        self.mean_ = self.center(X)
         self.store(normalize_rows(X - self.mean_))
         return self
+
+    def center(self, shots: Floats) -> Any:
+        """What is subtracted from all features first."""
+        return 0.0
 
     def store(self, shots: Floats) -> None:
         self.shots_ = shots
@@ -210,7 +214,10 @@ class NearestNeighbors(PrototypeClassifier):
 
 
 class NearestMean(PrototypeClassifier):
-    """The class whose mean is nearest (SimpleShot, arXiv 1911.04623, CL2N)."""
+    """The class whose mean is nearest (SimpleShot, arXiv 1911.04623, CL2N). Here alone, features are centered."""
+
+    def center(self, shots: Floats) -> Any:
+        return shots.mean(0)
 
     def store(self, shots: Floats) -> None:
         sums = np.zeros((len(self.classes_), shots.shape[1]))

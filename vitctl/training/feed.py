@@ -36,17 +36,18 @@ class Feed:
         spec: ModelSpec,
         ranks: Ranks,
         device: torch.device,
-        target: tuple[float, ...] = (),
+        about: About | None = None,
     ) -> None:
-        """`target`: mean and deviation of numbers."""
-        self.config, self.spec, self.ranks, self.target = config, spec, ranks, target
+        """`about`: of the weights that are trained, for their normalization, and the mean and deviation of numbers."""
+        about = about or About("vitctl")
+        self.config, self.spec, self.ranks, self.target = config, spec, ranks, about.target
         self.smoothing = config.smoothing if isinstance(config, LabeledConfig) else 0.0
         augment = config.augment
         plain = takes_patches(spec) and not augment.mixes_labels and augment == AugmentConfig()
         res = (spec.height, spec.width)
         view = View("patches", spec.patch, res) if plain else View("images", res=res if split.header.is_whole else None)
         self.cropped = split.header.is_whole
-        self.augment = None if plain else Augment(augment, config.seed, res)
+        self.augment = None if plain else Augment(augment, config.seed, res, about.mean, about.std)
         self.mixing = Mixing(augment, config.seed) if augment.mixes_labels else None
         self.loader = Loader(
             split,

@@ -139,6 +139,7 @@ class Fit:
             schedule=config.schedule,
             clip=config.optim.clip,
             ema=config.ema,
+            ema_ramp=config.ema_ramp,
             seed=config.seed,
             precision=self.env.precision,
             device=self.env.device,

@@ -34,6 +34,7 @@ class LoopConfig:
     schedule: ScheduleConfig
     clip: float
     ema: float
+    ema_ramp: bool
     seed: int
     precision: Precision
     device: torch.device
@@ -47,6 +48,10 @@ class LoopConfig:
 
     def lr_at(self, step: int) -> float:
         return float(self.lr * lr_share(self.schedule, step, self.steps))
+
+    def ema_decay(self, step: int) -> float:
+        """After `step` steps. With a ramp, the first weights do not weigh down the average of a short run."""
+        return min(self.ema, (1 + step) / (10 + step)) if self.ema_ramp else self.ema
 
     def body_share(self, step: int) -> float:
         """The share of the lr for all but the head: zero first, then a linear warm-up of the same length."""
@@ -84,7 +89,7 @@ def train(
         state.optimizer.zero_grad(set_to_none=True)
         ranks.average_batch_norms(state.model)
         if state.ema is not None:
-            update_ema(state.ema, state.model, config.ema)
+            update_ema(state.ema, state.model, config.ema_decay(state.step + 1))
         state.step += 1
         state.sums.add(loss, correct, config.batch, norm)
         step, epoch = f"{state.step}/{config.steps}", f"{config.epoch(state.step)}/{config.epoch(config.steps)}"

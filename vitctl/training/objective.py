@@ -26,7 +26,7 @@ class Batchlike(Protocol):
 
 @dataclass(frozen=True)
 class Examples:
-    pixels: torch.Tensor  # uint8, [B, ...]
+    pixels: torch.Tensor  # [B, ...], from 0 to 255; float32 where an augmentation goes beyond, otherwise uint8
     targets: torch.Tensor  # [B], or [B, K] if labels are mixed, smoothed or sets; of numbers, [B, 1]
     labels: torch.Tensor  # int64 [B]; of sets and numbers they say nothing
     first: int

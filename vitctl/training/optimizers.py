@@ -66,7 +66,9 @@ def groups(module: nn.Module, config: OptimConfig, head: Collection[str] = ()) -
         if not value.requires_grad:
             continue
         scale = config.layer_decay ** (last - layer[name])
-        is_decayed = config.decay_on == "all" or (is_kernel(name, value) and name not in kept)
+        is_decayed = is_kernel(name, value) and name not in kept
+        if config.decay_on != "kernels":
+            is_decayed = config.decay_on == "all" or value.ndim > 1
         decay = config.weight_decay if is_decayed else 0.0
         if config.decay == "fixed":  # of the peak alone, without layer decay (big_vision)
             decay /= config.lr * scale

@@ -67,7 +67,7 @@ def make_labeled_task(config: LabeledConfig, weights: Weights, env: Environment)
         tokens=spec.tokens,
         flops=count(spec).flops,
         objective=Supervised(normalize, make_loss(config, counts, env.device)),
-        feed=Feed(env.train, config, spec, env.ranks, env.device, weights.about.target),
+        feed=Feed(env.train, config, spec, env.ranks, env.device, weights.about),
         evaluate=partial(evaluate_on_val, model, normalize, env, config.best),
         weights=lambda tensors: replace(weights, tensors=merge_adapters(tensors, lora.scale) if lora else tensors),
         counts_correct=weights.about.task == "classes" and not config.augment.mixes_labels,  # then there are two

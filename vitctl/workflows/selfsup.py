@@ -36,7 +36,7 @@ def selfsup(
     def choose(config: SelfsupConfig, is_new: bool) -> tuple[SelfsupConfig, Base]:
         if not config.source or not is_new:
             return choose_fresh_model(config, is_new)
-        named = sorted(config.named & {"model", "shape", "positions", "head", "hidden", "pad"})
+        named = sorted(config.named & {"model", "shape", "positions", "head", "hidden", "pad", "init", "mean", "std"})
         if named:
             raise UsageError(f"{named[0]} cannot be chosen with --from: the weights decide it")
         loaded.append(choose_weights(config.source, reporter))

@@ -119,7 +119,7 @@ def augment_rows(augment: Any, split: Split, rows: np.ndarray[Any, Any], epoch: 
     images = augment(images, epoch, samples, cropped=split.header.is_whole)
     if augment.config.mixes_labels:
         images = Mixing(augment.config, augment.seed).plan(epoch, samples, *images.shape[1:3]).images(images)
-    return np.asarray(images.numpy())
+    return np.asarray(images.clamp(0, 255).byte().numpy())
 
 
 def in_true_shape(split: Split, rows: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:

@@ -1,11 +1,12 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import binomtest, chisquare, ks_2samp, kstest
-from torchvision.transforms import RandomResizedCrop
+from timm.data.random_erasing import RandomErasing
 
 from vitctl.config.augment import PRESETS, AugmentConfig
 from vitctl.data.augmentation.augment import (
@@ -13,13 +14,16 @@ from vitctl.data.augmentation.augment import (
     draw_frame,
     draw_window,
     erase_boxes,
-    inception_boxes,
     jitter,
     randaug,
     three,
 )
 from vitctl.data.augmentation.operations import GRAY, SPACES
+from vitctl.data.loader import resize_images
+from vitctl.models.input import normalize
 from vitctl.randomness import Draws
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 EVERYTHING = AugmentConfig(
     crop="inception",
@@ -61,7 +65,7 @@ def test_a_sample_is_the_same_in_any_batch(name: str, res: tuple[int, int] | Non
     images, samples = pictures(37, channels=channels), torch.arange(37) * 1001 + 5
     whole = augment(images, 2, samples)
     assert whole.shape == (37, *(res or (40, 28)), channels)
-    assert whole.dtype == torch.uint8
+    assert whole.dtype == (torch.float32 if CONFIGS[name].erase else torch.uint8)
     assert whole.is_contiguous()
     order = torch.randperm(37, generator=torch.Generator().manual_seed(0))
     assert torch.equal(augment(images[order], 2, samples[order]), whole[order])
@@ -130,6 +134,16 @@ def test_none_is_nothing() -> None:
     assert torch.equal(Augment(PRESETS["none"], 0)(images, 0, torch.arange(5)), images)
 
 
+@pytest.mark.parametrize("res", [(20, 14), (60, 50)])
+def test_without_a_crop_a_model_is_trained_on_what_it_is_evaluated_on(res: tuple[int, int]) -> None:
+    """The same filter at another resolution; the two kernels round differently."""
+    images = pictures(9)
+    ours = Augment(AugmentConfig(), 0, res)(images, 0, torch.arange(9))
+    assert (ours.int() - resize_images(images, *res).int()).abs().max() <= 1
+    linear = Augment(AugmentConfig(filter="bilinear"), 0, res)(images, 0, torch.arange(9))
+    assert (linear.int() - resize_images(images, *res).int()).abs().max() > 3
+
+
 def test_flips_are_mirror_images_at_their_rate() -> None:
     images, samples = pictures(3, 6, 5).repeat(400, 1, 1, 1), torch.arange(1200)
     changed = Augment(AugmentConfig(flip=0.3), 0)(images, 0, samples)
@@ -143,40 +157,6 @@ def test_a_flip_is_the_same_with_and_without_resampling(config: AugmentConfig) -
     images, samples = pictures(20), torch.arange(20)
     expected = Augment(AugmentConfig(flip=0.5), 0)(images, 0, samples)
     assert torch.equal(Augment(config, 0)(images, 0, samples), expected)
-
-
-def sides(count: int, size: tuple[int, int]) -> np.ndarray:
-    """The heights and the widths of `count` images of one size."""
-    return np.tile(size, (count, 1)).T
-
-
-@pytest.mark.parametrize("size", [(600, 600), (500, 1100)])
-def test_inception_boxes_are_those_of_torchvision(size: tuple[int, int]) -> None:
-    ours = inception_boxes(AugmentConfig(crop_area=(0.05, 1.0)), draws(4000), *sides(4000, size))
-    torch.manual_seed(0)
-    image = torch.empty(1, *size)
-    theirs = np.array([RandomResizedCrop.get_params(image, [0.05, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
-    for measure in (
-        lambda box: box[:, 2] * box[:, 3],  # area
-        lambda box: box[:, 3] / box[:, 2],  # ratio
-        lambda box: box[:, 0],
-        lambda box: box[:, 1],
-    ):
-        assert ks_2samp(measure(ours), measure(theirs)).pvalue > 0.001
-
-
-def test_inception_areas_and_ratios_are_uniform_where_all_fit() -> None:
-    config = AugmentConfig(crop_area=(0.05, 0.5), crop_ratio=(0.75, 4 / 3))
-    top, left, height, width = inception_boxes(config, draws(4000), *sides(4000, (300, 300))).T
-    assert kstest((height * width / 90000 - 0.05) / 0.45, "uniform").pvalue > 0.01
-    assert kstest((np.log(width / height) - np.log(0.75)) / np.log(16 / 9), "uniform").pvalue > 0.01
-    assert kstest(top / (300 - height), "uniform").pvalue > 0.01
-    assert kstest(left / (300 - width), "uniform").pvalue > 0.01
-
-
-def test_where_no_box_fits_the_crop_is_the_largest_in_the_center() -> None:
-    boxes = inception_boxes(AugmentConfig(crop_area=(1.0, 1.0)), draws(5), *sides(5, (100, 400)))
-    assert np.allclose(boxes, [0, (400 - 400 / 3) / 2, 100, 400 / 3])
 
 
 def test_resize_small_is_a_crop_of_the_resized_image() -> None:
@@ -328,21 +308,51 @@ def test_boxes_stay_inside_and_are_empty_where_none_fits() -> None:
     assert (bottom == top).all()  # one pixel is never erased
 
 
+@pytest.mark.parametrize("fill", ["normal", "bytes"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_erasing_puts_noise_into_a_box(channels: int) -> None:
+def test_erasing_puts_noise_into_a_box(channels: int, fill: Any) -> None:
     images, samples = torch.full((400, 30, 20, channels), 77, dtype=torch.uint8), torch.arange(400)
-    config = AugmentConfig(erase=0.25, erase_area=(0.1, 0.3))
-    changed = Augment(config, 0)(images, 0, samples)
+    config = AugmentConfig(erase=0.25, erase_area=(0.1, 0.3), erase_fill=fill)
+    mean, std = IMAGENET if channels == 3 else ((0.5,), (0.5,))
+    changed = Augment(config, 0, None, mean, std)(images, 0, samples)
     hit = (changed != 77).flatten(1).any(1)
     assert binomtest(int(hit.sum()), 400, 0.25).pvalue > 0.01
     boxes = erase_boxes(config, draws(400), 30, 20)
     noise = []
     for picture, (top, left, bottom, right) in zip(changed[hit], boxes[hit.numpy()], strict=True):
-        noise.append(picture[top:bottom, left:right].flatten().clone())
+        noise.append(picture[top:bottom, left:right].reshape(-1, channels).clone())
         picture[top:bottom, left:right] = 77
         assert (picture == 77).all()  # nothing outside of the box
-    assert chisquare(np.bincount(torch.cat(noise).numpy(), minlength=256)).pvalue > 0.01
     assert len({part[:16].numpy().tobytes() for part in noise}) == len(noise)
+    if fill == "bytes":
+        assert chisquare(np.bincount(torch.cat(noise).flatten().numpy(), minlength=256)).pvalue > 0.01
+        return
+    drawn = normalize(torch.cat(noise)[None, None], mean, std)[0, 0]  # what the model sees
+    for channel in drawn.T:
+        assert kstest(channel.numpy(), "norm").pvalue > 0.01
+    assert np.abs(np.corrcoef(drawn.T.numpy()) - np.eye(channels)).max() < 0.02
+
+
+def test_normal_noise_is_that_of_timm() -> None:
+    """In every channel of the normalized image: mode pixel of timm's RandomErasing, on the same pictures."""
+    theirs = RandomErasing(1.0, 0.2, 0.3, mode="pixel", device="cpu")(torch.zeros(300, 3, 24, 24))
+    config = AugmentConfig(erase=1.0, erase_area=(0.2, 0.3))
+    black = torch.zeros(300, 24, 24, 3, dtype=torch.uint8)
+    ours = normalize(Augment(config, 0, None, *IMAGENET)(black, 0, torch.arange(300)), *IMAGENET).movedim(-1, 1)
+    background = normalize(black[:1], *IMAGENET).movedim(-1, 1)
+    ours, theirs = ours[(ours != background)], theirs[theirs != 0]
+    assert ks_2samp(ours.numpy(), theirs.numpy()).statistic < 0.01
+    assert len(ours) == pytest.approx(len(theirs), rel=0.02)
+
+
+def test_the_type_of_what_is_erased_does_not_depend_on_whether_it_is() -> None:
+    images = pictures(9)
+    whole = Augment(AugmentConfig(erase=0.5), 0)(images, 0, torch.arange(9))
+    assert whole.dtype == torch.float32
+    for row in range(9):
+        assert torch.equal(
+            Augment(AugmentConfig(erase=0.5), 0)(images[row : row + 1], 0, torch.tensor([row]))[0], whole[row]
+        )
 
 
 def test_erasing_always_and_never() -> None:

@@ -58,7 +58,7 @@ def differ(one: Any, other: Any) -> float:
 def test_boxes_in_originals_are_those_of_torchvision_over_10000_draws(size: tuple[int, int]) -> None:
     """Stored at the size of the original, where a window is a box of the original."""
     count = 10_000
-    augment = Augment(AugmentConfig(crop="inception", crop_area=(0.08, 1.0)), 0, (224, 224))
+    augment = Augment(AugmentConfig(crop="random-resized", crop_area=(0.08, 1.0)), 0, (224, 224))
     ours = augment.frames(np.arange(count), np.zeros(count, int), np.tile(size, (count, 1)), size).window
     torch.manual_seed(0)
     image = torch.empty(1, *size)
@@ -77,7 +77,7 @@ def test_boxes_in_originals_are_those_of_torchvision_over_10000_draws(size: tupl
 def test_a_crop_has_the_pixels_of_the_crop_of_the_original(size: tuple[int, int]) -> None:
     """Where nothing is enlarged, the mean difference is under 3 grey levels; the boxes are drawn at random."""
     image, out = original(size), 64
-    frames = draw(AugmentConfig(crop="inception", crop_area=(0.08, 1.0), filter="bicubic"), 40, size, out)
+    frames = draw(AugmentConfig(crop="random-resized", crop_area=(0.08, 1.0), filter="bicubic"), 40, size, out)
     stored, compared = squash(image), 0
     for index, (top, left, height, width) in enumerate(frames.window):
         if min(height, width) < out:
@@ -139,7 +139,7 @@ def test_a_flip_is_a_mirror_image() -> None:
 
 
 def test_a_decoder_divides_only_where_the_window_has_pixels_to_spare() -> None:
-    frames = draw(AugmentConfig(crop="inception", crop_area=(0.01, 1.0), filter="bicubic"), 500, (300, 400), 40)
+    frames = draw(AugmentConfig(crop="random-resized", crop_area=(0.01, 1.0), filter="bicubic"), 500, (300, 400), 40)
     divisors = frames.divisors((STORED, STORED))
     assert set(divisors.tolist()) == {1, 2, 4, 8}
     spare = (frames.window[:, 2:] / frames.size).min(1)
@@ -155,9 +155,10 @@ def test_a_decoder_divides_only_where_the_window_has_pixels_to_spare() -> None:
         assert differ(cut(frames, half, index, 2), expected) < 3
 
 
-def test_windows_stay_inside_whatever_the_shape() -> None:
+@pytest.mark.parametrize("law", ["inception", "random-resized"])
+def test_windows_stay_inside_whatever_the_shape(law: Any) -> None:
     for size in ((1, 5000), (5000, 1), (2, 2), (7, 900)):
-        frames = draw(AugmentConfig(crop="inception", crop_area=(0.0001, 1.0)), 300, size, 8, 32)
+        frames = draw(AugmentConfig(crop=law, crop_area=(0.0001, 1.0)), 300, size, 8, 32)
         for divisor in (1, 2, 4):
             windows = frames.windows((32, 32), np.full(300, divisor))
             assert (windows[:, :2] >= 0).all()

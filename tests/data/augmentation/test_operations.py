@@ -1,3 +1,4 @@
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
+from timm.data.auto_augment import AugmentOp, rand_augment_transform
 from torchvision.transforms.v2 import functional as vision
 
 from vitctl.data.augmentation.operations import (
@@ -224,7 +226,7 @@ def test_each_image_gets_its_own_operation_whatever_the_others_get(channels: int
     [
         ("rotate", [0, 30, 60]),
         ("posterize", [1, 4, 8]),
-        ("solarize", [0, 256, 512]),
+        ("solarize", [0, 0, 0]),  # 256 and 512 as bytes
         ("solarize-add", [0, 110, 220]),
         ("color", [0.1, 1.9, 3.7]),
         ("contrast", [0.1, 1.9, 3.7]),
@@ -278,5 +280,58 @@ def test_signs_turn_what_has_two_directions(space: str) -> None:
 def test_every_operation_of_a_space_exists() -> None:
     for space in SPACES.values():
         assert set(space) <= {*OPERATIONS, *WARPS, "cutout"}
-    assert len(TF) == 16
-    assert len(TIMM_INC) == 15
+    assert (len(TF), len(SPACES["tf-unwrapped"]), len(TIMM_INC)) == (16, 16, 15)
+
+
+@pytest.mark.parametrize(
+    ("magnitude", "threshold"),
+    [(0, 0), (5, 128), (10, 0), (15, 128), (20, 0)],  # AugReg's levels: 0, 256 and 512 invert the whole image
+)
+def test_solarize_compares_bytes_with_a_byte_as_in_big_vision(magnitude: float, threshold: int) -> None:
+    """pp/autoaugment.py:180 and :513 of big_vision: tf.where(image < int(level / 10 * 256), ..), whose right side
+    becomes uint8, as its issue 110 shows by `t < i`, which is true of no zero exactly where 256 divides i."""
+    images = torch.arange(256, dtype=torch.uint8).repeat(3, 1)[None, :, None]  # every byte
+    literal = np.array(int(magnitude / 10 * 256)).astype(np.uint8)
+    theirs = np.where(images.numpy() < literal, images.numpy(), 255 - images.numpy())
+    level = np.array([magnitude / 10])
+    ours = apply(images, np.array(["solarize"]), TF["solarize"](level, np.ones(1)))
+    assert literal == threshold
+    assert np.array_equal(ours.numpy(), theirs)
+
+
+# --- timm's ----------------------------------------------------------------------------------------------------------
+
+TIMM = {
+    "autocontrast": "AutoContrast", "equalize": "Equalize", "invert": "Invert", "rotate": "Rotate",
+    "posterize": "PosterizeIncreasing", "solarize": "SolarizeIncreasing", "solarize-add": "SolarizeAdd",
+    "color": "ColorIncreasing", "contrast": "ContrastIncreasing", "brightness": "BrightnessIncreasing",
+    "sharpness": "SharpnessIncreasing", "shear-x": "ShearX", "shear-y": "ShearY", "translate-x": "TranslateXRel",
+    "translate-y": "TranslateYRel",
+}  # fmt: skip
+SEEDS = {1.0: 1, -1.0: 0}  # of `random`, whose first draw keeps or turns the sign in timm
+
+
+def test_the_operations_of_timm_are_those_of_its_increasing_randaugment() -> None:
+    own = rand_augment_transform("rand-m9-mstd0.5-inc1", {})
+    assert [op.name for op in own.ops] == [TIMM[name] for name in TIMM_INC]
+    assert {(op.prob, op.magnitude, op.magnitude_std, op.magnitude_max) for op in own.ops} == {(0.5, 9, 0.5, None)}
+    assert own.num_layers == 2
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("magnitude", [0.0, 3.0, 7.7, 8.5, 9.0, 9.6])
+@pytest.mark.parametrize("name", list(TIMM_INC))
+def test_an_operation_at_a_magnitude_is_timms(name: str, magnitude: float, sign: float) -> None:
+    """The installed timm on the same images, with the same magnitude and the same sign."""
+    hparams = {"img_mean": (GRAY,) * 3, "interpolation": Image.Resampling.BILINEAR, "translate_pct": 0.45}
+    theirs = AugmentOp(TIMM[name], 1.0, magnitude, hparams)
+    images, level = pictures(), np.array([magnitude / 10])
+    strengths = np.repeat(TIMM_INC[name](level, np.array([sign])), COUNT)
+    ours = apply(images, np.full(COUNT, name), strengths)
+    for image, changed in zip(images, ours, strict=True):
+        random.seed(SEEDS[sign])
+        expected, where = tensor(theirs(pil(image))), torch.ones(HEIGHT, WIDTH, dtype=torch.bool)
+        if name in WARPS:
+            matrix = None if name == "rotate" else MATRICES[name](float(strengths[0]))
+            where = inner(pil(image), matrix, float(strengths[0]))
+        assert (changed.int() - expected.int()).abs()[:, where].max() <= (0 if name in EXACT else 1)

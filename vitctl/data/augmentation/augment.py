@@ -5,32 +5,42 @@ are the same for every device and the CPU never waits for the device. No operati
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
 
 from vitctl.config.augment import AugmentConfig
+from vitctl.data.augmentation.boxes import ATTEMPTS, LAWS, log_uniform_between, pick_first_fit, uniform_between
 from vitctl.data.augmentation.frames import Frames, frame_boxes, frame_centers, frame_whole, resize_short_side
 from vitctl.data.augmentation.operations import HIGHEST, SPACES, apply, box_mask
 from vitctl.data.augmentation.resampling import Axis, reflect, resample, to_device
 from vitctl.randomness import Draws
 
-ATTEMPTS = 10  # random boxes to try, as in torchvision and timm
 ERASE_RATIO = (0.3, 1 / 0.3)  # height / width, as in arXiv 1708.04896
 BLUR_SIGMA = (0.1, 2.0)  # pixels, as in DeiT III
 HALF = 128  # threshold of solarize, as in DeiT III
 
 
 class Augment:
-    def __init__(self, config: AugmentConfig, seed: int, res: tuple[int, int] | None = None) -> None:
-        """`res`: height and width of the result, if they differ from those of the images."""
-        self.config, self.seed, self.res = config, seed, res
+    def __init__(
+        self,
+        config: AugmentConfig,
+        seed: int,
+        res: tuple[int, int] | None = None,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.5,),
+    ) -> None:
+        """`res`: height and width of the result, if they differ from those of the images. `mean` and `std`, of each
+        channel or of all, are those of the pixels' normalization, in which erasing draws."""
+        self.config, self.seed, self.res, self.mean, self.std = config, seed, res, mean, std
 
     def __call__(
         self, images: torch.Tensor, epoch: int | torch.Tensor, samples: torch.Tensor, cropped: bool = False
     ) -> torch.Tensor:
-        """uint8 [B, H, W, C] -> uint8 [B, h, w, C].
+        """uint8 [B, H, W, C] -> uint8 [B, h, w, C]; float32 with erasing, whose noise may lie outside of 0 to 255.
 
         Keep `samples` [B], and `epoch` if it is [B], on the CPU, where they are read. `cropped` images are the frames
         of whole ones, already.
@@ -51,7 +61,7 @@ class Augment:
             gray = draws.uniform("grayscale")[:, 0] < config.grayscale
             pixels = apply(pixels, np.where(gray, "grayscale", "identity"), np.zeros(len(gray)))
         if config.erase:
-            pixels = erase(config, draws, pixels)
+            pixels = erase(config, draws, pixels, self.mean, self.std)
         return pixels.permute(0, 2, 3, 1).contiguous()
 
     def frames(self, rows: np.ndarray, epochs: np.ndarray, sizes: np.ndarray, stored: tuple[int, int]) -> Frames:
@@ -65,19 +75,19 @@ class Augment:
 def draw_frames(
     config: AugmentConfig, draws: Draws, sizes: np.ndarray, stored: tuple[int, int], res: tuple[int, int]
 ) -> Frames:
-    """As torchvision crops the originals; without crops, the centers."""
+    """As the originals would be cropped; without crops, the centers."""
     flips = draws.uniform("flip")[:, 0] < config.flip  # [B]
     if config.crop == "none":
-        return replace(frame_centers(sizes, stored, res), flip=flips, filter=config.filter)
-    if config.crop == "inception":
-        window = frame_boxes(inception_boxes(config, draws, *sizes.T), sizes, stored)
+        return replace(frame_centers(sizes, stored, res), flip=flips, filter=config.kernel)
+    if config.crop in LAWS:
+        window = frame_boxes(LAWS[config.crop](config, draws, sizes), sizes, stored)
         size = np.tile(np.array(res), (len(sizes), 1))
-        return Frames(window, size, np.zeros_like(size), flips, res, config.filter)
+        return Frames(window, size, np.zeros_like(size), flips, res, config.kernel)
     small, pad = (1.0, config.crop_pad) if config.crop == "simple" else (config.crop_small, 0)
     size = resize_short_side(sizes, (round(res[0] * small), round(res[1] * small)))
     room = size + 2 * pad - np.array(res) + 1
     start = np.floor(draws.uniform("crop-place", 2).astype(np.float64) * room).astype(np.int64) - pad
-    return Frames(frame_whole(sizes, stored), size, start, flips, res, config.filter)
+    return Frames(frame_whole(sizes, stored), size, start, flips, res, config.kernel)
 
 
 def crop_and_resize(config: AugmentConfig, draws: Draws, images: torch.Tensor, res: tuple[int, int]) -> torch.Tensor:
@@ -90,14 +100,13 @@ def crop_and_resize(config: AugmentConfig, draws: Draws, images: torch.Tensor, r
         flags = to_device(flips, images.device)[:, None, None, None]
         return torch.where(flags, images.flip(-1), images)
     rows, columns = draw_frame(config, draws, (height, width), res)
-    return resample(images, rows, columns.flip(flips), config.filter)
+    return resample(images, rows, columns.flip(flips), config.kernel)
 
 
 def draw_frame(config: AugmentConfig, draws: Draws, size: tuple[int, int], res: tuple[int, int]) -> tuple[Axis, Axis]:
     """Where the rows and columns of the crops, at resolution `res`, lie in images of `size`."""
-    if config.crop == "inception":
-        sides = (np.full(len(draws.samples), side) for side in size)
-        top, left, height, width = inception_boxes(config, draws, *sides).T
+    if config.crop in LAWS:
+        top, left, height, width = LAWS[config.crop](config, draws, np.tile(size, (len(draws.samples), 1))).T
         return Axis.box(top, height, res[0]), Axis.box(left, width, res[1])
     places = draws.uniform("crop-place", 2).astype(np.float64)  # [B, 2]
     if config.crop == "none":
@@ -120,38 +129,6 @@ def draw_window(places: np.ndarray, size: int, out: int, pad: int) -> np.ndarray
     """int64 [B, out]: `out` consecutive ones of `size` pixels, with `pad` reflected pixels at each border."""
     start = np.floor(places * (size + 2 * pad - out + 1)).astype(np.int64) - pad
     return reflect(start[:, None] + np.arange(out), size)
-
-
-def inception_boxes(config: AugmentConfig, draws: Draws, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """float64 [B, 4]: top, left, height, width, of random area and ratio. If no attempt fits, a large center crop."""
-    shares = uniform_between(config.crop_area, draws.uniform("crop-area", ATTEMPTS))  # [B, ATTEMPTS]
-    areas = shares * heights[:, None] * widths[:, None]
-    ratios = log_uniform_between(config.crop_ratio, draws.uniform("crop-ratio", ATTEMPTS))
-    sides = np.stack([np.sqrt(areas / ratios), np.sqrt(areas * ratios)], axis=-1)  # [B, ATTEMPTS, 2]
-    size = np.stack([heights, widths], axis=1)  # [B, 2]
-    fits = np.all(sides <= size[:, None], axis=-1)
-    low, high = config.crop_ratio
-    # the largest box within the allowed ratios
-    whole = np.stack([np.minimum(heights, widths / low), np.minimum(widths, heights * high)], axis=1)
-    any_fits = fits.any(axis=1)[:, None]
-    chosen = np.where(any_fits, pick_first_fit(sides, fits), whole)  # [B, 2]
-    places = np.where(any_fits, draws.uniform("crop-place", 2), 0.5)
-    return np.concatenate([places * (size - chosen), chosen], axis=1)
-
-
-def pick_first_fit(options: np.ndarray, fits: np.ndarray) -> np.ndarray:
-    """Of the options [B, ATTEMPTS, ..], the first that fits, or the first one if none does: [B, ..]."""
-    chosen: np.ndarray = options[np.arange(len(options)), fits.argmax(axis=1)]
-    return chosen
-
-
-def uniform_between(limits: tuple[float, float], shares: np.ndarray) -> np.ndarray:
-    return limits[0] + (limits[1] - limits[0]) * shares.astype(np.float64)
-
-
-def log_uniform_between(limits: tuple[float, float], shares: np.ndarray) -> np.ndarray:
-    values: np.ndarray = np.exp(uniform_between((math.log(limits[0]), math.log(limits[1])), shares))
-    return values
 
 
 # --- the operation of each image -------------------------------------------------------------------------------------
@@ -197,8 +174,13 @@ def jitter(config: AugmentConfig, draws: Draws) -> list[Choice]:
 # --- random erasing --------------------------------------------------------------------------------------------------
 
 
-def erase(config: AugmentConfig, draws: Draws, pixels: torch.Tensor) -> torch.Tensor:
-    """Fills a box of some images [B, C, h, w] with noise, all bytes equally likely, as in arXiv 1708.04896."""
+def erase(
+    config: AugmentConfig, draws: Draws, pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]
+) -> torch.Tensor:
+    """Fills a box of some images [B, C, h, w] with noise: all bytes alike often, as in arXiv 1708.04896, or N(0, 1)
+    after the normalization, as in timm's RandomErasing."""
+    if config.erase_fill == "normal":
+        pixels = pixels.float()  # also without a box: the type is that of all batches
     boxes = erase_boxes(config, draws, pixels.shape[2], pixels.shape[3])  # [B, 4]
     rows = np.flatnonzero((draws.uniform("erase")[:, 0] < config.erase) & (boxes[:, 2] > boxes[:, 0]))
     if not len(rows):
@@ -206,11 +188,30 @@ def erase(config: AugmentConfig, draws: Draws, pixels: torch.Tensor) -> torch.Te
     index = to_device(rows, pixels.device)
     own = [to_device(keys[rows], pixels.device) for keys in (draws.epochs, draws.samples)]
     erased = pixels[index]
-    words = Draws(draws.seed, *own).bits("erase-noise", -(-erased[0].numel() // 8))  # int64 [n, values / 8]
-    noise = words.view(torch.uint8)[:, : erased[0].numel()].view_as(erased)
+    noise = draw_noise(config, Draws(draws.seed, *own), erased[0].numel()).view_as(erased)
+    if config.erase_fill == "normal":
+        scale, shift = (pixels.new_tensor(each).mul(255).view(-1, 1, 1) for each in (std, mean))
+        noise = noise.mul(scale).add_(shift)  # two roundings in every batch
     result = pixels.clone()
     result[index] = torch.where(box_mask(boxes[rows], erased.shape[2], erased.shape[3], erased.device), noise, erased)
     return result
+
+
+def draw_noise(config: AugmentConfig, draws: Draws, count: int) -> torch.Tensor:
+    """[n, count], on the device of the draws."""
+    values = 8 if config.erase_fill == "bytes" else 4  # of a word
+    words: torch.Tensor = draws.bits("erase-noise", -(-count // values))  # int64 [n, words]
+    if config.erase_fill == "bytes":
+        return words.view(torch.uint8)[:, :count]
+    quantiles = normal_quantiles().to(words.device)
+    return quantiles[words.view(torch.int16)[:, :count].int() + 2**15]
+
+
+@cache
+def normal_quantiles() -> torch.Tensor:
+    """float32 [2^16], of N(0, 1) at equal steps: a table, so that noise does not depend on a device's functions."""
+    quantiles: torch.Tensor = torch.special.ndtri((torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16)
+    return quantiles.float()
 
 
 def erase_boxes(config: AugmentConfig, draws: Draws, height: int, width: int) -> np.ndarray:

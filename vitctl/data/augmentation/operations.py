@@ -217,13 +217,15 @@ def no_argument(level: np.ndarray, sign: np.ndarray) -> np.ndarray:
 
 # RandAugment as in big_vision's pp/autoaugment.py, which comes from TensorFlow's models. Its pixel counts, 100 for
 # translations and 40 for cutouts, become shares of the 224 pixels that they were used with. Levels above one are valid:
-# AugReg goes to two. Differences: warps are bilinear here, nearest there; and contrast pivots on the mean gray, while
-# their code divides the count of the pixels. Posterize with zero bits keeps one there too.
+# AugReg goes to two. The threshold of solarize is compared with bytes as a byte (big_vision#110): 256 and 512 are 0,
+# which inverts the whole image, and 384 is 128. Differences: warps are bilinear here, nearest there; and contrast
+# pivots on the mean gray, while their code divides the count of the pixels. Posterize with zero bits keeps one there
+# too.
 TF: dict[str, Scale] = {
     **dict.fromkeys(("autocontrast", "equalize", "invert"), no_argument),
     "rotate": lambda level, sign: 30 * level * sign,
     "posterize": lambda level, sign: np.clip(np.floor(4 * level), 1, 8),
-    "solarize": lambda level, sign: np.floor(256 * level),
+    "solarize": lambda level, sign: np.floor(256 * level) % 256,
     **dict.fromkeys(("color", "contrast", "brightness", "sharpness"), lambda level, sign: 1.8 * level + 0.1),
     **dict.fromkeys(("shear-x", "shear-y"), lambda level, sign: 0.3 * level * sign),
     **dict.fromkeys(("translate-x", "translate-y"), lambda level, sign: 100 / 224 * level * sign),
@@ -250,5 +252,8 @@ TIMM_INC: dict[str, Scale] = {
     **dict.fromkeys(("translate-x", "translate-y"), lambda level, sign: 0.45 * level * sign),
 }
 
-SPACES: dict[str, dict[str, Scale]] = {"tf": TF, "timm-inc": TIMM_INC}
-HIGHEST = {"tf": np.inf, "timm-inc": 1.0}  # level, in units of ten
+# What 0.1 took for TF's space: there, solarize leaves an image alone from level one on.
+TF_UNWRAPPED: dict[str, Scale] = TF | {"solarize": lambda level, sign: np.floor(256 * level)}
+
+SPACES: dict[str, dict[str, Scale]] = {"tf": TF, "tf-unwrapped": TF_UNWRAPPED, "timm-inc": TIMM_INC}
+HIGHEST = {"tf": np.inf, "tf-unwrapped": np.inf, "timm-inc": 1.0}  # level, in units of ten

@@ -115,7 +115,7 @@ def store_images(folder: Path, out: Path, **options: Any) -> Split:
 
 def load_crops(split: Split, config: BenchConfig) -> Iterator[torch.Tensor]:
     """What training on float32 takes: random crops, normalized."""
-    augment = Augment(replace(augmentation("inception"), crop_area=AREA), config.seed, (RES, RES))
+    augment = Augment(replace(augmentation("random-resized"), crop_area=AREA), config.seed, (RES, RES))
     whole = split.header.is_whole
     view = View("images", res=(RES, RES) if whole else None)
     for batch in Loader(split, config.batch, seed=config.seed, view=view, crop=augment).stream():

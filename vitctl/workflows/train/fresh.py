@@ -7,7 +7,7 @@ from vitctl.config.checks import require
 from vitctl.config.eval_crop import EvalCrop, parse_eval_crop
 from vitctl.config.model import ModelSpec, Norm, model_spec
 from vitctl.config.train import LabeledConfig, PretrainConfig, SelfsupConfig, TrainConfig
-from vitctl.io.weights import HALF, About, Weights, for_channels
+from vitctl.io.weights import HALF, IMAGENET, About, Weights, for_channels
 from vitctl.models.create import collect_tensors, create_model
 from vitctl.patches import round_to
 from vitctl.workflows.train.start import Base, Data, answer_fields
@@ -24,8 +24,9 @@ def choose_fresh_model(config: Config, _is_new: bool) -> tuple[Config, Base]:
 def make_fresh_weights(
     spec: ModelSpec, config: FreshConfig, data: Data, head_bias: float = 0.0, head_std: float = 0.0
 ) -> Weights:
-    model = create_model(spec, seed=config.seed, head_bias=head_bias, head_std=head_std)
-    mean, std = (for_channels(values, spec.channels) for values in HALF)
+    require(config.init == "official" or spec.family != "timm", f"init {config.init}: {spec.name} has timm's own")
+    model = create_model(spec, seed=config.seed, head_bias=head_bias, head_std=head_std, init=config.init)
+    mean, std = choose_normalization(config, spec.channels)
     about = About(
         "vitctl",
         "a fresh model",
@@ -36,6 +37,15 @@ def make_fresh_weights(
         created_by=f"vitctl {__version__}",
     ).with_eval_crop(parse_eval_crop(config.eval_crop, EvalCrop(data.file.header.model_fit)))
     return Weights(spec, collect_tensors(model), about)
+
+
+def choose_normalization(config: FreshConfig, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the pixels; of a recipe's three numbers, those that this data has channels for."""
+    given = config.mean or HALF[0], config.std or HALF[1]
+    for name, values in zip(("mean", "std"), given, strict=True):
+        fits = len(values) in (1, channels) or values in (*HALF, *IMAGENET)
+        require(fits, f"{name} has {len(values)} numbers; use one for all channels, or one for each of the {channels}")
+    return for_channels(given[0], channels), for_channels(given[1], channels)
 
 
 def describe_training(config: TrainConfig, data: Data) -> dict[str, Any]:
@@ -74,6 +84,6 @@ def fresh_spec(config: FreshConfig, data: Data, classes: int, norm: Norm | None 
         require(norm is None, f"norm {norm}: {config.model} has its own; leave it out by --set norm=none")
         options.pop("positions", None)  # they have none, or their own
     spec = model_spec(config.model, **options | shape)
-    if shape.keys() - {"added"}:
+    if shape.keys() - {"added", "gelu"}:
         spec = spec.replace(name=OWN)  # the sizes that a name means never change
     return spec.replace(hidden=spec.dim) if config.hidden and spec.family in ("vit", "hybrid") else spec

@@ -40,7 +40,7 @@ def run_training(
                 return read_result(kind, started, reporter)
             config, data = started.config, started.data
             warn_enlarged(data.file, started.weights.spec, reporter)
-            train = limit_split(data.train, config.limit, config.seed)
+            train = limit_split(data.train, config.limit, config.seed, config.limit_draw)
             with Stop(reporter.warn) as stop:
                 env = make_environment(config, train, data.val, ranks, device, reporter, stop)
                 return fit(started, env, start_time)

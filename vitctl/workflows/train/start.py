@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, get_args
 import torch
 
 from vitctl import __version__
+from vitctl.config.earlier import CONFIG_VERSION, rename_settings, restore_meaning
 from vitctl.config.model import ModelSpec
 from vitctl.config.option import as_dict
 from vitctl.config.recipes import ANY_WEIGHTS, PAPER_TRANSFER, Recipe, choose, for_data, recipe
@@ -136,7 +137,9 @@ def resume_config(
 ) -> tuple[Config, Data]:
     if run.config["command"] != request.command:
         raise UsageError(f"{run.path}: is a run of vitctl {run.config['command']}, not of {request.command}")
-    then = type(request).from_dict(run.config["config"])
+    version = run.config["config"].get("config_version", 1)
+    then = restore_meaning(type(request).from_dict(run.config["config"]), version)
+    request = rename_settings(request, version)
     config = request.over(then)
     data = open_data(config, ranks, reporter)
     config = settle_device(fit_warmup(config, data.train.rows, reporter), device)
@@ -251,12 +254,38 @@ def build_config(
     config = dataclasses.replace(request.over(row.config), recipe=row.name)
     config = settle_loss(config, request, data.file, reporter)
     reporter.note(f"recipe: {row.name} ({reason}){describe_choice(config)}")
+    config = settle_hidden(scale_lr(config, request, row, reporter), request, base.spec, reporter)
     if row.name == ANY_WEIGHTS and not config.res:
         size = affordable_res(base, row, device, Res(*data.file.header.training_res))
         if size != base.spec.res:
             reporter.note(f"resolution: {size} on a CPU; --res {base.spec.res} is that of the weights")
             config = dataclasses.replace(config, res=size)
     return fit_warmup(config, rows, reporter)
+
+
+def scale_lr(config: Config, request: Config, row: Recipe, reporter: Reporter) -> Config:
+    """The lr of a recipe whose source has a rule per batch, for another batch. What was requested stays."""
+    share, optim, schedule = config.batch / row.config.batch, config.optim, config.schedule
+    if not row.follows_batch or share == 1 or "lr" in request.optim.named or getattr(request, "lrs", None):
+        return config
+    optim = dataclasses.replace(optim, lr=optim.lr * share)
+    if "end" not in request.schedule.named:  # a share of the lr, which the source states as an lr
+        schedule = dataclasses.replace(schedule, end=min(1.0, schedule.end / share))
+    reporter.note(
+        f"lr: {optim.lr:g} for a batch of {config.batch:,}, as the recipe has {row.config.optim.lr:g} for "
+        f"{row.config.batch:,}"
+    )
+    return dataclasses.replace(config, optim=optim, schedule=schedule)
+
+
+def settle_hidden(config: Config, request: Config, spec: ModelSpec, reporter: Reporter) -> Config:
+    """Heads without a hidden layer: one that was requested is an error, and that of a recipe is left out."""
+    if not getattr(config, "hidden", False) or spec.family in ("vit", "hybrid"):
+        return config
+    if "hidden" in request.named:
+        raise ConfigError(f"hidden: the head of {spec.name} has no hidden layer; leave it out by --set hidden=false")
+    reporter.warn(f"hidden: the head of {spec.name} has no hidden layer; that of recipe {config.recipe} is left out")
+    return dataclasses.replace(config, hidden=False)  # type: ignore[call-arg]
 
 
 def settle_loss(config: Config, request: Config, file: PatchFile, reporter: Reporter) -> Config:
@@ -321,6 +350,7 @@ def find_resumable(options: RunOptions, command: str) -> RunDirectory | None:
 def config_record(config: TrainConfig, model: ModelSpec, data: Data) -> dict[str, Any]:
     """What config.json says: everything that decides what a run ends in."""
     return {
+        "config_version": CONFIG_VERSION,
         "model": model.name,
         **as_dict(config),
         "data": str(data.path),
