@@ -516,3 +516,16 @@ def test_transfer_to_small_sets() -> None:
     )
     assert config.augment == recipe("small").config.augment
     assert config.head is None  # that of the weights
+
+
+@pytest.mark.parametrize(("prefix", "crop"), [
+    ("vit_jax/", "vit_jax"),  # input_pipeline.py: resize((size, size))
+    ("big_vision/vit", "big_vision"),  # configs/vit_*.py: resize_small(256)|central_crop(224)
+    ("augreg/", "big_vision"),
+    ("mae/finetune", "mae"),  # util/datasets.py: crop_pct = 224 / 256
+    ("deit3/", "deit3"),  # README_revenge.md: --eval-crop-ratio 1.0
+])  # fmt: skip
+def test_recipes_evaluate_as_their_sources(prefix: str, crop: str) -> None:
+    chosen = [each for name, each in RECIPES.items() if name.startswith(prefix)]
+    assert chosen
+    assert {each.config.eval_crop for each in chosen} == {crop}

@@ -244,7 +244,7 @@ def vit_jax(data: str, lr: float, steps: int, expected: str) -> Recipe:
         f"vit_jax/{data}-{steps}",
         f"vision_transformer README.md, short schedules; lr of configs/vit.py:b16,{data}",
         f"vitctl finetune --from ViT-B_16.npz --recipe vit_jax/{data}-{steps} --data {data}/",
-        sgd(lr, steps, steps // 10),
+        sgd(lr, steps, steps // 10, eval_crop="vit_jax"),
         f"{expected} with B/16 of ImageNet-21k",
     )
 
@@ -290,6 +290,7 @@ def augreg(model: str, file: str, expected: str) -> Recipe:
         optim=OptimConfig(name="adam", lr=lr, weight_decay=lr * float(said["wd"]), decay="fixed", clip=1.0),
         schedule=ScheduleConfig(kind="cosine", warmup=10_000),
         augment=PRESETS[f"augreg-{said['aug']}"],
+        eval_crop="big_vision",
     )
     name = f"augreg/{model.replace('vit-', '').replace('/', '')}-i21k"
     return Recipe(
@@ -315,6 +316,7 @@ AUGREG = [  # the table of recommended checkpoints in VT README.md
 
 BIG_VISION = PretrainConfig(
     res=Res(224),
+    eval_crop="big_vision",
     batch=4096,
     epochs=300,
     optim=OptimConfig(name="adam", lr=1e-3, weight_decay=1e-4, decay="fixed", clip=1.0),
@@ -328,7 +330,7 @@ def bv_transfer(data: str, lr: float, steps: int, warmup: int, augment: AugmentC
         f"big_vision/{data}",
         "big_vision configs/transfer.py: the lr and crop that were best on its minival split",
         f"vitctl finetune --from B_32.npz --recipe big_vision/{data} --data {data}/",
-        sgd(lr, steps, warmup, augment=augment),
+        sgd(lr, steps, warmup, augment=augment, eval_crop="big_vision/transfer"),
         f"{expected} with B/32 of AugReg, the mean of 5 runs",
         "vit-b/32",
     )
@@ -383,6 +385,7 @@ def deit3(name: str, model: str, res: int, drop_path: float) -> Recipe:
         optim=OptimConfig(name="adam", lr=lr, weight_decay=0.05, decay="lr"),
         schedule=ScheduleConfig(kind="cosine", warmup=5 / 800, end=1e-5 / lr),
         augment=PRESETS["deit3"],
+        eval_crop="deit3",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
@@ -401,6 +404,7 @@ def deit3_finetune(name: str, model: str, res: int, drop_path: float, expected: 
         optim=OptimConfig(name="adam", lr=1e-5, weight_decay=0.1, decay="lr"),
         schedule=ScheduleConfig(kind="cosine", warmup=5 / 20, end=1.0),  # --lr and --min-lr are the same there
         augment=replace(PRESETS["mae-finetune"], erase=0.0),  # the same --aa; --reprob 0
+        eval_crop="deit3",
     )
     command = f"vitctl finetune --from runs/LATEST --recipe deit3/{name} --data imagenet/"
     source = "arXiv 2204.07118; deit README_revenge.md (AdamW)"
@@ -436,6 +440,7 @@ def mae(name: str, model: str, epochs: int, blr: float, layer_decay: float, drop
         optim=OptimConfig(name="adam", lr=lr, weight_decay=0.05, decay="lr", layer_decay=layer_decay),
         schedule=ScheduleConfig(kind="cosine", warmup=5 / epochs, end=1e-6 / lr),  # --min_lr
         augment=PRESETS["mae-finetune"],
+        eval_crop="mae",
     )
     command = f"vitctl finetune --from mae_pretrain.pth --recipe mae/{name} --data imagenet/"
     source = f"arXiv 2111.06377, Table 9; mae FINETUNE.md; lr {blr:g} for 256 images of a batch"
