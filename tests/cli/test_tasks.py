@@ -21,6 +21,8 @@ from PIL import Image
 from tests.conftest import clean_environment
 from vitctl.config.export import ExportConfig
 from vitctl.config.fewshot import ProbeConfig
+from vitctl.data.balance import order_sets
+from vitctl.data.loader import Loader
 from vitctl.io.feature_file import FeatureFile
 from vitctl.io.patch_file import PatchFile
 from vitctl.io.recognize import open_weights
@@ -81,7 +83,7 @@ def kill_at_step(line: tuple[str, ...], place: Path, checkpoint: Path) -> None:
 
 def digests(run: Path) -> list[str]:
     files = [run / name for name in ("best.safetensors", "weights.safetensors", "metrics.jsonl")]
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()]
 
 
 def scores(told: dict[str, Any]) -> list[float]:
@@ -127,6 +129,48 @@ def test_sets_go_from_a_manifest_to_onnx_and_back(vitctl: Run, manifests: None, 
     file = PatchFile(tmp_path / "sets.h5")
     truth = [{file.class_names[number] for number in np.flatnonzero(each)} for each in file.split("test").label_sets()]
     assert np.mean([one == other for one, other in zip(answers[0], truth, strict=True)]) == found[0]["exact_match"]
+
+
+def test_balanced_sets_end_in_the_same_bytes_behind_a_kill(vitctl: Run, sets: str, tmp_path: Path) -> None:
+    line = ("pretrain", "--data", sets, *MODEL, "--steps", "40", "--set", "save_every=5", "--set", "eval_every=20")
+    seen = set()
+    for balance in ("none", "sqrt", "full"):
+        vitctl(*line, "--balance", balance, "--out", balance)
+        seen.add(tuple(digests(tmp_path / balance)))
+    assert len(seen) == 3
+    kill_at_step((*line, "--balance", "full", "--out", "run"), tmp_path,
+                 tmp_path / "run/checkpoints/step-000000010.safetensors")  # fmt: skip
+    vitctl("pretrain", "--resume", "run")
+    assert digests(tmp_path / "run") == digests(tmp_path / "full")
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_batch_of_balanced_sets_is_the_same_on_any_number_of_ranks(sets: str, world: int) -> None:
+    """And every class is drawn as often, those of no class too."""
+    split = PatchFile(sets).split("train")
+    order = order_sets(split, "full", 0)
+    loaders = [Loader(split, 16, rank=rank, world=world, order=order) for rank in range(world)]
+    for step in (0, 7, 100):
+        parts = [loader.at(step) for loader in loaders]
+        rows, keys = order.at(np.arange(16 * step, 16 * step + 16))
+        assert torch.cat([part.rows for part in parts]).tolist() == rows.tolist()
+        assert torch.cat([part.epochs for part in parts]).tolist() == keys.tolist()
+    rows, keys = order.at(np.arange(96))
+    assert np.bincount(keys % 4).tolist() == [24] * 4
+    assert not split.label_sets(rows[keys % 4 == 3]).any()
+
+
+def test_balance_needs_images_of_every_class_and_more_of_them(vitctl: Run, manifests: None, tmp_path: Path) -> None:
+    for name, keep in (("few", range(3)), ("empty", range(96))):
+        rows = (tmp_path / "sets.csv").read_text().splitlines()
+        kept = [row if name == "few" else ",".join([*row.split(",")[:4], "0"]) for row in (rows[1:][n] for n in keep)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([rows[0], *kept]))
+        vitctl("patchify", f"{name}.csv", f"{name}.h5", "--res", "16", "--patch", "8", "--set", "class_columns=all")
+    line = ("pretrain", *MODEL, "--steps", "1", "--balance", "full", "--set", "val=absent", "--data")
+    error = vitctl(*line, "empty.h5", code=3).error
+    assert "train: has no images of 1 class (blue), which --balance full needs; add some, or patchify the" in error
+    error = vitctl(*line, "few.h5", code=3).error
+    assert error == "error: split train: has 3 images of 3 classes; --balance full needs more images than classes"
 
 
 def test_thresholds_are_the_best_on_val_and_predict_answers_by_them(ran: Run, sets: str, tmp_path: Path) -> None:
@@ -364,7 +408,9 @@ def test_what_does_not_fit_is_one_line(refused: Callable[..., str], ran: Run, se
     assert "loss=softmax is not for; use loss=sigmoid" in refused(*line, sets, "--set", "loss=softmax", code=2)
     assert "use loss=squared" in refused(*line, numbers, "--set", "loss=sigmoid", code=2)
     assert "use loss=softmax or sigmoid" in refused(*line, "one.h5", "--set", "loss=squared", code=2)
-    assert "--balance full needs one class" in refused(*line, sets, "--balance", "full", code=2)
+    assert "--balance full needs one class" in refused(*line, numbers, "--balance", "full", code=2)
+    for setting in ("loss_weights=effective", "logit_adjustment=1"):
+        assert f"{setting} needs one class" in refused(*line, sets, "--set", setting, code=2)
     assert "best is top1 or macro_f1 or loss" in refused(*line, sets, "--set", "best=balanced", code=2)
     line = ("evaluate", "--data", sets, "--from", "sets", "--confusion", "c.png")
     assert "--confusion: needs one class" in refused(*line, code=2)

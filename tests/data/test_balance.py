@@ -140,8 +140,56 @@ def test_a_batch_of_many_classes_costs_what_a_batch_costs() -> None:
 
 
 def test_quotas_of_the_roots() -> None:
-    assert class_quotas(np.array([100, 25, 1]), "sqrt").tolist() == [78, 40, 8]  # 126 times 10, 5, 1 of 16
-    assert class_quotas(np.array([100, 25, 1]), "full").tolist() == [42, 42, 42]
+    assert class_quotas(np.array([100, 25, 1]), "sqrt", 126).tolist() == [78, 40, 8]  # 126 times 10, 5, 1 of 16
+    assert class_quotas(np.array([100, 25, 1]), "full", 126).tolist() == [42, 42, 42]
+
+
+def draw_members(seed: int) -> Any:
+    """bool [M, C]: of each image its classes, some common and some rare; the last column is the empty sets."""
+    random = np.random.default_rng(seed)
+    rows, classes = int(random.integers(2, 80)), int(random.integers(1, 12))
+    classes = min(classes, rows - 1)
+    sets = random.random((rows, classes)) < random.choice([0.03, 0.3, 0.9], classes)
+    sets[random.integers(0, rows, classes), np.arange(classes)] = True  # no class is empty
+    return np.column_stack([sets, ~sets.any(1)])
+
+
+def order_members(members: Any, balance: Balance) -> BalancedOrder:
+    owners, labels = np.nonzero(members)
+    return BalancedOrder(labels, int(labels.max()) + 1, balance, 0, owners)
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 10**6), BALANCES, st.integers(1, 8))
+def test_classes_of_sets_have_their_shares_and_use_their_rows_evenly(seed: int, balance: Balance, epochs: int) -> None:
+    members = draw_members(seed)
+    order, counts = order_members(members, balance), members.sum(0)
+    counts = counts[counts > 0] if not counts[-1] else counts
+    rows, keys = order.at(np.arange(epochs * len(members)))
+    passes, classes = np.divmod(keys, len(order.counts))
+    assert members[rows, classes].all(), "an image is drawn for a class that it has"
+    assert len(set(zip(rows.tolist(), keys.tolist(), strict=True))) == len(rows), "a key of augmentation occurs twice"
+    drawn = np.bincount(classes, minlength=len(counts))
+    assert drawn.tolist() == (epochs * order.quotas).tolist()
+    assert order.quotas.sum() == len(members)
+    exact = len(members) * exact_shares(counts.tolist(), balance)
+    assert order.quotas.min() >= 1
+    if exact.min() >= 1:
+        assert (np.abs(order.quotas - exact) <= 1).all()
+    for number in range(len(counts)):
+        used = np.bincount(rows[classes == number], minlength=len(members))[members[:, number]]
+        assert np.ptp(used) <= 1, "every row of a class equally often, or once more"
+        assert passes[classes == number].max() == (drawn[number] - 1) // counts[number]
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10**6), BALANCES, st.data())
+def test_a_position_of_sets_does_not_depend_on_those_before_it(seed: int, balance: Balance, data: Any) -> None:
+    members = draw_members(seed)
+    whole = order_members(members, balance).at(np.arange(4 * len(members)))
+    some = np.array(data.draw(st.lists(st.integers(0, 4 * len(members) - 1), min_size=1, max_size=20)))
+    for mine, theirs in zip(order_members(members, balance).at(some), whole, strict=True):
+        assert np.array_equal(mine, theirs[some])
 
 
 @given(COUNTS)

@@ -34,13 +34,12 @@ def patch_file_tables(info: "PatchFileInfo", more: dict[str, str]) -> "list[Tabl
         for name, split in info.splits.items()
     ]
     skewed = [split.skew for split in info.splits.values() if split.skew]
-    advice = "; train with --balance sqrt or full" if info.task == "classes" else ""
     shape = f"{info.height}x{info.width}x{info.channels}, {info.patches} patches of {info.patch}x{info.patch}"
     about = {
         "images": f"{shape}, fit {info.fit}",
         **describe_original_sizes(info),
         "classes": join_names(info.class_names) if info.task != "numbers" else "none: a label is a number",
-        **({"skewed": "; ".join(skewed) + advice} if skewed else {}),
+        **({"skewed": "; ".join(skewed) + "; train with --balance sqrt or full"} if skewed else {}),
         "mean, std": "  ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in zip(info.mean, info.std, strict=True)),
         "rejects": str(info.rejects),
         "duplicates": f"{info.duplicates} inside a split, {info.leaked} across splits",

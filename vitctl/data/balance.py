@@ -15,6 +15,10 @@ The order is computed position by position, as that of vitctl.data.order. An epo
 
 The pass takes the place of the epoch in the keys of augmentation: a row that is drawn several times in an epoch is
 augmented differently each time.
+
+Where a label is a set, a class has all the rows whose sets contain it, so that classes share rows. Rows of an empty set
+are a class of their own, the last one. An epoch still has as many positions as rows. A class that many others dwarf
+gets at least one position, from the class with the most. The keys of augmentation are numbered by pass and class.
 """
 
 from collections.abc import Sequence
@@ -23,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vitctl.data.order import Ints, shuffle_positions
+from vitctl.io.patch_file import Split
 from vitctl.randomness import STEP, scramble
 
 BETA = 0.9999  # of the effective number of images, as for the long-tailed sets in arXiv 1901.05555
@@ -32,12 +37,18 @@ SKEWED = 10  # times as many images in the largest class as in the smallest one
 class BalancedOrder:
     """`order.at(positions)` are (rows, passes). Every class needs at least one row."""
 
-    def __init__(self, labels: Ints, classes: int, balance: Literal["sqrt", "full"], seed: int) -> None:
-        self.seed, self.rows = seed, len(labels)
+    def __init__(
+        self, labels: Ints, classes: int, balance: Literal["sqrt", "full"], seed: int, owners: Ints | None = None
+    ) -> None:
+        """`labels`: of each row; or, if a row may have several, of each pair with a row in `owners`."""
+        self.seed, self.is_shared = seed, owners is not None
         self.counts = np.bincount(labels, minlength=classes)
         self.index = np.argsort(labels, kind="stable")  # rows, class by class
+        if owners is not None:
+            self.index = owners[self.index]
+        self.rows = len(labels) if owners is None else int(owners.max()) + 1
         self.starts = np.cumsum(self.counts) - self.counts
-        self.quotas = class_quotas(self.counts, balance)
+        self.quotas = class_quotas(self.counts, balance, self.rows)
         self.ends = np.append(0, np.cumsum(self.quotas))  # [K + 1]
         self.block = -(-self.rows // int(self.quotas.min()))
         self.blocks = self.rows // self.block
@@ -49,7 +60,8 @@ class BalancedOrder:
         counts = self.counts[classes]
         passes, places = np.divmod(epochs * self.quotas[classes] + turns, counts)
         keys = scramble(passes + scramble(classes * STEP))
-        return self.index[self.starts[classes] + shuffle_positions(places, counts, self.seed, keys, "class")], passes
+        rows = self.index[self.starts[classes] + shuffle_positions(places, counts, self.seed, keys, "class")]
+        return rows, passes * len(self.counts) + classes if self.is_shared else passes
 
     def class_turns(self, epochs: Ints, inside: Ints) -> tuple[Ints, Ints]:
         """The class at each position, and how many positions of that class come before it in its epoch."""
@@ -73,11 +85,27 @@ class BalancedOrder:
         return drawn
 
 
-def class_quotas(counts: Ints, balance: Literal["sqrt", "full"]) -> Ints:
-    """The positions of each class in an epoch [K]."""
+def order_sets(split: Split, balance: Literal["sqrt", "full"], seed: int) -> BalancedOrder:
+    """The order of a split whose labels are sets. It needs more rows than classes."""
+    owners, labels, start = [], [], 0
+    for packed in split.slices("label_sets"):
+        sets = np.unpackbits(packed, axis=1, count=split.classes, bitorder="little")
+        own, numbers = np.nonzero(np.column_stack([sets, ~sets.any(1)]))
+        owners.append(own + start)
+        labels.append(numbers)
+        start += len(sets)
+    numbers = np.concatenate(labels)
+    return BalancedOrder(numbers, int(numbers.max()) + 1, balance, seed, np.concatenate(owners))
+
+
+def class_quotas(counts: Ints, balance: Literal["sqrt", "full"], rows: int) -> Ints:
+    """The positions of each class in an epoch [K], which has as many as `rows`."""
     shares = np.cumsum(np.sqrt(counts) if balance == "sqrt" else np.ones(len(counts)))
-    ends = np.floor(counts.sum() * (shares / shares[-1]) + 1e-9).astype(np.int64)
+    ends = np.floor(rows * (shares / shares[-1]) + 1e-9).astype(np.int64)
     quotas: Ints = np.diff(ends, prepend=0)
+    while not quotas.all():  # only of classes that share rows
+        quotas[quotas.argmin()] += 1
+        quotas[quotas.argmax()] -= 1
     return quotas
 
 

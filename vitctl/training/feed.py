@@ -12,7 +12,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.config.train import LabeledConfig, TrainConfig
 from vitctl.data.augmentation.augment import Augment
 from vitctl.data.augmentation.mixing import Mixing, MixPlan
-from vitctl.data.balance import BalancedOrder
+from vitctl.data.balance import BalancedOrder, order_sets
 from vitctl.data.loader import Batch, Loader, View
 from vitctl.errors import DataError
 from vitctl.io.patch_file import Ints, Split
@@ -107,6 +107,8 @@ def smooth_sets(sets: torch.Tensor, smoothing: float) -> torch.Tensor:
 def choose_order(split: Split, config: TrainConfig, classes: int) -> BalancedOrder | None:
     if not isinstance(config, LabeledConfig) or config.balance == "none":
         return None
+    if split.header.task == "sets":
+        return order_sets(split, config.balance, config.seed)
     return BalancedOrder(split.labels(), classes, config.balance, config.seed)
 
 
@@ -140,6 +142,9 @@ def check_every_class(split: Split, config: LabeledConfig, counts: Ints, names: 
             f"split {split.name}: has no images of {format_count(len(empty), 'class')} ({named}), which "
             f"{config.correction} needs; add some, or patchify the data without"
         )
+    if config.balance != "none" and split.header.task == "sets" and split.rows <= len(counts):
+        raise DataError(f"split {split.name}: has {split.rows} images of {len(counts)} classes; {config.correction} "
+                        "needs more images than classes")  # fmt: skip
 
 
 def evaluation_view(spec: ModelSpec, about: About) -> View:

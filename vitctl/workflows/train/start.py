@@ -189,7 +189,7 @@ def check_class_count(file: PatchFile) -> None:
 
 def check_labels(config: LabeledConfig, file: PatchFile, train: Split, val: Split | None, reporter: Reporter) -> None:
     names, task = file.class_names, file.header.task
-    if task != "classes" and config.correction:
+    if config.correction and (task == "numbers" or (task == "sets" and config.balance == "none")):
         raise ConfigError(f"{file.path}: has {LABEL_WORDS[task]} per image; {config.correction} needs one class")
     if val:
         check_split_labels(val, count_outputs(file))
@@ -198,7 +198,7 @@ def check_labels(config: LabeledConfig, file: PatchFile, train: Split, val: Spli
     skew = describe_skew(train.name, counts, names) if names else ""
     advice = config.correction or "--balance sqrt or full draws small classes more often"
     if skew:
-        reporter.note(f"{skew}; {advice}" if task == "classes" else skew)
+        reporter.note(f"{skew}; {advice}")
 
 
 def count_outputs(file: PatchFile) -> int:
