@@ -13,6 +13,7 @@ from PIL import Image
 from tests.conftest import Answer
 from vitctl.config.eval_crop import PROTOCOLS, EvalCrop
 from vitctl.config.model import model_spec
+from vitctl.data.augmentation.frames import resize_for_center
 from vitctl.io.weights import IMAGENET, About, Weights, save_weights
 from vitctl.models.create import collect_tensors, create_model
 
@@ -95,7 +96,11 @@ def test_transformers_gives_the_same_probabilities(
     with torch.no_grad():
         pixels = processor([Image.open(each).convert("RGB") for each in files], return_tensors="pt")
         theirs = model(**pixels).logits.softmax(1).numpy()
-    np.testing.assert_allclose(theirs, probabilities(answer), atol=1e-3)
+    # transformers rounds the place of the center down, torchvision to even: in one of four images by a pixel
+    sizes = resize_for_center(np.array(SHAPES), (96, 96), crop)
+    same = ~((sizes - 96) % 4 == 3).any(1)
+    assert same.sum() >= 4
+    np.testing.assert_allclose(theirs[same], probabilities(answer)[same], atol=1e-3)
 
 
 def test_the_flag_replaces_what_the_weights_say(vitctl: Callable[..., Answer], photos: Path, tmp_path: Path) -> None:

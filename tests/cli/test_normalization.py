@@ -123,7 +123,7 @@ def test_an_export_takes_them_unless_it_normalizes_inside(ran: Run, twins: None)
     stated = told(ran, "evaluate", "b.safetensors", "--precision", "float32")["loss"]
     assert told(ran, "evaluate", "a.onnx", *FLAGS)["loss"] == pytest.approx(stated, rel=1e-4)
     line = ran("evaluate", "--from", "inside.onnx", *FLAGS, code=2).stderr
-    assert "inside.onnx: normalizes its images itself; --mean and --std are for the weights" in line
+    assert "inside.onnx: prepares its images itself; --mean, --std and --eval-crop are for the weights" in line
 
 
 def test_one_number_is_for_every_channel(ran: Run, twins: None) -> None:

@@ -327,6 +327,7 @@ class FinetuneConfig(LabeledConfig, SourceConfig):
         metavar="PART",
         default="",
     )
+    eval_crop: str = setting("", "as --eval-crop of evaluate; default: what the weights say")
     lora: LoraConfig = subconfig(LoraConfig, "rank")
     head_first: Length = setting(
         0, "steps at the start in which only the head learns, before the rest warms up; below 1, a share of the run"
