@@ -144,8 +144,8 @@ def test_one_number_is_for_every_channel(ran: Run, twins: None) -> None:
         ("features", ("--from", "pixels", "--mean", "0.5"), "pixels are features as they are"),
         ("fewshot", ("--from", "pixels", "--std", "0.5"), "--mean and --std are for weights"),
         ("fewshot", ("--features", "f.h5", "--std", "0.5"), "--mean and --std are for weights"),
-        ("pretrain", ("--set", "mean=0.5"), "there is no field"),
-        ("selfsup", ("--set", "std=0.5"), "there is no field"),
+        ("pretrain", ("--set", "std=-1"), "std is -1.0; it must be above 0"),
+        ("selfsup", ("--set", "std=0"), "std is 0.0; it must be above 0"),
     ],
 )
 def test_numbers_that_make_no_sense(

@@ -52,5 +52,5 @@ def test_of_a_home_that_cannot_be_written(vitctl: Callable[..., Any], data: str,
     nowhere = str(tmp_path / "file")
     Path(nowhere).touch()
     env = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), f"{nowhere}/home")
-    answer = vitctl("evaluate", "--confusion", "c.png", "--quiet", "--json", env=env)
+    answer = vitctl("evaluate", "--from", f"{newest}:last", "--confusion", "c.png", "--quiet", "--json", env=env)
     assert answer.err == ""

@@ -38,7 +38,7 @@ def test_features_export_tame_names_and_leave_numbers(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "f.h5", origin)
     values = -np.ones((2, 1), np.float32)
     parts.write("train", 0, values)
-    file = parts.finish({"train": (np.array([0, -1]), ["=1+1", "a\x1bb"])}, "a test")
+    file = parts.finish({"train": {"labels": np.array([0, -1]), "names": ["=1+1", "a\x1bb"]}}, "a test")
     (path,) = export_features(file, "csv", tmp_path / "f")
     with open(path, newline="", encoding="utf-8") as table:
         assert list(csv.reader(table))[1:] == [["'=1+1", "0", "-1"], [r"a\x1bb", "-1", "-1"]]

@@ -38,7 +38,7 @@ def write_patches(path: Path) -> None:
 def write_features(path: Path) -> None:
     parts = Parts(path, ORIGIN)
     parts.write("train", 0, np.ones((ROWS, 3), np.float32))
-    parts.finish({"train": (np.arange(ROWS) % 2, ["a.png"] * ROWS)}, "a test")
+    parts.finish({"train": {"labels": np.arange(ROWS) % 2, "names": ["a.png"] * ROWS}}, "a test")
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,9 @@ def cases() -> Iterator[tuple[str, str, str]]:
     for kind in ("patches", "index", "features"):
         form = FEATURES if kind == "features" else PATCHES
         root = {name: field for name, field in form.root.items() if kind == "index" or name != "shards"}
-        split = form.index if kind == "index" and form.index else form.split
+        split = dict(form.index if kind == "index" and form.index else form.split)
+        if kind == "features":  # of single classes
+            del split["label_sets"], split["targets"]
         fields = {f"@{name}": field for name, field in form.attributes.items()} | root
         for name, field in (fields | {f"train/{name}": field for name, field in split.items()}).items():
             unfit = LISTS if field.shape else SCALARS
