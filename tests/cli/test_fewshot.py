@@ -12,12 +12,14 @@ from PIL import Image
 from vitctl.config.patchify import PatchifyConfig
 from vitctl.config.res import Res
 from vitctl.io.feature_file import FeatureFile
+from vitctl.probing.draws import draw_orders, take_shots
 from vitctl.probing.estimators import LeastSquares
 from vitctl.workflows.patchify import patchify
 
 Run = Callable[..., Any]
 KEYS = {
-    "command", "version", "data", "data_digest", "weights_digests", "split", "pictures", "task", "classes", "width",
+    "command", "version", "data", "data_digest", "weights_digests", "split", "pictures", "task", "classes", "protocol",
+    "ways", "width",
     "results", "differences", "closer", "short", "plot", "elapsed_s"}  # fmt: skip
 
 
@@ -207,3 +209,66 @@ def test_usual_shots_that_no_class_has_are_left_out(ran: Run, data: str, newest:
 def test_weights_that_were_fitted_to_the_data_are_still_the_same(ran: Run, data: str, newest: str) -> None:
     ran("features", "--out", "f.h5", "--set", "res=24")
     assert ran("fewshot", "--features", "f.h5", "--from", newest, "--shots", "5").exit_code == 0
+
+
+def test_a_protocol_brings_its_evaluation_crop_its_draws_and_its_grid(ran: Run, data: str, newest: str) -> None:
+    told = json.loads(ran("fewshot", "--protocol", "dinov3/knn", "--json").stdout)
+    assert told["protocol"] == "dinov3/knn"
+    names = ["knn, k=10", "knn, k=20", "knn, k=100", "knn, k=200"]
+    assert [(each["probe"], each["shots"]) for each in told["results"]] == [(name, None) for name in names]
+    few = json.loads(ran("fewshot", "--protocol", "dinov3/knn", "--shots", "2", "--set", "k=1", "--json").stdout)
+    (result,) = few["results"]
+    assert (result["probe"], result["shots"], result["trials"]) == ("knn", 2, 3)
+    ran("features", "--eval-crop", "dino", "--precision", "float32", "--out", "f.h5")
+    y = FeatureFile("f.h5").labels("train")
+    assert result["seeds"][1]["indices"] == take_shots(draw_orders(y, 3, 1, "dinov3"), 2).tolist()
+    repeated = json.loads(ran("fewshot", "--protocol", "dinov3/knn", "--features", "f.h5", "--json").stdout)
+    exact = json.loads(ran("fewshot", "--protocol", "dinov3/knn", "--precision", "float32", "--json").stdout)
+    assert repeated["results"][0]["mean"] == exact["results"][0]["mean"]
+
+
+def test_features_of_another_crop_than_the_protocols_are_told(ran: Run, data: str, newest: str) -> None:
+    ran("features", "--out", "f.h5")
+    told = ran("fewshot", "--features", "f.h5", "--protocol", "dinov3/knn", "--shots", "2").stderr
+    assert "those of dinov3/knn are so: the short side is resized (bicubic), then the central 0.875" in told.replace(
+        "\n", " "
+    )
+    told = ran("fewshot", "--features", "f.h5", "--protocol", "dinov3/logreg", "--shots", "2", "--seeds", "1").stderr
+    assert "are so" not in told  # the whole short side, as the weights have it
+
+
+def test_options_override_a_protocol(ran: Run, data: str, newest: str) -> None:
+    told = json.loads(
+        ran("fewshot", "--protocol", "big_vision", "--probe", "ncm", "--seeds", "2", "--shots", "3", "--json").stdout
+    )
+    (result,) = told["results"]
+    assert (result["probe"], result["shots"], len(result["seeds"])) == ("ncm", 3, 2)
+    assert "did you mean 'simpleshot'?" in ran("fewshot", "--protocol", "simpelshot", code=2).stderr
+
+
+def test_episodes_are_of_the_classes_of_one_split(ran: Run, data: str, newest: str) -> None:
+    options = ["--protocol", "simpleshot", "--seeds", "150", "--set", "ways=2", "--set", "queries=3"]
+    answer = ran("fewshot", *options, "--from", newest, "--from", "pixels", "--set", f"base={data}", "--json")
+    told = json.loads(answer.stdout)
+    assert (told["split"], told["ways"], told["closer"]) == ("train", 2, [])
+    names = ["ncm-un", "ncm-l2n", "ncm"]
+    cells = [(weights, name, shots) for weights in (newest, "pixels") for name in names for shots in (1, 5)]
+    assert [(each["weights"], each["probe"], each["shots"]) for each in told["results"]] == cells
+    assert {each["trials"] for each in told["results"]} == {150}
+    assert {len(each["seeds"]) for each in told["results"]} == {100}
+    assert [each["ci95"] is not None for each in told["differences"]] == [True] * 6
+    five = [each["mean"] for each in told["results"] if each["weights"] == newest and each["shots"] == 5]
+    assert min(five) > 0.6  # the model has learned these classes
+    shown = ran("fewshot", *options)
+    assert "150 episodes" in shown.stdout
+    assert "in episodes of 2 classes" in " ".join(shown.stdout.split())
+    assert "SimpleShot subtracts the mean of the classes that the model was trained on" in shown.stderr
+
+
+def test_episodes_that_cannot_be_drawn_are_refused(ran: Run, data: str, newest: str) -> None:
+    told = ran("fewshot", "--protocol", "simpleshot", code=3).stderr
+    assert "3 classes of train with the 5 + 15 images of an episode, which needs 5 classes" in told
+    told = ran("fewshot", "--protocol", "simpleshot", "--shots", "all", code=2).stderr
+    assert "write --shots N, the images per class that an episode learns from" in told
+    told = ran("fewshot", "--set", "draws=episodes", "--probe", "logreg-val", "--set", "ways=2", "--shots", "1", code=2)
+    assert "has no images to choose its strength on in an episode" in told.stderr

@@ -126,7 +126,7 @@ def test_reading_keeps_what_people_write() -> None:
 def test_choices_are_checked_wherever_they_are_declared() -> None:
     for make, message in (
         (lambda: OptimConfig(name="adm"), "optim.name 'adm' is unknown; did you mean 'adam'?"),
-        (lambda: FewshotConfig(probes=("lsr", "ncn")), "probes 'ncn' is unknown; did you mean 'ncm'?"),
+        (lambda: FewshotConfig(probes=("lsr", "lsrr")), "probes 'lsrr' is unknown; did you mean 'lsr'?"),
         (lambda: FinetuneConfig(keep_head="sometimes"), "keep_head 'sometimes' is unknown"),
     ):
         with pytest.raises(ConfigError, match=re.escape(message)):

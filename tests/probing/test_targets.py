@@ -19,7 +19,7 @@ from vitctl.probing.metrics import best_thresholds
 from vitctl.probing.ridge import RidgeDecomposition
 from vitctl.probing.targets import TARGET_PROBES, TargetTask, fit_scaling, run_target_trial
 
-CONFIG = ProbeConfig(k=5)
+CONFIG = ProbeConfig(k=(5,))
 
 
 def make_task(kind: str, rows: int = 60, width: int = 12, classes: int = 4, seed: int = 0) -> TargetTask:

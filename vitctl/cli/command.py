@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vitctl.cli.options import COMPLETIONS, SET, Json, Quiet
-from vitctl.config.option import OptionField, Partial, option_fields, with_fields
+from vitctl.config.option import OptionField, option_fields, with_fields
 from vitctl.config.overrides import as_setting, convert, list_settings, override
 from vitctl.errors import ConfigError
 
@@ -67,7 +67,7 @@ def command(
                 path = getattr(result, "run", None) or (name == "bench" and chosen.out) or None
                 print_result(name, result, json, [] if json else list(show(result)), run=path)
 
-        is_partial = issubclass(kind, Partial)
+        is_partial = any(each.path == ("recipe",) for each in fields)
         flags = sorted([*fields, *extras], key=order)
         parameters = [make_parameter(each, is_partial and each in fields) for each in flags] + COMMON
         execute.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -32,7 +32,9 @@ def fewshot(result: "FewshotResult") -> "list[Table]":
     ]  # fmt: skip
     word = WORDS[MAIN[result.task]][0]
     classes = f", {format_count(result.classes, 'class')}" if result.classes else ""
-    title = f"{word} on {result.pictures:,} images of {result.split}{classes}"
+    title = f"{word} on {result.pictures:,} images of {result.split}{classes}" + (
+        f", in episodes of {result.ways} classes" if result.ways else ""
+    )
     columns = ["features", "probe", "shots", "mean", "±95%", *(WORDS[name][0] for name in others), "seeds"]
     tables = [columns_table(title, columns, rows, columns[2:-1])]
     if result.differences:
@@ -65,4 +67,6 @@ def format_spread(value: float | None, show: Callable[[float], str]) -> str:
 
 
 def describe_seeds(each: "ProbeResult", show: Callable[[float], str]) -> str:
+    if each.trials > len(each.seeds):
+        return f"{each.trials:,} episodes"
     return " ".join(show(seed.main) for seed in each.seeds) + (", chosen on test" if each.optimistic else "")

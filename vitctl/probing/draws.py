@@ -1,16 +1,42 @@
-"""Chooses the shots like big_vision, so that a seed gives the same images in both."""
+"""Chooses the shots like big_vision or DINOv3, so that a seed gives the same images in both."""
 
 from typing import Any
 
 import numpy as np
+import torch
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def draw_orders(labels: Ints, classes: int, seed: int) -> list[Ints]:
+def draw_orders(labels: Ints, classes: int, seed: int, source: str = "big_vision") -> list[Ints]:
     """A random order of each class's rows. The k shots are the first k, so fewer shots are a subset of more."""
+    rows = [np.flatnonzero(labels == number) for number in range(classes)]
+    if source == "dinov3":
+        generator = torch.Generator().manual_seed(seed)
+        return [each[torch.randperm(len(each), generator=generator).numpy()] for each in rows]
     random = np.random.default_rng(seed)
-    return [random.permutation(np.flatnonzero(labels == number)) for number in range(classes)]
+    return [random.permutation(each) for each in rows]
+
+
+def hold_out_validation(labels: Ints, classes: int, share: float) -> tuple[Ints, Ints]:
+    """DINOv3's (rest, part) in its order: at least one row of a class, but no class's only one."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).numpy()
+    is_part = np.zeros(len(labels), bool)
+    for number in range(classes):
+        places = np.flatnonzero(labels[order] == number)
+        is_part[places[: max(1, int(share * len(places))) if len(places) > 1 else 0]] = True
+    return order[~is_part], order[is_part]
+
+
+def draw_episode(labels: Ints, ways: int, shots: int, queries: int, seed: int) -> tuple[Ints, Ints]:
+    """Shots and test images of a few random classes, of those that have enough images."""
+    random = np.random.default_rng(seed)
+    enough = np.flatnonzero(np.bincount(labels) >= shots + queries)
+    chosen = [
+        random.permutation(np.flatnonzero(labels == number))[: shots + queries]
+        for number in random.choice(enough, ways, replace=False)
+    ]
+    return np.concatenate([each[:shots] for each in chosen]), np.concatenate([each[shots:] for each in chosen])
 
 
 def draw_member_orders(members: Any, seed: int) -> list[Ints]:

@@ -21,6 +21,9 @@ MAX_LEAVE_OUT = 500  # examples for leave-one-out, evenly from the classes
 STRENGTHS = tuple(2.0**power for power in range(-10, 20))  # of the older evaluator, scenic fewshot_utils.py
 FOLDS = 3
 PATH = tuple(10.0**power for power in (-4, -3, -2, -1, 0, 1))
+DINO_STRENGTHS = tuple(
+    (np.float32(10) ** np.linspace(-6, 5, 45, dtype=np.float32)).tolist()
+)  # DINOv2 and DINOv3, eval/log_regression.py
 MAX_ITERATIONS = 500
 AT_ONCE = 1 << 24  # similarities in memory
 
@@ -165,18 +168,54 @@ def regression(c: float, warm: bool = False) -> Any:
     return LogisticRegression(C=c, max_iter=MAX_ITERATIONS, warm_start=warm)
 
 
+class DinoLogistic(Probe):
+    """DINOv2's and DINOv3's logistic regression: of features as they are, in float64."""
+
+    def __init__(self, c: float = 1.0) -> None:
+        self.c = c
+
+    def fit(self, X: Any, y: Any) -> "DinoLogistic":
+        X, numbers = self._examples(X, y)
+        if len(self.classes_) < 2:
+            raise ValueError("all examples are of one class; at least two classes are needed")
+        self.c_ = self.c
+        self.model_ = LogisticRegression(C=self.c, max_iter=1000, tol=1e-12).fit(X.astype(np.float64), numbers)
+        return self
+
+    def decision_function(self, X: Any) -> Any:
+        X = self._features(X)
+        return self.model_.decision_function(X.astype(np.float64))
+
+    def predict_proba(self, X: Any) -> Any:
+        X = self._features(X)
+        return self.model_.predict_proba(X.astype(np.float64))
+
+    def predict(self, X: Any) -> Any:
+        X = self._features(X)
+        return self.classes_[self.model_.predict(X.astype(np.float64))]
+
+
+def best_on_validation(X: Floats, y: Ints, val: Floats, truth: Ints) -> float:
+    """The first of DINOv3's strengths with the best accuracy on `val`."""
+    correct = [float((DinoLogistic(c).fit(X, y).predict(val) == truth).mean()) for c in DINO_STRENGTHS]
+    return float(DINO_STRENGTHS[int(np.argmax(correct))])
+
+
 class PrototypeClassifier(Probe):
     """Compares features with the shots. Lengths are normalized to one."""
 
     def fit(self, X: Any, y: Any) -> "PrototypeClassifier":
         X, self.numbers_ = self._examples(X, y)
         self.mean_ = self.center(X)
-        self.store(normalize_rows(X - self.mean_))
+        self.store(self.scale(X))
         return self
 
     def center(self, shots: Floats) -> Any:
         """What is subtracted from all features first."""
         return 0.0
+
+    def scale(self, features: Floats) -> Floats:
+        return normalize_rows(features - self.mean_)
 
     def store(self, shots: Floats) -> None:
         self.shots_ = shots
@@ -194,13 +233,13 @@ class PrototypeClassifier(Probe):
         X = self._features(X)
         step = max(1, AT_ONCE // len(self.numbers_))
         for start in range(0, len(X), step):
-            yield self.votes(normalize_rows(X[start : start + step] - self.mean_))
+            yield self.votes(self.scale(X[start : start + step]))
 
 
 class NearestNeighbors(PrototypeClassifier):
     """DINO's (arXiv 2104.14294, appendix F): the k most similar shots vote, each with exp(cosine / temperature)."""
 
-    def __init__(self, k: int = ProbeConfig.k, temperature: float = ProbeConfig.temperature) -> None:
+    def __init__(self, k: int = ProbeConfig.k[0], temperature: float = ProbeConfig.temperature) -> None:
         self.k, self.temperature = k, temperature
 
     def votes(self, images: Floats) -> Floats:
@@ -214,10 +253,22 @@ class NearestNeighbors(PrototypeClassifier):
 
 
 class NearestMean(PrototypeClassifier):
-    """The class whose mean is nearest (SimpleShot, arXiv 1911.04623, CL2N). Here alone, features are centered."""
+    """The class whose mean is nearest (SimpleShot, arXiv 1911.04623). Here alone, features are centered.
+
+    `norm`: "cl2n" subtracts `base`, the mean of other classes' features, or else that of the shots, and normalizes;
+    "l2n" normalizes alone; "un" does neither.
+    """
+
+    def __init__(self, norm: str = "cl2n", base: Floats | None = None) -> None:
+        self.norm, self.base = norm, base
 
     def center(self, shots: Floats) -> Any:
-        return shots.mean(0)
+        if self.norm != "cl2n":
+            return 0.0
+        return shots.mean(0) if self.base is None else self.base
+
+    def scale(self, features: Floats) -> Floats:
+        return features if self.norm == "un" else super().scale(features)
 
     def store(self, shots: Floats) -> None:
         sums = np.zeros((len(self.classes_), shots.shape[1]))

@@ -163,11 +163,11 @@ def predict_folds(x: Floats, flags: Any) -> Floats:
 def fit_neighbors(task: TargetTask, rows: Ints, config: ProbeConfig) -> TargetFit:
     """The mean of the targets of the most similar shots, weighted as the votes of single classes are."""
     x, y = task.train[rows].astype(np.float64), task.targets[rows]
-    probe, answers, left_out = NearestNeighbors(config.k, config.temperature).fit(x, np.arange(len(x))), [], []
+    probe, answers, left_out = NearestNeighbors(config.k[0], config.temperature).fit(x, np.arange(len(x))), [], []
     for votes in probe.vote_parts(task.test):  # each shot is a class of its own: [B, N]
         answers.append(average_by_votes(votes, y))
     start = 0
-    for votes in probe.set_params(k=config.k + 1).vote_parts(x):  # one more, as each is its own neighbor
+    for votes in probe.set_params(k=config.k[0] + 1).vote_parts(x):  # one more, as each is its own neighbor
         votes[np.arange(len(votes)), start + np.arange(len(votes))] = 0
         left_out.append(average_by_votes(votes, y))
         start += len(votes)
