@@ -201,6 +201,21 @@ def test_pretrained_models_become_ours_where_they_compute_the_same(
     check_same(theirs, load_model(weights))
 
 
+@pytest.mark.parametrize(
+    ("classes", "tag"),
+    [(1000, "in1k"), (11_221, "in21k_miil"), (11_821, "in12k"), (21_841, "in22k"), (21_843, "in21k")],
+)
+def test_classes_of_imagenet_have_names(classes: int, tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    send(timm_model("test_vit", num_classes=classes), monkeypatch)
+    names = load_weights("timm:test_vit").about.class_names
+    assert len(set(names)) == classes, tag  # of two of a name, each has its synset
+    dogs = [name for name in names if name.startswith("golden retriever")]
+    assert len(dogs) == 1
+    if classes == 1000:
+        assert names.index(dogs[0]) == 207
+        assert [name for name in names if name.startswith("crane")] == ["crane (n02012849)", "crane (n03126707)"]
+
+
 # --- all of timm's -------------------------------------------------------------------------------------------------
 
 
