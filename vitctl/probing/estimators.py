@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.multiclass import check_classification_targets
@@ -179,7 +180,10 @@ class DinoLogistic(Probe):
         if len(self.classes_) < 2:
             raise ValueError("all examples are of one class; at least two classes are needed")
         self.c_ = self.c
-        self.model_ = LogisticRegression(C=self.c, max_iter=1000, tol=1e-12).fit(X.astype(np.float64), numbers)
+        self.model_ = LogisticRegression(C=self.c, max_iter=1000, tol=1e-12)
+        with warnings.catch_warnings():  # a large c does not get as far as tol in these iterations
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.model_.fit(X.astype(np.float64), numbers)
         return self
 
     def decision_function(self, X: Any) -> Any:
@@ -228,10 +232,14 @@ class PrototypeClassifier(Probe):
         best = np.concatenate([votes.argmax(1) for votes in self.vote_parts(X)])
         return self.classes_[best]
 
+    def values_per_image(self, width: int) -> int:
+        """In memory while an image is answered."""
+        return len(self.numbers_)
+
     def vote_parts(self, X: Any) -> Iterator[Floats]:
         """Votes [B, K] for parts of the images, in order."""
         X = self._features(X)
-        step = max(1, AT_ONCE // len(self.numbers_))
+        step = max(1, AT_ONCE // self.values_per_image(X.shape[1]))
         for start in range(0, len(X), step):
             yield self.votes(self.scale(X[start : start + step]))
 
@@ -242,11 +250,15 @@ class NearestNeighbors(PrototypeClassifier):
     def __init__(self, k: int = ProbeConfig.k[0], temperature: float = ProbeConfig.temperature) -> None:
         self.k, self.temperature = k, temperature
 
+    def values_per_image(self, width: int) -> int:
+        return max(len(self.numbers_), min(self.k, len(self.numbers_)) * width)
+
     def votes(self, images: Floats) -> Floats:
         similar = images @ self.shots_.T  # [B, N]
         k = min(self.k, similar.shape[1])
         nearest = np.argpartition(-similar, k - 1, axis=1)[:, :k]
-        weights = np.exp((np.take_along_axis(similar, nearest, 1) - 1) / self.temperature)
+        cosines = np.einsum("bd,bkd->bk", images, self.shots_[nearest], dtype=np.float64)  # the votes are exact
+        weights = np.exp((cosines - 1) / self.temperature)
         votes = np.zeros((len(images), len(self.classes_)))
         np.add.at(votes, (np.arange(len(images))[:, None], self.numbers_[nearest]), weights)
         return votes

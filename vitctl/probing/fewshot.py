@@ -91,7 +91,8 @@ def run_validated(task: ProbeTask, config: ProbeConfig, shots: int | None, seed:
     if val is None:
         pool, held = hold_out_validation(y, task.classes, FEW_SHARE if shots else ALL_SHARE)
         val = x[held], y[held]
-    rows = pool if shots is None else pool[take_shots(draw_orders(y[pool], task.classes, seed, config.draws), shots)]
+    order = draw_orders(y[pool], task.classes, seed, config.draws)
+    rows = pool if shots is None else pool[np.sort(take_shots(order, shots))]  # sums depend on the order
     c = best_on_validation(x[rows], y[rows], *val)
     if shots is not None:
         return measure_probe(DinoLogistic(c).fit(x[rows], y[rows]), task, rows, seed)
