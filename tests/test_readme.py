@@ -34,7 +34,7 @@ def command_lines() -> list[list[str]]:
     for line in "\n".join(blocks("sh") + blocks("bash") + blocks("console") + blocks("yaml")).splitlines():
         line = line.removeprefix("$ ").replace("$SLURM_ARRAY_TASK_ID", "3")
         for part in (
-            line.split("&&")
+            re.split("&&|>", line)
             if line.startswith(("vitctl", "python3 -m venv"))
             else re.findall(r"vitctl [a-z][^'\")|>]*", line)
         ):

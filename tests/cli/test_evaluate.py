@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,7 @@ def test_it_finds_what_the_run_found(ran: Run, data: str, newest: str, trained: 
         "task", "classes", "top1", "top1_ci95",
         "top5", "balanced", "macro_f1", "loss", "calibration_error", "per_class",
         "eval_crop", "selected_on_split",
+        "comparison", "labels_digest", "wrong",
         "crops", "labels", "confusion", "precision", "device", "images_per_s", "elapsed_s"}  # fmt: skip
     named = f"{newest}:last"
     assert (told["command"], told["weights"], told["data"], told["split"]) == ("evaluate", named, "data.h5", "val")
@@ -79,6 +81,20 @@ def test_bf16_is_near(ran: Run, data: str, newest: str, trained: TrainResult) ->
     told = json.loads(ran("evaluate", "--from", f"{newest}:last", "--precision", "bf16", "--json").stdout)
     assert told["precision"] == "bf16"
     assert told["loss"] == pytest.approx(trained.val_loss, rel=0.02)
+
+
+def test_evaluate_and_predict_say_in_which_precision_they_answered(
+    ran: Run, data: str, newest: str, blots: Path
+) -> None:
+    """An exported file has its own, whatever --precision says."""
+    ran("export", "--from", newest, "--data", data, "--precision", "fp16", "--out", "half.onnx")
+    image = str(blots / "val" / "ant" / "00.png")
+    cases = {(newest, "float32"): "float32", (newest, "bf16"): "bf16", ("half.onnx", "float32"): "fp16"}
+    for (source, precision), said in cases.items():
+        for command in (("evaluate",), ("predict", image)):
+            line = (*command, "--from", source, "--precision", precision)
+            assert json.loads(ran(*line, "--json").stdout)["precision"] == said
+            assert re.search(rf"\bcpu, {said}\b", ran(*line, "--device", "cpu").stdout)
 
 
 def test_classes_in_another_order_are_matched_by_name(

@@ -17,6 +17,7 @@ READERS = {
     "fewshot --data": ["fewshot", "--data"],
     "pretrain --data": ["pretrain", "--model", "vit-mu/8", "--data"],
     "evaluate --labels": ["evaluate", "--labels"],
+    "evaluate --compare": ["evaluate", "--compare"],
     "patchify": ["patchify"],
     "patchify --classes": ["patchify", "pictures", "out.h5", "--classes"],
 }

@@ -222,6 +222,34 @@ def test_numbers_go_from_a_manifest_to_an_export_and_back(ran: Run, numbers: str
     assert np.abs(answers - truth).mean() == pytest.approx(found["mean_absolute_error"], rel=1e-3)
 
 
+def test_two_models_of_sets_and_of_numbers_are_compared(ran: Run, sets: str, numbers: str, tmp_path: Path) -> None:
+    for data, metric in ((sets, "mean_average_precision"), (numbers, "r_squared")):
+        told: dict[str, Any] = {}
+        for steps in ("60", "6"):
+            ran("pretrain", "--data", data, *MODEL, "--steps", steps, "--out", f"{data}-{steps}")
+            line = ["evaluate", "--from", f"{data}-{steps}:last", "--data", data, "--precision", "float32"]
+            line += ["--compare", f"{data}.json"] if told else []
+            other, told = told, json.loads(ran(*line, "--json").stdout)
+            (tmp_path / f"{data}.json").write_text(json.dumps(other or told))
+        found = told["comparison"]
+        assert (found["metric"], found["difference"]) == (metric, told[metric] - other[metric])
+        low, high = found["ci95"]
+        assert low < found["difference"] < high < 0  # it has learned less
+        shown = " ".join(ran(*line).stdout.split())
+        if data == sets:
+            own, theirs = (set(each["wrong"]) for each in (told, other))
+            assert [len(own), len(theirs)] == [32 - round(32 * each["exact_match"]) for each in (told, other)]
+            assert (found["only_this"], found["only_other"]) == (len(theirs - own), len(own - theirs))
+            assert f"difference mAP {100 * found['difference']:+.2f} points, 95% interval {100 * low:+.2f} to" in shown
+            assert f"only this has the whole set right: {found['only_this']}, only the other: " in shown
+        else:
+            assert (found["only_this"], found["p"]) == (None, None)
+            assert f"difference R² {found['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f} on" in shown
+        (tmp_path / "bad.json").write_text(json.dumps(other | {"resamples": other["resamples"][:-1]}))
+        error = ran(*line[:-1], "bad.json", code=3).stderr
+        assert "bad.json: lacks the answers per image, as of an earlier version" in error
+
+
 @pytest.mark.parametrize("kind", ["sets", pytest.param("numbers", marks=pytest.mark.slow)])
 def test_weights_are_finetuned_with_the_rates_that_are_tried(ran: Run, kind: str, sets: str, numbers: str) -> None:
     data = f"{kind}.h5"

@@ -24,7 +24,7 @@ def answers(seed: int = 0, count: int = 200) -> tuple[torch.Tensor, torch.Tensor
 
 
 def tallied(logits: torch.Tensor, labels: torch.Tensor, batch: int = 32, sets: torch.Tensor | None = None) -> Tally:
-    tally = Tally(7, sets)
+    tally = Tally(7, len(labels), sets)
     for rows in torch.split(torch.arange(len(labels)), batch):
         tally.add(logits[rows], labels[rows], rows)
     return tally
@@ -50,7 +50,7 @@ def test_the_same_as_scikit_learn_and_torch() -> None:
 def test_calibration_error_by_hand() -> None:
     """Two images of 0.8 confidence, one right: off by 0.3. One of 0.6, right: off by 0.4."""
     chances = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
-    tally = Tally(2)
+    tally = Tally(2, 3)
     tally.add(chances.log(), torch.tensor([0, 1, 0]), torch.arange(3))
     assert tally.report(["a", "b"]).calibration_error == pytest.approx((2 * 0.3 + 0.4) / 3)
 
@@ -97,7 +97,7 @@ def test_wilson_is_scipys(right: int, more: int) -> None:
 def test_probabilities_and_loss_are_those_of_the_loss_in_training() -> None:
     """With one binary loss per class, a class has a probability of its own: the others do not lower it."""
     logits, labels = torch.tensor([[2.0, 1.0, -1.0], [-3.0, -2.0, -4.0]]), torch.tensor([0, 2])
-    tally = Tally(3, loss="sigmoid")
+    tally = Tally(3, 2, loss="sigmoid")
     tally.add(logits, labels, torch.arange(2))
     report = tally.report(["a", "b", "c"])
 

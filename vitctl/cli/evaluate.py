@@ -38,6 +38,7 @@ def evaluate(result: "EvaluateResult | SetsResult | NumbersResult") -> "list[Tab
         **({"top-5": f"{result.top5:.2%}"} if result.classes > 5 else {}),
         **({"balanced": balanced} if balanced else {}),
         "loss": f"{result.loss:.4f}",
+        **comparison_rows(result),
         "calibration": f"expected calibration error {result.calibration_error:.2%}, 15 bins",
         "on": describe_speed(result),
         **({"confusion": result.confusion} if result.confusion else {}),
@@ -56,6 +57,27 @@ def source_rows(result: "EvaluateResult | SetsResult | NumbersResult") -> dict[s
     }
 
 
+def comparison_rows(result: "EvaluateResult | SetsResult | NumbersResult") -> dict[str, str]:
+    """Of --compare."""
+    from vitctl.probing.metrics import WORDS, describe_metrics
+
+    other = result.comparison
+    if other is None:
+        return {}
+    source = f"{other.against}: {other.weights}, {other.model}"
+    if other.value is None or other.difference is None:
+        return {"against": source}
+    scale, unit, form = (1, "", "+.4f") if result.task == "numbers" else (100, " points", "+.2f")
+    text = f"{WORDS[other.metric][0]} {scale * other.difference:{form}}{unit}"
+    if other.ci95:
+        low, high = (f"{scale * end:{form}}" for end in other.ci95)
+        text += f", 95% interval {low} to {high}"
+    if other.only_this is not None:
+        word = "has the whole set right" if result.task == "sets" else "is right"
+        text += f"; only this {word}: {other.only_this:,}, only the other: {other.only_other:,}, p = {other.p:.2g}"
+    return {"against": f"{source}, {describe_metrics({other.metric: other.value})}", "difference": text}
+
+
 def describe_speed(result: "EvaluateResult | SetsResult | NumbersResult") -> str:
     from vitctl.reporting import format_duration
 
@@ -71,7 +93,7 @@ def output_tables(result: "SetsResult | NumbersResult") -> "list[Table]":
     known = {name: value for name, value in vars(result).items() if name in WORDS and value is not None}
     names = {name: WORDS[name][0] for name in WORDS if name in known}
     metrics = {word: describe_metrics(known, name).removeprefix(f"{word} ") for name, word in names.items()}
-    facts = facts_table({**source_rows(result), **metrics, "on": describe_speed(result)})
+    facts = facts_table({**source_rows(result), **metrics, **comparison_rows(result), "on": describe_speed(result)})
     if not isinstance(result, SetsResult):
         return [facts]
     worst = sorted(result.per_class, key=lambda each: (each.f1 is not None, each.f1 or 0, -each.pictures))[:SHOWN]

@@ -19,6 +19,11 @@ class EvaluateConfig(DeviceConfig, PrecisionConfig, DataConfig, WeightsConfig):
         "Several correct labels per image, as in ImageNet-ReaL: names, or the model's numbers of classes.",
         metavar="FILE.json",
     )
+    compare: str | None = option(
+        None,
+        "Compare with the result of another evaluation (--json) of the same images: a paired 95% interval.",
+        metavar="FILE.json",
+    )
     confusion: str | None = option(None, "Draw the confusion matrix.", metavar="FILE.png")
 
     def __post_init__(self) -> None:

@@ -1,13 +1,12 @@
 """A JSON file with any number of right answers for each image: ImageNet-ReaL's list, or {name: answers}."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vitctl.errors import DataError
-from vitctl.io.files import check_regular_file
+from vitctl.io.files import read_json
 
 IMAGENET = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
@@ -16,11 +15,7 @@ Answers = list[list[int | str]]
 
 def read_answers(path: Path, images: Sequence[str]) -> Answers:
     """The answers of each image. An object is indexed by an image's path or file name, a list as in `find_rows`."""
-    check_regular_file(path)
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({getattr(error, 'strerror', None) or error})") from error
+    content = read_json(path)
     if isinstance(content, dict):
         entries = [content.get(name, content.get(Path(name).name)) for name in images]
         if all(entry is None for entry in entries):

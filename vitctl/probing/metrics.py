@@ -81,18 +81,29 @@ class SetScores:
 def score_sets(scores: Any, truth: Flags, thresholds: Floats) -> SetScores:
     """`scores` and `truth` [M, K]; `thresholds` [K]: a class is predicted where its score is at least its threshold."""
     counts = np.zeros((3, scores.shape[1]), np.int64)  # images, correct, predictions
-    exact, step = 0, max(1, VALUES // max(1, scores.shape[1]))
-    for start in range(0, len(scores), step):
-        right = truth[start : start + step]
-        predicted = scores[start : start + step] >= thresholds
+    for part, predicted in predict_sets(scores, thresholds):
+        right = truth[part]
         counts += np.stack([right.sum(0), (right & predicted).sum(0), predicted.sum(0)])
-        exact += int((right == predicted).all(1).sum())
+    wrong = len(find_wrong_sets(scores, truth, thresholds))
     return SetScores(
         mean_of(average_precisions(scores, truth)),
         mean_of(f1_of_counts(*counts.sum(1, keepdims=True))),
         mean_of(f1_of_counts(*counts)),
-        exact / len(scores) if len(scores) else math.nan,
+        (len(scores) - wrong) / len(scores) if len(scores) else math.nan,
     )
+
+
+def find_wrong_sets(scores: Any, truth: Flags, thresholds: Floats) -> Ints:
+    """The rows whose set is not predicted exactly."""
+    wrong = [(truth[part] != predicted).any(1) for part, predicted in predict_sets(scores, thresholds)]
+    return np.flatnonzero(np.concatenate(wrong)) if wrong else np.zeros(0, np.int64)
+
+
+def predict_sets(scores: Any, thresholds: Floats) -> Iterator[tuple[slice, Flags]]:
+    """Some rows at a time, and their predicted sets."""
+    step = max(1, VALUES // max(1, scores.shape[1]))
+    for start in range(0, len(scores), step):
+        yield slice(start, start + step), scores[start : start + step] >= thresholds
 
 
 def average_precisions(scores: Any, truth: Flags) -> Floats:

@@ -35,14 +35,16 @@ class Report:
     calibration_error: float
     per_class: list[ClassScore]
     confusion: torch.Tensor | None  # int64 [K, K]: row the true class, column the predicted one
+    wrong: list[int]  # rows of the split whose predicted class is not correct
 
 
 class Tally:
-    """`sets` [M, K]: the correct classes of each row of the split, if there may be several. `loss`: that of the
-    training, by which probabilities and the loss are computed."""
+    """`rows`: of the split. `sets` [M, K]: the correct classes of each of them, if there may be several. `loss`: that
+    of the training, by which probabilities and the loss are computed."""
 
-    def __init__(self, classes: int, sets: torch.Tensor | None = None, loss: str = "softmax") -> None:
+    def __init__(self, classes: int, rows: int, sets: torch.Tensor | None = None, loss: str = "softmax") -> None:
         self.classes, self.sets, self.loss = classes, sets, loss
+        self.wrong = torch.zeros(rows, dtype=torch.uint8)
         self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, top-1, top-5
         self.bins = torch.zeros(3, BINS, dtype=torch.float64)  # images, confidence, correct
         self.of_class = torch.zeros(3, classes, dtype=torch.float64)  # images, correct, predictions
@@ -50,9 +52,9 @@ class Tally:
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> None:
         """Logits [B, K]; labels int64 [B]; rows of the split int64 [B]."""
-        logits, labels = logits.cpu().double(), labels.cpu()
+        logits, labels, rows = logits.cpu().double(), labels.cpu(), rows.cpu()
         check_finite_logits(logits)
-        right = F.one_hot(labels.clamp(min=0), self.classes).bool() if self.sets is None else self.sets[rows.cpu()]
+        right = F.one_hot(labels.clamp(min=0), self.classes).bool() if self.sets is None else self.sets[rows]
         known = right.any(1)
         logits, labels, right = logits[known], labels[known], right[known]
         if self.loss == "sigmoid":
@@ -64,6 +66,7 @@ class Tally:
         answers = logits.argmax(1)
         first = right.gather(1, answers[:, None])[:, 0]
         five = right.gather(1, logits.topk(min(5, self.classes), dim=1).indices).any(1) | first
+        self.wrong[rows[known]] = (~first).byte()
         self.sums += torch.stack([known.sum(), loss.sum(), first.sum(), five.sum()])
         self.add_confidence(log_probs.exp().amax(1), first)
         self.add_classes(answers, labels, first)
@@ -86,6 +89,7 @@ class Tally:
         """The sums of all ranks."""
         if ranks.world == 1:
             return
+        ranks.add_tensors(self.wrong)  # each row is of one rank
         for values in (self.sums, self.bins, self.of_class, self.confusion):
             if values is not None:
                 values.copy_(
@@ -108,6 +112,7 @@ class Tally:
             calibration_error=error,
             per_class=self.scores(names),
             confusion=None if self.confusion is None else self.confusion.long(),
+            wrong=self.wrong.nonzero()[:, 0].tolist(),
         )
 
     def scores(self, names: list[str]) -> list[ClassScore]:

@@ -22,8 +22,10 @@ from vitctl.training.device import choose_device
 from vitctl.training.evaluation import EvalBatch, compute_logits
 from vitctl.training.feed import check_split_labels, eval_batches, evaluation_view
 from vitctl.training.multi_crop import MultiCrop
+from vitctl.training.outputs import collect_outputs
 from vitctl.training.ranks import Ranks, join_ranks, ranks_here
 from vitctl.training.tally import ClassScore, Report, Tally
+from vitctl.workflows.evaluate_compare import compare_results, digest_labels, read_other
 from vitctl.workflows.evaluate_outputs import (
     Evaluated,
     NumbersResult,
@@ -53,12 +55,14 @@ class EvaluateResult(Evaluated):
     calibration_error: float
     per_class: list[ClassScore]
     labels: str | None
+    labels_digest: str | None
     confusion: str | None
+    wrong: list[int]  # rows of the split whose predicted class is not correct
 
 
 def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> EvaluateResult | SetsResult | NumbersResult:
     reporter, start_time = reporter or SilentReporter(), time.perf_counter()
-    check_output(config.confusion, config.data, ending=".png")
+    check_output(config.confusion, config.data, config.compare, ending=".png")
     device = choose_device(config.device, ranks_here())
     with join_ranks(device) as ranks:
         source = choose_source(config.source, reporter, config.allow_missing, config)
@@ -71,13 +75,14 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
         warn_enlarged(file, ready.spec, reporter)
         warn_selected(ready.about, file, split, reporter)
         check_same_task(config, ready, file)
+        other = read_other(config, ready, file, split, reporter)
         task = ready.about.task
         numbers = class_numbers(ready, file, reporter) if task != "numbers" else torch.zeros(1, dtype=torch.int64)
         if not config.labels:
             check_split_labels(split, len(numbers))
         if task != "classes":
-            return evaluate_outputs(config, ready, file, split, numbers, ranks, reporter, start_time)
-        tally = Tally(ready.spec.classes, answer_sets(config, ready, split), ready.about.loss)
+            return evaluate_outputs(config, ready, file, split, numbers, ranks, reporter, start_time, other)
+        tally = Tally(ready.spec.classes, split.rows, answer_sets(config, ready, split), ready.about.loss)
         if config.confusion and tally.confusion is None:
             raise UsageError(
                 f"--confusion: {ready.spec.classes:,} classes are too many for a figure; use --json instead"
@@ -94,21 +99,22 @@ def evaluate(config: EvaluateConfig, reporter: Reporter | None = None) -> Evalua
     if config.confusion and ranks.first:
         draw_evaluation(report, names_of(ready, file), config, f"{ready.spec.name} on {file.path.name}, {split.name}")
     shared = describe_evaluation(config, ready, file, split, seconds, time.perf_counter() - start_time)
-    return make_evaluate_result(config, shared, ready.spec.classes, report)
+    return make_evaluate_result(config, shared, ready.spec.classes, report, other)
 
 
 def evaluate_outputs(
     config: EvaluateConfig, ready: Ready, file: PatchFile, split: Split, numbers: torch.Tensor, ranks: Ranks,
-    reporter: Reporter, start_time: float,
+    reporter: Reporter, start_time: float, other: dict[str, Any] | None,
 ) -> SetsResult | NumbersResult:  # fmt: skip
     """Of sets and numbers."""
     started = time.perf_counter()
     with reporter.progress("evaluate", split.rows) as bar:
         pairs = predict_batches(show_progress(make_batches(ready, split, config, ranks), bar), ready, config)
-        metrics = measure_split(pairs, ready, split, numbers, ranks)
-    now = time.perf_counter()
-    shared = describe_evaluation(config, ready, file, split, now - started, now - start_time)
-    return make_outputs_result(shared, metrics)
+        outputs = collect_outputs(pairs, split.rows, ready.spec.classes, ranks)
+    seconds = time.perf_counter() - started
+    metrics = measure_split(outputs, ready, split, numbers)
+    shared = describe_evaluation(config, ready, file, split, seconds, time.perf_counter() - start_time)
+    return make_outputs_result(shared, metrics, compare_results(config, other, shared["task"], split.rows, metrics))
 
 
 def predict_batches(
@@ -224,11 +230,13 @@ def draw_evaluation(report: Report, names: list[str], config: EvaluateConfig, ti
 
 
 def make_evaluate_result(
-    config: EvaluateConfig, shared: dict[str, Any], classes: int, report: Report
+    config: EvaluateConfig, shared: dict[str, Any], classes: int, report: Report, other: dict[str, Any] | None
 ) -> EvaluateResult:
+    metrics: dict[str, Any] = {"top1": report.top1, "wrong": report.wrong}
     return EvaluateResult(
-        **shared | {"pictures": report.pictures}, classes=classes, top1=report.top1, top1_ci95=list(report.interval),
+        **shared | {"pictures": report.pictures}, **metrics, classes=classes, top1_ci95=list(report.interval),
         top5=report.top5, balanced=report.balanced, macro_f1=report.macro_f1, loss=report.loss,
         calibration_error=report.calibration_error, per_class=report.per_class, labels=config.labels,
-        confusion=config.confusion,
+        labels_digest=digest_labels(config), confusion=config.confusion,
+        comparison=compare_results(config, other, "classes", report.pictures, metrics),
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """What `vitctl evaluate` measures where a label is a set of classes or a number."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,11 @@ from vitctl.config.evaluate import EvaluateConfig
 from vitctl.errors import DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
 from vitctl.io.weights import About
-from vitctl.training.evaluation import EvalBatch
-from vitctl.training.outputs import SetClassScore, collect_outputs, measure_numbers, measure_sets, score_classes
-from vitctl.training.ranks import Ranks
+from vitctl.models.answers import compute_numbers, compute_probabilities
+from vitctl.probing.metrics import find_wrong_sets
+from vitctl.probing.paired import resample_numbers, resample_sets
+from vitctl.training.outputs import SetClassScore, measure_numbers, measure_sets, score_classes
+from vitctl.workflows.evaluate_compare import PairedComparison
 from vitctl.workflows.inputs.data import LABEL_WORDS
 from vitctl.workflows.inputs.model import Ready
 
@@ -37,6 +38,7 @@ class Evaluated:
     elapsed_s: float
     eval_crop: str
     selected_on_split: bool  # whether the weights were chosen by their result on these images
+    comparison: PairedComparison | None  # with --compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class SetsResult(Evaluated):
     macro_f1: float | None
     exact_match: float
     per_class: list[SetClassScore]
+    wrong: list[int]  # rows of the split whose set is not predicted exactly
+    resamples: list[float | None]  # mAP of bootstrap resamples, the same ones for every model; None if it has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class NumbersResult(Evaluated):
     r_squared: float | None  # None of a single image
     mean_absolute_error: float
     root_mean_square_error: float
+    resamples: list[float | None]  # R² of bootstrap resamples
 
 
 def check_same_task(config: EvaluateConfig, ready: Ready, file: PatchFile) -> None:
@@ -68,25 +73,37 @@ def check_same_task(config: EvaluateConfig, ready: Ready, file: PatchFile) -> No
             raise UsageError(f"--{name}: needs one class per image; {file.path} has {LABEL_WORDS[task]}")
 
 
-def measure_split(
-    pairs: Iterable[tuple[EvalBatch, torch.Tensor]], ready: Ready, split: Split, numbers: Any, ranks: Ranks
-) -> dict[str, Any]:
+def measure_split(outputs: torch.Tensor, ready: Ready, split: Split, numbers: Any) -> dict[str, Any]:
     """The metrics, by their names in the result. `numbers`: the model's number for each class of the data."""
-    about, outputs = ready.about, collect_outputs(pairs, split.rows, ready.spec.classes, ranks)
+    about = ready.about
     if about.task == "numbers":
-        return replace_nan(vars(measure_numbers(about, outputs, split.targets())))
+        targets = split.targets()
+        resamples = resample_numbers(targets, compute_numbers(about, outputs))
+        return replace_nan(vars(measure_numbers(about, outputs, targets))) | {"resamples": round_values(resamples)}
     truth, outputs, thresholds = split.label_sets().astype(bool), outputs[:, numbers], np.array(about.thresholds)
     report = measure_sets(about, outputs, truth, thresholds[numbers])
     table = score_classes(about, outputs, truth, report.thresholds, list(split.header.class_names))
-    return {"classes": len(table), "per_class": table, **replace_nan({"loss": report.loss, **vars(report.scores)})}
+    probabilities = compute_probabilities(about, outputs).numpy()
+    return {
+        "classes": len(table), "per_class": table, **replace_nan({"loss": report.loss, **vars(report.scores)}),
+        "wrong": find_wrong_sets(probabilities, truth, report.thresholds).tolist(),
+        "resamples": round_values(resample_sets(probabilities, truth)),
+    }  # fmt: skip
+
+
+def round_values(values: Any) -> list[float | None]:
+    """To the digits that an interval needs."""
+    return [None if np.isnan(value) else value for value in np.round(values, 6).tolist()]
 
 
 def replace_nan(values: dict[str, float]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
-def make_outputs_result(shared: dict[str, Any], metrics: dict[str, Any]) -> SetsResult | NumbersResult:
-    return (SetsResult if shared["task"] == "sets" else NumbersResult)(**shared, **metrics)
+def make_outputs_result(
+    shared: dict[str, Any], metrics: dict[str, Any], comparison: PairedComparison | None
+) -> SetsResult | NumbersResult:
+    return (SetsResult if shared["task"] == "sets" else NumbersResult)(**shared, **metrics, comparison=comparison)
 
 
 def describe_evaluation(
