@@ -90,6 +90,11 @@ def test_trials_of_learning_rates_share_the_minutes(ran: Run, data: str, trained
     assert used == sorted(used)
 
 
+def test_flags_that_the_help_leaves_out_still_work(ran: Run, data: str, tmp_path: Path) -> None:
+    ran(*QUICK, "--steps", "2", "--micro-batch", "4", "--parallel", "ddp")
+    assert open_run(tmp_path / "run").config["config"]["micro_batch"] == "4"
+
+
 def test_ranks_agree_on_the_plans(vitctl: Run, data: str, tmp_path: Path) -> None:
     told = vitctl(*QUICK, "--minutes", "0.2", "--devices", "2", "--json").json
     assert told["ranks"] == 2

@@ -1,6 +1,7 @@
 """Shared by the three training commands: several processes, and the table."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vitctl.config.option import option
@@ -19,6 +20,7 @@ class TrainingFlags(RunOptions):
     devices: int | None = option(
         None, "Processes on this machine, one per device. For several machines use torchrun.", metavar="N"
     )
+    start_time: float = field(default_factory=time.perf_counter)  # before the imports that take seconds
 
 
 def run_on_devices(

@@ -5,7 +5,6 @@ Recipes fill it, flags and `--set` change it. Every field says how it is called 
 
 import dataclasses
 import math
-import time
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -395,4 +394,4 @@ class RunOptions:
     )  # fmt: skip
     overwrite: bool = option(False, "Replace an existing run.", late=True)
     dry_run: bool = option(False, "Build everything, run one step, write nothing.", late=True)
-    start_time: float = dataclasses.field(default_factory=time.perf_counter)  # from which minutes count
+    start_time: float | None = None  # of the command, from which minutes count; otherwise the call of the trainer

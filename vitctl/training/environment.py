@@ -24,6 +24,7 @@ class Environment:
     stop: Stop
     start_time: float = field(default_factory=time.perf_counter)  # of the command, less what the run used before
     import_seconds: float = 0.0
+    ceiling: float | None = None  # FLOPs per second, if it is measured already
 
 
 def make_environment(
@@ -34,8 +35,6 @@ def make_environment(
     device: torch.device,
     reporter: Reporter,
     stop: Stop,
-    start_time: float,
-    import_seconds: float,
 ) -> Environment:
     precision = choose_precision(config.precision, device)
     images, steps = format_count(config.batch, "image"), config.total_steps(train.rows)
@@ -45,7 +44,7 @@ def make_environment(
     if config.minutes:
         length = f"{describe_length(config)} in steps of {images}, out of {train.rows:,}"
     reporter.note(f"{length}; {device.type}, {precision}" + (f", {ranks.world} ranks" if ranks.world > 1 else ""))
-    return Environment(train, val, ranks, device, precision, reporter, stop, start_time, import_seconds)
+    return Environment(train, val, ranks, device, precision, reporter, stop)
 
 
 def describe_length(config: TrainConfig) -> str:

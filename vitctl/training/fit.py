@@ -32,7 +32,7 @@ COMPILE_FROM_MINUTES = 10
 LOG_EVERY = 50  # steps, at most
 EVALUATIONS = 20  # at most, if epochs are short
 END_SECONDS = 1.0  # after the last evaluation, for curves and the result, and this share of the time of all imports
-END_SHARE = 0.9  # for the imports of curves and the end of the process
+END_SHARE, END_MOST = 0.25, 5.0  # for curves and the end of the process
 SAVED_COPIES = 6  # of the weights at the end: a checkpoint, best and last weights
 WRITE_RATE = 3e8  # bytes per second
 
@@ -75,7 +75,7 @@ class Fit:
         written = SAVED_COPIES * sum(value.nbytes for value in self.model.parameters())
         budget = Budget(
             seconds=60 * config.minutes,
-            end=END_SECONDS + END_SHARE * env.import_seconds + written / WRITE_RATE,
+            end=END_SECONDS + min(END_MOST, END_SHARE * env.import_seconds) + written / WRITE_RATE,
             evaluation_steps=env.val.rows / config.batch / BACKWARD if env.val else 0.0,
             evaluate_every=config.eval_every,
         )

@@ -94,7 +94,7 @@ def train(
         parts = accumulate_gradients(model, config, objective, next(batches), state.step)
         gradient_norm = clip_gradients(state.model.parameters(), config.clip or math.inf)
         loss, correct, norm = fetch_scalars(parts, gradient_norm)
-        # All ranks stop after the same step, because each of them sees the sum of all requests. So they do plan again.
+        # All ranks stop, and plan again, after the same step, because each of them sees the sum of all requests.
         requests = float(stop.requested), float(pace.is_due(state.step + 1))
         loss, correct, stops, replans = ranks.sum([loss / ranks.world, correct, *requests])
         check_finite_step(loss, norm, state.step, lr, state.model)

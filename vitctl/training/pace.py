@@ -23,6 +23,7 @@ EVALUATIONS = 10  # of a timed run, at most
 EVALUATION_SHARE = 0.05  # of the time, for all evaluations
 PLAN_SHARE, PLAN_SECONDS = 0.005, 30.0  # of the time, and at most, between two plans
 LAST_SHARE = 0.25  # of the time or the steps that are left, between two plans near the end
+SLOWEST = 4.0  # times as long as at the start: what the end is expected to take at most
 NOTED, NOTED_WHOLE = 0.2, 0.05  # of the steps that are left, and of all: a change of this size is told
 SPEEDS = 7  # stretches between two plans that tell the recent speed
 
@@ -102,6 +103,7 @@ class TimedPace(Pace):
         self.step, self.steps, self.time = 0, UNKNOWN, clock()  # of the last plan
         self.evaluation, self.evaluated = 0.0, 0.0  # seconds of one, and of those since the last plan
         self.speeds: deque[float] = deque(maxlen=SPEEDS)  # seconds per step
+        self.first_speed = 0.0
 
     def record(self, step: int, plan: StepPlan) -> None:
         self.write(step=step, used_s=round(self.clock(), 3), plan=asdict(plan))
@@ -144,6 +146,8 @@ class TimedPace(Pace):
             self.first = step
         elif step > self.step:
             self.speeds.append((now - self.time - self.evaluated) / (step - self.step))
+            if len(self.speeds) == SPEEDS and not self.first_speed:
+                self.first_speed = average_middle(self.speeds)
         self.step, self.time, self.evaluated = step, now, 0.0
 
     def choose(self, step: int, plan: StepPlan) -> StepPlan:
@@ -178,6 +182,10 @@ class TimedPace(Pace):
     def is_news(self, step: int, steps: int) -> bool:
         return abs(steps - self.told) > max(NOTED * (self.told - step), NOTED_WHOLE * self.told)
 
+    def slower(self, speed: float) -> float:
+        """How many times as long as at the start of this process everything takes now."""
+        return min(SLOWEST, max(1.0, speed / self.first_speed)) if self.first_speed else 1.0
+
     def count_evaluations(self, seconds: float, plan: StepPlan) -> int:
         """In the whole run; as many as planned before, unless that is wrong by more than one."""
         most = EVALUATION_SHARE * self.budget.seconds / seconds if seconds else EVALUATIONS
@@ -186,7 +194,7 @@ class TimedPace(Pace):
 
     def count_steps(self, done: float, speed: float, evaluation: float, evaluations: int) -> int:
         """Steps that fit into the time that is left, beside the evaluations on the way and at the end."""
-        left = self.budget.seconds - self.clock() - self.budget.end - evaluation
+        left = self.budget.seconds - self.clock() - self.budget.end * self.slower(speed) - evaluation
         if self.budget.evaluate_every:
             speed += evaluation / self.budget.evaluate_every
         elif evaluations:

@@ -112,7 +112,7 @@ def make_result(
         weights=str(run.weights) if run else None,
         digest=fitted.digest,
         images_per_s=fitted.images_per_s,
-        ceiling_share=rate / measure_ceiling(env.precision, env.device),
+        ceiling_share=rate / (env.ceiling or measure_ceiling(env.precision, env.device)),
         elapsed_s=time.perf_counter() - env.start_time,
         **more,
     )
