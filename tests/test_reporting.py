@@ -48,6 +48,15 @@ def test_the_eta_comes_last_and_figures_are_left_out_of_a_narrow_line() -> None:
     assert bar.describe(60) == "train: epoch 1/4  step 2/100  loss 1.5  2 img/s  ETA 6m26s"
 
 
+def test_the_eta_is_of_the_newest_total() -> None:
+    bar = LiveProgress("train", None, "img", 0)
+    bar.advance(8)
+    bar.first = (bar.first[0] - 10, 8)
+    assert "ETA" not in bar.describe()
+    bar.advance(20, 828)
+    assert bar.describe() == "train: 28/828  2 img/s  ETA 6m40s"
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_nothing_is_cut_off_on_a_terminal(width: int) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=width)

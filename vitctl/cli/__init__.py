@@ -3,6 +3,7 @@
 Heavy libraries are imported only when a command runs, so that `--help` is fast.
 """
 
+import gc
 import inspect as introspection
 import os
 import re
@@ -129,3 +130,4 @@ def main() -> None:
         sys.exit(error.exit_code)
     finally:
         discard_unwritten()
+        gc.freeze()  # at its end Python would look through all objects of torch, which takes a second

@@ -1,6 +1,7 @@
 """Shared by the three training commands: several processes, and the table."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vitctl.config.option import option
@@ -19,6 +20,7 @@ class TrainingFlags(RunOptions):
     devices: int | None = option(
         None, "Processes on this machine, one per device. For several machines use torchrun.", metavar="N"
     )
+    start_time: float = field(default_factory=time.perf_counter)  # before the imports that take seconds
 
 
 def run_on_devices(
@@ -42,6 +44,7 @@ def run_rows(result: "RunResult", data: str, what: "dict[str, str] | None" = Non
         "data": f"{data}, digest {result.data_digest[:12]}",
         "trained": f"{format_count(result.steps, 'step')} of {result.batch} ({result.epochs:.3g} epochs), "
         f"recipe {result.recipe}",
+        **({"stopped": result.stopped} if result.stopped else {}),
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
         f"{result.ceiling_share:.0%} of its matrix ceiling, in {format_duration(result.elapsed_s)}",
     }

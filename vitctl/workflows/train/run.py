@@ -1,15 +1,19 @@
 """Setup and teardown that the three trainers share."""
 
+import dataclasses
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from vitctl.config.train import RunOptions
 from vitctl.data.subsets import limit_split
+from vitctl.inspection.charts import draw_curves
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights
 from vitctl.reporting import Reporter
-from vitctl.training.device import choose_device
+from vitctl.training.device import choose_device, measure_ceiling
 from vitctl.training.environment import Environment, make_environment
 from vitctl.training.ranks import join_ranks, ranks_here
 from vitctl.training.stop import Stop
@@ -27,10 +31,11 @@ def run_training(
     kind: type[Result],
     choose: Callable[[Config, bool], tuple[Config, Base]],
     begin: Callable[[Config, Data], Weights],
-    fit: Callable[[Started[Config], Environment, float], Result],
+    fit: Callable[[Started[Config], Environment], Result],
 ) -> Result:
     """`choose` settles the model (of a new run or a resumed one), `begin` makes the weights of step 0, `fit` trains."""
-    start_time = time.perf_counter()
+    now = time.perf_counter()
+    start_time = options.start_time or now
     device = choose_device(request.device, ranks_here())
     with join_ranks(device) as ranks:
         is_new = not find_resumable(options, request.command)
@@ -41,6 +46,17 @@ def run_training(
             config, data = started.config, started.data
             warn_enlarged(data.file, started.weights.spec, reporter)
             train = limit_split(data.train, config.limit, config.seed, config.limit_draw)
+            before = started.run.sum_seconds() if started.run else 0.0
             with Stop(reporter.warn) as stop:
                 env = make_environment(config, train, data.val, ranks, device, reporter, stop)
-                return fit(started, env, start_time)
+                env = dataclasses.replace(env, start_time=start_time - before, import_seconds=now - start_time)
+                if config.minutes:
+                    env = prepare_end(env)
+                return fit(started, env)
+
+
+def prepare_end(env: Environment) -> Environment:
+    """Of a timed run: do now what would take long at its end, when nothing can make up for it any more."""
+    with tempfile.TemporaryDirectory() as folder:
+        draw_curves([{"step": 1, "loss": 1.0}], Path(folder, "curves.png"), "")  # for its imports
+    return dataclasses.replace(env, ceiling=measure_ceiling(env.precision, env.device))
