@@ -230,7 +230,10 @@ class FreshConfig(Partial):
     positions: Positions | None = setting(None, "position embeddings; default: the model's")
     shape: ShapeConfig = subconfig(ShapeConfig)
     hidden: bool = setting(False, "a hidden layer in the head, as wide as the model (pre-logits)")
-    init: Init = setting("official", "first weights: as in the paper's code, or as in MAE's")
+    init: Init = setting(
+        "official", "first weights: as in the paper's code, or in MAE's; mimetic: attention as if pretrained, for few "
+        "images (arXiv 2305.09828)"
+    )  # fmt: skip
     mean: tuple[Mean, ...] = setting((), "mean of the pixels, from 0 to 1; default: 0.5")
     std: tuple[Std, ...] = setting((), "their standard deviation, in the same way")
     pad: bool = setting(False, "pad images that are no multiple of the patch size")
