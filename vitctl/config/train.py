@@ -45,12 +45,17 @@ Length = Annotated[float, Range(0, 1_000_000_000)]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Partial):
-    name: Literal["adam", "sgd", "adafactor"] = setting("adam", "optimizer")
+    # One lr for both, as Moonshot's: Keller Jordan's first Muon had 0.02 beside an lr of its own for Adam.
+    name: Literal["adam", "sgd", "adafactor", "muon"] = setting(
+        "adam", "optimizer; muon: of the matrices of blocks, scaled so that it takes adam's lr and weight decay "
+        "(match_rms_adamw of arXiv 2502.16982), and adam of all else"
+    )  # fmt: skip
     lr: Lr = option(1e-3, "Peak learning rate.", metavar="LR")
     beta1: BelowOne = setting(0.9, "of adam")
     beta2: BelowOne = setting(0.999, "of adam")
     eps: AboveZero = setting(1e-8, "of adam")
     momentum: BelowOne = setting(0.9, "of sgd")
+    muon_momentum: BelowOne = setting(0.95, "of muon")
     weight_decay: Amount = setting(0.0, "weight decay")
     # fixed is big_vision's: its 1e-4 at lr 1e-3 is AdamW's 0.1.
     decay: Literal["lr", "fixed", "l2"] = setting(

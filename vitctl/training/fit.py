@@ -53,9 +53,8 @@ class Fit:
         micro_batch = self.choose_micro_batch()
         wrapped = wrap(self.model, env.ranks, config.parallel, env.device)
         self.wrapped = self.compile_model(wrapped)
-        self.state = State(
-            self.model, make_optimizer(self.model, config.optim, head_of(self.model) if self.head_steps else ())
-        )
+        head = head_of(self.model) if self.head_steps else ()
+        self.state = State(self.model, make_optimizer(self.model, config.optim, head, env.precision))
         self.state.ema = init_ema(self.model) if config.ema else None
         self.state.micro_batch = micro_batch
         self.recorder = Recorder(config, run, env, task)
