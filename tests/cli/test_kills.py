@@ -15,7 +15,7 @@ import pytest
 
 from vitctl.workflows.train.result import TrainResult
 
-KILLS = 13  # of each of twelve kinds of run
+KILLS = 13  # of each of sixteen kinds of run
 KILLS_ON_A_SLOW_DISK = 50
 LONGEST = 0.6  # seconds between the first sign of life and the kill
 COMMON = (
@@ -23,6 +23,9 @@ COMMON = (
     "ema=0.9", "--set", "save_every=3", "--set", "eval_every=20", "--set", "log_every=3")  # fmt: skip
 COMMANDS = {
     "pretrain": ("pretrain", "--model", "vit-mu/8", "--recipe", "small", "--set", "dropout=0.1", *COMMON),
+    "muon": (
+        "pretrain", "--model", "vit-mu/8", "--recipe", "small", "--set", "optim.name=muon", "--set", "init=mimetic",
+        *COMMON),
     "finetune": (
         "finetune", "--from", "weights.safetensors", "--res", "24", "--lr", "0.01,0.03", "--set", "drop_path=0.1",
         "--set", "augment.mixup=0.2", *COMMON),

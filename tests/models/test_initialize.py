@@ -1,7 +1,7 @@
 import itertools
 import math
 import re
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -132,6 +132,72 @@ def test_mae_begins_as_its_code() -> None:
         assert not any(
             tensors[f"{block}.{each}.bias"].any() for each in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
         )
+
+
+def restate_attention(tensors: dict[str, torch.Tensor], block: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """W_q W_k^T of each head and W_v W_proj of all, for tokens that are rows: a linear layer holds the transpose."""
+    query, key, value = tensors[f"{block}.attn.qkv.weight"].double().numpy().reshape(3, D, D).transpose(0, 2, 1)
+    heads = [query[:, cut] @ key[:, cut].T for cut in (slice(at, at + D // 4) for at in range(0, D, D // 4))]
+    return heads, value @ tensors[f"{block}.attn.proj.weight"].double().numpy().T
+
+
+@pytest.mark.parametrize("name", ["plain", "axial", "relative"])
+def test_mimetic_values_and_projections_are_a_negative_identity_and_noise(name: str) -> None:
+    """arXiv 2305.09828: W_v W_proj = 0.4 Z - 0.4 I, where Z is N(0, 1 / D)."""
+    tensors = init_tensors(name, init="mimetic")
+    blocks = [key.removesuffix(".attn.qkv.weight") for key in tensors if key.endswith(".attn.qkv.weight")]
+    assert len(blocks) == (4 if name == "axial" else 2)
+    for block in blocks:
+        _, product = restate_attention(tensors, block)
+        check_normal(torch.tensor(product + 0.4 * np.eye(D)), 0.4 / math.sqrt(D))
+        assert np.diag(product).mean() == pytest.approx(-0.4, abs=4 * 0.4 / D)
+        value, projection = tensors[f"{block}.attn.qkv.weight"][2 * D :], tensors[f"{block}.attn.proj.weight"]
+        torch.testing.assert_close(value @ value.T, projection.T @ projection, rtol=1e-4, atol=1e-5)  # equal shares
+
+
+def test_mimetic_queries_and_keys_are_an_identity_and_noise_at_the_rank_of_a_head() -> None:
+    """W_q W_k^T is the best approximation of 0.7 Z + 0.7 I at its rank: its singular values are the largest ones."""
+    noise = np.random.default_rng(0).normal(0, 1 / math.sqrt(D), (20, D, D))
+    expected = np.linalg.svd(0.7 * noise + 0.7 * np.eye(D), compute_uv=False).mean(0)[: D // 4]
+    tensors = init_tensors("plain", init="mimetic")
+    seen = []
+    for layer in range(2):
+        heads, _ = restate_attention(tensors, f"blocks.{layer}")
+        for product in heads:
+            assert np.linalg.matrix_rank(product, tol=1e-4) == D // 4
+            np.testing.assert_allclose(np.linalg.svd(product, compute_uv=False)[: D // 4], expected, rtol=0.15)
+            outside = product[~np.eye(D, dtype=bool)]
+            assert np.diag(product).mean() > 10 * abs(outside.mean())
+            assert np.diag(product).mean() > 3 * outside.std()
+            seen.append(product)
+    for one, other in itertools.combinations(seen, 2):  # each head has noise of its own
+        correlation = np.corrcoef((one - np.diag(np.diag(one))).ravel(), (other - np.diag(np.diag(other))).ravel())
+        assert abs(correlation[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("name", ["plain", "map", "2d", "every", "axial", "hybrid"])
+def test_mimetic_init_changes_attention_and_the_learned_positions_alone(name: str) -> None:
+    official, mimetic = init_tensors(name), init_tensors(name, init="mimetic")
+    changed = {key for key, value in mimetic.items() if not torch.equal(value, official[key])}
+    assert changed == {
+        key for key in official if re.search(r"attn\.(qkv|proj)\.weight$", key) or key == "pos_embed"
+    }  # fmt: skip
+    assert all(value.isfinite().all() for value in mimetic.values())
+
+
+def test_mimetic_positions_begin_as_waves() -> None:
+    waves = init_tensors("sincos", init="mimetic")["pos_embed"]
+    assert torch.equal(init_tensors("plain", init="mimetic")["pos_embed"][:, -48:], waves[:, -48:])
+    assert torch.equal(waves, init_tensors("sincos")["pos_embed"])
+
+
+def test_only_the_seed_decides_a_mimetic_init() -> None:
+    torch.manual_seed(1)
+    one = init_tensors("plain", 3, init="mimetic")
+    torch.manual_seed(2)
+    again, other = init_tensors("plain", 3, init="mimetic"), init_tensors("plain", 4, init="mimetic")
+    assert all(torch.equal(value, again[key]) for key, value in one.items())
+    assert all(not torch.equal(value, other[key]) for key, value in one.items() if "attn" in key and value.any())
 
 
 def test_a_map_head_begins_as_big_visions() -> None:
@@ -297,5 +363,6 @@ def test_initializing_keeps_the_module_trainable() -> None:
 def test_shapes_without_numbers_are_passed_over() -> None:
     with torch.device("meta"):
         model: nn.Module = build_module(SPECS["plain"])
-    initialize(model, SPECS["plain"])
+    for init in get_args(Init):
+        initialize(model, SPECS["plain"], init=init)
     assert all(value.is_meta for value in model.parameters())

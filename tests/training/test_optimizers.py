@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from vitctl.config.train import OptimConfig
 from vitctl.errors import UsageError
 from vitctl.models.create import build_module
 from vitctl.models.masked import build_masked
+from vitctl.training.device import Precision
 from vitctl.training.optimizers import clip_gradients, gradient_norm, groups, make_optimizer, number_layers, set_lr
 
 SHARES = (0.25, 0.5, 1.0, 0.75, 0.5)
@@ -35,6 +36,9 @@ class Toy(nn.Module):
         random = np.random.default_rng(seed)
         for name, shape in SHAPES.items():
             self.register_parameter(name, nn.Parameter(torch.tensor(random.normal(size=shape), dtype=dtype)))
+        self.blocks = nn.ModuleList([nn.ModuleDict({"qkv": nn.Linear(8, 24), "proj": nn.Linear(12, 8, bias=False)})])
+        for value in self.blocks.parameters():
+            value.data = torch.tensor(random.normal(size=value.shape), dtype=dtype)
 
     def learn(self, optimizer: torch.optim.Optimizer, lr: float, step: int, without: Sequence[str] = ()) -> None:
         for number, (name, value) in enumerate(self.named_parameters()):
@@ -48,12 +52,25 @@ def gradient_at(step: int, number: int, shape: tuple[int, ...]) -> Array:
     return np.random.default_rng([step, number]).normal(size=shape) * (step + 1)
 
 
-def direction(config: OptimConfig, state: dict[str, Any], g: Array, t: int) -> Any:
+def near_orthogonal(matrix: Array) -> Array:
+    """Muon's update: five steps of Newton-Schulz, as large as one of Adam's."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+    return 0.2 * math.sqrt(max(matrix.shape)) * x
+
+
+def direction(config: OptimConfig, state: dict[str, Any], g: Array, t: int, name: str) -> Any:
     """What the lr is multiplied with, said again."""
+    if config.name == "muon" and name.startswith("blocks.") and g.ndim > 1:
+        keep = config.muon_momentum
+        state["m"] = keep * state.get("m", 0) + (1 - keep) * g
+        parts = np.split((1 - keep) * g + keep * state["m"], 3 if "qkv" in name else 1)
+        return np.concatenate([near_orthogonal(part) for part in parts])
     if config.name == "sgd":
         state["m"] = config.momentum * state.get("m", 0) + g
         return state["m"]
-    if config.name == "adam":
+    if config.name in ("adam", "muon"):
         state["m"] = config.beta1 * state.get("m", 0) + (1 - config.beta1) * g
         state["v"] = config.beta2 * state.get("v", 0) + (1 - config.beta2) * g**2
         root = np.sqrt(state["v"] / (1 - config.beta2**t))
@@ -74,7 +91,7 @@ def restated(config: OptimConfig, weights: dict[str, Array]) -> dict[str, Array]
             wd, g = config.weight_decay * (w.ndim > 1), gradient_at(step, number, w.shape)
             g = g + wd * w if config.decay == "l2" else g
             off = {"lr": config.lr * share * wd, "fixed": share * wd, "l2": 0}[config.decay] * w
-            weights[name] = w - config.lr * share * direction(config, states[name], g, step + 1) - off
+            weights[name] = w - config.lr * share * direction(config, states[name], g, step + 1, name) - off
     return weights
 
 
@@ -168,6 +185,69 @@ def test_what_is_saved_goes_on_in_the_same_bytes(name: Any, decay: Any) -> None:
         again.learn(later, 0.01 * step, step)
     for one, other in zip(arrays(toy).values(), arrays(again).values(), strict=True):
         assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_muon_is_torchs_on_queries_keys_and_values_by_themselves(precision: Any) -> None:
+    """torch computes the iterations in bfloat16, as ours do in a run of that precision."""
+    config = OptimConfig(name="muon", lr=0.02, weight_decay=0.1)
+    toy, other = Toy(torch.float32), Toy(torch.float32)
+    fused, whole = (other.get_parameter(f"blocks.0.{name}.weight") for name in ("qkv", "proj"))
+    split = [nn.Parameter(part.clone()) for part in fused.detach().chunk(3)]
+    ours = make_optimizer(toy, config, precision=precision)
+    theirs = torch.optim.Muon([*split, whole], 0.02, 0.1, adjust_lr_fn="match_rms_adamw")
+    rest = {name: value for name, value in other.named_parameters() if value is not fused and value is not whole}
+    decay = [{"params": [value], "weight_decay": 0.1 * (value.ndim > 1)} for value in rest.values()]
+    adam = torch.optim.AdamW(decay, 0.02, fused=True)
+    for step in range(5):
+        toy.learn(ours, 0.02, step)
+        for number, value in enumerate(other.parameters()):
+            value.grad = torch.tensor(gradient_at(step, number, value.shape), dtype=torch.float32)
+        for part, gradient in zip(split, fused.grad.chunk(3), strict=True):  # type: ignore[union-attr]
+            part.grad = gradient
+        theirs.step()
+        adam.step()
+    found, expected = arrays(toy), arrays(other) | {"blocks.0.qkv.weight": torch.cat(split).detach().numpy()}
+    for name, value in found.items():
+        close = {"rtol": 1e-5, "atol": 1e-6} if name in rest else {"rtol": 0, "atol": 5e-4}  # of steps of 0.06
+        np.testing.assert_allclose(value, expected[name], **close, err_msg=name)
+
+
+def taken_by_muon(model: nn.Module) -> dict[str, int]:
+    sets = groups(model, OptimConfig(name="muon"))
+    return {name: group["matrices"] for group in sets for name in group["names"] if group["matrices"]}
+
+
+@pytest.mark.parametrize("name", ["vit-mu/16", "r26+vit-s/32", "axial-vit-s/32", "timm:vit_tiny_patch16_224"])
+def test_muon_takes_the_matrices_of_blocks(name: str) -> None:
+    model = on_paper(name)
+    taken = taken_by_muon(model)
+    layers = {f"{key}.weight" for key, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    assert taken.keys() == {key for key in layers if key.startswith("blocks.")}
+    assert {key for key, count in taken.items() if count == 3} == {key for key in taken if key.endswith("qkv.weight")}
+    assert set(taken.values()) == {1, 3}
+
+
+def test_muon_takes_gates_and_values_of_an_mlp_by_themselves() -> None:
+    taken = taken_by_muon(on_paper("vit-mu/16", swiglu=True))
+    assert taken == {"blocks.0.attn.qkv.weight": 3, "blocks.0.attn.proj.weight": 1, "blocks.0.mlp.fc1.weight": 2,
+                     "blocks.0.mlp.fc2.weight": 1}  # fmt: skip
+
+
+def test_muon_leaves_tables_in_blocks_to_adam() -> None:
+    taken = taken_by_muon(on_paper("vit-mu/16", positions="relative", added="every"))
+    assert sorted(taken) == [f"blocks.0.{name}.weight" for name in ("attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2")]
+
+
+def test_muon_takes_the_matrices_of_a_decoder_too() -> None:
+    spec = model_spec("vit-mu/4", height=16, width=16, classes=0, positions="sincos-mae")
+    model = build_masked(spec, "mae", 48, MaskingConfig(decoder_dim=32, decoder_depth=1, decoder_heads=2))
+    assert {name.partition("blocks.")[0] for name in taken_by_muon(model)} == {"encoder.", "decoder_"}
+
+
+def test_muon_wants_matrices_in_blocks() -> None:
+    with pytest.raises(UsageError, match="have no matrices; use adam"):
+        make_optimizer(on_paper("bit-r50x1"), OptimConfig(name="muon"))
 
 
 def test_adafactor_keeps_rows_and_columns() -> None:
@@ -291,6 +371,7 @@ def test_clipping_nothing() -> None:
 
 TWO_RANKS = """
 import sys, torch, torch.distributed as dist
+from collections import OrderedDict
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -301,12 +382,13 @@ from vitctl.training.optimizers import clip_gradients, make_optimizer, set_lr
 rank, store = int(sys.argv[1]), dist.FileStore(sys.argv[2], 2)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
 mesh = init_device_mesh("cpu", (2,))
-pairs = [(name, decay) for name in ("adam", "sgd", "adafactor") for decay in ("lr", "l2")]
+pairs = [(name, decay) for name in ("adam", "sgd", "adafactor", "muon") for decay in ("lr", "l2")]
 for name, decay in pairs:
     made = []
     for cut in (False, True):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(40, 48), nn.Tanh(), nn.Linear(48, 3))
+        layers = nn.Sequential(nn.Linear(40, 48), nn.Tanh(), nn.Linear(48, 3))
+        model = nn.Sequential(OrderedDict(blocks=layers))
         model = fully_shard(model, mesh=mesh) if cut else model
         optimizer = make_optimizer(model, OptimConfig(name=name, weight_decay=0.1, decay=decay))
         norms = []

@@ -74,7 +74,7 @@ Positions = Literal["none", "1d", "2d", "relative", "sincos", "sincos-mae", "rop
 Added = Literal["stem", "every", "shared"]
 Norm = Literal["tokens", "pooled"]
 Gelu = Literal["tanh", "erf", "quick"]
-Init = Literal["official", "mae"]
+Init = Literal["official", "mae", "mimetic"]
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,17 @@ WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Partial):
-    name: Literal["adam", "sgd", "adafactor"] = setting("adam", "optimizer")
+    # One lr for both, as Moonshot's: Keller Jordan's first Muon had 0.02 beside an lr of its own for Adam.
+    name: Literal["adam", "sgd", "adafactor", "muon"] = setting(
+        "adam", "optimizer; muon: of the matrices of blocks, scaled so that it takes adam's lr and weight decay "
+        "(match_rms_adamw of arXiv 2502.16982), and adam of all else"
+    )  # fmt: skip
     lr: Lr = option(1e-3, "Peak learning rate.", metavar="LR")
     beta1: BelowOne = setting(0.9, "of adam")
     beta2: BelowOne = setting(0.999, "of adam")
     eps: AboveZero = setting(1e-8, "of adam")
     momentum: BelowOne = setting(0.9, "of sgd")
+    muon_momentum: BelowOne = setting(0.95, "of muon")
     weight_decay: Amount = setting(0.0, "weight decay")
     # fixed is big_vision's: its 1e-4 at lr 1e-3 is AdamW's 0.1.
     decay: Literal["lr", "fixed", "l2"] = setting(
@@ -255,7 +260,10 @@ class FreshConfig(Partial):
     positions: Positions | None = setting(None, "position embeddings; default: the model's")
     shape: ShapeConfig = subconfig(ShapeConfig)
     hidden: bool = setting(False, "a hidden layer in the head, as wide as the model (pre-logits)")
-    init: Init = setting("official", "first weights: as in the paper's code, or as in MAE's")
+    init: Init = setting(
+        "official", "first weights: as in the paper's code, or in MAE's; mimetic: attention as if pretrained, for few "
+        "images (arXiv 2305.09828)"
+    )  # fmt: skip
     mean: tuple[Mean, ...] = setting((), "mean of the pixels, from 0 to 1; default: 0.5")
     std: tuple[Std, ...] = setting((), "their standard deviation, in the same way")
     pad: bool = setting(False, "pad images that are no multiple of the patch size")

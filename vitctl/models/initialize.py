@@ -1,4 +1,7 @@
-"""The first values of all parameters, as in the official code or as in MAE's. They depend on the seed alone."""
+"""The first values of all parameters: of the official code, of MAE's, or of the paper on mimetic initialization.
+
+They depend on the seed alone.
+"""
 
 import math
 import re
@@ -8,6 +11,7 @@ import torch
 from torch import nn
 
 from vitctl.config.model import Init, ModelSpec
+from vitctl.models.resize import waves_with_prefix
 from vitctl.randomness import stream
 
 TABLES = ("pos_embed", "embed", "x", "y", "reg_token", "cls_token", "latent")
@@ -32,6 +36,8 @@ def initialize(
                 parameter.copy_(value)
             else:
                 init_as_mae(name, parameter, spec, random) if init == "mae" else init_parameter(name, parameter, random)
+        if init == "mimetic":
+            init_as_mimetic(model, spec, torch.Generator().manual_seed(stream(seed, "mimetic")))
 
 
 def init_head(shape: Sequence[int], seed: int, std: float) -> torch.Tensor:
@@ -77,6 +83,39 @@ def init_as_mae(name: str, value: torch.Tensor, spec: ModelSpec, random: torch.G
         xavier(value.view(len(value), -1), random)
     elif leaf == "bias":
         value.zero_()
+
+
+def init_as_mimetic(model: nn.Module, spec: ModelSpec, random: torch.Generator) -> None:
+    """The attention of arXiv 2305.09828, on top of the official values of all else.
+
+    In every head W_q W_k^T is 0.7 Z + 0.7 I, cut to the rank of a head; of all heads together, W_v W_proj is
+    0.4 Z - 0.4 I. Z is drawn from N(0, 1 / D). Learned positions at the stem begin as waves.
+    """
+    dim, width = spec.dim, spec.dim // spec.heads
+    for name, module in model.named_modules():
+        if not name.endswith("attn") or module.qkv.weight.is_meta:
+            continue
+        qkv: torch.Tensor = module.qkv.weight.view(3, dim, dim)
+        left, right = factor_near_identity((spec.heads, dim, dim), 0.7, 0.7, random)
+        qkv[0] = left[:, :, :width].mT.reshape(dim, dim)  # a linear layer holds the transpose
+        qkv[1] = right[:, :width].reshape(dim, dim)
+        left, right = factor_near_identity((dim, dim), 0.4, -0.4, random)
+        qkv[2] = left.mT
+        module.proj.weight.copy_(right.mT)
+    table = getattr(model, "pos_embed", None)
+    if table is not None and not table.is_meta and dim % 4 == 0:
+        table.copy_(waves_with_prefix(spec))
+
+
+def factor_near_identity(
+    shape: Sequence[int], noise: float, identity: float, random: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two factors of `noise` * Z + `identity` * I, with the larger singular values first."""
+    dim = shape[-1]
+    drawn = torch.empty(*shape).normal_(0.0, noise / math.sqrt(dim), generator=random)
+    left, values, right = torch.linalg.svd(drawn + identity * torch.eye(dim))
+    root = values.sqrt()
+    return left * root[..., None, :], root[..., None] * right
 
 
 def xavier(value: torch.Tensor, random: torch.Generator) -> None:

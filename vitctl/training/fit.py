@@ -61,7 +61,8 @@ class Fit:
         wrapped = wrap(self.model, env.ranks, config.parallel, env.device)
         self.wrapped = self.compile_model(wrapped)
         starts_with_head = isinstance(config, FinetuneConfig) and config.head_steps(steps)
-        optimizer = make_optimizer(self.model, config.optim, head_of(self.model) if starts_with_head else ())
+        head = head_of(self.model) if starts_with_head else ()
+        optimizer = make_optimizer(self.model, config.optim, head, env.precision)
         self.state = State(self.model, optimizer, StepPlan(steps, steps))
         self.state.ema = init_ema(self.model) if config.ema else None
         self.state.micro_batch = micro_batch

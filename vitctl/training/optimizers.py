@@ -3,6 +3,7 @@
     adam        torch's Adam, or AdamW
     sgd         torch's, with momentum
     adafactor   big_vision's: the second moment of a matrix is kept as means of its rows and columns
+    muon        Keller Jordan's, at the scale of arXiv 2502.16982, for the matrices of blocks; Adam for the rest
 
 Three things are called weight decay, and differ by orders of magnitude: see OptimConfig.decay.
 """
@@ -19,18 +20,24 @@ from vitctl.config.model import ModelSpec
 from vitctl.config.train import OptimConfig
 from vitctl.errors import UsageError
 from vitctl.models.adapt_timm import timm_head_names, timm_layers
-from vitctl.training.ranks import gather_tensor
+from vitctl.training.device import Precision
+from vitctl.training.ranks import distribute, gather_tensor
 
 Group = dict[str, Any]
 FIRST = ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed", "positions", "norm_pre", "stem")
 BLOCK = re.compile(r"(?:encoder\.)?((?:(?:stages|layers)\.\d+\.)?blocks\.\d+)\.")  # of ours, of ResNets, of timm's
 TABLES = ("cls_token", "dist_token", "reg_token", "mask_token", "pos_embed", "embed", "x", "y", "latent")  # no kernels
+QUINTIC = (3.4445, -4.7750, 2.0315)  # of Newton-Schulz, as Keller Jordan's and torch's Muon have it
+ITERATIONS = 5
+MATCH_RMS = 0.2  # of Adam's updates (arXiv 2502.16982)
 FACTORED_FROM = 32  # both axes at least so long, as in big_vision
 TINY = 1e-30
 
 
-def make_optimizer(module: nn.Module, config: OptimConfig, head: Collection[str] = ()) -> torch.optim.Optimizer:
-    """`head` names the parameters that learn first, if any do."""
+def make_optimizer(
+    module: nn.Module, config: OptimConfig, head: Collection[str] = (), precision: Precision = "float32"
+) -> torch.optim.Optimizer:
+    """`head` names the parameters that learn first, if any do. `precision` is that of Muon's products."""
     sets = groups(module, config, head)
     is_l2 = config.decay == "l2"
     if config.name == "adam":
@@ -41,6 +48,11 @@ def make_optimizer(module: nn.Module, config: OptimConfig, head: Collection[str]
         group["weight_decay"] -= group["decoupled"]
     if config.name == "sgd":
         return SGD(sets, config.lr, config.momentum, **kernel_options(sets, can_shard=False))
+    if config.name == "muon":
+        if not any(group["matrices"] for group in sets):
+            raise UsageError("optim.name muon: the blocks of this model have no matrices; use adam")
+        options = kernel_options(sets, can_shard=True)
+        return Muon(sets, config, torch.bfloat16 if precision == "bf16" else None, options)
     if config.name == "adafactor":
         return Adafactor(sets, {"lr": config.lr, "momentum": config.beta1, "most": config.beta2})
     assert_never(config.name)
@@ -55,8 +67,9 @@ def kernel_options(sets: list[Group], can_shard: bool) -> dict[str, bool]:
 
 
 def groups(module: nn.Module, config: OptimConfig, head: Collection[str] = ()) -> list[Group]:
-    """Parameter groups by the scale of the lr (layer decay), the weight decay, and whether they learn first."""
-    sets: dict[tuple[float, float, bool], Group] = {}
+    """Parameter groups by the scale of the lr (layer decay), the weight decay, whether they learn first, and how many
+    matrices Muon takes each parameter for."""
+    sets: dict[tuple[float, float, bool, int], Group] = {}
     layer = layers_of(module)
     kept: set[str] = getattr(module, "no_weight_decay", set)()  # of timm's models
     if config.layer_decay != 1 and len(set(layer.values())) == 1:
@@ -73,8 +86,9 @@ def groups(module: nn.Module, config: OptimConfig, head: Collection[str] = ()) -
         if config.decay == "fixed":  # of the peak alone, without layer decay (big_vision)
             decay /= config.lr * scale
         is_head = name in head
-        facts = {"scale": scale, "weight_decay": decay, "is_head": is_head}
-        group = sets.setdefault((scale, decay, is_head), {"params": [], "names": [], **facts})
+        matrices = count_matrices(module, name, value) if config.name == "muon" and name not in kept else 0
+        facts = {"scale": scale, "weight_decay": decay, "is_head": is_head, "matrices": matrices}
+        group = sets.setdefault((scale, decay, is_head, matrices), {"params": [], "names": [], **facts})
         group["params"].append(value)
         group["names"].append(name)
     return list(sets.values())
@@ -82,6 +96,17 @@ def groups(module: nn.Module, config: OptimConfig, head: Collection[str] = ()) -
 
 def is_kernel(name: str, value: torch.Tensor) -> bool:
     return value.ndim > 1 and name.rpartition(".")[2] not in TABLES
+
+
+def count_matrices(module: nn.Module, name: str, value: torch.Tensor) -> int:
+    """How many matrices a parameter of a block holds, one below the other: queries, keys, and values, or the gates and
+    the values of an MLP. 0 for what Adam updates."""
+    if value.ndim != 2 or not is_kernel(name, value) or not re.search(r"(^|[._])blocks\.\d+\.", name):
+        return 0
+    if name.endswith("qkv.weight"):
+        return 3
+    layer = module.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
+    return 2 if name.endswith("fc1.weight") and len(value) == 2 * layer.fc2.in_features else 1  # type: ignore[operator, union-attr]
 
 
 def layers_of(module: nn.Module) -> dict[str, int]:
@@ -150,6 +175,50 @@ class SGD(torch.optim.SGD):
                 if group["momentum"] and "momentum_buffer" not in self.state[value]:
                     self.state[value]["momentum_buffer"] = torch.zeros_like(value)
         super().step()
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the groups that hold matrices, and torch's Adam for the others, with decoupled decay for both.
+
+    Steps of Muon are orthogonal matrices times 0.2 * sqrt(longer side), about as large as Adam's at the same lr.
+    """
+
+    def __init__(self, sets: list[Group], config: OptimConfig, dtype: torch.dtype | None, options: Any) -> None:
+        super().__init__(sets, {"lr": config.lr})
+        rest = [group for group in self.param_groups if not group["matrices"]]
+        self.adam = torch.optim.Adam(rest, config.lr, (config.beta1, config.beta2), config.eps, **options)
+        self.momentum, self.dtype = config.muon_momentum, dtype
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            moved = apply_decoupled_decay(group)
+            for value in moved if group["matrices"] else ():
+                update = self.orthogonal_update(value, group["weight_decay"], group["matrices"])
+                value.sub_(distribute(update.to(value.dtype), value), alpha=group["lr"])
+        self.adam.param_groups = [group for group in self.param_groups if not group["matrices"]]
+        self.adam.state = self.state  # the one that is saved
+        self.adam.step()
+
+    def orthogonal_update(self, value: nn.Parameter, l2: float, count: int) -> torch.Tensor:
+        assert value.grad is not None
+        gradient = value.grad.add(value, alpha=l2)
+        mean = update_mean(self.state[value], "momentum_buffer", gradient, self.momentum)
+        update = gather_tensor(gradient.lerp(mean, self.momentum))  # Nesterov's
+        matrices = update.to(self.dtype or update.dtype).view(count, -1, update.shape[1])
+        return MATCH_RMS * math.sqrt(max(matrices.shape[1:])) * orthogonalize(matrices).reshape(update.shape)
+
+
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """Matrices [N, A, B] with the same singular vectors and singular values near 1, by Newton-Schulz iterations."""
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if is_tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    first, third, fifth = QUINTIC
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
+    return x.mT if is_tall else x
 
 
 class Adafactor(torch.optim.Optimizer):

@@ -25,6 +25,7 @@ def make_fresh_weights(
     spec: ModelSpec, config: FreshConfig, data: Data, head_bias: float = 0.0, head_std: float = 0.0
 ) -> Weights:
     require(config.init == "official" or spec.family != "timm", f"init {config.init}: {spec.name} has timm's own")
+    require(config.init != "mimetic" or spec.family != "bit", f"init mimetic: {spec.name} has no attention")
     model = create_model(spec, seed=config.seed, head_bias=head_bias, head_std=head_std, init=config.init)
     mean, std = choose_normalization(config, spec.channels)
     about = About(
