@@ -17,8 +17,8 @@ class Progress(AbstractContextManager["Progress"]):
     def __exit__(self, *_: object) -> None:
         return None
 
-    def advance(self, count: int = 1, **figures: float | str) -> None:
-        """`count` more are done; figures are printed next to the bar."""
+    def advance(self, count: int = 1, total: int | None = None, **figures: float | str) -> None:
+        """`count` more are done, of a new total if there is one; figures are printed next to the bar."""
 
 
 class Reporter(Protocol):
@@ -94,7 +94,8 @@ class LiveProgress(Progress):
         self.first = (self.started, done)  # after the first advance, so that start-up does not count in the rate
         self.figures: dict[str, float | str] = {}
 
-    def advance(self, count: int = 1, **figures: float | str) -> None:
+    def advance(self, count: int = 1, total: int | None = None, **figures: float | str) -> None:
+        self.total = total or self.total
         if self.done == self.done_before:
             self.first = (time.monotonic(), self.done + count)
         self.done += count

@@ -27,7 +27,7 @@ KEYS = {
     "command", "version", "run", "model", "res", "recipe", "data", "data_digest", "classes", "parameters", "steps",
     "epochs", "batch", "micro_batch", "ranks", "device", "precision", "seed", "lr", "loss", "top1", "top5", "val_loss",
     "balanced", "macro_f1", "best_top1", "best_balanced", "best_macro_f1", "best_step", "tried", "task", "scores",
-    "best_scores", "weights", "digest", "images_per_s", "ceiling_share", "elapsed_s"}  # fmt: skip
+    "best_scores", "weights", "digest", "images_per_s", "ceiling_share", "elapsed_s", "minutes", "stopped"}  # fmt: skip
 
 
 def lines(run: Path) -> list[dict[str, float]]:

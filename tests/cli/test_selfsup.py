@@ -19,7 +19,7 @@ KEYS = {
     "command", "version", "run", "model", "res", "objective", "recipe", "data", "data_digest", "parameters", "steps",
     "epochs", "batch", "micro_batch", "ranks", "device", "precision", "seed", "hidden", "patches", "loss", "val_loss",
     "val_top1", "probe_shots", "probe_top1", "weights", "pictures", "digest", "images_per_s", "ceiling_share",
-    "elapsed_s"}  # fmt: skip
+    "elapsed_s", "minutes", "stopped"}  # fmt: skip
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

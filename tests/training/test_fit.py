@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from vitctl.models.create import collect_tensors, create_model
 from vitctl.reporting import SilentReporter
 from vitctl.training.environment import Environment
 from vitctl.training.fit import Fit
+from vitctl.training.pace import FEWEST
 from vitctl.training.ranks import Ranks
 from vitctl.training.stop import Stop
 from vitctl.training.task import make_labeled_task
@@ -246,3 +248,78 @@ def test_patches_and_images_are_trained_alike(file: PatchFile) -> None:
     plain = train(file, dataclasses.replace(PLAIN, steps=3))[0]
     images = train(file, dataclasses.replace(PLAIN, steps=3, augment=AugmentConfig(grayscale=1e-9)))[0]
     assert all(torch.equal(plain[name], images[name]) for name in plain)
+
+
+# --- runs in minutes -------------------------------------------------------------------------------------------------
+
+TIMED = dataclasses.replace(EVERYTHING, steps=None, minutes=0.05, eval_every=None, log_every=2, save_every=20)
+
+
+class KilledAt(Stop):
+    """The process ends there and then, in the middle of this step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left = step
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        if self.left <= 0:
+            raise KeyboardInterrupt
+        return False
+
+
+def leave_no_time(timed: Fit) -> None:
+    timed.env = dataclasses.replace(timed.env, start_time=timed.env.start_time - 1000)
+    timed.pace = timed.recorder.pace = timed.make_pace()
+
+
+def trained_files(folder: Path) -> dict[str, bytes]:
+    """All but the times of the plans."""
+    return {name: content for name, content in files(folder).items() if name != "plans.jsonl"}
+
+
+def test_the_recorded_plans_are_all_that_the_clock_decides(file: PatchFile, tmp_path: Path) -> None:
+    """Another run that finds them ends in the same bytes, at whatever speed."""
+    first = fit(TIMED, file, tmp_path / "first").train()
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "plans.jsonl").write_bytes((tmp_path / "first" / "plans.jsonl").read_bytes())
+    second = fit(TIMED, file, tmp_path / "second")
+    leave_no_time(second)
+    assert second.train() == dataclasses.replace(first, images_per_s=ANY)
+    assert trained_files(tmp_path / "first") == trained_files(tmp_path / "second")
+    lines = RunDirectory(tmp_path / "first", {}).metrics()
+    assert lines[-2]["share"] == 1
+    assert sum("val_loss" in line for line in lines) <= 10
+
+
+@pytest.mark.parametrize("step", [9, 33, 58])
+def test_a_timed_run_that_is_killed_repeats_what_it_did(file: PatchFile, tmp_path: Path, step: int) -> None:
+    """From the last checkpoint to the last plan or evaluation before the kill, every line of its log is the same."""
+    run, config = RunDirectory(tmp_path / "run", {}), dataclasses.replace(TIMED, minutes=10, eval_every=15)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, file, run.path, stop=KilledAt(step)).train()
+    last, before, plans = max(line["step"] for line in run.plans()), run.metrics(), run.plans()
+    with open(run.path / "plans.jsonl", "a") as broken:
+        broken.write('{"step": 7')
+    resumed = fit(config, file, run.path)
+    leave_no_time(resumed)
+    resumed.train()
+    assert [line for line in run.metrics() if line["step"] <= last] == [line for line in before if line["step"] <= last]
+    assert run.plans()[: len(plans)] == plans
+    assert run.metrics()[-1]["step"] <= last + 1 + FEWEST
+
+
+def test_patience_stops_after_so_many_evaluations_without_a_better_one(file: PatchFile, tmp_path: Path) -> None:
+    config = dataclasses.replace(PLAIN, steps=400, patience=3, eval_every=2, log_every=50, optim=OptimConfig(lr=0.0001))
+    config = dataclasses.replace(config, schedule=ScheduleConfig(kind="constant"))
+    fitted = fit(config, file, tmp_path / "run").train()
+    lines = RunDirectory(tmp_path / "run", {}).metrics()
+    scores = {line["step"]: line["val_top1"] for line in lines if "val_top1" in line}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert (fitted.best_step, fitted.steps) == (best, best + 3 * 2)
+    assert fitted.stopped == f"val has not improved for 3 evaluations, since step {best}"
+    assert max(line["step"] for line in lines if "loss" in line) == fitted.steps
+    again = fit(config, file, tmp_path / "run").train()
+    assert again == dataclasses.replace(fitted, images_per_s=again.images_per_s)

@@ -122,6 +122,7 @@ def make_parameter(field: OptionField, is_partial: bool) -> inspect.Parameter:
             help=field.help,
             metavar=metavar,
             show_default=show_default,
+            hidden=flag.hidden,
             autocompletion=COMPLETIONS[flag.complete] if flag.complete else None,
         )
     if field.default is dataclasses.MISSING:

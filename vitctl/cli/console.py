@@ -64,7 +64,7 @@ class RichProgress(LiveProgress):
         room = self.bar.console.width - 4  # without the spinner and the spaces between columns
         line = self.describe(room - SHORTEST)
         self.column.bar_width = max(SHORTEST, min(LONGEST, room - len(line)))
-        self.bar.update(self.task, completed=self.done, description=line)
+        self.bar.update(self.task, total=self.total, completed=self.done, description=line)
 
 
 def print_result(command: str, result: Any, as_json: bool, tables: Sequence[Table], run: str | None = None) -> None:

@@ -42,6 +42,7 @@ def run_rows(result: "RunResult", data: str, what: "dict[str, str] | None" = Non
         "data": f"{data}, digest {result.data_digest[:12]}",
         "trained": f"{format_count(result.steps, 'step')} of {result.batch} ({result.epochs:.3g} epochs), "
         f"recipe {result.recipe}",
+        **({"stopped": result.stopped} if result.stopped else {}),
         "on": f"{result.device}, {result.precision}, {result.images_per_s:,.0f} img/s, "
         f"{result.ceiling_share:.0%} of its matrix ceiling, in {format_duration(result.elapsed_s)}",
     }

@@ -23,6 +23,7 @@ class Flag:
     none: str | None = None  # the word for None among the values
     default: str | None = None  # replaces the default value in the help; "" prints none
     late: bool = False  # near the end of the help
+    hidden: bool = False  # left out of the help; the manual and `--set help` have it
     complete: Literal["recipes", "models"] | None = None  # completions in the shell
 
 

@@ -5,6 +5,7 @@ Recipes fill it, flags and `--set` change it. Every field says how it is called 
 
 import dataclasses
 import math
+import time
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -41,6 +42,9 @@ FREE = ("micro_batch", "device", "parallel", "compile", "checkpointing", "save_e
 Lr = Annotated[float, Range(0, 1000, above=True)]
 Best = Literal["top1", "macro_f1", "balanced", "loss"]
 Length = Annotated[float, Range(0, 1_000_000_000)]
+Minutes = Annotated[float, Range(0, 1_000_000, above=True)]
+LENGTHS = ("steps", "epochs", "minutes")  # a run has one of them
+WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,13 @@ class ScheduleConfig(Partial):
 
     def cooldown_steps(self, steps: int) -> int:
         return count_steps(self.cooldown, steps)
+
+    def fit_to(self, steps: int) -> "ScheduleConfig":
+        """With a shorter warm-up, if it would be longer than the run: that of a recipe is often a number of steps."""
+        warmup = self.warmup_steps(steps)
+        if warmup < steps or not warmup:
+            return self
+        return dataclasses.replace(self, warmup=max(1, round(WARM_AT_MOST * steps)))
 
 
 def count_steps(length: float, steps: int) -> int:
@@ -153,10 +164,20 @@ class TrainConfig(Partial):
         None, "Passes over the training data.", metavar="N"
     )
     steps: Steps | None = option(None, "Optimizer steps, in place of epochs.", metavar="N")
+    minutes: Minutes | None = option(
+        None, "Minutes from start to end, in place of epochs: as many steps as fit, with the whole schedule.",
+        metavar="N", default="",
+    )  # fmt: skip
+    patience: Count | None = option(
+        None, "Stop once val has not improved for N evaluations, without the rest of the schedule; best.safetensors "
+        "has the best weights.",
+        metavar="N", default="",
+    )  # fmt: skip
     batch: Count = option(256, "Images per step, over all devices.", metavar="N")
     micro_batch: str = option(
-        "auto", "Images per forward pass on one device; auto uses what fits into memory.", metavar="N", default="auto"
-    )
+        "auto", "Images per forward pass on one device; auto uses what fits into memory.", metavar="N", default="auto",
+        hidden=True,
+    )  # fmt: skip
     optim: OptimConfig = subconfig(OptimConfig, "lr")
     schedule: ScheduleConfig = subconfig(ScheduleConfig)
     augment: AugmentConfig = subconfig(AugmentConfig)
@@ -169,13 +190,16 @@ class TrainConfig(Partial):
     seed: Seed = option(0, "Random seed of weights, data order, augmentation and dropout.", metavar="N", default="0")
     precision: Precision = option("auto", "auto is bf16 where the device has it.", default="auto", late=True)
     eval_every: StepsOrZero | None = setting(
-        None, "steps; default: an epoch, or a twentieth of the run if that is longer; 0: only at the end"
+        None,
+        "steps; default: an epoch, or a twentieth of the run if that is longer (with minutes, a tenth); 0: only "
+        "at the end",
     )
     log_every: Steps | None = setting(None, "steps; default: a hundredth of the run, at most 50")
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE", default="auto", late=True)
     parallel: Literal["ddp", "fsdp"] = option(
-        "ddp", "A whole copy of the model on each device, or a part of it (FSDP2).", default="ddp", late=True
-    )
+        "ddp", "A whole copy of the model on each device, or a part of it (FSDP2).", default="ddp", late=True,
+        hidden=True,
+    )  # fmt: skip
     compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile; auto: where it saves time over the run")
     checkpointing: bool = setting(False, "compute activations again in the backward pass instead of storing them")
     save_every: Steps | None = setting(None, "steps between checkpoints; default: so that they take 2% of the time")
@@ -183,7 +207,9 @@ class TrainConfig(Partial):
 
     def __post_init__(self) -> None:
         check_config(self)
-        require(not (self.steps and self.epochs), "both steps and epochs are given; give one of them")
+        given = [name for name in LENGTHS if getattr(self, name)]
+        require(len(given) < 2, f"both {' and '.join(given)} are given; give one of them")
+        require(not self.patience or self.eval_every != 0, "patience needs evaluations; leave out eval_every=0")
         word_or_number("micro-batch", self.micro_batch, "auto", "a number of images", COUNT)
 
     def total_steps(self, rows: int) -> int:
@@ -193,9 +219,9 @@ class TrainConfig(Partial):
         """This request on top of a recipe, or of a run: only the fields that were named count."""
         request = self
         own = type(self)(**{field.name: getattr(base, field.name) for field in dataclasses.fields(base)})
-        for name, other in (("steps", "epochs"), ("epochs", "steps")):
+        for name in LENGTHS:
             if name in self.named and getattr(self, name) is not None:
-                request = with_fields(request, **{other: None})
+                request = with_fields(request, **{other: None for other in LENGTHS if other != name})
         return with_named(own, request)
 
     @classmethod
@@ -369,3 +395,4 @@ class RunOptions:
     )  # fmt: skip
     overwrite: bool = option(False, "Replace an existing run.", late=True)
     dry_run: bool = option(False, "Build everything, run one step, write nothing.", late=True)
+    start_time: float = dataclasses.field(default_factory=time.perf_counter)  # from which minutes count

@@ -2,6 +2,7 @@
 
     config.json            the resolved config, command, version, argv, library versions
     metrics.jsonl          one object per logged step; resuming deletes the lines after the checkpoint
+    plans.jsonl            of a run in minutes: where it planned its steps anew, and the time by then
     checkpoints/           the last two
     best.safetensors       the weights with the best score on val so far
     weights.safetensors    the weights of the last step
@@ -32,6 +33,7 @@ from vitctl.io.outputs import Input, check_inputs_outside
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
 LATEST = "LATEST"
 LOCK = ".lock"
+PLANS = "plans.jsonl"
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,10 @@ class RunDirectory:
         write_json(self.path / "result.json", result)
 
     def log(self, **metrics: Any) -> None:
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        append_line(self.path / "metrics.jsonl", metrics)
+
+    def log_plan(self, **plan: Any) -> None:
+        append_line(self.path / PLANS, plan)
 
     @property
     def checkpoints(self) -> Path:
@@ -72,12 +76,14 @@ class RunDirectory:
         """Deletes the metrics after a step, and temporary files."""
         for folder in (self.path, self.checkpoints):
             remove_leftovers(folder, "*")
-        lines = (json.dumps(line, allow_nan=False) + "\n" for line in self.metrics() if line["step"] <= step)
-        write_bytes(self.path / "metrics.jsonl", "".join(lines).encode())
+        write_lines(self.path / "metrics.jsonl", [line for line in self.metrics() if line["step"] <= step])
+        if (self.path / PLANS).exists():  # all of them count; a kill may have truncated the last one
+            write_lines(self.path / PLANS, self.plans())
 
     def flush(self) -> None:
-        if (self.path / "metrics.jsonl").exists():
-            flush_file(self.path / "metrics.jsonl")
+        for name in ("metrics.jsonl", PLANS):
+            if (self.path / name).exists():
+                flush_file(self.path / name)
 
     def part(self, name: str) -> "RunDirectory":
         """A run inside this one."""
@@ -86,10 +92,30 @@ class RunDirectory:
         return RunDirectory(path, self.config, self.root)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every complete line; a kill may have truncated the last one."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return read_lines(self.path / "metrics.jsonl")
+
+    def plans(self) -> list[dict[str, Any]]:
+        return read_lines(self.path / PLANS)
+
+    def sum_seconds(self) -> float:
+        """Of the whole run, in all processes that trained it, as far as its parts say."""
+        lines = (line for path in self.root.rglob(PLANS) for line in read_lines(path))
+        return max((float(line["used_s"]) for line in lines), default=0.0)
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    with open(path, "a") as file:
+        file.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    write_bytes(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Every complete line; a kill may have truncated the last one."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def new_folder(path: Path) -> Path:

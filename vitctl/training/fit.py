@@ -14,12 +14,13 @@ from vitctl.io.checkpoint import checkpoints, read_checkpoint
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import save_weights
 from vitctl.models.count import BACKWARD
-from vitctl.reporting import Progress
+from vitctl.reporting import Progress, format_count
 from vitctl.training import memory
 from vitctl.training.device import can_compile, quiet_compiler
 from vitctl.training.environment import Environment
 from vitctl.training.loop import LoopConfig, train
 from vitctl.training.optimizers import head_of, make_optimizer
+from vitctl.training.pace import UNKNOWN, Budget, Pace, StepPlan, TimedPace
 from vitctl.training.ranks import wrap
 from vitctl.training.recorder import Recorder
 from vitctl.training.state import State, init_ema
@@ -27,8 +28,13 @@ from vitctl.training.task import TrainTask
 
 COMPILE_FROM = 50_000  # images on a GPU: for fewer, compiling takes longer than it saves
 COMPILE_FROM_FLOPS = 3e14  # of a run on a CPU: about ten minutes on two cores, of which compiling saves a sixth
+COMPILE_FROM_MINUTES = 10
 LOG_EVERY = 50  # steps, at most
 EVALUATIONS = 20  # at most, if epochs are short
+END_SECONDS = 1.0  # after the last evaluation, for curves and the result, and this share of the time of all imports
+END_SHARE = 0.9  # for the imports of curves and the end of the process
+SAVED_COPIES = 6  # of the weights at the end: a checkpoint, best and last weights
+WRITE_RATE = 3e8  # bytes per second
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Fitted:
     val: dict[str, float]  # the last evaluation
     best: dict[str, float]  # the evaluation that was best
     best_step: int | None
+    stopped: str | None  # why it ended before its last step
     micro_batch: int
     digest: str
     images_per_s: float
@@ -49,20 +56,34 @@ class Fit:
     def __init__(self, config: TrainConfig, task: TrainTask, env: Environment, run: RunDirectory | None) -> None:
         self.config, self.task, self.env, self.run = config, task, env, run
         self.model = task.model
-        self.steps = config.total_steps(env.train.rows)
+        steps = UNKNOWN if config.minutes else config.total_steps(env.train.rows)
         micro_batch = self.choose_micro_batch()
         wrapped = wrap(self.model, env.ranks, config.parallel, env.device)
         self.wrapped = self.compile_model(wrapped)
-        self.state = State(
-            self.model, make_optimizer(self.model, config.optim, head_of(self.model) if self.head_steps else ())
-        )
+        starts_with_head = isinstance(config, FinetuneConfig) and config.head_steps(steps)
+        optimizer = make_optimizer(self.model, config.optim, head_of(self.model) if starts_with_head else ())
+        self.state = State(self.model, optimizer, StepPlan(steps, steps))
         self.state.ema = init_ema(self.model) if config.ema else None
         self.state.micro_batch = micro_batch
-        self.recorder = Recorder(config, run, env, task)
+        self.pace = self.make_pace()
+        self.recorder = Recorder(config, run, env, task, self.pace)
 
-    @property
-    def head_steps(self) -> int:
-        return self.config.head_steps(self.steps) if isinstance(self.config, FinetuneConfig) else 0
+    def make_pace(self) -> Pace:
+        config, env, run = self.config, self.env, self.run
+        if not config.minutes:
+            return Pace()
+        written = SAVED_COPIES * sum(value.nbytes for value in self.model.parameters())
+        budget = Budget(
+            seconds=60 * config.minutes,
+            end=END_SECONDS + END_SHARE * env.import_seconds + written / WRITE_RATE,
+            evaluation_steps=env.val.rows / config.batch / BACKWARD if env.val else 0.0,
+            evaluate_every=config.eval_every,
+        )
+        recorded = run.plans() if run else []
+        record = run.log_plan if run else lambda **_: None
+        return TimedPace(
+            budget, lambda: time.perf_counter() - env.start_time, recorded, record, env.ranks, env.reporter
+        )
 
     def choose_micro_batch(self) -> int:
         config, env = self.config, self.env
@@ -84,12 +105,15 @@ class Fit:
         return torch.compile(model)  # type: ignore[return-value]
 
     def pays_to_compile(self) -> bool:
-        env, images = self.env, self.steps * self.config.batch
+        env, config = self.env, self.config
+        images = config.total_steps(env.train.rows) * config.batch
         if env.device.type == "cuda":
-            return images >= COMPILE_FROM
-        if env.device.type != "cpu" or env.precision != "bf16" or env.ranks.world > 1:
+            return config.minutes >= COMPILE_FROM_MINUTES if config.minutes else images >= COMPILE_FROM
+        if env.device.type != "cpu" or env.precision != "bf16" or env.ranks.world > 1 or not can_compile():
             return False
-        return can_compile() and images * BACKWARD * self.task.flops >= COMPILE_FROM_FLOPS
+        if config.minutes:
+            return config.minutes >= COMPILE_FROM_MINUTES
+        return images * BACKWARD * self.task.flops >= COMPILE_FROM_FLOPS
 
     def train(self) -> Fitted:
         try:
@@ -107,13 +131,15 @@ class Fit:
     def run_steps(self) -> Fitted:
         env, batch = self.env, self.config.batch
         self.resume()
-        start_time, first = time.perf_counter(), self.state.step
-        with env.reporter.progress("train", self.steps * batch, done=first * batch) as bar:
+        start_time, first, plan = time.perf_counter(), self.state.step, self.state.plan
+        total = plan.steps * batch if plan.is_known else None
+        with env.reporter.progress("train", total, done=first * batch) as bar:
             may_retry = self.config.micro_batch == "auto" and env.ranks.world == 1  # all ranks must use the same one
             finished = memory.retry_with_less_memory(
-                lambda: self.train_until(self.loop_config(), bar), self.state, may_retry, env.reporter.warn
+                lambda: self.run_loop(bar), self.state, may_retry, env.reporter.warn
             )
         seconds = time.perf_counter() - start_time
+        self.state.plan = self.pace.replan(self.state.step, self.state.plan)
         self.recorder.save(self.state)
         self.recorder.writer.wait()
         env.ranks.barrier()
@@ -121,18 +147,34 @@ class Fit:
             raise self.make_interrupt()
         return self.finish((self.state.step - first) * batch / max(seconds, 1e-9))
 
-    def train_until(self, loop: LoopConfig, bar: Progress | None = None) -> bool:
-        env, task, bar = self.env, self.task, bar or Progress()
-        return train(self.state, self.wrapped, loop, task.objective, task.feed, self.recorder, env.ranks, env.stop, bar)
+    def train_until(self, step: int) -> bool:
+        """For measurements: as if this were the last step."""
+        self.state.plan = StepPlan(step, step)
+        return self.run_loop(Progress())
+
+    def run_loop(self, bar: Progress) -> bool:
+        env, task, loop = self.env, self.task, self.loop_config()
+        return train(
+            self.state,
+            self.wrapped,
+            loop,
+            task.objective,
+            task.feed,
+            self.recorder,
+            self.pace,
+            env.ranks,
+            env.stop,
+            bar,
+        )
 
     def loop_config(self) -> LoopConfig:
-        config = self.config
-        epoch = max(1, round(self.env.train.rows / config.batch))
-        eval_every = config.eval_every
-        if eval_every is None:
-            eval_every = max(epoch, math.ceil(self.steps / EVALUATIONS))
+        config, rows = self.config, self.env.train.rows
+        log_every, eval_every = config.log_every, config.eval_every
+        if not config.minutes:
+            steps, epoch = config.total_steps(rows), max(1, round(rows / config.batch))
+            log_every = log_every or max(1, min(LOG_EVERY, steps // 100))
+            eval_every = max(epoch, math.ceil(steps / EVALUATIONS)) if eval_every is None else eval_every
         return LoopConfig(
-            steps=self.steps,
             batch=config.batch,
             micro_batch=self.state.micro_batch,
             lr=config.optim.lr,
@@ -143,10 +185,11 @@ class Fit:
             seed=config.seed,
             precision=self.env.precision,
             device=self.env.device,
-            rows=self.env.train.rows,
-            head_steps=self.head_steps,
-            log_every=config.log_every or max(1, min(LOG_EVERY, self.steps // 100)),
-            eval_every=eval_every or self.steps,
+            log_every=log_every,
+            eval_every=UNKNOWN if eval_every == 0 else eval_every,
+            patience=config.patience,
+            rows=rows,
+            head_first=config.head_first if isinstance(config, FinetuneConfig) else 0,
         )
 
     def resume(self) -> None:
@@ -164,15 +207,28 @@ class Fit:
             share = self.config.batch // self.env.ranks.world
             if self.config.micro_batch != "auto" or share % self.state.micro_batch:
                 self.state.micro_batch = micro_batch
-            self.env.reporter.note(f"{self.run.path}: resuming at step {self.state.step:,} of {self.steps:,}")
+            self.env.reporter.note(f"{self.run.path}: resuming at step {self.describe_step()}")
             break
         self.env.ranks.barrier()
         if self.env.ranks.first:
             self.run.cut(self.state.step)
 
     def make_interrupt(self) -> Interrupted:
-        line = f"stopped after step {self.state.step:,} of {self.steps:,}"
+        line = f"stopped after step {self.describe_step()}"
         return Interrupted(line, self.env.stop.code, self.resumable_run())
+
+    def describe_step(self) -> str:
+        step, plan = self.state.step, self.state.plan
+        return f"{step:,} of {plan.steps:,}" if plan.is_known else f"{step:,}"
+
+    def describe_stop(self) -> str | None:
+        """Why the run ended before its last step."""
+        if self.state.step >= self.state.plan.steps:
+            return None
+        state = self.state
+        text = f"val has not improved for {format_count(state.stale, 'evaluation')}, since step {state.best_step:,}"
+        self.env.reporter.note(f"stopped after step {self.describe_step()}: {text}")
+        return text
 
     def resumable_run(self) -> str | None:
         """The run to resume. A trial of a grid is resumed through the run that it belongs to."""
@@ -194,6 +250,7 @@ class Fit:
             val={name: value for name, value in last.items() if name != "step"},
             best=evaluated.get(state.best_step, {}),
             best_step=state.best_step if evaluated else None,
+            stopped=self.describe_stop(),
             micro_batch=state.micro_batch,
             digest=digest,
             images_per_s=rate,

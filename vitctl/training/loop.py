@@ -9,25 +9,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitctl.config.train import ScheduleConfig
+from vitctl.config.train import ScheduleConfig, count_steps
 from vitctl.errors import RunError
 from vitctl.randomness import scramble_int, stream
 from vitctl.reporting import Progress
 from vitctl.training.device import Precision, autocast
 from vitctl.training.objective import Batchlike, Objective
 from vitctl.training.optimizers import clip_gradients, set_lr
+from vitctl.training.pace import Pace
 from vitctl.training.ranks import Ranks
 from vitctl.training.recorder import Recorder
 from vitctl.training.schedules import lr_share
 from vitctl.training.state import State, update_ema
 from vitctl.training.stop import Stop
 
+LOGS = 100  # lines of a timed run
+
 
 @dataclass(frozen=True)
 class LoopConfig:
     """Settings that do not change from step to step."""
 
-    steps: int
     batch: int  # over all ranks
     micro_batch: int
     lr: float  # the peak
@@ -38,24 +40,34 @@ class LoopConfig:
     seed: int
     precision: Precision
     device: torch.device
-    log_every: int
-    eval_every: int
+    log_every: int | None  # steps; None: LOGS times in the run
+    eval_every: int | None  # steps; None: as the plan says
+    patience: int | None  # evaluations without a better one
     rows: int = 1  # images in an epoch
-    head_steps: int = 0  # in which only the head learns
+    head_first: float = 0  # steps or share of the run in which only the head learns
+
+    def goes_on(self, state: State) -> bool:
+        return state.step < state.plan.steps and not self.is_stale(state)
+
+    def is_stale(self, state: State) -> bool:
+        """Whether val has not improved for so long that the run stops."""
+        return self.patience is not None and state.stale >= self.patience
 
     def epoch(self, step: int) -> int:
         return math.ceil(step * self.batch / self.rows)
 
-    def lr_at(self, step: int) -> float:
-        return float(self.lr * lr_share(self.schedule, step, self.steps))
+    def lr_at(self, state: State) -> float:
+        steps = state.plan.scale
+        return float(self.lr * lr_share(self.schedule.fit_to(steps), state.plan.position(state.step), steps))
 
     def ema_decay(self, step: int) -> float:
         """After `step` steps. With a ramp, the first weights do not weigh down the average of a short run."""
         return min(self.ema, (1 + step) / (10 + step)) if self.ema_ramp else self.ema
 
-    def body_share(self, step: int) -> float:
+    def body_share(self, state: State) -> float:
         """The share of the lr for all but the head: zero first, then a linear warm-up of the same length."""
-        return min(1.0, max(0.0, (step - self.head_steps) / self.head_steps)) if self.head_steps else 1.0
+        step, head_steps = state.plan.position(state.step), count_steps(self.head_first, state.plan.scale)
+        return min(1.0, max(0.0, (step - head_steps) / head_steps)) if head_steps else 1.0
 
 
 def train(
@@ -65,26 +77,28 @@ def train(
     objective: Objective,
     feed: Callable[[int], Iterator[Batchlike]],
     recorder: Recorder,
+    pace: Pace,
     ranks: Ranks,
     stop: Stop,
     bar: Progress,
 ) -> bool:
-    """Train until the last step, or until any rank is asked to stop; return whether the last step was reached.
+    """Train until the run is finished, or until any rank is asked to stop; return whether it is finished.
 
     `model` is the module to call: state.model itself, or state.model wrapped by DDP or compiled.
     """
     model.train()
     state.optimizer.zero_grad(set_to_none=True)
     batches = feed(state.step)
-    while state.step < config.steps:
-        lr = config.lr_at(state.step)
+    while config.goes_on(state):
+        lr = config.lr_at(state)
         parts = accumulate_gradients(model, config, objective, next(batches), state.step)
         gradient_norm = clip_gradients(state.model.parameters(), config.clip or math.inf)
         loss, correct, norm = fetch_scalars(parts, gradient_norm)
-        # All ranks stop after the same step, because each of them sees the sum of all requests.
-        loss, correct, stops = ranks.sum([loss / ranks.world, correct, float(stop.requested)])
+        # All ranks stop after the same step, because each of them sees the sum of all requests. So they do plan again.
+        requests = float(stop.requested), float(pace.is_due(state.step + 1))
+        loss, correct, stops, replans = ranks.sum([loss / ranks.world, correct, *requests])
         check_finite_step(loss, norm, state.step, lr, state.model)
-        set_lr(state.optimizer, lr, config.body_share(state.step))
+        set_lr(state.optimizer, lr, config.body_share(state))
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         ranks.average_batch_norms(state.model)
@@ -92,21 +106,34 @@ def train(
             update_ema(state.ema, state.model, config.ema_decay(state.step + 1))
         state.step += 1
         state.sums.add(loss, correct, config.batch, norm)
-        step, epoch = f"{state.step}/{config.steps}", f"{config.epoch(state.step)}/{config.epoch(config.steps)}"
-        bar.advance(config.batch, epoch=epoch, step=step, loss=loss)
-        if is_due(state.step, config.log_every, config.steps):
+        show_step(bar, config, state, loss)
+        if is_due(state, config.log_every, LOGS):
             recorder.log(state, lr)
-        if is_due(state.step, config.eval_every, config.steps):
-            bar.advance(0, **recorder.evaluate(state))
+        if is_due(state, config.eval_every, state.plan.evaluations):
+            bar.advance(0, None, **recorder.evaluate(state))
             model.train()
+        if config.is_stale(state) and state.sums.steps:
+            recorder.log(state, lr)
+        if replans:
+            state.plan = pace.replan(state.step, state.plan)
         if stops:
             break
         recorder.save_if_due(state)
-    return state.step >= config.steps
+    return not config.goes_on(state)
 
 
-def is_due(step: int, every: int, steps: int) -> bool:
-    """At the last step, and every `every` steps, except shortly before the last one."""
+def show_step(bar: Progress, config: LoopConfig, state: State, loss: float) -> None:
+    step, steps = state.step, state.plan.steps
+    of = (f"/{config.epoch(steps)}", f"/{steps}") if state.plan.is_known else ("", "")
+    total = steps * config.batch if state.plan.is_known else None
+    bar.advance(config.batch, total, epoch=f"{config.epoch(step)}{of[0]}", step=f"{step}{of[1]}", loss=loss)
+
+
+def is_due(state: State, every: int | None, times: int) -> bool:
+    """At the last step, and every `every` steps, except shortly before the last one; without it, `times` times."""
+    step, steps = state.step, state.plan.steps
+    if every is None:
+        return step == steps or state.plan.passes(step, times)
     return step == steps or (step % every == 0 and 2 * (steps - step) >= every)
 
 

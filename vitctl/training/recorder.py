@@ -14,6 +14,7 @@ from vitctl.io.checkpoint import weights_facts, write_checkpoint
 from vitctl.io.run_directory import RunDirectory
 from vitctl.io.weights import Weights, save_weights
 from vitctl.training.environment import Environment
+from vitctl.training.pace import Pace
 from vitctl.training.state import State, StepSums
 from vitctl.training.task import TrainTask, evaluation_batch
 
@@ -29,7 +30,9 @@ class Recorder:
         run: RunDirectory | None,
         env: Environment,
         task: TrainTask,
+        pace: Pace,
     ) -> None:
+        self.pace = pace
         self.config, self.run, self.env, self.task = config, run, env, task
         self.ranks = env.ranks
         self.lines: list[dict[str, float]] = []  # the log of this process
@@ -49,12 +52,15 @@ class Recorder:
         }
         if not self.task.counts_correct:
             del line["top1"]
+        if self.config.minutes:
+            line["share"] = state.plan.share(state.step)
         self.write(line)
 
     def evaluate(self, state: State) -> dict[str, str]:
         """Evaluate, and return the figures that the progress bar shows."""
         try:
-            evaluation = self.task.evaluate(state)
+            with self.pace.time_evaluation(state.step, state.plan):
+                evaluation = self.task.evaluate(state)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -68,8 +74,10 @@ class Recorder:
         self.env.reporter.note(f"step {state.step:,}: {evaluation.summary}")
         state.thresholds = evaluation.thresholds
         if evaluation.score > state.best:
-            state.best, state.best_step = evaluation.score, state.step
+            state.best, state.best_step, state.stale = evaluation.score, state.step, 0
             self.save_best(state)
+        elif self.config.patience:
+            state.stale += 1
         if evaluation.figure:
             return {"val": evaluation.figure}
         accuracies = {name: evaluation.values.get(f"{name}_top1") for name in ("val", "probe")}

@@ -1,4 +1,4 @@
-"""The learning rate, a function of the step only."""
+"""The learning rate, a function of the place in the schedule only."""
 
 import math
 from typing import assert_never
@@ -6,8 +6,8 @@ from typing import assert_never
 from vitctl.config.train import ScheduleConfig
 
 
-def lr_share(config: ScheduleConfig, step: int, steps: int) -> float:
-    """The share of the peak lr at a step. With a warm-up it is 0 at step 0, as in the official code."""
+def lr_share(config: ScheduleConfig, step: float, steps: int) -> float:
+    """The share of the peak lr at a step, or between two. With a warm-up it is 0 at step 0, as in the official code."""
     warm, cool = config.warmup_steps(steps), config.cooldown_steps(steps)
     value = decay_share(config, step - warm, steps - warm)
     if warm:
@@ -17,7 +17,7 @@ def lr_share(config: ScheduleConfig, step: int, steps: int) -> float:
     return value
 
 
-def decay_share(config: ScheduleConfig, step: int, steps: int) -> float:
+def decay_share(config: ScheduleConfig, step: float, steps: int) -> float:
     """The share after the warm-up, at `step` of `steps`."""
     progress = min(1.0, max(0.0, step / max(steps, 1)))
     if config.kind == "cosine":

@@ -1,7 +1,7 @@
 """Everything that changes during training. All of it is saved in a checkpoint and restored from one."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 
 from vitctl.errors import DataError
 from vitctl.io.weights import Tensors, describe_differences
+from vitctl.training.pace import StepPlan, read_plan
 from vitctl.training.ranks import distribute, gather_tensor
 
 
@@ -52,17 +53,24 @@ class State:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    plan: StepPlan
     ema: Tensors | None = None  # exponential moving average of the weights
     step: int = 0
     best: float = -1.0  # the best score on val so far
     best_step: int = 0
+    stale: int = 0  # evaluations since the best one, if the run is to stop after so many
     micro_batch: int = 0  # part of the state, because it determines the order of sums and the seeds of dropout
     sums: StepSums = field(default_factory=StepSums)
     thresholds: tuple[float, ...] = ()  # of sets, by the last evaluation
 
     def facts(self) -> dict[str, Any]:
         """The numbers of a checkpoint. Copies, because they are written in the background during training."""
-        return {name: getattr(self, name) for name in FACTS} | {"tally": self.sums.to_dict()}
+        facts = {name: getattr(self, name) for name in FACTS} | {"tally": self.sums.to_dict()}
+        if self.stale:
+            facts["stale"] = self.stale
+        if self.plan.since:
+            facts["plan"] = asdict(self.plan)
+        return facts
 
     def tensors(self) -> Tensors:
         """Copies of all tensors, whole and on the CPU. Every rank must call it."""
@@ -91,6 +99,9 @@ class State:
         self.thresholds = tuple(facts.get("weights", {}).get("about", {}).get("thresholds", ()))
         for name in FACTS:
             setattr(self, name, facts[name])
+        self.stale = facts.get("stale", 0)
+        if "plan" in facts:  # of a timed run
+            self.plan = read_plan(facts["plan"])
 
     def restore_optimizer(self, tensors: Tensors) -> None:
         parameters = dict(self.model.named_parameters())

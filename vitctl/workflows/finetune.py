@@ -63,7 +63,7 @@ def finetune(
         tell_changes(loaded[0], weights, reporter)
         return weights
 
-    def fit(started: Started[FinetuneConfig], env: Environment, start_time: float) -> TrainResult:
+    def fit(started: Started[FinetuneConfig], env: Environment) -> TrainResult:
         config = started.config
         tried = run_lr_trials(config, started.weights, env, started.run)
         if tried:
@@ -71,7 +71,7 @@ def finetune(
             reporter.note(f"lr {config.optim.lr:g} was best on the held-out part; training on all {env.train.rows:,}")
         fitted = Fit(config, make_labeled_task(config, started.weights, env), env, started.run).train()
         named = {f"{lr:g}": score for lr, (_, score, _) in tried.items()}
-        return make_train_result(replace(started, config=config), env, fitted, start_time, named)
+        return make_train_result(replace(started, config=config), env, fitted, named)
 
     return run_training(config, options or RunOptions(), reporter, TrainResult, choose, begin, fit)
 
@@ -172,7 +172,13 @@ def run_lr_trials(
         f"{len(config.lrs)} learning rates are tried: {rest.rows:,} images to train on, {dev.rows:,} held out"
     )
     part = replace(env, train=rest, val=dev)
-    return {lr: run_lr_trial(with_lr(config, lr), weights, part, run.part(f"trials/lr-{lr:g}")) for lr in config.lrs}
+    scores = {}
+    for number, lr in enumerate(config.lrs, 1):
+        trial = with_lr(config, lr)
+        if config.minutes:  # counted from the start of the command, in equal parts, of which the last is the run's
+            trial = replace(trial, minutes=config.minutes * number / (len(config.lrs) + 1))
+        scores[lr] = run_lr_trial(trial, weights, part, run.part(f"trials/lr-{lr:g}"))
+    return scores
 
 
 def run_lr_trial(config: FinetuneConfig, weights: Weights, env: Environment, run: RunDirectory) -> Score:

@@ -35,7 +35,7 @@ def make_pretraining_weights(config: PretrainConfig, data: Data) -> Weights:
     return make_fresh_weights(spec, config, data, head_bias=config.head_bias, head_std=config.head_std)
 
 
-def fit_labeled(started: Started[PretrainConfig], env: Environment, start_time: float) -> TrainResult:
+def fit_labeled(started: Started[PretrainConfig], env: Environment) -> TrainResult:
     task = make_labeled_task(started.config, started.weights, env)
     fitted = Fit(started.config, task, env, started.run).train()
-    return make_train_result(started, env, fitted, start_time)
+    return make_train_result(started, env, fitted)

@@ -90,7 +90,7 @@ def encoder_spec(config: SelfsupConfig, data: Data) -> ModelSpec:
     return spec if config.head else replace(spec, head="gap")
 
 
-def fit_masked(started: Started[SelfsupConfig], env: Environment, start_time: float) -> SelfsupResult:
+def fit_masked(started: Started[SelfsupConfig], env: Environment) -> SelfsupResult:
     config, run, spec = started.config, started.run, started.weights.spec
     images = run.path / IMAGES if run else None
     task = make_masked_task(config, started.weights, env, images)
@@ -107,4 +107,4 @@ def fit_masked(started: Started[SelfsupConfig], env: Environment, start_time: fl
     }
     title = f"{spec.name} at {spec.res} on {started.data.path.name}, {config.objective}, recipe {config.recipe}"
     score = "accuracy on hidden patches"
-    return make_result(SelfsupResult, started, env, fitted, task.flops, start_time, more, title, score)
+    return make_result(SelfsupResult, started, env, fitted, task.flops, more, title, score)

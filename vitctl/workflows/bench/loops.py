@@ -130,7 +130,7 @@ def time_fit(make: Callable[[], Fit], case: TrainCase, config: BenchConfig) -> M
     make, steps = cache(make), max(2, config.train_images // case.batch)
 
     def run(fit: Fit, count: int) -> None:
-        fit.train_until(replace(fit.loop_config(), steps=fit.state.step + count))
+        fit.train_until(fit.state.step + count)
 
     def measure() -> float:
         fit = make()

@@ -1,7 +1,6 @@
 """The speed of models on this device: in training, to plan a study; in inference, for the study `speed`."""
 
 import time
-from dataclasses import replace
 
 import torch
 
@@ -33,10 +32,10 @@ def seconds_per_image(spec: ModelSpec, data: Data, device: torch.device) -> floa
     env = Environment(data.train, None, Ranks(), device, choose_precision("auto", device), SilentReporter(), Stop())
     weights = make_fresh_weights(spec.replace(classes=len(data.file.class_names)), config, data)
     fit = Fit(config, make_labeled_task(config, weights, env), env, None)
-    fit.train_until(replace(fit.loop_config(), steps=WARM_UP))
+    fit.train_until(WARM_UP)
     synchronize(device)
     started = time.perf_counter()
-    fit.train_until(replace(fit.loop_config(), steps=WARM_UP + STEPS))
+    fit.train_until(WARM_UP + STEPS)
     synchronize(device)
     return (time.perf_counter() - started) / (STEPS * batch)
 

@@ -30,6 +30,8 @@ class RunResult:
     parameters: int
     steps: int
     epochs: float
+    minutes: float | None = None  # that were asked for
+    stopped: str | None = None  # why it ended before its last step
     batch: int
     micro_batch: int
     ranks: int
@@ -80,7 +82,6 @@ def make_result(
     env: Environment,
     fitted: Fitted,
     flops: int,
-    start_time: float,
     more: dict[str, Any],
     title: str,
     score: str = "",
@@ -98,6 +99,8 @@ def make_result(
         parameters=count(spec).parameters,
         steps=fitted.steps,
         epochs=fitted.steps * config.batch / env.train.rows,
+        minutes=config.minutes,
+        stopped=fitted.stopped,
         batch=config.batch,
         micro_batch=fitted.micro_batch,
         ranks=env.ranks.world,
@@ -110,7 +113,7 @@ def make_result(
         digest=fitted.digest,
         images_per_s=fitted.images_per_s,
         ceiling_share=rate / measure_ceiling(env.precision, env.device),
-        elapsed_s=time.perf_counter() - start_time,
+        elapsed_s=time.perf_counter() - env.start_time,
         **more,
     )
     if run and env.ranks.first:
@@ -120,7 +123,7 @@ def make_result(
 
 
 def make_train_result(
-    started: Started[Any], env: Environment, fitted: Fitted, start_time: float, tried: dict[str, float] | None = None
+    started: Started[Any], env: Environment, fitted: Fitted, tried: dict[str, float] | None = None
 ) -> TrainResult:
     spec, data, task = started.weights.spec, started.data, started.weights.about.task
     scores, best = (
@@ -144,7 +147,7 @@ def make_train_result(
         "tried": tried or {},
     }
     title = f"{spec.name} at {spec.res} on {data.path.name}, recipe {started.config.recipe}"
-    return make_result(TrainResult, started, env, fitted, count(spec).flops, start_time, more, title)
+    return make_result(TrainResult, started, env, fitted, count(spec).flops, more, title)
 
 
 def read_result(kind: type[Result], run: RunDirectory, reporter: Reporter) -> Result:

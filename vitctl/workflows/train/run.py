@@ -27,10 +27,10 @@ def run_training(
     kind: type[Result],
     choose: Callable[[Config, bool], tuple[Config, Base]],
     begin: Callable[[Config, Data], Weights],
-    fit: Callable[[Started[Config], Environment, float], Result],
+    fit: Callable[[Started[Config], Environment], Result],
 ) -> Result:
     """`choose` settles the model (of a new run or a resumed one), `begin` makes the weights of step 0, `fit` trains."""
-    start_time = time.perf_counter()
+    import_seconds = time.perf_counter() - options.start_time
     device = choose_device(request.device, ranks_here())
     with join_ranks(device) as ranks:
         is_new = not find_resumable(options, request.command)
@@ -41,6 +41,9 @@ def run_training(
             config, data = started.config, started.data
             warn_enlarged(data.file, started.weights.spec, reporter)
             train = limit_split(data.train, config.limit, config.seed, config.limit_draw)
+            start_time = options.start_time - (started.run.sum_seconds() if started.run else 0.0)
             with Stop(reporter.warn) as stop:
-                env = make_environment(config, train, data.val, ranks, device, reporter, stop)
-                return fit(started, env, start_time)
+                env = make_environment(
+                    config, train, data.val, ranks, device, reporter, stop, start_time, import_seconds
+                )
+                return fit(started, env)

@@ -16,7 +16,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.config.option import as_dict
 from vitctl.config.recipes import ANY_WEIGHTS, PAPER_TRANSFER, Recipe, choose, for_data, recipe
 from vitctl.config.res import Res
-from vitctl.config.train import FREE, Best, LabeledConfig, RunOptions, TrainConfig
+from vitctl.config.train import FREE, LENGTHS, Best, LabeledConfig, RunOptions, TrainConfig
 from vitctl.data.balance import describe_skew
 from vitctl.errors import ConfigError, DataError, UsageError
 from vitctl.io.patch_file import PatchFile, Split
@@ -26,6 +26,7 @@ from vitctl.io.weights import Weights
 from vitctl.models.adapt_timm import can_resize
 from vitctl.reporting import Reporter, format_count
 from vitctl.training.device import choose_precision
+from vitctl.training.environment import describe_length
 from vitctl.training.feed import check_every_class, check_split_labels
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.inputs.data import LABEL_WORDS, choose_data
@@ -35,7 +36,6 @@ GRID = 7  # patches a side, at least, where a smaller resolution is chosen
 LOSSES = {"classes": ("softmax", "sigmoid"), "sets": ("sigmoid",), "numbers": ("squared",)}
 BEST = {"classes": get_args(Best), "sets": ("top1", "macro_f1", "loss"), "numbers": ("top1", "loss")}
 UNDECIDED = 0.5  # a threshold that no val split has chosen
-WARM_AT_MOST = 0.1  # of a run that is shorter than its recipe's warm-up
 Config = TypeVar("Config", bound=TrainConfig)
 
 
@@ -129,7 +129,11 @@ def dry_run(
     config: Config, data: Data, run: RunDirectory | None, options: RunOptions
 ) -> tuple[Config, Data, RunDirectory | None]:
     """One step that writes nothing, if that is asked for."""
-    return (dataclasses.replace(config, steps=1, epochs=None), data, None) if options.dry_run else (config, data, run)
+    return (
+        (dataclasses.replace(config, steps=1, epochs=None, minutes=None), data, None)
+        if options.dry_run
+        else (config, data, run)
+    )
 
 
 def resume_config(
@@ -170,6 +174,8 @@ def open_data(config: TrainConfig, ranks: Ranks, reporter: Reporter, size: Res |
         check_class_count(file)
     val = file.splits.get(config.val)
     if val is None or not val.rows:
+        if config.patience:
+            raise ConfigError(f"{path}: has no images in split {config.val}, which patience needs; leave it out")
         reporter.warn(
             f"{path}: has no images in split {config.val}, so nothing is evaluated during training; vitctl patchify "
             f"--split {config.val}=0.1 holds some out"
@@ -311,23 +317,25 @@ def describe_choice(config: TrainConfig) -> str:
     """What a recipe that depends on the data has chosen."""
     if config.recipe != ANY_WEIGHTS:
         return ""
-    length = format_count(config.steps, "step") if config.steps else f"{config.epochs:g} epochs"
     optimizer = "AdamW" if config.optim.name == "adam" else config.optim.name
     return (
         f": {optimizer}, lr {config.optim.lr:g}, layer decay {config.optim.layer_decay:g}, batch {config.batch}, "
-        f"{length}; the paper's own is --recipe {PAPER_TRANSFER}"
+        f"{describe_length(config)}; the paper's own is --recipe {PAPER_TRANSFER}"
     )
 
 
 def fit_warmup(config: Config, rows: int, reporter: Reporter) -> Config:
     """The warm-up of a recipe is a number of steps, and a run may be shorter than that."""
-    steps = config.total_steps(rows)
-    warmup = config.schedule.warmup_steps(steps)
-    if warmup < steps or not warmup:
+    if config.minutes:  # the steps are not known yet
         return config
-    shorter = max(1, round(WARM_AT_MOST * steps))
-    reporter.note(f"schedule: a warm-up of {warmup:,} steps is longer than the run of {steps:,}; using {shorter:,}")
-    return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, warmup=shorter))
+    steps = config.total_steps(rows)
+    schedule, warmup = config.schedule.fit_to(steps), config.schedule.warmup_steps(steps)
+    if schedule.warmup == config.schedule.warmup:
+        return config
+    reporter.note(
+        f"schedule: a warm-up of {warmup:,} steps is longer than the run of {steps:,}; using {schedule.warmup:,}"
+    )
+    return dataclasses.replace(config, schedule=schedule)
 
 
 def new_path(command: str, model: str) -> Path:
@@ -369,7 +377,7 @@ def check_same(run: RunDirectory, config: TrainConfig, then: TrainConfig, data: 
         if name.split(".")[0] not in (*FREE, "data")
     ]
     if changed:
-        longer = any(each.startswith(("steps ", "epochs ")) for each in changed)
+        longer = any(each.split()[0] in LENGTHS for each in changed)
         raise UsageError(
             f"{run.path}: was started with another config: {'; '.join(changed[:4])}. Start a new run, or resume "
             "without these changes"
