@@ -61,7 +61,12 @@ def bench_accuracy(config: BenchConfig, folder: Path, reporter: Reporter) -> Ite
 
     cases = {name: keep_curve(curves[name], train) for name, train in programs.items()}
     yield CaseTable(
-        cases, [(OURS, peer) for peer in cases if peer != OURS], skipped, remarks, dict.fromkeys(cases, "% top-1"), curves
+        cases,
+        [(OURS, peer) for peer in cases if peer != OURS],
+        skipped,
+        remarks,
+        dict.fromkeys(cases, "% top-1"),
+        curves,
     )
 
 

@@ -27,7 +27,8 @@ def train_resnet(train: Path, test: Path, res: int, minutes: float, device: torc
     started, budget = time.perf_counter(), 60 * minutes
     torch.manual_seed(seed)
     options: dict[str, Any] = {"scale": AREA, "ratio": RATIO, "color_jitter": None}
-    loader = timm_loader(train, res, BATCH, device, is_training=True, **options)
+    images = sum(path.is_file() for path in train.rglob("*"))
+    loader = timm_loader(train, res, min(BATCH, images), device, is_training=True, **options)
     held_out = timm_loader(test, res, BATCH, device, crop_pct=1.0, interpolation="bicubic")
     model = resnet18(num_classes=len(loader.dataset.classes)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), LR, MOMENTUM, weight_decay=DECAY, nesterov=True)
