@@ -15,7 +15,7 @@ def test_data_measures_both_sides_and_keeps_the_figures(vitctl: Run, tmp_path: P
     answer = vitctl("bench", "data", "--rounds", "2", "--out", "run", "--json", *TINY).json
     assert set(answer) == {
         "command", "version", "run", "machine", "cores", "libraries", "figures", "ratios", "left_out", "remarks",
-        "elapsed_s"}  # fmt: skip
+        "curves", "elapsed_s"}  # fmt: skip
     figures = {figure["name"]: figure for figure in answer["figures"]}
     assert {"patchify, 1 core", "torchvision on PIL, 1 core", "rows, uint8", "row gather from RAM"} <= set(figures)
     assert all(0 < figure["min"] <= figure["median"] <= figure["max"] for figure in figures.values())
@@ -87,3 +87,46 @@ def test_features_and_probes_are_measured_against_the_usual_ways(vitctl: Run) ->
 
 def test_a_train_case_that_is_not_one_is_refused(vitctl: Run) -> None:
     assert "MODEL@PIXELSxBATCH" in vitctl("bench", "train", "--set", "train=vit-ti/16", code=2).error
+
+
+SCRIPT = """
+import sys, time
+epochs = int(sys.argv[sys.argv.index("--epochs") + 1])
+for epoch in range(epochs):
+    time.sleep(0.1)
+    print(f"Train: {epoch} [   1/2 (100%)]  Loss: 1.5")
+    print("Test: [   0/1]  Time: 0.1  Loss: 1.6  Acc@1:  10.0 ( 10.0)  Acc@5: 100.0 (100.0)")
+    top1 = f"{min(90, 30 + epoch)}.000"
+    print(f"Test: [   1/1]  Time: 0.1  Loss: 1.6  Acc@1:   0.0 ( {top1})  Acc@5: 100.0 (100.0)", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_accuracy_is_that_of_every_program_after_the_same_minutes(
+    vitctl: Run, folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder({f"{split}/{name}": 8 for split in ("train", "val") for name in ("cat", "dog")}, ending="jpg")
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "train.py").write_text(SCRIPT)
+    small = ["--set", "res=32", "--set", "timm_scripts=timm", "--set", "ours=--model vit-ti/16 --batch 4"]
+    line = ("bench", "accuracy", "--data", "pictures", "--minutes", "0.4", "--rounds", "1", "--out", "run", *small)
+    answer = vitctl(*line, "--json").json
+    names = ["vitctl pretrain", "timm's train.py", "ResNet-18 of torchvision"]
+    assert [(each["name"], each["unit"], each["runs"]) for each in answer["figures"]] == [
+        (name, "% top-1", 1) for name in names
+    ]
+    assert list(answer["curves"]) == names
+    for figure in answer["figures"]:
+        (points,) = answer["curves"][figure["name"]]
+        assert figure["median"] == pytest.approx(100 * points[-1][1])
+        assert sorted(minutes for minutes, _ in points) == [minutes for minutes, _ in points]
+    (points,) = answer["curves"][names[1]]
+    assert [top1 for _, top1 in points][:3] == [0.3, 0.31, 0.32]
+    with Image.open(tmp_path / "run" / "accuracy.png") as figure:
+        assert figure.width > 800
+
+
+def test_accuracy_needs_a_split_to_measure_it_on(vitctl: Run, folder: Callable[..., Path]) -> None:
+    folder({"train/cat": 2}, ending="jpg")
+    assert "has no train/ with val/ or test/" in vitctl("bench", "accuracy", "--data", "pictures", code=3).error
+    assert "name a folder with train/ and val/ or test/" in vitctl("bench", "accuracy", code=2).error

@@ -8,7 +8,14 @@ from vitctl.config.checks import Count, Pixels, Range, Seed, check_config
 from vitctl.config.option import option, setting
 from vitctl.errors import ConfigError
 
-What = Literal["data", "models", "train", "selfsup", "features", "fewshot", "export", "all"]
+What = Literal["data", "models", "train", "selfsup", "features", "fewshot", "export", "accuracy", "all"]
+TIMM_SMALL = (
+    "--model vit_tiny_patch16_224 --model-kwargs img_size={res} patch_size=8 class_token=False --gp avg "
+    "--batch-size 128 --opt adamw --lr 1e-3 --weight-decay 0.05 --clip-grad 1 --sched cosine --min-lr 0 "
+    "--warmup-lr 0 --aa rand-m9-mstd0.5-inc1 --scale 0.3 1.0 --mixup 0.2 --cutmix 1 --mixup-prob 0.5 "
+    "--smoothing 0.1 --drop-path 0.1 --reprob 0 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 "
+    "--train-interpolation bicubic --interpolation bicubic --crop-pct 1.0 --no-prefetcher"
+)
 SMALL = ("vit-ti/16@224x32", "vit-ti/4@32x128")
 
 
@@ -18,6 +25,9 @@ class BenchConfig:
     data: str | None = option(None, "JPEGs to measure on. Default: generated ones.", metavar="FOLDER")
     rounds: Count | None = option(
         None, "How often each figure is measured. Default: 5, or 3 for all parts.", metavar="N"
+    )
+    minutes: Annotated[float, Range(0, 10_000, above=True)] = option(
+        10.0, "Of accuracy: how long each program trains.", metavar="N"
     )
     pictures: Count = setting(256, "JPEGs decoded for a figure")
     copies: Count = setting(8, "of them in the file that the loaders read")
@@ -37,6 +47,10 @@ class BenchConfig:
     probe_classes: Annotated[int, Range(2, 1_000_000)] = setting(1000, "classes of the probes")
     probe_width: Count = setting(1024, "features of an image")
     export: str = setting("vit-s/16@224x32", "model, pixels, batch")
+    res: Pixels = setting(64, "resolution of accuracy")
+    ours: str = setting("", "more options of vitctl pretrain for accuracy, such as --model vit-ti/8")
+    timm: str = setting(TIMM_SMALL, "options of timm's train.py for accuracy")
+    timm_scripts: str | None = setting(None, "a checkout of pytorch-image-models, for accuracy")
     seed: Seed = setting(0, "random seed")
 
     @property

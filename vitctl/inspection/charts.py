@@ -6,7 +6,7 @@ Figures are white with dark ink, so that they can be printed and look like a car
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +176,23 @@ def draw_bars(bars: Sequence[Bar], path: Path, title: str, about: str) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for place, bar in zip(places, bars, strict=True):
         axes.annotate(f" {bar.median:.2f}", (bar.high, place), va="center", fontsize=8)
+    save_figure(figure, path)
+
+
+def draw_minutes(curves: Mapping[str, list[list[tuple[float, float]]]], path: Path, title: str, about: str) -> None:
+    """Accuracy over minutes, a line per run and a color per program."""
+    figure = canvas(7, 4.2, f"{title}\n{about}")
+    axes = figure.subplots()
+    style_axes(axes)
+    for number, (name, runs) in enumerate(curves.items()):
+        for index, points in enumerate(runs):
+            axes.plot(*zip(*points, strict=True), color=COLORS[number % len(COLORS)], marker=MARKS[number % len(MARKS)],
+                      markersize=4, linewidth=1.2, label=name if index == 0 else None)  # fmt: skip
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("top-1 accuracy")
+    axes.set_xlim(left=0)
+    show_percent(axes.yaxis)
+    axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
 

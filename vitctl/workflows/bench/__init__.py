@@ -12,15 +12,16 @@ from pathlib import Path
 
 from vitctl import __version__
 from vitctl.config.bench import BenchConfig
-from vitctl.inspection.charts import Bar, draw_bars
+from vitctl.inspection.charts import Bar, draw_bars, draw_minutes
 from vitctl.io.run_directory import create_run, library_versions
 from vitctl.machine import cores, keep_freed_memory
 from vitctl.reporting import Reporter, SilentReporter
+from vitctl.workflows.bench.accuracy import bench_accuracy
 from vitctl.workflows.bench.data import bench_data
 from vitctl.workflows.bench.export import bench_export
 from vitctl.workflows.bench.fewshot import bench_fewshot
 from vitctl.workflows.bench.loops import bench_features, bench_selfsup, bench_train
-from vitctl.workflows.bench.measure import BenchPart, CaseTable, Figure, Ratio
+from vitctl.workflows.bench.measure import BenchPart, CaseTable, Curves, Figure, Ratio
 from vitctl.workflows.bench.models import bench_models
 from vitctl.workflows.doctor import examine
 
@@ -32,8 +33,10 @@ PARTS: dict[str, Callable[[BenchConfig, Path, Reporter], Iterator[CaseTable]]] =
     "features": bench_features,
     "fewshot": bench_fewshot,
     "export": bench_export,
+    "accuracy": bench_accuracy,
 }
 NEEDS = {"fewshot": "features"}  # parts that are also measured
+ALONE = ("accuracy",)  # not among all parts
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class BenchResult:
     ratios: list[Ratio]
     left_out: list[str]  # peers that are not installed
     remarks: list[str]
+    curves: Curves  # of accuracy
     elapsed_s: float
 
 
@@ -58,7 +62,8 @@ def bench(
     keep_freed_memory()
     part = BenchPart()
     for name, measure in PARTS.items():
-        if config.what in (name, "all") or NEEDS.get(config.what) == name:
+        is_asked = config.what == name or (config.what == "all" and name not in ALONE)
+        if is_asked or NEEDS.get(config.what) == name:
             with tempfile.TemporaryDirectory(prefix="vitctl-bench-") as folder:
                 for table in measure(config, Path(folder), reporter):
                     part.add(table, config.times, reporter)
@@ -67,6 +72,8 @@ def bench(
     if run:
         bars = [Bar(f"{each.name}  /  {each.against}", each.median, each.min, each.max) for each in result.ratios]
         draw_bars(bars, run.path / "bench.png", f"vitctl bench {config.what}", result.machine)
+        if result.curves:
+            draw_minutes(result.curves, run.path / "accuracy.png", f"top-1 by the clock, {config.data}", result.machine)
         run.finish(dataclasses.asdict(result))
     return result
 

@@ -10,6 +10,7 @@ import torch
 from vitctl.reporting import Reporter
 
 Measurement = Callable[[], float]
+Curves = dict[str, list[list[tuple[float, float]]]]  # by case and run: minutes and top-1, filled while it is measured
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class CaseTable:
     skipped: Sequence[str] = ()  # peers that are not installed
     remarks: Callable[[dict[str, float]], list[str]] = lambda medians: []
     units: dict[str, str] = field(default_factory=dict)  # img/s for every other case
+    curves: Curves = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class BenchPart:
     ratios: list[Ratio] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # peers that are not installed
     remarks: list[str] = field(default_factory=list)
+    curves: Curves = field(default_factory=dict)
 
     def add(self, table: CaseTable, rounds: int, reporter: Reporter) -> None:
         """Measures every case once per round, so that a drift of the machine's speed affects all cases alike."""
@@ -67,6 +70,7 @@ class BenchPart:
                 runs = [one / other for one, other in zip(values[name], values[against], strict=True)]
                 self.ratios.append(Ratio(name, against, statistics.median(runs), min(runs), max(runs)))
         self.left_out.extend(table.skipped)
+        self.curves.update(table.curves)
         self.remarks.extend(table.remarks({name: statistics.median(runs) for name, runs in values.items()}))
 
 
