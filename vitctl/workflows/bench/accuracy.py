@@ -14,16 +14,28 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from vitctl.config.bench import BenchConfig
 from vitctl.errors import DataError, UsageError
 from vitctl.io.run_directory import PLANS, read_lines
+from vitctl.machine import cores
 from vitctl.reporting import Reporter
-from vitctl.training.device import choose_device
+from vitctl.training.device import choose_device, choose_precision
 from vitctl.training.ranks import Ranks
 from vitctl.workflows.bench.measure import CaseTable, Measurement
 from vitctl.workflows.bench.resnet import Point, train_resnet
 
 OURS, TIMM, RESNET = "vitctl pretrain", "timm's train.py", "ResNet-18 of torchvision"
+RUN_SCRIPT = """
+import os, runpy, sys
+from PIL import ImageOps
+posterize = ImageOps.posterize
+ImageOps.posterize = lambda image, bits: posterize(image, max(1, bits))  # timm asks for 0 bits, which Pillow refuses
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 CALIBRATION = 0.1  # of the minutes, before timm's script is timed: it takes epochs, so that their time must be known
 
 
@@ -47,7 +59,7 @@ def bench_accuracy(config: BenchConfig, folder: Path, reporter: Reporter) -> Ite
     device = choose_device("auto", Ranks())
     programs: dict[str, Callable[[int], list[Point]]] = {
         OURS: partial(train_ours, config, data, split, folder),
-        TIMM: partial(train_timm, config, data, split, folder),
+        TIMM: partial(train_timm, config, data, split, folder, device),
         RESNET: partial(train_resnet, data / "train", data / split, config.res, config.minutes, device),
     }
     skipped = []
@@ -88,12 +100,16 @@ def train_ours(config: BenchConfig, data: Path, split: str, folder: Path, seed: 
     return [*points, ((time.perf_counter() - started) / 60, answer["top1"])]
 
 
-def train_timm(config: BenchConfig, data: Path, split: str, folder: Path, seed: int) -> list[Point]:
+def train_timm(
+    config: BenchConfig, data: Path, split: str, folder: Path, device: torch.device, seed: int
+) -> list[Point]:
     script = Path(config.timm_scripts or "").resolve() / "train.py"
     if not script.is_file():
         raise DataError(f"{script}: does not exist; timm_scripts is a checkout of pytorch-image-models")
     classes = sum(each.is_dir() for each in (data / "train").iterdir())
-    line = [sys.executable, str(script), "--data-dir", str(data), "--val-split", split, "--num-classes", str(classes)]
+    line = [sys.executable, "-c", RUN_SCRIPT, str(script), "--device", device.type, "--workers", str(cores())]
+    line += ["--amp", "--amp-dtype", "bfloat16"] if choose_precision("auto", device) == "bf16" else []
+    line += ["--data-dir", str(data), "--val-split", split, "--num-classes", str(classes)]
     line += ["--img-size", str(config.res), *shlex.split(config.timm.format(res=config.res))]
     line += ["--seed", str(seed), "--output", str(folder / f"timm-{seed}")]
     first, rest = time_epochs([*line, "--epochs", "100000"], folder, 60 * CALIBRATION * config.minutes)
