@@ -15,6 +15,7 @@ from torch import nn
 from tests.models import official_files, reference
 from tests.models.tiny import TINY
 from vitctl.config.model import ModelSpec
+from vitctl.errors import ConfigError
 from vitctl.io import official
 from vitctl.io.weights import Weights
 from vitctl.models.create import build_module, create_model, load_tensors
@@ -350,7 +351,37 @@ def test_a_dropped_stem_has_zeros_and_keeps_its_mean(positions: str) -> None:
     torch.testing.assert_close(dropped[survivors], 2 * whole[survivors])
 
 
-@pytest.mark.parametrize("spec", [plain(dropout=0.3), plain(drop_path=0.6), axial(dropout=0.3), axial(drop_path=0.6)])
+@pytest.mark.parametrize("positions", ["1d", "2d", "sincos"])
+def test_patch_dropout_leaves_out_patches_of_each_image_after_their_positions(positions: str) -> None:
+    spec = plain(patch_dropout=0.4, positions=positions, registers=2)
+    model = shaken(create_model(spec)).train()
+    pixels = torch.from_numpy(sample_images(spec)[:1]).permute(0, 3, 1, 2).repeat(20, 1, 1, 1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        some, every = next(iter(model.layers(pixels))), next(iter(model.eval().layers(pixels)))
+    count = spec.tokens - spec.prefix
+    assert some.shape[1] == spec.prefix + int(count * 0.6)
+    assert torch.equal(some[:, : spec.prefix], every[:, : spec.prefix])
+    places = [[int((row == every[0]).all(1).nonzero()) for row in image] for image in some[:, spec.prefix :]]
+    assert all(len(set(kept)) == len(kept) for kept in places)
+    assert {place for kept in places for place in kept} == set(range(spec.prefix, spec.tokens))
+    assert len({frozenset(kept) for kept in places}) > 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"positions": "rope"}, {"positions": "relative", "added": "every"}, {"added": "every"}]
+)
+def test_blocks_that_add_positions_need_all_patches(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="added at the stem alone"):
+        plain(patch_dropout=0.5, **options)
+    with pytest.raises(ConfigError, match="added at the stem alone"):
+        axial(patch_dropout=0.5)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [plain(dropout=0.3), plain(drop_path=0.6), plain(patch_dropout=0.3), axial(dropout=0.3), axial(drop_path=0.6)],
+)
 def test_what_is_dropped_is_dropped_in_training_only(spec: ModelSpec) -> None:
     model = shaken(create_model(spec))
     pixels = torch.from_numpy(sample_images(spec)).permute(0, 3, 1, 2)

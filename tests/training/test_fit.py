@@ -55,9 +55,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> PatchFile:
 
 
 def fresh_weights(dropout: float = 0.1) -> Weights:
-    model: Any = create_model(
-        "vit-mu/8", height=16, width=16, channels=1, classes=10, dropout=dropout, drop_path=dropout, depth=2
-    )
+    rates = dict.fromkeys(("dropout", "drop_path", "patch_dropout"), dropout)
+    model: Any = create_model("vit-mu/8", height=16, width=16, channels=1, classes=10, depth=2, **rates)
     return Weights(model.spec, collect_tensors(model), About("vitctl", "", (0.5,), (0.5,)))
 
 
@@ -102,7 +101,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "adafactor", "muon"])
 def test_stopped_anywhere_it_ends_in_the_same_bytes(
     file: PatchFile, tmp_path: Path, precision: str, optimizer: str
 ) -> None:

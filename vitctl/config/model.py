@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Annotated, Any, Literal
 
-from vitctl.config.checks import Between, CountOrZero, Pixels, Range, Share, check_config, require
+from vitctl.config.checks import BelowOne, Between, CountOrZero, Pixels, Range, Share, check_config, require
 from vitctl.config.res import Res
 from vitctl.errors import ConfigError, did_you_mean
 from vitctl.patches import round_to
@@ -135,11 +135,17 @@ class ModelSpec:
     pool_heads: CountOrZero = 0  # of head map; 0: as many as in a block
     pool_mlp: CountOrZero = 0  # of head map; 0: as wide as in a block
     pool_prefix: bool = False  # head map reads the class token and registers too
+    patch_dropout: BelowOne = 0.0
 
     def __post_init__(self) -> None:
         check_config(self)
         if self.family in ("vit", "hybrid", "axial"):
             self.check_transformer()
+        require(
+            not self.patch_dropout
+            or (self.family in ("vit", "hybrid") and self.added == "stem" and not self.is_rotary),
+            f"{self.name}: patch dropout needs a transformer whose positions are added at the stem alone",
+        )
 
     def check_transformer(self) -> None:
         require(self.dim % self.heads == 0, f"{self.name}: {self.heads} heads do not divide a width of {self.dim}")

@@ -275,6 +275,9 @@ class LabeledConfig(TrainConfig):
     """Training with labels."""
 
     norm: Norm | None = setting(None, "last norm: before the pooling (tokens) or after it (pooled)")
+    patch_dropout: BelowOne = setting(
+        0.0, "share of an image's patches, drawn at each step, that training leaves out (arXiv 2208.07220)"
+    )
     loss: Literal["softmax", "sigmoid", "squared"] = setting(
         "softmax", "cross-entropy, or one binary loss per class; sets of classes need sigmoid, and numbers squared"
     )

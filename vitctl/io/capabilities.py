@@ -12,7 +12,7 @@ from vitctl.config.model import ModelSpec
 from vitctl.errors import UsageError
 from vitctl.io.weights import HALF, About, Weights, for_channels
 
-NOT_COMPUTED = ("name", "dropout", "drop_path")  # a label, and options that act in training only
+NOT_COMPUTED = ("name", "dropout", "drop_path", "patch_dropout")  # a label, and options that act in training only
 ANY = None  # every value
 Values = Callable[[ModelSpec], Collection[Any] | None]  # allowed for a field; may depend on the other fields
 

@@ -131,7 +131,7 @@ def replace_timm_head(weights: Weights, new: ModelSpec, std: float, seed: int) -
 
 
 def has_rate(spec: ModelSpec, name: str) -> bool:
-    """Whether timm builds this model with a `dropout` or a `drop_path`."""
+    """Whether timm builds this model with a `dropout` or a `drop_path`; none has our `patch_dropout`."""
     try:
         meta_module(spec.replace(**{name: 0.1}))
     except ConfigError:

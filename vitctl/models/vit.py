@@ -81,6 +81,7 @@ class ViT(VisionTransformer):
             reg_tokens=spec.registers,
             fc_norm=spec.norm == "pooled", final_norm=spec.norm != "none",
             pos_drop_rate=spec.dropout, proj_drop_rate=spec.dropout, drop_path_rate=spec.drop_path, weight_init="skip",
+            patch_drop_rate=spec.patch_dropout,
             embed_layer=partial(HybridEmbedding, spec) if hybrid else partial(PatchEmbedding, pad=spec.pad),
             norm_layer=norm, act_layer=GELUS[spec.gelu], mlp_layer=SwiGlu if spec.swiglu else Mlp,
             block_fn=partial(AxialBlock, spec.grid) if spec.family == "axial" else PlacedBlock,

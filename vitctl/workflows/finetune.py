@@ -128,7 +128,7 @@ def answers_differ(weights: Weights, file: PatchFile) -> str:
 
 def with_rates(weights: Weights, config: FinetuneConfig, asked: frozenset[str]) -> Weights:
     """With dropout and stochastic depth. Some of timm's models lack one of them: there, a recipe's rate is dropped."""
-    rates = {name: getattr(config, name) for name in ("dropout", "drop_path")}
+    rates = {name: getattr(config, name) for name in ("dropout", "drop_path", "patch_dropout")}
     spec = weights.spec
     for name, rate in rates.items():
         if rate and spec.family == "timm" and not has_rate(spec, name):

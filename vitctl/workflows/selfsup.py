@@ -73,7 +73,7 @@ def continue_weights(weights: Weights, config: SelfsupConfig, data: Data) -> Wei
     if spec.head == "map":  # its pooling would need labels
         spec = replace(spec, head="gap")
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("attn_pool.")}
-    spec = replace(spec, dropout=config.dropout, drop_path=config.drop_path)
+    spec = replace(spec, dropout=config.dropout, drop_path=config.drop_path, patch_dropout=0.0)
     check_masked(spec, config.objective, config.masking)
     training = describe_training(config, data) | {"from_digest": before, "before": weights.about.training}
     about = replace(

@@ -78,6 +78,7 @@ def fresh_spec(config: FreshConfig, data: Data, classes: int, norm: Norm | None 
         "pad": config.pad,
         "dropout": config.dropout,
         "drop_path": config.drop_path,
+        "patch_dropout": getattr(config, "patch_dropout", 0.0),
     }
     chosen = {"head": config.head, "norm": norm, "positions": config.positions}
     options |= {name: value for name, value in chosen.items() if value is not None}
