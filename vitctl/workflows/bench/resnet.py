@@ -36,23 +36,23 @@ def train_resnet(train: Path, test: Path, res: int, minutes: float, device: torc
     points: list[Point] = []
     step_seconds = test_seconds = 0.0
 
-    def used() -> float:
+    def clock() -> float:
         return time.perf_counter() - started
 
     def evaluate() -> None:
         nonlocal test_seconds
-        before = used()
+        before = clock()
         with bf16:
             top1 = measure_top1(model, held_out, device)
-        test_seconds = used() - before
-        points.append((used() / 60, top1))
+        test_seconds = clock() - before
+        points.append((clock() / 60, top1))
 
     while True:
         for images, labels in loader:
-            if used() + step_seconds + test_seconds > budget:
+            if clock() + step_seconds + test_seconds > budget:
                 evaluate()
                 return points
-            before, share = used(), used() / budget
+            before, share = clock(), clock() / budget
             scale = min(1.0, share / WARM_UP) * (1 + math.cos(math.pi * share)) / 2
             optimizer.param_groups[0]["lr"] = LR * scale
             with bf16:
@@ -60,7 +60,7 @@ def train_resnet(train: Path, test: Path, res: int, minutes: float, device: torc
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            step_seconds = used() - before
+            step_seconds = clock() - before
             if share > (len(points) + 1) / (EVALUATIONS + 1):
                 evaluate()
 
