@@ -79,6 +79,7 @@ def test_minutes_replace_the_epochs_of_a_recipe_and_of_its_warm_up(ran: Run, dat
     assert (config["minutes"], config["epochs"], config["steps"]) == (0.05, None, None)
 
 
+@pytest.mark.slow
 def test_trials_of_learning_rates_share_the_minutes(ran: Run, data: str, trained: TrainResult, tmp_path: Path) -> None:
     shutil.copy(str(trained.weights), tmp_path / "weights.safetensors")
     line = ("finetune", "--from", "weights.safetensors", "--batch", "8", "--device", "cpu", "--out", "run")
@@ -95,6 +96,7 @@ def test_flags_that_the_help_leaves_out_still_work(ran: Run, data: str, tmp_path
     assert open_run(tmp_path / "run").config["config"]["micro_batch"] == "4"
 
 
+@pytest.mark.slow
 def test_ranks_agree_on_the_plans(vitctl: Run, data: str, tmp_path: Path) -> None:
     told = vitctl(*QUICK, "--minutes", "0.2", "--devices", "2", "--json").json
     assert told["ranks"] == 2
