@@ -114,6 +114,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_time_that_is_left(vitctl: Run, d
     (run / "plans.jsonl").write_text("\n".join(lines) + "\n")
     told = vitctl(*QUICK, "--minutes", "5", "--resume", "run", "--json").json
     assert told["elapsed_s"] > 300
+    assert float((run / "clock.txt").read_text()) > 300
     assert told["steps"] <= plans[-1]["step"] + 4
 
 

@@ -3,6 +3,7 @@
     config.json            the resolved config, command, version, argv, library versions
     metrics.jsonl          one object per logged step; resuming deletes the lines after the checkpoint
     plans.jsonl            of a run in minutes: where it planned its steps anew, and the time by then
+    clock.txt              of a run in minutes: the seconds that it has used, written every second
     checkpoints/           the last two
     best.safetensors       the weights with the best score on val so far
     weights.safetensors    the weights of the last step
@@ -33,7 +34,7 @@ from vitctl.io.outputs import Input, check_inputs_outside
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "h5py", "pillow", "scikit-learn")
 LATEST = "LATEST"
 LOCK = ".lock"
-PLANS = "plans.jsonl"
+PLANS, CLOCK = "plans.jsonl", "clock.txt"
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,14 @@ class RunDirectory:
         return read_lines(self.path / PLANS)
 
     def sum_seconds(self) -> float:
-        """Of the whole run, in all processes that trained it, as far as its parts say."""
-        lines = (line for path in self.root.rglob(PLANS) for line in read_lines(path))
-        return max((float(line["used_s"]) for line in lines), default=0.0)
+        """Of the whole run, in all processes that trained it: by its clock, or by the plans of its parts."""
+        used = [float(line["used_s"]) for path in self.root.rglob(PLANS) for line in read_lines(path)]
+        clock = self.root / CLOCK
+        text = clock.read_text() if clock.exists() else ""  # a kill may have left it empty
+        return max([float(text or 0), *used])
+
+    def write_clock(self, seconds: float) -> None:
+        (self.root / CLOCK).write_text(f"{seconds:.3f}")
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,9 +52,33 @@ def run_training(
             with Stop(reporter.warn) as stop:
                 env = make_environment(config, train, data.val, ranks, device, reporter, stop)
                 env = dataclasses.replace(env, start_time=start_time - before, import_seconds=now - start_time)
-                if config.minutes:
-                    env = prepare_end(env)
-                return fit(started, env)
+                if not config.minutes:
+                    return fit(started, env)
+                with write_clock(started.run if ranks.first else None, env.start_time):
+                    return fit(started, prepare_end(env))
+
+
+@contextmanager
+def write_clock(run: RunDirectory | None, start_time: float) -> Iterator[None]:
+    """Within this context, write every second what the run has used, so that a kill at any moment loses no more."""
+    is_over = threading.Event()
+
+    def write(run: RunDirectory) -> None:
+        while not is_over.is_set():
+            with suppress(OSError):  # a full disk is reported by what cannot go on without it
+                run.write_clock(time.perf_counter() - start_time)
+            is_over.wait(1)
+
+    if run is None:
+        yield
+        return
+    thread = threading.Thread(target=write, args=(run,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def prepare_end(env: Environment) -> Environment:
